@@ -1,0 +1,36 @@
+"""Installs the model zoo: `pip install -e .` for users, `pip install -e '.[test]'` for the tests."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="language-model-zoo",
+    version="0.1.0",
+    description="Language models from the n-gram to GPT as Keras layers: trained with tf.distribute, served by TF Serving.",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["zoo*", "trainers*", "tfds_configs*", "benchmarks*"]),
+    install_requires=[
+        "tensorflow>=2.20,<3",
+        "keras>=3.12,<4",
+        "keras-nlp>=0.20",
+        "tensorflow-datasets>=4.9.9",
+        "absl-py>=2.1",
+        "numpy>=1.26",
+        "tokenizers>=0.20",
+        "safetensors>=0.4.3",
+        "rich>=13",
+    ],
+    extras_require={
+        "test": ["pytest>=8", "hypothesis>=6.100"],
+        "bench": ["torch>=2.4", "transformers>=4.45", "kenlm>=0.2"],
+        "serving": ["tensorflow-serving-api>=2.19"],
+    },
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,1 @@
+"""Which text: raw strings, never tokens."""

@@ -1,0 +1,1 @@
+"""Bundles <-> other people's files. Models never import this package."""

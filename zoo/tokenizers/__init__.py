@@ -1,0 +1,1 @@
+"""Strings <-> token ids: natively for preparation, with TensorFlow ops for the SavedModel."""
