@@ -2,13 +2,19 @@
 
 The *native* side (`encode`, `decode`) prepares training data and talks to people: plain Python strings, fast, no graph.
 The *graph* side (`tokenize`, `detokenize`) serves: string tensors in, TensorFlow's core ops only. Both give equal ids.
+
+Bytes that are no UTF-8 reach the graph, and only the graph, unasked; the native side takes `bytes` too, so that the two can be compared:
+`encode(data)` is row 0 of `tokenize([data])` for every `bytes`. The byte tokenizer keeps them as they are. For the others each maximal
+invalid part becomes one U+FFFD (Unicode chapter 3, "substitution of maximal subparts"), as in Python's `errors="replace"`.
 """
 
 import json
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
+from zoo.config import nearest
 from zoo.registry import TOKENIZERS
 
 
@@ -40,7 +46,10 @@ class Tokenizer(tf.Module):
         raise TypeError(f"{cls.__name__} cannot be trained.")
 
     def encode(self, text):
-        """One string -> list of ids, without special ids: plain text never yields one."""
+        """One string (or bytes) -> list of ids, without special ids: plain text never yields one.
+
+        The one exception is a tokenizer with `line_documents`: `eos_id` stands between the lines of a text.
+        """
         return self.encode_batch([text])[0].tolist()
 
     def encode_batch(self, texts):
@@ -48,8 +57,22 @@ class Tokenizer(tf.Module):
         raise TypeError(f"{type(self).__name__} cannot encode.")
 
     def decode(self, ids):
-        """Ids -> string. Special ids are left out; bytes that are no UTF-8 become U+FFFD."""
+        """Ids -> string. Special ids are left out, `unk_id` leaves a visible mark; bytes that are no UTF-8 become U+FFFD.
+
+        Raises ValueError when an id is outside [0, vocab_size).
+        """
         raise TypeError(f"{type(self).__name__} cannot decode.")
+
+    def checked_ids(self, ids):
+        """Ids as a flat int64 numpy array. Raises ValueError when one is outside [0, vocab_size)."""
+        ids = np.asarray(ids)
+        if ids.size and not np.issubdtype(ids.dtype, np.integer):
+            raise ValueError(f"Token ids are integers, got {ids.dtype}.")
+        ids = ids.astype(np.int64).reshape(-1)
+        outside = ids[(ids < 0) | (ids >= self.vocab_size)]
+        if outside.size:
+            raise ValueError(f"Token id {outside[0]} is outside this tokenizer's 0..{self.vocab_size - 1}.")
+        return ids
 
     def lost_bytes(self, text):
         """UTF-8 bytes of `text` that the ids do not tell, as they stand under `unk_id`."""
@@ -81,14 +104,67 @@ class Tokenizer(tf.Module):
         raise TypeError(f"{cls.__name__} cannot be loaded.")
 
 
+def to_bytes(text):
+    """UTF-8 of a string; bytes as they are. Raises ValueError for a lone surrogate, which UTF-8 cannot spell."""
+    if isinstance(text, bytes):
+        return text
+    if not isinstance(text, str):
+        raise ValueError(f"A tokenizer takes strings, got {type(text).__name__}.")
+    try:
+        return text.encode("utf8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"The text has a lone surrogate at character {error.start}, which is no Unicode text.") from error
+
+
+def to_text(text):
+    """A string that UTF-8 can spell: bytes are decoded with U+FFFD for each maximal invalid part."""
+    if isinstance(text, bytes):
+        return text.decode("utf8", errors="replace")
+    if not (isinstance(text, str) and text.isascii()):
+        to_bytes(text)
+    return text
+
+
+def valid_utf8(texts):
+    """string (B,) -> string (B,) with U+FFFD for each maximal invalid part: `to_text`, in graph."""
+    return tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace", replacement_char=0xFFFD)
+
+
+def create(spec, texts=(), vocab_size=None):
+    """A tokenizer from what a user names.
+
+    Args:
+        spec: a registered name, which is trained on `texts`; or a path: a directory written by `Tokenizer.save`, a Hugging Face
+            `tokenizer.json` or a directory that has one, or a directory with GPT-2's `encoder.json` and `vocab.bpe`.
+        texts: iterable of strings, read only for a name.
+        vocab_size: for a name; None means the algorithm's own default.
+
+    Raises:
+        ValueError: `spec` is neither.
+    """
+    path = Path(spec)
+    if str(spec) in TOKENIZERS.names():
+        return TOKENIZERS.get(str(spec)).train(texts, vocab_size)
+    if (path / "zoo_tokenizer.json").is_file():
+        return load(path)
+    if path.is_file() or (path / "tokenizer.json").is_file():
+        return TOKENIZERS.get("bpe").from_huggingface(path if path.is_file() else path / "tokenizer.json")
+    if (path / "encoder.json").is_file() and (path / "vocab.bpe").is_file():
+        return TOKENIZERS.get("bpe").from_gpt2(path / "encoder.json", path / "vocab.bpe")
+    if path.is_dir():
+        raise ValueError(f"{path} holds no tokenizer: it has neither zoo_tokenizer.json, tokenizer.json, nor encoder.json with vocab.bpe.")
+    raise ValueError(f"No tokenizer is called {str(spec)!r} and no such path exists; {nearest(spec, TOKENIZERS.names())}")
+
+
 def load(directory):
     """The tokenizer saved in `directory`. Raises ValueError when there is none or it is damaged."""
     path = Path(directory) / "zoo_tokenizer.json"
+    if not path.is_file():
+        raise ValueError(f"{directory} holds no tokenizer: {path.name} is missing.")
     try:
         config = json.loads(path.read_text(encoding="utf8"))
         algorithm = config.pop("algorithm")
-    except FileNotFoundError as error:
-        raise ValueError(f"{directory} holds no tokenizer: {path.name} is missing.") from error
-    except (json.JSONDecodeError, KeyError) as error:
-        raise ValueError(f"{path} is damaged ({error}); copy it again from where it was made.") from error
-    return TOKENIZERS.get(algorithm).from_directory(Path(directory), config)
+        tokenizer = TOKENIZERS.get(algorithm).from_directory(Path(directory), config)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"The tokenizer in {directory} is damaged ({error}); copy it again from where it was made.") from error
+    return tokenizer
