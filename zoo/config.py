@@ -43,9 +43,10 @@ class Config:
     preset_recipes: ClassVar[dict[str, dict[str, Any]]] = {}
 
     def __post_init__(self):
-        for name, annotation in typing.get_type_hints(type(self)).items():
-            if typing.get_origin(annotation) is not ClassVar:
-                object.__setattr__(self, name, _checked(type(self).__name__, name, annotation, getattr(self, name)))
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            value = _checked(type(self).__name__, field.name, hints[field.name], getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
         self.validate()
 
     def validate(self):

@@ -1,0 +1,125 @@
+"""Multi-head attention with shared key/value heads and an optional cache. One module serves every Transformer.
+
+Shape letters: B batch, T queries, S keys, D hidden, N query heads, K key/value heads, G = N / K queries a key head,
+H head width.
+"""
+
+import keras
+from keras import ops
+
+from zoo.layers.linear import Linear
+from zoo.layers.positions import rotate
+
+MASKED = -1e9  # finite, so that a query that sees nothing gives numbers and not NaN; its output is never read
+
+
+def attend(q_BNTH, k_BKSH, v_BKSH, mask):
+    """softmax(Q K' / sqrt(H)) V (Vaswani et al. 2017, eq. 1), softmax in float32.
+
+    Args:
+        q_BNTH: queries; k_BKSH, v_BKSH: keys and values with N a multiple of K.
+        mask: bool (B or 1, T, S), True attends; or None.
+
+    Returns:
+        (B, N, T, H), in the queries' dtype.
+    """
+    num_heads, num_kv_heads, head_dim = q_BNTH.shape[1], k_BKSH.shape[1], q_BNTH.shape[-1]
+    groups = num_heads // num_kv_heads
+    num_queries = ops.shape(q_BNTH)[2]
+    # Queries that share a key head are stacked along T: grouped-query attention is then a plain batched product.
+    q = ops.reshape(q_BNTH * head_dim**-0.5, (-1, num_kv_heads, groups * num_queries, head_dim))
+    scores = ops.cast(ops.matmul(q, ops.transpose(k_BKSH, (0, 1, 3, 2))), "float32")
+    if mask is not None:
+        num_keys = ops.shape(k_BKSH)[2]
+        bias = ops.where(mask, 0.0, MASKED)[:, None]
+        if groups > 1:
+            scores = ops.reshape(scores, (-1, num_heads, num_queries, num_keys))
+        scores = scores + bias
+        if groups > 1:
+            scores = ops.reshape(scores, (-1, num_kv_heads, groups * num_queries, num_keys))
+    weights = ops.cast(ops.softmax(scores, axis=-1), v_BKSH.dtype)
+    return ops.reshape(ops.matmul(weights, v_BKSH), (-1, num_heads, num_queries, head_dim))
+
+
+def append_to_cache(cache_BKSH, new_BKTH, index):
+    """Writes T new columns into a cache from column `index` on.
+
+    The cache is seen as a list of rows and those T * B * K rows are scattered, so that TensorFlow can update the buffer
+    of a while-loop variable in place.
+    """
+    batch, num_kv_heads, length, head_dim = ops.shape(cache_BKSH)
+    num_new = ops.shape(new_BKTH)[2]
+    first_rows = ops.arange(batch * num_kv_heads) * length + index
+    rows = ops.reshape(first_rows[:, None] + ops.arange(num_new)[None], (-1, 1))
+    flat = ops.scatter_update(
+        ops.reshape(cache_BKSH, (-1, head_dim)), rows, ops.reshape(new_BKTH, (-1, head_dim))
+    )
+    return ops.reshape(flat, (batch, num_kv_heads, length, head_dim))
+
+
+class Attention(keras.layers.Layer):
+    """Multi-head self-attention; with `num_kv_heads` < `num_heads`, grouped-query (Ainslie et al. 2023).
+
+    Args:
+        num_heads: N.
+        num_kv_heads: K, a divisor of N.
+        head_dim: H.
+        use_bias: whether the four projections have biases.
+        dropout: rate on the output.
+        normalize_qk: RMS-normalise queries and keys a head (Henry et al. 2020).
+        output_stddev: of the output projection's initialisation.
+
+    Call:
+        x: (B, T, D).
+        attention_mask: bool (B or 1, T, S).
+        angles: from `rotary_angles`, or None.
+        cache: dict `keys`, `values` (B, K, S, H) and scalar `index`, or None: then S = T.
+
+    Returns:
+        (B, T, D), and the dict of the updated `keys` and `values` (None without a cache).
+    """
+
+    def __init__(
+        self, num_heads, num_kv_heads, head_dim, *, use_bias=True, dropout=0.0, normalize_qk=False,
+        output_stddev=0.02, **kwargs
+    ):  # fmt: skip
+        super().__init__(**kwargs)
+        self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
+        self.use_bias, self.output_stddev = use_bias, output_stddev
+        self.qkv = Linear((num_heads + 2 * num_kv_heads) * head_dim, use_bias, dtype=self.dtype_policy, name="qkv")
+        self.normalize_qk = normalize_qk
+        if normalize_qk:
+            self.query_norm = keras.layers.RMSNormalization(epsilon=1e-6, dtype=self.dtype_policy, name="query_norm")
+            self.key_norm = keras.layers.RMSNormalization(epsilon=1e-6, dtype=self.dtype_policy, name="key_norm")
+        self.dropout = keras.layers.Dropout(dropout, name="dropout") if dropout else None
+
+    def build(self, input_shape):
+        self.qkv.build(input_shape)
+        if self.normalize_qk:
+            self.query_norm.build((None, None, None, self.head_dim))
+            self.key_norm.build((None, None, None, self.head_dim))
+        self.output_projection = Linear(
+            input_shape[-1], self.use_bias, self.output_stddev, dtype=self.dtype_policy, name="output_projection"
+        )
+        self.output_projection.build((*input_shape[:-1], self.num_heads * self.head_dim))
+
+    def call(self, x, attention_mask=None, angles=None, cache=None, training=False):
+        batch, length = ops.shape(x)[0], ops.shape(x)[1]
+        heads = ops.reshape(self.qkv(x), (batch, length, -1, self.head_dim))
+        heads = ops.transpose(heads, (0, 2, 1, 3))
+        n, k = self.num_heads, self.num_kv_heads
+        q_BNTH, k_BKTH, v_BKTH = heads[:, :n], heads[:, n : n + k], heads[:, n + k :]
+        if self.normalize_qk:
+            q_BNTH, k_BKTH = self.query_norm(q_BNTH), self.key_norm(k_BKTH)
+        if angles is not None:
+            q_BNTH, k_BKTH = rotate(q_BNTH, angles), rotate(k_BKTH, angles)
+        updated = None
+        if cache is not None:
+            k_BKTH = append_to_cache(cache["keys"], k_BKTH, cache["index"])
+            v_BKTH = append_to_cache(cache["values"], v_BKTH, cache["index"])
+            updated = {"keys": k_BKTH, "values": v_BKTH}
+        out = ops.transpose(attend(q_BNTH, k_BKTH, v_BKTH, attention_mask), (0, 2, 1, 3))
+        out = self.output_projection(ops.reshape(out, (batch, length, n * self.head_dim)))
+        if self.dropout is not None:
+            out = self.dropout(out, training=training)
+        return out, updated

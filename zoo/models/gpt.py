@@ -1,0 +1,262 @@
+"""GPT: a stack of causal Transformer blocks. One file from GPT (2018) over GPT-2 and GPT-3 to the modern line.
+
+What this model does, by field of its config:
+  - token embeddings, tied with the output projection (`tie_embeddings`)
+  - learned positions, or rotary ones inside attention (`position`)
+  - layer or RMS normalisation (`norm`), before the sublayers or, in 2018, after them (`norm_first`)
+  - multi-head attention, grouped-query when `num_kv_heads` < `num_heads`, queries and keys normalised (`normalize_qk`)
+  - gelu or SwiGLU network (`activation`)
+  - residual projections initialised smaller by 1 / sqrt(2 num_layers) (Radford et al. 2019, section 2.3)
+
+Shape letters: B batch, T queries, S keys, V vocabulary, D hidden, K key/value heads, H head width.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import keras
+from keras import ops
+
+from zoo.config import Config
+from zoo.layers.attention import Attention
+from zoo.layers.masks import causal_mask, conjunction, from_column, padding_keys, same_segment
+from zoo.layers.positions import LearnedPositions, rotary_angles
+from zoo.layers.transformer import MLP, TransformerBlock, make_norm
+from zoo.models.base import LanguageModel
+from zoo.registry import MODELS
+
+MODERN = dict(position="rotary", norm="rms", activation="swiglu", use_bias=False, normalize_qk=True)
+GPT2 = dict(vocab_size=50_257, max_length=1_024)
+GPT3 = dict(vocab_size=50_257, max_length=2_048)
+
+
+@dataclass(frozen=True)
+class GPTConfig(Config):
+    """Structure of a GPT. `None` for a width means the usual multiple: head_dim = D / N, mlp_dim = 4 D, K = N."""
+
+    vocab_size: int = 256
+    max_length: int = 128
+    num_layers: int = 4
+    num_heads: int = 4
+    hidden_dim: int = 128
+    num_kv_heads: int | None = None
+    head_dim: int | None = None
+    mlp_dim: int | None = None
+    position: str = "learned"
+    norm: str = "layer"
+    norm_first: bool = True
+    activation: str = "gelu"
+    use_bias: bool = True
+    normalize_qk: bool = False
+    tie_embeddings: bool = True
+    dropout: float = 0.0
+    epsilon: float = 1e-5
+    rotary_theta: float = 10_000.0
+
+    tasks: ClassVar = ("language_modeling",)
+    recipe: ClassVar = dict(
+        dataset="python_docs", tokenizer="bpe", vocab_size=4_096, seq_length=128, batch_size=16, steps=1_200,
+        learning_rate=3e-3, optimizer="adamw", schedule="cosine", warmup_steps=60, weight_decay=0.1, clip_norm=1.0,
+    )  # fmt: skip
+    presets: ClassVar = {
+        "tiny": dict(vocab_size=61, max_length=16, num_layers=2, num_heads=2, hidden_dim=12),
+        "default": {},
+        "modern": dict(**MODERN, num_heads=4, num_kv_heads=2, mlp_dim=352),
+        # Radford et al. 2018: layer norms after the residuals, 40,478 merges and symbols.
+        "gpt": dict(
+            vocab_size=40_478, max_length=512, num_layers=12, num_heads=12, hidden_dim=768, norm_first=False, dropout=0.1
+        ),
+        # Radford et al. 2019, table 2.
+        "gpt2_small": dict(**GPT2, num_layers=12, num_heads=12, hidden_dim=768),
+        "gpt2_medium": dict(**GPT2, num_layers=24, num_heads=16, hidden_dim=1_024),
+        "gpt2_large": dict(**GPT2, num_layers=36, num_heads=20, hidden_dim=1_280),
+        "gpt2_xl": dict(**GPT2, num_layers=48, num_heads=25, hidden_dim=1_600),
+        # Brown et al. 2020, table 2.1; attention is dense in every layer here, alternately sparse in the paper.
+        "gpt3_small": dict(**GPT3, num_layers=12, num_heads=12, hidden_dim=768),
+        "gpt3_medium": dict(**GPT3, num_layers=24, num_heads=16, hidden_dim=1_024),
+        "gpt3_large": dict(**GPT3, num_layers=24, num_heads=16, hidden_dim=1_536),
+        "gpt3_xl": dict(**GPT3, num_layers=24, num_heads=24, head_dim=128, hidden_dim=2_048),
+        "gpt3_2.7b": dict(**GPT3, num_layers=32, num_heads=32, hidden_dim=2_560),
+        "gpt3_6.7b": dict(**GPT3, num_layers=32, num_heads=32, hidden_dim=4_096),
+        "gpt3_13b": dict(**GPT3, num_layers=40, num_heads=40, head_dim=128, hidden_dim=5_140),
+        "gpt3_175b": dict(**GPT3, num_layers=96, num_heads=96, hidden_dim=12_288),
+        # The modern line at familiar sizes.
+        "modern_100m": dict(
+            **MODERN, vocab_size=32_768, max_length=2_048, num_layers=12, num_heads=12, num_kv_heads=4,
+            hidden_dim=768, mlp_dim=2_048, epsilon=1e-6,
+        ),  # fmt: skip
+        "modern_1b": dict(
+            **MODERN, vocab_size=32_768, max_length=4_096, num_layers=16, num_heads=32, num_kv_heads=8,
+            hidden_dim=2_048, mlp_dim=8_192, rotary_theta=500_000.0, epsilon=1e-6,
+        ),  # fmt: skip
+    }
+    preset_recipes: ClassVar = {"tiny": dict(seq_length=16)}
+
+    def validate(self):
+        self.require_positive("vocab_size", "max_length", "num_layers", "num_heads", "hidden_dim", "epsilon")
+        self.require_rate("dropout")
+        self.require(
+            self.head_dim is not None or self.hidden_dim % self.num_heads == 0,
+            f"hidden_dim {self.hidden_dim} is no multiple of num_heads {self.num_heads}; give head_dim.",
+        )
+        kv_heads = self.kv_heads
+        self.require(
+            kv_heads > 0 and self.num_heads % kv_heads == 0,
+            f"num_heads {self.num_heads} must be a multiple of num_kv_heads {kv_heads}.",
+        )
+        self.require(self.head_width > 0, f"head_dim must be positive, got {self.head_dim}.")
+        self.require(self.mlp_width > 0, f"mlp_dim must be positive, got {self.mlp_dim}.")
+        for field, choices in (
+            ("position", ("learned", "rotary")), ("norm", ("layer", "rms")), ("activation", ("gelu", "swiglu"))
+        ):  # fmt: skip
+            value = getattr(self, field)
+            self.require(value in choices, f"{field} must be {' or '.join(choices)}, got {value!r}.")
+        self.require(
+            self.position == "learned" or self.head_width % 2 == 0,
+            f"rotary positions turn pairs, so head_dim must be even, got {self.head_width}.",
+        )
+
+    @property
+    def kv_heads(self):
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+    @property
+    def head_width(self):
+        return self.hidden_dim // self.num_heads if self.head_dim is None else self.head_dim
+
+    @property
+    def mlp_width(self):
+        return 4 * self.hidden_dim if self.mlp_dim is None else self.mlp_dim
+
+    def num_params(self):
+        """Number of parameters of the model."""
+        d, f, h, bias = self.hidden_dim, self.mlp_width, self.head_width, int(self.use_bias)
+        qkv, attended = (self.num_heads + 2 * self.kv_heads) * h, self.num_heads * h
+        expand = 2 * f if self.activation == "swiglu" else f
+        norm = 2 * d if self.norm == "layer" else d
+        block = d * (qkv + expand) + (attended + f) * d + bias * (qkv + expand + 2 * d) + 2 * norm
+        block += 2 * h if self.normalize_qk else 0
+        positions = self.max_length * d if self.position == "learned" else 0
+        embeddings = self.vocab_size * d * (1 if self.tie_embeddings else 2)
+        return embeddings + positions + self.num_layers * block + (norm if self.norm_first else 0)
+
+
+@MODELS.register("gpt", GPTConfig)
+class GPT(LanguageModel):
+    """Generative pre-trained Transformer (Radford et al. 2018, 2019; Brown et al. 2020).
+
+    h_0 = W_e[tokens] + W_p;  h_l = block(h_{l-1});  p(next) = softmax(norm(h_L) W_e')
+
+    Args:
+        config: a `GPTConfig`.
+
+    Call: as `LanguageModel`. Features are the last hidden states (B, T, D).
+
+    Raises:
+        ValueError: if T is known and above `max_length`.
+
+    Ours -> paper: embeddings -> W_e, positions -> W_p (Radford et al. 2018, eq. 2).
+    """
+
+    def __init__(self, config, **kwargs):
+        super().__init__(config, **kwargs)
+        self.max_length = config.max_length
+        normal = keras.initializers.RandomNormal(stddev=0.02)
+        self.embeddings = keras.layers.ReversibleEmbedding(
+            config.vocab_size,
+            config.hidden_dim,
+            tie_weights=config.tie_embeddings,
+            embeddings_initializer=normal,
+            name="embeddings",
+        )
+        self.positions = None
+        if config.position == "learned":
+            self.positions = LearnedPositions(config.max_length, config.hidden_dim, name="positions")
+        self.dropout = keras.layers.Dropout(config.dropout, name="dropout") if config.dropout else None
+        self.blocks = [self._block(i) for i in range(config.num_layers)]
+        self.final_norm = make_norm(config.norm, config.epsilon, "final_norm", None) if config.norm_first else None
+
+    def _block(self, i):
+        c = self.config
+        residual_stddev = 0.02 / (2 * c.num_layers) ** 0.5
+        attention = Attention(
+            c.num_heads, c.kv_heads, c.head_width, use_bias=c.use_bias, dropout=c.dropout,
+            normalize_qk=c.normalize_qk, output_stddev=residual_stddev, name="attention",
+        )  # fmt: skip
+        mlp = MLP(
+            c.mlp_width, c.activation, use_bias=c.use_bias, dropout=c.dropout, output_stddev=residual_stddev, name="mlp"
+        )
+        return TransformerBlock(
+            attention, mlp, norm=c.norm, norm_first=c.norm_first, epsilon=c.epsilon, name=f"block_{i}"
+        )
+
+    def build(self, input_shape=None):
+        shape = (None, None, self.config.hidden_dim)
+        self.embeddings.build()
+        if self.positions is not None:
+            self.positions.build()
+        for block in self.blocks:
+            block.build(shape)
+        if self.final_norm is not None:
+            self.final_norm.build(shape)
+        self.built = True
+
+    def init_state(self, batch_size, max_length):
+        """An empty cache of `max_length` columns: `layer_i/keys` and `layer_i/values` (B, K, S, H), the next column
+        `index`, and `start` (B,), each row's first column that is no padding."""
+        shape = (batch_size, self.config.kv_heads, max_length, self.config.head_width)
+        state = {"index": ops.zeros((), "int32"), "start": ops.zeros((batch_size,), "int32")}
+        for i in range(self.config.num_layers):
+            state[f"layer_{i}/keys"] = ops.zeros(shape, self.compute_dtype)
+            state[f"layer_{i}/values"] = ops.zeros(shape, self.compute_dtype)
+        return state
+
+    def features(
+        self, token_ids, state=None, *, padding_mask=None, segment_ids=None, positions=None, training=False
+    ):
+        length = token_ids.shape[1]
+        if length is not None and length > self.max_length:
+            raise ValueError(f"{length} tokens are more than this model's max_length of {self.max_length}.")
+        columns_T = ops.arange(ops.shape(token_ids)[1])
+        index = 0
+        if state is None:
+            keys_S, visible = columns_T, None if padding_mask is None else padding_keys(padding_mask)
+            start_B = None if padding_mask is None else _left_padding(padding_mask)
+        else:
+            index, start_B = state["index"], state["start"]
+            if padding_mask is not None:
+                start_B = start_B + _left_padding(padding_mask)
+            columns_T = columns_T + index
+            keys_S = ops.arange(ops.shape(state["layer_0/keys"])[2])
+            visible = from_column(keys_S, start_B)
+        documents = None if segment_ids is None else same_segment(segment_ids)
+        mask = conjunction(causal_mask(columns_T, keys_S), visible, documents)
+        if positions is None:
+            positions = columns_T[None] if start_B is None else ops.maximum(columns_T[None] - start_B[:, None], 0)
+
+        x_BTD = self.embeddings(token_ids)
+        if self.positions is not None:
+            x_BTD = x_BTD + self.positions(positions)
+        if self.dropout is not None:
+            x_BTD = self.dropout(x_BTD, training=training)
+        angles = None
+        if self.config.position == "rotary":
+            angles = rotary_angles(positions, self.config.head_width, self.config.rotary_theta)
+        new_state = None if state is None else {"index": index + ops.shape(token_ids)[1], "start": start_B}
+        for i, block in enumerate(self.blocks):
+            cache = None
+            if state is not None:
+                cache = {"keys": state[f"layer_{i}/keys"], "values": state[f"layer_{i}/values"], "index": index}
+            x_BTD, cache = block(x_BTD, attention_mask=mask, angles=angles, cache=cache, training=training)
+            if state is not None:
+                new_state |= {f"layer_{i}/keys": cache["keys"], f"layer_{i}/values": cache["values"]}
+        return (x_BTD if self.final_norm is None else self.final_norm(x_BTD)), new_state
+
+    def project(self, features):
+        return ops.cast(self.embeddings(features, reverse=True), "float32")
+
+
+def _left_padding(padding_mask_BT):
+    """int32 (B,): how many columns stand before the first real token of each row; all of them if there is none."""
+    seen = ops.cumsum(ops.cast(padding_mask_BT, "int32"), axis=1) > 0
+    return ops.sum(ops.cast(ops.logical_not(seen), "int32"), axis=1)
