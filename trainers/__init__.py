@@ -1,1 +1,1 @@
-"""Programs: python -m trainers.run, evaluate, generate, export. Nothing imports them."""
+"""Programs: python -m trainers.run, evaluate, generate, export. Nothing outside imports them."""

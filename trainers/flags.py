@@ -1,0 +1,207 @@
+"""Every flag of every program, declared once, and the way from flags to a TrainConfig.
+
+Imports no TensorFlow: `--help`, `--list` and a wrong flag answer at once.
+"""
+
+import contextlib
+import dataclasses
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+from absl import app, flags
+
+from zoo.config import nearest
+from zoo.registry import MODELS, TASKS
+
+FLAGS = flags.FLAGS
+OUR_PACKAGES = tuple(str(Path(__file__).parent.parent / name) + os.sep for name in ("zoo", "trainers", "tfds_configs"))
+USER_ERROR = 2  # exit status of a mistake in the call
+
+OPTIMIZERS = ("adamw", "sgd", "adafactor", "muon")
+SCHEDULES = ("cosine", "linear", "inverse_sqrt", "constant")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """A training run, every value resolved. Written to `config.json` before step 0."""
+
+    model: str
+    preset: str
+    set: tuple[str, ...]
+    task: str
+    dataset: str
+    data_path: str | None
+    tokenizer: str
+    vocab_size: int | None
+    seq_length: int
+    batch_size: int
+    steps: int
+    learning_rate: float
+    optimizer: str
+    schedule: str
+    warmup_steps: int
+    weight_decay: float
+    clip_norm: float
+    label_smoothing: float
+    z_loss: float
+    separate_documents: bool
+    precision: str
+    xla: str
+    seed: int
+    eval_every: int
+    checkpoint_every: int
+    export: bool
+
+    def to_dict(self):
+        return {**dataclasses.asdict(self), "set": list(self.set)}
+
+
+# What holds for a flag that neither the command line nor the family's recipe gives.
+DEFAULTS = dict(
+    preset="default", dataset="python_docs", tokenizer="bpe", seq_length=128, batch_size=16, steps=1_000,
+    learning_rate=1e-3, optimizer="adamw", schedule="cosine", warmup_steps=0, weight_decay=0.0, clip_norm=0.0,
+    label_smoothing=0.0, z_loss=0.0, separate_documents=False, precision="float32", xla="auto", seed=0,
+)  # fmt: skip
+
+
+def define_training():
+    """Flags of `trainers.run`."""
+    flags.DEFINE_bool("list", False, "Print the models with their presets, tasks and default dataset, and stop.")
+    flags.DEFINE_string("model", None, "Family to train: " + ", ".join(MODELS.names()) + ".")
+    flags.DEFINE_string("preset", None, "Named structure of the family; --list shows them. [default]")
+    flags.DEFINE_multi_string("set", [], "key=value for a field of the model's config; may be repeated.")
+    flags.DEFINE_string("task", None, "What to train for. [the family's first task]")
+    flags.DEFINE_string("dataset", None, "Where the text comes from. [python_docs, or local_text with --data_path]")
+    flags.DEFINE_string("data_path", None, "Your text: a file, a glob, or train=...,validation=...,test=....")
+    flags.DEFINE_string("tokenizer", None, "byte, char, word, bpe, or the path of a tokenizer.")
+    flags.DEFINE_integer("vocab_size", None, "Size of the vocabulary to be trained.", lower_bound=1)
+    flags.DEFINE_integer("seq_length", None, "Tokens in a training sequence.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", None, "Sequences in a step, over all replicas.", lower_bound=1)
+    flags.DEFINE_integer("steps", None, "Training steps.", lower_bound=0)
+    flags.DEFINE_float("learning_rate", None, "Peak learning rate.", lower_bound=0.0)
+    flags.DEFINE_enum("optimizer", None, OPTIMIZERS, "Update rule.")
+    flags.DEFINE_enum("schedule", None, SCHEDULES, "Shape of the learning rate after the warm-up.")
+    flags.DEFINE_integer("warmup_steps", None, "Steps of linear warm-up.", lower_bound=0)
+    flags.DEFINE_float("weight_decay", None, "Decoupled weight decay of matrices.", lower_bound=0.0)
+    flags.DEFINE_float("clip_norm", None, "Largest global norm of the gradient; 0 for no limit.", lower_bound=0.0)
+    flags.DEFINE_float("label_smoothing", None, "Mass spread over the vocabulary.", lower_bound=0.0, upper_bound=0.999)
+    flags.DEFINE_float("z_loss", None, "Weight of the squared log-normaliser.", lower_bound=0.0)
+    flags.DEFINE_bool("separate_documents", None, "Attention and state do not cross documents.")
+    flags.DEFINE_enum("precision", None, ("float32", "bfloat16"), "Of the computation; weights stay float32.")
+    flags.DEFINE_enum("xla", None, ("auto", "on", "off", "require"), "Whether the step is compiled by XLA.")
+    flags.DEFINE_integer("seed", None, "Of weights, dropout and the order of the data.", lower_bound=0)
+    flags.DEFINE_string("model_dir", None, "Where the run is written. [runs/<model>/<timestamp>]")
+    flags.DEFINE_enum("resume", "auto", ("auto", "never"), "Go on with the run in --model_dir, or insist on a new one.")
+    flags.DEFINE_integer("eval_every", None, "Steps between evaluations. [a sixth of the steps]", lower_bound=1)
+    flags.DEFINE_integer("checkpoint_every", None, "Steps between checkpoints. [a sixth of the steps]", lower_bound=1)
+    flags.DEFINE_bool("export", True, "Write the SavedModel at the end.")
+    flags.DEFINE_bool("dry_run", False, "Print the resolved run and stop before step 0.")
+
+
+def define_trained_model():
+    """The flag that says which trained model a program works on."""
+    flags.DEFINE_string("model_dir", None, "A run or a bundle.", required=False)
+
+
+def train_config():
+    """The TrainConfig and the model's config that the parsed flags ask for. Raises ValueError in a sentence."""
+    if FLAGS.model is None:
+        raise ValueError(f"--model is missing; {nearest('', MODELS.names())}")
+    config_class = MODELS.config(FLAGS.model)
+    preset = FLAGS.preset or DEFAULTS["preset"]
+    model_config = config_class.preset(preset).override(FLAGS.set)
+    resolved = {**DEFAULTS, "task": config_class.tasks[0], **config_class.recipe_for(preset)}
+    if FLAGS.data_path:
+        resolved["dataset"] = "local_text"
+    for field in dataclasses.fields(TrainConfig):
+        given = FLAGS[field.name].value
+        if given is not None:
+            resolved[field.name] = given
+    steps = resolved["steps"]
+    resolved.setdefault("vocab_size", None)
+    resolved.setdefault("data_path", None)
+    resolved.setdefault("eval_every", max(steps // 6, 1))
+    resolved.setdefault("checkpoint_every", max(steps // 6, 1))
+    config = TrainConfig(**{**resolved, "model": FLAGS.model, "preset": preset, "set": tuple(FLAGS.set)})
+    _check_names(config, config_class)
+    return config, _fitted_to_sequence(model_config, config)
+
+
+def _check_names(config, config_class):
+    import tfds_configs
+    from trainers.prepare import check_tokenizer
+
+    TASKS.check(config.task)
+    if config.task not in config_class.tasks:
+        raise ValueError(f"{config.model} is not trained on {config.task}; {nearest(config.task, config_class.tasks)}")
+    tfds_configs.check(config.dataset, config.data_path)
+    check_tokenizer(config.tokenizer)
+
+
+def _fitted_to_sequence(model_config, config):
+    """A model with learned positions must be at least as long as the training sequences."""
+    length = getattr(model_config, "max_length", None)
+    if length is None or length >= config.seq_length:
+        return model_config
+    if any(assignment.startswith("max_length=") for assignment in config.set):
+        raise ValueError(f"--seq_length={config.seq_length} does not fit max_length={length}; set them alike.")
+    return model_config.replace(max_length=config.seq_length)
+
+
+@contextlib.contextmanager
+def quiet():
+    """Holds back what TensorFlow's C++ side writes to stderr; shows it after all when the block raises."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as chatter:
+        stderr = os.dup(2)
+        os.dup2(chatter.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            chatter.seek(0)
+            os.write(stderr, chatter.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def program(main):
+    """Runs `main()` as a program: flags parsed, a user's mistake is one sentence and exit status 2."""
+
+    def parse(argv):
+        try:
+            rest = FLAGS(argv)
+        except flags.Error as error:
+            _mistake(error)
+        if len(rest) > 1:
+            _mistake(f"{rest[1]!r} is no flag; write --name=value.")
+        return rest
+
+    def run(_):
+        try:
+            main()
+        except (ValueError, OSError) as error:
+            if not _is_ours(error):
+                raise
+            _mistake(error)
+
+    flags.adopt_module_key_flags(sys.modules[__name__])
+    app.run(run, flags_parser=parse)
+
+
+def _mistake(message):
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(USER_ERROR)
+
+
+def _is_ours(error):
+    """Whether our own line raised it: then it is a sentence for the user. A library's ValueError is a bug of ours."""
+    if isinstance(error, OSError):
+        return True
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and frames[-1].filename.startswith(OUR_PACKAGES)

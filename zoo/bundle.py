@@ -1,0 +1,89 @@
+"""A bundle: the directory that crosses between training, conversion, evaluation and export.
+
+    bundle/config.json        format version, model name, model config, task, provenance
+    bundle/tokenizer/         the tokenizer's own files
+    bundle/model.weights.h5   the weights, by variable path
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import zoo
+from zoo.registry import MODELS, TASKS
+from zoo.tokenizers import base as tokenizers
+
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass
+class Bundle:
+    """A model with the tokenizer and the task that it was made with.
+
+    Attributes:
+        model: a built model.
+        tokenizer: a `zoo.tokenizers.base.Tokenizer`.
+        task: name of a registered task.
+        provenance: JSON values that say where it comes from: dataset, steps, scores.
+    """
+
+    model: Any
+    tokenizer: Any
+    task: str
+    provenance: dict
+
+    def save(self, directory):
+        """Writes the bundle aside and renames it into place; an older bundle there is replaced at the last moment."""
+        directory = Path(directory)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+        try:
+            config = {
+                "format_version": FORMAT_VERSION,
+                "zoo_version": zoo.__version__,
+                "model": type(self.model).registered_name,
+                "model_config": self.model.config.to_dict(),
+                "task": self.task,
+                "provenance": self.provenance,
+            }
+            (aside / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf8")
+            self.tokenizer.save(aside / "tokenizer")
+            self.model.save_weights(str(aside / "model.weights.h5"))
+            aside.chmod(0o755)
+            if directory.exists():
+                shutil.rmtree(directory)
+            os.replace(aside, directory)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        return directory
+
+
+def load(directory):
+    """Reads the bundle in `directory`. Raises ValueError, in a sentence, when it is none, damaged, or too new."""
+    directory = Path(directory)
+    path = directory / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{directory} is no bundle: it holds no config.json.")
+    try:
+        config = json.loads(path.read_text(encoding="utf8"))
+        version, name, task = config["format_version"], config["model"], config["task"]
+        model_config = config["model_config"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
+        raise ValueError(f"{path} is damaged ({error}); copy the bundle again from where it was made.") from error
+    if version > FORMAT_VERSION:
+        raise ValueError(f"{directory} has format version {version}, this zoo reads up to {FORMAT_VERSION}; update it.")
+    TASKS.check(task)
+    model_class = MODELS.get(name)
+    model = model_class(model_class.config_class.from_dict(model_config)).build_from_ids()
+    weights = directory / "model.weights.h5"
+    if not weights.is_file():
+        raise ValueError(f"{directory} is damaged: model.weights.h5 is missing.")
+    try:
+        model.load_weights(str(weights))
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(f"{weights} is damaged or of another model: {str(error).splitlines()[0]}") from error
+    return Bundle(model, tokenizers.load(directory / "tokenizer"), task, config.get("provenance", {}))
