@@ -1,0 +1,245 @@
+"""Byte-level byte-pair encoding, as in GPT-2 (Radford et al. 2019; the merges: Sennrich et al. 2016, arXiv:1508.07909).
+
+A text is cut into words by GPT-2's pattern; each word's bytes are symbols; the pair of neighbours whose merge was learnt first becomes one
+symbol, again and again. The native side is the Rust library `tokenizers`; the graph side is `zoo/tokenizers/bpe_graph.py`.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+
+from zoo.registry import TOKENIZERS
+from zoo.tokenizers.base import Tokenizer, to_text
+from zoo.tokenizers.bpe_graph import BPEGraph
+
+END_OF_TEXT = "<|endoftext|>"
+DEFAULT_VOCAB_SIZE = 4096
+# The Rust side tracks every character of a text; pieces keep that small and share the work among cores.
+PIECE_CHARACTERS = 1 << 14
+
+
+def _byte_symbols():
+    """The printable character that vocabulary files write for each byte 0..255 (GPT-2's table)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte if byte in printable else 256 + others.index(byte)) for byte in range(256)]
+
+
+BYTE_SYMBOLS = _byte_symbols()
+BYTE_OF_SYMBOL = {symbol: byte for byte, symbol in enumerate(BYTE_SYMBOLS)}
+
+
+@TOKENIZERS.register("bpe")
+class BPETokenizer(Tokenizer):
+    """Byte-level byte-pair encoding with GPT-2's pattern of words; every string can be spelt.
+
+    Args:
+        vocabulary: dict, token -> id, each of 0..vocab_size-1 once. Tokens are written in `BYTE_SYMBOLS`, special ones as they are.
+        merges: list of pairs of tokens, the first learnt first. Each must come after the merges that make its two parts.
+        special_tokens: tokens that no text yields, however it is written.
+        eos_token: the special token that separates documents.
+
+    Raises:
+        ValueError: the vocabulary and the merges do not fit together.
+    """
+
+    def __init__(self, vocabulary, merges, special_tokens=(END_OF_TEXT,), eos_token=END_OF_TEXT):
+        super().__init__()
+        merges = [tuple(pair) for pair in merges]
+        _check(vocabulary, merges, special_tokens, eos_token)
+        self.vocab_size, self.eos_id = len(vocabulary), vocabulary[eos_token]
+        self._eos_token = eos_token
+        self._special_ids = np.sort([vocabulary[token] for token in special_tokens])
+        self._native = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, merges))
+        self._native.pre_tokenizer = _words()
+        self._pieces = np.full(self.vocab_size, b"", object)
+        for token, i in vocabulary.items():
+            if token not in special_tokens:
+                self._pieces[i] = bytes(map(BYTE_OF_SYMBOL.__getitem__, token))
+        ids = [vocabulary[token] for token in (*BYTE_SYMBOLS, *(left + right for left, right in merges))]
+        symbols = {token: symbol for symbol, token in enumerate((*BYTE_SYMBOLS, *(a + b for a, b in merges)))}
+        pairs = np.array([(symbols[left], symbols[right]) for left, right in merges], np.int64).reshape(-1, 2)
+        self._graph = BPEGraph(pairs, np.array(ids, np.int32), self._pieces)
+
+    @classmethod
+    def train(cls, texts, vocab_size=None):
+        """Learns merges until there are `vocab_size` ids (4,096 by default), or no pair is there twice."""
+        vocab_size = DEFAULT_VOCAB_SIZE if vocab_size is None else vocab_size
+        if vocab_size < 257:
+            raise ValueError(f"A byte-level vocabulary has at least 257 ids (the bytes and {END_OF_TEXT}), got vocab_size {vocab_size}.")
+        native = tokenizers.Tokenizer(tokenizers.models.BPE())
+        native.pre_tokenizer = _words()
+        trainer = tokenizers.trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            min_frequency=2,
+            special_tokens=[END_OF_TEXT],
+            initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        seen = False
+
+        def pieces():
+            nonlocal seen
+            for text in texts:
+                for piece in _cut(to_text(text)):
+                    seen = True
+                    yield piece
+
+        native.train_from_iterator(pieces(), trainer)
+        if not seen:
+            raise ValueError("There is no text to learn merges from.")
+        model = json.loads(native.to_str())["model"]
+        return cls(model["vocab"], model["merges"])
+
+    @classmethod
+    def from_gpt2(cls, encoder_json, vocab_bpe):
+        """From the two files that came with GPT-2: token -> id, and one merge a line in order."""
+        vocabulary = _read_json(encoder_json)
+        lines = _read(vocab_bpe).split("\n")
+        lines = [line for line in lines[1 if lines[0].startswith("#version") else 0 :] if line]
+        return cls(vocabulary, [_pair(line, vocab_bpe) for line in lines])
+
+    @classmethod
+    def from_huggingface(cls, tokenizer_json, eos_token=None):
+        """From a `tokenizer.json` of the `tokenizers` library.
+
+        Args:
+            tokenizer_json: path. The model must be BPE, the pre-tokenizer ByteLevel with add_prefix_space=false and use_regex=true, the
+                normalizer null, and every added token special. Post-processors are not used: special ids are the caller's to add.
+            eos_token: the special token that separates documents; by default `<|endoftext|>`, `</s>`, or the only one there is.
+        """
+        config = _read_json(tokenizer_json)
+        try:
+            model = config["model"]
+            _check_supported(config, model, tokenizer_json)
+            vocabulary = dict(model["vocab"])
+            merges = [_pair(merge, tokenizer_json) for merge in model["merges"]]
+            specials = [token["content"] for token in config.get("added_tokens") or []]
+            vocabulary.update({token["content"]: token["id"] for token in config.get("added_tokens") or []})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{tokenizer_json} is no byte-level BPE tokenizer.json of Hugging Face ({error!r}).") from error
+        for candidate in (eos_token, END_OF_TEXT, "</s>", specials[0] if len(specials) == 1 else None):
+            if candidate in specials:
+                return cls(vocabulary, merges, specials, candidate)
+        raise ValueError(f"{tokenizer_json} does not say which token ends a text; name one of {specials} as eos_token.")
+
+    def encode_batch(self, texts):
+        pieces, counts = [], []
+        for text in texts:
+            before = len(pieces)
+            pieces.extend(_cut(to_text(text)))
+            counts.append(len(pieces) - before)
+        # A special token's string in the text is ordinary text: the Rust side is not told of special tokens.
+        encodings = iter(self._native.encode_batch_fast(pieces, add_special_tokens=False))
+        empty = np.zeros(0, np.int32)
+        return [np.concatenate([empty, *(np.array(next(encodings).ids, np.int32) for _ in range(n))]) for n in counts]
+
+    def decode(self, ids):
+        return b"".join(self._pieces[self.checked_ids(ids)]).decode("utf8", errors="replace")
+
+    def tokenize(self, texts):
+        return self._graph.tokenize(texts)
+
+    def detokenize(self, token_ids):
+        return self._graph.detokenize(token_ids)
+
+    def save_assets(self, directory):
+        """Writes `tokenizer.json`, which Hugging Face's libraries read too."""
+        native = tokenizers.Tokenizer(self._native.model)
+        native.pre_tokenizer, native.decoder = _words(), tokenizers.decoders.ByteLevel()
+        native.add_special_tokens([native.id_to_token(i) for i in self._special_ids.tolist()])
+        (directory / "tokenizer.json").write_text(native.to_str(pretty=True), encoding="utf8")
+        return {"eos_token": self._eos_token}
+
+    @classmethod
+    def from_directory(cls, directory, config):
+        return cls.from_huggingface(directory / "tokenizer.json", config["eos_token"])
+
+
+def _words():
+    return tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+
+
+def _cut(text):
+    """Yields pieces of about `PIECE_CHARACTERS`, cut where words are cut anyway: before white space that follows something else."""
+    start = 0
+    cut = re.compile(r"(?<=\S)[ \n]")
+    while start < len(text):
+        match = cut.search(text, start + PIECE_CHARACTERS)
+        end = match.start() if match else len(text)
+        yield text[start:end]
+        start = end
+
+
+def _read(path):
+    try:
+        return Path(path).read_text(encoding="utf8")
+    except FileNotFoundError as error:
+        raise ValueError(f"There is no file {path}.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}).") from error
+
+
+def _read_json(path):
+    try:
+        value = json.loads(_read(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no JSON ({error}); copy it again from where it was made.") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object, not a {type(value).__name__}.")
+    return value
+
+
+def _pair(merge, path):
+    """A merge as the files write it, "left right" or [left, right] -> (left, right)."""
+    pair = tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge)
+    if len(pair) != 2:
+        raise ValueError(f"{path} has the merge {merge!r}; a merge is two tokens with one space between.")
+    return pair
+
+
+def _check_supported(config, model, path):
+    """Raises ValueError for what a tokenizer.json may ask and this class does not do."""
+    words = config.get("pre_tokenizer") or {}
+    for true, sentence in [
+        (model.get("type", "BPE") == "BPE", f"a {model.get('type')} model; only BPE is read here"),
+        (config.get("normalizer") is None, "a normalizer; only null is supported"),
+        (words.get("type") == "ByteLevel", f"the pre-tokenizer {words.get('type')}; only ByteLevel is supported"),
+        (not words.get("add_prefix_space", True), "add_prefix_space=true; only false is supported"),
+        (words.get("use_regex", True), "use_regex=false; only true, GPT-2's pattern, is supported"),
+        (not model.get("dropout"), "BPE dropout; only null is supported"),
+        (not model.get("ignore_merges"), "ignore_merges=true; only false is supported"),
+        (not model.get("continuing_subword_prefix"), "a continuing_subword_prefix; only an empty one is supported"),
+        (not model.get("end_of_word_suffix"), "an end_of_word_suffix; only an empty one is supported"),
+        (all(t["special"] for t in config.get("added_tokens") or []), "added tokens that are not special; only special ones are supported"),
+    ]:
+        if not true:
+            raise ValueError(f"{path} has {sentence}.")
+
+
+def _check(vocabulary, merges, special_tokens, eos_token):
+    """Raises ValueError unless ids are 0..n-1, every byte and merge has one, and merges stand in the order of their making."""
+    ids = sorted(vocabulary.values())
+    if ids != list(range(len(ids))):
+        wrong = next((i for i, got in enumerate(ids) if i != got), len(ids))
+        raise ValueError(f"The vocabulary's {len(ids)} ids must be 0..{len(ids) - 1}, each once; id {wrong} is not there once.")
+    if eos_token not in special_tokens:
+        raise ValueError(f"The end of text {eos_token!r} must be one of the special tokens {list(special_tokens)}.")
+    made = dict.fromkeys(BYTE_SYMBOLS)
+    for left, right in merges:
+        if left not in made or right not in made or left + right in made:
+            raise ValueError(
+                f"The merge {left!r} {right!r} is out of order: its parts must be made before it, and {left + right!r} by it alone."
+            )
+        made[left + right] = None
+    for token in (*made, *special_tokens):
+        if token not in vocabulary:
+            raise ValueError(f"The vocabulary has no id for {token!r}, which the merges, the bytes or the special tokens need.")
+    for token in vocabulary:
+        if token in special_tokens and token in made:
+            raise ValueError(f"The special token {token!r} is also made by merges, so plain text would yield it.")
+        if token not in special_tokens and not all(symbol in BYTE_OF_SYMBOL for symbol in token):
+            raise ValueError(f"The token {token!r} is not written in byte symbols and is not special: this is no byte-level vocabulary.")
