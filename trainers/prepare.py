@@ -1,0 +1,167 @@
+"""Text to tokens, once: trains the tokenizer, encodes every split natively, and keeps both in a cache.
+
+    <cache>/<source>-<tokenizer>-<key>/
+        tokenizer/  train/  validation/  test/
+
+Each of these directories appears in one step when it is complete, so whatever interrupts the work, what is there is whole
+and the next run goes on from it. The key is made of the text, the tokenizer and the code that turns one into the other.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+
+from zoo.data import TokenShards, appearing, exclusive, write_shards
+from zoo.registry import TOKENIZERS
+
+# Texts are encoded together until they have this many characters: enough to keep all cores busy, little enough to hold.
+CHUNK_CHARACTERS = 2**22
+
+
+def cache_directory(cache_dir=None):
+    """Where tokens are kept: the argument, or the environment variable ZOO_CACHE, or ~/.cache/language_model_zoo."""
+    return Path(cache_dir or os.environ.get("ZOO_CACHE") or Path.home() / ".cache" / "language_model_zoo")
+
+
+def check_tokenizer(spec, vocab_size=None):
+    """Raises ValueError when `spec` is neither a registered tokenizer nor a path. Imports no TensorFlow."""
+    if spec in TOKENIZERS.names():
+        return
+    if not os.path.exists(spec):
+        TOKENIZERS.check(spec)
+    if vocab_size is not None:
+        raise ValueError(f"vocab_size is for a tokenizer that is trained here; {spec} has its vocabulary already.")
+
+
+def prepare(source, tokenizer_spec, vocab_size=None, cache_dir=None, *, splits=None, progress=None):
+    """Tokens of a text source, from the cache or made now.
+
+    Args:
+        source: a `tfds_configs.TextSource`.
+        tokenizer_spec: byte, char, word, bpe, ..., which is trained on the train split alone; or a path to a tokenizer.
+        vocab_size: for a tokenizer that is trained; None means its own default.
+        cache_dir: None means what `cache_directory` says.
+        splits: which ones; by default all that the source has.
+        progress: called with (what is being made, bytes of text read so far).
+
+    Returns:
+        `(tokenizer, streams)`: the tokenizer, and split -> `TokenShards`. Their `num_bytes` counts the UTF-8 bytes of the
+        documents, and `lost_bytes` those that stand under the unknown token.
+
+    Raises:
+        ValueError: an unknown tokenizer or split, or text that is empty or cannot be read.
+        OSError: the cache cannot be written.
+    """
+    report = progress or (lambda what, num_bytes: None)
+    check_tokenizer(str(tokenizer_spec), vocab_size)
+    splits = list(source.splits) if splits is None else splits
+    for split in splits:
+        source.check_split(split)
+    with _disk_errors_named(cache_directory(cache_dir)):
+        directory, tokenizer = _tokenizer(source, str(tokenizer_spec), vocab_size, cache_directory(cache_dir), report)
+        made = {}  # the text of a split -> its tokens: test may be the validation text
+        for split in splits:
+            text = source.splits[split]
+            if text not in made:
+                made[text] = _tokens(source, split, tokenizer, directory / split, report)
+        return tokenizer, {split: made[source.splits[split]] for split in splits}
+
+
+def _tokenizer(source, spec, vocab_size, cache, report):
+    """(directory of the cache, tokenizer)."""
+    from zoo.tokenizers.base import create, load
+
+    name = re.sub(r"\W+", "_", Path(spec).name)
+    if spec not in TOKENIZERS.names():
+        tokenizer = create(spec)
+        return cache / f"{source.name}-{name}-{_key(source, _saved_digest(tokenizer))}", tokenizer
+    directory = cache / f"{source.name}-{name}-{_key(source, spec, vocab_size)}"
+    with exclusive(directory):
+        if not (directory / "tokenizer").exists():
+            tokenizer = create(spec, _reported(source.texts("train"), "tokenizer", report), vocab_size)
+            with appearing(directory / "tokenizer") as partial:
+                tokenizer.save(partial)
+    return directory, load(directory / "tokenizer")
+
+
+def _tokens(source, split, tokenizer, directory, report):
+    """The split's tokens, which another process may be making at this moment: then this one waits for them."""
+    with exclusive(directory.parent):
+        if not directory.exists():
+            meta = {"num_bytes": 0, "lost_bytes": 0, "source": source.name, "split": split, "licence": source.licence}
+            documents = _encoded(_reported(source.texts(split), split, report), tokenizer, meta, f"{source.name}'s {split} split")
+            write_shards(directory, documents, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, meta=meta)
+    return TokenShards.open(directory)
+
+
+def _encoded(texts, tokenizer, meta, where):
+    """Ids of each document that has any; counts bytes into `meta`."""
+    empty = True
+    for chunk in _chunks(texts):
+        for text, ids in zip(chunk, tokenizer.encode_batch(chunk), strict=True):
+            meta["num_bytes"] += len(text.encode())
+            meta["lost_bytes"] += tokenizer.lost_bytes(text)
+            if len(ids):
+                empty = False
+                yield ids
+    if empty:
+        raise ValueError(f"{where} holds no text: not one token comes of it.")
+
+
+def _chunks(texts):
+    chunk, size = [], 0
+    for text in texts:
+        chunk.append(text)
+        size += len(text)
+        if size >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _reported(texts, what, report):
+    num_bytes = 0
+    for text in texts:
+        yield text
+        num_bytes += len(text.encode())
+        report(what, num_bytes)
+
+
+def _key(source, *tokenizer):
+    """16 hexadecimal digits that change with the text, the tokenizer, and the code of tokenizers and shards."""
+    code = hashlib.sha256()
+    zoo = Path(write_shards.__code__.co_filename).parent
+    for path in [zoo / "data.py", *sorted((zoo / "tokenizers").glob("*.py"))]:
+        code.update(path.read_bytes())
+    whole = json.dumps([source.fingerprint(), *tokenizer, code.hexdigest()])
+    return hashlib.sha256(whole.encode()).hexdigest()[:16]
+
+
+def _saved_digest(tokenizer):
+    """Identifies a tokenizer that came from a path: by what it would save."""
+    digest = hashlib.sha256()
+    with tempfile.TemporaryDirectory() as directory:
+        tokenizer.save(directory)
+        for path in sorted(Path(directory).iterdir()):
+            digest.update(f"{path.name} {path.stat().st_size} ".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _disk_errors_named(cache):
+    """Says what to do about a cache that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise
+        where = error.filename or cache
+        raise OSError(
+            f"{where} cannot be written ({error.strerror}): make room, or set ZOO_CACHE to a directory of your own."
+        ) from error
