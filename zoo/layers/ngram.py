@@ -1,0 +1,140 @@
+"""The tables of a back-off n-gram model as a Keras layer: find n-grams, score given words, or spell out all of V.
+
+    log p(w | h) = log_probs(h w)                      if the n-gram h w is in the tables
+                 = log_backoffs(h) + log p(w | h')     otherwise, where h' is h without its oldest word
+
+An n-gram is named by its *node*: its row among the n-grams of its order, which are sorted by
+`key = node of all but the last word * (V + 1) + last word`. Finding one is a binary search for a key; what can follow a
+history is one run of neighbouring rows. Each table ends in one more row, the *missing* node: its key is above all
+others, its logs are 0, and what is looked for below it is missing too. So nothing here asks whether a node exists.
+
+Shape letters: B batch, T positions, V vocabulary, R rows (any flat batch of histories), M n-grams of one order.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+MISSING_KEY = np.iinfo(np.int64).max
+
+
+class BackoffTables(keras.layers.Layer):
+    """Sorted n-gram tables with their log-probabilities and back-off weights, all of them non-trainable.
+
+    Weights, for n = 1 to `order`: `keys_n` int64 (M + 1,) from n = 2, `log_probs_n` float32 (M + 1,), and
+    `log_backoffs_n` float32 (M + 1,) below the top order. Keys need 64 bits: the JAX backend must have them switched on.
+
+    Args:
+        order: longest n-gram.
+        vocab_size: V. The id V (and every negative id) stands for "no word".
+        num_ngrams: how many n-grams each order has, V unigrams first; () makes a table without any counts, uniform.
+    """
+
+    def __init__(self, order, vocab_size, num_ngrams=(), name="tables", **kwargs):
+        super().__init__(name=name, trainable=False, **kwargs)
+        self.order, self.vocab_size = order, vocab_size
+        self.resize(num_ngrams)
+
+    def resize(self, num_ngrams):
+        """Makes new, empty tables in place of the old ones. Functions traced before still see the old."""
+        self._tracker.unlock()  # Keras closes a layer once it is built; its own LoRA opens it the same way.
+        for variable in list(self.weights):
+            self._untrack_variable(variable)
+        self.num_ngrams = tuple(num_ngrams) or (self.vocab_size,) + (0,) * (self.order - 1)
+        self.keys, self.log_probs, self.log_backoffs = {}, {}, {}
+        for n, size in enumerate(self.num_ngrams, start=1):
+            uniform = -np.log(self.vocab_size) if n == 1 else 0.0
+            if n > 1:
+                self.keys[n] = self._table(f"keys_{n}", size, "int64", keras.initializers.Constant(MISSING_KEY))
+            self.log_probs[n] = self._table(f"log_probs_{n}", size, "float32", keras.initializers.Constant(uniform))
+            if n < self.order:
+                self.log_backoffs[n] = self._table(f"log_backoffs_{n}", size, "float32", "zeros")
+        self.built = True
+
+    def _table(self, name, size, dtype, initializer):
+        # No autocast: a log-probability in bfloat16 has two digits.
+        return self.add_weight((size + 1,), initializer, dtype, trainable=False, autocast=False, name=name)
+
+    def assign(self, tables):
+        """Replaces the contents by `zoo.layers.ngram_estimation.Tables` of each order; empties the list as it goes."""
+        self.resize([len(table.keys) for table in tables])
+        for n in range(1, self.order + 1):
+            table = tables.pop(0)
+            if n > 1:
+                self.keys[n].assign(np.append(table.keys, MISSING_KEY))
+            self.log_probs[n].assign(np.append(table.log_probs, np.float32(0)))
+            if n < self.order:
+                self.log_backoffs[n].assign(np.append(table.log_backoffs, np.float32(0)))
+
+    def find(self, n, prefixes, words):
+        """The nodes of the n-grams that end in `words`, given the nodes of all their other words; int32."""
+        keys = self.keys[n]
+        wanted = self._first_key(prefixes) + ops.cast(words, "int64")
+        rows = ops.reshape(ops.searchsorted(keys, ops.reshape(wanted, (-1,))), ops.shape(wanted))
+        return ops.where(ops.take(keys, rows) == wanted, rows, self.num_ngrams[n - 1])
+
+    def _first_key(self, prefixes):
+        return ops.cast(prefixes, "int64") * (self.vocab_size + 1)
+
+    def walk(self, token_ids, linked, longest):
+        """The n-grams that end at each position of a text.
+
+        Args:
+            token_ids: int32 (B, T); negative ids stand for "no word".
+            linked: bool (B, T), whether a token sees the one before it. Or None: each does.
+            longest: order of the longest n-gram wanted.
+
+        Returns:
+            A list of int32 (B, T): the nodes of the n-grams of order 1 to `longest` that end at each position.
+        """
+        words = ops.where(token_ids < 0, self.vocab_size, token_ids)
+        nodes = [words]
+        for n in range(2, longest + 1):
+            missing = self.num_ngrams[n - 2]
+            before = ops.pad(nodes[-1], ((0, 0), (1, 0)), constant_values=missing)[:, :-1]
+            before = before if linked is None else ops.where(linked, before, missing)
+            nodes.append(self.find(n, before, words))
+        return nodes
+
+    def follow(self, contexts, labels):
+        """The nodes of the n-grams made of each context and its label.
+
+        Args:
+            contexts: for each length 1 to order - 1 the node of the history of that length, int32 of one shape.
+            labels: int32 of the same shape.
+
+        Returns:
+            A list of `order` such arrays, unigrams first.
+        """
+        return [labels] + [self.find(n, context, labels) for n, context in enumerate(contexts, start=2)]
+
+    def score(self, contexts, nodes):
+        """Log-probabilities of n-grams, float32: `contexts` as in `follow`, `nodes` as `follow` returns them."""
+        log_probs = ops.take(self.log_probs[1], nodes[0])
+        for n, (context, node) in enumerate(zip(contexts, nodes[1:], strict=True), start=2):
+            backed_off = log_probs + ops.take(self.log_backoffs[n - 1], context)
+            log_probs = ops.where(node < self.num_ngrams[n - 1], ops.take(self.log_probs[n], node), backed_off)
+        return log_probs
+
+    def distribution(self, contexts, num_rows):
+        """Log-probabilities of all V words, float32 (R, V), for R histories given by their nodes, a list of int32 (R,).
+
+        Starts from the unigrams and writes the words that follow each longer history over them, shortest first.
+        """
+        backoffs = [ops.take(self.log_backoffs[n], context) for n, context in enumerate(contexts, start=1)]
+        # left[n - 1]: what remains to be added to an n-gram's log-probability, the back-offs of its longer histories.
+        left = [sum(backoffs[n:], ops.zeros((), "float32")) for n in range(self.order)]
+        unigrams = ops.broadcast_to(self.log_probs[1][: self.vocab_size], (num_rows, self.vocab_size))
+        log_probs = unigrams + ops.reshape(left[0], (-1, 1))
+        for n, context in enumerate(contexts, start=2):
+            first_key = self._first_key(context)
+            start = ops.searchsorted(self.keys[n], first_key)
+            length = ops.searchsorted(self.keys[n], first_key + self.vocab_size) - start
+            before = ops.cumsum(length) - length
+            row = ops.repeat(ops.arange(num_rows), length)
+            child = ops.arange(ops.sum(length)) + ops.take(start - before, row)
+            word = ops.cast(ops.take(self.keys[n], child) - ops.take(first_key, row), "int32")
+            values = ops.take(self.log_probs[n], child)
+            values = values if n == self.order else values + ops.take(left[n - 1], row)
+            log_probs = ops.scatter_update(log_probs, ops.stack([row, word], axis=-1), values)
+        return log_probs

@@ -1,0 +1,259 @@
+"""From a token stream to the tables of a back-off n-gram model, by sorting: numpy only, no Python loop over tokens.
+
+The stages are those of KenLM's lmplz (Heafield et al. 2013, "Scalable Modified Kneser-Ney Language Model Estimation"):
+
+    corpus_count     every distinct n-gram of every order, with its count
+    adjust_counts    below the top order: how many different words stand before it (Kneser-Ney's continuation count)
+    discounts        D1, D2, D3+ of each order, from counts of counts
+    initial_probabilities    discounted relative frequencies, and the mass that each history leaves to shorter ones
+    prune            drop rare n-grams
+    interpolate      add the shorter history's probabilities, from unigrams upwards
+
+Every smoothing ends as the same `Tables`: log p of each n-gram and log back-off weight of each history, so that
+
+    log p(w | h) = log_probs(h w)                      if h w is in the tables
+                 = log_backoffs(h) + log p(w | h')     otherwise, where h' is h without its oldest word
+
+with log_backoffs(h) = 0 for an unseen h. `eos_id` opens a sentence (as <s>, only ever history) and closes it (as </s>,
+only ever predicted), so no n-gram holds it in its middle.
+"""
+
+import dataclasses
+
+import numpy as np
+
+# Weight of each step down in "Stupid Backoff" (Brants et al. 2007, section 4).
+STUPID_BACKOFF_WEIGHT = 0.4
+# What KenLM's --discount_fallback assumes when counts of counts define no discounts, in the simple form of one D.
+FALLBACK_DISCOUNT = 0.5
+
+
+@dataclasses.dataclass
+class NGrams:
+    """The M distinct n-grams of one order, sorted by key; an n-gram's row is its *node*.
+
+    Attributes:
+        keys: int64 (M,), prefix node * (V + 1) + last word, where the prefix (all but the last word) is a node of the
+            order below; what can follow a prefix are therefore neighbours. A unigram's key is its id. (The word V,
+            which no n-gram has, is left free for "no word".)
+        suffixes: int32 (M,), the node of all but the first word, in the order below; zeros for unigrams.
+        counts: int64 (M,), occurrences in the corpus.
+        opens: bool (M,), whether the n-gram begins a sentence, with <s> as its first word.
+    """
+
+    keys: np.ndarray
+    suffixes: np.ndarray
+    counts: np.ndarray
+    opens: np.ndarray
+
+    def __len__(self):
+        return len(self.keys)
+
+    def prefixes(self, vocab_size):
+        """The prefix node of each n-gram, (M,)."""
+        return self.keys // (vocab_size + 1)
+
+
+@dataclasses.dataclass
+class Tables:
+    """One order of the finished model: keys as in `NGrams`, natural logs in float32, `log_backoffs` None at the top."""
+
+    keys: np.ndarray
+    log_probs: np.ndarray
+    log_backoffs: np.ndarray | None
+
+
+def estimate(token_ids, order, vocab_size, eos_id, smoothing="kneser_ney", add_k=1.0, cutoffs=()):
+    """Fits a back-off model to a stream of ids, in which `eos_id` stands before the first sentence and after each.
+
+    Args:
+        token_ids: int (N,), ids in [0, vocab_size).
+        order: longest n-gram, 1 or more.
+        vocab_size: V; every id gets a probability, seen or not.
+        eos_id: the id that separates sentences.
+        smoothing: "kneser_ney" (interpolated, modified), "add_k" or "stupid_backoff".
+        add_k: the pseudo-count of add_k.
+        cutoffs: n-grams of order k that occur at most cutoffs[k - 1] times are dropped; the last entry holds for all
+            longer orders (KenLM's --prune).
+
+    Returns:
+        A list of `order` Tables.
+    """
+    ngrams = corpus_count(token_ids, order, vocab_size, eos_id)
+    cutoffs = (tuple(cutoffs) or (0,)) + tuple(cutoffs[-1:] or (0,)) * order
+    kept = [table.counts > cutoff for table, cutoff in zip(ngrams, cutoffs, strict=False)]
+    kept[0][:] = True
+    if smoothing == "kneser_ney":
+        return kneser_ney(ngrams, kept, vocab_size)
+    prune(ngrams, kept, vocab_size)
+    return add_k_smoothing(ngrams, vocab_size, add_k) if smoothing == "add_k" else stupid_backoff(ngrams, vocab_size)
+
+
+def corpus_count(token_ids, order, vocab_size, eos_id):
+    """All distinct n-grams of order 1 to `order`, one sort an order: a list of NGrams.
+
+    The n-gram that ends at position i is named by the node of the (n-1)-gram that ends at i - 1 and the word at i. One
+    int64 key holds both, whatever n is, so longer n-grams sort as fast as bigrams.
+    """
+    ids = np.asarray(token_ids, np.int32)
+    position = np.arange(len(ids), dtype=np.int32)
+    opening = np.maximum.accumulate(np.where(ids == eos_id, position, 0))
+    words_before = position[1:] - opening[:-1]  # within the sentence, <s> included
+    nodes = ids
+    counts = np.bincount(ids[1:], minlength=vocab_size)
+    unigrams = np.arange(vocab_size)
+    tables = [NGrams(unigrams, np.zeros(vocab_size, np.int32), counts, np.zeros(vocab_size, bool))]
+    for n in range(2, order + 1):
+        ends = np.flatnonzero(words_before >= n - 1) + 1
+        keys = nodes[ends - 1].astype(np.int64) * (vocab_size + 1) + ids[ends]
+        by_key = np.argsort(keys)
+        keys, ends = keys[by_key], ends[by_key]
+        first = np.flatnonzero(np.diff(keys, prepend=-1))
+        counts = np.diff(first, append=len(keys))
+        examples = ends[first]
+        tables.append(NGrams(keys[first], nodes[examples], counts, ids[examples - n + 1] == eos_id))
+        nodes = np.zeros(len(ids), np.int32)
+        nodes[ends] = np.repeat(np.arange(len(first), dtype=np.int32), counts)
+    return tables
+
+
+def adjust_counts(ngrams):
+    """Kneser-Ney's counts, a list of int64 (M,): Chen and Goodman (1998), section 2.7.
+
+    At the top order a(g) = count(g). Below, a(g) = the number of different words v with count(v g) > 0, except that an
+    n-gram which opens a sentence has nothing before it and keeps its count.
+    """
+    adjusted = [ngrams[-1].counts]
+    for table, longer in zip(ngrams[-2::-1], ngrams[:0:-1], strict=True):
+        continuations = np.bincount(longer.suffixes, minlength=len(table))
+        adjusted.insert(0, np.where(table.opens, table.counts, continuations))
+    return adjusted
+
+
+def discounts(adjusted):
+    """What to take from an adjusted count of 0, 1, 2 and 3 or more: float64 (4,).
+
+    Chen and Goodman (1998), equation (26), with n_j the number of n-grams whose adjusted count is j:
+
+        Y = n1 / (n1 + 2 n2),   D_j = j - (j + 1) Y n_{j+1} / n_j   for j = 1, 2, 3
+
+    A small or artificial corpus may leave some n_j zero or a D_j outside (0, j]. KenLM then refuses; here the order
+    takes D = Y for all three (Kneser and Ney 1995), or 0.5 where even Y is undefined.
+    """
+    n = np.bincount(np.minimum(adjusted, 5), minlength=6).astype(np.float64)
+    j = np.arange(1, 4)
+    if n[1:5].all():
+        d = j - (j + 1) * (n[1] / (n[1] + 2 * n[2])) * n[2:5] / n[1:4]
+        if (d > 0).all() and (d <= j).all():
+            return np.concatenate([[0.0], d])
+    d = n[1] / (n[1] + 2 * n[2]) if n[1] and n[2] else FALLBACK_DISCOUNT
+    return np.array([0.0, d, d, d])
+
+
+def initial_probabilities(prefixes, adjusted, kept, num_prefixes):
+    """Discounted frequencies and the mass they leave, before interpolation.
+
+        u(w | h) = (a(h w) - D(a(h w))) / A(h),   A(h) = sum over w of a(h w)
+        b(h)     = 1 - sum of u(w | h) over the n-grams that are kept
+
+    Returns:
+        u, float64 (M,), and b, float64 (num_prefixes,): 1 for a history that nothing follows.
+    """
+    discount = discounts(adjusted)[np.minimum(adjusted, 3)]
+    total = np.bincount(prefixes, weights=adjusted, minlength=num_prefixes)
+    # A pruned n-gram leaves all of its mass; summing what is left, not 1 - u, keeps small b exact.
+    left = np.bincount(prefixes, weights=np.where(kept, discount, adjusted), minlength=num_prefixes)
+    seen = total > 0
+    backoff = np.divide(left, total, out=np.ones(num_prefixes), where=seen)
+    return (adjusted - discount) / total[prefixes], backoff
+
+
+def prune(ngrams, kept, vocab_size):
+    """Drops, in place, the n-grams that are not `kept`, and renumbers the nodes they were named by."""
+    for k in range(1, len(ngrams)):
+        renumbered = np.cumsum(kept[k - 1]) - 1
+        table = ngrams[k]
+        prefixes, words = np.divmod(table.keys[kept[k]], vocab_size + 1)
+        table.keys = renumbered[prefixes] * (vocab_size + 1) + words
+        table.suffixes = renumbered[table.suffixes[kept[k]]].astype(np.int32)
+        table.counts, table.opens = table.counts[kept[k]], table.opens[kept[k]]
+    return ngrams
+
+
+def kneser_ney(ngrams, kept, vocab_size):
+    """Interpolated modified Kneser-Ney: p(w | h) = u(w | h) + b(h) p(w | h'), down to the uniform 1 / V."""
+    adjusted = adjust_counts(ngrams)
+    num_prefixes = [1] + [len(table) for table in ngrams]
+    first_pass = [
+        initial_probabilities(table.prefixes(vocab_size), adjusted[k], kept[k], m)
+        for k, (table, m) in enumerate(zip(ngrams, num_prefixes, strict=False))
+    ]
+    own = [u[keep] for (u, _), keep in zip(first_pass, kept, strict=True)]
+    backoffs = [b[keep] for (_, b), keep in zip(first_pass, [np.ones(1, bool)] + kept[:-1], strict=True)]
+    prune(ngrams, kept, vocab_size)
+    return interpolate(ngrams, own, backoffs, vocab_size)
+
+
+def interpolate(ngrams, own, backoffs, vocab_size):
+    """Adds to each n-gram's own probability what its shorter history says: a list of Tables."""
+    probs = own[0] + backoffs[0] / vocab_size
+    tables = []
+    for k, table in enumerate(ngrams):
+        if k:
+            probs = own[k] + backoffs[k][table.prefixes(vocab_size)] * probs[table.suffixes]
+        tables.append(_as_logs(table.keys, probs, backoffs[k + 1] if k + 1 < len(ngrams) else None))
+    return tables
+
+
+def add_k_smoothing(ngrams, vocab_size, k):
+    """Lidstone's rule at the longest history: p(w | h) = (c(h w) + k) / (c(h) + k V).
+
+    A history has n - 1 words, or begins with <s>; one that was never seen makes every word equally probable. Nothing
+    is learnt from shorter n-grams, so those inside a sentence only lead to longer ones and say 1 / V.
+    """
+    tables, order = [], len(ngrams)
+    probs = np.full(vocab_size, 1 / vocab_size)
+    for n, table in enumerate(ngrams, start=1):
+        prefixes = table.prefixes(vocab_size)
+        counts_if = table.counts * (table.opens | (n == order))
+        total = np.bincount(prefixes, weights=counts_if, minlength=len(ngrams[n - 2]) if n > 1 else 1)
+        backoff = k * vocab_size / (total + k * vocab_size)
+        probs = np.where(counts_if, (counts_if + k) / (total + k * vocab_size)[prefixes], 1 / vocab_size)
+        if n == 1:
+            probs = probs * 1.0 if order > 1 else (counts_if + k) / (total + k * vocab_size)
+        else:
+            tables[-1].log_backoffs = np.log(backoff).astype(np.float32)
+        tables.append(_as_logs(table.keys, probs, None))
+    return tables
+
+
+def stupid_backoff(ngrams, vocab_size):
+    """Stupid Backoff (Brants et al. 2007, equation 5), divided by its sum so that it is a distribution.
+
+        S(w | h) = c(h w) / c(h)   if h w is in the tables,   0.4 S(w | h')   otherwise,   S(w) = 1 / V without counts
+        p(w | h) = S(w | h) / Z(h),   Z(h) = sum over all w of S(w | h)
+
+    The division changes no ranking within a history. With s = c(h w) / c(h) of the n-grams that are in the tables,
+    Z(h) = sum of s(w | h) + 0.4 (Z(h') - sum of s(w | h')), both sums over the words that follow h.
+    """
+    tables, weight = [], STUPID_BACKOFF_WEIGHT
+    shorter_scores, shorter_sums = np.full(1, 1 / vocab_size), np.ones(1)
+    for n, table in enumerate(ngrams, start=1):
+        prefixes = table.prefixes(vocab_size)
+        history_suffixes = ngrams[n - 2].suffixes if n > 1 else np.zeros(1, int)
+        m = len(history_suffixes)
+        total = np.bincount(prefixes, weights=table.counts, minlength=m)
+        lower = shorter_scores[table.suffixes]
+        scores = np.where(table.counts, table.counts / np.maximum(total, 1)[prefixes], weight * lower)
+        below = shorter_sums[history_suffixes]
+        sums = np.bincount(prefixes, weights=scores - weight * lower, minlength=m) + weight * below
+        if n > 1:
+            tables[-1].log_backoffs = np.log(weight * below / sums).astype(np.float32)
+        tables.append(_as_logs(table.keys, scores / sums[prefixes], None))
+        shorter_scores, shorter_sums = scores, sums
+    return tables
+
+
+def _as_logs(keys, probs, backoffs):
+    logs = None if backoffs is None else np.log(backoffs).astype(np.float32)
+    return Tables(keys, np.log(probs).astype(np.float32), logs)
