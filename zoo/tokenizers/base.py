@@ -130,6 +130,15 @@ def valid_utf8(texts):
     return tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace", replacement_char=0xFFFD)
 
 
+def row_ids(row_splits, size):
+    """Row splits (R + 1,) and the number of values N -> int32 (N,), the row of each value.
+
+    `RaggedTensor.value_rowids` takes memory for the number of rows times the longest one; this does not.
+    """
+    inner = row_splits[1:-1]
+    return tf.cumsum(tf.math.unsorted_segment_sum(tf.ones_like(inner, tf.int32), inner, size + 1))[:-1]
+
+
 def create(spec, texts=(), vocab_size=None):
     """A tokenizer from what a user names.
 

@@ -1,18 +1,263 @@
-"""The graph side of byte-level BPE."""
+"""The graph side of byte-level BPE: flat tensors over all bytes of all texts, TensorFlow's core ops only.
 
+Three steps, each without a loop over words or characters:
+
+1. `word_starts`: GPT-2's pattern `'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+`. Whether a word starts at a
+   character depends on that character and three on either side of it, never on the whole text, so no regular expression is run. Which
+   characters are \\p{L}, \\p{N} and \\s is asked of the native side: regular expression libraries differ in their Unicode versions.
+2. `_distinct`: text repeats its words, so each distinct one is merged once.
+3. `_merge`: one pass over all words applies every merge that nothing before it in the learnt order can touch.
+
+Symbols number what BPE merges: 0..255 are bytes, 256 + i is what merge i makes. The order of symbols is the order in which they were learnt.
+
+Shape letters: B texts, N bytes, C characters, W words, D distinct words, S symbols, K blocks.
+"""
+
+import functools
+
+import numpy as np
 import tensorflow as tf
+import tokenizers
 
-from zoo.tokenizers.base import valid_utf8
+from zoo.tokenizers.base import row_ids, valid_utf8
+
+LETTER, NUMBER, SPACE, OTHER = range(4)
+PAGE = 256
+# Planes 4 to 13 hold no character in any version of Unicode, 15 and 16 only private ones: all of them are OTHER.
+CLASSIFIED = [*range(0xD800), *range(0xE000, 0x40000), *range(0xE0000, 0xF0000)]
+SYMBOL_BITS = 21
+NOTHING = 2**31 - 1
 
 
 class BPEGraph(tf.Module):
-    """Byte-level BPE as tensors."""
+    """Texts -> ids and back, as tensors.
+
+    Args:
+        pairs: int64 (M, 2), the symbols that merge i joins; each is below 256 + i.
+        ids: int32 (256 + M,), the vocabulary's id of each symbol.
+        pieces: object (V,), the bytes of each id; empty for special ones.
+    """
 
     def __init__(self, pairs, ids, pieces):
         super().__init__()
-        self._pieces = pieces
+        if len(ids) >= 2**SYMBOL_BITS:
+            raise ValueError(f"The vocabulary has {len(pairs)} merges; fewer than {2**SYMBOL_BITS - 256} are supported.")
+        self._pairs, self._ids, self._pieces = pairs, ids, pieces
+
+    @functools.cached_property
+    def _tensors(self):
+        """Constants, made once outside any function being traced, so that all its traces share them."""
+        with tf.init_scope():
+            table, multipliers = cuckoo_table(self._pairs)
+            pages, classes = character_classes()
+            return {
+                "table": tf.constant(table),
+                "multipliers": multipliers,
+                "ids": tf.constant(self._ids),
+                "pages": tf.constant(pages),
+                "classes": tf.constant(classes),
+                "hashes": tf.constant(np.random.RandomState(0).randint(-(2**63), 2**63 - 1, PAGE, np.int64)),
+            }
+
+    def tokenize(self, texts):
+        """string (B,) -> int32 RaggedTensor (B, None)."""
+        texts = valid_utf8(texts)
+        data = tf.cast(tf.io.decode_raw(tf.strings.reduce_join(texts), tf.uint8), tf.int32)
+        splits = _splits(tf.strings.length(texts))
+        starts = self.word_starts(texts, data, splits)
+        word_splits = tf.concat([tf.cast(tf.where(starts)[:, 0], tf.int32), tf.size(data)[None]], 0)
+        which, words = self._distinct(data, word_splits)
+        merged = self._merge(words)
+        tokens = tf.gather(merged.with_flat_values(tf.gather(self._tensors["ids"], merged.flat_values)), which)
+        words_before = tf.concat([[0], tf.cumsum(tf.cast(starts, tf.int32))], 0)
+        token_splits = tf.gather(tokens.row_splits, tf.gather(words_before, splits))
+        return tf.RaggedTensor.from_row_splits(tokens.flat_values, token_splits, validate=False)
 
     def detokenize(self, token_ids):
         """int32 RaggedTensor (B, None) -> string (B,)."""
-        pieces = tf.gather(tf.constant(self._pieces), token_ids.flat_values)
-        return valid_utf8(tf.strings.unsorted_segment_join(pieces, token_ids.value_rowids(), token_ids.nrows()))
+        with tf.init_scope():
+            pieces = tf.constant(self._pieces)
+        rows = row_ids(token_ids.row_splits, tf.size(token_ids.flat_values))
+        texts = tf.strings.unsorted_segment_join(tf.gather(pieces, token_ids.flat_values), rows, token_ids.nrows())
+        return valid_utf8(texts)
+
+    def word_starts(self, texts, data, splits):
+        """Where GPT-2's pattern starts a word: valid UTF-8 string (B,), its bytes int32 (N,) and splits int32 (B + 1,) -> bool (N,)."""
+        points = tf.strings.unicode_decode(tf.strings.reduce_join(texts), "UTF-8")
+        lead = tf.bitwise.bitwise_and(data, 0xC0) != 0x80
+        text = tf.boolean_mask(row_ids(splits, tf.size(data)), lead)
+        page = tf.gather(self._tensors["pages"], tf.bitwise.right_shift(points, 8))
+        kind = tf.gather(self._tensors["classes"], page * PAGE + tf.bitwise.bitwise_and(points, PAGE - 1))
+
+        first = text != _shift(text, 1, -1)
+        last = text != _shift(text, -1, -1)
+        space = kind == SPACE
+        # The last white space before a word is a word of its own, unless it is a blank, which belongs to the word that follows.
+        space_starts = ~_shift(space, 1, False) | ~(last | _shift(space, -1, True))
+        other_starts = (kind != _shift(kind, 1, OTHER)) & (_shift(points, 1, 0) != ord(" "))
+        starts = first | tf.where(space, space_starts, other_starts)
+
+        second = tf.where(_shift(text, -1, -1) == text, _shift(points, -1, 0), 0)
+        third = tf.where(_shift(text, -2, -1) == text, _shift(points, -2, 0), 0)
+        quote = starts & (points == ord("'"))
+        short = quote & _any_equal(second, "stmd")
+        long = quote & (
+            (_any_equal(second, "rv") & (third == ord("e"))) | ((second == ord("l")) & (third == ord("l")))
+        )
+        starts &= ~(_shift(short | long, 1, False) | _shift(long, 2, False))
+        starts |= _shift(short, 2, False) | _shift(long, 3, False)
+        return tf.scatter_nd(tf.where(lead), starts, tf.shape(data, tf.int64))
+
+    def _distinct(self, data, splits):
+        """Bytes int32 (N,) and word splits int32 (W + 1,) -> int32 (W,) which distinct word each is, and their bytes, ragged (D, None).
+
+        Words are told apart by a sum of random numbers; should two different words ever have equal sums, none is taken for another.
+        """
+        size = tf.size(data)
+        word = row_ids(splits, size)
+        offset = tf.range(size) - tf.gather(splits, word)
+        factors = tf.gather(self._tensors["hashes"], tf.bitwise.bitwise_and(offset, PAGE - 1))
+        sums = tf.math.unsorted_segment_sum(tf.cast(data + 1, tf.int64) * factors, word, tf.size(splits) - 1)
+        unique, which = tf.unique(sums)
+        every = tf.range(tf.size(which))
+        first = tf.math.unsorted_segment_min(every, which, tf.size(unique))
+
+        lengths = splits[1:] - splits[:-1]
+        twin = tf.gather(first, which)
+        there = tf.minimum(tf.gather(tf.gather(splits, twin), word) + offset, size - 1)
+        equal = tf.reduce_all(tf.gather(lengths, twin) == lengths) & tf.reduce_all(tf.gather(data, there) == data)
+        which, first = tf.cond(equal, lambda: (which, first), lambda: (every, every))
+
+        row_splits = _splits(tf.gather(lengths, first))
+        row = row_ids(row_splits, row_splits[-1])
+        source = tf.gather(tf.gather(splits, first) - row_splits[:-1], row) + tf.range(row_splits[-1])
+        return which, tf.RaggedTensor.from_row_splits(tf.gather(data, source), row_splits, validate=False)
+
+    def _merge(self, words):
+        """Symbols of words, ragged (D, None) -> the same after all merges.
+
+        BPE takes, again and again, the pair that was learnt first, the leftmost of equals. A pair may be taken at once when no pair within
+        the length of the longest token to either side was learnt before it: what could touch its two symbols earlier would have to
+        be made of such pairs. So long words are cut into blocks of twice that length, and a pair is taken when it is the lowest of its own
+        and the two neighbouring blocks: one pass for all its equals, whatever the length of the word.
+        """
+        splits = words.row_splits
+        symbols = words.flat_values
+        word = row_ids(splits, tf.size(symbols))
+        longest = 2 * max(map(len, self._pieces))
+        starts_block = (tf.range(tf.size(symbols)) - tf.gather(splits, word)) % longest == 0
+        block = tf.cumsum(tf.cast(starts_block, tf.int32)) - 1
+        word_of_block = tf.boolean_mask(word, starts_block)
+        joined = word_of_block[1:] == word_of_block[:-1]
+
+        def merge_once(symbols, made, block):
+            lowest = tf.math.unsorted_segment_min(made, block, tf.size(word_of_block))
+            right = tf.where(joined, lowest[1:], NOTHING)
+            left = tf.where(joined, lowest[:-1], NOTHING)
+            lowest = tf.minimum(lowest, tf.minimum(tf.concat([right, [NOTHING]], 0), tf.concat([[NOTHING], left], 0)))
+            hit = (made == tf.gather(lowest, block)) & (made != NOTHING)
+            taken = hit & _every_second(made, hit)
+            keep = tf.where(~_shift(taken, 1, False))[:, 0]
+            symbols = tf.gather(tf.where(taken, made, symbols), keep)
+            block = tf.gather(block, keep)
+            return symbols, self._made(symbols, tf.gather(word_of_block, block)), block
+
+        symbols, _, block = tf.while_loop(
+            lambda symbols, made, block: tf.reduce_any(made != NOTHING),
+            merge_once,
+            (symbols, self._made(symbols, word), block),
+            shape_invariants=(tf.TensorShape([None]),) * 3,
+        )
+        counts = tf.math.unsorted_segment_sum(tf.ones_like(symbols), tf.gather(word_of_block, block), words.nrows())
+        return tf.RaggedTensor.from_row_splits(symbols, _splits(counts), validate=False)
+
+    def _made(self, symbols, word):
+        """int32 (S,): what each symbol and the next make, NOTHING where there is no such merge or the word ends."""
+        left = tf.cast(symbols, tf.int64)
+        key = tf.bitwise.left_shift(left, tf.constant(SYMBOL_BITS, tf.int64)) + _shift(left, -1, 0)
+        table = self._tensors["table"]
+        half = table.shape[0] // 2
+        made = tf.fill(tf.shape(symbols), NOTHING)
+        for side, multiplier in enumerate(self._tensors["multipliers"]):
+            entry = tf.gather(table, side * half + slots(key, multiplier, half, tf.bitwise.right_shift))
+            value = tf.cast(tf.bitwise.bitwise_and(entry, tf.constant(2**SYMBOL_BITS - 1, tf.int64)), tf.int32)
+            made = tf.where(tf.bitwise.right_shift(entry, tf.constant(SYMBOL_BITS, tf.int64)) == key, value, made)
+        return tf.where(word == _shift(word, -1, -1), made, NOTHING)
+
+
+def _shift(values, by, fill):
+    """Values (N,) moved right by `by` (left when negative), with `fill` where nothing moved in."""
+    fill = tf.fill([tf.minimum(abs(by), tf.size(values))], tf.constant(fill, values.dtype))
+    return tf.concat([fill, values[:-by]] if by > 0 else [values[-by:], fill], 0)
+
+
+def _splits(lengths):
+    """Row lengths int32 (R,) -> row splits int32 (R + 1,)."""
+    return tf.concat([[0], tf.cumsum(lengths)], 0)
+
+
+def _any_equal(points, characters):
+    return functools.reduce(tf.logical_or, [points == ord(c) for c in characters])
+
+
+def _every_second(made, hit):
+    """bool (S,): in a run of one pair that overlaps itself (aaaa), the first, third, ... if the first of the run is in `hit`."""
+    begins = made != _shift(made, 1, -1)
+    begin = tf.gather(tf.where(begins)[:, 0], tf.cumsum(tf.cast(begins, tf.int32)) - 1)
+    distance = tf.range(tf.size(made, tf.int64)) - begin
+    return tf.gather(hit, begin) & (distance % 2 == 0)
+
+
+def slots(keys, multiplier, size, right_shift):
+    """int64 keys (N,) -> slots int64 (N,) in [0, size), size a power of two: the upper bits of the product."""
+    return right_shift(keys * multiplier, np.int64(64 - size.bit_length())) & (size - 1)
+
+
+def cuckoo_table(pairs):
+    """A hash table in which every merge is in one of two places (Pagh and Rodler 2004), so that looking up takes two gathers.
+
+    Args:
+        pairs: int64 (M, 2) symbols.
+
+    Returns:
+        int64 (2 * size,) of (left, right, made) in three times `SYMBOL_BITS` bits, -1 where empty; and the multipliers of the two halves.
+    """
+    keys = pairs[:, 0] << SYMBOL_BITS | pairs[:, 1]
+    size = 1 << max(4, int(1.25 * len(keys)).bit_length())
+    random = np.random.RandomState(0)
+    every = np.arange(len(keys))
+    while True:
+        multipliers = random.randint(1 << 62, (1 << 63) - 1, 2, np.int64) | 1
+        places = np.stack([half * size + slots(keys, m, size, np.right_shift) for half, m in enumerate(multipliers)])
+        side = np.zeros(len(keys), np.int64)
+        moved = every
+        for _ in range(200):
+            owner = np.full(2 * size, -1)
+            place = places[side, every]
+            owner[place] = every
+            owner[place[moved]] = moved  # who was driven out drives out in turn
+            moved = np.flatnonzero(owner[place] != every)
+            if not len(moved):
+                table = np.where(owner < 0, -1, keys[owner] << SYMBOL_BITS | owner + 256) if len(keys) else owner
+                return table, multipliers
+            side[moved] ^= 1
+
+
+@functools.cache
+def character_classes():
+    """What the native side's regular expressions take each character for.
+
+    Returns:
+        int32 (4352,), the page of each 256 code points, and int32 (pages * 256,), the class of each character of these pages.
+    """
+    kinds = np.full(0x110000, OTHER, np.int32)
+    characters = "".join(map(chr, CLASSIFIED))
+    points = np.array(CLASSIFIED)
+    for kind, name in [(LETTER, r"\p{L}"), (NUMBER, r"\p{N}"), (SPACE, r"\s")]:
+        split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(name + "+"), "removed")
+        inside = np.ones(len(points), bool)
+        for _, (start, end) in split.pre_tokenize_str(characters):
+            inside[start:end] = False
+        kinds[points[inside]] = kind
+    pages, page_of = np.unique(kinds.reshape(-1, PAGE), axis=0, return_inverse=True)
+    return page_of.reshape(-1).astype(np.int32), pages.reshape(-1)
