@@ -105,9 +105,9 @@ class Attention(keras.layers.Layer):
 
     def call(self, x, attention_mask=None, angles=None, cache=None, training=False):
         batch, length = ops.shape(x)[0], ops.shape(x)[1]
-        heads = ops.reshape(self.qkv(x), (batch, length, -1, self.head_dim))
-        heads = ops.transpose(heads, (0, 2, 1, 3))
         n, k = self.num_heads, self.num_kv_heads
+        heads = ops.reshape(self.qkv(x), (batch, length, n + 2 * k, self.head_dim))
+        heads = ops.transpose(heads, (0, 2, 1, 3))
         q_BNTH, k_BKTH, v_BKTH = heads[:, :n], heads[:, n : n + k], heads[:, n + k :]
         if self.normalize_qk:
             q_BNTH, k_BKTH = self.query_norm(q_BNTH), self.key_norm(k_BKTH)

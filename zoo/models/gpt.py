@@ -233,6 +233,9 @@ class GPT(LanguageModel):
         mask = conjunction(causal_mask(columns_T, keys_S), visible, documents)
         if positions is None:
             positions = columns_T[None] if start_B is None else ops.maximum(columns_T[None] - start_B[:, None], 0)
+            if state is not None:
+                # A row that has ended while others of its batch go on may run past the last position; nobody reads it.
+                positions = ops.minimum(positions, self.max_length - 1)
 
         x_BTD = self.embeddings(token_ids)
         if self.positions is not None:

@@ -6,7 +6,7 @@ Shape letters: B batch, T positions, V vocabulary.
 from keras import ops
 
 from zoo.registry import TASKS
-from zoo.tasks.text_generation import language_model_signatures
+from zoo.tasks.text_generation import language_model_requests, language_model_signatures
 
 
 @TASKS.register("language_modeling")
@@ -53,3 +53,11 @@ class LanguageModeling:
     def signatures(self, model, tokenizer):
         """Name -> tf.function: `serving_default`, `generate`, `score`."""
         return language_model_signatures(model, tokenizer)
+
+    def requests(self, model, tokenizer):
+        """Requests that exercise every signature: what an export is proved with."""
+        return language_model_requests(model, tokenizer)
+
+    def requests(self, model, tokenizer):
+        """(signature, inputs) pairs that exercise every signature: an export is proved with them."""
+        return language_model_requests(model, tokenizer)
