@@ -21,8 +21,8 @@ setup(
         "absl-py>=2.1",
         "numpy>=1.26",
         "tokenizers>=0.20",
-        "safetensors>=0.4.3",
         "rich>=13",
+        "tensorboard>=2.19",
     ],
     extras_require={
         "test": ["pytest>=8", "hypothesis>=6.100"],

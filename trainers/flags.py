@@ -101,9 +101,45 @@ def define_training():
     flags.DEFINE_bool("dry_run", False, "Print the resolved run and stop before step 0.")
 
 
-def define_trained_model():
-    """The flag that says which trained model a program works on."""
-    flags.DEFINE_string("model_dir", None, "A run or a bundle.", required=False)
+def _define_model_dir():
+    flags.DEFINE_string("model_dir", None, "The run, or the bundle, to work on; such as runs/gpt/latest.")
+
+
+def model_dir():
+    """The bundle that --model_dir names. Raises ValueError in a sentence."""
+    from zoo.bundle import find
+
+    if FLAGS.model_dir is None:
+        raise ValueError("--model_dir is missing; give the directory of a run, such as runs/gpt/latest.")
+    return find(FLAGS.model_dir)
+
+
+def define_evaluation():
+    """Flags of `trainers.evaluate`."""
+    _define_model_dir()
+    flags.DEFINE_string("dataset", None, "What to judge the model on. [what it was trained on]")
+    flags.DEFINE_string("data_path", None, "Your text: a file, a glob, or train=...,validation=...,test=....")
+    flags.DEFINE_list("split", ["validation", "test"], "Splits to judge it on.")
+    flags.DEFINE_integer("seq_length", None, "Tokens in a window. [as in training]", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 16, "Windows at a time.", lower_bound=1)
+
+
+def define_export():
+    """Flags of `trainers.export`."""
+    _define_model_dir()
+    flags.DEFINE_string("export_dir", None, "Parent of the version to be written. [export/ beside the bundle]")
+
+
+def define_generation():
+    """Flags of `trainers.generate`."""
+    _define_model_dir()
+    flags.DEFINE_string("prompt", None, "Text to go on with. Without --prompt and --prompt_file you are asked for it.")
+    flags.DEFINE_string("prompt_file", None, "File with a prompt a line; one JSON object a prompt is printed.")
+    flags.DEFINE_integer("max_new_tokens", 128, "Most tokens to add.", lower_bound=1)
+    flags.DEFINE_float("temperature", 0.8, "0 takes the likeliest token each time; higher is more varied.", lower_bound=0.0)
+    flags.DEFINE_integer("top_k", 40, "Sample among this many likeliest tokens; 0 for all.", lower_bound=0)
+    flags.DEFINE_float("top_p", 1.0, "Sample among those that hold this much probability.", lower_bound=0.0, upper_bound=1.0)
+    flags.DEFINE_integer("seed", 0, "The same seed gives the same text.")
 
 
 def train_config():
@@ -190,7 +226,8 @@ def program(main):
                 raise
             _mistake(error)
 
-    flags.adopt_module_key_flags(sys.modules[__name__])
+    for flag in FLAGS.get_key_flags_for_module(__name__):
+        FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # so that --help shows them
     app.run(run, flags_parser=parse)
 
 

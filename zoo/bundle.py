@@ -15,7 +15,6 @@ from typing import Any
 
 import zoo
 from zoo.registry import MODELS, TASKS
-from zoo.tokenizers import base as tokenizers
 
 FORMAT_VERSION = 1
 
@@ -76,6 +75,8 @@ def load(directory):
         raise ValueError(f"{path} is damaged ({error}); copy the bundle again from where it was made.") from error
     if version > FORMAT_VERSION:
         raise ValueError(f"{directory} has format version {version}, this zoo reads up to {FORMAT_VERSION}; update it.")
+    from zoo.tokenizers import base as tokenizers  # here, so that `find` answers without TensorFlow
+
     TASKS.check(task)
     model_class = MODELS.get(name)
     model = model_class(model_class.config_class.from_dict(model_config)).build_from_ids()
@@ -87,3 +88,14 @@ def load(directory):
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"{weights} is damaged or of another model: {str(error).splitlines()[0]}") from error
     return Bundle(model, tokenizers.load(directory / "tokenizer"), task, config.get("provenance", {}))
+
+
+def find(path):
+    """The bundle at `path`, which may be the bundle itself or the run that holds it. Raises ValueError."""
+    path = Path(path)
+    for directory in (path, path / "bundle"):
+        if (directory / "tokenizer").is_dir():
+            return directory
+    if (path / "checkpoints").is_dir():
+        raise ValueError(f"{path} holds a run that has not ended; start its command again to go on with it.")
+    raise ValueError(f"{path} holds no bundle; give the directory of a run, such as runs/gpt/latest.")

@@ -1,0 +1,59 @@
+"""Judges a trained model on text: python -m trainers.evaluate --model_dir=runs/gpt/latest"""
+
+import json
+from pathlib import Path
+
+from absl import flags
+
+from trainers import flags as trainer_flags
+from trainers.progress import Progress
+
+FLAGS = flags.FLAGS
+
+
+def main():
+    directory = trainer_flags.model_dir()
+    dataset, data_path, run = _data(directory)
+    with trainer_flags.quiet():
+        import tensorflow as tf
+
+    import tfds_configs
+    from trainers import loop
+    from trainers.prepare import prepare
+    from zoo import bundle as bundles
+    from zoo.registry import TASKS
+
+    bundle = bundles.load(directory)
+    source = tfds_configs.get(dataset, data_path)
+    with Progress("Preparing") as progress:
+        _, streams = prepare(
+            source, str(directory / "tokenizer"), None, progress=lambda split, done: progress.update(done, split=split)
+        )
+    task = TASKS.get(bundle.task)()
+    score = tf.function(lambda batch, state: task.score(bundle.model, batch, state=state), reduce_retracing=True)
+    for split in FLAGS.split:
+        if split not in streams:
+            raise ValueError(f"{dataset} has no split {split!r}; known: {', '.join(streams)}.")
+        scores = loop.evaluate(
+            bundle.model, score, streams[split],
+            seq_length=FLAGS.seq_length or run.get("seq_length", 128), batch_size=FLAGS.batch_size,
+        )  # fmt: skip
+        print(json.dumps({"split": split, "dataset": source.name, **scores}), flush=True)
+
+
+def _data(directory):
+    """(dataset, data_path, config of the run): by default the text that the model was trained on."""
+    path = Path(directory).parent / "config.json"
+    run = json.loads(path.read_text(encoding="utf8")) if path.is_file() else {}
+    if FLAGS.data_path:
+        return FLAGS.dataset or "local_text", FLAGS.data_path, run
+    if FLAGS.dataset:
+        return FLAGS.dataset, None, run
+    if "dataset" not in run:
+        raise ValueError("This bundle stands alone; say what to judge it on with --dataset or --data_path.")
+    return run["dataset"], run["data_path"], run
+
+
+if __name__ == "__main__":
+    trainer_flags.define_evaluation()
+    trainer_flags.program(main)

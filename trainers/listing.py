@@ -1,0 +1,31 @@
+"""The table that --list prints, without TensorFlow."""
+
+import io
+
+from rich.console import Console
+from rich.table import Table
+
+from zoo.registry import MODELS
+
+
+def _size(num_params):
+    for unit, factor in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if num_params >= factor:
+            return f"{num_params / factor:.3g}{unit}"
+    return str(num_params)
+
+
+def table():
+    """Every model with its presets and their parameter counts, its tasks and its default dataset, as text."""
+    shown = Table("model", "presets (parameters)", "tasks", "default dataset", show_lines=True)
+    for name in MODELS.names():
+        config = MODELS.config(name)
+        closed_form = config.recipe["steps"] == 0  # then the text decides how many parameters there are
+        presets = [
+            preset if closed_form else f"{preset} ({_size(config.preset(preset).num_params())})"
+            for preset in config.presets
+        ]
+        shown.add_row(name, ", ".join(presets), ", ".join(config.tasks), config.recipe["dataset"])
+    text = io.StringIO()
+    Console(file=text, width=110).print(shown)
+    return text.getvalue().rstrip()

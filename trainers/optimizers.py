@@ -1,0 +1,67 @@
+"""Update rules and learning-rate schedules, by the names of the flags."""
+
+import math
+
+import keras
+from keras import ops
+
+
+class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warm-up to the peak, then one of four shapes. The rate is a pure function of the step.
+
+    Args:
+        kind: `cosine` or `linear` fall to a tenth of the peak at the last step; `inverse_sqrt` falls as
+            sqrt(warmup_steps / step) (Vaswani et al. 2017, section 5.3); `constant` stays.
+        peak: the highest rate.
+        warmup_steps: steps before the peak.
+        steps: all steps of the run.
+    """
+
+    final_fraction = 0.1
+
+    def __init__(self, kind, peak, warmup_steps, steps):
+        super().__init__()
+        self.kind, self.peak, self.warmup_steps, self.steps = kind, peak, warmup_steps, steps
+
+    def __call__(self, step):
+        step = ops.cast(step, "float32")
+        warmup = ops.minimum((step + 1) / max(self.warmup_steps, 1), 1.0)
+        done = ops.clip((step - self.warmup_steps) / max(self.steps - self.warmup_steps, 1), 0.0, 1.0)
+        if self.kind == "cosine":
+            shape = self.final_fraction + (1 - self.final_fraction) * 0.5 * (1 + ops.cos(math.pi * done))
+        elif self.kind == "linear":
+            shape = 1 - (1 - self.final_fraction) * done
+        elif self.kind == "inverse_sqrt":
+            shape = ops.sqrt(max(self.warmup_steps, 1) / ops.maximum(step + 1, max(self.warmup_steps, 1)))
+        else:
+            shape = ops.ones_like(done)
+        return self.peak * warmup * shape
+
+    def get_config(self):
+        return dict(kind=self.kind, peak=self.peak, warmup_steps=self.warmup_steps, steps=self.steps)
+
+
+def create(config, variables):
+    """The Keras optimizer of a `TrainConfig`, built for a model's trainable variables.
+
+    Weight decay is decoupled (Loshchilov and Hutter 2019) and leaves vectors alone: biases and the gains of norms.
+    """
+    rate = Schedule(config.schedule, config.learning_rate, config.warmup_steps, config.steps)
+    shared = dict(
+        learning_rate=rate, weight_decay=config.weight_decay or None, global_clipnorm=config.clip_norm or None
+    )
+    if config.optimizer == "adamw":
+        optimizer = keras.optimizers.Adam(beta_1=0.9, beta_2=0.95, epsilon=1e-8, **shared)
+    elif config.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(momentum=0.9, **shared)
+    elif config.optimizer == "adafactor":
+        optimizer = keras.optimizers.Adafactor(**shared)
+    else:
+        # Muon (Jordan et al. 2024) moves the matrices, Adam the embeddings and vectors.
+        optimizer = keras.optimizers.Muon(
+            adam_beta_1=0.9, adam_beta_2=0.95, exclude_layers=["embeddings", "positions"], **shared
+        )
+    if config.weight_decay:
+        optimizer.exclude_from_weight_decay(var_list=[v for v in variables if len(v.shape) < 2])
+    optimizer.build(variables)
+    return optimizer

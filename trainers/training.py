@@ -1,0 +1,205 @@
+"""A run from its config to its bundle: prepare, fit, judge, save, export. The part of trainers.run that needs TensorFlow."""
+
+import json
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+import tfds_configs
+from trainers import loop, optimizers
+from trainers.checkpoints import Checkpoints, named_variables
+from trainers.flags import quiet
+from trainers.prepare import prepare
+from trainers.progress import Progress, duration
+from zoo.bundle import Bundle
+from zoo.data import PackedBatches
+from zoo.registry import MODELS, TASKS
+
+VALIDATION_TOKENS_WHILE_TRAINING = 50_000
+RESUME_STATUS = 75  # EX_TEMPFAIL of sysexits.h: interrupted and saved; the same command goes on
+
+
+class MetricsLog:
+    """`metrics.jsonl`, one object a line, and the same numbers for TensorBoard.
+
+    Args:
+        run: directory of the run.
+        resumed_step: lines of later steps, written after the checkpoint that the run goes on from, are dropped.
+    """
+
+    def __init__(self, run, resumed_step=0):
+        self._path = run / "metrics.jsonl"
+        if self._path.is_file():
+            lines = self._path.read_text(encoding="utf8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= resumed_step]
+            aside = self._path.with_suffix(".jsonl.partial")
+            aside.write_text("".join(kept if resumed_step else []), encoding="utf8")
+            os.replace(aside, self._path)
+        self._board = tf.summary.create_file_writer(str(run / "tensorboard"))
+
+    def write(self, step, split, values):
+        with open(self._path, "a", encoding="utf8") as file:
+            file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        with self._board.as_default():
+            for name, value in values.items():
+                tf.summary.scalar(f"{split}/{name}", value, step=step)
+        self._board.flush()
+
+
+def train(run, config, model_config):
+    """Carries out the run in directory `run`. Every value it depends on is in the two configs."""
+    loop.set_seed(config.seed)
+    if config.precision == "bfloat16":
+        tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    source = tfds_configs.get(config.dataset, config.data_path)
+    print(f"Data: {source.name}, tokenizer {config.tokenizer}", flush=True)
+    with Progress("Preparing") as progress:
+        tokenizer, streams = prepare(
+            source, config.tokenizer, config.vocab_size, progress=lambda split, done: progress.update(done, split=split)
+        )
+    sizes = ", ".join(f"{split} {len(s):,} tokens ({s.num_bytes:,} bytes)" for split, s in streams.items())
+    print(f"Tokens: {sizes}; vocabulary {tokenizer.vocab_size:,}", flush=True)
+
+    fields = dict(vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, unk_id=tokenizer.unk_id)
+    model_config = model_config.replace(**{k: v for k, v in fields.items() if hasattr(model_config, k)})
+    model = MODELS.get(config.model)(model_config)
+    task = TASKS.get(config.task)(label_smoothing=config.label_smoothing, z_loss=config.z_loss)
+    began = time.perf_counter()
+    if hasattr(model, "adapt"):
+        log = MetricsLog(run)
+        model.adapt(streams["train"][:])
+        print(f"Model: {config.model}, {model.count_params():,} parameters, fitted in closed form", flush=True)
+        trainer = loop.Trainer(
+            model, task, None, batch_size=config.batch_size, seq_length=config.seq_length, xla=False
+        )
+    else:
+        model.build_from_ids()
+        trainer, log = _fit(run, config, model, task, streams)
+    scores = _judge(config, trainer, log, streams, time.perf_counter() - began)
+    _deliver(run, config, Bundle(model, tokenizer, config.task, {
+        "dataset": source.name, "licence": source.licence, "steps": config.steps, "scores": scores,
+    }))  # fmt: skip
+
+
+def _fit(run, config, model, task, streams):
+    """Gradient descent, from the newest checkpoint or from step 0. Returns the trainer and the log."""
+    batches = PackedBatches(
+        streams["train"], config.seq_length, config.batch_size, config.seed,
+        separate_documents=config.separate_documents, contiguous=model.carries_state,
+    )  # fmt: skip
+    xla, why = loop.resolve_xla(config.xla, model, tf.config.list_logical_devices())
+    optimizer = optimizers.create(config, model.trainable_variables)
+    trainer = loop.Trainer(
+        model, task, optimizer, batch_size=config.batch_size, seq_length=config.seq_length, xla=xla
+    )
+    checkpoints = Checkpoints(run / "checkpoints", named_variables(**trainer.variables()))
+    restored = checkpoints.restore()
+    first = restored["step"] if restored else 0
+    log = MetricsLog(run, first)
+    print(
+        f"Model: {config.model} {config.preset}, {model.count_params():,} parameters; "
+        f"XLA {'on' if xla else 'off'} ({why}); {config.precision}", flush=True,
+    )  # fmt: skip
+    if restored:
+        print(f"Resuming after step {first:,}.", flush=True)
+    prefetcher = loop.Prefetcher(batches.batch, first, config.steps)
+    try:
+        _steps(run, config, trainer, batches, prefetcher, checkpoints, log, streams, first)
+    finally:
+        prefetcher.close()
+    return trainer, log
+
+
+def _steps(run, config, trainer, batches, prefetcher, checkpoints, log, streams, first):
+    tokens_per_byte = (len(streams["train"]) - 1) / max(streams["train"].num_bytes, 1)
+    done, losses, tick, loss = first, [], time.perf_counter(), 0.0
+    log_every = max(1, min(50, config.steps // 20))
+    with Progress("step", config.steps, first) as progress:
+        try:
+            for step, batch, _ in prefetcher:
+                with quiet():
+                    value, _ = trainer.step(batch, batches.starts_epoch(step))
+                losses.append(float(value))
+                done = step + 1
+                if done % log_every == 0 or done == config.steps:
+                    loss, now = float(np.mean(losses)), time.perf_counter()
+                    speed = len(losses) * config.batch_size * config.seq_length / (now - tick)
+                    bits = loss / np.log(2) * tokens_per_byte
+                    log.write(done, "train", dict(loss=loss, bits_per_byte=bits, tokens_per_second=speed))
+                    losses, tick = [], now
+                    progress.update(done, loss=loss, bits_per_byte=float(bits), tokens_per_second=float(speed))
+                if done % config.eval_every == 0 and done < config.steps:
+                    scores = trainer.evaluate(
+                        streams["validation"], seq_length=config.seq_length, batch_size=config.batch_size,
+                        max_tokens=VALIDATION_TOKENS_WHILE_TRAINING,
+                    )  # fmt: skip
+                    log.write(done, "validation", scores)
+                    progress.say(f"step {done:,}  validation {_shown(scores)}")
+                    tick = time.perf_counter()
+                if done % config.checkpoint_every == 0 or done == config.steps:
+                    checkpoints.save(done, {})
+        except KeyboardInterrupt:
+            checkpoints.save(done, {})
+            progress.say(f"Interrupted after step {done:,}, and saved. Go on with: {_command(run)}")
+            raise SystemExit(RESUME_STATUS) from None
+
+
+def _judge(config, trainer, log, streams, seconds):
+    """Scores on the whole validation and test splits."""
+    scores = {}
+    for split in ("validation", "test"):
+        scores[split] = trainer.evaluate(
+            streams[split], seq_length=config.seq_length, batch_size=config.batch_size
+        )
+        log.write(config.steps, split, scores[split])
+        print(f"{split}: {_shown(scores[split])}", flush=True)
+    print(f"Trained and judged in {duration(seconds)}.", flush=True)
+    return scores
+
+
+def _deliver(run, config, bundle):
+    """Writes the bundle, shows a sample, exports, and says what can be done next."""
+    bundle.save(run / "bundle")
+    if bundle.task == "language_modeling":
+        from zoo.api import Loaded
+
+        print(f"Sample: {Loaded(bundle).generate('The ', max_new_tokens=60, temperature=0.8, top_k=40, seed=config.seed)!r}")
+    print(f"Bundle: {run / 'bundle'}", flush=True)
+    if config.export:
+        from zoo.export import export_saved_model
+
+        with quiet():
+            path = export_saved_model(
+                run / "export", bundle.model, bundle.tokenizer, TASKS.get(bundle.task)()
+            )
+        print(f"Export: {path}, replayed in a fresh process: equal", flush=True)
+    print(_next_commands(run, config))
+
+
+def _shown(scores):
+    names = ("loss", "perplexity", "bits_per_byte")
+    return "  ".join(f"{name} {scores[name]:.4f}" for name in names if name in scores)
+
+
+def _command(run):
+    """The command that goes on with this run."""
+    arguments = [argument for argument in sys.argv[1:] if not argument.startswith("--model_dir")]
+    return shlex.join(["python", "-m", "trainers.run", *arguments, f"--model_dir={run}"])
+
+
+def _next_commands(run, config):
+    served = Path(run).absolute() / "export"
+    lines = [
+        "Next:",
+        f"  python -m trainers.generate --model_dir={run} --prompt='The '",
+        f"  python -m trainers.evaluate --model_dir={run}",
+        f"  tensorboard --logdir {run / 'tensorboard'}",
+    ]
+    if config.export:
+        lines.append(f"  tensorflow_model_server --rest_api_port=8501 --model_name={config.model} --model_base_path={served}")
+    return "\n".join(lines)

@@ -1,0 +1,131 @@
+"""The Python API: `zoo.create`, `zoo.list_models`, `zoo.load`."""
+
+import tensorflow as tf
+
+from zoo import bundle as bundles
+from zoo import decoding
+from zoo.export import export_saved_model
+from zoo.registry import MODELS, TASKS
+
+
+def list_models():
+    """Names of the registered model families, sorted."""
+    return MODELS.names()
+
+
+def create(model, preset="default", **fields):
+    """A model with fresh weights.
+
+    Args:
+        model: name of a family, such as "gpt".
+        preset: name of one of its presets.
+        **fields: fields of its config that differ from the preset.
+
+    Raises:
+        ValueError: unknown model, preset or field; the message names the nearest.
+    """
+    model_class = MODELS.get(model)
+    config = model_class.config_class.preset(preset).replace(**fields)
+    return model_class(config).build_from_ids()
+
+
+def load(path):
+    """A trained model with its tokenizer, from a bundle or from the directory of a run.
+
+    Raises:
+        ValueError: `path` holds neither, or it is damaged.
+    """
+    return Loaded(bundles.load(bundles.find(path)))
+
+
+class Loaded:
+    """A bundle ready for use. Its methods run the very functions that `export` writes as signatures.
+
+    Args:
+        bundle: a `zoo.bundle.Bundle`.
+    """
+
+    def __init__(self, bundle):
+        self.bundle, self.model, self.tokenizer = bundle, bundle.model, bundle.tokenizer
+        self.task = TASKS.get(bundle.task)()
+        self._signatures = self._next_logits = None
+
+    @property
+    def signatures(self):
+        """Name -> tf.function, traced on first use."""
+        if self._signatures is None:
+            self._signatures = self.task.signatures(self.model, self.tokenizer)
+        return self._signatures
+
+    def generate(self, prompt, max_new_tokens=64, temperature=0.0, top_k=0, top_p=1.0, seed=0):
+        """Continues a prompt.
+
+        Args:
+            prompt: string, or a list of strings.
+            max_new_tokens: most tokens to add.
+            temperature: 0 takes the likeliest token each time; higher is more varied.
+            top_k: sample among this many likeliest tokens; 0 for all.
+            top_p: sample among the likeliest tokens that hold this much probability.
+            seed: the same seed gives the same text, whatever else is in the list.
+
+        Returns:
+            The prompt with its continuation: a string, or a list of strings for a list.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        count = len(prompts)
+        answer = self.signatures["generate"](
+            prompt=tf.constant(prompts, tf.string),
+            max_new_tokens=tf.fill([count], max_new_tokens),
+            temperature=tf.fill([count], float(temperature)),
+            top_k=tf.fill([count], top_k),
+            top_p=tf.fill([count], float(top_p)),
+            seed=tf.fill([count], tf.constant(seed, tf.int64)),
+        )
+        texts = [text.decode("utf8", errors="replace") for text in answer["text"].numpy()]
+        return texts[0] if isinstance(prompt, str) else texts
+
+    def stream(self, prompt, max_new_tokens=64, temperature=0.0, top_k=0, top_p=1.0, seed=0):
+        """As `generate` for one prompt, but yields the continuation piece by piece as it is written."""
+        eos_id, longest = self.tokenizer.eos_id, self.model.max_length
+        ids = [eos_id, *self.tokenizer.encode(prompt)]
+        if longest is not None:
+            if len(ids) > longest:
+                raise ValueError(
+                    f"The prompt has {len(ids)} tokens, with the one that begins it; this model takes at most {longest}."
+                )
+            max_new_tokens = min(max_new_tokens, longest + 1 - len(ids))
+        if self._next_logits is None:
+            self._next_logits = tf.function(self.model.next_logits, reduce_retracing=True)
+        pieces = decoding.stream(
+            self._next_logits, self.model.init_state(1, len(ids) + max_new_tokens), tf.constant([ids]),
+            max_new_tokens=max_new_tokens, stop_ids=(eos_id,),
+            sampling=decoding.Sampling(temperature=float(temperature), top_k=top_k, top_p=float(top_p), seed=seed),
+        )  # fmt: skip
+        shown = self.tokenizer.decode(ids)
+        for (token_id,), (alive,) in pieces:
+            ids.append(int(token_id))
+            text = self.tokenizer.decode(ids)
+            # A character whose bytes have not all come yet is held back.
+            if alive and not text.endswith("\ufffd"):
+                yield text[len(shown) :]
+                shown = text
+
+    def score(self, text):
+        """How likely a text is.
+
+        Args:
+            text: string, or a list of strings.
+
+        Returns:
+            dict of `log_prob` (natural, of the whole text and its end), `num_tokens` and `bits_per_byte`; a list of
+            dicts for a list.
+        """
+        texts = [text] if isinstance(text, str) else list(text)
+        answer = self.signatures["score"](text=tf.constant(texts, tf.string))
+        columns = {name: value.numpy().tolist() for name, value in answer.items()}
+        rows = [{name: column[i] for name, column in columns.items()} for i in range(len(texts))]
+        return rows[0] if isinstance(text, str) else rows
+
+    def export(self, directory):
+        """Writes a SavedModel to `directory/<version>/` and proves it in a fresh process. Returns its path."""
+        return export_saved_model(directory, self.model, self.tokenizer, self.task)
