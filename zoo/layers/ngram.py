@@ -11,11 +11,13 @@ others, its logs are 0, and what is looked for below it is missing too. So nothi
 Shape letters: B batch, T positions, V vocabulary, R rows (any flat batch of histories), M n-grams of one order.
 """
 
+import math
+
 import keras
 import numpy as np
 from keras import ops
 
-MISSING_KEY = np.iinfo(np.int64).max
+MISSING_KEY = 2**63 - 1
 
 
 class BackoffTables(keras.layers.Layer):
@@ -41,19 +43,20 @@ class BackoffTables(keras.layers.Layer):
         for variable in list(self.weights):
             self._untrack_variable(variable)
         self.num_ngrams = tuple(num_ngrams) or (self.vocab_size,) + (0,) * (self.order - 1)
-        self.keys, self.log_probs, self.log_backoffs = {}, {}, {}
-        for n, size in enumerate(self.num_ngrams, start=1):
-            uniform = -np.log(self.vocab_size) if n == 1 else 0.0
-            if n > 1:
-                self.keys[n] = self._table(f"keys_{n}", size, "int64", keras.initializers.Constant(MISSING_KEY))
-            self.log_probs[n] = self._table(f"log_probs_{n}", size, "float32", keras.initializers.Constant(uniform))
-            if n < self.order:
-                self.log_backoffs[n] = self._table(f"log_backoffs_{n}", size, "float32", "zeros")
+        sizes = list(enumerate(self.num_ngrams, start=1))
+        uniform = -math.log(self.vocab_size)
+        # Each tuple is indexed by the order n; what stands at 0 only makes that so.
+        self.keys = (None, None) + tuple(self._table("keys", n, size, MISSING_KEY) for n, size in sizes[1:])
+        self.log_probs = (None,) + tuple(self._table("log_probs", n, m, 0.0 if n > 1 else uniform) for n, m in sizes)
+        self.log_backoffs = (None,) + tuple(self._table("log_backoffs", n, size, 0.0) for n, size in sizes[:-1])
         self.built = True
 
-    def _table(self, name, size, dtype, initializer):
+    def _table(self, name, n, size, value):
+        dtype = "float32" if isinstance(value, float) else "int64"
         # No autocast: a log-probability in bfloat16 has two digits.
-        return self.add_weight((size + 1,), initializer, dtype, trainable=False, autocast=False, name=name)
+        return self.add_weight(
+            (size + 1,), keras.initializers.Constant(value), dtype, trainable=False, autocast=False, name=f"{name}_{n}"
+        )
 
     def assign(self, tables):
         """Replaces the contents by `zoo.layers.ngram_estimation.Tables` of each order; empties the list as it goes."""
