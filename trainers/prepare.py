@@ -76,11 +76,11 @@ def _tokenizer(source, spec, vocab_size, cache, report):
     """(directory of the cache, tokenizer)."""
     from zoo.tokenizers.base import create, load
 
-    name = re.sub(r"\W+", "_", Path(spec).name)
+    name = re.sub(r"[^\w-]+", "_", f"{source.name}-{Path(spec).name}")
     if spec not in TOKENIZERS.names():
         tokenizer = create(spec)
-        return cache / f"{source.name}-{name}-{_key(source, _saved_digest(tokenizer))}", tokenizer
-    directory = cache / f"{source.name}-{name}-{_key(source, spec, vocab_size)}"
+        return cache / f"{name}-{_key(source, _saved_digest(tokenizer))}", tokenizer
+    directory = cache / f"{name}-{_key(source, spec, vocab_size)}"
     with exclusive(directory):
         if not (directory / "tokenizer").exists():
             tokenizer = create(spec, _reported(source.texts("train"), "tokenizer", report), vocab_size)

@@ -8,9 +8,9 @@ import hashlib
 import itertools
 from dataclasses import dataclass
 
-from tfds_configs import TextSource
 from tfds_configs.local_text.data_path import DataPath, parse
 from tfds_configs.local_text.reader import records
+from tfds_configs.sources import TextSource
 
 # Of a source with no validation split, so much from the front is for training and the rest for validation.
 TRAIN_SHARE = 0.9
@@ -38,6 +38,7 @@ class LocalTextSource(TextSource):
         return cls(
             name="local_text",
             task="language_modeling",
+            features={"text": data_path.field},
             splits=splits,
             licence="yours",
             builder="local_text",

@@ -1,0 +1,113 @@
+"""What a data set is to the rest of the project: named splits of raw strings."""
+
+import contextlib
+import hashlib
+import importlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+# Data sets up to this size are identified by every byte, larger ones by their description and the sizes of their files.
+HASHED_BELOW_BYTES = 2**28
+READ_TOGETHER = 64
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """One data set for one task, read through TensorFlow Datasets (TFDS), which is imported when it is first read.
+
+    Attributes:
+        name: what --dataset takes.
+        task: the task that it is for, such as `language_modeling`.
+        features: our name of a field -> its name in the TFDS set.
+        splits: train, validation, test -> a TFDS split, such as `train[:90%]`. Equal values are the same text.
+        licence: of the text, in a few words.
+        builder: TFDS name, with its config, such as `wiki40b/en`; empty if it is `name`.
+        module: module of ours that defines the builder; empty for those that come with TFDS.
+        try_gcs: whether to fetch the set ready-made from TFDS's bucket, where building it takes Apache Beam.
+        data_dir: where TFDS keeps it; None means TFDS's own default.
+    """
+
+    name: str
+    task: str
+    features: Mapping[str, str]
+    splits: Mapping[str, str]
+    licence: str
+    builder: str = ""
+    module: str = ""
+    try_gcs: bool = False
+    data_dir: str | None = None
+
+    def texts(self, split):
+        """Iterates over the strings of a split, in an order that never changes."""
+        for example in self.examples(split):
+            yield example["text"]
+
+    def examples(self, split):
+        """Iterates over the examples of a split: dicts with the names of `features`. Strings are str.
+
+        Raises:
+            ValueError: no such split, config or field, or text that is not UTF-8.
+            OSError: the set cannot be fetched or written.
+        """
+        self.check_split(split)
+        dataset = self._prepared().as_dataset(split=self.splits[split], shuffle_files=False)
+        for theirs in self.features.values():
+            if theirs not in dataset.element_spec:
+                has = ", ".join(dataset.element_spec)
+                raise ValueError(f"{self.builder or self.name} has no field {theirs!r}; it has {has}.")
+        fields = dataset.map(lambda example: {ours: example[theirs] for ours, theirs in self.features.items()})
+        # One example at a time costs half a millisecond each.
+        for batch in fields.batch(READ_TOGETHER).as_numpy_iterator():
+            for values in zip(*batch.values(), strict=True):
+                yield dict(zip(batch, map(self._decoded, values), strict=True))
+
+    def check_split(self, split):
+        """Raises ValueError unless there is such a split."""
+        if split not in self.splits:
+            raise ValueError(f"{self.name} has no split {split!r}; it has {', '.join(self.splits)}.")
+
+    def fingerprint(self):
+        """Identifies the content: equal fingerprints mean equal texts in every split."""
+        builder = self._prepared()
+        digest = hashlib.sha256(repr((sorted(self.features.items()), sorted(self.splits.items()))).encode())
+        files = sorted(Path(builder.data_dir).iterdir())
+        small = sum(path.stat().st_size for path in files) < HASHED_BELOW_BYTES
+        for path in files:
+            digest.update(f"{path.name} {path.stat().st_size} ".encode())
+            if small or path.suffix == ".json":
+                digest.update(path.read_bytes())
+        return f"{builder.info.full_name} {digest.hexdigest()}"
+
+    def _prepared(self):
+        """The TFDS builder, with its data in place."""
+        import tensorflow_datasets as tfds
+
+        name = self.builder or self.name
+        if self.module:
+            importlib.import_module(self.module)
+        try:
+            builder = tfds.builder(name, data_dir=self.data_dir, try_gcs=self.try_gcs)
+        except ValueError as error:
+            raise ValueError(f"TensorFlow Datasets has no {name!r}: {str(error).splitlines()[0]}") from error
+        try:
+            # What our own builders do takes seconds, and TFDS would call it a download.
+            with contextlib.redirect_stdout(io.StringIO()) if self.module else contextlib.nullcontext():
+                builder.download_and_prepare()
+        except Exception as error:
+            if self.module and not isinstance(error, OSError):
+                raise  # a bug of ours, not the weather
+            raise OSError(
+                f"TensorFlow Datasets could not prepare {name} in {builder.data_dir} ({type(error).__name__}: {error}). It takes the "
+                "network and room on the disk; --dataset=python_docs takes no network, and --data_path reads your own files."
+            ) from error
+        return builder
+
+    def _decoded(self, value):
+        if not isinstance(value, bytes):
+            return value
+        try:
+            return value.decode("utf8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self.name} has text that is not UTF-8 ({error.reason} at byte {error.start}).") from error
