@@ -80,13 +80,20 @@ def estimate(token_ids, order, vocab_size, eos_id, smoothing="kneser_ney", add_k
         A list of `order` Tables.
     """
     ngrams = corpus_count(token_ids, order, vocab_size, eos_id)
-    cutoffs = (tuple(cutoffs) or (0,)) + tuple(cutoffs[-1:] or (0,)) * order
-    kept = [table.counts > cutoff for table, cutoff in zip(ngrams, cutoffs, strict=False)]
-    kept[0][:] = True
+    cutoffs = tuple(cutoffs) or (0,)
+    cutoffs += cutoffs[-1:] * (order - len(cutoffs))
+    kept = [table.counts > cutoff for table, cutoff in zip(ngrams, cutoffs, strict=True)]
+    kept[0] = np.ones(vocab_size, bool)
     if smoothing == "kneser_ney":
-        return kneser_ney(ngrams, kept, vocab_size)
-    prune(ngrams, kept, vocab_size)
-    return add_k_smoothing(ngrams, vocab_size, add_k) if smoothing == "add_k" else stupid_backoff(ngrams, vocab_size)
+        probs, backoffs = kneser_ney(ngrams, kept, vocab_size)
+    elif smoothing == "add_k":
+        probs, backoffs = lidstone(prune(ngrams, kept, vocab_size), vocab_size, add_k)
+    else:
+        probs, backoffs = stupid_backoff(prune(ngrams, kept, vocab_size), vocab_size)
+    return [
+        Tables(table.keys, _log(own), None if left is None else _log(left))
+        for table, own, left in zip(ngrams, probs, [*backoffs[1:], None], strict=True)
+    ]
 
 
 def corpus_count(token_ids, order, vocab_size, eos_id):
@@ -181,79 +188,68 @@ def prune(ngrams, kept, vocab_size):
 
 
 def kneser_ney(ngrams, kept, vocab_size):
-    """Interpolated modified Kneser-Ney: p(w | h) = u(w | h) + b(h) p(w | h'), down to the uniform 1 / V."""
-    adjusted = adjust_counts(ngrams)
-    num_prefixes = [1] + [len(table) for table in ngrams]
-    first_pass = [
-        initial_probabilities(table.prefixes(vocab_size), adjusted[k], kept[k], m)
-        for k, (table, m) in enumerate(zip(ngrams, num_prefixes, strict=False))
-    ]
-    own = [u[keep] for (u, _), keep in zip(first_pass, kept, strict=True)]
-    backoffs = [b[keep] for (_, b), keep in zip(first_pass, [np.ones(1, bool)] + kept[:-1], strict=True)]
+    """Interpolated modified Kneser-Ney: p(w | h) = u(w | h) + b(h) p(w | h'), down to the uniform 1 / V.
+
+    Returns, as each smoothing here does: for each order the probabilities of its n-grams, float64 (M,); and the
+    back-off weights of the histories of each length from 0, float64. Prunes `ngrams` in place.
+    """
+    own, backoffs = [], []
+    for k, adjusted in enumerate(adjust_counts(ngrams)):
+        u, b = initial_probabilities(ngrams[k].prefixes(vocab_size), adjusted, kept[k], len(ngrams[k - 1]) if k else 1)
+        own.append(u[kept[k]])
+        backoffs.append(b[kept[k - 1]] if k else b)
     prune(ngrams, kept, vocab_size)
-    return interpolate(ngrams, own, backoffs, vocab_size)
+    return interpolate(ngrams, own, backoffs, vocab_size), backoffs
 
 
 def interpolate(ngrams, own, backoffs, vocab_size):
-    """Adds to each n-gram's own probability what its shorter history says: a list of Tables."""
-    probs = own[0] + backoffs[0] / vocab_size
-    tables = []
-    for k, table in enumerate(ngrams):
-        if k:
-            probs = own[k] + backoffs[k][table.prefixes(vocab_size)] * probs[table.suffixes]
-        tables.append(_as_logs(table.keys, probs, backoffs[k + 1] if k + 1 < len(ngrams) else None))
-    return tables
+    """Adds to each n-gram's own probability what its shorter history says, from unigrams upwards."""
+    probs = [own[0] + backoffs[0] / vocab_size]
+    for k, table in enumerate(ngrams[1:], start=1):
+        probs.append(own[k] + backoffs[k][table.prefixes(vocab_size)] * probs[-1][table.suffixes])
+    return probs
 
 
-def add_k_smoothing(ngrams, vocab_size, k):
-    """Lidstone's rule at the longest history: p(w | h) = (c(h w) + k) / (c(h) + k V).
+def lidstone(ngrams, vocab_size, k):
+    """Add-k at the longest history: p(w | h) = (c(h w) + k) / (c(h) + k V), c(h) = sum over w of c(h w).
 
     A history has n - 1 words, or begins with <s>; one that was never seen makes every word equally probable. Nothing
-    is learnt from shorter n-grams, so those inside a sentence only lead to longer ones and say 1 / V.
+    is learnt from shorter n-grams: those that do not open a sentence say 1 / V and only lead to longer ones.
     """
-    tables, order = [], len(ngrams)
-    probs = np.full(vocab_size, 1 / vocab_size)
+    probs, backoffs = [], []
     for n, table in enumerate(ngrams, start=1):
         prefixes = table.prefixes(vocab_size)
-        counts_if = table.counts * (table.opens | (n == order))
-        total = np.bincount(prefixes, weights=counts_if, minlength=len(ngrams[n - 2]) if n > 1 else 1)
-        backoff = k * vocab_size / (total + k * vocab_size)
-        probs = np.where(counts_if, (counts_if + k) / (total + k * vocab_size)[prefixes], 1 / vocab_size)
-        if n == 1:
-            probs = probs * 1.0 if order > 1 else (counts_if + k) / (total + k * vocab_size)
-        else:
-            tables[-1].log_backoffs = np.log(backoff).astype(np.float32)
-        tables.append(_as_logs(table.keys, probs, None))
-    return tables
+        has_history = table.opens | (n == len(ngrams))
+        counts = np.where(has_history, table.counts, 0)
+        total = np.bincount(prefixes, weights=counts, minlength=len(ngrams[n - 2]) if n > 1 else 1) + k * vocab_size
+        probs.append(np.where(has_history, (counts + k) / total[prefixes], 1 / vocab_size))
+        backoffs.append(k * vocab_size / total)
+    return probs, backoffs
 
 
 def stupid_backoff(ngrams, vocab_size):
     """Stupid Backoff (Brants et al. 2007, equation 5), divided by its sum so that it is a distribution.
 
-        S(w | h) = c(h w) / c(h)   if h w is in the tables,   0.4 S(w | h')   otherwise,   S(w) = 1 / V without counts
+        S(w | h) = c(h w) / c(h)   if h w is in the tables,   0.4 S(w | h')   otherwise,   S(w) = 0.4 / V without counts
         p(w | h) = S(w | h) / Z(h),   Z(h) = sum over all w of S(w | h)
 
-    The division changes no ranking within a history. With s = c(h w) / c(h) of the n-grams that are in the tables,
-    Z(h) = sum of s(w | h) + 0.4 (Z(h') - sum of s(w | h')), both sums over the words that follow h.
+    The division changes no ranking within a history. Over the words that follow h in the tables,
+    Z(h) = sum of S(w | h) + 0.4 (Z(h') - sum of S(w | h')).
     """
-    tables, weight = [], STUPID_BACKOFF_WEIGHT
-    shorter_scores, shorter_sums = np.full(1, 1 / vocab_size), np.ones(1)
-    for n, table in enumerate(ngrams, start=1):
+    probs, backoffs = [], []
+    shorter_scores, shorter_sums, suffixes = np.full(1, 1 / vocab_size), np.ones(1), np.zeros(1, int)
+    for table in ngrams:
         prefixes = table.prefixes(vocab_size)
-        history_suffixes = ngrams[n - 2].suffixes if n > 1 else np.zeros(1, int)
-        m = len(history_suffixes)
-        total = np.bincount(prefixes, weights=table.counts, minlength=m)
-        lower = shorter_scores[table.suffixes]
-        scores = np.where(table.counts, table.counts / np.maximum(total, 1)[prefixes], weight * lower)
-        below = shorter_sums[history_suffixes]
-        sums = np.bincount(prefixes, weights=scores - weight * lower, minlength=m) + weight * below
-        if n > 1:
-            tables[-1].log_backoffs = np.log(weight * below / sums).astype(np.float32)
-        tables.append(_as_logs(table.keys, scores / sums[prefixes], None))
-        shorter_scores, shorter_sums = scores, sums
-    return tables
+        total = np.bincount(prefixes, weights=table.counts, minlength=len(suffixes))
+        backed_off = STUPID_BACKOFF_WEIGHT * shorter_scores[table.suffixes]
+        scores = np.where(table.counts, table.counts / np.maximum(total, 1)[prefixes], backed_off)
+        below = STUPID_BACKOFF_WEIGHT * shorter_sums[suffixes]
+        sums = below + np.bincount(prefixes, weights=scores - backed_off, minlength=len(suffixes))
+        probs.append(scores / sums[prefixes])
+        backoffs.append(below / sums)
+        shorter_scores, shorter_sums, suffixes = scores, sums, table.suffixes
+    return probs, backoffs
 
 
-def _as_logs(keys, probs, backoffs):
-    logs = None if backoffs is None else np.log(backoffs).astype(np.float32)
-    return Tables(keys, np.log(probs).astype(np.float32), logs)
+def _log(probs):
+    return np.log(probs).astype(np.float32)

@@ -213,6 +213,7 @@ class NGram(LanguageModel):
             contexts = [node[:, length:] for node in self.tables.walk(stream, linked, length)] if length else []
             return self.tables.score(contexts, self.tables.follow(contexts, labels))
 
-        is_text = ops.all(labels[:, :-1] == stream[:, length + 1 :]) & ops.all(linked)
+        # Where eos_id opens a document, no n-gram reaches back past it anyway.
+        is_text = ops.all(linked | (stream == self.config.eos_id)) & ops.all(labels[:, :-1] == stream[:, length + 1 :])
         log_probs = ops.cond(is_text, running_text, any_labels)
         return log_probs, None if state is None else self.features(token_ids, state, **masks)[1]
