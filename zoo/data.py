@@ -100,20 +100,20 @@ def write_shards(directory, documents, *, vocab_size, eos_id, meta=None, shard_t
         if directory.exists():
             raise ValueError(f"{directory} already exists; token shards are never overwritten.")
         with appearing(directory) as partial:
-            writer = _ShardWriter(partial, dtype, shard_tokens)
-            writer.append(np.array([eos_id], dtype))
             num_documents = 0
-            for ids in documents:
-                ids = _closed(ids, vocab_size, eos_id)
-                num_documents += int(np.count_nonzero(ids == eos_id))
-                writer.append(ids.astype(dtype))
+            with contextlib.closing(_ShardWriter(partial, dtype, shard_tokens)) as writer:
+                writer.append(np.array([eos_id], dtype))
+                for ids in documents:
+                    ids = _closed(ids, vocab_size, eos_id)
+                    num_documents += int(np.count_nonzero(ids == eos_id))
+                    writer.append(ids.astype(dtype))
             index = {
                 "format_version": FORMAT_VERSION,
                 "dtype": dtype.str,
                 "vocab_size": int(vocab_size),
                 "eos_id": int(eos_id),
                 "num_documents": num_documents,
-                "shards": writer.close(),
+                "shards": writer.shards,
                 "meta": dict(meta or {}),
             }
             (partial / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf8")
@@ -130,35 +130,32 @@ def _closed(ids, vocab_size, eos_id):
 
 
 class _ShardWriter:
-    """Appends ids to numbered files of at most `shard_tokens` tokens each."""
+    """Appends ids to numbered files of at most `shard_tokens` tokens each; `shards` describes them."""
 
     def __init__(self, directory, dtype, shard_tokens):
         self._directory, self._dtype, self._shard_tokens = directory, dtype, shard_tokens
-        self._shards, self._file = [], None
+        self.shards, self._file = [], None
 
     def append(self, ids):
         while len(ids):
-            if self._file is None:
-                name = f"tokens-{len(self._shards):05d}.bin"
-                self._file = open(self._directory / name, "wb")  # noqa: SIM115 - lives across calls
-                self._shards.append({"file": name, "num_tokens": 0, "crc32": 0})
-            shard = self._shards[-1]
+            if self._file is None or self.shards[-1]["num_tokens"] == self._shard_tokens:
+                self._begin()
+            shard = self.shards[-1]
             head, ids = np.split(ids, [self._shard_tokens - shard["num_tokens"]])
             data = head.tobytes()
             self._file.write(data)
             shard["num_tokens"] += len(head)
             shard["crc32"] = zlib.crc32(data, shard["crc32"])
-            if shard["num_tokens"] == self._shard_tokens:
-                self._finish()
 
-    def _finish(self):
-        self._file.close()
-        self._file = None
+    def _begin(self):
+        self.close()
+        name = f"tokens-{len(self.shards):05d}.bin"
+        self._file = open(self._directory / name, "wb")  # noqa: SIM115 - lives across calls
+        self.shards.append({"file": name, "num_tokens": 0, "crc32": 0})
 
     def close(self):
         if self._file is not None:
-            self._finish()
-        return self._shards
+            self._file.close()
 
 
 class TokenShards:
