@@ -1,0 +1,232 @@
+"""N-gram models <-> ARPA files, the text format of SRILM and KenLM: `log10 p TAB words TAB log10 back-off`.
+
+    write("model.arpa", model, words)          words[i] spells id i
+    model, words = read("model.arpa")
+
+Logarithms have base 10 here and nowhere else. Nine digits are written, so float32 tables come back bit for bit. An ARPA file knows
+the sentence mark as two words: our `eos_id` is <s> where it opens an n-gram and </s> where it closes one; `unk_id` is <unk>.
+"""
+
+import itertools
+import math
+
+import numpy as np
+
+from zoo.layers.ngram_estimation import Tables
+from zoo.models.ngram import MAX_ORDER, NGram, NGramConfig
+
+BOS, EOS, UNK = "<s>", "</s>", "<unk>"
+# The probability that SRILM writes for <s>, which is never predicted.
+NEVER = -99.0
+LN10 = math.log(10)
+ROWS_AT_ONCE = 1 << 16
+# What KenLM separates words at.
+WHITE_SPACE = set("\0\t\n\r ")
+
+
+def write(path, model, words):
+    """Writes a fitted model.
+
+    Args:
+        path: the file to make.
+        model: an NGram.
+        words: the spelling of each id, a sequence of V strings; those of `eos_id` and `unk_id` do not matter. Raises
+            ValueError for one that is empty, has white space in it, or is there twice: ARPA could not tell it apart.
+    """
+    words = _spellings(words, model.config)
+    num_ngrams = model.tables.num_ngrams
+    with open(path, "w", encoding="utf8", newline="\n") as file:
+        file.write(f"\\data\\\nngram 1={num_ngrams[0] + 1}\n")  # <s> and </s> are two
+        file.writelines(f"ngram {n}={size}\n" for n, size in enumerate(num_ngrams[1:], start=2))
+        keys = [None]
+        for n in range(1, model.config.order + 1):
+            log_probs, backoffs = _log10(model.tables.log_probs[n]), None
+            if n < model.config.order:
+                backoffs = _log10(model.tables.log_backoffs[n])
+            file.write(f"\n\\{n}-grams:\n")
+            if n == 1:
+                _write_unigrams(file, words, model.config.eos_id, log_probs, backoffs)
+                continue
+            keys.append(model.tables.keys[n].numpy())
+            for start in range(0, num_ngrams[n - 1], ROWS_AT_ONCE):
+                rows = np.arange(start, min(start + ROWS_AT_ONCE, num_ngrams[n - 1]))
+                columns = _columns(rows, keys, words, model.config.eos_id)
+                _write_rows(file, log_probs[rows], columns, None if backoffs is None else backoffs[rows])
+        file.write("\n\\end\\\n")
+
+
+def _log10(table):
+    return table.numpy().astype(np.float64) / LN10
+
+
+def _spellings(words, config):
+    """An object array of V strings that an ARPA file can hold, with </s> and <unk> in their places."""
+    words = np.array(list(words), dtype=object)
+    if words.shape != (config.vocab_size,):
+        raise ValueError(f"The model has {config.vocab_size} ids, so ARPA needs as many words, got {len(words)}.")
+    words[config.eos_id] = EOS
+    if config.unk_id is not None:
+        words[config.unk_id] = UNK
+    seen = {BOS}
+    for i, word in enumerate(words):
+        if not word or not WHITE_SPACE.isdisjoint(word) or word in seen:
+            raise ValueError(f"ARPA cannot spell id {i} as {word!r}: a word must be unique and without white space.")
+        seen.add(word)
+    return words
+
+
+def _write_unigrams(file, words, eos_id, log_probs, backoffs):
+    """<s> stands just before </s>: it has no probability, and the back-off weight of `eos_id` is its own."""
+    order = np.insert(np.arange(len(words)), eos_id, eos_id)
+    spellings, log_probs = words[order], log_probs[order]
+    spellings[eos_id], log_probs[eos_id] = BOS, NEVER
+    if backoffs is not None:
+        backoffs = backoffs[order]
+        backoffs[eos_id + 1] = 0.0
+    _write_rows(file, log_probs, [spellings], backoffs)
+
+
+def _columns(rows, keys, words, eos_id):
+    """The words of the n-grams in `rows` of the last of `keys`, an object array for each place from first to last."""
+    columns = []
+    for table in reversed(keys[1:]):
+        rows, last = np.divmod(table[rows], len(words) + 1)
+        columns.insert(0, words[last])
+    return [np.where(rows == eos_id, BOS, words[rows]), *columns]
+
+
+def _write_rows(file, log_probs, columns, backoffs):
+    template = "%.9g\t" + " ".join(["%s"] * len(columns)) + ("\n" if backoffs is None else "\t%.9g\n")
+    values = [log_probs, *columns] if backoffs is None else [log_probs, *columns, backoffs]
+    file.writelines(map(template.__mod__, zip(*(value.tolist() for value in values), strict=True)))
+
+
+def read(path):
+    """Reads an ARPA file of any toolkit.
+
+    Args:
+        path: the file. Raises ValueError, with the number of the line, where it is not as ARPA should be.
+
+    Returns:
+        `(model, words)`: an NGram, and the spelling of its ids in the order of the file, "</s>" for `eos_id`.
+    """
+    with open(path, "rb") as file:
+        lines = enumerate(file, start=1)
+        sizes = _read_header(path, lines)
+        first_line, log_probs, backoffs, fields = _read_section(path, lines, 1, sizes[0])
+        words, eos_id = _vocabulary(path, first_line, fields)
+        ids = {word: i for i, word in enumerate(words)}
+        tables = [_unigrams(fields, ids, eos_id, log_probs, backoffs)]
+        ids[BOS.encode()] = len(words)  # until the places of <s> and </s> are checked
+        for n, size in enumerate(sizes[1:], start=2):
+            first_line, log_probs, backoffs, fields = _read_section(path, lines, n, size)
+            ngrams = np.fromiter(map(ids.get, fields, itertools.repeat(-1)), np.int64, len(fields)).reshape(-1, n)
+            keys, rows = _sorted_keys(path, first_line, ngrams, tables, len(words), eos_id)
+            tables.append(Tables(keys, log_probs[rows], backoffs[rows]))
+        _expect(path, lines, b"\\end\\")
+    config = NGramConfig(
+        order=len(sizes), vocab_size=len(words), eos_id=eos_id, unk_id=ids.get(UNK.encode()),
+        ngram_counts=tuple(len(table.keys) for table in tables),
+    )  # fmt: skip
+    model = NGram(config)
+    model.tables.assign(tables)
+    return model, [word.decode("utf8", "replace") for word in words]
+
+
+def _malformed(path, number, sentence):
+    return ValueError(f"{path}, line {number}: {sentence}")
+
+
+def _expect(path, lines, text):
+    """Skips blank lines and the one that must be `text`."""
+    number = 0
+    for number, line in lines:
+        if line.strip() == text:
+            return
+        if line.strip():
+            raise _malformed(path, number, f"expected {text.decode()}, got {line.strip()[:40]!r}.")
+    raise _malformed(path, number, f"the file ends where {text.decode()} should stand.")
+
+
+def _read_header(path, lines):
+    """The numbers of n-grams that follow \\data\\, a list."""
+    _expect(path, lines, b"\\data\\")
+    sizes = []
+    for number, line in lines:
+        if not line.strip():
+            break
+        order, _, size = line.strip().removeprefix(b"ngram ").partition(b"=")
+        if not (size.strip().isdigit() and order.strip() == b"%d" % (len(sizes) + 1)):
+            raise _malformed(path, number, f"expected 'ngram {len(sizes) + 1}=' and a count, got {line.strip()[:40]!r}.")
+        sizes.append(int(size))
+    if not 1 <= len(sizes) <= MAX_ORDER:
+        raise ValueError(f"{path} is a model of order {len(sizes)}; an NGram has order 1 to {MAX_ORDER}.")
+    return sizes
+
+
+def _read_section(path, lines, n, size):
+    """The n-grams of one order: (number of the first line, natural log-probabilities, back-offs, words as bytes)."""
+    _expect(path, lines, b"\\%d-grams:" % n)
+    log_probs, backoffs, words, number = [], [], [], 0
+    for number, line in itertools.islice(lines, size):
+        fields = line.strip().replace(b"\t", b" ").split(b" ")
+        try:
+            log_probs.append(float(fields[0]))
+            backoffs.append(float(fields[n + 1]) if len(fields) == n + 2 else 0.0)
+        except ValueError:
+            fields = []
+        if len(fields) not in (n + 1, n + 2):
+            expected = f"a log10 probability, {n} words and perhaps a back-off weight"
+            raise _malformed(path, number, f"expected {expected}, got {line.strip()[:40]!r}.")
+        words += fields[1 : n + 1]
+    if len(log_probs) < size:
+        raise _malformed(path, number, f"the file ends after {len(log_probs)} of {size} {n}-grams.")
+    first_line = number - size + 1
+    log_probs, backoffs = np.array(log_probs), np.array(backoffs)
+    _check_rows(path, first_line, ~(log_probs <= 0), "a log10 probability must be a number up to 0.")
+    _check_rows(path, first_line, ~np.isfinite(backoffs), "a log10 back-off weight must be finite.")
+    return first_line, (log_probs * LN10).astype(np.float32), (backoffs * LN10).astype(np.float32), words
+
+
+def _check_rows(path, first_line, wrong, sentence):
+    if wrong.any():
+        raise _malformed(path, first_line + int(wrong.argmax()), sentence)
+
+
+def _vocabulary(path, first_line, unigrams):
+    """The distinct words as bytes, <s> and </s> being one, and its id."""
+    words = [word for word in unigrams if word != BOS.encode()]
+    if EOS.encode() not in words:
+        raise ValueError(f"{path} has no {EOS} among its words, so it is no model of sentences.")
+    last_row = {word: row for row, word in enumerate(unigrams)}
+    repeated = np.array([last_row[word] != row for row, word in enumerate(unigrams)])
+    _check_rows(path, first_line, repeated, "this word stands in the list again further down.")
+    return words, words.index(EOS.encode())
+
+
+def _unigrams(unigrams, ids, eos_id, log_probs, backoffs):
+    """Unigrams without <s>, whose back-off weight goes to `eos_id`: </s> is no history."""
+    is_word = np.array([word in ids for word in unigrams])
+    backoffs_of_words = backoffs[is_word]
+    backoffs_of_words[eos_id] = backoffs[~is_word].sum()
+    return Tables(np.arange(len(ids)), log_probs[is_word], backoffs_of_words)
+
+
+def _sorted_keys(path, first_line, ngrams, tables, vocab_size, eos_id):
+    """Keys of n-grams, int64 (M, n) ids, as `zoo.layers.ngram` sorts them, and the rows they come from."""
+    _check_rows(path, first_line, (ngrams < 0).any(axis=1), "a word is not among the unigrams.")
+    _check_rows(path, first_line, (ngrams[:, 1:] == vocab_size).any(axis=1), f"{BOS} can only begin an n-gram.")
+    _check_rows(path, first_line, (ngrams[:, :-1] == eos_id).any(axis=1), f"{EOS} can only end an n-gram.")
+    nodes = np.where(ngrams[:, 0] == vocab_size, eos_id, ngrams[:, 0])
+    for table, last in zip(tables[1:], ngrams.T[1:-1], strict=True):
+        wanted = nodes * (vocab_size + 1) + last
+        nodes = np.searchsorted(table.keys, wanted)
+        missing = np.append(table.keys, -1)[nodes] != wanted
+        _check_rows(path, first_line, missing, "the file lacks this n-gram without its last word.")
+    keys = nodes * (vocab_size + 1) + ngrams[:, -1]
+    rows = np.argsort(keys, kind="stable")
+    keys = keys[rows]
+    repeated = np.zeros(len(keys), bool)
+    repeated[rows[1:]] = keys[1:] == keys[:-1]
+    _check_rows(path, first_line, repeated, "this n-gram stands in the list twice.")
+    return keys, rows
