@@ -114,6 +114,7 @@ class NGram(LanguageModel):
     def __init__(self, config, **kwargs):
         super().__init__(config, **kwargs)
         self.tables = BackoffTables(config.order, config.vocab_size, config.ngram_counts, name="tables")
+        self.built = True  # the tables have their weights
 
     @property
     def context_tokens(self):
