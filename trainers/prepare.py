@@ -21,6 +21,7 @@ from zoo.registry import TOKENIZERS
 
 # Texts are encoded together until they have this many characters: enough to keep all cores busy, little enough to hold.
 CHUNK_CHARACTERS = 2**22
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
 
 def cache_directory(cache_dir=None):
@@ -159,7 +160,7 @@ def _disk_errors_named(cache):
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        if error.errno not in UNWRITABLE:
             raise
         where = error.filename or cache
         raise OSError(

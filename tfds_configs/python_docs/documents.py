@@ -8,6 +8,7 @@ import ast
 import hashlib
 import importlib
 import inspect
+import itertools
 import re
 import sysconfig
 import warnings
@@ -56,7 +57,8 @@ class Document:
 def documents():
     """Every `Document` of this Python once, in an order that depends on nothing but its files."""
     seen = set()
-    for document in [*_topics(), *_source_docstrings(Path(sysconfig.get_path("stdlib"))), *_c_docstrings()]:
+    stdlib = Path(sysconfig.get_path("stdlib"))
+    for document in itertools.chain(_topics(), _source_docstrings(stdlib), _c_docstrings()):
         if document.text and document.text not in seen:
             seen.add(document.text)
             yield document

@@ -1,0 +1,186 @@
+"""Text to cached tokens: the right ids, made once, whatever interrupts it and however many ask at a time."""
+
+import concurrent.futures
+import json
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import tfds_configs
+from tfds_configs.sources import TextSource
+from trainers import prepare as module
+from trainers.prepare import cache_directory, check_tokenizer, prepare
+
+
+class Counted(TextSource):
+    """A source of given documents that counts how often it is read."""
+
+    def __init__(self, **documents):
+        splits = {split: split for split in ("train", "validation", "test") if split in documents}
+        super().__init__("counted/x", "language_modeling", {"text": "text"}, splits, "none")
+        object.__setattr__(self, "documents", documents)
+        object.__setattr__(self, "reads", [])
+
+    def texts(self, split):
+        self.check_split(split)
+        self.reads.append(split)
+        yield from self.documents[split]
+
+    def fingerprint(self):
+        return json.dumps(self.documents)
+
+
+DOCUMENTS = dict(train=["snow \u2603", "", "two\r\nlines\n"], validation=["abc"], test=["de"])
+
+
+def ids_of(streams):
+    return {split: stream[:].tolist() for split, stream in streams.items()}
+
+
+def test_bytes_by_hand(tmp_path):
+    seen = []
+    tokenizer, streams = prepare(Counted(**DOCUMENTS), "byte", cache_dir=tmp_path, progress=lambda *said: seen.append(said))
+    eos = tokenizer.eos_id
+    first, second = tokenizer.encode("snow \u2603"), tokenizer.encode("two\r\nlines\n")
+    assert streams["train"][:].tolist() == [eos, *first, eos, *second, eos]
+    assert (streams["train"].num_documents, streams["train"].num_bytes, streams["train"].lost_bytes) == (2, 19, 0)
+    assert tokenizer.decode(streams["validation"][:]) == "abc" and streams["test"].num_bytes == 2
+    assert streams["test"].meta["split"] == "test" and streams["test"].vocab_size == tokenizer.vocab_size
+    assert ("train", 19) in seen and seen[-1] == ("test", 2)
+
+
+def test_the_second_time_nothing_is_read(tmp_path):
+    source = Counted(**DOCUMENTS)
+    _, first = prepare(source, "char", cache_dir=tmp_path)
+    assert source.reads == ["train", "train", "validation", "test"], "once for the tokenizer, once for each split"
+    _, again = prepare(source, "char", cache_dir=tmp_path)
+    assert len(source.reads) == 4
+    assert ids_of(first) == ids_of(again)
+
+
+def test_words_are_learnt_from_the_train_split_and_lost_bytes_counted(tmp_path):
+    source = Counted(train=["a bb\n\na ccc\n"], validation=["a dddd bb\nx\u2603 a"])
+    tokenizer, streams = prepare(source, "word", cache_dir=tmp_path)
+    assert tokenizer.vocab_size == 2 + 3
+    eos, a, unk = tokenizer.eos_id, tokenizer.encode("a")[0], tokenizer.unk_id
+    (bb,), (ccc,) = tokenizer.encode("bb"), tokenizer.encode("ccc")
+    assert streams["train"][:].tolist() == [eos, a, bb, eos, a, ccc, eos]
+    assert streams["train"].num_documents == 2, "a line is a document"
+    assert streams["validation"][:].tolist() == [eos, a, unk, bb, eos, unk, a, eos]
+    assert (streams["validation"].num_bytes, streams["validation"].lost_bytes) == (16, 4 + 4)
+
+
+def test_chunks_change_nothing(tmp_path, monkeypatch):
+    source = Counted(train=[f"document {i} " * (i % 5) for i in range(53)])
+    _, whole = prepare(source, "bpe", 260, tmp_path / "a")
+    monkeypatch.setattr(module, "CHUNK_CHARACTERS", 29)
+    _, pieces = prepare(source, "bpe", 260, tmp_path / "b")
+    assert ids_of(whole) == ids_of(pieces)
+
+
+def test_the_key_is_text_tokenizer_and_size(tmp_path):
+    other = {**DOCUMENTS, "train": ["something else, and more"]}
+    for documents, spec, size in [(DOCUMENTS, "byte", None), (DOCUMENTS, "bpe", 257), (DOCUMENTS, "bpe", 259), (other, "bpe", 257)]:
+        prepare(Counted(**documents), spec, size, tmp_path)
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 4
+
+
+def test_a_tokenizer_from_a_path(tmp_path):
+    tokenizer, first = prepare(Counted(**DOCUMENTS), "char", cache_dir=tmp_path)
+    tokenizer.save(tmp_path / "mine")
+    source = Counted(train=["won"], test=["now"])
+    for _ in range(2):
+        _, streams = prepare(source, tmp_path / "mine", cache_dir=tmp_path / "cache")
+    assert source.reads == ["train", "test"], "it is not trained again"
+    assert streams["train"][:].tolist() == [tokenizer.eos_id, *tokenizer.encode("won"), tokenizer.eos_id]
+    with pytest.raises(ValueError, match="has its vocabulary already"):
+        prepare(source, tmp_path / "mine", 300, tmp_path)
+
+
+def test_splits_of_the_same_text_are_made_once(tmp_path):
+    (tmp_path / "a.txt").write_text("0123456789")
+    source = tfds_configs.get("local_text", str(tmp_path / "a.txt"))
+    tokenizer, streams = prepare(source, "byte", cache_dir=tmp_path / "cache")
+    assert streams["test"] is streams["validation"]
+    assert [tokenizer.decode(streams[split][:]) for split in ("train", "test")] == ["012345678", "9"]
+    _, only = prepare(source, "byte", cache_dir=tmp_path / "cache", splits=["test"])
+    assert list(only) == ["test"]
+
+
+@pytest.mark.parametrize(
+    ("documents", "spec", "sentence"),
+    [
+        (dict(train=["a"], validation=["", "\n"]), "word", "counted/x's validation split holds no text"),
+        (dict(train=["", ""]), "byte", "counted/x's train split holds no text"),
+        (dict(validation=["a"]), "char", "has no split 'train'"),
+        (DOCUMENTS, "bite", "did you mean 'byte'"),
+        (DOCUMENTS, "no/such/tokenizer", "No tokenizer is called 'no/such/tokenizer'"),
+    ],
+)
+def test_sentences(tmp_path, documents, spec, sentence):
+    source = Counted(**documents)
+    with pytest.raises(ValueError, match=sentence):
+        prepare(source, spec, cache_dir=tmp_path)
+    assert not list(tmp_path.rglob("*.partial")), "nothing half-written"
+
+
+def test_a_cache_that_cannot_be_written_is_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="cannot be written .*set ZOO_CACHE"):
+        prepare(Counted(**DOCUMENTS), "byte", cache_dir=tmp_path / "file")
+
+
+def test_where_the_cache_is(monkeypatch, tmp_path):
+    monkeypatch.delenv("ZOO_CACHE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_directory() == tmp_path / ".cache" / "language_model_zoo"
+    monkeypatch.setenv("ZOO_CACHE", "/elsewhere")
+    assert str(cache_directory()) == "/elsewhere" and str(cache_directory("/here")) == "/here"
+
+
+def test_checking_a_tokenizer_needs_no_tensorflow():
+    program = "import sys\nfrom trainers.prepare import check_tokenizer\ncheck_tokenizer('bpe')\nassert 'tensorflow' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)
+    with pytest.raises(ValueError, match="did you mean 'char'"):
+        check_tokenizer("chars")
+
+
+def test_many_at_a_time_make_the_tokens_once(tmp_path):
+    source = Counted(train=[f"document {i} of some length" for i in range(2003)], validation=["a"], test=["b"])
+    with concurrent.futures.ThreadPoolExecutor(5) as pool:
+        done = list(pool.map(lambda _: ids_of(prepare(source, "char", cache_dir=tmp_path)[1]), range(5)))
+    assert all(streams == done[0] for streams in done)
+    assert sorted(source.reads) == ["test", "train", "train", "validation"]
+
+
+def test_a_killed_preparation_leaves_nothing_half_and_the_next_goes_on(tmp_path):
+    rng = np.random.default_rng(0)
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.txt").write_text("\n".join("".join(rng.choice(list("abc d"), 11)) for _ in range(307)))
+    data_path = f"train={tmp_path / 'train.txt'},validation={tmp_path / 'validation.txt'},format=lines"
+    program = (
+        "import os, signal, sys, tfds_configs\nfrom trainers import prepare\nprepare.CHUNK_CHARACTERS = 101\n"
+        "def kill(what, num_bytes):\n"
+        "    if what == 'validation' and num_bytes > 1000: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "prepare.prepare(tfds_configs.get('local_text', sys.argv[1]), 'char', cache_dir=sys.argv[2], progress=kill)\n"
+    )
+    cache = tmp_path / "cache"
+    killed = subprocess.run([sys.executable, "-c", program, data_path, str(cache)], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    (directory,) = (path for path in cache.iterdir() if path.is_dir())
+    whole = {path.name for path in directory.iterdir() if not path.name.startswith(".")}
+    assert whole == {"tokenizer", "train"} and (directory / ".validation.partial").exists()
+
+    made = (directory / "train" / "index.json").stat().st_mtime_ns
+    source = tfds_configs.get("local_text", data_path)
+    tokenizer, streams = prepare(source, "char", cache_dir=cache)
+    assert (directory / "train" / "index.json").stat().st_mtime_ns == made, "what was whole is not made again"
+    assert not (directory / ".validation.partial").exists()
+    for split in ("train", "validation"):
+        expected = [tokenizer.eos_id]
+        for text in source.texts(split):
+            expected += [*tokenizer.encode(text), tokenizer.eos_id]
+        assert streams[split][:].tolist() == expected
