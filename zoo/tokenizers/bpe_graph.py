@@ -155,34 +155,42 @@ class BPEGraph(tf.Module):
             right = tf.where(joined, lowest[1:], NOTHING)
             left = tf.where(joined, lowest[:-1], NOTHING)
             lowest = tf.minimum(lowest, tf.minimum(tf.concat([right, [NOTHING]], 0), tf.concat([[NOTHING], left], 0)))
-            hit = (made == tf.gather(lowest, block)) & (made != NOTHING)
-            taken = hit & _every_second(made, hit)
-            keep = tf.where(~_shift(taken, 1, False))[:, 0]
-            symbols = tf.gather(tf.where(taken, made, symbols), keep)
-            block = tf.gather(block, keep)
-            return symbols, self._made(symbols, tf.gather(word_of_block, block)), block
+            lowest = tf.where(lowest == NOTHING, -1, lowest)
+            taken = _every_second(made, tf.where(made == tf.gather(lowest, block))[:, 0])
+
+            symbols = tf.tensor_scatter_nd_update(symbols, taken[:, None], tf.gather(made, taken))
+            stays = tf.tensor_scatter_nd_update(tf.ones_like(symbols, tf.bool), taken[:, None] + 1, tf.zeros_like(taken, tf.bool))
+            stays = tf.where(stays)[:, 0]
+            symbols, made, block = tf.gather(symbols, stays), tf.gather(made, stays), tf.gather(block, stays)
+            # Only the pairs on either side of a merged symbol are new. Each merge before it moved it one place to the left.
+            at = taken - tf.range(tf.size(taken, tf.int64))
+            at = tf.concat([at, tf.maximum(at - 1, 0)], 0)
+            then = tf.minimum(at + 1, tf.size(symbols, tf.int64) - 1)
+            word, word_then = (tf.gather(word_of_block, tf.gather(block, i)) for i in (at, then))
+            new = self._made(tf.gather(symbols, at), tf.gather(symbols, then), (word == word_then) & (at != then))
+            return symbols, tf.tensor_scatter_nd_update(made, at[:, None], new), block
 
         symbols, _, block = tf.while_loop(
-            lambda symbols, made, block: tf.reduce_any(made != NOTHING),
+            lambda symbols, made, block: tf.reduce_min(made) != NOTHING,
             merge_once,
-            (symbols, self._made(symbols, word), block),
+            (symbols, self._made(symbols, _shift(symbols, -1, 0), word == _shift(word, -1, -1)), block),
             shape_invariants=(tf.TensorShape([None]),) * 3,
         )
         counts = tf.math.unsorted_segment_sum(tf.ones_like(symbols), tf.gather(word_of_block, block), words.nrows())
         return tf.RaggedTensor.from_row_splits(symbols, _splits(counts), validate=False)
 
-    def _made(self, symbols, word):
-        """int32 (S,): what each symbol and the next make, NOTHING where there is no such merge or the word ends."""
-        left = tf.cast(symbols, tf.int64)
-        key = tf.bitwise.left_shift(left, tf.constant(SYMBOL_BITS, tf.int64)) + _shift(left, -1, 0)
+    def _made(self, left, right, in_one_word):
+        """int32 (S,): what the symbols `left` and `right` make, NOTHING where there is no such merge or they are no neighbours."""
+        bits, low = tf.constant(SYMBOL_BITS, tf.int64), tf.constant(2**SYMBOL_BITS - 1, tf.int64)
+        key = tf.bitwise.left_shift(tf.cast(left, tf.int64), bits) + tf.cast(right, tf.int64)
         table = self._tensors["table"]
         half = table.shape[0] // 2
-        made = tf.fill(tf.shape(symbols), NOTHING)
+        made = tf.fill(tf.shape(left), NOTHING)
         for side, multiplier in enumerate(self._tensors["multipliers"]):
             entry = tf.gather(table, side * half + slots(key, multiplier, half, tf.bitwise.right_shift))
-            value = tf.cast(tf.bitwise.bitwise_and(entry, tf.constant(2**SYMBOL_BITS - 1, tf.int64)), tf.int32)
-            made = tf.where(tf.bitwise.right_shift(entry, tf.constant(SYMBOL_BITS, tf.int64)) == key, value, made)
-        return tf.where(word == _shift(word, -1, -1), made, NOTHING)
+            found = in_one_word & (tf.bitwise.right_shift(entry, bits) == key)
+            made = tf.where(found, tf.cast(tf.bitwise.bitwise_and(entry, low), tf.int32), made)
+        return made
 
 
 def _shift(values, by, fill):
@@ -201,11 +209,14 @@ def _any_equal(points, characters):
 
 
 def _every_second(made, hit):
-    """bool (S,): in a run of one pair that overlaps itself (aaaa), the first, third, ... if the first of the run is in `hit`."""
-    begins = made != _shift(made, 1, -1)
-    begin = tf.gather(tf.where(begins)[:, 0], tf.cumsum(tf.cast(begins, tf.int32)) - 1)
-    distance = tf.range(tf.size(made, tf.int64)) - begin
-    return tf.gather(hit, begin) & (distance % 2 == 0)
+    """Positions int64 (P,) of pairs to take -> those that do not overlap: a pair of equal symbols overlaps the next in a run of them (aaaa).
+
+    Merging goes from left to right, so the first, third, ... of a run are taken; none if the run began before its first hit.
+    """
+    begins = hit != _shift(hit, 1, -2) + 1
+    begin = tf.gather(tf.boolean_mask(hit, begins), tf.cumsum(tf.cast(begins, tf.int32)) - 1)
+    whole = (begin == 0) | (tf.gather(made, tf.maximum(begin - 1, 0)) != tf.gather(made, begin))
+    return tf.boolean_mask(hit, whole & ((hit - begin) % 2 == 0))
 
 
 def slots(keys, multiplier, size, right_shift):
