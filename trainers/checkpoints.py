@@ -8,6 +8,7 @@ A checkpoint is written aside, synced and renamed: one that has its name is whol
 
 import json
 import os
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 KEPT = 2
+SEED_NUMBER = re.compile(r"(?<=seed_generator)_\d+")
 
 
 class Checkpoints:
@@ -91,10 +93,10 @@ class Checkpoints:
 def named_variables(**groups):
     """Dict of names for lists of variables: `model=model.variables` gives `model/0003/gpt/...`.
 
-    Paths alone are not unique: every Dropout's seed is called the same.
+    Paths alone are neither unique nor lasting: Keras numbers the seed generators of a process as they come.
     """
     return {
-        f"{group}/{i:04d}/{getattr(variable, 'path', variable.name)}": variable
+        f"{group}/{i:04d}/{SEED_NUMBER.sub('', getattr(variable, 'path', variable.name))}": variable
         for group, variables in groups.items()
         for i, variable in enumerate(variables)
     }

@@ -48,8 +48,9 @@ def create(config, variables):
     """
     rate = Schedule(config.schedule, config.learning_rate, config.warmup_steps, config.steps)
     shared = dict(
-        learning_rate=rate, weight_decay=config.weight_decay or None, global_clipnorm=config.clip_norm or None
-    )
+        learning_rate=rate, weight_decay=config.weight_decay or None, global_clipnorm=config.clip_norm or None,
+        name=config.optimizer,  # checkpoints know its variables by it; Keras would number it
+    )  # fmt: skip
     if config.optimizer == "adamw":
         optimizer = keras.optimizers.Adam(beta_1=0.9, beta_2=0.95, epsilon=1e-8, **shared)
     elif config.optimizer == "sgd":

@@ -83,7 +83,7 @@ class Attention(keras.layers.Layer):
         self, num_heads, num_kv_heads, head_dim, *, use_bias=True, dropout=0.0, normalize_qk=False,
         output_stddev=0.02, **kwargs
     ):  # fmt: skip
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # the angles stay float32; what is computed follows x
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
         self.use_bias, self.output_stddev = use_bias, output_stddev
         self.qkv = Linear((num_heads + 2 * num_kv_heads) * head_dim, use_bias, dtype=self.dtype_policy, name="qkv")

@@ -72,7 +72,7 @@ class TransformerBlock(keras.layers.Layer):
     """
 
     def __init__(self, attention, mlp, *, norm="layer", norm_first=True, epsilon=1e-5, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # as Attention, through which the angles go
         self.attention, self.mlp, self.norm_first = attention, mlp, norm_first
         self.attention_norm = make_norm(norm, epsilon, "attention_norm", self.dtype_policy)
         self.mlp_norm = make_norm(norm, epsilon, "mlp_norm", self.dtype_policy)

@@ -75,7 +75,8 @@ class GPTConfig(Config):
         "gpt3_small": dict(**GPT3, num_layers=12, num_heads=12, hidden_dim=768),
         "gpt3_medium": dict(**GPT3, num_layers=24, num_heads=16, hidden_dim=1_024),
         "gpt3_large": dict(**GPT3, num_layers=24, num_heads=16, hidden_dim=1_536),
-        "gpt3_xl": dict(**GPT3, num_layers=24, num_heads=24, head_dim=128, hidden_dim=2_048),
+        # The table prints 24 heads of 128 here, which would make 1.5 billion parameters; 16 make the 1.3 that it names.
+        "gpt3_xl": dict(**GPT3, num_layers=24, num_heads=16, hidden_dim=2_048),
         "gpt3_2.7b": dict(**GPT3, num_layers=32, num_heads=32, hidden_dim=2_560),
         "gpt3_6.7b": dict(**GPT3, num_layers=32, num_heads=32, hidden_dim=4_096),
         "gpt3_13b": dict(**GPT3, num_layers=40, num_heads=40, head_dim=128, hidden_dim=5_140),

@@ -55,9 +55,5 @@ class LanguageModeling:
         return language_model_signatures(model, tokenizer)
 
     def requests(self, model, tokenizer):
-        """Requests that exercise every signature: what an export is proved with."""
-        return language_model_requests(model, tokenizer)
-
-    def requests(self, model, tokenizer):
         """(signature, inputs) pairs that exercise every signature: an export is proved with them."""
         return language_model_requests(model, tokenizer)

@@ -1,0 +1,26 @@
+"""What every test stands on: a quiet TensorFlow, a token cache of its own, Keras's global settings put back."""
+
+import os
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # goldens and bit-equal resumes are promises about the CPU
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_token_cache(tmp_path_factory):
+    """No test reads or fills the user's cache; subprocesses inherit this too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZOO_CACHE", str(tmp_path_factory.mktemp("token_cache")))
+        yield
+
+
+@pytest.fixture
+def restore_dtype_policy():
+    """For tests that set Keras's global precision."""
+    import keras
+
+    before = keras.config.dtype_policy()
+    yield
+    keras.config.set_dtype_policy(before)

@@ -1,0 +1,56 @@
+"""Numbers that a refactor may not move, one JSON file a model; `python -m tests.goldens` writes them anew.
+
+    variables   path and shape of every variable, in order: an interface, as bundles and checkpoints are read by them
+    logits      of the seeded tiny model: the first and last position of one row, eight ids each
+    losses      of the first ten steps of training on a toy language (a closed-form model has one: after the fit)
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from tests import tiny_models
+from zoo.data import PackedBatches
+
+FOLDER = Path(__file__).parent
+STEPS = 10
+
+
+def path_of(case):
+    return FOLDER / f"{case}.json"
+
+
+def load(case):
+    """The golden of a case. Raises FileNotFoundError, saying how to write it."""
+    if not path_of(case).is_file():
+        raise FileNotFoundError(f"{case} has no golden: look at what it computes, then write it with python -m tests.goldens.")
+    return json.loads(path_of(case).read_text(encoding="utf8"))
+
+
+def measure(case):
+    """What the code computes now."""
+    return {"variables": variables(case), "logits": logits(case), "losses": losses(case)}
+
+
+def variables(case):
+    return [[v.path, list(v.shape)] for v in tiny_models.create(case).variables]
+
+
+def logits(case):
+    model = tiny_models.create(case)
+    values = np.asarray(model(tiny_models.token_ids(model)))[1, [0, -1], :8]
+    return np.round(values.astype(float), 6).tolist()
+
+
+def losses(case):
+    model = tiny_models.create(case)
+    ids = tiny_models.stream(model.config.vocab_size)
+    if hasattr(model, "adapt"):
+        log_probs, _ = model.token_log_probs(ids[None, :-1], ids[None, 1:])
+        return [round(-float(np.mean(log_probs)), 6)]
+    batches = PackedBatches(
+        ids, tiny_models.SEQ_LENGTH, tiny_models.BATCH_SIZE, seed=1, contiguous=model.carries_state, eos_id=tiny_models.EOS_ID
+    )
+    trainer = tiny_models.trainer(model, STEPS)
+    return [round(float(trainer.step(batches.batch(step), batches.starts_epoch(step))[0]), 6) for step in range(STEPS)]

@@ -1,0 +1,12 @@
+"""Writes the goldens of all models, or of those named: python -m tests.goldens gpt"""
+
+import json
+import sys
+
+from tests import goldens, tiny_models
+
+for case in sys.argv[1:] or tiny_models.cases():
+    golden = goldens.measure(case)
+    lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in golden.items())
+    goldens.path_of(case).write_text("{\n" + lines + "\n}\n", encoding="utf8")
+    print(f"{case}: {len(golden['variables'])} variables, loss {golden['losses'][0]} -> {golden['losses'][-1]}")

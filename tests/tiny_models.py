@@ -1,0 +1,88 @@
+"""Every registered model at preset `tiny`, seeded and ready: what conformance tests and goldens are about.
+
+Shape letters: B batch, T positions, V vocabulary.
+"""
+
+import keras
+import numpy as np
+
+from trainers import loop, optimizers
+from zoo.models.base import LanguageModel
+from zoo.registry import MODELS, TASKS
+
+EOS_ID = 0
+SEQ_LENGTH, BATCH_SIZE = 13, 5
+
+# Structures that a family has besides its tiny preset and that take other paths through the code.
+VARIANTS = {
+    "gpt-modern": ("gpt", dict(
+        position="rotary", norm="rms", activation="swiglu", use_bias=False, normalize_qk=True, num_heads=6, num_kv_heads=2,
+        head_dim=4, mlp_dim=10, tie_embeddings=False,
+    )),
+    "gpt-2018": ("gpt", dict(norm_first=False)),
+    "lstm-gru": ("lstm", dict(cell="gru", tie_embeddings=False, num_layers=3)),
+    "lstm-rnn": ("lstm", dict(cell="rnn", num_layers=1)),
+    "ngram-unigram": ("ngram", dict(order=1)),
+}  # fmt: skip
+DROPOUT = {
+    "gpt": dict(dropout=0.3),
+    "lstm": dict(embedding_dropout=0.1, input_dropout=0.2, hidden_dropout=0.3, output_dropout=0.4, weight_dropout=0.5),
+}
+
+
+def cases():
+    """Names of all cases: every registered model, then the variants."""
+    return [*MODELS.names(), *VARIANTS]
+
+
+def create(case, seed=7, **fields):
+    """The model of a case with seeded weights; an n-gram is fitted to `stream`."""
+    name, variant = VARIANTS.get(case, (case, {}))
+    model_class = MODELS.get(name)
+    if not issubclass(model_class, LanguageModel):
+        raise TypeError(f"{name} is registered, and the conformance suite does not know its kind: extend the suite.")
+    keras.utils.set_random_seed(seed)
+    model = model_class(model_class.config_class.preset("tiny", **{**variant, **fields}))
+    if hasattr(model, "adapt"):
+        model.adapt(stream(model.config.vocab_size))
+    return model.build_from_ids()
+
+
+def strengthen(model):
+    """Moves every trainable weight by a seeded normal draw, so that no bias is 0, no gain 1 and attention is far from even."""
+    random = np.random.default_rng(11)
+    for variable in model.trainable_variables:
+        variable.assign_add(random.normal(0, 0.3, variable.shape).astype("float32"))
+    return model
+
+
+def stream(vocab_size, num_tokens=800):
+    """int32 (num_tokens,): documents of a toy language of nine words in which the next is mostly a function of the last two."""
+    random = np.random.default_rng(3)
+    ids = [EOS_ID, 1]
+    while len(ids) < num_tokens:
+        follows = 1 + (3 * ids[-1] + 5 * ids[-2]) % 9
+        ids.append(random.choice([follows, random.integers(1, 10), EOS_ID], p=[0.8, 0.15, 0.05]) % vocab_size)
+    return np.array([*ids[:-1], EOS_ID], np.int32)
+
+
+def token_ids(model, batch_size=3, length=7, seed=0):
+    """Random int32 (B, T) without `EOS_ID`."""
+    return np.random.default_rng(seed).integers(1, model.config.vocab_size, (batch_size, length)).astype(np.int32)
+
+
+def trainer(model, steps=10, **settings):
+    """A `loop.Trainer` with the default update rule, not compiled by XLA."""
+    flags = dict(
+        optimizer="adamw", learning_rate=1e-2, schedule="cosine", warmup_steps=2, steps=steps, weight_decay=0.1, clip_norm=1.0
+    )
+    optimizer = optimizers.create(_Settings({**flags, **settings}), model.trainable_variables)
+    task = TASKS.get(model.config.tasks[0])()
+    return loop.Trainer(model, task, optimizer, batch_size=BATCH_SIZE, seq_length=SEQ_LENGTH, xla=False)
+
+
+class _Settings:
+    """Flags by attribute, as `optimizers.create` reads them."""
+
+    def __init__(self, values):
+        self.__dict__.update(values)
