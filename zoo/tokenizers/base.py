@@ -130,13 +130,27 @@ def valid_utf8(texts):
     return tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace", replacement_char=0xFFFD)
 
 
-def row_ids(row_splits, size):
-    """Row splits (R + 1,) and the number of values N -> int32 (N,), the row of each value.
+def byte_values(texts):
+    """string (B,) -> int32 RaggedTensor (B, None), the bytes of each."""
+    values = tf.cast(tf.io.decode_raw(tf.strings.reduce_join(texts), tf.uint8), tf.int32)
+    return tf.RaggedTensor.from_row_lengths(values, tf.cast(tf.strings.length(texts), tf.int64), validate=False)
 
-    `RaggedTensor.value_rowids` takes memory for the number of rows times the longest one; this does not.
+
+def row_ids(ragged):
+    """The row of each value of a RaggedTensor, int32 (N,).
+
+    `RaggedTensor.value_rowids`, and what TensorFlow builds on it, take memory for the number of rows times the longest one; this does not.
     """
-    inner = row_splits[1:-1]
-    return tf.cumsum(tf.math.unsorted_segment_sum(tf.ones_like(inner, tf.int32), inner, size + 1))[:-1]
+    inner = ragged.row_splits[1:-1]
+    starts = tf.math.unsorted_segment_sum(tf.ones_like(inner, tf.int32), inner, tf.shape(ragged.flat_values)[0] + 1)
+    return tf.cumsum(starts)[:-1]
+
+
+def kept(ragged, keep):
+    """A RaggedTensor (B, None) without the values at which `keep`, bool (N,), is False."""
+    before = tf.concat([[0], tf.cumsum(tf.cast(keep, tf.int64))], 0)
+    splits = tf.gather(before, ragged.row_splits)
+    return tf.RaggedTensor.from_row_splits(tf.boolean_mask(ragged.flat_values, keep), splits, validate=False)
 
 
 def create(spec, texts=(), vocab_size=None):

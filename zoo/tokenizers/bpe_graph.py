@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 import tokenizers
 
-from zoo.tokenizers.base import row_ids, valid_utf8
+from zoo.tokenizers.base import byte_values, row_ids, valid_utf8
 
 LETTER, NUMBER, SPACE, OTHER = range(4)
 PAGE = 256
@@ -62,30 +62,28 @@ class BPEGraph(tf.Module):
     def tokenize(self, texts):
         """string (B,) -> int32 RaggedTensor (B, None)."""
         texts = valid_utf8(texts)
-        data = tf.cast(tf.io.decode_raw(tf.strings.reduce_join(texts), tf.uint8), tf.int32)
-        splits = _splits(tf.strings.length(texts))
-        starts = self.word_starts(texts, data, splits)
-        word_splits = tf.concat([tf.cast(tf.where(starts)[:, 0], tf.int32), tf.size(data)[None]], 0)
-        which, words = self._distinct(data, word_splits)
+        data = byte_values(texts)
+        starts = self.word_starts(texts, data)
+        word_splits = tf.concat([tf.where(starts)[:, 0], data.row_splits[-1:]], 0)
+        which, words = self._distinct(tf.RaggedTensor.from_row_splits(data.flat_values, word_splits, validate=False))
         merged = self._merge(words)
         tokens = tf.gather(merged.with_flat_values(tf.gather(self._tensors["ids"], merged.flat_values)), which)
-        words_before = tf.concat([[0], tf.cumsum(tf.cast(starts, tf.int32))], 0)
-        token_splits = tf.gather(tokens.row_splits, tf.gather(words_before, splits))
+        words_before = _splits(tf.cast(starts, tf.int64))
+        token_splits = tf.gather(tokens.row_splits, tf.gather(words_before, data.row_splits))
         return tf.RaggedTensor.from_row_splits(tokens.flat_values, token_splits, validate=False)
 
     def detokenize(self, token_ids):
         """int32 RaggedTensor (B, None) -> string (B,)."""
         with tf.init_scope():
             pieces = tf.constant(self._pieces)
-        rows = row_ids(token_ids.row_splits, tf.size(token_ids.flat_values))
-        texts = tf.strings.unsorted_segment_join(tf.gather(pieces, token_ids.flat_values), rows, token_ids.nrows())
-        return valid_utf8(texts)
+        pieces = tf.gather(pieces, token_ids.flat_values)
+        return valid_utf8(tf.strings.unsorted_segment_join(pieces, row_ids(token_ids), token_ids.nrows()))
 
-    def word_starts(self, texts, data, splits):
-        """Where GPT-2's pattern starts a word: valid UTF-8 string (B,), its bytes int32 (N,) and splits int32 (B + 1,) -> bool (N,)."""
+    def word_starts(self, texts, data):
+        """Where GPT-2's pattern starts a word: valid UTF-8 string (B,) and its bytes, ragged (B, None) -> bool (N,)."""
         points = tf.strings.unicode_decode(tf.strings.reduce_join(texts), "UTF-8")
-        lead = tf.bitwise.bitwise_and(data, 0xC0) != 0x80
-        text = tf.boolean_mask(row_ids(splits, tf.size(data)), lead)
+        lead = tf.bitwise.bitwise_and(data.flat_values, 0xC0) != 0x80
+        text = tf.boolean_mask(row_ids(data), lead)
         page = tf.gather(self._tensors["pages"], tf.bitwise.right_shift(points, 8))
         kind = tf.gather(self._tensors["classes"], page * PAGE + tf.bitwise.bitwise_and(points, PAGE - 1))
 
@@ -106,32 +104,32 @@ class BPEGraph(tf.Module):
         )
         starts &= ~(_shift(short | long, 1, False) | _shift(long, 2, False))
         starts |= _shift(short, 2, False) | _shift(long, 3, False)
-        return tf.scatter_nd(tf.where(lead), starts, tf.shape(data, tf.int64))
+        return tf.scatter_nd(tf.where(lead), starts, tf.shape(lead, tf.int64))
 
-    def _distinct(self, data, splits):
-        """Bytes int32 (N,) and word splits int32 (W + 1,) -> int32 (W,) which distinct word each is, and their bytes, ragged (D, None).
+    def _distinct(self, words):
+        """Bytes of words, ragged (W, None) -> int32 (W,) which distinct word each is, and the bytes of these, ragged (D, None).
 
         Words are told apart by a sum of random numbers; should two different words ever have equal sums, none is taken for another.
         """
-        size = tf.size(data)
-        word = row_ids(splits, size)
+        data, splits, lengths = words.flat_values, words.row_splits, words.row_lengths()
+        size, count = tf.size(data, tf.int64), words.nrows()
+        word = row_ids(words)
         offset = tf.range(size) - tf.gather(splits, word)
         factors = tf.gather(self._tensors["hashes"], tf.bitwise.bitwise_and(offset, PAGE - 1))
-        sums = tf.math.unsorted_segment_sum(tf.cast(data + 1, tf.int64) * factors, word, tf.size(splits) - 1)
+        sums = tf.math.unsorted_segment_sum(tf.cast(data + 1, tf.int64) * factors, word, count)
         unique, which = tf.unique(sums)
         every = tf.range(tf.size(which))
         first = tf.math.unsorted_segment_min(every, which, tf.size(unique))
 
-        lengths = splits[1:] - splits[:-1]
         twin = tf.gather(first, which)
         there = tf.minimum(tf.gather(tf.gather(splits, twin), word) + offset, size - 1)
         equal = tf.reduce_all(tf.gather(lengths, twin) == lengths) & tf.reduce_all(tf.gather(data, there) == data)
         which, first = tf.cond(equal, lambda: (which, first), lambda: (every, every))
 
         row_splits = _splits(tf.gather(lengths, first))
-        row = row_ids(row_splits, row_splits[-1])
-        source = tf.gather(tf.gather(splits, first) - row_splits[:-1], row) + tf.range(row_splits[-1])
-        return which, tf.RaggedTensor.from_row_splits(tf.gather(data, source), row_splits, validate=False)
+        places = tf.RaggedTensor.from_row_splits(tf.range(row_splits[-1]), row_splits, validate=False)
+        source = tf.gather(tf.gather(splits, first) - row_splits[:-1], row_ids(places)) + places.flat_values
+        return which, places.with_flat_values(tf.gather(data, source))
 
     def _merge(self, words):
         """Symbols of words, ragged (D, None) -> the same after all merges.
@@ -141,11 +139,9 @@ class BPEGraph(tf.Module):
         be made of such pairs. So long words are cut into blocks of twice that length, and a pair is taken when it is the lowest of its own
         and the two neighbouring blocks: one pass for all its equals, whatever the length of the word.
         """
-        splits = words.row_splits
-        symbols = words.flat_values
-        word = row_ids(splits, tf.size(symbols))
-        longest = 2 * max(map(len, self._pieces))
-        starts_block = (tf.range(tf.size(symbols)) - tf.gather(splits, word)) % longest == 0
+        symbols, word = words.flat_values, row_ids(words)
+        offset = tf.range(tf.size(symbols, tf.int64)) - tf.gather(words.row_splits, word)
+        starts_block = offset % (2 * max(map(len, self._pieces))) == 0
         block = tf.cumsum(tf.cast(starts_block, tf.int32)) - 1
         word_of_block = tf.boolean_mask(word, starts_block)
         joined = word_of_block[1:] == word_of_block[:-1]
@@ -176,7 +172,7 @@ class BPEGraph(tf.Module):
             (symbols, self._made(symbols, _shift(symbols, -1, 0), word == _shift(word, -1, -1)), block),
             shape_invariants=(tf.TensorShape([None]),) * 3,
         )
-        counts = tf.math.unsorted_segment_sum(tf.ones_like(symbols), tf.gather(word_of_block, block), words.nrows())
+        counts = tf.math.unsorted_segment_sum(tf.ones_like(symbols, tf.int64), tf.gather(word_of_block, block), words.nrows())
         return tf.RaggedTensor.from_row_splits(symbols, _splits(counts), validate=False)
 
     def _made(self, left, right, in_one_word):
@@ -200,8 +196,8 @@ def _shift(values, by, fill):
 
 
 def _splits(lengths):
-    """Row lengths int32 (R,) -> row splits int32 (R + 1,)."""
-    return tf.concat([[0], tf.cumsum(lengths)], 0)
+    """Row lengths int64 (R,) -> row splits int64 (R + 1,)."""
+    return tf.concat([tf.constant([0], tf.int64), tf.cumsum(lengths)], 0)
 
 
 def _any_equal(points, characters):
@@ -262,13 +258,21 @@ def character_classes():
         int32 (4352,), the page of each 256 code points, and int32 (pages * 256,), the class of each character of these pages.
     """
     kinds = np.full(0x110000, OTHER, np.int32)
-    characters = "".join(map(chr, CLASSIFIED))
-    points = np.array(CLASSIFIED)
+    # One pass finds the runs of each class, a second one, over a character of each run, says which class it is.
+    runs = _split_at(r"\p{L}+|\p{N}+|\s+", "".join(map(chr, CLASSIFIED)), "isolated")
+    heads = "".join(chr(CLASSIFIED[start]) for start, _ in runs)
     for kind, name in [(LETTER, r"\p{L}"), (NUMBER, r"\p{N}"), (SPACE, r"\s")]:
-        split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(name + "+"), "removed")
-        inside = np.ones(len(points), bool)
-        for _, (start, end) in split.pre_tokenize_str(characters):
-            inside[start:end] = False
-        kinds[points[inside]] = kind
-    pages, page_of = np.unique(kinds.reshape(-1, PAGE), axis=0, return_inverse=True)
-    return page_of.reshape(-1).astype(np.int32), pages.reshape(-1)
+        others = np.ones(len(runs), bool)
+        for start, end in _split_at(name, heads, "removed"):
+            others[start:end] = False
+        for i in np.flatnonzero(others):
+            kinds[CLASSIFIED[slice(*runs[i])]] = kind
+    pages = {}
+    page_of = [pages.setdefault(page.tobytes(), len(pages)) for page in kinds.reshape(-1, PAGE)]
+    return np.array(page_of, np.int32), np.frombuffer(b"".join(pages), np.int32)
+
+
+def _split_at(pattern, text, behavior):
+    """(start, end) of each piece into which the native side splits a text."""
+    split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern), behavior)
+    return [span for _, span in split.pre_tokenize_str(text)]

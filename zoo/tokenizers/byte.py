@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from zoo.registry import TOKENIZERS
-from zoo.tokenizers.base import Tokenizer, to_bytes, to_text, valid_utf8
+from zoo.tokenizers.base import Tokenizer, byte_values, kept, row_ids, to_bytes, to_text, valid_utf8
 
 REPLACEMENT = 0xFFFD
 NUM_CODE_POINTS = 0x110000
@@ -34,13 +34,12 @@ class ByteTokenizer(Tokenizer):
         return ids[ids != self.eos_id].astype(np.uint8).tobytes().decode("utf8", errors="replace")
 
     def tokenize(self, texts):
-        ids = tf.cast(tf.io.decode_raw(tf.strings.reduce_join(texts), tf.uint8), tf.int32)
-        return tf.RaggedTensor.from_row_lengths(ids, tf.cast(tf.strings.length(texts), tf.int64))
+        return byte_values(texts)
 
     def detokenize(self, token_ids):
         # No core op turns numbers into bytes: each id picks a string of one byte, and eos an empty one.
         pieces = tf.gather(tf.constant([bytes([b]) for b in range(256)] + [b""]), token_ids.flat_values)
-        return valid_utf8(tf.strings.unsorted_segment_join(pieces, token_ids.value_rowids(), token_ids.nrows()))
+        return valid_utf8(tf.strings.unsorted_segment_join(pieces, row_ids(token_ids), token_ids.nrows()))
 
     def save_assets(self, directory):
         return {}
@@ -110,7 +109,7 @@ class CharTokenizer(Tokenizer):
         return tf.where(tf.gather(known, ids) == points, ids, self.unk_id)
 
     def detokenize(self, token_ids):
-        token_ids = tf.ragged.boolean_mask(token_ids, token_ids != self.eos_id)
+        token_ids = kept(token_ids, token_ids.flat_values != self.eos_id)
         points = tf.gather(tf.constant(np.append(self._points, [0, REPLACEMENT]), tf.int32), token_ids.flat_values)
         return tf.strings.unicode_encode(token_ids.with_flat_values(points), "UTF-8")
 

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from zoo.registry import TOKENIZERS
-from zoo.tokenizers.base import Tokenizer, to_text, valid_utf8
+from zoo.tokenizers.base import Tokenizer, kept, row_ids, to_text, valid_utf8
 
 # lmplz separates words at NUL, tab, carriage return and space, and sentences at line feed. Everything else is part of a word.
 SPACES = bytes.maketrans(b"\0\t\r", b"   ")
@@ -99,7 +99,7 @@ class WordTokenizer(Tokenizer):
         texts = tf.strings.regex_replace(valid_utf8(texts), r"[\x00\t\r ]+", " ")
         texts = tf.strings.regex_replace(texts, r" *\n[ \n]*", " \n ")
         words = tf.strings.split(tf.strings.regex_replace(texts, r"^[ \n]+|[ \n]+$", ""), " ")
-        words = tf.ragged.boolean_mask(words, words != "")  # an empty text splits into one empty word
+        words = kept(words, words.flat_values != "")  # an empty text splits into one empty word
         return words.with_flat_values(self._graph_table().lookup(words.flat_values))
 
     def _graph_table(self):
@@ -112,7 +112,7 @@ class WordTokenizer(Tokenizer):
 
     def detokenize(self, token_ids):
         words = tf.gather(tf.constant([word.encode("utf8") for word in self._words]), token_ids.flat_values)
-        texts = tf.strings.unsorted_segment_join(words, token_ids.value_rowids(), token_ids.nrows(), " ")
+        texts = tf.strings.unsorted_segment_join(words, row_ids(token_ids), token_ids.nrows(), " ")
         texts = tf.strings.regex_replace(texts, r" *\n[ \n]*", "\n")
         return tf.strings.regex_replace(texts, r"^[ \n]+|[ \n]+$", "")
 
