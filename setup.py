@@ -13,11 +13,14 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["zoo*", "trainers*", "tfds_configs*", "benchmarks*"]),
+    # What TFDS shows of a data set stands beside its builder.
+    package_data={"tfds_configs": ["*/README.md", "*/CITATIONS.bib"]},
     install_requires=[
         "tensorflow>=2.20,<3",
         "keras>=3.12,<4",
         "keras-nlp>=0.20",
         "tensorflow-datasets>=4.9.9",
+        "importlib_resources>=5",  # TFDS 4.9.10 imports it to build a public set, and does not declare it
         "absl-py>=2.1",
         "numpy>=1.26",
         "tokenizers>=0.20",

@@ -1,7 +1,7 @@
-"""The embedded set and the public TFDS sets for language modelling: which field is the text, which splits there are, whose text it is.
+"""Data sets for language modelling: which field is the text, which splits there are, whose text it is.
 
-A public set with a slash in its `builder` has further configs, mostly languages: `--dataset=wiki40b/de`. A split that a set lacks
-is cut from the training text, except that the validation text serves as test where TFDS has only that.
+A public set with a slash in its `builder` has further configs, mostly languages: `--dataset=wiki40b/de`. A split that
+a set lacks is cut from the training text, except that the validation text serves as test where TFDS has only that.
 OpenWebText is not among them: TFDS has no builder for it.
 """
 

@@ -87,20 +87,22 @@ class TextSource:
         name = self.builder or self.name
         if self.module:
             importlib.import_module(self.module)
+            tfds.disable_progress_bar()
         try:
             builder = tfds.builder(name, data_dir=self.data_dir, try_gcs=self.try_gcs)
         except ValueError as error:
             raise ValueError(f"TensorFlow Datasets has no {name!r}: {str(error).splitlines()[0]}") from error
         try:
-            # What our own builders do takes seconds, and TFDS would call it a download.
+            # What our own builders do takes seconds, and TFDS would call it a download, with a bar.
             with contextlib.redirect_stdout(io.StringIO()) if self.module else contextlib.nullcontext():
                 builder.download_and_prepare()
         except Exception as error:
             if self.module and not isinstance(error, OSError):
                 raise  # a bug of ours, not the weather
             raise OSError(
-                f"TensorFlow Datasets could not prepare {name} in {builder.data_dir} ({type(error).__name__}: {error}). It takes the "
-                "network and room on the disk; --dataset=python_docs takes no network, and --data_path reads your own files."
+                f"TFDS could not prepare {name} in {builder.data_dir} ({type(error).__name__}: {error}). "
+                "It takes the network and room on the disk; --dataset=python_docs takes no network, and --data_path "
+                "reads your own files."
             ) from error
         return builder
 
@@ -110,4 +112,6 @@ class TextSource:
         try:
             return value.decode("utf8")
         except UnicodeDecodeError as error:
-            raise ValueError(f"{self.name} has text that is not UTF-8 ({error.reason} at byte {error.start}).") from error
+            raise ValueError(
+                f"{self.name} has text that is not UTF-8 ({error.reason} at byte {error.start})."
+            ) from error

@@ -3,7 +3,7 @@
     <cache>/<source>-<tokenizer>-<key>/
         tokenizer/  train/  validation/  test/
 
-Each of these directories appears in one step when it is complete, so whatever interrupts the work, what is there is whole
+Each of these directories appears in one step when it is complete: whatever interrupts the work, what is there is whole,
 and the next run goes on from it. The key is made of the text, the tokenizer and the code that turns one into the other.
 """
 
@@ -51,8 +51,8 @@ def prepare(source, tokenizer_spec, vocab_size=None, cache_dir=None, *, splits=N
         progress: called with (what is being made, bytes of text read so far).
 
     Returns:
-        `(tokenizer, streams)`: the tokenizer, and split -> `TokenShards`. Their `num_bytes` counts the UTF-8 bytes of the
-        documents, and `lost_bytes` those that stand under the unknown token.
+        `(tokenizer, streams)`: the tokenizer, and split -> `TokenShards`. Their `num_bytes` counts the UTF-8 bytes of
+        the documents, and `lost_bytes` those that stand under the unknown token.
 
     Raises:
         ValueError: an unknown tokenizer or split, or text that is empty or cannot be read.
@@ -95,7 +95,9 @@ def _tokens(source, split, tokenizer, directory, report):
     with exclusive(directory.parent):
         if not directory.exists():
             meta = {"num_bytes": 0, "lost_bytes": 0, "source": source.name, "split": split, "licence": source.licence}
-            documents = _encoded(_reported(source.texts(split), split, report), tokenizer, meta, f"{source.name}'s {split} split")
+            documents = _encoded(
+                _reported(source.texts(split), split, report), tokenizer, meta, f"{source.name}'s {split} split"
+            )
             write_shards(directory, documents, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, meta=meta)
     return TokenShards.open(directory)
 

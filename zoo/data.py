@@ -4,7 +4,7 @@ A *stream* is one long row of token ids in which `eos_id` stands before the firs
 
     eos  document 1  eos  document 2  eos ... eos
 
-`write_shards` puts a stream on disk and `TokenShards.open` maps it back; a plain numpy array of ids is a stream as well.
+`write_shards` puts a stream on disk and `TokenShards.open` maps it back; a plain numpy array of ids is a stream too.
 As a stream begins and ends with the same token it can be read as a ring: after the last `eos` comes document 1.
 
 A *batch* is a dict of numpy arrays with these names, wherever a batch occurs in this project:
@@ -80,8 +80,8 @@ def write_shards(directory, documents, *, vocab_size, eos_id, meta=None, shard_t
 
     Args:
         directory: the path to make; it must not exist.
-        documents: iterable of 1-d integer arrays, without the `eos_id` around them. A document may hold `eos_id` inside:
-            it then counts as several.
+        documents: iterable of 1-d integer arrays, without the `eos_id` around them. A document that holds `eos_id`
+            inside counts as several.
         vocab_size: every id is in [0, vocab_size); up to 65,536 they take two bytes each, above that four.
         eos_id: written before the first document and after each.
         meta: JSON fields to keep beside the tokens, such as `num_bytes` and `lost_bytes`. It is read after the last
@@ -231,9 +231,9 @@ def _mapped(path, shard, dtype, verify):
 class PackedBatches:
     """Training batches of a stream in which every position is filled; `batch(step)` is a pure function of (seed, step).
 
-    Each epoch cuts the ring into windows of `seq_length` inputs at an offset of its own and takes them in an order of its
-    own, both drawn from a counter-based generator keyed by (seed, epoch). When the windows of an epoch are used up in
-    the midst of a batch, the next epoch's follow.
+    Each epoch cuts the ring into windows of `seq_length` inputs at an offset of its own and takes them in an order of
+    its own, both drawn from a counter-based generator keyed by (seed, epoch). When the windows of an epoch are used up
+    in the midst of a batch, the next epoch's follow.
 
     With `contiguous`, for models that carry their state from batch to batch, an epoch cuts the ring into `batch_size`
     rows of equal length, and row r of one batch goes on where row r of the last batch stopped.
@@ -269,7 +269,7 @@ class PackedBatches:
 
     @property
     def steps_per_epoch(self):
-        """Batches in which each window occurs once, rounded up; with `contiguous`, batches before the rows start anew."""
+        """Batches that hold each window once, rounded up; with `contiguous`, batches before the rows start anew."""
         if self.contiguous:
             return max(1, self._ring // self.batch_size // self.seq_length)
         return -(-self.num_windows // self.batch_size)
@@ -320,7 +320,7 @@ def _philox(seed, epoch):
 
 
 def _around(stream, start, length):
-    """`length` ids of the ring from `start` on; the closing eos of the stream and its opening one are the same place."""
+    """`length` ids of the ring from `start` on; the stream's closing eos and its opening one are the same place."""
     piece = stream[start : start + length]
     if len(piece) < length:
         piece = np.concatenate([piece, stream[1 : 1 + length - len(piece)]])
@@ -347,8 +347,8 @@ def evaluation_batches(
         stream: `TokenShards`, or a 1-d integer array laid out like a stream.
         seq_length: T.
         batch_size: B.
-        context_tokens: by how many tokens each window overlaps the one before; their labels weigh 0 there. With n - 1 an
-            n-gram model scores as if it read the whole stream at once.
+        context_tokens: by how many tokens each window overlaps the one before; their labels weigh 0 there. With n - 1
+            an n-gram model scores as if it read the whole stream at once.
         contiguous: rows go on from batch to batch, for a state carried along (zero in front of the first batch). Every
             row but the first then starts amid the stream. There is no `padding_mask`: nothing follows the padding.
         max_tokens: score only so many tokens, from the front.
@@ -361,7 +361,7 @@ def evaluation_batches(
     _require_positive(seq_length=seq_length, batch_size=batch_size)
     if not 0 <= context_tokens < seq_length:
         raise ValueError(
-            f"context_tokens must be at least 0 and below seq_length, got {context_tokens} with seq_length {seq_length}."
+            f"context_tokens must be at least 0 and below seq_length ({seq_length}), got {context_tokens}."
         )
     end = len(stream) - 1 if max_tokens is None else min(len(stream) - 1, max_tokens)
     if end < 1:

@@ -33,8 +33,13 @@ class TestGrammar:
         assert parse("a.txt").files == {"train": ("a.txt",)}
         assert parse("*.txt").files == {"train": ("a.txt", "b.txt", "odd,name=1.txt")}
         assert parse("b.txt,a.txt").files == {"train": ("b.txt", "a.txt")}
-        assert parse("train=a.txt,b.txt,validation=c.md").files == {"train": ("a.txt", "b.txt"), "validation": ("c.md",)}
-        assert parse("odd,name=1.txt").files == {"train": ("odd,name=1.txt",)}, "a name that exists is taken as it stands"
+        assert parse("train=a.txt,b.txt,validation=c.md").files == {
+            "train": ("a.txt", "b.txt"),
+            "validation": ("c.md",),
+        }
+        assert parse("odd,name=1.txt").files == {"train": ("odd,name=1.txt",)}, (
+            "a name that exists is taken as it stands"
+        )
         assert parse(r"a.txt,odd\,name\=1.txt").files == {"train": ("a.txt", "odd,name=1.txt")}
         full = parse("test=a.txt,format=lines,field=body,columns=label:body,errors=replace")
         assert (full.files, full.format, full.field) == ({"test": ("a.txt",)}, "lines", "body")
@@ -64,7 +69,14 @@ class TestGrammar:
 
     @pytest.mark.parametrize(
         ("name", "expected"),
-        [("a.txt", "text"), ("a", "text"), ("a.JSONL", "jsonl"), ("a.ndjson.gz", "jsonl"), ("a.csv", "csv"), ("a.tsv.gz", "tsv")],
+        [
+            ("a.txt", "text"),
+            ("a", "text"),
+            ("a.JSONL", "jsonl"),
+            ("a.ndjson.gz", "jsonl"),
+            ("a.csv", "csv"),
+            ("a.tsv.gz", "tsv"),
+        ],
     )
     def test_the_name_tells_the_format(self, here, name, expected):
         (here / name).write_text("x")
@@ -137,12 +149,22 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("name", "content", "options", "sentence"),
         [
-            ("a.jsonl", '{"text": "x"}\n{"body": "y"}', "", "a.jsonl, line 2 has no field 'text': its fields are 'body'."),
+            (
+                "a.jsonl",
+                '{"text": "x"}\n{"body": "y"}',
+                "",
+                "a.jsonl, line 2 has no field 'text': its fields are 'body'.",
+            ),
             ("a.jsonl", "[1]", "", "a.jsonl, line 1 has no field 'text': it is no JSON object."),
             ("a.jsonl", '{"text": "x"}\n{"text": ', "", "a.jsonl, line 2 is not JSON: Expecting value at column 10."),
             ("a.jsonl", '{"text": 5}', "", "a.jsonl, line 1: field 'text' must be a string, got 5."),
             ("a.jsonl", '{"text": "\\ud800"}', "", "a.jsonl, line 1 spells a lone surrogate"),
-            ("a.csv", "label,body\n1,x\n", "", "a.csv has no column 'text': its columns are 'label', 'body'; choose one with field="),
+            (
+                "a.csv",
+                "label,body\n1,x\n",
+                "",
+                "a.csv has no column 'text': its columns are 'label', 'body'; choose one with field=",
+            ),
             ("a.csv", "label,text\n1,x\n2\n", "", "a.csv, line 3 has 1 columns instead of 2."),
             ("a.csv", 'text\n"x"y\n', "", "a.csv, line 2 is not CSV: "),
             ("a.tsv", "1\tx\n2\ty\tz\n", ",columns=label:text", "a.tsv, line 2 has 3 columns instead of 2."),
@@ -187,7 +209,11 @@ class TestSplits:
     def test_given_splits_are_not_cut(self, here):
         for name in "abc":
             (here / f"{name}.txt").write_text(name * 20)
-        assert [texts("train=a.txt,validation=b.txt", s)[0][0] for s in ("train", "validation", "test")] == ["a", "b", "b"]
+        assert [texts("train=a.txt,validation=b.txt", s)[0][0] for s in ("train", "validation", "test")] == [
+            "a",
+            "b",
+            "b",
+        ]
         assert [texts("train=a.txt,validation=b.txt,test=c.txt", s)[0][0] for s in ("validation", "test")] == ["b", "c"]
         assert len(texts("train=a.txt,validation=b.txt")[0]) == 20
         held_out = "train=a.txt,test=c.txt"
@@ -206,7 +232,15 @@ class TestFingerprint:
         def fingerprint(data_path):
             return tfds_configs.get("local_text", data_path).fingerprint()
 
-        paths = ["a.txt", "b.txt", "a.txt,b.txt", "b.txt,a.txt", "a.txt,format=lines", "a.txt,errors=replace", "test=a.txt"]
+        paths = [
+            "a.txt",
+            "b.txt",
+            "a.txt,b.txt",
+            "b.txt,a.txt",
+            "a.txt,format=lines",
+            "a.txt,errors=replace",
+            "test=a.txt",
+        ]
         assert len({fingerprint(path) for path in paths}) == len(paths)
         before = fingerprint("a.txt")
         assert fingerprint(str(here / "a.txt")) == before, "the content counts, not the path"

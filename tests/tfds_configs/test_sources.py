@@ -76,7 +76,10 @@ def test_what_a_set_lacks_is_named():
     with pytest.raises(ValueError, match="TensorFlow Datasets has no 'wiki40b/klingon'"):
         next(tfds_configs.get("wiki40b/klingon").texts("train"))
     wrong = TextSource("lm1b", "language_modeling", {"text": "body"}, {"train": "train"}, "none")
-    with tfds.testing.mock_data(num_examples=1), pytest.raises(ValueError, match="lm1b has no field 'body'; it has text"):
+    with (
+        tfds.testing.mock_data(num_examples=1),
+        pytest.raises(ValueError, match="lm1b has no field 'body'; it has text"),
+    ):
         next(wrong.texts("train"))
 
 

@@ -42,7 +42,9 @@ def ids_of(streams):
 
 def test_bytes_by_hand(tmp_path):
     seen = []
-    tokenizer, streams = prepare(Counted(**DOCUMENTS), "byte", cache_dir=tmp_path, progress=lambda *said: seen.append(said))
+    tokenizer, streams = prepare(
+        Counted(**DOCUMENTS), "byte", cache_dir=tmp_path, progress=lambda *said: seen.append(said)
+    )
     eos = tokenizer.eos_id
     first, second = tokenizer.encode("snow \u2603"), tokenizer.encode("two\r\nlines\n")
     assert streams["train"][:].tolist() == [eos, *first, eos, *second, eos]
@@ -83,7 +85,12 @@ def test_chunks_change_nothing(tmp_path, monkeypatch):
 
 def test_the_key_is_text_tokenizer_and_size(tmp_path):
     other = {**DOCUMENTS, "train": ["something else, and more"]}
-    for documents, spec, size in [(DOCUMENTS, "byte", None), (DOCUMENTS, "bpe", 257), (DOCUMENTS, "bpe", 259), (other, "bpe", 257)]:
+    for documents, spec, size in [
+        (DOCUMENTS, "byte", None),
+        (DOCUMENTS, "bpe", 257),
+        (DOCUMENTS, "bpe", 259),
+        (other, "bpe", 257),
+    ]:
         prepare(Counted(**documents), spec, size, tmp_path)
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 4
 
@@ -142,7 +149,7 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
 
 
 def test_checking_a_tokenizer_needs_no_tensorflow():
-    program = "import sys\nfrom trainers.prepare import check_tokenizer\ncheck_tokenizer('bpe')\nassert 'tensorflow' not in sys.modules"
+    program = "import sys, trainers.prepare as p; p.check_tokenizer('bpe'); assert 'tensorflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
     with pytest.raises(ValueError, match="did you mean 'char'"):
         check_tokenizer("chars")

@@ -44,7 +44,9 @@ def _json_lines(path, file, data_path):
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}, line {number} is not JSON: {error.msg} at column {error.colno}.") from error
         if not isinstance(record, dict) or data_path.field not in record:
-            has = f"its fields are {', '.join(map(repr, record))}" if isinstance(record, dict) else "it is no JSON object"
+            has = (
+                f"its fields are {', '.join(map(repr, record))}" if isinstance(record, dict) else "it is no JSON object"
+            )
             raise ValueError(f"{path}, line {number} has no field {data_path.field!r}: {has}.")
         text = record[data_path.field]
         if not isinstance(text, str):
@@ -58,8 +60,8 @@ def _rows(path, file, data_path):
     for number, row in rows:
         if data_path.field not in names:
             raise ValueError(
-                f"{path} has no column {data_path.field!r}: its columns are {', '.join(map(repr, names))}; choose one with "
-                "field=, or name the columns of a file without a header with columns=."
+                f"{path} has no column {data_path.field!r}: its columns are {', '.join(map(repr, names))}; choose one "
+                "with field=, or name the columns of a file without a header with columns=."
             )
         if len(row) != len(names):
             raise ValueError(f"{path}, line {number} has {len(row)} columns instead of {len(names)}.")
@@ -114,7 +116,8 @@ def _encodable(text, path, number, errors):
         if errors == "replace":
             return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         raise ValueError(
-            f"{path}, line {number} spells a lone surrogate, which is no character; mend it, or read on with errors=replace."
+            f"{path}, line {number} spells a lone surrogate, which is no character; mend it, or read on with "
+            "errors=replace."
         ) from error
     return text
 

@@ -1,7 +1,7 @@
 """The `TextSource` of your own files.
 
-It reads them where they lie. The TFDS builder beside it gives the same records to programs that want a TFDS data set; on the
-way to tokens, which are cached themselves, TFDS's copy would only double the space and hold each document three times.
+It reads them where they lie. The TFDS builder beside it gives the same documents to programs that want a TFDS set; on
+the way to tokens, which are cached themselves, TFDS's copy would only double the space.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ class LocalTextSource(TextSource):
         )
 
     def examples(self, split):
-        """Iterates over the records of a split: dicts with `text`, and the other columns or fields where there are any."""
+        """Iterates over the records of a split: dicts with `text`, and the other columns or fields if there are any."""
         self.check_split(split)
         part = self.splits[split]
         empty = True

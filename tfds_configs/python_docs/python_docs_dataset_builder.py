@@ -21,7 +21,7 @@ class PythonDocs(tfds.core.GeneratorBasedBuilder):
         f"{EXTRACTION_VERSION}.{100 * sys.version_info.major + sys.version_info.minor}.{sys.version_info.micro}"
     )
     BUILDER_CONFIGS = [
-        tfds.core.BuilderConfig(name="language_modeling", description="One document a topic or docstring, as it stands."),
+        tfds.core.BuilderConfig(name="language_modeling", description="Every topic and docstring as it stands."),
     ]
 
     def _info(self):
