@@ -35,13 +35,11 @@ class Checkpoints:
         final = self.directory / f"step_{step:08d}"
         aside = self.directory / f".{final.name}.partial"
         shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        with open(aside / "arrays.npz", "wb") as file:
-            np.savez(file, **{name: np.asarray(variable) for name, variable in self.variables.items()})
-            _sync(file)
-        with open(aside / "progress.json", "w", encoding="utf8") as file:
-            json.dump({**progress, "step": step}, file)
-            _sync(file)
+        try:
+            self._write(aside, {**progress, "step": step})
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
         if final.exists():
             shutil.rmtree(final)
         os.replace(aside, final)
@@ -50,6 +48,15 @@ class Checkpoints:
         os.close(folder)
         for old in self._complete()[:-KEPT]:
             shutil.rmtree(old)
+
+    def _write(self, directory, progress):
+        directory.mkdir(parents=True)
+        with open(directory / "arrays.npz", "wb") as file:
+            np.savez(file, **{name: np.asarray(variable) for name, variable in self.variables.items()})
+            _sync(file)
+        with open(directory / "progress.json", "w", encoding="utf8") as file:
+            json.dump(progress, file)
+            _sync(file)
 
     def restore(self, report=print):
         """Assigns the newest whole checkpoint to the variables.

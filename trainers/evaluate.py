@@ -27,16 +27,17 @@ def main():
     source = tfds_configs.get(dataset, data_path)
     with Progress("Preparing") as progress:
         _, streams = prepare(
-            source, str(directory / "tokenizer"), None, progress=lambda split, done: progress.update(done, split=split)
-        )
+            source, str(directory / "tokenizer"), splits=FLAGS.split,
+            progress=lambda split, done: progress.update(done, split=split),
+        )  # fmt: skip
     task = TASKS.get(bundle.task)()
     score = tf.function(lambda batch, state: task.score(bundle.model, batch, state=state), reduce_retracing=True)
     for split in FLAGS.split:
-        if split not in streams:
-            raise ValueError(f"{dataset} has no split {split!r}; known: {', '.join(streams)}.")
         scores = loop.evaluate(
             bundle.model, score, streams[split],
-            seq_length=FLAGS.seq_length or run.get("seq_length", 128), batch_size=FLAGS.batch_size,
+            seq_length=FLAGS.seq_length or run.get("seq_length", 128),
+            batch_size=FLAGS.batch_size or run.get("batch_size", 16),
+            separate_documents=run.get("separate_documents", False),
         )  # fmt: skip
         print(json.dumps({"split": split, "dataset": source.name, **scores}), flush=True)
 
@@ -44,7 +45,10 @@ def main():
 def _data(directory):
     """(dataset, data_path, config of the run): by default the text that the model was trained on."""
     path = Path(directory).parent / "config.json"
-    run = json.loads(path.read_text(encoding="utf8")) if path.is_file() else {}
+    try:
+        run = dict(json.loads(path.read_text(encoding="utf8"))) if path.is_file() else {}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); copy the run again from where it was made.") from error
     if FLAGS.data_path:
         return FLAGS.dataset or "local_text", FLAGS.data_path, run
     if FLAGS.dataset:

@@ -5,7 +5,10 @@ Imports no TensorFlow: `--help`, `--list` and a wrong flag answer at once.
 
 import contextlib
 import dataclasses
+import errno
+import math
 import os
+import shlex
 import sys
 import tempfile
 import traceback
@@ -19,6 +22,8 @@ from zoo.registry import MODELS, TASKS
 FLAGS = flags.FLAGS
 OUR_PACKAGES = tuple(str(Path(__file__).parent.parent / name) + os.sep for name in ("zoo", "trainers", "tfds_configs"))
 USER_ERROR = 2  # exit status of a mistake in the call
+RESUME_STATUS = 75  # EX_TEMPFAIL of sysexits.h: interrupted and saved; the same command goes on
+INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
 OPTIMIZERS = ("adamw", "sgd", "adafactor", "muon")
 SCHEDULES = ("cosine", "linear", "inverse_sqrt", "constant")
@@ -121,7 +126,7 @@ def define_evaluation():
     flags.DEFINE_string("data_path", None, "Your text: a file, a glob, or train=...,validation=...,test=....")
     flags.DEFINE_list("split", ["validation", "test"], "Splits to judge it on.")
     flags.DEFINE_integer("seq_length", None, "Tokens in a window. [as in training]", lower_bound=1)
-    flags.DEFINE_integer("batch_size", 16, "Windows at a time.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", None, "Windows at a time. [as in training]", lower_bound=1)
 
 
 def define_export():
@@ -152,8 +157,12 @@ def train_config():
     resolved = {**DEFAULTS, "task": config_class.tasks[0], **config_class.recipe_for(preset)}
     if FLAGS.data_path:
         resolved["dataset"] = "local_text"
+    if FLAGS.tokenizer not in (None, resolved["tokenizer"]):
+        resolved["vocab_size"] = None  # the recipe's size is for the recipe's tokenizer
     for field in dataclasses.fields(TrainConfig):
         given = FLAGS[field.name].value
+        if isinstance(given, float) and not math.isfinite(given):
+            raise ValueError(f"--{field.name} must be a finite number, got {given}.")
         if given is not None:
             resolved[field.name] = given
     steps = resolved["steps"]
@@ -206,6 +215,18 @@ def quiet():
             os.close(stderr)
 
 
+def command_to_go_on(run):
+    """The command that goes on with the run in directory `run`."""
+    kept, given = [], iter(sys.argv[1:])
+    for argument in given:
+        name, equals, _ = argument.lstrip("-").partition("=")
+        if name not in ("model_dir", "resume"):
+            kept.append(argument)
+        elif not equals:
+            next(given, None)
+    return shlex.join(["python", "-m", "trainers.run", *kept, f"--model_dir={run}"])
+
+
 def program(main):
     """Runs `main()` as a program: flags parsed, a user's mistake is one sentence and exit status 2."""
 
@@ -224,7 +245,10 @@ def program(main):
         except (ValueError, OSError) as error:
             if not _is_ours(error):
                 raise
-            _mistake(error)
+            _mistake(_sentence(error))
+        except KeyboardInterrupt:
+            print("\nInterrupted.", file=sys.stderr)
+            sys.exit(INTERRUPTED)
 
     for flag in FLAGS.get_key_flags_for_module(__name__):
         FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # so that --help shows them
@@ -234,6 +258,19 @@ def program(main):
 def _mistake(message):
     print(f"error: {message}", file=sys.stderr)
     sys.exit(USER_ERROR)
+
+
+def _sentence(error):
+    """What an exception says, in one line; for one of the system's, which file and what could be done."""
+    if not (isinstance(error, OSError) and error.errno and error.filename):
+        return " ".join(str(error).split())
+    remedies = {
+        **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a place that you may use"),
+        **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room, or choose another place"),
+        errno.ENOENT: "give the path of something that is there",
+    }
+    remedy = remedies.get(error.errno)
+    return f"{error.filename}: {error.strerror}{f'; {remedy}' if remedy else ''}."
 
 
 def _is_ours(error):

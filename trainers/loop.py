@@ -89,7 +89,7 @@ class Trainer:
     def _evaluate_step(self, batch, state):
         return self.task.score(self.model, batch, state=state)
 
-    def evaluate(self, stream, *, seq_length, batch_size, max_tokens=None):
+    def evaluate(self, stream, *, seq_length, batch_size, max_tokens=None, separate_documents=False):
         """Scores of a token stream.
 
         Returns:
@@ -97,17 +97,21 @@ class Trainer:
             stream, bytes are counted in proportion to tokens.
         """
         return evaluate(
-            self.model, self._evaluate, stream, seq_length=seq_length, batch_size=batch_size, max_tokens=max_tokens
-        )
+            self.model, self._evaluate, stream, seq_length=seq_length, batch_size=batch_size, max_tokens=max_tokens,
+            separate_documents=separate_documents,
+        )  # fmt: skip
 
 
-def evaluate(model, score, stream, *, seq_length, batch_size, max_tokens=None):
+def evaluate(model, score, stream, *, seq_length, batch_size, max_tokens=None, separate_documents=False):
     """Runs `score(batch, state) -> (sum, count, state)` over a stream; see `Trainer.evaluate`."""
+    if model.max_length is not None and seq_length > model.max_length:
+        raise ValueError(f"seq_length {seq_length} is more than this model's max_length of {model.max_length}.")
     state = model.init_state(batch_size, seq_length) if model.carries_state else None
     nats, count = 0.0, 0.0
     batches = evaluation_batches(
         stream, seq_length, batch_size,
         context_tokens=model.context_tokens, contiguous=model.carries_state, max_tokens=max_tokens,
+        separate_documents=separate_documents,
     )  # fmt: skip
     for batch in batches:
         loss_sum, weight, state = score({name: tf.constant(value) for name, value in batch.items()}, state)

@@ -1,8 +1,10 @@
 """Trains a model, from text to a SavedModel: python -m trainers.run --model=gpt"""
 
+import contextlib
 import datetime
 import json
 import os
+import shutil
 from pathlib import Path
 
 from absl import flags
@@ -24,51 +26,87 @@ def main():
     if FLAGS.dry_run:
         print(json.dumps(_described(config, model_config), indent=1))
         return
-    run = _open_run(Path(FLAGS.model_dir) if FLAGS.model_dir else _fresh_directory(config.model), config)
-    print(f"Run: {run}  (TensorBoard: tensorboard --logdir {run / 'tensorboard'})", flush=True)
-    with trainer_flags.quiet():
-        import tensorflow  # noqa: F401
-    from trainers.training import train
+    with _run_directory(config) as run:
+        print(f"Run: {run}  (TensorBoard: tensorboard --logdir {run / 'tensorboard'})", flush=True)
+        try:
+            with trainer_flags.quiet():
+                import tensorflow  # noqa: F401
+            from trainers.training import train
 
-    train(run, config, model_config)
+            train(run, config, model_config)
+        except KeyboardInterrupt:  # between preparation and the first step, or while the bundle is made
+            print(f"\nInterrupted. Go on with: {trainer_flags.command_to_go_on(run)}", flush=True)
+            raise SystemExit(trainer_flags.RESUME_STATUS) from None
 
 
 def _described(config, model_config):
     return {**config.to_dict(), "model_config": model_config.to_dict(), "num_params": model_config.num_params()}
 
 
-def _fresh_directory(model):
-    directory = Path("runs") / model / datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    directory.mkdir(parents=True)
-    latest = directory.parent / "latest"
-    aside = directory.parent / f".latest-{os.getpid()}"
-    aside.symlink_to(directory.name)
-    os.replace(aside, latest)
-    return directory
+@contextlib.contextmanager
+def _run_directory(config):
+    """Yields the directory of the run with its config.json; a mistake that ends the run before step 0 leaves no trace."""
+    if FLAGS.model_dir:
+        directory, latest = Path(FLAGS.model_dir), None
+    else:
+        directory = Path("runs") / config.model / datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        latest = directory.parent / "latest"
+    resumed = _holds_this_run(directory, config)
+    made = _missing_parents(directory)
+    before = os.readlink(latest) if latest and latest.is_symlink() else None
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        _replace(directory / "config.json", lambda path: path.write_text(json.dumps(config.to_dict(), indent=1) + "\n"))
+        if latest:
+            _replace(latest, lambda path: path.symlink_to(directory.name))
+        yield directory
+    except (ValueError, OSError):
+        if not resumed and not (directory / "metrics.jsonl").exists():
+            if latest and before:
+                _replace(latest, lambda path: path.symlink_to(before))
+            elif latest:
+                latest.unlink(missing_ok=True)
+            for path in directory.glob("*"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            for path in made:
+                path.rmdir()
+        raise
 
 
-def _open_run(directory, config):
-    """Creates the run directory with its config.json, or checks that the run in it may go on with this config."""
-    path = directory / "config.json"
-    if path.is_file():
-        try:
-            before = json.loads(path.read_text(encoding="utf8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is damaged ({error}); choose another --model_dir.") from error
-        if FLAGS.resume == "never":
-            raise ValueError(f"{directory} holds another run; choose another --model_dir, or --resume=auto.")
-        now = config.to_dict()
-        differing = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k) and k not in HARMLESS]
-        if differing:
-            changes = ", ".join(f"{key} ({before.get(key)!r} then, {now.get(key)!r} now)" for key in differing)
-            raise ValueError(f"{directory} holds another run; it differs in {changes}. Choose another --model_dir.")
-    elif directory.exists() and any(directory.iterdir()):
-        raise ValueError(f"{directory} is not empty and holds no run; choose another --model_dir.")
-    directory.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".json.partial")
-    aside.write_text(json.dumps(config.to_dict(), indent=1) + "\n", encoding="utf8")
+def _missing_parents(directory):
+    """The directory and those above it that are not there yet, innermost first."""
+    return [path for path in (directory, *directory.parents) if not path.exists()]
+
+
+def _replace(path, write):
+    """Writes a file or link aside and renames it into place."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.unlink(missing_ok=True)
+    write(aside)
     os.replace(aside, path)
-    return directory
+
+
+def _holds_this_run(directory, config):
+    """Whether a run in `directory` may go on with this config; False if there is none. Raises ValueError if it holds another."""
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"{directory} is a file; --model_dir takes a directory.")
+    path = directory / "config.json"
+    if not path.is_file():
+        if directory.exists() and any(directory.iterdir()):
+            raise ValueError(f"{directory} is not empty and holds no run; choose another --model_dir.")
+        return False
+    if FLAGS.resume == "never":
+        raise ValueError(f"{directory} holds another run; choose another --model_dir, or --resume=auto.")
+    try:
+        before = dict(json.loads(path.read_text(encoding="utf8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); choose another --model_dir.") from error
+    now = config.to_dict()
+    differing = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k) and k not in HARMLESS]
+    if differing:
+        changes = ", ".join(f"{key} ({before.get(key)!r} then, {now.get(key)!r} now)" for key in differing)
+        raise ValueError(f"{directory} holds another run; it differs in {changes}. Choose another --model_dir.")
+    return True
 
 
 if __name__ == "__main__":

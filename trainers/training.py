@@ -1,9 +1,9 @@
 """A run from its config to its bundle: prepare, fit, judge, save, export. The part of trainers.run that needs TensorFlow."""
 
+import contextlib
 import json
+import math
 import os
-import shlex
-import sys
 import time
 from pathlib import Path
 
@@ -13,15 +13,16 @@ import tensorflow as tf
 import tfds_configs
 from trainers import loop, optimizers
 from trainers.checkpoints import Checkpoints, named_variables
-from trainers.flags import quiet
+from trainers.flags import RESUME_STATUS, command_to_go_on, quiet
+from trainers.interruption import Interruption
 from trainers.prepare import prepare
 from trainers.progress import Progress, duration
+from zoo import metrics
 from zoo.bundle import Bundle
 from zoo.data import PackedBatches
 from zoo.registry import MODELS, TASKS
 
 VALIDATION_TOKENS_WHILE_TRAINING = 50_000
-RESUME_STATUS = 75  # EX_TEMPFAIL of sysexits.h: interrupted and saved; the same command goes on
 
 
 class MetricsLog:
@@ -29,18 +30,23 @@ class MetricsLog:
 
     Args:
         run: directory of the run.
+        steps: all steps of the run; what is written after them is written anew.
         resumed_step: lines of later steps, written after the checkpoint that the run goes on from, are dropped.
     """
 
-    def __init__(self, run, resumed_step=0):
+    def __init__(self, run, steps, resumed_step=0):
         self._path = run / "metrics.jsonl"
         if self._path.is_file():
             lines = self._path.read_text(encoding="utf8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= resumed_step]
+            kept = [line for line in lines if line.endswith("\n") and self._holds(json.loads(line), steps, resumed_step)]
             aside = self._path.with_suffix(".jsonl.partial")
-            aside.write_text("".join(kept if resumed_step else []), encoding="utf8")
+            aside.write_text("".join(kept), encoding="utf8")
             os.replace(aside, self._path)
         self._board = tf.summary.create_file_writer(str(run / "tensorboard"))
+
+    @staticmethod
+    def _holds(line, steps, resumed_step):
+        return 0 < line["step"] <= resumed_step and (line["split"] == "train" or line["step"] < steps)
 
     def write(self, step, split, values):
         with open(self._path, "a", encoding="utf8") as file:
@@ -71,9 +77,9 @@ def train(run, config, model_config):
     task = TASKS.get(config.task)(label_smoothing=config.label_smoothing, z_loss=config.z_loss)
     began = time.perf_counter()
     if hasattr(model, "adapt"):
-        log = MetricsLog(run)
+        log = MetricsLog(run, config.steps)
         model.adapt(streams["train"][:])
-        print(f"Model: {config.model}, {model.count_params():,} parameters, fitted in closed form", flush=True)
+        print(f"Model: {config.model}, {model.config.num_params():,} parameters, fitted in closed form", flush=True)
         trainer = loop.Trainer(
             model, task, None, batch_size=config.batch_size, seq_length=config.seq_length, xla=False
         )
@@ -98,67 +104,71 @@ def _fit(run, config, model, task, streams):
         model, task, optimizer, batch_size=config.batch_size, seq_length=config.seq_length, xla=xla
     )
     checkpoints = Checkpoints(run / "checkpoints", named_variables(**trainer.variables()))
-    restored = checkpoints.restore()
-    first = restored["step"] if restored else 0
-    log = MetricsLog(run, first)
+    restored = checkpoints.restore() or {"step": 0}
+    first = restored["step"]
+    log = MetricsLog(run, config.steps, first)
     print(
         f"Model: {config.model} {config.preset}, {model.count_params():,} parameters; "
         f"XLA {'on' if xla else 'off'} ({why}); {config.precision}", flush=True,
     )  # fmt: skip
-    if restored:
+    if first:
         print(f"Resuming after step {first:,}.", flush=True)
     prefetcher = loop.Prefetcher(batches.batch, first, config.steps)
     try:
-        _steps(run, config, trainer, batches, prefetcher, checkpoints, log, streams, first)
+        _steps(run, config, trainer, batches, prefetcher, checkpoints, log, streams, restored)
     finally:
         prefetcher.close()
     return trainer, log
 
 
-def _steps(run, config, trainer, batches, prefetcher, checkpoints, log, streams, first):
+def _steps(run, config, trainer, batches, prefetcher, checkpoints, log, streams, restored):
     tokens_per_byte = (len(streams["train"]) - 1) / max(streams["train"].num_bytes, 1)
-    done, losses, tick, loss = first, [], time.perf_counter(), 0.0
+    first = since = restored["step"]
+    losses, tick = restored.get("losses", []), time.perf_counter()  # the losses that no line has told yet
     log_every = max(1, min(50, config.steps // 20))
-    with Progress("step", config.steps, first) as progress:
-        try:
-            for step, batch, _ in prefetcher:
-                with quiet():
-                    value, _ = trainer.step(batch, batches.starts_epoch(step))
-                losses.append(float(value))
-                done = step + 1
-                if done % log_every == 0 or done == config.steps:
-                    loss, now = float(np.mean(losses)), time.perf_counter()
-                    speed = len(losses) * config.batch_size * config.seq_length / (now - tick)
-                    bits = loss / np.log(2) * tokens_per_byte
-                    log.write(done, "train", dict(loss=loss, bits_per_byte=bits, tokens_per_second=speed))
-                    losses, tick = [], now
-                    progress.update(done, loss=loss, bits_per_byte=float(bits), tokens_per_second=float(speed))
-                if done % config.eval_every == 0 and done < config.steps:
-                    scores = trainer.evaluate(
-                        streams["validation"], seq_length=config.seq_length, batch_size=config.batch_size,
-                        max_tokens=VALIDATION_TOKENS_WHILE_TRAINING,
-                    )  # fmt: skip
-                    log.write(done, "validation", scores)
-                    progress.say(f"step {done:,}  validation {_shown(scores)}")
-                    tick = time.perf_counter()
-                if done % config.checkpoint_every == 0 or done == config.steps:
-                    checkpoints.save(done, {})
-        except KeyboardInterrupt:
-            checkpoints.save(done, {})
-            progress.say(f"Interrupted after step {done:,}, and saved. Go on with: {_command(run)}")
-            raise SystemExit(RESUME_STATUS) from None
+    with Progress("step", config.steps, first) as progress, Interruption() as interruption:
+        for step, batch, _ in prefetcher:
+            with quiet() if step == first else contextlib.nullcontext():  # the first call compiles, and chatters
+                value, _ = trainer.step(batch, batches.starts_epoch(step))
+            losses.append(float(value))
+            done = step + 1
+            if done % log_every == 0 or done == config.steps:
+                loss, now = float(np.mean(losses)), time.perf_counter()
+                speed = (done - since) * config.batch_size * config.seq_length / (now - tick)
+                scores = dict(loss=loss, bits_per_byte=loss / math.log(2) * tokens_per_byte, tokens_per_second=speed)
+                log.write(done, "train", {**scores, "perplexity": metrics.perplexity(loss)})
+                progress.update(done, **scores)
+                losses, since, tick = [], done, now
+            if done % config.eval_every == 0 and done < config.steps:
+                before = time.perf_counter()
+                scores = _scores(config, trainer, log, streams, done, "validation", VALIDATION_TOKENS_WHILE_TRAINING)
+                progress.say(f"step {done:,}  validation {_shown(scores)}")
+                tick += time.perf_counter() - before
+            if done % config.checkpoint_every == 0 or done == config.steps or interruption.requested:
+                checkpoints.save(done, {"losses": losses})
+            if interruption.requested:
+                progress.say(f"Interrupted after step {done:,}, and saved. Go on with: {command_to_go_on(run)}")
+                raise SystemExit(RESUME_STATUS)
 
 
 def _judge(config, trainer, log, streams, seconds):
     """Scores on the whole validation and test splits."""
     scores = {}
     for split in ("validation", "test"):
-        scores[split] = trainer.evaluate(
-            streams[split], seq_length=config.seq_length, batch_size=config.batch_size
-        )
-        log.write(config.steps, split, scores[split])
+        scores[split] = _scores(config, trainer, log, streams, config.steps, split)
         print(f"{split}: {_shown(scores[split])}", flush=True)
     print(f"Trained and judged in {duration(seconds)}.", flush=True)
+    return scores
+
+
+def _scores(config, trainer, log, streams, step, split, max_tokens=None):
+    """Scores on a split, or on the front of it; written to the log with the speed."""
+    began = time.perf_counter()
+    scores = trainer.evaluate(
+        streams[split], seq_length=config.seq_length, batch_size=config.batch_size, max_tokens=max_tokens,
+        separate_documents=config.separate_documents,
+    )  # fmt: skip
+    log.write(step, split, {**scores, "tokens_per_second": scores["num_tokens"] / (time.perf_counter() - began)})
     return scores
 
 
@@ -184,12 +194,6 @@ def _deliver(run, config, bundle):
 def _shown(scores):
     names = ("loss", "perplexity", "bits_per_byte")
     return "  ".join(f"{name} {scores[name]:.4f}" for name in names if name in scores)
-
-
-def _command(run):
-    """The command that goes on with this run."""
-    arguments = [argument for argument in sys.argv[1:] if not argument.startswith("--model_dir")]
-    return shlex.join(["python", "-m", "trainers.run", *arguments, f"--model_dir={run}"])
 
 
 def _next_commands(run, config):

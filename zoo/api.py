@@ -73,6 +73,7 @@ class Loaded:
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         count = len(prompts)
+        self._check_lengths("prompt", prompts)
         answer = self.signatures["generate"](
             prompt=tf.constant(prompts, tf.string),
             max_new_tokens=tf.fill([count], max_new_tokens),
@@ -86,13 +87,10 @@ class Loaded:
 
     def stream(self, prompt, max_new_tokens=64, temperature=0.0, top_k=0, top_p=1.0, seed=0):
         """As `generate` for one prompt, but yields the continuation piece by piece as it is written."""
+        self._check_lengths("prompt", [prompt])
         eos_id, longest = self.tokenizer.eos_id, self.model.max_length
         ids = [eos_id, *self.tokenizer.encode(prompt)]
         if longest is not None:
-            if len(ids) > longest:
-                raise ValueError(
-                    f"The prompt has {len(ids)} tokens, with the one that begins it; this model takes at most {longest}."
-                )
             max_new_tokens = min(max_new_tokens, longest + 1 - len(ids))
         if self._next_logits is None:
             self._next_logits = tf.function(self.model.next_logits, reduce_retracing=True)
@@ -121,10 +119,22 @@ class Loaded:
             dicts for a list.
         """
         texts = [text] if isinstance(text, str) else list(text)
+        self._check_lengths("text", texts)
         answer = self.signatures["score"](text=tf.constant(texts, tf.string))
         columns = {name: value.numpy().tolist() for name, value in answer.items()}
         rows = [{name: column[i] for name, column in columns.items()} for i in range(len(texts))]
         return rows[0] if isinstance(text, str) else rows
+
+    def _check_lengths(self, kind, texts):
+        """Raises ValueError for a text that the model cannot take whole."""
+        longest = self.model.max_length
+        for i, text in enumerate(texts):
+            length = 1 + len(self.tokenizer.encode(text))
+            if longest is not None and length > longest:
+                which = f"The {kind}" if len(texts) == 1 else f"The {kind} number {i + 1}"
+                raise ValueError(
+                    f"{which} has {length} tokens, with the one that begins it; this model takes at most {longest}."
+                )
 
     def export(self, directory):
         """Writes a SavedModel to `directory/<version>/` and proves it in a fresh process. Returns its path."""

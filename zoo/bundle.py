@@ -71,9 +71,9 @@ def load(directory):
         config = json.loads(path.read_text(encoding="utf8"))
         version, name, task = config["format_version"], config["model"], config["task"]
         model_config = config["model_config"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}); copy the bundle again from where it was made.") from error
-    if version > FORMAT_VERSION:
+    if not isinstance(version, int) or version > FORMAT_VERSION:
         raise ValueError(f"{directory} has format version {version}, this zoo reads up to {FORMAT_VERSION}; update it.")
     from zoo.tokenizers import base as tokenizers  # here, so that `find` answers without TensorFlow
 
