@@ -1,6 +1,6 @@
 """A matrix product with bias, over the last axis.
 
-Shape letters: X input width, Y output width.
+Shape letters: N all leading axes in one, X input width, Y output width.
 """
 
 import keras
