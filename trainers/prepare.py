@@ -21,6 +21,7 @@ from zoo.registry import TOKENIZERS
 
 # Texts are encoded together until they have this many characters: enough to keep all cores busy, little enough to hold.
 CHUNK_CHARACTERS = 2**22
+REPORT_EVERY_BYTES = 2**18
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
 
@@ -106,9 +107,10 @@ def _encoded(texts, tokenizer, meta, where):
     """Ids of each document that has any; counts bytes into `meta`."""
     empty = True
     for chunk in _chunks(texts):
-        for text, ids in zip(chunk, tokenizer.encode_batch(chunk), strict=True):
-            meta["num_bytes"] += len(text.encode())
-            meta["lost_bytes"] += tokenizer.lost_bytes(text)
+        meta["num_bytes"] += sum(len(text.encode()) for text in chunk)
+        if tokenizer.unk_id is not None:
+            meta["lost_bytes"] += sum(map(tokenizer.lost_bytes, chunk))
+        for ids in tokenizer.encode_batch(chunk):
             if len(ids):
                 empty = False
                 yield ids
@@ -129,11 +131,14 @@ def _chunks(texts):
 
 
 def _reported(texts, what, report):
-    num_bytes = 0
+    num_bytes = reported = 0
     for text in texts:
         yield text
         num_bytes += len(text.encode())
-        report(what, num_bytes)
+        if num_bytes - reported >= REPORT_EVERY_BYTES:
+            reported = num_bytes
+            report(what, num_bytes)
+    report(what, num_bytes)
 
 
 def _key(source, *tokenizer):

@@ -34,6 +34,7 @@ import numpy as np
 FORMAT_VERSION = 1
 # Checksums are compared when a stream is opened, unless it is so large that reading it all would keep the user waiting.
 VERIFY_BELOW_BYTES = 2**30
+JOINED_TOKENS = 2**20
 
 
 @contextlib.contextmanager
@@ -103,8 +104,8 @@ def write_shards(directory, documents, *, vocab_size, eos_id, meta=None, shard_t
             num_documents = 0
             with contextlib.closing(_ShardWriter(partial, dtype, shard_tokens)) as writer:
                 writer.append(np.array([eos_id], dtype))
-                for ids in documents:
-                    ids = _closed(ids, vocab_size, eos_id)
+                for ids in _joined(documents, eos_id):
+                    _check_ids(ids, vocab_size)
                     num_documents += int(np.count_nonzero(ids == eos_id))
                     writer.append(ids.astype(dtype))
             index = {
@@ -120,13 +121,23 @@ def write_shards(directory, documents, *, vocab_size, eos_id, meta=None, shard_t
     return TokenShards.open(directory)
 
 
-def _closed(ids, vocab_size, eos_id):
-    """The ids of one document and its `eos_id`, checked."""
-    ids = np.append(np.asarray(ids, np.int64), eos_id)
+def _joined(documents, eos_id):
+    """Documents with an eos after each, many at a time: numpy's cost by the call would rule over short ones."""
+    pieces, size = [], 0
+    for ids in documents:
+        pieces += [np.asarray(ids, np.int64), np.array([eos_id])]
+        size += len(ids) + 1
+        if size >= JOINED_TOKENS:
+            yield np.concatenate(pieces)
+            pieces, size = [], 0
+    if pieces:
+        yield np.concatenate(pieces)
+
+
+def _check_ids(ids, vocab_size):
     if ids.min() < 0 or ids.max() >= vocab_size:
         bad = ids[(ids < 0) | (ids >= vocab_size)][0]
         raise ValueError(f"Token id {bad} is outside the vocabulary: ids must be at least 0 and below {vocab_size}.")
-    return ids
 
 
 class _ShardWriter:
