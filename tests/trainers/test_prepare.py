@@ -169,7 +169,8 @@ def test_a_killed_preparation_leaves_nothing_half_and_the_next_goes_on(tmp_path)
         (tmp_path / f"{split}.txt").write_text("\n".join("".join(rng.choice(list("abc d"), 11)) for _ in range(307)))
     data_path = f"train={tmp_path / 'train.txt'},validation={tmp_path / 'validation.txt'},format=lines"
     program = (
-        "import os, signal, sys, tfds_configs\nfrom trainers import prepare\nprepare.CHUNK_CHARACTERS = prepare.REPORT_EVERY_BYTES = 101\n"
+        "import os, signal, sys, tfds_configs\nfrom trainers import prepare\n"
+        "prepare.CHUNK_CHARACTERS = prepare.REPORT_EVERY_BYTES = 101\n"
         "def kill(what, num_bytes):\n"
         "    if what == 'validation' and num_bytes > 1000: os.kill(os.getpid(), signal.SIGKILL)\n"
         "prepare.prepare(tfds_configs.get('local_text', sys.argv[1]), 'char', cache_dir=sys.argv[2], progress=kill)\n"
