@@ -51,6 +51,8 @@ def export_saved_model(directory, model, tokenizer, task, version=None):
         raise OSError(f"The export directory {directory} cannot be written: {error.strerror}.") from error
     try:
         module, functions = tf.Module(), task.signatures(model, tokenizer)
+        # Traced here, once: saving and calling a tf.function would each trace it.
+        functions = {name: function.get_concrete_function() for name, function in functions.items()}
         module.variables_ = [variable.value for variable in model.variables]
         module.tokenizer = tokenizer
         tf.saved_model.save(module, str(aside), signatures=functions)
@@ -118,8 +120,7 @@ def replay(export):
 
 def _answer(function, inputs):
     """Name -> list, the answer of a signature to inputs given as lists; strings as JSON can hold them."""
-    concrete = function.get_concrete_function() if hasattr(function, "get_concrete_function") else function
-    positional, named = concrete.structured_input_signature
+    positional, named = function.structured_input_signature
     specs = {spec.name: spec for spec in (*positional, *named.values())}
     outputs = function(**{name: tf.constant(value, specs[name].dtype) for name, value in inputs.items()})
     return {name: _as_json(value.numpy()) for name, value in outputs.items()}
