@@ -1,0 +1,63 @@
+"""Runs the programs of trainers/ inside the test's process: the flags, messages and exit statuses of the command line, without its seconds."""
+
+import contextlib
+import importlib
+import sys
+from dataclasses import dataclass
+
+import pytest
+from absl import flags
+
+DEFINITIONS = {
+    "run": "define_training", "evaluate": "define_evaluation", "generate": "define_generation", "export": "define_export"
+}  # fmt: skip
+
+
+@dataclass
+class Answer:
+    """What a program left behind: its exit status (0 if it just ended), standard output and standard error."""
+
+    status: int
+    out: str
+    err: str
+
+
+@contextlib.contextmanager
+def parsed(program, *arguments):
+    """The flags of one program, parsed; they are forgotten afterwards, so that another program can declare its own."""
+    from trainers import flags as trainer_flags
+
+    before = set(flags.FLAGS)
+    getattr(trainer_flags, DEFINITIONS[program])()
+    try:
+        flags.FLAGS([program, *arguments])
+        yield
+    finally:
+        _forget(before)
+
+
+def call(capfd, program, *arguments):
+    """Runs `python -m trainers.<program> <arguments>` in this process."""
+    from trainers import flags as trainer_flags
+
+    module = importlib.import_module(f"trainers.{program}")
+    before = set(flags.FLAGS)
+    getattr(trainer_flags, DEFINITIONS[program])()
+    capfd.readouterr()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [f"trainers/{program}.py", *map(str, arguments)])
+        try:
+            trainer_flags.program(module.main)
+            status = 0
+        except SystemExit as end:
+            status = end.code or 0
+        finally:
+            _forget(before)
+    out, err = capfd.readouterr()
+    return Answer(status, out, err)
+
+
+def _forget(before):
+    for name in set(flags.FLAGS) - before:
+        delattr(flags.FLAGS, name)
+    flags.FLAGS.unparse_flags()
