@@ -80,11 +80,11 @@ class Trainer:
         with tf.GradientTape() as tape:
             outputs, state = self.task.forward(self.model, batch, state=state, training=True)
             loss_sum, count = self.task.loss(batch, outputs)
-        gradients = tape.gradient(loss_sum, variables)
-        # Several replicas: from here on outside the compiled part, after an all-reduce of gradients and count.
-        gradients = [tf.convert_to_tensor(gradient) / tf.cast(count, gradient.dtype) for gradient in gradients]
+            loss = loss_sum / count  # several replicas: the count of all of them, so that their gradients add up
+        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)]
+        # Several replicas: from here on outside the compiled part, after an all-reduce of the gradients.
         self.optimizer.apply(gradients, variables)
-        return loss_sum / count, count, state
+        return loss, count, state
 
     def _evaluate_step(self, batch, state):
         return self.task.score(self.model, batch, state=state)

@@ -3,6 +3,7 @@
 import math
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 
@@ -41,6 +42,27 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         return dict(kind=self.kind, peak=self.peak, warmup_steps=self.warmup_steps, steps=self.steps)
 
 
+class FusedAdam(keras.optimizers.Adam):
+    """Keras's Adam with the update of each variable as TensorFlow's one kernel: one pass over memory instead of ten."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        # Keras hands over the tf.Variable of a parameter, but keeps its own variables for the moments.
+        index = self._get_variable_index(variable)
+        step = ops.cast(self.iterations + 1, "float32")
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[index]._value.handle,
+            v=self._velocities[index]._value.handle,
+            beta1_power=ops.power(self.beta_1, step),
+            beta2_power=ops.power(self.beta_2, step),
+            lr=ops.cast(learning_rate, "float32"),
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=gradient,
+        )
+
+
 def create(config, variables):
     """The Keras optimizer of a `TrainConfig`, built for a model's trainable variables.
 
@@ -52,7 +74,7 @@ def create(config, variables):
         name=config.optimizer,  # checkpoints know its variables by it; Keras would number it
     )  # fmt: skip
     if config.optimizer == "adamw":
-        optimizer = keras.optimizers.Adam(beta_1=0.9, beta_2=0.95, epsilon=1e-8, **shared)
+        optimizer = FusedAdam(beta_1=0.9, beta_2=0.95, epsilon=1e-8, **shared)
     elif config.optimizer == "sgd":
         optimizer = keras.optimizers.SGD(momentum=0.9, **shared)
     elif config.optimizer == "adafactor":

@@ -5,9 +5,11 @@ H head width.
 """
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from zoo.layers.linear import Linear
+from zoo.layers.norms import Norm
 from zoo.layers.positions import rotate
 
 MASKED = -1e9  # finite, so that a query that sees nothing gives numbers and not NaN; its output is never read
@@ -42,19 +44,17 @@ def attend(q_BNTH, k_BKSH, v_BKSH, mask):
 
 
 def append_to_cache(cache_BKSH, new_BKTH, index):
-    """Writes T new columns into a cache from column `index` on.
-
-    The cache is seen as a list of rows and those T * B * K rows are scattered, so that TensorFlow can update the buffer
-    of a while-loop variable in place.
-    """
-    batch, num_kv_heads, length, head_dim = ops.shape(cache_BKSH)
-    num_new = ops.shape(new_BKTH)[2]
-    first_rows = ops.arange(batch * num_kv_heads) * length + index
-    rows = ops.reshape(first_rows[:, None] + ops.arange(num_new)[None], (-1, 1))
-    flat = ops.scatter_update(
-        ops.reshape(cache_BKSH, (-1, head_dim)), rows, ops.reshape(new_BKTH, (-1, head_dim))
-    )
-    return ops.reshape(flat, (batch, num_kv_heads, length, head_dim))
+    """Writes T new columns into a cache from column `index` on."""
+    if keras.backend.backend() != "tensorflow":
+        return ops.slice_update(cache_BKSH, (0, 0, index, 0), new_BKTH)
+    # On TensorFlow that op is XLA's, and scatter_update copies the whole cache. This one writes into the buffer it is given
+    # when nothing else holds it, as with the variable of a while loop: a token then costs the same however long the cache is.
+    end = index + ops.shape(new_BKTH)[2]
+    whole_but_column = 0b1011  # bit i set: axis i is taken whole
+    return tf.raw_ops.TensorStridedSliceUpdate(
+        input=cache_BKSH, begin=tf.stack([0, 0, index, 0]), end=tf.stack([0, 0, end, 0]), strides=[1, 1, 1, 1],
+        value=new_BKTH, begin_mask=whole_but_column, end_mask=whole_but_column,
+    )  # fmt: skip
 
 
 class Attention(keras.layers.Layer):
@@ -89,8 +89,8 @@ class Attention(keras.layers.Layer):
         self.qkv = Linear((num_heads + 2 * num_kv_heads) * head_dim, use_bias, dtype=self.dtype_policy, name="qkv")
         self.normalize_qk = normalize_qk
         if normalize_qk:
-            self.query_norm = keras.layers.RMSNormalization(epsilon=1e-6, dtype=self.dtype_policy, name="query_norm")
-            self.key_norm = keras.layers.RMSNormalization(epsilon=1e-6, dtype=self.dtype_policy, name="key_norm")
+            self.query_norm = Norm("rms", 1e-6, dtype=self.dtype_policy, name="query_norm")
+            self.key_norm = Norm("rms", 1e-6, dtype=self.dtype_policy, name="key_norm")
         self.dropout = keras.layers.Dropout(dropout, name="dropout") if dropout else None
 
     def build(self, input_shape):
@@ -106,9 +106,9 @@ class Attention(keras.layers.Layer):
     def call(self, x, attention_mask=None, angles=None, cache=None, training=False):
         batch, length = ops.shape(x)[0], ops.shape(x)[1]
         n, k = self.num_heads, self.num_kv_heads
-        heads = ops.reshape(self.qkv(x), (batch, length, n + 2 * k, self.head_dim))
-        heads = ops.transpose(heads, (0, 2, 1, 3))
-        q_BNTH, k_BKTH, v_BKTH = heads[:, :n], heads[:, n : n + k], heads[:, n + k :]
+        heads = ops.transpose(ops.reshape(self.qkv(x), (batch, length, n + 2 * k, self.head_dim)), (0, 2, 1, 3))
+        # Split and not sliced: the gradient of three slices is three padded copies, that of a split one concatenation.
+        q_BNTH, k_BKTH, v_BKTH = ops.split(heads, (n, n + k), axis=1)
         if self.normalize_qk:
             q_BNTH, k_BKTH = self.query_norm(q_BNTH), self.key_norm(k_BKTH)
         if angles is not None:

@@ -6,17 +6,9 @@ Shape letters: B batch, T positions, D hidden, F mlp width.
 import keras
 from keras import ops
 
-from zoo.layers.attention import Attention
+from zoo.layers.activations import gelu
 from zoo.layers.linear import Linear
-
-
-def make_norm(kind, epsilon, name, dtype):
-    """The norm called `kind`: `layer` (Ba et al. 2016) or `rms` (Zhang and Sennrich 2019, eq. 4)."""
-    if kind == "layer":
-        return keras.layers.LayerNormalization(epsilon=epsilon, name=name, dtype=dtype)
-    if kind == "rms":
-        return keras.layers.RMSNormalization(epsilon=epsilon, name=name, dtype=dtype)
-    raise ValueError(f"norm must be layer or rms, got {kind!r}.")
+from zoo.layers.norms import Norm
 
 
 class MLP(keras.layers.Layer):
@@ -53,7 +45,7 @@ class MLP(keras.layers.Layer):
             gate, value = ops.split(hidden, 2, axis=-1)
             hidden = ops.silu(gate) * value
         else:
-            hidden = ops.gelu(hidden, approximate=True)
+            hidden = gelu(hidden)
         out = self.contract(hidden)
         return out if self.dropout is None else self.dropout(out, training=training)
 
@@ -74,8 +66,8 @@ class TransformerBlock(keras.layers.Layer):
     def __init__(self, attention, mlp, *, norm="layer", norm_first=True, epsilon=1e-5, **kwargs):
         super().__init__(autocast=False, **kwargs)  # as Attention, through which the angles go
         self.attention, self.mlp, self.norm_first = attention, mlp, norm_first
-        self.attention_norm = make_norm(norm, epsilon, "attention_norm", self.dtype_policy)
-        self.mlp_norm = make_norm(norm, epsilon, "mlp_norm", self.dtype_policy)
+        self.attention_norm = Norm(norm, epsilon, dtype=self.dtype_policy, name="attention_norm")
+        self.mlp_norm = Norm(norm, epsilon, dtype=self.dtype_policy, name="mlp_norm")
 
     def build(self, input_shape):
         for layer in (self.attention, self.mlp, self.attention_norm, self.mlp_norm):

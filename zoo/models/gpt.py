@@ -20,8 +20,9 @@ from keras import ops
 from zoo.config import Config
 from zoo.layers.attention import Attention
 from zoo.layers.masks import causal_mask, conjunction, from_column, padding_keys, same_segment
+from zoo.layers.norms import Norm
 from zoo.layers.positions import LearnedPositions, rotary_angles
-from zoo.layers.transformer import MLP, TransformerBlock, make_norm
+from zoo.layers.transformer import MLP, TransformerBlock
 from zoo.models.base import LanguageModel
 from zoo.registry import MODELS
 
@@ -175,7 +176,7 @@ class GPT(LanguageModel):
             self.positions = LearnedPositions(config.max_length, config.hidden_dim, name="positions")
         self.dropout = keras.layers.Dropout(config.dropout, name="dropout") if config.dropout else None
         self.blocks = [self._block(i) for i in range(config.num_layers)]
-        self.final_norm = make_norm(config.norm, config.epsilon, "final_norm", None) if config.norm_first else None
+        self.final_norm = Norm(config.norm, config.epsilon, name="final_norm") if config.norm_first else None
 
     def _block(self, i):
         c = self.config

@@ -1,0 +1,89 @@
+"""Measures several programs that do the same work, taking turns, so that noise on the machine meets all of them alike.
+
+A *side* is a process that does its work once for each line on its standard input and answers with the seconds it took.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def has_module(python, module):
+    """Whether an interpreter can import a module."""
+    return subprocess.run([python, "-c", f"import {module}"], capture_output=True, check=False).returncode == 0
+
+
+def serve(work):
+    """What a side does: calls `work()` for each line on standard input and prints how long it took."""
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        work()
+        print(time.perf_counter() - start, flush=True)
+
+
+def measure(commands, rounds):
+    """Starts every side, one after the other, then lets them take turns.
+
+    Args:
+        commands: side -> command line. Each first builds and compiles, unmeasured.
+        rounds: how many times each is measured.
+
+    Returns:
+        Side -> list of seconds, one a round.
+    """
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
+    workers = {}
+    try:
+        for side, command in commands.items():
+            workers[side] = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                env=environment,
+            )  # fmt: skip
+            _ask(workers[side])
+        seconds = {side: [] for side in workers}
+        for _ in range(rounds):
+            for side, worker in workers.items():
+                seconds[side].append(_ask(worker))
+                time.sleep(0.2)  # threads of an idle side stop spinning
+        return seconds
+    finally:
+        for worker in workers.values():
+            worker.kill()
+            worker.wait()
+
+
+def _ask(worker):
+    worker.stdin.write("\n")
+    worker.stdin.flush()
+    answer = worker.stdout.readline()
+    if not answer:
+        raise SystemExit(f"A side stopped with status {worker.wait()}: {' '.join(worker.args)}")
+    return float(answer)
+
+
+def report(seconds, ours, peers, amount, unit):
+    """Prints the median speed of each side, and the median over rounds of ours divided by each peer's.
+
+    Args:
+        seconds: from `measure`.
+        ours, peers: names of sides.
+        amount: units of work done in a round.
+        unit: word for them, such as tokens.
+
+    Returns:
+        (side of ours, peer) -> ratio of speeds.
+    """
+    for side, times in seconds.items():
+        print(f"  {side:<26} {amount / statistics.median(times):9,.1f} {unit}/s   (best {amount / min(times):,.1f})")
+    ratios = {}
+    for side in ours:
+        for peer in (peer for peer in peers if peer in seconds):
+            pairs = [theirs / mine for theirs, mine in zip(seconds[peer], seconds[side], strict=True)]
+            ratios[side, peer] = statistics.median(pairs)
+            print(f"  {side} / {peer}: {ratios[side, peer]:.2f}   (median of {len(pairs)} rounds)")
+    return ratios
