@@ -33,10 +33,9 @@ def test_counts_by_hand():
     # Nodes of bigrams are their rows: "<s> a a", "<s> a b", "a a </s>", "a b </s>"; nothing reaches across a sentence.
     assert [divmod(key, 5) for key in trigrams.keys] == [(0, A), (0, B), (2, EOS), (3, EOS)]
     assert trigrams.opens.tolist() == [True, True, False, False]
-    adjusted = estimation.adjust_counts([unigrams, bigrams, trigrams])
-    assert adjusted[0].tolist() == [2, 2, 1, 0]
-    assert adjusted[1].tolist() == [2, 1, 1, 1, 1]  # "<s> a" keeps its count of two
-    assert adjusted[2].tolist() == [1, 1, 1, 1]
+    assert estimation.adjust_counts(unigrams, bigrams).tolist() == [2, 2, 1, 0]
+    assert estimation.adjust_counts(bigrams, trigrams).tolist() == [2, 1, 1, 1, 1]  # "<s> a" keeps its count of two
+    assert estimation.adjust_counts(trigrams, None).tolist() == [1, 1, 1, 1]
 
 
 def test_discounts_by_hand():
