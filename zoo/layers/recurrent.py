@@ -176,7 +176,7 @@ class Recurrent(keras.layers.Layer):
         x_TBGD = _project(x_TBX, self.kernel) + input_bias
         if state is None:
             state = tuple(ops.zeros((ops.shape(inputs)[0], self.hidden_dim), x_TBGD.dtype) for _ in self.state_names)
-        kernel = ops.convert_to_tensor(self.recurrent_kernel)
+        kernel = ops.copy(self.recurrent_kernel)  # a custom gradient takes tensors, no variables
         if self.weight_dropout and training:
             kernel = keras.random.dropout(kernel, self.weight_dropout, seed=self.seed_generator)
         masks = {
@@ -253,7 +253,9 @@ def _backward(cell, x_TBGD, kernel, state, extra, histories, products, upstream)
     if carry is not None:
         before = [s * carry for s in before]
     factors = cell.linearize(x_TBGD, products, *before)
-    kernel_T = ops.transpose(kernel)
+    width, gates = kernel.shape
+    # Transposed once. The unit axis keeps TensorFlow from folding this into every step's product, where it costs double.
+    kernel_T = ops.reshape(ops.transpose(kernel[..., None], (1, 0, 2)), (gates, width))
 
     def step(loop_state, slices):
         d_h, *d_rest = loop_state[:-1]
@@ -274,7 +276,6 @@ def _backward(cell, x_TBGD, kernel, state, extra, histories, products, upstream)
         reverse=True,
     )
     d_products = cell.product_gradient(factors, d_x)
-    gates, width = kernel.shape[1], kernel.shape[0]
     d_kernel = ops.matmul(ops.transpose(ops.reshape(before[0], (-1, width))), ops.reshape(d_products, (-1, gates)))
     d_extra = [ops.sum(d_products, (0, 1)) if name == "bias" else ops.zeros_like(v) for name, v in extra.items()]
     return (d_x, d_kernel, *d_state, *d_extra)
@@ -289,7 +290,12 @@ def _scan(step, init, slices, reverse=False):
     flat = keras.tree.flatten(slices)
     length = flat[0].shape[0]
     if length is None or length > UNROLLED_STEPS:
-        return ops.scan(step, init, slices, reverse=reverse)
+        # Scanned by index: with several sequences of unknown length ops.scan fails on TensorFlow (Keras 3.15).
+        steps = ops.arange(ops.shape(flat[0])[0])
+        return ops.scan(
+            lambda loop_state, t: step(loop_state, keras.tree.map_structure(lambda value: value[t], slices)),
+            init, steps, reverse=reverse,
+        )  # fmt: skip
     columns = [ops.unstack(value, length) for value in flat]
     loop_state, emitted = init, []
     for t in reversed(range(length)) if reverse else range(length):
