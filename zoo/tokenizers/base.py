@@ -3,9 +3,10 @@
 The *native* side (`encode`, `decode`) prepares training data and talks to people: plain Python strings, fast, no graph.
 The *graph* side (`tokenize`, `detokenize`) serves: string tensors in, TensorFlow's core ops only. Both give equal ids.
 
-Bytes that are no UTF-8 reach the graph, and only the graph, unasked; the native side takes `bytes` too, so that the two can be compared:
-`encode(data)` is row 0 of `tokenize([data])` for every `bytes`. The byte tokenizer keeps them as they are. For the others each maximal
-invalid part becomes one U+FFFD (Unicode chapter 3, "substitution of maximal subparts"), as in Python's `errors="replace"`.
+Bytes that are no UTF-8 reach the graph, and only the graph, unasked; the native side takes `bytes` too, so that the two
+can be compared: `encode(data)` is row 0 of `tokenize([data])` for every `bytes`. The byte tokenizer keeps them as they
+are. For the others each maximal invalid part becomes one U+FFFD (Unicode chapter 3, "substitution of maximal
+subparts"), as in Python's `errors="replace"`.
 """
 
 import json
@@ -57,7 +58,7 @@ class Tokenizer(tf.Module):
         raise TypeError(f"{type(self).__name__} cannot encode.")
 
     def decode(self, ids):
-        """Ids -> string. Special ids are left out, `unk_id` leaves a visible mark; bytes that are no UTF-8 become U+FFFD.
+        """Ids -> string. Special ids are left out, `unk_id` leaves a mark; bytes that are no UTF-8 become U+FFFD.
 
         Raises ValueError when an id is outside [0, vocab_size).
         """
@@ -90,7 +91,8 @@ class Tokenizer(tf.Module):
         """Writes `zoo_tokenizer.json`, and the files it names, into an existing or new directory."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        config = {"algorithm": type(self).registered_name, **self.save_assets(directory)}
+        named = {"algorithm": type(self).registered_name, "vocab_size": self.vocab_size}
+        config = {**named, **self.save_assets(directory)}
         text = json.dumps(config, ensure_ascii=False, indent=1, sort_keys=True)
         (directory / "zoo_tokenizer.json").write_text(text + "\n", encoding="utf8")
 
@@ -113,7 +115,15 @@ def to_bytes(text):
     try:
         return text.encode("utf8")
     except UnicodeEncodeError as error:
-        raise ValueError(f"The text has a lone surrogate at character {error.start}, which is no Unicode text.") from error
+        sentence = f"The text has a lone surrogate at character {error.start}, which no UTF-8 can spell."
+        raise ValueError(sentence) from error
+
+
+def several(texts):
+    """The texts unchanged. Raises ValueError for one string, which would pass for a list of its characters."""
+    if isinstance(texts, (str, bytes)):
+        raise ValueError("A list of texts is expected here, got one string; put it in a list.")
+    return texts
 
 
 def to_text(text):
@@ -139,7 +149,7 @@ def byte_values(texts):
 def row_ids(ragged):
     """The row of each value of a RaggedTensor, int32 (N,).
 
-    `RaggedTensor.value_rowids`, and what TensorFlow builds on it, take memory for the number of rows times the longest one; this does not.
+    `RaggedTensor.value_rowids` and what is built on it take memory for all rows as long as the longest; this does not.
     """
     inner = ragged.row_splits[1:-1]
     starts = tf.math.unsorted_segment_sum(tf.ones_like(inner, tf.int32), inner, tf.shape(ragged.flat_values)[0] + 1)
@@ -157,8 +167,9 @@ def create(spec, texts=(), vocab_size=None):
     """A tokenizer from what a user names.
 
     Args:
-        spec: a registered name, which is trained on `texts`; or a path: a directory written by `Tokenizer.save`, a Hugging Face
-            `tokenizer.json` or a directory that has one, or a directory with GPT-2's `encoder.json` and `vocab.bpe`.
+        spec: a registered name, which is trained on `texts`; or a path: a directory written by `Tokenizer.save`, a
+            Hugging Face `tokenizer.json` or a directory that has one, or a directory with GPT-2's `encoder.json` and
+            `vocab.bpe`.
         texts: iterable of strings, read only for a name.
         vocab_size: for a name; None means the algorithm's own default.
 
@@ -167,7 +178,7 @@ def create(spec, texts=(), vocab_size=None):
     """
     path = Path(spec)
     if str(spec) in TOKENIZERS.names():
-        return TOKENIZERS.get(str(spec)).train(texts, vocab_size)
+        return TOKENIZERS.get(str(spec)).train(several(texts), vocab_size)
     if (path / "zoo_tokenizer.json").is_file():
         return load(path)
     if path.is_file() or (path / "tokenizer.json").is_file():
@@ -175,8 +186,10 @@ def create(spec, texts=(), vocab_size=None):
     if (path / "encoder.json").is_file() and (path / "vocab.bpe").is_file():
         return TOKENIZERS.get("bpe").from_gpt2(path / "encoder.json", path / "vocab.bpe")
     if path.is_dir():
-        raise ValueError(f"{path} holds no tokenizer: it has neither zoo_tokenizer.json, tokenizer.json, nor encoder.json with vocab.bpe.")
-    raise ValueError(f"No tokenizer is called {str(spec)!r} and no such path exists; {nearest(spec, TOKENIZERS.names())}")
+        files = "zoo_tokenizer.json, tokenizer.json, nor encoder.json with vocab.bpe"
+        raise ValueError(f"{path} holds no tokenizer: it has neither {files}.")
+    hint = nearest(spec, TOKENIZERS.names())
+    raise ValueError(f"No tokenizer is called {str(spec)!r} and no such path exists; {hint}")
 
 
 def load(directory):
@@ -186,8 +199,12 @@ def load(directory):
         raise ValueError(f"{directory} holds no tokenizer: {path.name} is missing.")
     try:
         config = json.loads(path.read_text(encoding="utf8"))
-        algorithm = config.pop("algorithm")
+        algorithm, vocab_size = config.pop("algorithm"), config.pop("vocab_size")
         tokenizer = TOKENIZERS.get(algorithm).from_directory(Path(directory), config)
+        if tokenizer.vocab_size != vocab_size:
+            raise ValueError(f"{path.name} speaks of {vocab_size} ids, the files beside it have {tokenizer.vocab_size}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"The tokenizer in {directory} is damaged ({error}); copy it again from where it was made.") from error
+        reason = f"{type(error).__name__}: {error}"
+        sentence = f"The tokenizer in {directory} is damaged ({reason}); copy it again from where it was made."
+        raise ValueError(sentence) from error
     return tokenizer

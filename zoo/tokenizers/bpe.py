@@ -1,7 +1,8 @@
 """Byte-level byte-pair encoding, as in GPT-2 (Radford et al. 2019; the merges: Sennrich et al. 2016, arXiv:1508.07909).
 
-A text is cut into words by GPT-2's pattern; each word's bytes are symbols; the pair of neighbours whose merge was learnt first becomes one
-symbol, again and again. The native side is the Rust library `tokenizers`; the graph side is `zoo/tokenizers/bpe_graph.py`.
+A text is cut into words by GPT-2's pattern; each word's bytes are symbols; the pair of neighbours whose merge was
+learnt first becomes one symbol, again and again. The native side is the Rust library `tokenizers`; the graph side is
+`zoo/tokenizers/bpe_graph.py`.
 """
 
 import json
@@ -12,13 +13,14 @@ import numpy as np
 import tokenizers
 
 from zoo.registry import TOKENIZERS
-from zoo.tokenizers.base import Tokenizer, to_text
+from zoo.tokenizers.base import Tokenizer, several, to_text
 from zoo.tokenizers.bpe_graph import BPEGraph
 
 END_OF_TEXT = "<|endoftext|>"
 DEFAULT_VOCAB_SIZE = 4096
 # The Rust side tracks every character of a text; pieces keep that small and share the work among cores.
 PIECE_CHARACTERS = 1 << 14
+CUT = re.compile(r"(?<=\S)[ \n]")
 
 
 def _byte_symbols():
@@ -37,8 +39,8 @@ class BPETokenizer(Tokenizer):
     """Byte-level byte-pair encoding with GPT-2's pattern of words; every string can be spelt.
 
     Args:
-        vocabulary: dict, token -> id, each of 0..vocab_size-1 once. Tokens are written in `BYTE_SYMBOLS`, special ones as they are.
-        merges: list of pairs of tokens, the first learnt first. Each must come after the merges that make its two parts.
+        vocabulary: dict, token -> id, each of 0..vocab_size-1 once; all but special tokens in `BYTE_SYMBOLS`.
+        merges: list of pairs of tokens, the first learnt first, and so each after those that make its two parts.
         special_tokens: tokens that no text yields, however it is written.
         eos_token: the special token that separates documents.
 
@@ -59,17 +61,17 @@ class BPETokenizer(Tokenizer):
         for token, i in vocabulary.items():
             if token not in special_tokens:
                 self._pieces[i] = bytes(map(BYTE_OF_SYMBOL.__getitem__, token))
-        ids = [vocabulary[token] for token in (*BYTE_SYMBOLS, *(left + right for left, right in merges))]
-        symbols = {token: symbol for symbol, token in enumerate((*BYTE_SYMBOLS, *(a + b for a, b in merges)))}
+        symbols = {token: i for i, token in enumerate([*BYTE_SYMBOLS, *(left + right for left, right in merges)])}
         pairs = np.array([(symbols[left], symbols[right]) for left, right in merges], np.int64).reshape(-1, 2)
-        self._graph = BPEGraph(pairs, np.array(ids, np.int32), self._pieces)
+        self._graph = BPEGraph(pairs, np.array([vocabulary[token] for token in symbols], np.int32), self._pieces)
 
     @classmethod
     def train(cls, texts, vocab_size=None):
         """Learns merges until there are `vocab_size` ids (4,096 by default), or no pair is there twice."""
         vocab_size = DEFAULT_VOCAB_SIZE if vocab_size is None else vocab_size
         if vocab_size < 257:
-            raise ValueError(f"A byte-level vocabulary has at least 257 ids (the bytes and {END_OF_TEXT}), got vocab_size {vocab_size}.")
+            needs = f"at least 257 ids (the bytes and {END_OF_TEXT})"
+            raise ValueError(f"A byte-level vocabulary has {needs}, got vocab_size {vocab_size}.")
         native = tokenizers.Tokenizer(tokenizers.models.BPE())
         native.pre_tokenizer = _words()
         trainer = tokenizers.trainers.BpeTrainer(
@@ -107,9 +109,10 @@ class BPETokenizer(Tokenizer):
         """From a `tokenizer.json` of the `tokenizers` library.
 
         Args:
-            tokenizer_json: path. The model must be BPE, the pre-tokenizer ByteLevel with add_prefix_space=false and use_regex=true, the
-                normalizer null, and every added token special. Post-processors are not used: special ids are the caller's to add.
-            eos_token: the special token that separates documents; by default `<|endoftext|>`, `</s>`, or the only one there is.
+            tokenizer_json: path. The model must be BPE, the pre-tokenizer ByteLevel with add_prefix_space=false and
+                use_regex=true, the normalizer null, and every added token special. Post-processors are not used:
+                special ids are the caller's to add.
+            eos_token: the special token that separates documents; by default `<|endoftext|>`, `</s>`, or the only one.
         """
         config = _read_json(tokenizer_json)
         try:
@@ -120,15 +123,15 @@ class BPETokenizer(Tokenizer):
             specials = [token["content"] for token in config.get("added_tokens") or []]
             vocabulary.update({token["content"]: token["id"] for token in config.get("added_tokens") or []})
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{tokenizer_json} is no byte-level BPE tokenizer.json of Hugging Face ({error!r}).") from error
+            raise ValueError(f"{tokenizer_json} is no tokenizer.json of Hugging Face ({error!r}).") from error
         for candidate in (eos_token, END_OF_TEXT, "</s>", specials[0] if len(specials) == 1 else None):
             if candidate in specials:
                 return cls(vocabulary, merges, specials, candidate)
-        raise ValueError(f"{tokenizer_json} does not say which token ends a text; name one of {specials} as eos_token.")
+        raise ValueError(f"{tokenizer_json} does not say which token ends a text; give one of {specials} as eos_token.")
 
     def encode_batch(self, texts):
         pieces, counts = [], []
-        for text in texts:
+        for text in several(texts):
             before = len(pieces)
             pieces.extend(_cut(to_text(text)))
             counts.append(len(pieces) - before)
@@ -164,11 +167,10 @@ def _words():
 
 
 def _cut(text):
-    """Yields pieces of about `PIECE_CHARACTERS`, cut where words are cut anyway: before white space that follows something else."""
+    """Yields pieces of about `PIECE_CHARACTERS`, cut where words are cut anyway: between a word and white space."""
     start = 0
-    cut = re.compile(r"(?<=\S)[ \n]")
     while start < len(text):
-        match = cut.search(text, start + PIECE_CHARACTERS)
+        match = CUT.search(text, start + PIECE_CHARACTERS)
         end = match.start() if match else len(text)
         yield text[start:end]
         start = end
@@ -203,7 +205,7 @@ def _pair(merge, path):
 
 def _check_supported(config, model, path):
     """Raises ValueError for what a tokenizer.json may ask and this class does not do."""
-    words = config.get("pre_tokenizer") or {}
+    words, added = config.get("pre_tokenizer") or {}, config.get("added_tokens") or []
     for true, sentence in [
         (model.get("type", "BPE") == "BPE", f"a {model.get('type')} model; only BPE is read here"),
         (config.get("normalizer") is None, "a normalizer; only null is supported"),
@@ -214,32 +216,31 @@ def _check_supported(config, model, path):
         (not model.get("ignore_merges"), "ignore_merges=true; only false is supported"),
         (not model.get("continuing_subword_prefix"), "a continuing_subword_prefix; only an empty one is supported"),
         (not model.get("end_of_word_suffix"), "an end_of_word_suffix; only an empty one is supported"),
-        (all(t["special"] for t in config.get("added_tokens") or []), "added tokens that are not special; only special ones are supported"),
+        (all(token["special"] for token in added), "added tokens that are not special; only those are supported"),
     ]:
         if not true:
             raise ValueError(f"{path} has {sentence}.")
 
 
 def _check(vocabulary, merges, special_tokens, eos_token):
-    """Raises ValueError unless ids are 0..n-1, every byte and merge has one, and merges stand in the order of their making."""
-    ids = sorted(vocabulary.values())
-    if ids != list(range(len(ids))):
-        wrong = next((i for i, got in enumerate(ids) if i != got), len(ids))
-        raise ValueError(f"The vocabulary's {len(ids)} ids must be 0..{len(ids) - 1}, each once; id {wrong} is not there once.")
+    """Raises ValueError unless ids are 0..n-1, every byte and merge has one, and no merge comes before its parts."""
+    missing = set(range(len(vocabulary))) - set(vocabulary.values())
+    if missing:
+        ids = f"0..{len(vocabulary) - 1}, each once"
+        raise ValueError(f"The vocabulary's ids must be {ids}; id {min(missing)} is missing.")
     if eos_token not in special_tokens:
         raise ValueError(f"The end of text {eos_token!r} must be one of the special tokens {list(special_tokens)}.")
     made = dict.fromkeys(BYTE_SYMBOLS)
     for left, right in merges:
         if left not in made or right not in made or left + right in made:
-            raise ValueError(
-                f"The merge {left!r} {right!r} is out of order: its parts must be made before it, and {left + right!r} by it alone."
-            )
+            order = f"its parts must be made before it, and {left + right!r} by it alone"
+            raise ValueError(f"The merge {left!r} {right!r} is out of order: {order}.")
         made[left + right] = None
     for token in (*made, *special_tokens):
         if token not in vocabulary:
-            raise ValueError(f"The vocabulary has no id for {token!r}, which the merges, the bytes or the special tokens need.")
+            raise ValueError(f"The vocabulary has no id for {token!r}, a byte, a special token or made by a merge.")
     for token in vocabulary:
         if token in special_tokens and token in made:
             raise ValueError(f"The special token {token!r} is also made by merges, so plain text would yield it.")
         if token not in special_tokens and not all(symbol in BYTE_OF_SYMBOL for symbol in token):
-            raise ValueError(f"The token {token!r} is not written in byte symbols and is not special: this is no byte-level vocabulary.")
+            raise ValueError(f"The token {token!r} is neither special nor in byte symbols; only these are read.")

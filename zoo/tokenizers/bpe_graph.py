@@ -2,15 +2,17 @@
 
 Three steps, each without a loop over words or characters:
 
-1. `word_starts`: GPT-2's pattern `'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+`. Whether a word starts at a
-   character depends on that character and three on either side of it, never on the whole text, so no regular expression is run. Which
-   characters are \\p{L}, \\p{N} and \\s is asked of the native side: regular expression libraries differ in their Unicode versions.
+1. `word_starts`: GPT-2's pattern `'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+`.
+   Whether a word starts at a character depends on that character and three on either side of it, never on the whole
+   text, so no regular expression is run. Which characters are \\p{L}, \\p{N} and \\s is asked of the native side:
+   regular expression libraries differ in their Unicode versions.
 2. `_distinct`: text repeats its words, so each distinct one is merged once.
 3. `_merge`: one pass over all words applies every merge that nothing before it in the learnt order can touch.
 
-Symbols number what BPE merges: 0..255 are bytes, 256 + i is what merge i makes. The order of symbols is the order in which they were learnt.
+Symbols number what BPE merges: 0..255 are bytes, 256 + i is what merge i makes. The order of symbols is the order in
+which they were learnt.
 
-Shape letters: B texts, N bytes, C characters, W words, D distinct words, S symbols, K blocks.
+Shape letters: B texts, N bytes, W words, D distinct words, S symbols, M merges, V vocabulary.
 """
 
 import functools
@@ -26,6 +28,8 @@ PAGE = 256
 # Planes 4 to 13 hold no character in any version of Unicode, 15 and 16 only private ones: all of them are OTHER.
 CLASSIFIED = [*range(0xD800), *range(0xE000, 0x40000), *range(0xE0000, 0xF0000)]
 SYMBOL_BITS = 21
+# Strings live there, and hundreds of small integer operations would wait for copies to an accelerator and back.
+DEVICE = "CPU:0"
 NOTHING = 2**31 - 1
 
 
@@ -41,13 +45,13 @@ class BPEGraph(tf.Module):
     def __init__(self, pairs, ids, pieces):
         super().__init__()
         if len(ids) >= 2**SYMBOL_BITS:
-            raise ValueError(f"The vocabulary has {len(pairs)} merges; fewer than {2**SYMBOL_BITS - 256} are supported.")
+            raise ValueError(f"There are {len(pairs)} merges; fewer than {2**SYMBOL_BITS - 256} are supported.")
         self._pairs, self._ids, self._pieces = pairs, ids, pieces
 
     @functools.cached_property
     def _tensors(self):
         """Constants, made once outside any function being traced, so that all its traces share them."""
-        with tf.init_scope():
+        with tf.init_scope(), tf.device(DEVICE):
             table, multipliers = cuckoo_table(self._pairs)
             pages, classes = character_classes()
             return {
@@ -59,9 +63,17 @@ class BPEGraph(tf.Module):
                 "hashes": tf.constant(np.random.RandomState(0).randint(-(2**63), 2**63 - 1, PAGE, np.int64)),
             }
 
+    @functools.cached_property
+    def _piece_of_id(self):
+        with tf.init_scope():
+            return tf.constant(self._pieces)
+
     def tokenize(self, texts):
         """string (B,) -> int32 RaggedTensor (B, None)."""
-        texts = valid_utf8(texts)
+        with tf.device(DEVICE):
+            return self._tokenize(valid_utf8(texts))
+
+    def _tokenize(self, texts):
         data = byte_values(texts)
         starts = self.word_starts(texts, data)
         word_splits = tf.concat([tf.where(starts)[:, 0], data.row_splits[-1:]], 0)
@@ -74,9 +86,7 @@ class BPEGraph(tf.Module):
 
     def detokenize(self, token_ids):
         """int32 RaggedTensor (B, None) -> string (B,)."""
-        with tf.init_scope():
-            pieces = tf.constant(self._pieces)
-        pieces = tf.gather(pieces, token_ids.flat_values)
+        pieces = tf.gather(self._piece_of_id, token_ids.flat_values)
         return valid_utf8(tf.strings.unsorted_segment_join(pieces, row_ids(token_ids), token_ids.nrows()))
 
     def word_starts(self, texts, data):
@@ -90,7 +100,7 @@ class BPEGraph(tf.Module):
         first = text != _shift(text, 1, -1)
         last = text != _shift(text, -1, -1)
         space = kind == SPACE
-        # The last white space before a word is a word of its own, unless it is a blank, which belongs to the word that follows.
+        # The last white space before a word is a word of its own, or, when it is a blank, the start of that word.
         space_starts = ~_shift(space, 1, False) | ~(last | _shift(space, -1, True))
         other_starts = (kind != _shift(kind, 1, OTHER)) & (_shift(points, 1, 0) != ord(" "))
         starts = first | tf.where(space, space_starts, other_starts)
@@ -99,17 +109,17 @@ class BPEGraph(tf.Module):
         third = tf.where(_shift(text, -2, -1) == text, _shift(points, -2, 0), 0)
         quote = starts & (points == ord("'"))
         short = quote & _any_equal(second, "stmd")
-        long = quote & (
-            (_any_equal(second, "rv") & (third == ord("e"))) | ((second == ord("l")) & (third == ord("l")))
-        )
+        long = _any_equal(second, "rv") & (third == ord("e")) | (second == ord("l")) & (third == ord("l"))
+        long &= quote
         starts &= ~(_shift(short | long, 1, False) | _shift(long, 2, False))
         starts |= _shift(short, 2, False) | _shift(long, 3, False)
         return tf.scatter_nd(tf.where(lead), starts, tf.shape(lead, tf.int64))
 
     def _distinct(self, words):
-        """Bytes of words, ragged (W, None) -> int32 (W,) which distinct word each is, and the bytes of these, ragged (D, None).
+        """Words' bytes, ragged (W, None) -> int32 (W,) which distinct word each is, and their bytes, ragged (D, None).
 
-        Words are told apart by a sum of random numbers; should two different words ever have equal sums, none is taken for another.
+        Words are told apart by a sum of random numbers; should two different words ever have equal sums, none is taken
+        for another.
         """
         data, splits, lengths = words.flat_values, words.row_splits, words.row_lengths()
         size, count = tf.size(data, tf.int64), words.nrows()
@@ -134,10 +144,11 @@ class BPEGraph(tf.Module):
     def _merge(self, words):
         """Symbols of words, ragged (D, None) -> the same after all merges.
 
-        BPE takes, again and again, the pair that was learnt first, the leftmost of equals. A pair may be taken at once when no pair within
-        the length of the longest token to either side was learnt before it: what could touch its two symbols earlier would have to
-        be made of such pairs. So long words are cut into blocks of twice that length, and a pair is taken when it is the lowest of its own
-        and the two neighbouring blocks: one pass for all its equals, whatever the length of the word.
+        BPE takes, again and again, the pair that was learnt first, the leftmost of equals. A pair may be taken at once
+        when no pair within the length of the longest token to either side was learnt before it: what could touch its
+        two symbols earlier would have to be made of such pairs. So long words are cut into blocks of twice that length,
+        and a pair is taken when it is the lowest of its own and the two neighbouring blocks: one pass for all its
+        equals, whatever the length of the word.
         """
         symbols, word = words.flat_values, row_ids(words)
         offset = tf.range(tf.size(symbols, tf.int64)) - tf.gather(words.row_splits, word)
@@ -155,10 +166,10 @@ class BPEGraph(tf.Module):
             taken = _every_second(made, tf.where(made == tf.gather(lowest, block))[:, 0])
 
             symbols = tf.tensor_scatter_nd_update(symbols, taken[:, None], tf.gather(made, taken))
-            stays = tf.tensor_scatter_nd_update(tf.ones_like(symbols, tf.bool), taken[:, None] + 1, tf.zeros_like(taken, tf.bool))
-            stays = tf.where(stays)[:, 0]
+            eaten = tf.scatter_nd(taken[:, None] + 1, tf.ones_like(taken, tf.bool), tf.shape(symbols, tf.int64))
+            stays = tf.where(~eaten)[:, 0]
             symbols, made, block = tf.gather(symbols, stays), tf.gather(made, stays), tf.gather(block, stays)
-            # Only the pairs on either side of a merged symbol are new. Each merge before it moved it one place to the left.
+            # Only the pairs on either side of a merged symbol are new; each merge before it moved it one to the left.
             at = taken - tf.range(tf.size(taken, tf.int64))
             at = tf.concat([at, tf.maximum(at - 1, 0)], 0)
             then = tf.minimum(at + 1, tf.size(symbols, tf.int64) - 1)
@@ -172,11 +183,12 @@ class BPEGraph(tf.Module):
             (symbols, self._made(symbols, _shift(symbols, -1, 0), word == _shift(word, -1, -1)), block),
             shape_invariants=(tf.TensorShape([None]),) * 3,
         )
-        counts = tf.math.unsorted_segment_sum(tf.ones_like(symbols, tf.int64), tf.gather(word_of_block, block), words.nrows())
+        word = tf.gather(word_of_block, block)
+        counts = tf.math.unsorted_segment_sum(tf.ones_like(symbols, tf.int64), word, words.nrows())
         return tf.RaggedTensor.from_row_splits(symbols, _splits(counts), validate=False)
 
     def _made(self, left, right, in_one_word):
-        """int32 (S,): what the symbols `left` and `right` make, NOTHING where there is no such merge or they are no neighbours."""
+        """int32 (S,): what the symbols `left` and `right` make, NOTHING where no merge joins them or a word ends."""
         bits, low = tf.constant(SYMBOL_BITS, tf.int64), tf.constant(2**SYMBOL_BITS - 1, tf.int64)
         key = tf.bitwise.left_shift(tf.cast(left, tf.int64), bits) + tf.cast(right, tf.int64)
         table = self._tensors["table"]
@@ -205,9 +217,9 @@ def _any_equal(points, characters):
 
 
 def _every_second(made, hit):
-    """Positions int64 (P,) of pairs to take -> those that do not overlap: a pair of equal symbols overlaps the next in a run of them (aaaa).
+    """Positions int64 (P,) of pairs to take -> those that do not overlap, as the pairs aa of aaaa do.
 
-    Merging goes from left to right, so the first, third, ... of a run are taken; none if the run began before its first hit.
+    Merging goes from left to right, so the first, third, ... of a run are taken; none if it began before its first hit.
     """
     begins = hit != _shift(hit, 1, -2) + 1
     begin = tf.gather(tf.boolean_mask(hit, begins), tf.cumsum(tf.cast(begins, tf.int32)) - 1)
@@ -221,13 +233,13 @@ def slots(keys, multiplier, size, right_shift):
 
 
 def cuckoo_table(pairs):
-    """A hash table in which every merge is in one of two places (Pagh and Rodler 2004), so that looking up takes two gathers.
+    """A hash table that has each merge at one of two places (Pagh and Rodler 2004): looking up takes two gathers.
 
     Args:
         pairs: int64 (M, 2) symbols.
 
     Returns:
-        int64 (2 * size,) of (left, right, made) in three times `SYMBOL_BITS` bits, -1 where empty; and the multipliers of the two halves.
+        int64 (2 * size,), left, right and made in `SYMBOL_BITS` bits each, -1 where empty; the halves' multipliers.
     """
     keys = pairs[:, 0] << SYMBOL_BITS | pairs[:, 1]
     size = 1 << max(4, int(1.25 * len(keys)).bit_length())
@@ -255,7 +267,7 @@ def character_classes():
     """What the native side's regular expressions take each character for.
 
     Returns:
-        int32 (4352,), the page of each 256 code points, and int32 (pages * 256,), the class of each character of these pages.
+        int32 (4352,), the page of each 256 code points, and int32 (pages * 256,), the classes on these pages.
     """
     kinds = np.full(0x110000, OTHER, np.int32)
     # One pass finds the runs of each class, a second one, over a character of each run, says which class it is.

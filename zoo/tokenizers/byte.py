@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from zoo.registry import TOKENIZERS
-from zoo.tokenizers.base import Tokenizer, byte_values, kept, row_ids, to_bytes, to_text, valid_utf8
+from zoo.tokenizers.base import Tokenizer, byte_values, kept, row_ids, several, to_bytes, to_text, valid_utf8
 
 REPLACEMENT = 0xFFFD
 NUM_CODE_POINTS = 0x110000
@@ -15,7 +15,7 @@ NUM_CODE_POINTS = 0x110000
 
 @TOKENIZERS.register("byte")
 class ByteTokenizer(Tokenizer):
-    """Every byte of the text's UTF-8 is its own id, 0..255; `eos_id` is 256. Nothing is learnt and nothing is unknown."""
+    """Every byte of the text's UTF-8 is its own id, 0..255; `eos_id` is 256. Nothing is learnt or unknown."""
 
     vocab_size = 257
     eos_id = 256
@@ -23,11 +23,11 @@ class ByteTokenizer(Tokenizer):
     @classmethod
     def train(cls, texts, vocab_size=None):
         if vocab_size not in (None, cls.vocab_size):
-            raise ValueError(f"The byte tokenizer has {cls.vocab_size} ids; leave vocab_size out instead of {vocab_size}.")
+            raise ValueError(f"The byte tokenizer has 257 ids; leave vocab_size out, it cannot be {vocab_size}.")
         return cls()
 
     def encode_batch(self, texts):
-        return [np.frombuffer(to_bytes(text), np.uint8).astype(np.int32) for text in texts]
+        return [np.frombuffer(to_bytes(text), np.uint8).astype(np.int32) for text in several(texts)]
 
     def decode(self, ids):
         ids = self.checked_ids(ids)
@@ -85,7 +85,8 @@ class CharTokenizer(Tokenizer):
         return table
 
     def encode_batch(self, texts):
-        return [self._id_of_point[np.frombuffer(to_text(text).encode("utf-32-le"), np.uint32)] for text in texts]
+        points = (np.frombuffer(to_text(text).encode("utf-32-le"), np.uint32) for text in several(texts))
+        return [self._id_of_point[row] for row in points]
 
     def decode(self, ids):
         """As the contract says; `unk_id` becomes U+FFFD."""

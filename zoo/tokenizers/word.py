@@ -1,6 +1,7 @@
 """Words between white space, a sentence a line: text as KenLM's `lmplz` reads it."""
 
 import collections
+import functools
 import itertools
 import re
 
@@ -8,9 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from zoo.registry import TOKENIZERS
-from zoo.tokenizers.base import Tokenizer, kept, row_ids, to_text, valid_utf8
+from zoo.tokenizers.base import Tokenizer, kept, row_ids, several, to_text, valid_utf8
 
-# lmplz separates words at NUL, tab, carriage return and space, and sentences at line feed. Everything else is part of a word.
+# lmplz separates words at NUL, tab, carriage return and space, sentences at line feed; all else is part of a word.
 SPACES = bytes.maketrans(b"\0\t\r", b"   ")
 SPECIALS = (b"<s>", b"</s>", b"<unk>")
 # What `_split` leaves between words, as ids: nothing (from two spaces in a row), the end of a line, the end of a text.
@@ -37,8 +38,8 @@ def _split(data):
 class WordTokenizer(Tokenizer):
     """Every word seen in training is an id; `unk_id` 0 and `eos_id` 1 come first, then the words, most frequent first.
 
-    Every line of a text is a document: `encode` puts `eos_id` between lines and skips blank ones. The words `<s>`, `</s>` and `<unk>`,
-    where they stand in a text, are unknown words: no text can spell a special id.
+    Every line of a text is a document: `encode` puts `eos_id` between lines and skips blank ones. The words `<s>`,
+    `</s>` and `<unk>`, where they stand in a text, are unknown words: no text can spell a special id.
 
     Args:
         words: the distinct words. Raises ValueError for one that is there twice, is special, or has white space in it.
@@ -54,8 +55,8 @@ class WordTokenizer(Tokenizer):
         self.vocab_size = len(self._words)
         ids = {to_text(word).encode("utf8"): i for i, word in enumerate(words, 2)}
         for word in words:
-            if word in ("<s>", "</s>", "<unk>") or not word or re.search("[\0\t\n\r ]", word):
-                raise ValueError(f"{word!r} cannot be in a word vocabulary: it is a special token, empty, or has white space in it.")
+            if word.encode("utf8") in SPECIALS or not word or re.search("[\0\t\n\r ]", word):
+                raise ValueError(f"{word!r} cannot be a word: it is empty, a special token, or has white space in it.")
         if len(ids) != len(words):
             twice = collections.Counter(words).most_common(1)[0][0]
             raise ValueError(f"The word {twice!r} is in the vocabulary twice; each must be there once.")
@@ -80,7 +81,7 @@ class WordTokenizer(Tokenizer):
         return cls([word.decode("utf8") for word, _ in by_count[: vocab_size and vocab_size - 2]])
 
     def encode_batch(self, texts):
-        texts = list(texts)
+        texts = list(several(texts))
         ids = [np.zeros(0, np.int32)]
         for words in _split(b" \0 ".join(map(_marked, texts))):
             ids.append(np.fromiter(map(self._id_of_word, words, itertools.repeat(self.unk_id)), np.int32, len(words)))
@@ -102,16 +103,20 @@ class WordTokenizer(Tokenizer):
         words = kept(words, words.flat_values != "")  # an empty text splits into one empty word
         return words.with_flat_values(self._graph_table().lookup(words.flat_values))
 
+    @functools.cached_property
+    def _word_of_id(self):
+        with tf.init_scope():  # outside any function being traced, so that all its traces share it
+            return tf.constant([word.encode("utf8") for word in self._words])
+
     def _graph_table(self):
-        if self._table is None:
-            with tf.init_scope():  # outside the function being traced: an attribute of the module, saved with it
-                keys = tf.constant([word.encode("utf8") for word in self._words[1:]])
-                ids = tf.range(1, self.vocab_size)
-                self._table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, ids), self.unk_id)
+        if self._table is None:  # an attribute of the module, not a cached property: so it is saved with the module
+            with tf.init_scope():
+                pairs = tf.lookup.KeyValueTensorInitializer(self._word_of_id[1:], tf.range(1, self.vocab_size))
+                self._table = tf.lookup.StaticHashTable(pairs, self.unk_id)
         return self._table
 
     def detokenize(self, token_ids):
-        words = tf.gather(tf.constant([word.encode("utf8") for word in self._words]), token_ids.flat_values)
+        words = tf.gather(self._word_of_id, token_ids.flat_values)
         texts = tf.strings.unsorted_segment_join(words, row_ids(token_ids), token_ids.nrows(), " ")
         texts = tf.strings.regex_replace(texts, r" *\n[ \n]*", "\n")
         return tf.strings.regex_replace(texts, r"^[ \n]+|[ \n]+$", "")
@@ -122,11 +127,14 @@ class WordTokenizer(Tokenizer):
 
     @classmethod
     def from_directory(cls, directory, config):
-        return cls((directory / "words.txt").read_bytes().decode("utf8").split("\n")[:-1])
+        *words, rest = (directory / "words.txt").read_bytes().decode("utf8").split("\n")
+        if rest:
+            raise ValueError(f"words.txt ends in the middle of a line, {rest!r}")
+        return cls(words)
 
 
 def _documents(ids, count, eos_id):
-    """Ids with the three marks in them -> a list of `count` int32 arrays, with `eos_id` between lines that have words."""
+    """Ids with the three marks in them -> a list of `count` int32 arrays, `eos_id` between lines that have words."""
     ids = ids[ids != GAP]
     after_word = np.concatenate([[False], ids[:-1] >= 0])
     ids = ids[(ids != LINE_END) | after_word]
