@@ -5,6 +5,7 @@ Shape letters: B batch, T positions, V vocabulary.
 
 from keras import ops
 
+from zoo.layers.cross_entropy import cross_entropy
 from zoo.registry import TASKS
 from zoo.tasks.text_generation import language_model_requests, language_model_signatures
 
@@ -34,7 +35,7 @@ class LanguageModeling:
     def loss(self, batch, outputs):
         """(sum, count): the summed loss of the weighted tokens and their summed weights, float32 scalars."""
         labels, weights = batch["labels"], ops.cast(batch["loss_weights"], "float32")
-        losses = ops.sparse_categorical_crossentropy(labels, outputs, from_logits=True)
+        losses = cross_entropy(labels, outputs)
         if self.label_smoothing or self.z_loss:
             log_z = ops.logsumexp(outputs, axis=-1)
             even = log_z - ops.mean(outputs, axis=-1)
