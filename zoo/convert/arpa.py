@@ -3,8 +3,9 @@
     write("model.arpa", model, words)          words[i] spells id i
     model, words = read("model.arpa")
 
-Logarithms have base 10 here and nowhere else. Nine digits are written, so float32 tables come back bit for bit. An ARPA file knows
-the sentence mark as two words: our `eos_id` is <s> where it opens an n-gram and </s> where it closes one; `unk_id` is <unk>.
+Logarithms have base 10 here and nowhere else. Nine digits are written, so float32 tables come back bit for bit. An ARPA
+file knows the sentence mark as two words: our `eos_id` is <s> where it opens an n-gram and </s> where it closes one;
+`unk_id` is <unk>.
 """
 
 import itertools
@@ -40,9 +41,8 @@ def write(path, model, words):
         file.writelines(f"ngram {n}={size}\n" for n, size in enumerate(num_ngrams[1:], start=2))
         keys = [None]
         for n in range(1, model.config.order + 1):
-            log_probs, backoffs = _log10(model.tables.log_probs[n]), None
-            if n < model.config.order:
-                backoffs = _log10(model.tables.log_backoffs[n])
+            logs = model.tables.logs[n].numpy().astype(np.float64) / LN10
+            log_probs, backoffs = logs[:, 0], logs[:, 1] if n < model.config.order else None
             file.write(f"\n\\{n}-grams:\n")
             if n == 1:
                 _write_unigrams(file, words, model.config.eos_id, log_probs, backoffs)
@@ -53,10 +53,6 @@ def write(path, model, words):
                 columns = _columns(rows, keys, words, model.config.eos_id)
                 _write_rows(file, log_probs[rows], columns, None if backoffs is None else backoffs[rows])
         file.write("\n\\end\\\n")
-
-
-def _log10(table):
-    return table.numpy().astype(np.float64) / LN10
 
 
 def _spellings(words, config):
@@ -157,7 +153,8 @@ def _read_header(path, lines):
             break
         order, _, size = line.strip().removeprefix(b"ngram ").partition(b"=")
         if not (size.strip().isdigit() and order.strip() == b"%d" % (len(sizes) + 1)):
-            raise _malformed(path, number, f"expected 'ngram {len(sizes) + 1}=' and a count, got {line.strip()[:40]!r}.")
+            expected = f"'ngram {len(sizes) + 1}=' and a count"
+            raise _malformed(path, number, f"expected {expected}, got {line.strip()[:40]!r}.")
         sizes.append(int(size))
     if not 1 <= len(sizes) <= MAX_ORDER:
         raise ValueError(f"{path} is a model of order {len(sizes)}; an NGram has order 1 to {MAX_ORDER}.")

@@ -1,12 +1,13 @@
 """The tables of a back-off n-gram model as a Keras layer: find n-grams, score given words, or spell out all of V.
 
-    log p(w | h) = log_probs(h w)                      if the n-gram h w is in the tables
-                 = log_backoffs(h) + log p(w | h')     otherwise, where h' is h without its oldest word
+    log p(w | h) = log_prob(h w)                      if the n-gram h w is in the tables
+                 = log_backoff(h) + log p(w | h')     otherwise, where h' is h without its oldest word
 
 An n-gram is named by its *node*: its row among the n-grams of its order, which are sorted by
 `key = node of all but the last word * (V + 1) + last word`. Finding one is a binary search for a key; what can follow a
 history is one run of neighbouring rows. Each table ends in one more row, the *missing* node: its key is above all
-others, its logs are 0, and what is looked for below it is missing too. So nothing here asks whether a node exists.
+others, so what is looked for below it is missing too; its log_backoff is 0; and its log_prob is above 0, which no
+n-gram's is. So nothing here asks whether a history exists.
 
 Shape letters: B batch, T positions, V vocabulary, R rows (any flat batch of histories), M n-grams of one order.
 """
@@ -18,13 +19,14 @@ import numpy as np
 from keras import ops
 
 MISSING_KEY = 2**63 - 1
+MISSING_LOGS = (1.0, 0.0)
 
 
 class BackoffTables(keras.layers.Layer):
     """Sorted n-gram tables with their log-probabilities and back-off weights, all of them non-trainable.
 
-    Weights, for n = 1 to `order`: `keys_n` int64 (M + 1,) from n = 2, `log_probs_n` float32 (M + 1,), and
-    `log_backoffs_n` float32 (M + 1,) below the top order. Keys need 64 bits: the JAX backend must have them switched on.
+    Weights, for n = 1 to `order`: `keys_n` int64 (M + 1,) from n = 2, and `logs_n` float32 (M + 1, 2) with log_prob
+    and log_backoff, (M + 1, 1) at the top order, which is no history. Keys need 64 bits: switch them on for JAX.
 
     Args:
         order: longest n-gram.
@@ -43,20 +45,21 @@ class BackoffTables(keras.layers.Layer):
         for variable in list(self.weights):
             self._untrack_variable(variable)
         self.num_ngrams = tuple(num_ngrams) or (self.vocab_size,) + (0,) * (self.order - 1)
-        sizes = list(enumerate(self.num_ngrams, start=1))
-        uniform = -math.log(self.vocab_size)
-        # Each tuple is indexed by the order n; what stands at 0 only makes that so.
-        self.keys = (None, None) + tuple(self._table("keys", n, size, MISSING_KEY) for n, size in sizes[1:])
-        self.log_probs = (None,) + tuple(self._table("log_probs", n, m, 0.0 if n > 1 else uniform) for n, m in sizes)
-        self.log_backoffs = (None,) + tuple(self._table("log_backoffs", n, size, 0.0) for n, size in sizes[:-1])
+        keys, logs = [], []
+        for n, size in enumerate(self.num_ngrams, start=1):
+            if n > 1:
+                keys.append(self._table(f"keys_{n}", (size + 1,), "int64", MISSING_KEY))
+            nothing = (-math.log(self.vocab_size), 0.0) if n == 1 else MISSING_LOGS
+            width = 2 if n < self.order else 1
+            logs.append(self._table(f"logs_{n}", (size + 1, width), "float32", nothing[:width]))
+        # Each tuple is indexed by the order n.
+        self.keys, self.logs = (None, None, *keys), (None, *logs)
         self.built = True
 
-    def _table(self, name, n, size, value):
-        dtype = "float32" if isinstance(value, float) else "int64"
+    def _table(self, name, shape, dtype, row):
         # No autocast: a log-probability in bfloat16 has two digits.
-        return self.add_weight(
-            (size + 1,), keras.initializers.Constant(value), dtype, trainable=False, autocast=False, name=f"{name}_{n}"
-        )
+        initializer = keras.initializers.Constant(np.array(row, dtype))
+        return self.add_weight(shape, initializer, dtype, trainable=False, autocast=False, name=name)
 
     def assign(self, tables):
         """Replaces the contents by `zoo.layers.ngram_estimation.Tables` of each order; empties the list as it goes."""
@@ -65,16 +68,16 @@ class BackoffTables(keras.layers.Layer):
             table = tables.pop(0)
             if n > 1:
                 self.keys[n].assign(np.append(table.keys, MISSING_KEY))
-            self.log_probs[n].assign(np.append(table.log_probs, np.float32(0)))
-            if n < self.order:
-                self.log_backoffs[n].assign(np.append(table.log_backoffs, np.float32(0)))
+            columns = [table.log_probs, table.log_backoffs][: 2 if n < self.order else 1]
+            missing = zip(columns, np.float32(MISSING_LOGS), strict=False)
+            self.logs[n].assign(np.stack([np.append(column, end) for column, end in missing], axis=1))
 
     def find(self, n, prefixes, words):
         """The nodes of the n-grams that end in `words`, given the nodes of all their other words; int32."""
-        keys = self.keys[n]
         wanted = self._first_key(prefixes) + ops.cast(words, "int64")
-        rows = ops.reshape(ops.searchsorted(keys, ops.reshape(wanted, (-1,))), ops.shape(wanted))
-        return ops.where(ops.take(keys, rows) == wanted, rows, self.num_ngrams[n - 1])
+        rows = ops.searchsorted(self.keys[n], ops.reshape(wanted, (-1,)))
+        rows = ops.reshape(rows, ops.shape(wanted))
+        return ops.where(ops.take(self.keys[n], rows) == wanted, rows, self.num_ngrams[n - 1])
 
     def _first_key(self, prefixes):
         return ops.cast(prefixes, "int64") * (self.vocab_size + 1)
@@ -111,12 +114,15 @@ class BackoffTables(keras.layers.Layer):
         """
         return [labels] + [self.find(n, context, labels) for n, context in enumerate(contexts, start=2)]
 
-    def score(self, contexts, nodes):
-        """Log-probabilities of n-grams, float32: `contexts` as in `follow`, `nodes` as `follow` returns them."""
-        log_probs = ops.take(self.log_probs[1], nodes[0])
-        for n, (context, node) in enumerate(zip(contexts, nodes[1:], strict=True), start=2):
-            backed_off = log_probs + ops.take(self.log_backoffs[n - 1], context)
-            log_probs = ops.where(node < self.num_ngrams[n - 1], ops.take(self.log_probs[n], node), backed_off)
+    def rows(self, nodes):
+        """The logs of nodes of order 1, 2 and so on: a list of float32 (..., 2), log_prob and log_backoff."""
+        return [ops.take(self.logs[n], node, axis=0) for n, node in enumerate(nodes, start=1)]
+
+    def score(self, contexts, ngrams):
+        """Log-probabilities of n-grams, float32, from the `rows` of order 1 and up and those of their contexts."""
+        log_probs = ngrams[0][..., 0]
+        for context, ngram in zip(contexts, ngrams[1:], strict=True):
+            log_probs = ops.where(ngram[..., 0] > 0, log_probs + context[..., 1], ngram[..., 0])
         return log_probs
 
     def distribution(self, contexts, num_rows):
@@ -124,10 +130,10 @@ class BackoffTables(keras.layers.Layer):
 
         Starts from the unigrams and writes the words that follow each longer history over them, shortest first.
         """
-        backoffs = [ops.take(self.log_backoffs[n], context) for n, context in enumerate(contexts, start=1)]
+        backoffs = [row[:, 1] for row in self.rows(contexts)]
         # left[n - 1]: what remains to be added to an n-gram's log-probability, the back-offs of its longer histories.
         left = [sum(backoffs[n:], ops.zeros((), "float32")) for n in range(self.order)]
-        unigrams = ops.broadcast_to(self.log_probs[1][: self.vocab_size], (num_rows, self.vocab_size))
+        unigrams = ops.broadcast_to(self.logs[1][: self.vocab_size, 0], (num_rows, self.vocab_size))
         log_probs = unigrams + ops.reshape(left[0], (-1, 1))
         for n, context in enumerate(contexts, start=2):
             first_key = self._first_key(context)
@@ -137,7 +143,7 @@ class BackoffTables(keras.layers.Layer):
             row = ops.repeat(ops.arange(num_rows), length)
             child = ops.arange(ops.sum(length)) + ops.take(start - before, row)
             word = ops.cast(ops.take(self.keys[n], child) - ops.take(first_key, row), "int32")
-            values = ops.take(self.log_probs[n], child)
+            values = ops.take(self.logs[n], child, axis=0)[:, 0]
             values = values if n == self.order else values + ops.take(left[n - 1], row)
             log_probs = ops.scatter_update(log_probs, ops.stack([row, word], axis=-1), values)
         return log_probs

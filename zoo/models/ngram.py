@@ -1,4 +1,4 @@
-"""The back-off n-gram language model: interpolated modified Kneser-Ney, add-k, or Stupid Backoff, fitted in closed form.
+"""The back-off n-gram language model: interpolated modified Kneser-Ney, add-k or Stupid Backoff, in closed form.
 
     model = NGram(NGramConfig.preset("trigram", vocab_size=4096, eos_id=0))
     model.adapt(token_ids)                       counts, discounts, back-off weights: no gradient steps
@@ -200,19 +200,19 @@ class NGram(LanguageModel):
         """As in the base class, by looking up one n-gram of each order instead of writing out (B, T, V)."""
         masks = {name: masks.get(name) for name in ("padding_mask", "segment_ids")}
         stream, linked = self._stream(token_ids, state, **masks)
-        length = self.config.order - 1
+        tables, length = self.tables, self.config.order - 1
         labels = ops.cast(labels, "int32")
 
         def running_text():
             # Each label is the next token, so one walk finds histories and labels: half of the searches.
             text = ops.concatenate([stream, labels[:, -1:]], axis=1)
-            nodes = self.tables.walk(text, None, length + 1)
-            contexts = [node[:, length : length + ops.shape(labels)[1]] for node in nodes[:-1]]
-            return self.tables.score(contexts, [node[:, length + 1 :] for node in nodes])
+            rows = tables.rows(tables.walk(text, None, length + 1))
+            contexts = [row[:, length : length + ops.shape(labels)[1]] for row in rows[:-1]]
+            return tables.score(contexts, [row[:, length + 1 :] for row in rows])
 
         def any_labels():
-            contexts = [node[:, length:] for node in self.tables.walk(stream, linked, length)] if length else []
-            return self.tables.score(contexts, self.tables.follow(contexts, labels))
+            contexts = [node[:, length:] for node in tables.walk(stream, linked, length)] if length else []
+            return tables.score(tables.rows(contexts), tables.rows(tables.follow(contexts, labels)))
 
         # Where eos_id opens a document, no n-gram reaches back past it anyway.
         is_text = ops.all(linked | (stream == self.config.eos_id)) & ops.all(labels[:, :-1] == stream[:, length + 1 :])

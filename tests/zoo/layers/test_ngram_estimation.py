@@ -1,4 +1,4 @@
-"""Counting, discounts and the three smoothings, by hand and against a brute-force Kneser-Ney over Python dictionaries."""
+"""Counting, discounts and the three smoothings: by hand, and against a brute-force Kneser-Ney."""
 
 import collections
 
@@ -80,7 +80,8 @@ def test_add_k_by_hand():
     unigrams, bigrams = estimation.estimate(CORPUS, 2, 4, EOS, smoothing="add_k", add_k=0.5)
     np.testing.assert_allclose(np.exp(bigrams.log_probs), [2.5 / 4, 1.5 / 5, 1.5 / 5, 1.5 / 5, 1.5 / 3], rtol=1e-6)
     # What was not seen after <s>: k / (c + k V) = 0.5 / 4, reached as back-off weight times 1 / V.
-    np.testing.assert_allclose(np.exp(unigrams.log_backoffs + unigrams.log_probs)[:3], [0.5 / 4, 0.5 / 5, 0.5 / 3], rtol=1e-6)
+    unseen = np.exp(unigrams.log_backoffs + unigrams.log_probs)
+    np.testing.assert_allclose(unseen[:3], [0.5 / 4, 0.5 / 5, 0.5 / 3], rtol=1e-6)
     (unigrams,) = estimation.estimate(CORPUS, 1, 4, EOS, smoothing="add_k", add_k=0.5)
     np.testing.assert_allclose(np.exp(unigrams.log_probs), [2.5 / 8, 3.5 / 8, 1.5 / 8, 0.5 / 8], rtol=1e-6)
 

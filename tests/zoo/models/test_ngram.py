@@ -136,7 +136,7 @@ def test_adapt_again_replaces_the_tables():
     model.adapt(corpus(seed=0))
     ids = some_ids(2, 5)
     np.testing.assert_array_equal(as_numpy(model(ids)), as_numpy(fitted(3, seed=0)(ids)))
-    assert len(model.weights) == 7  # keys of two orders, log_probs of three, log_backoffs of two
+    assert len(model.weights) == 5  # keys of two orders, logs of three
 
 
 def test_without_a_fit_every_id_is_equally_probable():
