@@ -1,0 +1,159 @@
+"""Attention against numbers worked out by hand and a plain NumPy loop.
+
+Shape letters: B batch, T queries, S keys, D hidden, N query heads, K key/value heads, H head width.
+"""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from zoo.layers.attention import Attention, append_to_cache, attend
+from zoo.layers.positions import rotary_angles
+
+B, T, D, N, K, H = 2, 3, 5, 6, 2, 4
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def attend_by_loops(q, k, v, mask):
+    """One head and one query at a time."""
+    out = np.zeros_like(q)
+    for b in range(q.shape[0]):
+        for n in range(q.shape[1]):
+            shared = n // (q.shape[1] // k.shape[1])
+            for t in range(q.shape[2]):
+                seen = [s for s in range(k.shape[2]) if mask is None or mask[b % mask.shape[0], t, s]]
+                scores = np.array([q[b, n, t] @ k[b, shared, s] for s in seen]) / math.sqrt(q.shape[3])
+                out[b, n, t] = sum(w * v[b, shared, s] for w, s in zip(softmax(scores), seen, strict=True))
+    return out
+
+
+def test_hand_computed():
+    # scores 0 and ln 3, so weights 1/4 and 3/4
+    q, k, v = (np.array(x, "float32").reshape(1, 1, -1, 1) for x in ([1], [0, math.log(3)], [4, 8]))
+    np.testing.assert_allclose(attend(q, k, v, None), [[[[7.0]]]], rtol=1e-6)
+    np.testing.assert_allclose(attend(q, k, v, np.array([[[True, False]]])), [[[[4.0]]]], rtol=1e-6)
+    # a head of width 4: scores are halved, weights sqrt(1):sqrt(3)
+    q4, k4, v4 = (np.concatenate([x, np.zeros((*x.shape[:3], 3), "float32")], -1) for x in (q, k, v))
+    weights = np.array([1, math.sqrt(3)]) / (1 + math.sqrt(3))
+    np.testing.assert_allclose(attend(q4, k4, v4, None)[0, 0, 0, 0], weights @ [4, 8], rtol=1e-6)
+
+
+@pytest.mark.parametrize("num_kv_heads", [1, 2, 3, 6])
+@pytest.mark.parametrize("masked", [None, "shared", "row"])
+def test_grouped_heads_equal_the_loop(num_kv_heads, masked):
+    random = np.random.default_rng(num_kv_heads)
+    q = random.normal(size=(B, N, T, H)).astype("float32")
+    k, v = random.normal(size=(2, B, num_kv_heads, 7, H)).astype("float32")
+    mask = None
+    if masked:
+        mask = random.random((1 if masked == "shared" else B, T, 7)) < 0.6
+        mask[..., 0] = True
+    np.testing.assert_allclose(attend(q, k, v, mask), attend_by_loops(q, k, v, mask), rtol=1e-5, atol=1e-6)
+
+
+def test_a_query_that_sees_nothing_gives_finite_numbers():
+    x = np.ones((1, 1, 2, 3), "float32")
+    out = attend(x, x, x, np.array([[[False, False], [True, False]]]))
+    assert np.isfinite(out).all()
+    np.testing.assert_allclose(out[0, 0, 1], [1, 1, 1], rtol=1e-6)
+
+
+def test_the_dtype_of_the_queries_stays():
+    q = tf.ones((1, 1, 1, 1), tf.bfloat16)
+    k = tf.constant([[[[0.0], [1.0]]]], tf.bfloat16)
+    v = tf.constant([[[[0.0], [1.0]]]], tf.bfloat16)
+    out = attend(q, k, v, None)
+    assert out.dtype == tf.bfloat16
+    assert float(out[0, 0, 0, 0]) == pytest.approx(1 / (1 + math.exp(-1)), abs=3e-3)
+
+
+def test_the_cache_is_written_from_its_index_on_and_nowhere_else():
+    cache = -np.arange(B * K * 5 * H, dtype="float32").reshape(B, K, 5, H)
+    new = 1 + np.arange(B * K * 2 * H, dtype="float32").reshape(B, K, 2, H)
+    before = tf.constant(cache)
+    written = append_to_cache(before, tf.constant(new), tf.constant(2))
+    np.testing.assert_array_equal(written, np.concatenate([cache[:, :, :2], new, cache[:, :, 4:]], axis=2))
+    np.testing.assert_array_equal(before, cache)  # whoever holds the old one keeps it
+
+
+def layer(**options):
+    attention = Attention(N, K, H, **options)
+    attention.build((None, None, D))
+    random = np.random.default_rng(1)
+    for variable in attention.trainable_variables:
+        variable.assign(random.normal(0, 0.5, variable.shape).astype("float32"))
+    return attention
+
+
+def by_hand(attention, x, mask, angles=None):
+    """The layer in NumPy: q, k and v side by side in one product, heads, attention, output."""
+    qkv = x @ np.asarray(attention.qkv.kernel)
+    if attention.use_bias:
+        qkv = qkv + np.asarray(attention.qkv.bias)
+    heads = qkv.reshape(*x.shape[:2], N + 2 * K, H).transpose(0, 2, 1, 3)
+    q, k, v = heads[:, :N], heads[:, N : N + K], heads[:, N + K :]
+    if attention.normalize_qk:
+        norms = (attention.query_norm, attention.key_norm)
+        q, k = (
+            a / np.sqrt((a**2).mean(-1, keepdims=True) + 1e-6) * np.asarray(norm.gamma)
+            for a, norm in zip((q, k), norms, strict=True)
+        )
+    if angles is not None:
+        cos, sin = map(np.asarray, angles)
+        q, k = (
+            np.concatenate([a[..., :2] * cos - a[..., 2:] * sin, a[..., 2:] * cos + a[..., :2] * sin], -1) for a in (q, k)
+        )
+    out = attend_by_loops(q, k, v, mask).transpose(0, 2, 1, 3).reshape(*x.shape[:2], N * H)
+    out = out @ np.asarray(attention.output_projection.kernel)
+    return out + np.asarray(attention.output_projection.bias) if attention.use_bias else out
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize("normalize_qk", [True, False])
+@pytest.mark.parametrize("rotary", [True, False])
+def test_the_layer_equals_numpy(use_bias, normalize_qk, rotary):
+    attention = layer(use_bias=use_bias, normalize_qk=normalize_qk)
+    x = np.random.default_rng(2).normal(size=(B, T, D)).astype("float32")
+    mask = np.tril(np.ones((1, T, T), bool))
+    angles = rotary_angles(np.array([[4, 5, 6]]), H, 100.0) if rotary else None
+    out, cache = attention(x, attention_mask=mask, angles=angles)
+    assert cache is None
+    np.testing.assert_allclose(out, by_hand(attention, x, mask, angles), rtol=1e-4, atol=1e-5)
+
+
+def test_a_cached_pass_in_pieces_equals_the_whole():
+    attention = layer(normalize_qk=True)
+    x = np.random.default_rng(3).normal(size=(B, 7, D)).astype("float32")
+    whole, _ = attention(x, attention_mask=np.tril(np.ones((1, 7, 7), bool)))
+    length, start, pieces = 8, 0, []
+    cache = {name: tf.zeros((B, K, length, H)) for name in ("keys", "values")}
+    for size in (3, 1, 2, 1):
+        mask = np.arange(length)[None, None] <= np.arange(start, start + size)[None, :, None]
+        out, cache = attention(x[:, start : start + size], attention_mask=mask, cache={**cache, "index": tf.constant(start)})
+        pieces.append(out)
+        start += size
+    np.testing.assert_allclose(np.concatenate(pieces, 1), whole, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(cache["keys"][:, :, 7:], 0)
+
+
+def test_dropout_acts_on_the_output_while_training_only():
+    attention = layer(dropout=0.5)
+    x = np.ones((1, 50, D), "float32")
+    still, _ = attention(x, training=False)
+    dropped = np.asarray(attention(x, training=True)[0])
+    share = (dropped == 0).mean()
+    assert 0.3 < share < 0.7
+    np.testing.assert_allclose(dropped[dropped != 0], 2 * np.asarray(still)[dropped != 0], rtol=1e-5)
+
+
+def test_the_output_projection_starts_smaller_when_told():
+    attention = Attention(8, 8, 16, output_stddev=0.003)
+    attention.build((None, None, 96))
+    assert np.asarray(attention.output_projection.kernel).std() == pytest.approx(0.003, rel=0.05)
+    assert np.asarray(attention.qkv.kernel).std() == pytest.approx(0.02, rel=0.05)

@@ -1,0 +1,55 @@
+"""y = x W + b."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from zoo.layers.linear import Linear
+
+
+def linear(inputs, units, **options):
+    layer = Linear(units, **options)
+    layer.build((None, inputs))
+    layer.kernel.assign(np.arange(inputs * units, dtype="float32").reshape(inputs, units))
+    if layer.use_bias:
+        layer.bias.assign(10 * np.arange(1, units + 1, dtype="float32"))
+    return layer
+
+
+def test_hand_computed():
+    # W = [[0 1 2], [3 4 5]], b = [10 20 30]
+    outputs = linear(2, 3)(np.array([[[1, 2], [0, -1]]], "float32"))
+    np.testing.assert_array_equal(outputs, [[[16, 29, 42], [7, 16, 25]]])
+
+
+def test_without_bias():
+    layer = linear(2, 3, use_bias=False)
+    np.testing.assert_array_equal(layer(np.array([[1, 2]], "float32")), [[6, 9, 12]])
+    assert [variable.path for variable in layer.variables] == ["linear/kernel"] or len(layer.variables) == 1
+
+
+@pytest.mark.parametrize("leading", [(2,), (2, 3), (2, 3, 7)])
+def test_any_leading_axes(leading):
+    x = np.random.default_rng(0).normal(size=(*leading, 5)).astype("float32")
+    layer = linear(5, 11)
+    expected = x @ np.asarray(layer.kernel) + np.asarray(layer.bias)
+    outputs = layer(x)
+    assert layer.compute_output_shape(x.shape) == tuple(outputs.shape) == (*leading, 11)
+    np.testing.assert_allclose(outputs, expected, rtol=1e-5)
+
+
+def test_the_gradient_sums_over_all_leading_axes():
+    layer, x = linear(2, 3), np.arange(12, dtype="float32").reshape(3, 2, 2)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(layer(x))
+    kernel, bias = tape.gradient(loss, [layer.kernel.value, layer.bias.value])
+    np.testing.assert_array_equal(kernel, [[30] * 3, [36] * 3])  # 0+2+...+10, 1+3+...+11
+    np.testing.assert_array_equal(bias, [6, 6, 6])
+
+
+def test_the_initial_spread_is_stddev():
+    layer = Linear(300, stddev=0.3)
+    layer.build((None, 200))
+    kernel = np.asarray(layer.kernel)
+    assert kernel.std() == pytest.approx(0.3, rel=0.02)
+    assert np.asarray(layer.bias).tolist() == [0.0] * 300
