@@ -99,14 +99,16 @@ class Loaded:
             max_new_tokens=max_new_tokens, stop_ids=(eos_id,),
             sampling=decoding.Sampling(temperature=float(temperature), top_k=top_k, top_p=float(top_p), seed=seed),
         )  # fmt: skip
-        shown = self.tokenizer.decode(ids)
-        for (token_id,), (alive,) in pieces:
+        shown = text = self.tokenizer.decode(ids)
+        for (token_id,), _ in pieces:
             ids.append(int(token_id))
             text = self.tokenizer.decode(ids)
             # A character whose bytes have not all come yet is held back.
-            if alive and not text.endswith("\ufffd"):
+            if not text.endswith("\ufffd"):
                 yield text[len(shown) :]
                 shown = text
+        if text != shown:
+            yield text[len(shown) :]
 
     def score(self, text):
         """How likely a text is.

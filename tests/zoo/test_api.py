@@ -1,0 +1,103 @@
+"""zoo.create, zoo.list_models, zoo.load."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import zoo
+from tests import tiny_models
+from zoo.bundle import Bundle
+from zoo.registry import MODELS
+from zoo.tokenizers.base import create as create_tokenizer
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    """A tiny GPT over bytes, with weights that make it prefer some tokens clearly."""
+    model = tiny_models.strengthen(tiny_models.create("gpt", vocab_size=257, max_length=24, num_layers=1))
+    directory = tmp_path_factory.mktemp("run") / "bundle"
+    Bundle(model, create_tokenizer("byte"), "language_modeling", {}).save(directory)
+    return zoo.load(directory.parent)
+
+
+def test_list_models():
+    assert zoo.list_models() == MODELS.names()
+
+
+def test_create_takes_presets_and_fields():
+    model = zoo.create("gpt", "tiny", num_layers=1, hidden_dim=10)
+    assert model.config == MODELS.config("gpt").preset("tiny", num_layers=1, hidden_dim=10)
+    assert model.built and len(model.blocks) == 1
+
+
+@pytest.mark.parametrize(("arguments", "fields", "message"), [
+    (("gtp",), {}, "No model is called 'gtp'; did you mean 'gpt'?"),
+    (("gpt", "gpt2_smal"), {}, "GPTConfig has no preset 'gpt2_smal'; did you mean 'gpt2_small'?"),
+    (("gpt", "tiny"), {"num_layer": 3}, "GPTConfig has no field 'num_layer'; did you mean 'num_layers'?"),
+    (("gpt", "tiny"), {"num_layers": -1}, "GPTConfig: num_layers must be positive, got -1."),
+])  # fmt: skip
+def test_create_refuses_in_a_sentence(arguments, fields, message):
+    with pytest.raises(ValueError) as error:
+        zoo.create(*arguments, **fields)
+    assert str(error.value) == message
+
+
+def test_importing_the_zoo_loads_nothing_heavy():
+    program = "import sys, zoo; assert not {'tensorflow', 'keras', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_an_unknown_name_of_the_package():
+    with pytest.raises(AttributeError, match="has no attribute 'laod'"):
+        zoo.laod  # noqa: B018 - the access is the test
+
+
+def test_generate_gives_strings_for_strings_and_lists_for_lists(loaded):
+    one = loaded.generate("abc", max_new_tokens=5)
+    many = loaded.generate(["abc", "", "a longer one"], max_new_tokens=5)
+    assert isinstance(one, str) and one.startswith("abc")
+    assert many[0] == one and [text[:3] for text in many] == ["abc", many[1][:3], "a l"]
+    assert loaded.generate([]) == []
+
+
+def test_a_seed_gives_the_same_text_whatever_stands_beside_it(loaded):
+    options = dict(max_new_tokens=8, temperature=1.5, seed=3)
+    alone = loaded.generate("abc", **options)
+    assert loaded.generate(["x", "abc"], **options)[1] == alone
+    assert loaded.generate("abc", **{**options, "seed": 4}) != alone
+
+
+@pytest.mark.parametrize("options", [{}, dict(temperature=1.3, top_k=7, seed=5), dict(temperature=0.9, top_p=0.8, seed=1)])
+def test_streaming_gives_the_text_of_generate(loaded, options):
+    pieces = list(loaded.stream("abc", max_new_tokens=9, **options))
+    assert "abc" + "".join(pieces) == loaded.generate("abc", max_new_tokens=9, **options)
+
+
+def test_score_is_the_models_own_log_probability(loaded):
+    text = "hello"
+    ids = np.array([[loaded.tokenizer.eos_id, *loaded.tokenizer.encode(text)]], np.int32)
+    log_probs, _ = loaded.model.token_log_probs(ids[:, :-1], ids[:, 1:])
+    expected = float(np.sum(log_probs))
+    one, two = loaded.score([text, ""])
+    assert one["log_prob"] == pytest.approx(expected, rel=1e-5)
+    assert one["num_tokens"] == 5
+    assert one["bits_per_byte"] == pytest.approx(-expected / np.log(2) / 5, rel=1e-5)
+    assert two == {"log_prob": 0, "num_tokens": 0, "bits_per_byte": 0}
+    assert loaded.score(text) == one
+
+
+def test_a_prompt_may_fill_the_context_and_no_more(loaded):
+    assert len(loaded.generate("x" * 23, max_new_tokens=9)) >= 23
+    for call in (loaded.generate, loaded.score, lambda text: list(loaded.stream(text))):
+        with pytest.raises(ValueError, match="has 25 tokens, with the one that begins it; this model takes at most 24"):
+            call("x" * 24)
+    with pytest.raises(ValueError, match="^The prompt number 2 has 25 tokens"):
+        loaded.generate(["a", "x" * 24])
+
+
+def test_load_refuses_what_is_no_bundle(tmp_path):
+    with pytest.raises(ValueError, match="holds no bundle"):
+        zoo.load(tmp_path)
