@@ -1,0 +1,184 @@
+"""GPT beside a second implementation in NumPy, and what its config refuses.
+
+Shape letters: B batch, T positions, D hidden, N query heads, K key/value heads, H head width.
+"""
+
+import math
+
+import numpy as np
+import pytest
+
+from tests import tiny_models
+from zoo.models.gpt import GPT, GPTConfig
+
+B, T = 2, 7
+STRUCTURES = {
+    "gpt2": dict(),
+    "gpt": dict(norm_first=False),
+    "modern": dict(position="rotary", norm="rms", activation="swiglu", use_bias=False, normalize_qk=True, num_kv_heads=2),
+    "mixed": dict(position="rotary", norm="layer", activation="swiglu", head_dim=6, tie_embeddings=False, mlp_dim=9),
+}
+
+
+def build(**fields):
+    sizes = dict(vocab_size=23, max_length=11, num_layers=2, num_heads=4, hidden_dim=16)
+    return tiny_models.strengthen(GPT(GPTConfig(**{**sizes, **fields})).build_from_ids())
+
+
+def in_numpy(model, token_ids):
+    """Logits by the equations of the papers, one row at a time, in float64."""
+    c, w = model.config, {v.path.removeprefix("gpt/"): np.asarray(v).astype(float) for v in model.variables}
+
+    def linear(x, name):
+        return x @ w[f"{name}/kernel"] + w.get(f"{name}/bias", 0)
+
+    def rms(x, gamma, epsilon):
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon) * gamma
+
+    def norm(x, name):
+        if c.norm == "rms":
+            return rms(x, w[f"{name}/gamma"], c.epsilon)
+        centred = x - x.mean(-1, keepdims=True)
+        scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + c.epsilon)
+        return scaled * w[f"{name}/gamma"] + w[f"{name}/beta"]
+
+    def rotated(x):
+        out = x.copy()
+        half = c.head_width // 2
+        for t in range(len(x)):
+            for i in range(half):
+                a = t * c.rotary_theta ** (-2 * i / c.head_width)
+                low, high = x[t, i], x[t, i + half]
+                out[t, i], out[t, i + half] = low * math.cos(a) - high * math.sin(a), high * math.cos(a) + low * math.sin(a)
+        return out
+
+    def attention(x, name):
+        heads = np.split(linear(x, f"{name}/qkv"), c.num_heads + 2 * c.kv_heads, axis=-1)
+        q, k, v = heads[: c.num_heads], heads[c.num_heads : -c.kv_heads], heads[-c.kv_heads :]
+        if c.normalize_qk:
+            q = [rms(a, w[f"{name}/query_norm/gamma"], 1e-6) for a in q]
+            k = [rms(a, w[f"{name}/key_norm/gamma"], 1e-6) for a in k]
+        if c.position == "rotary":
+            q, k = [rotated(a) for a in q], [rotated(a) for a in k]
+        out = []
+        for n, a in enumerate(q):
+            shared = n * c.kv_heads // c.num_heads
+            scores = a @ k[shared].T / math.sqrt(c.head_width)
+            scores = np.exp(np.where(np.tril(np.ones_like(scores)) > 0, scores, -np.inf))
+            out.append(scores / scores.sum(-1, keepdims=True) @ v[shared])
+        return linear(np.concatenate(out, -1), f"{name}/output_projection")
+
+    def mlp(x, name):
+        hidden = linear(x, f"{name}/expand")
+        if c.activation == "swiglu":
+            gate, value = np.split(hidden, 2, axis=-1)
+            return linear(gate / (1 + np.exp(-gate)) * value, f"{name}/contract")
+        gelu = 0.5 * hidden * (1 + np.tanh(math.sqrt(2 / math.pi) * (hidden + 0.044715 * hidden**3)))
+        return linear(gelu, f"{name}/contract")
+
+    rows = []
+    for ids in token_ids:
+        x = w["embeddings/embeddings"][ids]
+        if c.position == "learned":
+            x = x + w["positions/embeddings"][: len(ids)]
+        for i in range(c.num_layers):
+            b = f"block_{i}"
+            if c.norm_first:
+                x = x + attention(norm(x, f"{b}/attention_norm"), f"{b}/attention")
+                x = x + mlp(norm(x, f"{b}/mlp_norm"), f"{b}/mlp")
+            else:
+                x = norm(x + attention(x, f"{b}/attention"), f"{b}/attention_norm")
+                x = norm(x + mlp(x, f"{b}/mlp"), f"{b}/mlp_norm")
+        x = norm(x, "final_norm") if c.norm_first else x
+        head = w["embeddings/embeddings"].T if c.tie_embeddings else w["embeddings/reverse_embeddings"]
+        rows.append(x @ head)
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("structure", sorted(STRUCTURES))
+def test_logits_equal_a_second_implementation(structure):
+    model = build(**STRUCTURES[structure])
+    ids = tiny_models.token_ids(model, B, T)
+    np.testing.assert_allclose(model(ids), in_numpy(model, ids), rtol=1e-4, atol=1e-4)
+
+
+def test_residual_projections_start_smaller():
+    model = GPT(GPTConfig(num_layers=8, num_heads=2, hidden_dim=64)).build_from_ids()
+    for block in model.blocks:
+        for layer, spread in (
+            (block.attention.qkv, 0.02), (block.attention.output_projection, 0.005),
+            (block.mlp.expand, 0.02), (block.mlp.contract, 0.005),
+        ):  # fmt: skip
+            assert np.asarray(layer.kernel).std() == pytest.approx(spread, rel=0.06)
+
+
+def test_an_untrained_model_knows_nothing():
+    model = tiny_models.create("gpt")
+    ids = tiny_models.token_ids(model, 5, 13)
+    log_probs, _ = model.token_log_probs(ids[:, :-1], ids[:, 1:])
+    assert -float(np.mean(log_probs)) == pytest.approx(math.log(61), abs=0.05)
+
+
+def test_dropout_is_for_training_only():
+    model = build(dropout=0.5)
+    ids = tiny_models.token_ids(model, B, T)
+    np.testing.assert_array_equal(model(ids), model(ids))
+    assert not np.allclose(model(ids, training=True), model(ids))
+    np.testing.assert_allclose(model(ids), in_numpy(model, ids), rtol=1e-4, atol=1e-4)
+
+
+def test_a_sequence_may_be_as_long_as_max_length_and_no_longer():
+    model = build()
+    assert model(np.zeros((1, 11), np.int32)).shape == (1, 11, 23)
+    with pytest.raises(ValueError, match="12 tokens are more than this model's max_length of 11"):
+        model.features(np.zeros((1, 12), np.int32))
+
+
+def test_positions_are_what_the_caller_says():
+    model = build()
+    ids = tiny_models.token_ids(model, B, T)
+    shifted = np.asarray(model(ids, positions=np.arange(4, 4 + T)[None]))
+    table = np.asarray(model.positions.embeddings)
+    model.positions.embeddings.assign(np.roll(table, -4, axis=0))
+    np.testing.assert_allclose(model(ids), shifted, rtol=1e-4, atol=1e-4)
+
+
+def test_rotary_logits_do_not_know_where_a_text_stands():
+    model = build(**STRUCTURES["modern"])
+    ids = tiny_models.token_ids(model, B, T)
+    np.testing.assert_allclose(model(ids, positions=np.arange(90, 90 + T)[None]), model(ids), rtol=1e-4, atol=1e-4)
+
+
+def test_a_row_that_ended_may_be_carried_past_the_last_position():
+    model = build()
+    state = model.init_state(1, 14)
+    for _ in range(14):
+        logits, state = model.next_logits(np.ones((1, 1), np.int32), state)
+        assert np.isfinite(logits).all()
+
+
+def test_a_cache_is_of_one_document_a_row():
+    model = build()
+    ids = tiny_models.token_ids(model, B, T)
+    with pytest.raises(ValueError, match="segment_ids go with whole rows; a state holds one document a row"):
+        model.features(ids, model.init_state(B, T), segment_ids=np.ones((B, T), np.int32))
+
+
+@pytest.mark.parametrize(("fields", "message"), [
+    (dict(hidden_dim=10, num_heads=4), "hidden_dim 10 is no multiple of num_heads 4; give head_dim."),
+    (dict(num_heads=4, num_kv_heads=3), "num_heads 4 must be a multiple of num_kv_heads 3."),
+    (dict(num_heads=4, num_kv_heads=0), "num_heads 4 must be a multiple of num_kv_heads 0."),
+    (dict(head_dim=-3), "head_dim must be positive, got -3."),
+    (dict(mlp_dim=0), "mlp_dim must be positive, got 0."),
+    (dict(num_layers=0), "num_layers must be positive, got 0."),
+    (dict(vocab_size=-1), "vocab_size must be positive, got -1."),
+    (dict(dropout=1.0), "dropout must be at least 0 and below 1, got 1.0."),
+    (dict(position="sinus"), "position must be learned or rotary, got 'sinus'."),
+    (dict(norm="batch"), "norm must be layer or rms, got 'batch'."),
+    (dict(activation="relu"), "activation must be gelu or swiglu, got 'relu'."),
+    (dict(position="rotary", head_dim=5), "rotary positions turn pairs, so head_dim must be even, got 5."),
+])  # fmt: skip
+def test_a_config_that_contradicts_itself_is_refused(fields, message):
+    with pytest.raises(ValueError) as error:
+        GPTConfig(**fields)
+    assert str(error.value) == f"GPTConfig: {message}"
