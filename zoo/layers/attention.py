@@ -5,7 +5,7 @@ H head width.
 """
 
 import keras
-import tensorflow as tf
+import tensorflow as tf  # for one op, in append_to_cache
 from keras import ops
 
 from zoo.layers.linear import Linear
