@@ -69,6 +69,23 @@ class _Progress(NamedTuple):
     alive: tf.Tensor
 
 
+class NBest(NamedTuple):
+    """The best continuations of each row, best first: as `Decoded`, with an axis n after B, and `scores` float32 (B, n)."""
+
+    token_ids: tf.Tensor
+    lengths: tf.Tensor
+    log_probs: tf.Tensor
+    scores: tf.Tensor
+
+
+class _Beams(NamedTuple):
+    """A beam search under way: `ids` (B, K, L) with `log_probs` (B, K) that have not ended, and the `NBest` that have."""
+
+    ids: tf.Tensor
+    log_probs: tf.Tensor
+    ended: NBest
+
+
 def generate(
     step, state, token_ids, padding_mask=None, *, max_new_tokens, sampling=Sampling(), stop_ids=(), pad_id=0
 ):  # fmt: skip
@@ -126,6 +143,70 @@ def stream(
         last_ids = progress.ids[:, prompt_length + index]
         yield last_ids.numpy(), alive.numpy()
         index, inputs, padding_mask = index + 1, last_ids[:, None], None
+
+
+def beam_search(
+    step, state, token_ids, padding_mask=None, *, max_new_tokens, num_beams, length_penalty=0.6, num_best=1,
+    no_repeat_ngram=0, stop_ids=(), pad_id=0,
+):  # fmt: skip
+    """The most probable continuations of each row that a beam of K finds, best first.
+
+    A continuation Y is judged by log p(Y) / lp(Y) with lp(Y) = ((5 + |Y|) / 6)^alpha (Wu et al. 2016, eq. 14, without the coverage
+    term), where |Y| counts the stop token. One that reaches its row's limit counts as ended. A row is done when no unfinished
+    beam can still beat its K-th best ended one, which is exact as log p never rises.
+
+    Args:
+        step, state, token_ids, padding_mask, stop_ids, pad_id: as in `generate`. `state` is that of B rows.
+        max_new_tokens: int, or int32 (B,), at least 1.
+        num_beams: K, a Python int.
+        length_penalty: alpha, at least 0; 0 compares plain log-probabilities.
+        num_best: how many continuations of a row to return, at most K.
+        no_repeat_ngram: as in `Sampling`.
+
+    Returns:
+        A `Decoded` with an axis of `num_best` after B, and `scores` float32 (B, num_best), best first; a row with fewer
+        possible continuations has score -inf for the missing ones.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    if num_beams < 1 or not 1 <= num_best <= num_beams:
+        raise ValueError(f"num_best must be between 1 and num_beams, got {num_best} of {num_beams}.")
+    if length_penalty < 0:
+        raise ValueError(f"length_penalty must not be negative, got {length_penalty}.")
+    prompt_length = tf.shape(token_ids)[1]
+    limit, progress = _begin(token_ids, max_new_tokens, pad_id)
+    real = tf.repeat(_seen_columns(token_ids, padding_mask, progress.ids), num_beams, axis=0)
+
+    def forbid(log_probs, ids, index):
+        if not no_repeat_ngram:
+            return log_probs
+        return _forbid_repeated_ngrams(log_probs, ids, real, prompt_length + index, no_repeat_ngram)
+
+    def advance(logits, state, beams, index):
+        """Writes one token, and makes each beam's state that of the beam it goes on from."""
+        log_probs = forbid(tf.nn.log_softmax(logits), _merge(beams.ids), index)
+        beams, source = _extend_beams(beams, log_probs, limit, prompt_length, index, length_penalty, stop_ids)
+        rows = tf.reshape(tf.range(tf.shape(limit)[0])[:, None] * num_beams + source, [-1])
+        return beams, tf.nest.map_structure(lambda leaf: tf.gather(leaf, rows) if leaf.shape.rank else leaf, state)
+
+    def body(index, beams, state):
+        last_ids = tf.gather(_merge(beams.ids), prompt_length + index - 1, axis=1)
+        logits, new_state = step(last_ids[:, None], state, None)
+        new_beams, new_state = advance(logits, new_state, beams, index)
+        return index + 1, _like(new_beams, beams), _like(new_state, state)
+
+    def unfinished(index, beams, state):
+        best_to_come = tf.reduce_max(beams.log_probs, 1) / _length_penalty(limit, length_penalty)
+        return tf.reduce_any(best_to_come > beams.ended.scores[:, -1])
+
+    logits, state = step(token_ids, state, padding_mask)
+    beams = _begin_beams(progress, limit, num_beams)
+    copies = tf.nest.map_structure(lambda leaf: tf.repeat(leaf, num_beams, axis=0) if leaf.shape.rank else leaf, state)
+    beams, state = advance(tf.repeat(logits, num_beams, axis=0), copies, beams, tf.constant(0))
+    _, beams, _ = tf.while_loop(unfinished, body, (tf.constant(1), _like(beams, beams), state))
+    best = NBest(*(part[:, :num_best] for part in beams.ended))
+    return best._replace(token_ids=best.token_ids[:, :, prompt_length:])
 
 
 def uniform(seed, index):
@@ -211,6 +292,49 @@ def _choose(logits, ids, real, column, index, sampling):
         return tf.where(temperature > 0, drawn, most_probable)
 
     return tf.cond(tf.reduce_any(temperature > 0), sample, lambda: most_probable)
+
+
+def _begin_beams(progress, limit, num_beams):
+    """Every row starts as one beam, the prompt; the other K - 1 are impossible."""
+    ids = tf.repeat(progress.ids[:, None], num_beams, axis=1)
+    first = (tf.range(num_beams) == 0)[None]
+    log_probs = tf.where(first & (limit > 0)[:, None], 0.0, -float("inf"))
+    # A row that may write nothing has ended with nothing.
+    ended_scores = tf.where(first & (limit <= 0)[:, None], 0.0, -float("inf"))
+    return _Beams(ids, log_probs, NBest(ids, tf.zeros_like(log_probs, tf.int32), ended_scores, ended_scores))
+
+
+def _extend_beams(beams, log_probs, limit, prompt_length, index, length_penalty, stop_ids):
+    """Adds one token to each row's beams, given log-probabilities (B * K, V). Also tells each new beam's old one, int32 (B, K)."""
+    num_beams, vocab_size = beams.log_probs.shape[1], tf.shape(log_probs)[1]
+    totals = beams.log_probs[:, :, None] + tf.reshape(log_probs, (-1, num_beams, vocab_size))
+    # Each beam has at most one continuation a stop token, so among so many candidates K have not ended.
+    num_candidates = tf.minimum(num_beams * (1 + len(stop_ids)), num_beams * vocab_size)
+    totals, flat = tf.math.top_k(tf.reshape(totals, (-1, num_beams * vocab_size)), num_candidates)
+    source, tokens = flat // vocab_size, flat % vocab_size
+    here = tf.range(tf.shape(beams.ids)[2]) == prompt_length + index
+    ids = tf.where(here, tokens[:, :, None], tf.gather(beams.ids, source, batch_dims=1))
+
+    ends = _is_one_of(tokens, stop_ids) | (index + 1 >= limit)[:, None]
+    scores = tf.where(ends, totals / _length_penalty(index + 1, length_penalty), -float("inf"))
+    candidates = NBest(ids, tf.fill(tf.shape(tokens), index + 1), totals, scores)
+    ended = NBest(*(tf.concat(pair, 1) for pair in zip(beams.ended, candidates, strict=True)))
+    _, best = tf.math.top_k(ended.scores, num_beams)
+    ended = NBest(*(tf.gather(part, best, batch_dims=1) for part in ended))
+
+    alive, chosen = tf.math.top_k(tf.where(ends, -float("inf"), totals), num_beams)
+    source = tf.gather(source, chosen, batch_dims=1)
+    return _Beams(tf.gather(ids, chosen, batch_dims=1), alive, ended), source
+
+
+def _length_penalty(length, alpha):
+    """lp(Y) of Wu et al. 2016, eq. 14."""
+    return ((5.0 + tf.cast(length, tf.float32)) / 6.0) ** alpha
+
+
+def _merge(ids):
+    """(B, K, L) -> (B * K, L)."""
+    return tf.reshape(ids, (-1, tf.shape(ids)[2]))
 
 
 def _penalise_repetition(logits, ids, real, column, penalty):
@@ -321,7 +445,8 @@ def _is(value, neutral):
 
 
 def _is_one_of(ids, stop_ids):
-    return tf.reduce_any(ids[:, None] == tf.reshape(tf.cast(stop_ids, tf.int32), (1, -1)), -1)
+    """bool, of the shape of `ids`."""
+    return tf.reduce_any(ids[..., None] == tf.reshape(tf.cast(stop_ids, tf.int32), [-1]), -1)
 
 
 def _column(ids, index):
