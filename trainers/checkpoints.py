@@ -73,7 +73,7 @@ class Checkpoints:
         for path in reversed(found):
             try:
                 progress = json.loads((path / "progress.json").read_text(encoding="utf8"))
-                with np.load(path / "arrays.npz", allow_pickle=False) as arrays:
+                with open(path / "arrays.npz", "rb") as file, np.load(file, allow_pickle=False) as arrays:
                     values = {name: arrays[name] for name in arrays.files}
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
                 report(f"Checkpoint {path} is damaged ({error}); trying the one before.")

@@ -91,17 +91,21 @@ class _Declaration:
 
     def __init__(self, name, module, path, tree, config_name):
         self.name, self.module, self._path, self._tree, self._config_name = name, module, path, tree, config_name
+        self._config = None
 
     def config(self):
         """Executes the light part of the file: standard-library and zoo.config imports, constants, dataclasses."""
         if self.module in sys.modules:
             return getattr(sys.modules[self.module], self._config_name)
+        if self._config is not None:
+            return self._config
         light = ast.Module([node for node in self._tree.body if _is_light(node)], type_ignores=[])
         module = types.ModuleType(self.module + ".declared")
         module.__file__ = str(self._path)
         sys.modules[module.__name__] = module  # dataclasses look their module up by name
         exec(compile(light, str(self._path), "exec"), module.__dict__)
-        return getattr(module, self._config_name)
+        self._config = getattr(module, self._config_name)
+        return self._config
 
 
 def _declarations(path, module, constant):

@@ -1,0 +1,149 @@
+"""From flags to a resolved run; what is no run at all."""
+
+import json
+import sys
+
+import pytest
+
+from tests import programs
+from trainers import flags as trainer_flags
+from zoo.registry import MODELS
+
+
+def resolved(*arguments):
+    with programs.parsed("run", *arguments):
+        return trainer_flags.train_config()
+
+
+def test_the_recipe_of_the_family_is_the_default():
+    config, model_config = resolved("--model=gpt")
+    recipe = MODELS.config("gpt").recipe
+    assert {key: getattr(config, key) for key in recipe} == recipe
+    assert (config.preset, config.task) == ("default", "language_modeling")
+    assert model_config == MODELS.config("gpt").preset("default")
+    assert config.eval_every == config.checkpoint_every == recipe["steps"] // 6
+
+
+def test_a_flag_beats_the_recipe_of_the_preset_which_beats_that_of_the_family():
+    assert resolved("--model=gpt", "--preset=tiny")[0].seq_length == 16
+    assert resolved("--model=gpt", "--preset=tiny", "--seq_length=9")[0].seq_length == 9
+    assert resolved("--model=gpt", "--learning_rate=0.5", "--steps=12")[0].learning_rate == 0.5
+
+
+def test_set_reaches_the_models_config():
+    config, model_config = resolved("--model=gpt", "--set=num_layers=3", "--set=dropout=0.1")
+    assert (model_config.num_layers, model_config.dropout) == (3, 0.1)
+    assert config.set == ("num_layers=3", "dropout=0.1")
+
+
+def test_files_of_the_user_are_the_dataset(tmp_path):
+    (tmp_path / "a.txt").write_text("a text")
+    config, _ = resolved("--model=gpt", f"--data_path={tmp_path / 'a.txt'}")
+    assert config.dataset == "local_text"
+
+
+def test_the_recipes_vocabulary_goes_with_the_recipes_tokenizer():
+    assert resolved("--model=gpt")[0].vocab_size == 4_096
+    assert resolved("--model=gpt", "--tokenizer=bpe")[0].vocab_size == 4_096
+    assert resolved("--model=gpt", "--tokenizer=byte")[0].vocab_size is None
+    assert resolved("--model=gpt", "--tokenizer=word", "--vocab_size=99")[0].vocab_size == 99
+
+
+def test_learned_positions_grow_with_the_sequences():
+    assert resolved("--model=gpt", "--seq_length=300")[1].max_length == 300
+    assert resolved("--model=gpt", "--seq_length=100")[1].max_length == 128
+    with pytest.raises(ValueError, match="--seq_length=300 does not fit max_length=200; set them alike"):
+        resolved("--model=gpt", "--seq_length=300", "--set=max_length=200")
+
+
+def test_the_config_is_json():
+    config, _ = resolved("--model=lstm", "--set=num_layers=1")
+    assert json.loads(json.dumps(config.to_dict())) == config.to_dict()
+
+
+def test_dry_run_prints_what_would_run_and_writes_nothing(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    answer = programs.call(capfd, "run", "--model=gpt", "--preset=tiny", "--dry_run")
+    described = json.loads(answer.out)
+    assert (answer.status, described["model"], described["seq_length"]) == (0, "gpt", 16)
+    assert described["num_params"] == MODELS.config("gpt").preset("tiny").num_params()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("given", "kept"), [
+    (["--model=gpt"], "--model=gpt"),
+    (["--model", "gpt", "--model_dir=a"], "--model gpt"),
+    (["--model_dir", "a", "--model=gpt", "-model_dir=b", "--resume=never"], "--model=gpt"),
+    (["--model=gpt", "--data_path=my notes.txt"], "--model=gpt '--data_path=my notes.txt'"),
+])  # fmt: skip
+def test_the_command_to_go_on(given, kept, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["run.py", *given])
+    assert trainer_flags.command_to_go_on("runs/x") == f"python -m trainers.run {kept} --model_dir=runs/x"
+
+
+MISTAKES = {
+    "no model": ([], "--model is missing; known: gpt, lstm, ngram."),
+    "model": (["--model=gtp"], "No model is called 'gtp'; did you mean 'gpt'?"),
+    "preset": (["--model=gpt", "--preset=smal"], "GPTConfig has no preset 'smal'"),
+    "key": (["--model=gpt", "--set=num_layer=3"], "GPTConfig has no field 'num_layer'; did you mean 'num_layers'?"),
+    "value": (["--model=gpt", "--set=num_layers=many"], "--set=num_layers=many: num_layers takes int."),
+    "no equals sign": (["--model=gpt", "--set=num_layers"], "--set takes key=value, got 'num_layers'."),
+    "contradiction": (["--model=gpt", "--set=hidden_dim=10"], "GPTConfig: hidden_dim 10 is no multiple of num_heads 4"),
+    "task": (["--model=gpt", "--task=language_modelling"], "No task is called 'language_modelling'; did you mean"),
+    "dataset": (["--model=gpt", "--dataset=python_doc"], "No dataset is called 'python_doc'; did you mean 'python_docs'?"),
+    "tokenizer": (["--model=gpt", "--tokenizer=bpee"], "No tokenizer is called 'bpee'; did you mean 'bpe'?"),
+    "file": (["--model=gpt", "--data_path=nowhere.txt"], "There is no file 'nowhere.txt'."),
+    "files of a dataset": (["--model=gpt", "--dataset=python_docs", "--data_path=README.md"], "data_path is for the dataset"),
+    "local_text": (["--model=gpt", "--dataset=local_text"], "local_text reads your own files: say which"),
+    "flag": (["--model=gpt", "--step=3"], "Unknown command line flag 'step'. Did you mean: steps ?"),
+    "choice": (["--model=gpt", "--optimizer=adan"], "--optimizer=adan"),
+    "negative steps": (["--model=gpt", "--steps=-1"], "--steps=-1"),
+    "no batch": (["--model=gpt", "--batch_size=0"], "--batch_size=0"),
+    "negative rate": (["--model=gpt", "--learning_rate=-0.1"], "--learning_rate=-0.1"),
+    "no number": (["--model=gpt", "--learning_rate=fast"], "--learning_rate=fast"),
+    "not finite": (["--model=gpt", "--learning_rate=nan"], "--learning_rate must be a finite number, got nan."),
+    "endless": (["--model=gpt", "--clip_norm=inf"], "--clip_norm must be a finite number, got inf."),
+    "negative seed": (["--model=gpt", "--seed=-1"], "--seed=-1"),
+    "no flag": (["--model=gpt", "gpt"], "'gpt' is no flag; write --name=value."),
+}
+
+
+@pytest.mark.parametrize("mistake", sorted(MISTAKES))
+def test_a_mistake_in_the_call_is_one_sentence_and_status_2(mistake, tmp_path, monkeypatch, capfd):
+    arguments, sentence = MISTAKES[mistake]
+    monkeypatch.chdir(tmp_path)
+    answer = programs.call(capfd, "run", *arguments)
+    assert answer.status == 2
+    assert answer.err.startswith("error: ") and sentence in answer.err
+    assert len(answer.err.splitlines()) == 1 and answer.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_systems_errors_say_which_file_and_what_to_do():
+    assert trainer_flags._sentence(PermissionError(13, "Permission denied", "/a/b")) == (
+        "/a/b: Permission denied; choose a place that you may use."
+    )
+    assert trainer_flags._sentence(OSError(28, "No space left on device", "x")) == (
+        "x: No space left on device; make room, or choose another place."
+    )
+    assert trainer_flags._sentence(ValueError("one\n  two")) == "one two"
+
+
+def test_a_librarys_own_error_is_a_bug_and_keeps_its_traceback(monkeypatch, capfd):
+    import trainers.run
+
+    monkeypatch.setattr(trainers.run, "main", lambda: int("x"))
+    with pytest.raises(ValueError, match="invalid literal"):
+        programs.call(capfd, "run", "--model=gpt")
+
+
+def test_what_tensorflow_writes_to_stderr_is_held_back_unless_it_fails(capfd):
+    import os
+
+    with trainer_flags.quiet():
+        os.write(2, b"chatter\n")
+    assert capfd.readouterr().err == ""
+    with pytest.raises(RuntimeError), trainer_flags.quiet():
+        os.write(2, b"the reason\n")
+        raise RuntimeError
+    assert capfd.readouterr().err == "the reason\n"
