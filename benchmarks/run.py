@@ -26,7 +26,7 @@ FIGURES = {
     ),
     "shakespeare_modern": (
         "the same, modern preset; mark: 1.75",
-        [*SHAKESPEARE, "--preset=modern", "--learning_rate=5e-3"],
+        [*SHAKESPEARE, "--preset=modern"],
     ),
     "ngram": (
         "5-gram of the Brown corpus; marks: perplexity 309.386 and 254.446, KenLM's 2.3 s, 423 MB and 3.9M tokens/s",

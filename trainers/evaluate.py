@@ -31,7 +31,9 @@ def main():
             progress=lambda split, done: progress.update(done, split=split),
         )  # fmt: skip
     task = TASKS.get(bundle.task)()
-    score = tf.function(lambda batch, state: task.score(bundle.model, batch, state=state), reduce_retracing=True)
+    score = tf.function(
+        lambda batch, state: task.score(bundle.model, batch, state=state), reduce_retracing=True, autograph=False
+    )
     for split in FLAGS.split:
         scores = loop.evaluate(
             bundle.model, score, streams[split],

@@ -14,7 +14,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from zoo.config import nearest
 from zoo.registry import MODELS, TASKS
@@ -240,6 +240,7 @@ def program(main):
         return rest
 
     def run(_):
+        logging.set_verbosity(logging.ERROR)  # TFDS tells of every file it opens
         try:
             main()
         except (ValueError, OSError) as error:

@@ -54,8 +54,8 @@ class Trainer:
             self.initial = model.init_state(batch_size, seq_length)
             self.carried = {name: tf.Variable(value, name=name) for name, value in self.initial.items()}
         # With a carried state the variables that hold it are assigned outside the compiled part.
-        self._compute = tf.function(self._compute_step, jit_compile=xla)
-        self._evaluate = tf.function(self._evaluate_step, reduce_retracing=True)
+        self._compute = tf.function(self._compute_step, jit_compile=xla, autograph=False)
+        self._evaluate = tf.function(self._evaluate_step, reduce_retracing=True, autograph=False)
 
     def variables(self):
         """Everything a checkpoint must hold, as named groups."""

@@ -93,7 +93,7 @@ class Loaded:
         if longest is not None:
             max_new_tokens = min(max_new_tokens, longest + 1 - len(ids))
         if self._next_logits is None:
-            self._next_logits = tf.function(self.model.next_logits, reduce_retracing=True)
+            self._next_logits = tf.function(self.model.next_logits, reduce_retracing=True, autograph=False)
         pieces = decoding.stream(
             self._next_logits, self.model.init_state(1, len(ids) + max_new_tokens), tf.constant([ids]),
             max_new_tokens=max_new_tokens, stop_ids=(eos_id,),
