@@ -69,7 +69,8 @@ def _run_directory(config):
             for path in directory.glob("*"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             for path in made:
-                path.rmdir()
+                if path.is_dir():
+                    path.rmdir()
         raise
 
 

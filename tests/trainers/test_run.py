@@ -1,0 +1,291 @@
+"""Programs on bad input and interrupted work: a sentence, status 2, no traceback, nothing half-written."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from tests import programs, tiny_models
+from trainers import run as run_program
+from trainers.interruption import Interruption
+from zoo.bundle import Bundle
+from zoo.tokenizers.base import create as create_tokenizer
+
+TRAIN = ("--model=gpt", "--preset=tiny", "--tokenizer=byte", "--batch_size=2", "--seq_length=8", "--noexport", "--xla=off")
+TEXT = "A cat sat on a mat, and then it sat on another mat. " * 8
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """An own working directory with a text file."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf8")
+    return tmp_path
+
+
+def refusal(capfd, program, *arguments):
+    """The sentence with which a program refuses; the rest of a refusal is checked here."""
+    answer = programs.call(capfd, program, *arguments)
+    assert answer.status == 2, answer.err
+    assert answer.err.startswith("error: ") and len(answer.err.splitlines()) == 1
+    assert "Traceback" not in answer.out + answer.err
+    return answer.err.removeprefix("error: ").rstrip("\n")
+
+
+def tree(directory):
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
+
+
+# Text that is none
+
+
+CORPORA = {
+    "empty": (b"", "holds no text"),
+    "shorter than a sequence": (b"abc", "give more text or a smaller seq_length"),
+    "not UTF-8": (b"a good start \xff\xfe and a bad end " * 9, "offset 13"),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(CORPORA))
+@pytest.mark.parametrize("model_dir", [(), ("--model_dir=a/b",)])
+def test_a_corpus_that_cannot_be_used_leaves_no_run(kind, model_dir, workplace, capfd):
+    data, sentence = CORPORA[kind]
+    (workplace / "bad.txt").write_bytes(data)
+    before = tree(workplace)
+    assert sentence in refusal(capfd, "run", *TRAIN, "--data_path=bad.txt", *model_dir)
+    assert tree(workplace) == before
+
+
+def test_latest_still_points_at_the_last_good_run(workplace, capfd):
+    (workplace / "runs" / "gpt" / "good").mkdir(parents=True)
+    latest = workplace / "runs" / "gpt" / "latest"
+    latest.symlink_to("good")
+    (workplace / "bad.txt").write_bytes(b"")
+    before = tree(workplace)
+    refusal(capfd, "run", *TRAIN, "--data_path=bad.txt")
+    assert tree(workplace) == before and os.readlink(latest) == "good"
+
+
+def test_a_vocabulary_that_the_tokenizer_cannot_have(workplace, capfd):
+    before = tree(workplace)
+    arguments = [argument for argument in TRAIN if "tokenizer" not in argument]
+    assert "vocab_size" in refusal(capfd, "run", *arguments, "--tokenizer=bpe", "--vocab_size=3", "--data_path=text.txt")
+    assert tree(workplace) == before
+
+
+# The directory of a run
+
+
+def finished(capfd, *arguments):
+    """A run that ends well; its sample is not written, as that takes longer than all the rest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zoo.api.Loaded.generate", lambda self, prompt, **options: prompt)
+        answer = programs.call(capfd, "run", *TRAIN, "--data_path=text.txt", *arguments)
+    assert answer.status == 0, answer.err
+    return answer
+
+
+def test_a_directory_that_holds_something_else(workplace, capfd):
+    (workplace / "thesis").mkdir()
+    (workplace / "thesis" / "chapter1.tex").write_text("...")
+    sentence = refusal(capfd, "run", *TRAIN, "--data_path=text.txt", "--model_dir=thesis")
+    assert sentence == "thesis is not empty and holds no run; choose another --model_dir."
+    assert refusal(capfd, "run", *TRAIN, "--data_path=text.txt", "--model_dir=text.txt") == (
+        "text.txt is a file; --model_dir takes a directory."
+    )
+    assert tree(workplace / "thesis") == ["chapter1.tex"]
+
+
+def test_a_directory_that_may_not_be_written(workplace, capfd, monkeypatch):
+    def denied(self, *arguments, **options):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr("pathlib.Path.mkdir", denied)
+    sentence = refusal(capfd, "run", *TRAIN, "--data_path=text.txt", "--model_dir=locked/run")
+    assert sentence == "locked/run: Permission denied; choose a place that you may use."
+
+
+def test_a_run_goes_on_only_with_its_own_settings_and_a_finished_one_is_judged_again(workplace, capfd):
+    finished(capfd, "--steps=2", "--model_dir=r")
+    log = (workplace / "r" / "metrics.jsonl").read_text()
+    before = tree(workplace / "r")
+    sentence = refusal(capfd, "run", *TRAIN, "--data_path=text.txt", "--steps=3", "--seed=4", "--model_dir=r")
+    assert sentence.startswith("r holds another run; it differs in ") and "steps (2 then, 3 now)" in sentence
+    assert "seed (0 then, 4 now)" in sentence
+    again = (*TRAIN, "--data_path=text.txt", "--steps=2", "--model_dir=r")
+    assert refusal(capfd, "run", *again, "--resume=never") == (
+        "r holds another run; choose another --model_dir, or --resume=auto."
+    )
+    (workplace / "r" / "config.json").write_text("{")
+    assert "r/config.json is damaged" in refusal(capfd, "run", *again)
+    (workplace / "r" / "config.json").write_text("[]")
+    assert "holds another run; it differs in" in refusal(capfd, "run", *again)
+    assert tree(workplace / "r") == before
+
+    config = programs.call(capfd, "run", *again, "--dry_run")
+    resolved = json.loads(config.out)
+    del resolved["model_config"], resolved["num_params"]
+    (workplace / "r" / "config.json").write_text(json.dumps(resolved))
+    assert "Resuming after step 2." in finished(capfd, "--steps=2", "--model_dir=r").out
+
+    def figures(text):
+        return [{k: v for k, v in json.loads(line).items() if k != "tokens_per_second"} for line in text.splitlines()]
+
+    assert figures((workplace / "r" / "metrics.jsonl").read_text()) == figures(log)
+
+
+def test_damaged_checkpoints(workplace, capfd):
+    finished(capfd, "--steps=4", "--checkpoint_every=2", "--model_dir=r")
+    newest, older = (workplace / "r" / "checkpoints" / f"step_{step:08d}" / "arrays.npz" for step in (4, 2))
+    newest.write_bytes(newest.read_bytes()[:100])
+    answer = finished(capfd, "--steps=4", "--checkpoint_every=2", "--model_dir=r")
+    assert "step_00000004 is damaged" in answer.out and "Resuming after step 2." in answer.out
+    for path in (newest, older):
+        path.write_bytes(b"")
+    sentence = refusal(capfd, "run", *TRAIN, "--data_path=text.txt", "--steps=4", "--checkpoint_every=2", "--model_dir=r")
+    assert sentence == "Every checkpoint under r/checkpoints is damaged; start anew in another --model_dir."
+
+
+def test_a_full_disk_while_training(workplace, capfd, monkeypatch):
+    def full(file, **arrays):
+        raise OSError(28, "No space left on device", file.name)
+
+    monkeypatch.setattr(np, "savez", full)
+    sentence = refusal(capfd, "run", *TRAIN, "--data_path=text.txt", "--steps=3", "--model_dir=r")
+    assert "No space left on device; make room, or choose another place." in sentence
+    assert tree(workplace / "r" / "checkpoints") == []
+
+
+# Bundles
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    model = tiny_models.create("gpt", vocab_size=257, num_layers=1)
+    directory = tmp_path_factory.mktemp("bundles") / "bundle"
+    return Bundle(model, create_tokenizer("byte"), "language_modeling", {}).save(directory)
+
+
+@pytest.mark.parametrize("program", ["evaluate", "generate", "export"])
+def test_no_bundle(program, workplace, capfd):
+    assert refusal(capfd, program) == "--model_dir is missing; give the directory of a run, such as runs/gpt/latest."
+    assert refusal(capfd, program, "--model_dir=nowhere").startswith("nowhere holds no bundle; give the directory of a run")
+    (workplace / "r" / "checkpoints").mkdir(parents=True)
+    assert "holds a run that has not ended; start its command again" in refusal(capfd, program, "--model_dir=r")
+
+
+def test_a_damaged_bundle(workplace, capfd):
+    directory = workplace / "b"
+    (directory / "tokenizer").mkdir(parents=True)
+    (directory / "config.json").write_text('{"format_version": 1')
+    assert "b/config.json is damaged" in refusal(capfd, "generate", "--model_dir=b", "--prompt=x")
+
+
+def test_prompts(bundle, workplace, capfd):
+    def generate(*arguments):
+        return programs.call(capfd, "generate", f"--model_dir={bundle}", "--max_new_tokens=3", *arguments)
+
+    too_long = "has 21 tokens, with the one that begins it; this model takes at most 16."
+    assert refusal(capfd, "generate", f"--model_dir={bundle}", f"--prompt={'x' * 20}") == f"The prompt {too_long}"
+    (workplace / "prompts.txt").write_text("a\n" + "x" * 20 + "\n")
+    assert refusal(capfd, "generate", f"--model_dir={bundle}", "--prompt_file=prompts.txt") == f"The prompt number 2 {too_long}"
+    assert refusal(capfd, "generate", f"--model_dir={bundle}", "--prompt_file=none.txt") == (
+        "none.txt: No such file or directory; give the path of something that is there."
+    )
+    (workplace / "latin.txt").write_bytes(b"caf\xe9\n")
+    assert refusal(capfd, "generate", f"--model_dir={bundle}", "--prompt_file=latin.txt") == (
+        "latin.txt is not UTF-8: byte 3 cannot be read; convert it first."
+    )
+    assert "a lone surrogate at character 1" in refusal(capfd, "generate", f"--model_dir={bundle}", "--prompt=x\udcff")
+    assert generate("--prompt=").status == 0  # the beginning of a document, like any other prompt
+    (workplace / "none.txt").write_text("")
+    empty = generate("--prompt_file=none.txt")
+    assert (empty.status, empty.out) == (0, "")
+
+
+def test_numbers_that_make_no_sense(bundle, workplace, capfd):
+    for flag in ("--max_new_tokens=0", "--temperature=-1", "--top_k=-1", "--top_p=1.5"):
+        assert flag in refusal(capfd, "generate", f"--model_dir={bundle}", "--prompt=x", flag)
+
+
+def test_judging(bundle, workplace, capfd):
+    def evaluate(*arguments):
+        return refusal(capfd, "evaluate", f"--model_dir={bundle}", *arguments)
+
+    assert evaluate() == "This bundle stands alone; say what to judge it on with --dataset or --data_path."
+    assert "no split 'tset'" in evaluate("--data_path=text.txt", "--split=tset")
+    assert evaluate("--data_path=text.txt", "--seq_length=99") == (
+        "seq_length 99 is more than this model's max_length of 16."
+    )
+    (workplace / "empty.txt").write_text("")
+    assert "holds no text" in evaluate("--data_path=empty.txt")
+
+
+def test_an_export_that_cannot_be_written(bundle, workplace, capfd):
+    (workplace / "occupied").write_text("a file where a directory should be")
+    sentence = refusal(capfd, "export", f"--model_dir={bundle}", "--export_dir=occupied")
+    assert "occupied" in sentence
+    assert tree(workplace) == ["occupied", "text.txt"]
+
+
+# Interruptions
+
+
+def test_ctrl_c_is_a_request_and_a_second_one_is_not():
+    before = signal.getsignal(signal.SIGINT)
+    with Interruption() as interruption:
+        assert not interruption.requested
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interruption.requested
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_sigterm_is_a_request_too():
+    with Interruption() as interruption:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interruption.requested
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_ctrl_c_before_the_first_step_says_how_to_go_on(workplace, capfd, monkeypatch):
+    import trainers.training
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainers.training, "prepare", interrupted)
+    answer = programs.call(capfd, "run", *TRAIN, "--data_path=text.txt", "--model_dir=r")
+    assert answer.status == 75
+    assert "Interrupted. Go on with: python -m trainers.run --model=gpt" in answer.out
+    assert answer.out.rstrip().endswith("--model_dir=r") and "Traceback" not in answer.err
+
+
+def test_ctrl_c_in_another_program(monkeypatch, capfd):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_program, "main", interrupted)
+    answer = programs.call(capfd, "run", "--model=gpt")
+    assert (answer.status, answer.err.strip()) == (130, "Interrupted.")
+
+
+def test_the_log_of_a_resumed_run_drops_what_came_after_its_checkpoint(tmp_path):
+    from trainers.training import MetricsLog
+
+    log = MetricsLog(tmp_path, steps=4)
+    for step, split in ((1, "train"), (2, "train"), (2, "validation"), (3, "train"), (4, "train"), (4, "validation"), (4, "test")):
+        log.write(step, split, {"loss": 1.0})
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 2, "spl')  # a line that a killed process did not finish
+
+    def kept(resumed_step):
+        MetricsLog(tmp_path, 4, resumed_step)
+        return [(line["step"], line["split"]) for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())]
+
+    assert kept(4) == [(1, "train"), (2, "train"), (2, "validation"), (3, "train"), (4, "train")]
+    assert kept(2) == [(1, "train"), (2, "train"), (2, "validation")]
+    assert kept(0) == []
