@@ -1,0 +1,174 @@
+"""Greedy decoding at GPT-2's shape beside transformers and keras-hub, in one run.
+
+    python -m benchmarks.decode                          124M parameters, a prompt of 16 tokens, 64 new ones, batch 1 and 8
+    python -m benchmarks.decode --peer_python=PATH       PyTorch and transformers live in another interpreter
+    python -m benchmarks.decode --sides=ours --profile   where our time goes, kind of op by kind of op
+
+Every side has random weights of one shape and decodes the same number of tokens in float32 on all cores; a figure is new tokens
+over the seconds of the whole call, prompt included. Ours is the exported SavedModel, text in and text out, loaded by plain TensorFlow.
+Peers are called as their users would: `generate` of both, keras-hub with its own choice of compilation.
+"""
+
+import argparse
+import collections
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+SIDES = ("ours", "transformers", "keras-hub")
+PRESETS = {"gpt2_small": (12, 12, 768), "gpt2_medium": (24, 16, 1_024), "gpt2_large": (36, 20, 1_280)}
+VOCAB_SIZE, MAX_LENGTH = 50_257, 1_024
+
+
+def main():
+    args = _parser().parse_args()
+    if args.worker:
+        return WORKERS[args.worker](args)
+    from benchmarks.sides import has_module, measure, report
+
+    sides = []
+    for side in args.sides.split(","):
+        python = args.peer_python if side == "transformers" else sys.executable
+        module = side.replace("-", "_")
+        if side != "ours" and not has_module(python, module):
+            print(f"{module} is not installed in {python}: no figure and no ratio for it.")
+            continue
+        sides.append((side, python))
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = args.directory or scratch
+        if "ours" in args.sides.split(",") and not args.directory:
+            _export(args, Path(directory))
+        for batch_size in args.batch_sizes.split(","):
+            options = [f"--directory={directory}", f"--batch_size={batch_size}"]
+            commands = {
+                side: [python, "-m", "benchmarks.decode", *sys.argv[1:], f"--worker={side}", *options] for side, python in sides
+            }
+            print(
+                f"Greedy decoding, {args.preset}, float32, batch {batch_size}, {args.prompt_length} + {args.new_tokens} tokens, "
+                f"{os.cpu_count()} cores: {args.rounds} interleaved rounds", flush=True,
+            )  # fmt: skip
+            report(measure(commands, args.rounds), ["ours"], SIDES[1:], int(batch_size) * args.new_tokens, "tokens")
+            if args.profile:
+                _print_profile(Path(directory), args.new_tokens)
+    return None
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.decode", description=__doc__.splitlines()[0])
+    parser.add_argument("--peer_python", default=sys.executable, help="the interpreter that has torch and transformers")
+    parser.add_argument("--sides", default=",".join(SIDES), help="which to measure, by commas")
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="gpt2_small")
+    parser.add_argument("--batch_sizes", default="1,8", help="by commas")
+    for name, value in (("prompt_length", 16), ("new_tokens", 64), ("rounds", 7)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--profile", action="store_true", help="prints our milliseconds a token by kind of op")
+    parser.add_argument("--directory", help="holds an export of an earlier run, for measuring it again")
+    parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--batch_size", type=int, help=argparse.SUPPRESS)
+    return parser
+
+
+def _export(args, directory):
+    from zoo.export import export_saved_model
+    from zoo.registry import MODELS, TASKS, TOKENIZERS
+
+    tokenizer = TOKENIZERS.get("word")([f"w{i}" for i in range(VOCAB_SIZE - 2)])
+    config = MODELS.config("gpt").preset(args.preset)
+    model = MODELS.get("gpt")(config).build_from_ids()
+    export_saved_model(directory / "export", model, tokenizer, TASKS.get("language_modeling")())
+
+
+def _prompt_ids(args):
+    """A prompt a row, other tokens in each."""
+    return [[(7 * row + 13 * i) % 1_000 for i in range(args.prompt_length)] for row in range(args.batch_size)]
+
+
+def _ours(args):
+    import tensorflow as tf
+
+    from benchmarks.sides import serve
+
+    # The end-of-text id that comes first is one token of the prompt.
+    prompts = [" ".join(f"w{i}" for i in ids[1:]) for ids in _prompt_ids(args)]
+    rows = [args.batch_size]
+    loaded = tf.saved_model.load(str(Path(args.directory) / "export" / "1"))
+    request = dict(
+        prompt=tf.constant(prompts), max_new_tokens=tf.fill(rows, args.new_tokens), temperature=tf.zeros(rows),
+        top_k=tf.zeros(rows, tf.int32), top_p=tf.ones(rows), seed=tf.zeros(rows, tf.int64),
+    )  # fmt: skip
+
+    def decode():
+        texts = loaded.signatures["generate"](**request)["text"].numpy()
+        if any(len(text.split()) != args.prompt_length - 1 + args.new_tokens for text in texts):
+            raise SystemExit("A row ended early.")
+
+    decode()
+    if args.profile:
+        with tf.profiler.experimental.Profile(args.directory):
+            decode()
+    serve(decode)
+
+
+def _print_profile(directory, new_tokens):
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    newest = max(directory.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
+    milliseconds, calls = collections.Counter(), collections.Counter()
+    for plane in xplane_pb2.XSpace.FromString(newest.read_bytes()).planes:
+        for event in (event for line in plane.lines for event in line.events):
+            name, colon, kind = plane.event_metadata[event.metadata_id].name.rpartition(":")
+            if colon and "/" in name:
+                milliseconds[kind] += event.duration_ps / 1e9
+                calls[kind] += 1
+    for kind, time in milliseconds.most_common(20):
+        print(f"  {time / new_tokens:8.3f} ms a token in {calls[kind] / new_tokens:6.1f} calls of {kind}")
+
+
+def _keras_hub(args):
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    import keras_hub
+    import numpy as np
+
+    from benchmarks.sides import serve
+
+    num_layers, num_heads, hidden_dim = PRESETS[args.preset]
+    backbone = keras_hub.models.GPT2Backbone(
+        VOCAB_SIZE, num_layers, num_heads, hidden_dim, 4 * hidden_dim, max_sequence_length=MAX_LENGTH
+    )
+    model = keras_hub.models.GPT2CausalLM(backbone, preprocessor=None)
+    model.compile(sampler="greedy")
+    room = [[0, 0], [0, args.new_tokens]]
+    ids = np.pad(np.array(_prompt_ids(args), np.int32), room)
+    mask = np.pad(np.ones((args.batch_size, args.prompt_length), np.int32), room)
+    serve(lambda: model.generate({"token_ids": ids, "padding_mask": mask}, stop_token_ids=None))
+
+
+def _transformers(args):
+    import torch
+    import transformers
+
+    from benchmarks.sides import serve
+
+    num_layers, num_heads, hidden_dim = PRESETS[args.preset]
+    config = transformers.GPT2Config(
+        vocab_size=VOCAB_SIZE, n_positions=MAX_LENGTH, n_layer=num_layers, n_head=num_heads, n_embd=hidden_dim
+    )
+    model = transformers.GPT2LMHeadModel(config).eval()
+    ids = torch.tensor(_prompt_ids(args))
+
+    def decode():
+        written = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=args.new_tokens, min_new_tokens=args.new_tokens,
+            do_sample=False, pad_token_id=0,
+        )  # fmt: skip
+        if written.shape[1] != args.prompt_length + args.new_tokens:
+            raise SystemExit("A row ended early.")
+
+    serve(decode)
+
+
+WORKERS = {"ours": _ours, "transformers": _transformers, "keras-hub": _keras_hub}
+
+if __name__ == "__main__":
+    main()
