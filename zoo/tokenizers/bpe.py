@@ -124,7 +124,8 @@ class BPETokenizer(Tokenizer):
             vocabulary.update({token["content"]: token["id"] for token in config.get("added_tokens") or []})
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{tokenizer_json} is no tokenizer.json of Hugging Face ({error!r}).") from error
-        for candidate in (eos_token, END_OF_TEXT, "</s>", specials[0] if len(specials) == 1 else None):
+        candidates = [eos_token] if eos_token else [END_OF_TEXT, "</s>", *specials[: len(specials) == 1]]
+        for candidate in candidates:
             if candidate in specials:
                 return cls(vocabulary, merges, specials, candidate)
         raise ValueError(f"{tokenizer_json} does not say which token ends a text; give one of {specials} as eos_token.")

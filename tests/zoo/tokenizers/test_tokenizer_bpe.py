@@ -69,6 +69,11 @@ def test_training_learns_the_most_frequent_pairs_first():
     assert made.eos_id == 0 and made.decode([0]) == ""
 
 
+def test_training_refuses_what_is_no_text():
+    with pytest.raises(ValueError, match="lone surrogate at character 1"):
+        create("bpe", ["fine", "x\ud800"])
+
+
 def test_training_stops_at_the_size_asked_for():
     assert create("bpe", CORPUS * 9, vocab_size=300).vocab_size == 300
     assert bpe.DEFAULT_VOCAB_SIZE == 4096
@@ -144,6 +149,8 @@ def test_the_end_of_text_is_chosen_or_asked_for(tmp_path):
     assert read(tmp_path, with_specials("<x>", "<y>"), eos_token="<y>").eos_id == 261
     with pytest.raises(ValueError, match=r"give one of \['<x>', '<y>'\] as eos_token"):
         read(tmp_path, with_specials("<x>", "<y>"))
+    with pytest.raises(ValueError, match=r"give one of \['</s>'\] as eos_token"):
+        read(tmp_path, with_specials("</s>"), eos_token="<y>")
     both = read(tmp_path, with_specials("<pad>", "</s>"))
     both.save(tmp_path / "saved")
     assert load(tmp_path / "saved").eos_id == 261
