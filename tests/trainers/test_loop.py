@@ -6,6 +6,7 @@ Shape letters: B batch, T positions.
 import threading
 import time
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -251,3 +252,16 @@ def test_packed_batches_go_through_a_step():
     batches = PackedBatches(tiny_models.stream(61), 13, 5, separate_documents=True, eos_id=tiny_models.EOS_ID)
     loss, count = tiny_models.trainer(model).step(batches.batch(0))
     assert float(count) == 65 and 3.9 < float(loss) < 4.3
+
+
+@pytest.mark.parametrize("case", ["gpt-modern", "lstm"])
+def test_training_in_bfloat16_keeps_the_weights_in_float32_and_follows_float32(case, restore_dtype_policy):
+    losses = {}
+    for policy in ("float32", "mixed_bfloat16"):
+        keras.config.set_dtype_policy(policy)
+        model = tiny_models.create(case)
+        trainer = tiny_models.trainer(model)
+        losses[policy] = [float(trainer.step(batch(model, seed=1), starts_epoch=True)[0]) for _ in range(6)]
+        assert {variable.dtype for variable in model.trainable_variables} == {"float32"}
+    assert losses["float32"][-1] < losses["float32"][0] - 0.05
+    np.testing.assert_allclose(losses["mixed_bfloat16"], losses["float32"], rtol=0.02)
