@@ -32,7 +32,7 @@ def main():
         if module and not has_module(python, module):
             print(f"{module} is not installed in {python}: no figure and no ratio for {side}.")
             continue
-        commands[side] = [python, __file__, *sys.argv[1:], f"--worker={side}"]
+        commands[side] = [python, "-m", "benchmarks.train_gpt", *sys.argv[1:], f"--worker={side}"]
     print(
         f"Training GPT {args.num_layers} x {args.hidden_dim}, T {args.seq_length}, batch {args.batch_size}, {args.precision}: "
         f"{args.rounds} interleaved rounds of {args.steps} steps", flush=True,

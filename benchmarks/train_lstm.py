@@ -31,7 +31,7 @@ def main():
         if side == "torch" and not has_module(python, "torch"):
             print(f"torch is not installed in {python}: no figure and no ratio for it.")
             continue
-        commands[side] = [python, __file__, *sys.argv[1:], f"--worker={side}"]
+        commands[side] = [python, "-m", "benchmarks.train_lstm", *sys.argv[1:], f"--worker={side}"]
     print(
         f"Training LSTM {args.num_layers} x {args.hidden_dim}, V {args.vocab_size:,}, T {args.seq_length}, batch "
         f"{args.batch_size}, {args.optimizer}, float32: {args.rounds} interleaved rounds of {args.steps} steps", flush=True,
