@@ -62,6 +62,26 @@ class FusedAdam(keras.optimizers.Adam):
             grad=gradient,
         )
 
+    def _clip_gradients(self, gradients):
+        # Keras squares into new memory and always multiplies; most steps of a run that goes well need no clipping.
+        if not self.global_clipnorm:
+            return gradients
+        norm = tf.sqrt(2.0 * tf.add_n([tf.nn.l2_loss(g) for g in gradients]))
+        return tf.cond(
+            norm <= self.global_clipnorm,
+            lambda: [tf.identity(g) for g in gradients],
+            lambda: [g * (self.global_clipnorm / norm) for g in gradients],
+        )
+
+    def _apply_weight_decay(self, variables):
+        # One product instead of two and a subtraction.
+        if self.weight_decay is None:
+            return
+        kept = 1.0 - tf.cast(self.learning_rate * self.weight_decay, "float32")
+        for variable in variables:
+            if self._use_weight_decay(variable):
+                variable.assign(variable * kept)
+
 
 def create(config, variables):
     """The Keras optimizer of a `TrainConfig`, built for a model's trainable variables.

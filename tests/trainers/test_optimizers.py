@@ -135,3 +135,20 @@ def test_variables_of_the_state_have_lasting_names():
     paths = [[v.path for v in optimizers.create(Settings(), variables).variables] for _ in range(2)]
     assert paths[0] == paths[1]
     assert all(path.startswith("adamw/") for path in paths[0])
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 0.7, 50.0])
+def test_the_one_kernel_adam_is_that_of_keras(clip_norm):
+    random = np.random.default_rng(3)
+    values = [random.normal(size=shape).astype("float32") for shape in ((5, 3), (7, 2))]
+    gradients = [[random.normal(size=v.shape) for v in values] for _ in range(3)]
+    ours = stepped(Settings(weight_decay=0.3, clip_norm=clip_norm), gradients, values)
+
+    variables = [keras.Variable(v) for v in values]
+    reference = keras.optimizers.AdamW(
+        0.1, weight_decay=0.3, beta_1=0.9, beta_2=0.95, epsilon=1e-8, global_clipnorm=clip_norm or None
+    )
+    for gradient in gradients:
+        reference.apply([tf.constant(g, tf.float32) for g in gradient], variables)
+    for mine, other in zip(ours, variables, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-5)
