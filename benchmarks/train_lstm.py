@@ -4,10 +4,10 @@
     python -m benchmarks.train_lstm --optimizer=sgd
     python -m benchmarks.train_lstm --peer_python=PATH       PyTorch lives in another interpreter
 
-Every side trains the same model (embedding, LSTM layers, output layer with bias, no dropout) in float32 on random ids, goes on from
-the state that its last batch left, clips the gradient at 1 and updates with the same rule: AdamW, or SGD with momentum 0.9. Ours is
-the trainer as it ships, without and with XLA; the Keras sides are that same trainer around `keras.layers.LSTM`. PyTorch's AdamW
-is the fused one, which is its fastest.
+Every side trains the same model (embedding, LSTM layers, output layer with bias, no dropout) in float32 on random ids,
+goes on from the state that its last batch left, clips the gradient at 1 and updates with the same rule: AdamW, or SGD
+with momentum 0.9. Ours is the trainer as it ships, without and with XLA; the Keras sides are that same trainer around
+`keras.layers.LSTM`. PyTorch's AdamW is the fused one, which is its fastest.
 """
 
 import argparse
@@ -34,8 +34,9 @@ def main():
         commands[side] = [python, "-m", "benchmarks.train_lstm", *sys.argv[1:], f"--worker={side}"]
     print(
         f"Training LSTM {args.num_layers} x {args.hidden_dim}, V {args.vocab_size:,}, T {args.seq_length}, batch "
-        f"{args.batch_size}, {args.optimizer}, float32: {args.rounds} interleaved rounds of {args.steps} steps", flush=True,
-    )  # fmt: skip
+        f"{args.batch_size}, {args.optimizer}, float32: {args.rounds} interleaved rounds of {args.steps} steps",
+        flush=True,
+    )
     ours = [side for side in commands if side.startswith("ours")]
     amount = args.steps * args.batch_size * args.seq_length
     return report(measure(commands, args.rounds), ours, SIDES[2:], amount, "tokens")

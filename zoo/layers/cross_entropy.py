@@ -1,7 +1,8 @@
 """Cross entropy of given tokens under softmax logits, with its gradient written out.
 
-TensorFlow's own kernel computes every exponential twice, and not with vector instructions: for (700, 10,000) logits it takes
-2.5 times as long as the lines below (benchmarks/LOG.md). A small model with a large vocabulary spends a tenth of its step there.
+TensorFlow's own kernel computes every exponential twice, and not with vector instructions: for (700, 10,000) logits it
+takes twice as long as the lines below (benchmarks/LOG.md). A small model with a large vocabulary spends a tenth of its
+step there.
 
 Shape letters: N positions (any leading axes), V vocabulary.
 """

@@ -16,6 +16,13 @@ from keras import ops
 UNROLLED_STEPS = 64
 
 
+# A cell is four functions of the projected inputs x and the product p = h W_h, each (..., B, G D), and the states before:
+#   step               the states after
+#   linearize          for all steps at once, the factors in which the gradients of a step are linear
+#   step_gradient      (factors, gradients of the states after) -> gradient of x, and what reaches each state directly
+#   product_gradient   (factors, gradient of x) -> gradient of p, through which h is reached besides
+
+
 class PlainCell:
     """h' = tanh(x + h W_h)  (Elman 1990)."""
 
@@ -41,7 +48,8 @@ class PlainCell:
 class GRUCell:
     """z = s(x_z + h W_z);  r = s(x_r + h W_r);  n = tanh(x_n + r * (h W_n));  h' = z h + (1 - z) n
 
-    with the reset gate after the product, as in cuDNN, where the paper (Cho et al. 2014) has it before. Gate order: z, r, n.
+    with the reset gate after the product, as in cuDNN, where the paper (Cho et al. 2014) has it before.
+    Gate order: z, r, n.
     """
 
     num_gates, state_names = 3, ("h",)
@@ -75,9 +83,9 @@ class GRUCell:
 
 
 class LSTMCell:
-    """i, f, o = s(..);  g = tanh(..);  c' = f c + i g;  h' = o tanh(c')  (Hochreiter and Schmidhuber 1997; Gers et al. 2000).
+    """i, f, o = s(x + h W_h);  g = tanh(x + h W_h);  c' = f c + i g;  h' = o tanh(c'),  each gate with its part of x and W_h
 
-    Gate order: i, f, g, o.
+    (Hochreiter and Schmidhuber 1997; forget gate: Gers et al. 2000). Gate order: i, f, g, o.
     """
 
     num_gates, state_names = 4, ("h", "c")
@@ -146,7 +154,8 @@ class Recurrent(keras.layers.Layer):
         super().__init__(**kwargs)
         if cell not in CELLS:
             raise ValueError(f"A recurrent cell is one of {', '.join(CELLS)}, got {cell!r}.")
-        self.hidden_dim, self.cell, self.forget_bias, self.weight_dropout = hidden_dim, CELLS[cell], forget_bias, weight_dropout
+        self.hidden_dim, self.cell, self.forget_bias = hidden_dim, CELLS[cell], forget_bias
+        self.weight_dropout = weight_dropout
         self.seed_generator = keras.random.SeedGenerator(seed) if weight_dropout else None
 
     @property
@@ -254,7 +263,7 @@ def _backward(cell, x_TBGD, kernel, state, extra, histories, products, upstream)
         before = [s * carry for s in before]
     factors = cell.linearize(x_TBGD, products, *before)
     width, gates = kernel.shape
-    # Transposed once. The unit axis keeps TensorFlow from folding this into every step's product, where it costs double.
+    # Transposed once: the unit axis keeps TensorFlow from folding this into every step's product, at twice the cost.
     kernel_T = ops.reshape(ops.transpose(kernel[..., None], (1, 0, 2)), (gates, width))
 
     def step(loop_state, slices):

@@ -191,7 +191,7 @@ def _locked_dropout(rate, name):
 
 
 def _document_starts(segment_ids_BT, padding_mask_BT):
-    """bool (B, T), where a document begins. Segment 0 is one that began before the row: it keeps the state it is given."""
+    """bool (B, T), where a document begins. Segment 0 began before the row: it goes on from the state it is given."""
     before_BT = ops.pad(segment_ids_BT[:, :-1], ((0, 0), (1, 0)))
     starts_BT = ops.not_equal(segment_ids_BT, before_BT)
     return starts_BT if padding_mask_BT is None else ops.logical_and(starts_BT, padding_mask_BT)
