@@ -1,4 +1,4 @@
-"""Runs the programs of trainers/ inside the test's process: the flags, messages and exit statuses of the command line, without its seconds."""
+"""Runs the programs of trainers/ inside the test's process: flags, messages and exit statuses without the seconds."""
 
 import contextlib
 import importlib
@@ -9,8 +9,11 @@ import pytest
 from absl import flags
 
 DEFINITIONS = {
-    "run": "define_training", "evaluate": "define_evaluation", "generate": "define_generation", "export": "define_export"
-}  # fmt: skip
+    "run": "define_training",
+    "evaluate": "define_evaluation",
+    "generate": "define_generation",
+    "export": "define_export",
+}
 
 
 @dataclass

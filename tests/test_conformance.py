@@ -1,4 +1,4 @@
-"""What every registered model promises, checked at preset `tiny`. A model that is registered is covered: `MODELS` is the list.
+"""What every registered model promises, checked at preset `tiny`. What is registered is covered: `MODELS` is the list.
 
 Shape letters: B batch, T positions, V vocabulary.
 """
@@ -284,7 +284,7 @@ def test_bfloat16_is_finite_and_close(case, model, ids, logits, restore_dtype_po
 
 def test_xla_computes_the_same(case, model, ids, logits):
     if MODELS.get(tiny_models.VARIANTS.get(case, (case,))[0]).__name__ == "NGram":
-        # All V words of a history are spelt out from as many table rows as it has, a number that XLA would have to know.
+        # All V words of a history are spelt out from as many table rows as it has, which XLA would have to know.
         labels = tiny_models.token_ids(model, B, T, seed=5)
         compiled = tf.function(lambda: model.token_log_probs(ids, labels)[0], jit_compile=True)()
         np.testing.assert_allclose(compiled, model.token_log_probs(ids, labels)[0], **CLOSE)

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="parity needs the extra [bench]: torch is not installed")
-transformers = pytest.importorskip("transformers", reason="parity needs the extra [bench]: transformers is not installed")
+transformers = pytest.importorskip(
+    "transformers", reason="parity needs the extra [bench]: transformers is not installed"
+)
 
 from zoo.models.gpt import GPT, GPTConfig  # noqa: E402 - after the skips, so that they cost nothing
 
@@ -52,7 +54,10 @@ def gpt2_weights(w, num_layers):
     for i in range(num_layers):
         theirs, ours = f"transformer.h.{i}", f"block_{i}"
         for a, b in linear.items():
-            values[f"{ours}/{b}/kernel"], values[f"{ours}/{b}/bias"] = w[f"{theirs}.{a}.weight"], w[f"{theirs}.{a}.bias"]
+            values[f"{ours}/{b}/kernel"], values[f"{ours}/{b}/bias"] = (
+                w[f"{theirs}.{a}.weight"],
+                w[f"{theirs}.{a}.bias"],
+            )
         for a, b in {"ln_1": "attention_norm", "ln_2": "mlp_norm"}.items():
             values[f"{ours}/{b}/gamma"], values[f"{ours}/{b}/beta"] = w[f"{theirs}.{a}.weight"], w[f"{theirs}.{a}.bias"]
     return values
@@ -81,7 +86,9 @@ def llama_weights(w, num_layers):
 
 def gpt2():
     peer = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(vocab_size=97, n_positions=16, n_embd=20, n_layer=3, n_head=5, attn_implementation="eager")
+        transformers.GPT2Config(
+            vocab_size=97, n_positions=16, n_embd=20, n_layer=3, n_head=5, attn_implementation="eager"
+        )
     )
     config = GPTConfig(vocab_size=97, max_length=16, num_layers=3, num_heads=5, hidden_dim=20)
     return randomised(peer), config, gpt2_weights
@@ -126,7 +133,9 @@ def test_logits_of_rows_padded_at_the_left(models):
     positions = np.maximum(mask.cumsum(1) - 1, 0)
     with torch.no_grad():
         expected = peer(
-            torch.from_numpy(ids).long(), attention_mask=torch.from_numpy(mask).long(), position_ids=torch.from_numpy(positions)
+            torch.from_numpy(ids).long(),
+            attention_mask=torch.from_numpy(mask).long(),
+            position_ids=torch.from_numpy(positions),
         ).logits.numpy()
     np.testing.assert_allclose(np.asarray(model(ids, padding_mask=mask))[mask], expected[mask], rtol=1e-4, atol=1e-4)
 

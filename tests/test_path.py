@@ -1,4 +1,4 @@
-"""The whole path as a user walks it: text in, a run directory, a bundle and a served answer out, through the command line."""
+"""The whole path as a user walks it, by the command line: text in, a run, a bundle and a served answer out."""
 
 import json
 import math
@@ -16,11 +16,18 @@ import pytest
 from tests import programs
 
 ROOT = Path(__file__).parent.parent
-WORDS = "the a cat dog house garden sees finds likes leaves old small quietly often and then".split()
+WORDS = ("the", "a", "cat", "dog", "house", "garden", "sees", "finds", "likes", "leaves", "old", "small", "and")
 SETTINGS = ("--preset=tiny", "--batch_size=4", "--seq_length=16")
 # model -> its further flags; the one that is exported stands for all here, the conformance suite exports each.
 RUNS = {
-    "gpt": ("--tokenizer=bpe", "--vocab_size=300", "--steps=12", "--eval_every=5", "--set=max_length=48", "--set=num_layers=1"),
+    "gpt": (
+        "--tokenizer=bpe",
+        "--vocab_size=300",
+        "--steps=12",
+        "--eval_every=5",
+        "--set=max_length=48",
+        "--set=num_layers=1",
+    ),
     "lstm": ("--tokenizer=byte", "--steps=12", "--eval_every=5", "--noexport"),
     "ngram": ("--tokenizer=word", "--noexport"),
 }
@@ -50,7 +57,14 @@ def trained(request, workplace):
     """(family, its run directory, what the program printed)."""
     model = request.param
     printed = shell(
-        workplace, sys.executable, "-m", "trainers.run", f"--model={model}", "--data_path=corpus.txt", *SETTINGS, *RUNS[model]
+        workplace,
+        sys.executable,
+        "-m",
+        "trainers.run",
+        f"--model={model}",
+        "--data_path=corpus.txt",
+        *SETTINGS,
+        *RUNS[model],
     )
     return model, workplace / "runs" / model / "latest", printed
 
@@ -125,7 +139,9 @@ def test_generate_continues_a_prompt(trained, workplace, monkeypatch, capfd):
     monkeypatch.chdir(workplace)
     options = ("--max_new_tokens=9", "--temperature=1", "--seed=4")
     if model == "gpt":
-        out = shell(workplace, sys.executable, "-m", "trainers.generate", f"--model_dir={run}", "--prompt=The cat", *options)
+        out = shell(
+            workplace, sys.executable, "-m", "trainers.generate", f"--model_dir={run}", "--prompt=The cat", *options
+        )
     else:
         answer = programs.call(capfd, "generate", f"--model_dir={run}", "--prompt=The cat", *options)
         assert answer.status == 0, answer.err
@@ -185,7 +201,9 @@ def test_ctrl_c_saves_and_the_command_it_prints_goes_on_to_equal_scores(workplac
     out, err = process.communicate(timeout=60)
     assert process.returncode == 75, out + err
     assert "Traceback" not in err
-    done, again = re.search(r"^Interrupted after step ([\d,]+), and saved. Go on with: (.*)$", out, re.MULTILINE).groups()
+    done, again = re.search(
+        r"^Interrupted after step ([\d,]+), and saved. Go on with: (.*)$", out, re.MULTILINE
+    ).groups()
     assert 50 <= int(done.replace(",", "")) < steps
     assert again == " ".join(["python -m trainers.run", *arguments, "--model_dir=interrupted"])
 

@@ -16,8 +16,8 @@ SEQ_LENGTH, BATCH_SIZE = 13, 5
 # Structures that a family has besides its tiny preset and that take other paths through the code.
 VARIANTS = {
     "gpt-modern": ("gpt", dict(
-        position="rotary", norm="rms", activation="swiglu", use_bias=False, normalize_qk=True, num_heads=6, num_kv_heads=2,
-        head_dim=4, mlp_dim=10, tie_embeddings=False,
+        position="rotary", norm="rms", activation="swiglu", use_bias=False, normalize_qk=True, num_heads=6,
+        num_kv_heads=2, head_dim=4, mlp_dim=10, tie_embeddings=False,
     )),
     "gpt-2018": ("gpt", dict(norm_first=False)),
     "lstm-gru": ("lstm", dict(cell="gru", tie_embeddings=False, num_layers=3)),
@@ -49,7 +49,7 @@ def create(case, seed=7, **fields):
 
 
 def strengthen(model):
-    """Moves every trainable weight by a seeded normal draw, so that no bias is 0, no gain 1 and attention is far from even."""
+    """Moves every trainable weight by a seeded normal draw, so that no bias is 0, no gain 1 and attention uneven."""
     random = np.random.default_rng(11)
     for variable in model.trainable_variables:
         variable.assign_add(random.normal(0, 0.3, variable.shape).astype("float32"))
@@ -57,7 +57,7 @@ def strengthen(model):
 
 
 def stream(vocab_size, num_tokens=800):
-    """int32 (num_tokens,): documents of a toy language of nine words in which the next is mostly a function of the last two."""
+    """int32 (num_tokens,): documents of a toy language of nine words; the next mostly follows from the last two."""
     random = np.random.default_rng(3)
     ids = [EOS_ID, 1]
     while len(ids) < num_tokens:
@@ -74,7 +74,13 @@ def token_ids(model, batch_size=3, length=7, seed=0):
 def trainer(model, steps=10, **settings):
     """A `loop.Trainer` with the default update rule, not compiled by XLA."""
     flags = dict(
-        optimizer="adamw", learning_rate=1e-2, schedule="cosine", warmup_steps=2, steps=steps, weight_decay=0.1, clip_norm=1.0
+        optimizer="adamw",
+        learning_rate=1e-2,
+        schedule="cosine",
+        warmup_steps=2,
+        steps=steps,
+        weight_decay=0.1,
+        clip_norm=1.0,
     )
     optimizer = optimizers.create(_Settings({**flags, **settings}), model.trainable_variables)
     task = TASKS.get(model.config.tasks[0])()

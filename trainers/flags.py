@@ -141,9 +141,9 @@ def define_generation():
     flags.DEFINE_string("prompt", None, "Text to go on with. Without --prompt and --prompt_file you are asked for it.")
     flags.DEFINE_string("prompt_file", None, "File with a prompt a line; one JSON object a prompt is printed.")
     flags.DEFINE_integer("max_new_tokens", 128, "Most tokens to add.", lower_bound=1)
-    flags.DEFINE_float("temperature", 0.8, "0 takes the likeliest token each time; higher is more varied.", lower_bound=0.0)
+    flags.DEFINE_float("temperature", 0.8, "0 takes the likeliest token; higher is more varied.", lower_bound=0.0)
     flags.DEFINE_integer("top_k", 40, "Sample among this many likeliest tokens; 0 for all.", lower_bound=0)
-    flags.DEFINE_float("top_p", 1.0, "Sample among those that hold this much probability.", lower_bound=0.0, upper_bound=1.0)
+    flags.DEFINE_float("top_p", 1.0, "Sample among those with this much probability.", lower_bound=0.0, upper_bound=1.0)
     flags.DEFINE_integer("seed", 0, "The same seed gives the same text.")
 
 

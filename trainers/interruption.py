@@ -6,8 +6,8 @@ import signal
 class Interruption:
     """Turns the first Ctrl-C (or SIGTERM, which schedulers send) into a request that a loop reads when a step is done.
 
-    A step that was cut in two could have changed the weights and not been counted; what is saved after it would not be the
-    state of any step. A second Ctrl-C acts as if nobody had been listening.
+    A step that was cut in two could have changed the weights and not been counted; what is saved after it would not be
+    the state of any step. A second Ctrl-C acts as if nobody had been listening.
 
     Use as a context manager, in the main thread; then ask `requested`.
     """

@@ -33,8 +33,8 @@ class Progress:
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
             from rich.progress import Progress as Bar
 
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[s]}"))
-            self._bar = Bar(*columns, transient=True)
+            title_column, figures = TextColumn("{task.description}"), TextColumn("{task.fields[s]}")
+            self._bar = Bar(title_column, BarColumn(), MofNCompleteColumn(), figures, transient=True)
             self._task = self._bar.add_task(title, total=total, completed=start, s="")
 
     def __enter__(self):

@@ -45,7 +45,7 @@ def _described(config, model_config):
 
 @contextlib.contextmanager
 def _run_directory(config):
-    """Yields the directory of the run with its config.json; a mistake that ends the run before step 0 leaves no trace."""
+    """Yields the directory of the run, with its config.json; a mistake that ends it before step 0 leaves no trace."""
     if FLAGS.model_dir:
         directory, latest = Path(FLAGS.model_dir), None
     else:
@@ -88,7 +88,7 @@ def _replace(path, write):
 
 
 def _holds_this_run(directory, config):
-    """Whether a run in `directory` may go on with this config; False if there is none. Raises ValueError if it holds another."""
+    """Whether `directory` holds a run that may go on with this config. Raises ValueError if it holds another."""
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"{directory} is a file; --model_dir takes a directory.")
     path = directory / "config.json"

@@ -1,4 +1,4 @@
-"""A run from its config to its bundle: prepare, fit, judge, save, export. The part of trainers.run that needs TensorFlow."""
+"""A run from config to bundle: prepare, fit, judge, save, export. The part of trainers.run that needs TensorFlow."""
 
 import contextlib
 import json
@@ -38,7 +38,8 @@ class MetricsLog:
         self._path = run / "metrics.jsonl"
         if self._path.is_file():
             lines = self._path.read_text(encoding="utf8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and self._holds(json.loads(line), steps, resumed_step)]
+            whole = (line for line in lines if line.endswith("\n"))
+            kept = [line for line in whole if self._holds(json.loads(line), steps, resumed_step)]
             aside = self._path.with_suffix(".jsonl.partial")
             aside.write_text("".join(kept), encoding="utf8")
             os.replace(aside, self._path)
@@ -100,8 +101,9 @@ def _fit(run, config, model, task, streams):
     )  # fmt: skip
     xla, why = loop.resolve_xla(config.xla, model, tf.config.list_logical_devices())
     optimizer = optimizers.create(config, model.trainable_variables)
+    fuse = config.xla == "auto" and not xla
     trainer = loop.Trainer(
-        model, task, optimizer, batch_size=config.batch_size, seq_length=config.seq_length, xla=xla
+        model, task, optimizer, batch_size=config.batch_size, seq_length=config.seq_length, xla=xla, fuse=fuse
     )
     checkpoints = Checkpoints(run / "checkpoints", named_variables(**trainer.variables()))
     restored = checkpoints.restore() or {"step": 0}
@@ -109,7 +111,7 @@ def _fit(run, config, model, task, streams):
     log = MetricsLog(run, config.steps, first)
     print(
         f"Model: {config.model} {config.preset}, {model.count_params():,} parameters; "
-        f"XLA {'on' if xla else 'off'} ({why}); {config.precision}", flush=True,
+        f"XLA {'on' if xla else 'for elementwise chains' if fuse else 'off'} ({why}); {config.precision}", flush=True,
     )  # fmt: skip
     if first:
         print(f"Resuming after step {first:,}.", flush=True)
@@ -178,7 +180,8 @@ def _deliver(run, config, bundle):
     if bundle.task == "language_modeling":
         from zoo.api import Loaded
 
-        print(f"Sample: {Loaded(bundle).generate('The ', max_new_tokens=60, temperature=0.8, top_k=40, seed=config.seed)!r}")
+        options = dict(max_new_tokens=60, temperature=0.8, top_k=40, seed=config.seed)
+        print(f"Sample: {Loaded(bundle).generate('The ', **options)!r}")
     print(f"Bundle: {run / 'bundle'}", flush=True)
     if config.export:
         from zoo.export import export_saved_model
@@ -205,5 +208,6 @@ def _next_commands(run, config):
         f"  tensorboard --logdir {run / 'tensorboard'}",
     ]
     if config.export:
-        lines.append(f"  tensorflow_model_server --rest_api_port=8501 --model_name={config.model} --model_base_path={served}")
+        server = f"tensorflow_model_server --rest_api_port=8501 --model_name={config.model}"
+        lines.append(f"  {server} --model_base_path={served}")
     return "\n".join(lines)

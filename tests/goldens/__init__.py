@@ -1,8 +1,8 @@
 """Numbers that a refactor may not move, one JSON file a model; `python -m tests.goldens` writes them anew.
 
-    variables   path and shape of every variable, in order: an interface, as bundles and checkpoints are read by them
-    logits      of the seeded tiny model: the first and last position of one row, eight ids each
-    losses      of the first ten steps of training on a toy language (a closed-form model has one: after the fit)
+variables   path and shape of every variable, in order: an interface, as bundles and checkpoints are read by them
+logits      of the seeded tiny model: the first and last position of one row, eight ids each
+losses      of the first ten steps of training on a toy language (a closed-form model has one: after the fit)
 """
 
 import json
@@ -24,7 +24,9 @@ def path_of(case):
 def load(case):
     """The golden of a case. Raises FileNotFoundError, saying how to write it."""
     if not path_of(case).is_file():
-        raise FileNotFoundError(f"{case} has no golden: look at what it computes, then write it with python -m tests.goldens.")
+        raise FileNotFoundError(
+            f"{case} has no golden: look at what it computes, then write it with python -m tests.goldens."
+        )
     return json.loads(path_of(case).read_text(encoding="utf8"))
 
 
@@ -50,7 +52,12 @@ def losses(case):
         log_probs, _ = model.token_log_probs(ids[None, :-1], ids[None, 1:])
         return [round(-float(np.mean(log_probs)), 6)]
     batches = PackedBatches(
-        ids, tiny_models.SEQ_LENGTH, tiny_models.BATCH_SIZE, seed=1, contiguous=model.carries_state, eos_id=tiny_models.EOS_ID
+        ids,
+        tiny_models.SEQ_LENGTH,
+        tiny_models.BATCH_SIZE,
+        seed=1,
+        contiguous=model.carries_state,
+        eos_id=tiny_models.EOS_ID,
     )
     trainer = tiny_models.trainer(model, STEPS)
     return [round(float(trainer.step(batches.batch(step), batches.starts_epoch(step))[0]), 6) for step in range(STEPS)]

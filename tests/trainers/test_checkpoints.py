@@ -125,11 +125,22 @@ def test_names_tell_variables_of_one_path_apart_and_do_not_count_seed_generators
             super().__init__(0)
             self.path = path
 
-    first = [Seed("seed_generator/seed_generator_state"), Seed("seed_generator_1/seed_generator_state"), Seed("block_1/w")]
-    later = [Seed("seed_generator_8/seed_generator_state"), Seed("seed_generator_9/seed_generator_state"), Seed("block_1/w")]
+    first = [
+        Seed("seed_generator/seed_generator_state"),
+        Seed("seed_generator_1/seed_generator_state"),
+        Seed("block_1/w"),
+    ]
+    later = [
+        Seed("seed_generator_8/seed_generator_state"),
+        Seed("seed_generator_9/seed_generator_state"),
+        Seed("block_1/w"),
+    ]
     assert list(named_variables(model=first)) == list(named_variables(model=later)) == [
         "model/0000/seed_generator/seed_generator_state",
         "model/0001/seed_generator/seed_generator_state",
         "model/0002/block_1/w",
     ]  # fmt: skip
-    assert list(named_variables(model=[Variable(0, "a")], carried=[Variable(0, "a")])) == ["model/0000/a", "carried/0000/a"]
+    assert list(named_variables(model=[Variable(0, "a")], carried=[Variable(0, "a")])) == [
+        "model/0000/a",
+        "carried/0000/a",
+    ]

@@ -90,10 +90,16 @@ MISTAKES = {
     "no equals sign": (["--model=gpt", "--set=num_layers"], "--set takes key=value, got 'num_layers'."),
     "contradiction": (["--model=gpt", "--set=hidden_dim=10"], "GPTConfig: hidden_dim 10 is no multiple of num_heads 4"),
     "task": (["--model=gpt", "--task=language_modelling"], "No task is called 'language_modelling'; did you mean"),
-    "dataset": (["--model=gpt", "--dataset=python_doc"], "No dataset is called 'python_doc'; did you mean 'python_docs'?"),
+    "dataset": (
+        ["--model=gpt", "--dataset=python_doc"],
+        "No dataset is called 'python_doc'; did you mean 'python_docs'?",
+    ),
     "tokenizer": (["--model=gpt", "--tokenizer=bpee"], "No tokenizer is called 'bpee'; did you mean 'bpe'?"),
     "file": (["--model=gpt", "--data_path=nowhere.txt"], "There is no file 'nowhere.txt'."),
-    "files of a dataset": (["--model=gpt", "--dataset=python_docs", "--data_path=README.md"], "data_path is for the dataset"),
+    "files of a dataset": (
+        ["--model=gpt", "--dataset=python_docs", "--data_path=README.md"],
+        "data_path is for the dataset",
+    ),
     "local_text": (["--model=gpt", "--dataset=local_text"], "local_text reads your own files: say which"),
     "flag": (["--model=gpt", "--step=3"], "Unknown command line flag 'step'. Did you mean: steps ?"),
     "choice": (["--model=gpt", "--optimizer=adan"], "--optimizer=adan"),

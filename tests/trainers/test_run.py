@@ -13,7 +13,15 @@ from trainers.interruption import Interruption
 from zoo.bundle import Bundle
 from zoo.tokenizers.base import create as create_tokenizer
 
-TRAIN = ("--model=gpt", "--preset=tiny", "--tokenizer=byte", "--batch_size=2", "--seq_length=8", "--noexport", "--xla=off")
+TRAIN = (
+    "--model=gpt",
+    "--preset=tiny",
+    "--tokenizer=byte",
+    "--batch_size=2",
+    "--seq_length=8",
+    "--noexport",
+    "--xla=off",
+)
 TEXT = "A cat sat on a mat, and then it sat on another mat. " * 8
 
 
@@ -71,7 +79,9 @@ def test_latest_still_points_at_the_last_good_run(workplace, capfd):
 def test_a_vocabulary_that_the_tokenizer_cannot_have(workplace, capfd):
     before = tree(workplace)
     arguments = [argument for argument in TRAIN if "tokenizer" not in argument]
-    assert "vocab_size" in refusal(capfd, "run", *arguments, "--tokenizer=bpe", "--vocab_size=3", "--data_path=text.txt")
+    assert "vocab_size" in refusal(
+        capfd, "run", *arguments, "--tokenizer=bpe", "--vocab_size=3", "--data_path=text.txt"
+    )
     assert tree(workplace) == before
 
 
@@ -144,7 +154,9 @@ def test_damaged_checkpoints(workplace, capfd):
     assert "step_00000004 is damaged" in answer.out and "Resuming after step 2." in answer.out
     for path in (newest, older):
         path.write_bytes(b"")
-    sentence = refusal(capfd, "run", *TRAIN, "--data_path=text.txt", "--steps=4", "--checkpoint_every=2", "--model_dir=r")
+    sentence = refusal(
+        capfd, "run", *TRAIN, "--data_path=text.txt", "--steps=4", "--checkpoint_every=2", "--model_dir=r"
+    )
     assert sentence == "Every checkpoint under r/checkpoints is damaged; start anew in another --model_dir."
 
 
@@ -171,7 +183,9 @@ def bundle(tmp_path_factory):
 @pytest.mark.parametrize("program", ["evaluate", "generate", "export"])
 def test_no_bundle(program, workplace, capfd):
     assert refusal(capfd, program) == "--model_dir is missing; give the directory of a run, such as runs/gpt/latest."
-    assert refusal(capfd, program, "--model_dir=nowhere").startswith("nowhere holds no bundle; give the directory of a run")
+    assert refusal(capfd, program, "--model_dir=nowhere").startswith(
+        "nowhere holds no bundle; give the directory of a run"
+    )
     (workplace / "r" / "checkpoints").mkdir(parents=True)
     assert "holds a run that has not ended; start its command again" in refusal(capfd, program, "--model_dir=r")
 
@@ -190,7 +204,10 @@ def test_prompts(bundle, workplace, capfd):
     too_long = "has 21 tokens, with the one that begins it; this model takes at most 16."
     assert refusal(capfd, "generate", f"--model_dir={bundle}", f"--prompt={'x' * 20}") == f"The prompt {too_long}"
     (workplace / "prompts.txt").write_text("a\n" + "x" * 20 + "\n")
-    assert refusal(capfd, "generate", f"--model_dir={bundle}", "--prompt_file=prompts.txt") == f"The prompt number 2 {too_long}"
+    assert (
+        refusal(capfd, "generate", f"--model_dir={bundle}", "--prompt_file=prompts.txt")
+        == f"The prompt number 2 {too_long}"
+    )
     assert refusal(capfd, "generate", f"--model_dir={bundle}", "--prompt_file=none.txt") == (
         "none.txt: No such file or directory; give the path of something that is there."
     )
@@ -277,14 +294,25 @@ def test_the_log_of_a_resumed_run_drops_what_came_after_its_checkpoint(tmp_path)
     from trainers.training import MetricsLog
 
     log = MetricsLog(tmp_path, steps=4)
-    for step, split in ((1, "train"), (2, "train"), (2, "validation"), (3, "train"), (4, "train"), (4, "validation"), (4, "test")):
+    for step, split in (
+        (1, "train"),
+        (2, "train"),
+        (2, "validation"),
+        (3, "train"),
+        (4, "train"),
+        (4, "validation"),
+        (4, "test"),
+    ):
         log.write(step, split, {"loss": 1.0})
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 2, "spl')  # a line that a killed process did not finish
 
     def kept(resumed_step):
         MetricsLog(tmp_path, 4, resumed_step)
-        return [(line["step"], line["split"]) for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())]
+        return [
+            (line["step"], line["split"])
+            for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+        ]
 
     assert kept(4) == [(1, "train"), (2, "train"), (2, "validation"), (3, "train"), (4, "train")]
     assert kept(2) == [(1, "train"), (2, "train"), (2, "validation")]

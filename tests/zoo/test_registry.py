@@ -98,8 +98,9 @@ def test_the_config_read_from_source_is_the_real_one():
         "for n in MODELS.names()}))\n"
         "assert 'keras' not in sys.modules\n"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    )
     for name, presets in json.loads(result.stdout).items():
         real = MODELS.get(name).config_class
         assert {preset: real.preset(preset).to_dict() for preset in real.presets} == presets
-

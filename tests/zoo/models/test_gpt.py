@@ -15,7 +15,9 @@ B, T = 2, 7
 STRUCTURES = {
     "gpt2": dict(),
     "gpt": dict(norm_first=False),
-    "modern": dict(position="rotary", norm="rms", activation="swiglu", use_bias=False, normalize_qk=True, num_kv_heads=2),
+    "modern": dict(
+        position="rotary", norm="rms", activation="swiglu", use_bias=False, normalize_qk=True, num_kv_heads=2
+    ),
     "mixed": dict(position="rotary", norm="layer", activation="swiglu", head_dim=6, tie_embeddings=False, mlp_dim=9),
 }
 
@@ -49,7 +51,10 @@ def in_numpy(model, token_ids):
             for i in range(half):
                 a = t * c.rotary_theta ** (-2 * i / c.head_width)
                 low, high = x[t, i], x[t, i + half]
-                out[t, i], out[t, i + half] = low * math.cos(a) - high * math.sin(a), high * math.cos(a) + low * math.sin(a)
+                out[t, i], out[t, i + half] = (
+                    low * math.cos(a) - high * math.sin(a),
+                    high * math.cos(a) + low * math.sin(a),
+                )
         return out
 
     def attention(x, name):
