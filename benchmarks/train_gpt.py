@@ -86,8 +86,9 @@ def _ours(args):
     optimizer = optimizers.create(settings, model.trainable_variables)
     xla, _ = loop.resolve_xla(args.xla, model, tf.config.list_logical_devices())
     trainer = loop.Trainer(
-        model, TASKS.get("language_modeling")(), optimizer, batch_size=args.batch_size, seq_length=args.seq_length, xla=xla
-    )
+        model, TASKS.get("language_modeling")(), optimizer, batch_size=args.batch_size, seq_length=args.seq_length,
+        xla=xla, fuse=args.xla == "auto" and not xla,
+    )  # fmt: skip
     random = np.random.default_rng(0)
 
     def work():

@@ -6,6 +6,7 @@
 A strategy of several replicas splits this in two where it is marked: gradients a replica, then all-reduce and update.
 """
 
+import contextlib
 import queue
 import threading
 import time
@@ -16,6 +17,7 @@ import tensorflow as tf
 
 from zoo import metrics
 from zoo.data import evaluation_batches
+from zoo.layers.fusion import islands
 
 # Measured on two CPU cores (benchmarks/LOG.md): below, XLA's fusion wins; above, the matrix products rule and it loses.
 XLA_CPU_MAX_PARAMS = 3_000_000
@@ -45,10 +47,12 @@ class Trainer:
         optimizer: a built Keras optimizer.
         batch_size, seq_length: sizes of a batch, for the carried state.
         xla: whether the step is compiled.
+        fuse: whether XLA makes the elementwise chains of a step that it does not compile as a whole.
     """
 
-    def __init__(self, model, task, optimizer, *, batch_size, seq_length, xla):
+    def __init__(self, model, task, optimizer, *, batch_size, seq_length, xla, fuse=False):
         self.model, self.task, self.optimizer = model, task, optimizer
+        self._fusion = islands if fuse else contextlib.nullcontext
         self.carried = None
         if model.carries_state:
             self.initial = model.init_state(batch_size, seq_length)
@@ -77,11 +81,12 @@ class Trainer:
 
     def _compute_step(self, batch, state):
         variables = self.model.trainable_variables
-        with tf.GradientTape() as tape:
-            outputs, state = self.task.forward(self.model, batch, state=state, training=True)
-            loss_sum, count = self.task.loss(batch, outputs)
-            loss = loss_sum / count  # several replicas: the count of all of them, so that their gradients add up
-        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)]
+        with self._fusion():
+            with tf.GradientTape() as tape:
+                outputs, state = self.task.forward(self.model, batch, state=state, training=True)
+                loss_sum, count = self.task.loss(batch, outputs)
+                loss = loss_sum / count  # several replicas: the count of all of them, so that their gradients add up
+            gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)]
         # Several replicas: from here on outside the compiled part, after an all-reduce of the gradients.
         self.optimizer.apply(gradients, variables)
         return loss, count, state

@@ -1,6 +1,8 @@
-"""The gelu of GPT-2, with its gradient written out: fewer passes over the widest activations of the model."""
+"""The gelu of GPT-2, with its gradient written out: few passes over the widest activations of the model."""
 
 from keras import ops
+
+from zoo.layers.fusion import fused
 
 SCALE = 1.5957691216057308  # 2 sqrt(2 / pi)
 CUBIC = 0.044715
@@ -12,12 +14,17 @@ def gelu(x):
 
     Hendrycks and Gimpel 2016, section 2, with tanh(u) = 2 sigmoid(2u) - 1.
     """
+    return _gelu(x), lambda *upstream: _gelu_gradient(x, upstream[-1])
+
+
+@fused
+def _gelu(x):
+    return x * ops.sigmoid(x * (SCALE + SCALE * CUBIC * ops.square(x)))
+
+
+@fused
+def _gelu_gradient(x, dy):
     square = ops.square(x)
     gate = ops.sigmoid(x * (SCALE + SCALE * CUBIC * square))
-
-    def gradient(*upstream):
-        dy = upstream[-1]
-        slope = x * (SCALE + 3 * SCALE * CUBIC * square)
-        return dy * (gate + gate * (1 - gate) * slope)
-
-    return x * gate, gradient
+    slope = x * (SCALE + 3 * SCALE * CUBIC * square)
+    return dy * (gate + gate * (1 - gate) * slope)
