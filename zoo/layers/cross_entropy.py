@@ -9,6 +9,8 @@ Shape letters: N positions (any leading axes), V vocabulary.
 
 from keras import ops
 
+from zoo.layers.fusion import fused
+
 
 def cross_entropy(labels, logits):
     """-log softmax(logits)[label] of every position.
@@ -29,22 +31,33 @@ def cross_entropy(labels, logits):
 
 def _cross_entropy(labels_N, logits_NV):
     rows_N = ops.arange(ops.shape(labels_N)[0], dtype="int32")
-    picked_N2 = ops.stack([rows_N, ops.cast(labels_N, "int32")], axis=1)
+    places_N2 = ops.stack([rows_N, ops.cast(labels_N, "int32")], axis=1)
 
     @ops.custom_gradient
     def losses(logits_NV):
-        highest_N1 = ops.max(logits_NV, axis=-1, keepdims=True)
-        powers_NV = ops.exp(logits_NV - highest_N1)
-        sums_N1 = ops.sum(powers_NV, axis=-1, keepdims=True)
-        logits_N1 = ops.take_along_axis(logits_NV, picked_N2[:, 1:], axis=1)
+        highest_N1, powers_NV, sums_N1 = _exponentials(logits_NV)
+        log_sums_N1 = highest_N1 + ops.log(sums_N1)
+        picked_N1 = ops.take_along_axis(logits_NV, places_N2[:, 1:], axis=1)
 
         def gradient(*upstream):
-            dy_N1 = upstream[-1][:, None]
-            d_logits_NV = powers_NV * (dy_N1 / sums_N1)
-            powers_N1 = ops.take_along_axis(powers_NV, picked_N2[:, 1:], axis=1)
-            at_labels_N1 = dy_N1 * (powers_N1 / sums_N1 - 1)
-            return ops.scatter_update(d_logits_NV, picked_N2, at_labels_N1[:, 0])
+            return _gradient(powers_NV, sums_N1, places_N2, upstream[-1][:, None])
 
-        return (highest_N1 + ops.log(sums_N1) - logits_N1)[:, 0], gradient
+        return (log_sums_N1 - picked_N1)[:, 0], gradient
 
     return losses(logits_NV)
+
+
+@fused
+def _exponentials(logits_NV):
+    """The highest logit of each row, exp(logits - highest) and its sum over a row."""
+    highest_N1 = ops.max(logits_NV, axis=-1, keepdims=True)
+    powers_NV = ops.exp(logits_NV - highest_N1)
+    return highest_N1, powers_NV, ops.sum(powers_NV, axis=-1, keepdims=True)
+
+
+@fused
+def _gradient(powers_NV, sums_N1, places_N2, dy_N1):
+    """dy (softmax - one_hot), in which only the N places of the labels are computed apart."""
+    picked_N1 = ops.take_along_axis(powers_NV, places_N2[:, 1:], axis=1)
+    at_labels_N1 = dy_N1 * (picked_N1 / sums_N1 - 1)
+    return ops.scatter_update(powers_NV * (dy_N1 / sums_N1), places_N2, at_labels_N1[:, 0])

@@ -12,11 +12,13 @@ Shape letters: B batch, T steps, X input width, D hidden, G gates (1 plain, 3 GR
 import keras
 from keras import ops
 
+from zoo.layers.fusion import fused
+
 # A loop of at most this many steps is written out in the graph; longer ones, and those of unknown length, are a scan.
 UNROLLED_STEPS = 64
 
 
-# A cell is four functions of the projected inputs x and the product p = h W_h, each (..., B, G D), and the states before:
+# A cell is four functions of the projected inputs x, the product p = h W_h, both (..., B, G D), and the states before:
 #   step               the states after
 #   linearize          for all steps at once, the factors in which the gradients of a step are linear
 #   step_gradient      (factors, gradients of the states after) -> gradient of x, and what reaches each state directly
@@ -33,6 +35,7 @@ class PlainCell:
         return (ops.tanh(x + product),)
 
     @staticmethod
+    @fused
     def linearize(x, product, h):
         return (1 - ops.square(ops.tanh(x + product)),)
 
@@ -60,14 +63,15 @@ class GRUCell:
         z, r = ops.sigmoid(x_z + p_z), ops.sigmoid(x_r + p_r)
         return z, r, ops.tanh(x_n + r * p_n), p_n
 
-    @classmethod
-    def step(cls, x, product, h):
-        z, _, n, _ = cls._gates(x, product)
+    @staticmethod
+    def step(x, product, h):
+        z, _, n, _ = GRUCell._gates(x, product)
         return (n + z * (h - n),)
 
-    @classmethod
-    def linearize(cls, x, product, h):
-        z, r, n, p_n = cls._gates(x, product)
+    @staticmethod
+    @fused
+    def linearize(x, product, h):
+        z, r, n, p_n = GRUCell._gates(x, product)
         by_n = (1 - z) * (1 - n * n)
         by_x = ops.concatenate([(h - n) * z * (1 - z), by_n * p_n * r * (1 - r), by_n], axis=-1)
         return by_x, z, ops.concatenate([ops.ones_like(z), ops.ones_like(r), r], axis=-1)
@@ -83,9 +87,9 @@ class GRUCell:
 
 
 class LSTMCell:
-    """i, f, o = s(x + h W_h);  g = tanh(x + h W_h);  c' = f c + i g;  h' = o tanh(c'),  each gate with its part of x and W_h
+    """i, f, o = s(x + h W_h);  g = tanh(x + h W_h);  c' = f c + i g;  h' = o tanh(c'); each gate has its part of W_h.
 
-    (Hochreiter and Schmidhuber 1997; forget gate: Gers et al. 2000). Gate order: i, f, g, o.
+    Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000. Gate order: i, f, g, o.
     """
 
     num_gates, state_names = 4, ("h", "c")
@@ -95,15 +99,16 @@ class LSTMCell:
         i, f, g, o = ops.split(x + product, 4, axis=-1)
         return ops.sigmoid(i), ops.sigmoid(f), ops.tanh(g), ops.sigmoid(o)
 
-    @classmethod
-    def step(cls, x, product, h, c):
-        i, f, g, o = cls._gates(x, product)
+    @staticmethod
+    def step(x, product, h, c):
+        i, f, g, o = LSTMCell._gates(x, product)
         c = f * c + i * g
         return o * ops.tanh(c), c
 
-    @classmethod
-    def linearize(cls, x, product, h, c):
-        i, f, g, o = cls._gates(x, product)
+    @staticmethod
+    @fused
+    def linearize(x, product, h, c):
+        i, f, g, o = LSTMCell._gates(x, product)
         squashed = ops.tanh(f * c + i * g)
         by_x = ops.concatenate(
             [g * i * (1 - i), c * f * (1 - f), i * (1 - g * g), squashed * o * (1 - o)], axis=-1
