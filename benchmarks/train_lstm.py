@@ -7,14 +7,14 @@
 Every side trains the same model (embedding, LSTM layers, output layer with bias, no dropout) in float32 on random ids,
 goes on from the state that its last batch left, clips the gradient at 1 and updates with the same rule: AdamW, or SGD
 with momentum 0.9. Ours is the trainer as it ships, and with XLA for the whole step; the Keras sides are that same
-trainer around `keras.layers.LSTM`. PyTorch's AdamW is the fused one, which is its fastest.
+trainer around `keras.layers.LSTM`. PyTorch runs with its default AdamW and with its fused one.
 """
 
 import argparse
 import sys
 from types import SimpleNamespace
 
-SIDES = ("ours", "ours xla", "keras LSTM", "keras LSTM xla", "torch")
+SIDES = ("ours", "ours xla", "keras LSTM", "keras LSTM xla", "torch", "torch fused AdamW")
 SIZES = dict(num_layers=2, hidden_dim=650, vocab_size=10_000, seq_length=35, batch_size=20, steps=4, rounds=9)
 WEIGHT_DECAY, LEARNING_RATE, CLIP_NORM = 0.01, 1e-3, 1.0
 
@@ -22,14 +22,14 @@ WEIGHT_DECAY, LEARNING_RATE, CLIP_NORM = 0.01, 1e-3, 1.0
 def main():
     args = _parser().parse_args()
     if args.worker:
-        return _torch(args) if args.worker == "torch" else _tensorflow(args)
+        return _torch(args) if args.worker.startswith("torch") else _tensorflow(args)
     from benchmarks.sides import has_module, measure, report
 
     commands = {}
     for side in args.sides.split(","):
-        python = args.peer_python if side == "torch" else sys.executable
-        if side == "torch" and not has_module(python, "torch"):
-            print(f"torch is not installed in {python}: no figure and no ratio for it.")
+        python = args.peer_python if side.startswith("torch") else sys.executable
+        if side.startswith("torch") and not has_module(python, "torch"):
+            print(f"torch is not installed in {python}: no figure and no ratio for {side}.")
             continue
         commands[side] = [python, "-m", "benchmarks.train_lstm", *sys.argv[1:], f"--worker={side}"]
     print(
@@ -122,7 +122,8 @@ def _torch(args):
     head = nn.Linear(args.hidden_dim, args.vocab_size)
     weights = [p for module in (embedding, stack, head) for p in module.parameters()]
     if args.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(weights, LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
+        fused = args.worker == "torch fused AdamW"
+        optimizer = torch.optim.AdamW(weights, LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=fused)
     else:
         optimizer = torch.optim.SGD(weights, LEARNING_RATE, momentum=0.9, weight_decay=WEIGHT_DECAY)
     state = tuple(torch.zeros(args.num_layers, args.batch_size, args.hidden_dim) for _ in range(2))
