@@ -291,7 +291,7 @@ def test_ctrl_c_in_another_program(monkeypatch, capfd):
 
 
 def test_the_log_of_a_resumed_run_drops_what_came_after_its_checkpoint(tmp_path):
-    from trainers.training import MetricsLog
+    from trainers.metrics_log import MetricsLog
 
     log = MetricsLog(tmp_path, steps=4)
     for step, split in (
