@@ -111,9 +111,11 @@ def generate(
     progress = write(logits, progress, tf.constant(0))
 
     def body(index, last_ids, progress, state):
-        logits, new_state = step(last_ids[:, None], state, None)
+        before = last_ids, progress, state
+        logits, state = step(last_ids[:, None], state, None)
         progress = write(logits, progress, index)
-        return index + 1, _column(progress.ids, index + tf.shape(token_ids)[1]), progress, _like(new_state, state)
+        last_ids = _column(progress.ids, index + tf.shape(token_ids)[1])
+        return index + 1, *_like((last_ids, progress, state), before)
 
     last_ids = _column(progress.ids, tf.minimum(tf.shape(token_ids)[1], tf.shape(progress.ids)[1] - 1))
     _, _, progress, _ = tf.while_loop(
@@ -454,8 +456,8 @@ def _column(ids, index):
     return tf.gather(ids, index, axis=1)
 
 
-def _like(state, before):
-    """`state` with the static shapes that it had before the step, which a while loop insists on."""
-    for new, old in zip(tf.nest.flatten(state), tf.nest.flatten(before), strict=True):
+def _like(after, before):
+    """`after` with the static shapes that it had before the step, which a while loop insists on."""
+    for new, old in zip(tf.nest.flatten(after), tf.nest.flatten(before), strict=True):
         new.set_shape(old.shape)
-    return state
+    return after

@@ -1,10 +1,30 @@
 """A matrix product with bias, over the last axis.
 
-Shape letters: N all leading axes in one, X input width, Y output width.
+Shape letters: B batch, T positions, N all leading axes in one, X input width, Y output width.
 """
 
 import keras
 from keras import ops
+
+
+def times_rows(x_BTX, table_YX):
+    """x W' for a table W that has a row an output, such as tied embeddings: float (B, T, X) -> (B, T, Y).
+
+    A decoding step multiplies one position of each row of a batch, which is little work on much memory, and TensorFlow's CPU kernels
+    differ: for eight rows W x' as a batched product takes half the time of x W', for one row it takes longer (benchmarks/LOG.md).
+    """
+
+    def flat():
+        y_NY = ops.matmul(ops.reshape(x_BTX, (-1, x_BTX.shape[-1])), ops.transpose(table_YX))
+        return ops.reshape(y_NY, (*ops.shape(x_BTX)[:2], table_YX.shape[0]))
+
+    def turned():
+        y_1YB = ops.matmul(table_YX[None], ops.transpose(x_BTX, (1, 2, 0)))
+        return ops.transpose(y_1YB, (2, 0, 1))
+
+    if x_BTX.shape[1] != 1:
+        return flat()
+    return ops.cond(ops.shape(x_BTX)[0] > 2, turned, flat)
 
 
 class Linear(keras.layers.Layer):

@@ -19,6 +19,7 @@ from keras import ops
 
 from zoo.config import Config
 from zoo.layers.attention import Attention
+from zoo.layers.linear import times_rows
 from zoo.layers.masks import causal_mask, conjunction, from_column, padding_keys, same_segment
 from zoo.layers.norms import Norm
 from zoo.layers.positions import LearnedPositions, rotary_angles
@@ -261,7 +262,11 @@ class GPT(LanguageModel):
         return (x_BTD if self.final_norm is None else self.final_norm(x_BTD)), new_state
 
     def project(self, features):
-        return ops.cast(self.embeddings(features, reverse=True), "float32")
+        if self.config.tie_embeddings:
+            logits = times_rows(features, ops.cast(self.embeddings.embeddings, features.dtype))
+        else:
+            logits = self.embeddings(features, reverse=True)
+        return ops.cast(logits, "float32")
 
 
 def _left_padding(padding_mask_BT):

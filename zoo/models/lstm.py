@@ -17,7 +17,7 @@ import keras
 from keras import ops
 
 from zoo.config import Config
-from zoo.layers.linear import Linear
+from zoo.layers.linear import Linear, times_rows
 from zoo.layers.recurrent import Recurrent
 from zoo.models.base import LanguageModel
 from zoo.registry import MODELS
@@ -180,9 +180,7 @@ class TiedLinear(keras.layers.Layer):
         self.bias = self.add_weight(shape=(self.embedding.input_dim,), initializer="zeros", name="bias")
 
     def call(self, x_BTE):
-        b, t, e = ops.shape(x_BTE)
-        y = ops.matmul(ops.reshape(x_BTE, (-1, e)), ops.transpose(self.embedding.embeddings)) + self.bias
-        return ops.reshape(y, (b, t, self.embedding.input_dim))
+        return times_rows(x_BTE, ops.convert_to_tensor(self.embedding.embeddings)) + self.bias
 
 
 def _locked_dropout(rate, name):

@@ -37,28 +37,29 @@ def language_model_signatures(model, tokenizer):
     """
     strings, integers, floats, seeds = (tf.TensorSpec([None], t) for t in (tf.string, tf.int32, tf.float32, tf.int64))
 
-    def complete(prompt, max_new_tokens, sampling):
+    @tf.function(input_signature=[strings, integers, floats, integers, floats, seeds], autograph=False)
+    def generate_(prompt, max_new_tokens, temperature, top_k, top_p, seed):
+        sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         prompt_ids, padding_mask, lengths = _left_padded(model, tokenizer, prompt)
         if model.max_length is not None:
             # The last new token is never read, so it needs no room.
             max_new_tokens = tf.minimum(max_new_tokens, model.max_length + 1 - lengths)
         room = tf.shape(prompt_ids)[1] + tf.reduce_max(tf.concat([max_new_tokens, [0]], 0))
-        state = model.init_state(tf.shape(prompt_ids)[0], room)
         decoded = generate(
-            model.next_logits, state, prompt_ids, padding_mask, max_new_tokens=max_new_tokens, sampling=sampling,
-            stop_ids=(tokenizer.eos_id,), pad_id=tokenizer.pad_id,
+            model.next_logits, model.init_state(tf.shape(prompt_ids)[0], room), prompt_ids, padding_mask,
+            max_new_tokens=max_new_tokens, sampling=sampling, stop_ids=(tokenizer.eos_id,), pad_id=tokenizer.pad_id,
         )  # fmt: skip
-        return _texts(tokenizer, prompt, prompt_ids, padding_mask, decoded), decoded.log_probs
+        text = _texts(tokenizer, prompt, prompt_ids, padding_mask, decoded)
+        return {"text": text, "log_prob": decoded.log_probs}
 
     @tf.function(input_signature=[strings], autograph=False)
     def serving_default(prompt):
-        return {"text": complete(prompt, tf.fill(tf.shape(prompt), DEFAULT_NEW_TOKENS), Sampling())[0]}
-
-    @tf.function(input_signature=[strings, integers, floats, integers, floats, seeds], autograph=False)
-    def generate_(prompt, max_new_tokens, temperature, top_k, top_p, seed):
-        sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-        text, log_prob = complete(prompt, max_new_tokens, sampling)
-        return {"text": text, "log_prob": log_prob}
+        rows = tf.shape(prompt)
+        zeros = tf.zeros(rows, tf.int32)
+        answer = generate_(
+            prompt, tf.fill(rows, DEFAULT_NEW_TOKENS), tf.zeros(rows), zeros, tf.ones(rows), tf.cast(zeros, tf.int64)
+        )
+        return {"text": answer["text"]}
 
     @tf.function(input_signature=[strings], autograph=False)
     def score(text):
