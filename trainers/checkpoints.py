@@ -1,22 +1,32 @@
-"""Everything a run needs to go on bit for bit: weights, optimizer, seeds, carried state, step.
+"""Everything a run needs to go on bit for bit: weights, optimizer, seeds, carried state, step, scores so far.
 
     checkpoints/step_00000200/arrays.npz     every variable by name
-    checkpoints/step_00000200/progress.json  step and scores so far
+    checkpoints/step_00000200/progress.json  the step, and what the loop keeps between steps
+    checkpoints/step_00000200/metrics.jsonl  the lines that the run had written
+    checkpoints/step_00000200/complete.json  size and checksum of the three above: the mark of a whole checkpoint
+    checkpoints/best -> step_00000150        the one with the lowest validation loss
 
-A checkpoint is written aside, synced and renamed: one that has its name is whole.
+A checkpoint is written aside, synced, marked complete and renamed: one that has its name is whole. The step waits only
+while the variables are copied to host memory; a thread writes the copies.
 """
 
+import concurrent.futures
 import json
 import os
 import re
 import shutil
+import time
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 
-KEPT = 2
+KEPT = 2  # newest checkpoints that stay, besides the best
+MARK = "complete.json"
+FORMAT_VERSION = 1
 SEED_NUMBER = re.compile(r"(?<=seed_generator)_\d+")
+CHUNK_BYTES = 2**24
 
 
 class Checkpoints:
@@ -24,63 +34,126 @@ class Checkpoints:
 
     Args:
         directory: where they stand.
-        variables: dict name -> variable with `.numpy()` and `.assign()`.
+        variables: dict name -> variable with `.assign()`, a shape, and a value that numpy can read.
+        writes: whether this process writes and removes them; of several workers only the chief does.
+
+    Attributes:
+        stall_seconds: for how long each `save` held up the step.
+        write_seconds: how long each took in the background.
     """
 
-    def __init__(self, directory, variables):
-        self.directory, self.variables = Path(directory), variables
+    def __init__(self, directory, variables, writes=True):
+        self.directory, self.variables, self.writes = Path(directory), variables, writes
+        self.stall_seconds, self.write_seconds = [], []
+        self._writer = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        self._writing = None
 
-    def save(self, step, progress):
-        """Writes the checkpoint of `step` and removes all but the newest ones."""
-        final = self.directory / f"step_{step:08d}"
+    def save(self, step, progress, metrics=""):
+        """Copies the variables and has a thread write the checkpoint of `step`; then all but the newest and best go.
+
+        One is written at a time: this waits for the one before. An error of that one is raised here.
+
+        Args:
+            step: steps done.
+            progress: JSON values; `validation_loss`, if it is there, decides which checkpoint is the best.
+            metrics: the text of `metrics.jsonl` so far.
+        """
+        if not self.writes:
+            return
+        began = time.perf_counter()
+        self.wait()
+        arrays = {name: np.asarray(variable).copy() for name, variable in self.variables.items()}
+        self._writing = self._writer.submit(self._write, step, arrays, {**progress, "step": step}, metrics)
+        self.stall_seconds.append(time.perf_counter() - began)
+
+    def wait(self):
+        """Returns when the last `save` is on disk. Raises what went wrong with it."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def poll(self):
+        """Raises what went wrong with the last `save`, if that is known already."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
+
+    def _write(self, step, arrays, progress, metrics):
+        began = time.perf_counter()
+        final = self._path(step)
         aside = self.directory / f".{final.name}.partial"
         shutil.rmtree(aside, ignore_errors=True)
         try:
-            self._write(aside, {**progress, "step": step})
+            _write_files(aside, arrays, progress, metrics)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
-        if final.exists():
-            shutil.rmtree(final)
+        self._remove(final)
         os.replace(aside, final)
-        folder = os.open(self.directory, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
-        for old in self._complete()[:-KEPT]:
-            shutil.rmtree(old)
+        _sync_directory(self.directory)
+        self._retain()
+        self.write_seconds.append(time.perf_counter() - began)
 
-    def _write(self, directory, progress):
-        directory.mkdir(parents=True)
-        with open(directory / "arrays.npz", "wb") as file:
-            np.savez(file, **{name: np.asarray(variable) for name, variable in self.variables.items()})
-            _sync(file)
-        with open(directory / "progress.json", "w", encoding="utf8") as file:
-            json.dump(progress, file)
-            _sync(file)
+    def _retain(self):
+        steps = self._steps()
+        best = self._best(steps)
+        for step in steps[:-KEPT]:
+            if step != best:
+                self._remove(self._path(step))
+        if best is not None:
+            link = self.directory / ".best"
+            link.unlink(missing_ok=True)
+            link.symlink_to(self._path(best).name)
+            os.replace(link, self.directory / "best")
 
-    def restore(self, report=print):
+    def _best(self, steps):
+        """The step with the lowest validation loss, or None if none was judged; the earliest of equals."""
+        losses = {}
+        for step in steps:
+            try:
+                progress = json.loads((self._path(step) / "progress.json").read_text(encoding="utf8"))
+            except (OSError, ValueError):
+                continue  # damaged: `restore` will say so
+            if progress.get("validation_loss") is not None:
+                losses[step] = progress["validation_loss"]
+        return min(losses, key=losses.get, default=None)
+
+    def restore(self, report=print, before=None):
         """Assigns the newest whole checkpoint to the variables.
 
-        A damaged one is reported and the one before it is used.
+        A damaged one is reported and the one before it is used. It loses its name, so that it is never taken for one of
+        the newest again, and stays as `damaged_step_...` for whoever wants to know.
+
+        Args:
+            report: called with a sentence for each damaged one.
+            before: a step; later checkpoints are removed first, unless none would be left: then all but the oldest go.
 
         Returns:
-            Its progress dict with `step`, or None when there is no checkpoint.
+            Its progress dict with `step` and `metrics`, or None when there is no checkpoint.
 
         Raises:
             ValueError: if there are checkpoints and every one is damaged, or one belongs to another model.
         """
-        found = self._complete()
-        for path in reversed(found):
+        self.wait()
+        steps = self._steps()
+        if before is not None and steps:
+            last = max((step for step in steps if step <= before), default=steps[0])
+            self._clean([step for step in steps if step > last])
+            steps = [step for step in steps if step <= last]
+        else:
+            self._clean([])
+        damaged = []
+        for step in reversed(steps):
+            path = self._path(step)
             try:
-                progress = json.loads((path / "progress.json").read_text(encoding="utf8"))
-                with open(path / "arrays.npz", "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                    values = {name: arrays[name] for name in arrays.files}
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                values, progress = _read(path)
+            except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
                 report(f"Checkpoint {path} is damaged ({error}); trying the one before.")
+                damaged.append(path)
                 continue
             self._assign(path, values)
+            self._set_aside(damaged)
             return progress
-        if found:
+        if steps:
             raise ValueError(f"Every checkpoint under {self.directory} is damaged; start anew in another --model_dir.")
         return None
 
@@ -89,12 +162,55 @@ class Checkpoints:
             differing = sorted(values.keys() ^ self.variables.keys())
             raise ValueError(f"{path} belongs to another model or optimizer; it differs in {', '.join(differing[:5])}.")
         for name, variable in self.variables.items():
-            if values[name].shape != tuple(variable.shape):
-                raise ValueError(f"{path}: {name} has shape {values[name].shape}, here it is {tuple(variable.shape)}.")
-            variable.assign(values[name])
+            value = values[name]
+            if value.shape != tuple(variable.shape):
+                raise ValueError(f"{path}: {name} has shape {value.shape}, here it is {tuple(variable.shape)}.")
+            if value.dtype.kind == "V":  # numpy's format does not know bfloat16, and keeps its bytes as they are
+                value = value.view(np.asarray(variable).dtype)
+            variable.assign(value)
 
-    def _complete(self):
-        return sorted(self.directory.glob("step_*"))
+    def exist(self):
+        """Whether there is any."""
+        return bool(self._steps())
+
+    def summary(self):
+        """A sentence on what saving has cost."""
+        if not self.write_seconds:
+            return "Checkpoints: none was written."
+        stall, write = (1000 * np.median(times) for times in (self.stall_seconds, self.write_seconds))
+        return (
+            f"Checkpoints: {len(self.write_seconds)} written; each held up the step for {stall:.1f} ms "
+            f"and took {write:.0f} ms in the background (medians)."
+        )
+
+    def _path(self, step):
+        return self.directory / f"step_{step:08d}"
+
+    def _steps(self):
+        """The steps of all checkpoints, in order."""
+        return sorted(int(path.name.removeprefix("step_")) for path in self.directory.glob("step_*"))
+
+    def _clean(self, steps):
+        """Removes the checkpoints of `steps`, and what a killed process left half done."""
+        if self.writes:
+            for step in steps:
+                self._remove(self._path(step))
+            for path in self.directory.glob(".step_*"):
+                shutil.rmtree(path)
+
+    def _set_aside(self, damaged):
+        for path in damaged if self.writes else ():
+            target = path.with_name(f"damaged_{path.name}")
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(path, target)
+
+    def _remove(self, path):
+        """Takes the name away first: a process that is killed here leaves no half of a checkpoint under it."""
+        if path.exists():
+            aside = path.with_name(f".{path.name}.removed")
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(path, aside)
+            shutil.rmtree(aside)
 
 
 def named_variables(**groups):
@@ -109,6 +225,51 @@ def named_variables(**groups):
     }
 
 
+def _write_files(directory, arrays, progress, metrics):
+    directory.mkdir(parents=True)
+    with open(directory / "arrays.npz", "wb") as file:
+        np.savez(file, **arrays)
+        _sync(file)
+    for name, text in (("progress.json", json.dumps(progress)), ("metrics.jsonl", metrics)):
+        with open(directory / name, "w", encoding="utf8") as file:
+            file.write(text)
+            _sync(file)
+    files = {path.name: _fingerprint(path) for path in sorted(directory.iterdir())}
+    with open(directory / MARK, "w", encoding="utf8") as file:
+        json.dump({"format_version": FORMAT_VERSION, "files": files}, file)
+        _sync(file)
+    _sync_directory(directory)
+
+
+def _read(directory):
+    """(name -> array, progress with `metrics`) of one checkpoint; ValueError if a file is not what was written."""
+    mark = json.loads((directory / MARK).read_text(encoding="utf8"))
+    if mark["format_version"] > FORMAT_VERSION:
+        raise ValueError(f"format version {mark['format_version']}, this zoo reads up to {FORMAT_VERSION}")
+    for name, expected in mark["files"].items():
+        if _fingerprint(directory / name) != expected:
+            raise ValueError(f"{name} is not what was written")
+    with open(directory / "arrays.npz", "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        values = {name: arrays[name] for name in arrays.files}
+    progress = json.loads((directory / "progress.json").read_text(encoding="utf8"))
+    return values, {**progress, "metrics": (directory / "metrics.jsonl").read_text(encoding="utf8")}
+
+
+def _fingerprint(path):
+    """Size and CRC-32 of a file."""
+    checksum = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            checksum = zlib.crc32(chunk, checksum)
+    return {"bytes": path.stat().st_size, "crc32": checksum}
+
+
 def _sync(file):
     file.flush()
     os.fsync(file.fileno())
+
+
+def _sync_directory(directory):
+    folder = os.open(directory, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)

@@ -1,5 +1,6 @@
-"""Ctrl-C between steps, never within one."""
+"""Ctrl-C and SIGTERM: between steps, never within one."""
 
+import contextlib
 import signal
 
 
@@ -16,6 +17,7 @@ class Interruption:
 
     def __init__(self):
         self.requested = False
+        self._at_once = False
         self._before = {}
 
     def __enter__(self):
@@ -25,11 +27,34 @@ class Interruption:
     def __exit__(self, *_):
         self._restore()
 
+    @contextlib.contextmanager
+    def at_once(self):
+        """A block that changes nothing and may be left in the middle: a signal raises KeyboardInterrupt in it."""
+        if self.requested:
+            raise KeyboardInterrupt
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+
     def _note(self, *_):
         self.requested = True
         self._restore()
+        if self._at_once:
+            raise KeyboardInterrupt
 
     def _restore(self):
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+
+@contextlib.contextmanager
+def sigterm_as_ctrl_c():
+    """Outside the loop too, SIGTERM unwinds the program as Ctrl-C does: a scheduler then sees the same exit status."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -5,35 +5,41 @@ import os
 
 import tensorflow as tf
 
+# What a line says of the machine and not of the model: the only values in which two runs of one command may differ.
+MEASURED = ("tokens_per_second",)
+
 
 class MetricsLog:
     """`metrics.jsonl`, one object a line, and the same numbers for TensorBoard.
 
     Args:
         run: directory of the run.
-        steps: all steps of the run; what is written after them is written anew.
-        resumed_step: lines of later steps, written after the checkpoint that the run goes on from, are dropped.
+        text: the lines so far, as the checkpoint holds them that the run goes on from. Lines that were written after
+            that checkpoint are dropped: the run will write them again.
     """
 
-    def __init__(self, run, steps, resumed_step=0):
+    def __init__(self, run, text=""):
         self._path = run / "metrics.jsonl"
-        if self._path.is_file():
-            lines = self._path.read_text(encoding="utf8").splitlines(keepends=True)
-            whole = (line for line in lines if line.endswith("\n"))
-            kept = [line for line in whole if self._holds(json.loads(line), steps, resumed_step)]
-            aside = self._path.with_suffix(".jsonl.partial")
-            aside.write_text("".join(kept), encoding="utf8")
-            os.replace(aside, self._path)
+        self.rewind(text)
         self._board = tf.summary.create_file_writer(str(run / "tensorboard"))
 
-    @staticmethod
-    def _holds(line, steps, resumed_step):
-        return 0 < line["step"] <= resumed_step and (line["split"] == "train" or line["step"] < steps)
+    def rewind(self, text):
+        """Goes back to the lines `text`."""
+        if not text and not self._path.exists():
+            return
+        aside = self._path.with_suffix(".jsonl.partial")
+        aside.write_text(text, encoding="utf8")
+        os.replace(aside, self._path)
+
+    def text(self):
+        """All lines so far."""
+        return self._path.read_text(encoding="utf8") if self._path.exists() else ""
 
     def write(self, step, split, values):
         with open(self._path, "a", encoding="utf8") as file:
             file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
         with self._board.as_default():
             for name, value in values.items():
-                tf.summary.scalar(f"{split}/{name}", value, step=step)
+                if isinstance(value, (int, float)):
+                    tf.summary.scalar(f"{split}/{name}", value, step=step)
         self._board.flush()

@@ -10,9 +10,11 @@ from pathlib import Path
 from absl import flags
 
 from trainers import flags as trainer_flags
+from trainers.interruption import sigterm_as_ctrl_c
 
 FLAGS = flags.FLAGS
-# Fields of config.json that may change when a run goes on: they move no weight.
+# Fields of config.json that may change when a run goes on: they move no weight. So may `steps`, upwards: what is done
+# stays done, and from there on the learning rate follows the schedule of the new length.
 HARMLESS = ("export", "eval_every", "checkpoint_every")
 
 
@@ -26,7 +28,7 @@ def main():
     if FLAGS.dry_run:
         print(json.dumps(_described(config, model_config), indent=1))
         return
-    with _run_directory(config) as run:
+    with sigterm_as_ctrl_c(), _run_directory(config) as run:
         print(f"Run: {run}  (TensorBoard: tensorboard --logdir {run / 'tensorboard'})", flush=True)
         try:
             with trainer_flags.quiet():
@@ -103,11 +105,18 @@ def _holds_this_run(directory, config):
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}); choose another --model_dir.") from error
     now = config.to_dict()
-    differing = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k) and k not in HARMLESS]
+    differing = [key for key in sorted(before.keys() | now.keys()) if not _may_go_on(key, before.get(key), now.get(key))]
     if differing:
         changes = ", ".join(f"{key} ({before.get(key)!r} then, {now.get(key)!r} now)" for key in differing)
         raise ValueError(f"{directory} holds another run; it differs in {changes}. Choose another --model_dir.")
     return True
+
+
+def _may_go_on(key, then, now):
+    """Whether a run may go on when the field `key` of its config changes like this."""
+    if key == "steps" and isinstance(then, int):
+        return now >= then
+    return then == now or key in HARMLESS
 
 
 if __name__ == "__main__":

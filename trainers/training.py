@@ -5,23 +5,19 @@ import math
 import time
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 
 import tfds_configs
 from trainers import loop, optimizers
 from trainers.checkpoints import Checkpoints, named_variables
-from trainers.flags import RESUME_STATUS, command_to_go_on, quiet
-from trainers.interruption import Interruption
-from trainers.metrics_log import MetricsLog
+from trainers.flags import quiet
+from trainers.metrics_log import MEASURED, MetricsLog
 from trainers.prepare import prepare
 from trainers.progress import Progress, duration
-from zoo import metrics
+from trainers.steps import Place, Steps, shown, split_scores
 from zoo.bundle import Bundle
 from zoo.data import PackedBatches
 from zoo.registry import MODELS, TASKS
-
-VALIDATION_TOKENS_WHILE_TRAINING = 50_000
 
 
 def train(run, config, model_config):
@@ -44,7 +40,7 @@ def train(run, config, model_config):
     task = TASKS.get(config.task)(label_smoothing=config.label_smoothing, z_loss=config.z_loss)
     began = time.perf_counter()
     if hasattr(model, "adapt"):
-        log = MetricsLog(run, config.steps)
+        log = MetricsLog(run)
         model.adapt(streams["train"][:])
         print(f"Model: {config.model}, {model.config.num_params():,} parameters, fitted in closed form", flush=True)
         trainer = loop.Trainer(
@@ -72,71 +68,29 @@ def _fit(run, config, model, task, streams):
         model, task, optimizer, batch_size=config.batch_size, seq_length=config.seq_length, xla=xla, fuse=fuse
     )
     checkpoints = Checkpoints(run / "checkpoints", named_variables(**trainer.variables()))
-    restored = checkpoints.restore() or {"step": 0}
-    first = restored["step"]
-    log = MetricsLog(run, config.steps, first)
+    restored = checkpoints.restore()
+    place = Place.of(restored) if restored else Place()
+    log = MetricsLog(run, restored["metrics"] if restored else "")
     print(
         f"Model: {config.model} {config.preset}, {model.count_params():,} parameters; "
         f"XLA {'on' if xla else 'for elementwise chains' if fuse else 'off'} ({why}); {config.precision}", flush=True,
     )  # fmt: skip
-    if first:
-        print(f"Resuming after step {first:,}.", flush=True)
-    prefetcher = loop.Prefetcher(batches.batch, first, config.steps)
-    try:
-        _steps(run, config, trainer, batches, prefetcher, checkpoints, log, streams, restored)
-    finally:
-        prefetcher.close()
+    if place.step:
+        print(f"Resuming after step {place.step:,}.", flush=True)
+    Steps(run, config, trainer, batches, checkpoints, log, streams, place).run()
+    print(checkpoints.summary(), flush=True)
     return trainer, log
-
-
-def _steps(run, config, trainer, batches, prefetcher, checkpoints, log, streams, restored):
-    tokens_per_byte = (len(streams["train"]) - 1) / max(streams["train"].num_bytes, 1)
-    first = since = restored["step"]
-    losses, tick = restored.get("losses", []), time.perf_counter()  # the losses that no line has told yet
-    log_every = max(1, min(50, config.steps // 20))
-    with Progress("step", config.steps, first) as progress, Interruption() as interruption:
-        for step, batch, _ in prefetcher:
-            with quiet() if step == first else contextlib.nullcontext():  # the first call compiles, and chatters
-                value, _ = trainer.step(batch, batches.starts_epoch(step))
-            losses.append(float(value))
-            done = step + 1
-            if done % log_every == 0 or done == config.steps:
-                loss, now = float(np.mean(losses)), time.perf_counter()
-                speed = (done - since) * config.batch_size * config.seq_length / (now - tick)
-                scores = dict(loss=loss, bits_per_byte=loss / math.log(2) * tokens_per_byte, tokens_per_second=speed)
-                log.write(done, "train", {**scores, "perplexity": metrics.perplexity(loss)})
-                progress.update(done, **scores)
-                losses, since, tick = [], done, now
-            if done % config.eval_every == 0 and done < config.steps:
-                before = time.perf_counter()
-                scores = _scores(config, trainer, log, streams, done, "validation", VALIDATION_TOKENS_WHILE_TRAINING)
-                progress.say(f"step {done:,}  validation {_shown(scores)}")
-                tick += time.perf_counter() - before
-            if done % config.checkpoint_every == 0 or done == config.steps or interruption.requested:
-                checkpoints.save(done, {"losses": losses})
-            if interruption.requested:
-                progress.say(f"Interrupted after step {done:,}, and saved. Go on with: {command_to_go_on(run)}")
-                raise SystemExit(RESUME_STATUS)
 
 
 def _judge(config, trainer, log, streams, seconds):
     """Scores on the whole validation and test splits."""
     scores = {}
     for split in ("validation", "test"):
-        scores[split] = _scores(config, trainer, log, streams, config.steps, split)
-        print(f"{split}: {_shown(scores[split])}", flush=True)
+        measured = split_scores(config, trainer, streams, split)
+        log.write(config.steps, split, measured)
+        scores[split] = {name: value for name, value in measured.items() if name not in MEASURED}
+        print(f"{split}: {shown(scores[split])}", flush=True)
     print(f"Trained and judged in {duration(seconds)}.", flush=True)
-    return scores
-
-
-def _scores(config, trainer, log, streams, step, split, max_tokens=None):
-    """Scores on a split, or on the front of it; written to the log with the speed."""
-    began = time.perf_counter()
-    scores = trainer.evaluate(
-        streams[split], seq_length=config.seq_length, batch_size=config.batch_size, max_tokens=max_tokens,
-        separate_documents=config.separate_documents,
-    )  # fmt: skip
-    log.write(step, split, {**scores, "tokens_per_second": scores["num_tokens"] / (time.perf_counter() - began)})
     return scores
 
 
@@ -158,11 +112,6 @@ def _deliver(run, config, bundle):
             )
         print(f"Export: {path}, replayed in a fresh process: equal", flush=True)
     print(_next_commands(run, config))
-
-
-def _shown(scores):
-    names = ("loss", "perplexity", "bits_per_byte")
-    return "  ".join(f"{name} {scores[name]:.4f}" for name in names if name in scores)
 
 
 def _next_commands(run, config):

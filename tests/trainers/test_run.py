@@ -10,6 +10,7 @@ import pytest
 from tests import programs, tiny_models
 from trainers import run as run_program
 from trainers.interruption import Interruption
+from trainers.metrics_log import MEASURED, MetricsLog
 from zoo.bundle import Bundle
 from zoo.tokenizers.base import create as create_tokenizer
 
@@ -122,8 +123,9 @@ def test_a_run_goes_on_only_with_its_own_settings_and_a_finished_one_is_judged_a
     log = (workplace / "r" / "metrics.jsonl").read_text()
     before = tree(workplace / "r")
     sentence = refusal(capfd, "run", *TRAIN, "--data_path=text.txt", "--steps=3", "--seed=4", "--model_dir=r")
-    assert sentence.startswith("r holds another run; it differs in ") and "steps (2 then, 3 now)" in sentence
-    assert "seed (0 then, 4 now)" in sentence
+    assert sentence == "r holds another run; it differs in seed (0 then, 4 now). Choose another --model_dir."
+    sentence = refusal(capfd, "run", *TRAIN, "--data_path=text.txt", "--steps=1", "--batch_size=3", "--model_dir=r")
+    assert "it differs in batch_size (2 then, 3 now), steps (2 then, 1 now)." in sentence
     again = (*TRAIN, "--data_path=text.txt", "--steps=2", "--model_dir=r")
     assert refusal(capfd, "run", *again, "--resume=never") == (
         "r holds another run; choose another --model_dir, or --resume=auto."
@@ -141,22 +143,25 @@ def test_a_run_goes_on_only_with_its_own_settings_and_a_finished_one_is_judged_a
     assert "Resuming after step 2." in finished(capfd, "--steps=2", "--model_dir=r").out
 
     def figures(text):
-        return [{k: v for k, v in json.loads(line).items() if k != "tokens_per_second"} for line in text.splitlines()]
+        return [{k: v for k, v in json.loads(line).items() if k not in MEASURED} for line in text.splitlines()]
 
     assert figures((workplace / "r" / "metrics.jsonl").read_text()) == figures(log)
+    assert "Resuming after step 2." in finished(capfd, "--steps=3", "--checkpoint_every=1", "--model_dir=r").out
+    longer = figures((workplace / "r" / "metrics.jsonl").read_text())
+    assert longer[:3] == figures(log)[:3]
+    assert [(line["step"], line["split"]) for line in longer[3:]] == [(3, "train"), (3, "validation"), (3, "test")]
 
 
 def test_damaged_checkpoints(workplace, capfd):
-    finished(capfd, "--steps=4", "--checkpoint_every=2", "--model_dir=r")
+    settings = ("--steps=4", "--checkpoint_every=2", "--eval_every=4", "--model_dir=r")
+    finished(capfd, *settings)
     newest, older = (workplace / "r" / "checkpoints" / f"step_{step:08d}" / "arrays.npz" for step in (4, 2))
     newest.write_bytes(newest.read_bytes()[:100])
-    answer = finished(capfd, "--steps=4", "--checkpoint_every=2", "--model_dir=r")
+    answer = finished(capfd, *settings)
     assert "step_00000004 is damaged" in answer.out and "Resuming after step 2." in answer.out
     for path in (newest, older):
         path.write_bytes(b"")
-    sentence = refusal(
-        capfd, "run", *TRAIN, "--data_path=text.txt", "--steps=4", "--checkpoint_every=2", "--model_dir=r"
-    )
+    sentence = refusal(capfd, "run", *TRAIN, "--data_path=text.txt", *settings)
     assert sentence == "Every checkpoint under r/checkpoints is damaged; start anew in another --model_dir."
 
 
@@ -290,30 +295,20 @@ def test_ctrl_c_in_another_program(monkeypatch, capfd):
     assert (answer.status, answer.err.strip()) == (130, "Interrupted.")
 
 
-def test_the_log_of_a_resumed_run_drops_what_came_after_its_checkpoint(tmp_path):
-    from trainers.metrics_log import MetricsLog
-
-    log = MetricsLog(tmp_path, steps=4)
-    for step, split in (
-        (1, "train"),
-        (2, "train"),
-        (2, "validation"),
-        (3, "train"),
-        (4, "train"),
-        (4, "validation"),
-        (4, "test"),
-    ):
-        log.write(step, split, {"loss": 1.0})
-    with open(tmp_path / "metrics.jsonl", "a") as file:
+def test_the_log_of_a_resumed_run_goes_on_from_what_its_checkpoint_holds(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(tmp_path)
+    assert log.text() == "" and not path.exists()  # a run that ends before its first line leaves no log
+    log.write(1, "train", {"loss": 1.0})
+    held = log.text()
+    assert json.loads(held) == {"step": 1, "split": "train", "loss": 1.0}
+    log.write(2, "validation", {"loss": 1.0})
+    with open(path, "a") as file:
         file.write('{"step": 2, "spl')  # a line that a killed process did not finish
-
-    def kept(resumed_step):
-        MetricsLog(tmp_path, 4, resumed_step)
-        return [
-            (line["step"], line["split"])
-            for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
-        ]
-
-    assert kept(4) == [(1, "train"), (2, "train"), (2, "validation"), (3, "train"), (4, "train")]
-    assert kept(2) == [(1, "train"), (2, "train"), (2, "validation")]
-    assert kept(0) == []
+    assert MetricsLog(tmp_path, held).text() == path.read_text() == held
+    log.write(2, "skipped", {"reason": "said in words"})
+    assert json.loads(path.read_text().splitlines()[1])["reason"] == "said in words"
+    path.unlink()
+    assert MetricsLog(tmp_path, held).text() == held
+    log.rewind("")
+    assert path.read_text() == ""

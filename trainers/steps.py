@@ -1,0 +1,201 @@
+"""The steps of a run: train, log, judge, save; stop when asked to; go back when a step went wrong."""
+
+import contextlib
+import dataclasses
+import math
+import time
+
+import numpy as np
+
+from trainers import loop, recovery
+from trainers.flags import RESUME_STATUS, command_to_go_on, quiet
+from trainers.interruption import Interruption
+from trainers.progress import Progress
+from zoo import metrics
+
+VALIDATION_TOKENS_WHILE_TRAINING = 50_000
+
+
+@dataclasses.dataclass
+class Place:
+    """Where a run stands between two steps, besides its variables: what a checkpoint keeps as `progress.json`.
+
+    Attributes:
+        step: steps done; also the number of the next batch.
+        untold: losses of steps that no line of the log has told yet.
+        recent: the last losses, by which a spike is known.
+        skipped: steps that were left out, their batches having done harm.
+        best_loss: the lowest validation loss so far.
+        evaluation_due: the run was interrupted before it had judged itself at this step.
+    """
+
+    step: int = 0
+    untold: list = dataclasses.field(default_factory=list)
+    recent: list = dataclasses.field(default_factory=list)
+    skipped: list = dataclasses.field(default_factory=list)
+    best_loss: float | None = None
+    evaluation_due: bool = False
+
+    @classmethod
+    def of(cls, progress):
+        """The place that a checkpoint's progress tells."""
+        return cls(**{field.name: progress[field.name] for field in dataclasses.fields(cls) if field.name in progress})
+
+
+class Steps:
+    """Takes a trainer from where a run stands to its last step.
+
+    Args:
+        run: directory of the run.
+        config: a `TrainConfig`.
+        trainer: a `loop.Trainer`.
+        batches: `batch(step)` and `starts_epoch(step)`.
+        checkpoints: the run's `Checkpoints`.
+        log: its `MetricsLog`.
+        streams: split -> token stream.
+        place: where the run stands.
+    """
+
+    def __init__(self, run, config, trainer, batches, checkpoints, log, streams, place):
+        self.run_directory, self.config, self.trainer, self.batches = run, config, trainer, batches
+        self.checkpoints, self.log, self.streams, self.place = checkpoints, log, streams, place
+        self._log_every = max(1, min(50, config.steps // 20))
+        self._traced = False
+
+    def run(self):
+        """Carries out all steps that are left. Raises SystemExit when interrupted, ValueError when they lead nowhere."""
+        with Progress("step", self.config.steps, self.place.step) as self._progress, Interruption() as self._signals:
+            if not self.checkpoints.exist():
+                self._save()  # what the first steps can go back to
+            if self.place.evaluation_due:
+                self._save(self._evaluate())
+            while not self._stretch():
+                pass
+            self.checkpoints.wait()
+
+    def _stretch(self):
+        """Steps until the last one, or until a bad one. Returns whether the run is at its end."""
+        prefetcher = loop.Prefetcher(self.batches.batch, self.place.step, self.config.steps)
+        self._tick()
+        try:
+            for step, batch, _ in prefetcher:
+                reason = None if step in self.place.skipped else self._step(step, batch)
+                if reason:
+                    self._go_back(step, reason)
+                    return False
+                self.place.step = step + 1
+                self._after_step()
+        finally:
+            prefetcher.close()
+        return True
+
+    def _step(self, step, batch):
+        """Trains on one batch. Returns why the step is bad, or None."""
+        with contextlib.nullcontext() if self._traced else quiet():  # the first call compiles, and chatters
+            value, _ = self.trainer.step(batch, self.batches.starts_epoch(step))
+            loss = float(value)
+        self._traced = True
+        reason = recovery.badness(loss, None, self.place.recent)
+        if reason is None:
+            self.place.untold.append(loss)
+            self.place.recent = recovery.remember(self.place.recent, loss)
+        return reason
+
+    def _after_step(self):
+        done, config = self.place.step, self.config
+        last = done == config.steps
+        if (done % self._log_every == 0 or last) and self.place.untold:
+            self._tell()
+        judged, best = None, self.place.best_loss
+        if done % config.eval_every == 0 and not last:
+            judged = self._evaluate()
+        if done % config.checkpoint_every == 0 or last or self.place.best_loss != best or self._signals.requested:
+            self._save(judged)
+        self._stop_if_asked()
+
+    def _tell(self):
+        """Writes a line of the log over the steps since the last one."""
+        done, config, loss = self.place.step, self.config, float(np.mean(self.place.untold))
+        seconds = time.perf_counter() - self._since_time
+        speed = (done - self._since_step) * config.batch_size * config.seq_length / seconds
+        train = self.streams["train"]
+        tokens_per_byte = (len(train) - 1) / max(train.num_bytes, 1)
+        scores = dict(loss=loss, bits_per_byte=loss / math.log(2) * tokens_per_byte, tokens_per_second=speed)
+        self.log.write(done, "train", {**scores, "perplexity": metrics.perplexity(loss)})
+        self._progress.update(done, **scores)
+        self.checkpoints.poll()
+        self.place.untold = []
+        self._tick()
+
+    def _tick(self):
+        self._since_step, self._since_time = self.place.step, time.perf_counter()
+
+    def _evaluate(self):
+        """Judges the model on the front of the validation split. Returns its loss; a signal cuts this short."""
+        before = time.perf_counter()
+        try:
+            with self._signals.at_once():
+                scores = split_scores(
+                    self.config, self.trainer, self.streams, "validation", VALIDATION_TOKENS_WHILE_TRAINING
+                )
+        except KeyboardInterrupt:
+            self.place.evaluation_due = True
+            self._save()
+            self._stop_if_asked()
+            raise
+        self.place.evaluation_due = False
+        if self.place.best_loss is None or scores["loss"] < self.place.best_loss:
+            self.place.best_loss = scores["loss"]
+        self.log.write(self.place.step, "validation", scores)
+        self._progress.say(f"step {self.place.step:,}  validation {shown(scores)}")
+        self._since_time += time.perf_counter() - before
+        return scores["loss"]
+
+    def _save(self, validation_loss=None):
+        progress = dataclasses.asdict(self.place)
+        self.checkpoints.save(self.place.step, {**progress, "validation_loss": validation_loss}, self.log.text())
+
+    def _stop_if_asked(self):
+        if self._signals.requested:
+            self.checkpoints.wait()
+            self._progress.say(
+                f"Interrupted after step {self.place.step:,}, and saved. "
+                f"Go on with: {command_to_go_on(self.run_directory)}"
+            )
+            raise SystemExit(RESUME_STATUS)
+
+    def _go_back(self, step, reason):
+        """Restores the last good checkpoint and notes that `step` is to be left out."""
+        skipped = recovery.widened(self.place.skipped, step)
+        if recovery.hopeless(skipped, step):
+            near = ", ".join(str(number + 1) for number in skipped if number > step - recovery.SKIPPED_WITHIN)
+            raise ValueError(
+                f"Step {step + 1} (batch {step}) cannot be trained on: {reason}. Leaving out steps {near} and going back "
+                "before them did not help; give a lower --learning_rate, a --clip_norm or more --warmup_steps, in a new run."
+            )
+        earliest = min(set(skipped) - set(self.place.skipped))
+        progress = self.checkpoints.restore(self._progress.say, before=earliest)
+        self.log.rewind(progress["metrics"])
+        self.place = Place.of(progress)
+        self.place.skipped = skipped
+        self.log.write(step + 1, "skipped", {"batch": step, "reason": reason, "restored_step": self.place.step})
+        self._progress.say(
+            f"Step {step + 1:,}: {reason}. Gone back to the checkpoint of step {self.place.step:,}; "
+            f"left out from now on: {', '.join(str(number + 1) for number in skipped)}."
+        )
+
+
+def split_scores(config, trainer, streams, split, max_tokens=None):
+    """Scores on a split, or on the front of it, with the speed."""
+    began = time.perf_counter()
+    scores = trainer.evaluate(
+        streams[split], seq_length=config.seq_length, batch_size=config.batch_size, max_tokens=max_tokens,
+        separate_documents=config.separate_documents,
+    )  # fmt: skip
+    return {**scores, "tokens_per_second": scores["num_tokens"] / (time.perf_counter() - began)}
+
+
+def shown(scores):
+    """The scores that a person wants to see, in one line."""
+    names = ("loss", "perplexity", "bits_per_byte")
+    return "  ".join(f"{name} {scores[name]:.4f}" for name in names if name in scores)
