@@ -58,11 +58,12 @@ class Checkpoints:
             progress: JSON values; `validation_loss`, if it is there, decides which checkpoint is the best.
             metrics: the text of `metrics.jsonl` so far.
         """
-        if not self.writes:
-            return
         began = time.perf_counter()
         self.wait()
+        # Workers that do not write read all the same: what is spread over them takes all of them to be gathered.
         arrays = {name: np.asarray(variable).copy() for name, variable in self.variables.items()}
+        if not self.writes:
+            return
         self._writing = self._writer.submit(self._write, step, arrays, {**progress, "step": step}, metrics)
         self.stall_seconds.append(time.perf_counter() - began)
 
