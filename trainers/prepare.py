@@ -16,6 +16,8 @@ import re
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 from zoo.data import TokenShards, appearing, exclusive, write_shards
 from zoo.registry import TOKENIZERS
 
@@ -108,9 +110,9 @@ def _encoded(texts, tokenizer, meta, where):
     empty = True
     for chunk in _chunks(texts):
         meta["num_bytes"] += sum(len(text.encode()) for text in chunk)
-        if tokenizer.unk_id is not None:
-            meta["lost_bytes"] += sum(map(tokenizer.lost_bytes, chunk))
-        for ids in tokenizer.encode_batch(chunk):
+        for text, ids in zip(chunk, tokenizer.encode_batch(chunk), strict=True):
+            if tokenizer.unk_id is not None and np.any(ids == tokenizer.unk_id):
+                meta["lost_bytes"] += tokenizer.lost_bytes(text)
             if len(ids):
                 empty = False
                 yield ids

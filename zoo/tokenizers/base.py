@@ -10,6 +10,7 @@ subparts"), as in Python's `errors="replace"`.
 """
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,10 @@ import tensorflow as tf
 
 from zoo.config import nearest
 from zoo.registry import TOKENIZERS
+
+# The Rust side tracks every character of a text; pieces keep that small and share the work among cores.
+PIECE_CHARACTERS = 1 << 14
+CUT = re.compile(r"(?<=\S)[ \n]")
 
 
 class Tokenizer(tf.Module):
@@ -29,11 +34,13 @@ class Tokenizer(tf.Module):
         eos_id: the one id that stands before the first and after every document: beginning- and end-of-text alike.
         pad_id: fills rows to equal length under a mask; it is `eos_id` unless the vocabulary has one of its own.
         unk_id: stands for what the vocabulary does not have, or None when every string can be spelt.
+        cls_id, sep_id, mask_id: begins what an encoder reads, ends each part of it, hides a token; None where the
+            vocabulary has none.
     """
 
     vocab_size: int
     eos_id: int
-    unk_id = None
+    unk_id = cls_id = sep_id = mask_id = None
     # True when each line of a text is a document of its own (the word tokenizer, as KenLM reads text).
     line_documents = False
 
@@ -135,6 +142,37 @@ def to_text(text):
     return text
 
 
+def cut_at_spaces(text):
+    """Yields pieces of about `PIECE_CHARACTERS`, cut where words are cut anyway: between a word and white space."""
+    start = 0
+    while start < len(text):
+        match = CUT.search(text, start + PIECE_CHARACTERS)
+        end = match.start() if match else len(text)
+        yield text[start:end]
+        start = end
+
+
+def read_text(path):
+    """The text of a vocabulary's file. Raises ValueError when there is none or it is no UTF-8."""
+    try:
+        return Path(path).read_text(encoding="utf8")
+    except FileNotFoundError as error:
+        raise ValueError(f"There is no file {path}.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}).") from error
+
+
+def read_json(path):
+    """The object in a JSON file. Raises ValueError when there is none."""
+    try:
+        value = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no JSON ({error}); copy it again from where it was made.") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object, not a {type(value).__name__}.")
+    return value
+
+
 def valid_utf8(texts):
     """string (B,) -> string (B,) with U+FFFD for each maximal invalid part: `to_text`, in graph."""
     return tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace", replacement_char=0xFFFD)
@@ -168,8 +206,8 @@ def create(spec, texts=(), vocab_size=None):
 
     Args:
         spec: a registered name, which is trained on `texts`; or a path: a directory written by `Tokenizer.save`, a
-            Hugging Face `tokenizer.json` or a directory that has one, or a directory with GPT-2's `encoder.json` and
-            `vocab.bpe`.
+            Hugging Face `tokenizer.json` or a directory that has one, a BERT's `vocab.txt` or a directory that has one,
+            or a directory with GPT-2's `encoder.json` and `vocab.bpe`.
         texts: iterable of strings, read only for a name.
         vocab_size: for a name; None means the algorithm's own default.
 
@@ -181,15 +219,27 @@ def create(spec, texts=(), vocab_size=None):
         return TOKENIZERS.get(str(spec)).train(several(texts), vocab_size)
     if (path / "zoo_tokenizer.json").is_file():
         return load(path)
-    if path.is_file() or (path / "tokenizer.json").is_file():
-        return TOKENIZERS.get("bpe").from_huggingface(path if path.is_file() else path / "tokenizer.json")
-    if (path / "encoder.json").is_file() and (path / "vocab.bpe").is_file():
-        return TOKENIZERS.get("bpe").from_gpt2(path / "encoder.json", path / "vocab.bpe")
-    if path.is_dir():
-        files = "zoo_tokenizer.json, tokenizer.json, nor encoder.json with vocab.bpe"
-        raise ValueError(f"{path} holds no tokenizer: it has neither {files}.")
+    if path.is_file() or path.is_dir():
+        return _from_files(path)
     hint = nearest(spec, TOKENIZERS.names())
     raise ValueError(f"No tokenizer is called {str(spec)!r} and no such path exists; {hint}")
+
+
+def _from_files(path):
+    """The tokenizer in other people's files. Raises ValueError when there is none."""
+    json_path = path if path.is_file() else path / "tokenizer.json"
+    if json_path.name == "vocab.txt":
+        return TOKENIZERS.get("wordpiece").from_pretrained(path.parent)
+    if json_path.is_file():
+        model = read_json(json_path).get("model")
+        algorithm = str(model.get("type") if isinstance(model, dict) else None).lower()
+        return TOKENIZERS.get("wordpiece" if algorithm == "wordpiece" else "bpe").from_huggingface(json_path)
+    if (path / "encoder.json").is_file() and (path / "vocab.bpe").is_file():
+        return TOKENIZERS.get("bpe").from_gpt2(path / "encoder.json", path / "vocab.bpe")
+    if (path / "vocab.txt").is_file():
+        return TOKENIZERS.get("wordpiece").from_pretrained(path)
+    files = "zoo_tokenizer.json, tokenizer.json, vocab.txt, nor encoder.json with vocab.bpe"
+    raise ValueError(f"{path} holds no tokenizer: it has neither {files}.")
 
 
 def load(directory):

@@ -6,21 +6,16 @@ learnt first becomes one symbol, again and again. The native side is the Rust li
 """
 
 import json
-import re
-from pathlib import Path
 
 import numpy as np
 import tokenizers
 
 from zoo.registry import TOKENIZERS
-from zoo.tokenizers.base import Tokenizer, several, to_text
+from zoo.tokenizers.base import Tokenizer, cut_at_spaces, read_json, read_text, several, to_text
 from zoo.tokenizers.bpe_graph import BPEGraph
 
 END_OF_TEXT = "<|endoftext|>"
 DEFAULT_VOCAB_SIZE = 4096
-# The Rust side tracks every character of a text; pieces keep that small and share the work among cores.
-PIECE_CHARACTERS = 1 << 14
-CUT = re.compile(r"(?<=\S)[ \n]")
 
 
 def _byte_symbols():
@@ -86,7 +81,7 @@ class BPETokenizer(Tokenizer):
         def pieces():
             nonlocal seen
             for text in texts:
-                for piece in _cut(to_text(text)):
+                for piece in cut_at_spaces(to_text(text)):
                     seen = True
                     yield piece
 
@@ -99,8 +94,8 @@ class BPETokenizer(Tokenizer):
     @classmethod
     def from_gpt2(cls, encoder_json, vocab_bpe):
         """From the two files that came with GPT-2: token -> id, and one merge a line in order."""
-        vocabulary = _read_json(encoder_json)
-        lines = _read(vocab_bpe).split("\n")
+        vocabulary = read_json(encoder_json)
+        lines = read_text(vocab_bpe).split("\n")
         lines = [line for line in lines[1 if lines[0].startswith("#version") else 0 :] if line]
         return cls(vocabulary, [_pair(line, vocab_bpe) for line in lines])
 
@@ -114,7 +109,7 @@ class BPETokenizer(Tokenizer):
                 special ids are the caller's to add.
             eos_token: the special token that separates documents; by default `<|endoftext|>`, `</s>`, or the only one.
         """
-        config = _read_json(tokenizer_json)
+        config = read_json(tokenizer_json)
         try:
             model = config["model"]
             _check_supported(config, model, tokenizer_json)
@@ -134,7 +129,7 @@ class BPETokenizer(Tokenizer):
         pieces, counts = [], []
         for text in several(texts):
             before = len(pieces)
-            pieces.extend(_cut(to_text(text)))
+            pieces.extend(cut_at_spaces(to_text(text)))
             counts.append(len(pieces) - before)
         # A special token's string in the text is ordinary text: the Rust side is not told of special tokens.
         encodings = iter(self._native.encode_batch_fast(pieces, add_special_tokens=False))
@@ -165,35 +160,6 @@ class BPETokenizer(Tokenizer):
 
 def _words():
     return tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-
-
-def _cut(text):
-    """Yields pieces of about `PIECE_CHARACTERS`, cut where words are cut anyway: between a word and white space."""
-    start = 0
-    while start < len(text):
-        match = CUT.search(text, start + PIECE_CHARACTERS)
-        end = match.start() if match else len(text)
-        yield text[start:end]
-        start = end
-
-
-def _read(path):
-    try:
-        return Path(path).read_text(encoding="utf8")
-    except FileNotFoundError as error:
-        raise ValueError(f"There is no file {path}.") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}).") from error
-
-
-def _read_json(path):
-    try:
-        value = json.loads(_read(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON ({error}); copy it again from where it was made.") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold a JSON object, not a {type(value).__name__}.")
-    return value
 
 
 def _pair(merge, path):

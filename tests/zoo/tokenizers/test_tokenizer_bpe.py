@@ -7,7 +7,7 @@ import tokenizers
 from hypothesis import given, settings
 
 from tests.zoo.tokenizers.unicode_texts import CORPUS, texts
-from zoo.tokenizers import bpe
+from zoo.tokenizers import base
 from zoo.tokenizers.base import create, load
 from zoo.tokenizers.bpe import BYTE_SYMBOLS, END_OF_TEXT, BPETokenizer
 
@@ -92,7 +92,7 @@ def test_cutting_a_text_into_pieces_changes_nothing(text):
     expected = direct.encode(text, add_special_tokens=False).ids
     with pytest.MonkeyPatch.context() as patch:
         for size in (1, 3):
-            patch.setattr(bpe, "PIECE_CHARACTERS", size)
+            patch.setattr(base, "PIECE_CHARACTERS", size)
             assert made.encode(text) == expected
 
 

@@ -1,0 +1,278 @@
+"""WordPiece (Schuster and Nakajima 2012) with BERT's normalisation (Devlin et al. 2019, arXiv:1810.04805).
+
+A text is cleaned, stripped of accents and lower-cased as asked; words are what stands between white space, with every
+punctuation mark and Chinese character a word of its own; each word is spelt by the longest piece of the vocabulary that
+begins it, then by the longest that goes on, and so forth. A word that cannot be spelt so becomes `unk_id` as a whole.
+The native side is the Rust library `tokenizers`; the graph side is `zoo/tokenizers/wordpiece_graph.py`.
+"""
+
+import collections
+import json
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+
+from zoo.registry import TOKENIZERS
+from zoo.tokenizers.base import Tokenizer, cut_at_spaces, read_json, read_text, several, to_text
+from zoo.tokenizers.wordpiece_graph import WordPieceGraph
+
+DEFAULT_VOCAB_SIZE = 8_192
+# What each special token is for, and what BERT calls it.
+ROLES = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+NEEDED = ("unk", "cls", "sep")
+PREFIX = "##"
+MAX_WORD_LENGTH = 100
+UNCASED = {"clean_text": True, "handle_chinese_chars": True, "strip_accents": True, "lowercase": True}
+# While pieces are learnt, a character inside a word is written as one of these: no real text has them.
+INNER = 0xF0000
+
+
+@TOKENIZERS.register("wordpiece")
+class WordPieceTokenizer(Tokenizer):
+    """WordPiece over BERT's words. `eos_id` is [SEP]; `cls_id`, `sep_id`, `mask_id`, `pad_id` stand for no text.
+
+    Args:
+        vocabulary: dict, token -> id, each of 0..vocab_size-1 once. A token that goes on with a word begins with "##".
+        normalization: `clean_text`, `handle_chinese_chars`, `strip_accents`, `lowercase`, all bool: BERT's, and by
+            default those of its uncased models.
+        special_tokens: role (`pad`, `unk`, `cls`, `sep`, `mask`) -> token, where they differ from BERT's `ROLES`.
+
+    Raises:
+        ValueError: an id is missing or there twice, or the vocabulary has no [UNK], [CLS] or [SEP].
+    """
+
+    def __init__(self, vocabulary, normalization=None, special_tokens=None):
+        super().__init__()
+        self._normalization = {**UNCASED, **(normalization or {})}
+        self.special_tokens = {**ROLES, **(special_tokens or {})}
+        _check(vocabulary, self._normalization, self.special_tokens)
+        self.vocab_size = len(vocabulary)
+        ids = {role: vocabulary.get(token) for role, token in self.special_tokens.items()}
+        self.unk_id, self.cls_id, self.sep_id, self.mask_id = (ids[role] for role in ("unk", "cls", "sep", "mask"))
+        self.eos_id, self._pad_id = self.sep_id, self.sep_id if ids["pad"] is None else ids["pad"]
+        unspoken = {self.special_tokens[role] for role in ids if role != "unk"}
+        spoken = {token: i for token, i in vocabulary.items() if token not in unspoken}
+        self._native = _native(self._normalization, spoken, self.special_tokens["unk"])
+        self._vocabulary = tuple(sorted(vocabulary, key=vocabulary.get))
+        self._written = np.full(self.vocab_size, b"", object)
+        first, other = {}, {}
+        for token, i in spoken.items():
+            inner = token.startswith(PREFIX)
+            self._written[i] = (token.removeprefix(PREFIX) if inner else " " + token).encode("utf8")
+            first[token.encode("utf8")] = i
+            if inner and token != PREFIX:
+                other[token.removeprefix(PREFIX).encode("utf8")] = i
+        self._graph = WordPieceGraph(
+            self._normalization, first, other,
+            unk_id=self.unk_id, max_word_length=MAX_WORD_LENGTH, written=self._written,
+        )  # fmt: skip
+
+    @property
+    def pad_id(self):
+        return self._pad_id
+
+    @classmethod
+    def train(cls, texts, vocab_size=None, normalization=None):
+        """Learns pieces until there are `vocab_size` ids (8,192 by default), or no pair of pieces is there twice."""
+        vocab_size = DEFAULT_VOCAB_SIZE if vocab_size is None else vocab_size
+        if vocab_size <= len(ROLES):
+            needs = f"at least {len(ROLES) + 1} ids ({len(ROLES)} of them special)"
+            raise ValueError(f"A WordPiece vocabulary has {needs}, got vocab_size {vocab_size}.")
+        normalization = {**UNCASED, **(normalization or {})}
+        counts = _word_counts(texts, normalization)
+        if not counts:
+            raise ValueError("There is no text to learn pieces from.")
+        pieces = _learnt(counts, vocab_size - len(ROLES))
+        return cls({token: i for i, token in enumerate([*ROLES.values(), *pieces])}, normalization)
+
+    @classmethod
+    def from_vocabulary(cls, vocab_txt, normalization=None, special_tokens=None):
+        """From a `vocab.txt`, a token a line. The file does not tell how text is normalised; an uncased one is assumed.
+
+        Raises ValueError when a token is there twice or there is no such file.
+        """
+        tokens = read_text(vocab_txt).removesuffix("\n").split("\n")
+        vocabulary = {}
+        for i, token in enumerate(tokens):
+            if token in vocabulary:
+                lines = f"on line {vocabulary[token] + 1} and on line {i + 1}"
+                raise ValueError(f"{vocab_txt} has the token {token!r} twice, {lines}; each must be there once.")
+            vocabulary[token] = i
+        return cls(vocabulary, normalization, special_tokens)
+
+    @classmethod
+    def from_pretrained(cls, directory):
+        """From a directory with a `vocab.txt` and perhaps, beside it, Hugging Face's `tokenizer_config.json`."""
+        directory = Path(directory)
+        path = directory / "tokenizer_config.json"
+        config = read_json(path) if path.is_file() else {}
+        lowercase, accents = config.get("do_lower_case", True), config.get("strip_accents")
+        normalization = {
+            "lowercase": lowercase,
+            "strip_accents": lowercase if accents is None else accents,
+            "handle_chinese_chars": config.get("tokenize_chinese_chars", True),
+        }
+        named = {role: config[f"{role}_token"] for role in ROLES if f"{role}_token" in config}
+        # Older files write a token as a dict of its properties.
+        named = {role: token["content"] if isinstance(token, dict) else token for role, token in named.items()}
+        return cls.from_vocabulary(directory / "vocab.txt", normalization, named)
+
+    @classmethod
+    def from_huggingface(cls, tokenizer_json, special_tokens=None):
+        """From a `tokenizer.json` of the `tokenizers` library.
+
+        Args:
+            tokenizer_json: path. The model must be WordPiece, the normalizer and the pre-tokenizer BERT's. Its
+                post-processor is not used: special ids are the caller's to add.
+            special_tokens: as in the constructor.
+        """
+        config = read_json(tokenizer_json)
+        try:
+            model = config["model"]
+            _check_supported(config, model, tokenizer_json)
+            vocabulary = dict(model["vocab"])
+            added = {token["content"]: token["id"] for token in config.get("added_tokens") or []}
+            normalization = {name: config["normalizer"][name] for name in UNCASED}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{tokenizer_json} is no tokenizer.json of Hugging Face ({error!r}).") from error
+        if normalization["strip_accents"] is None:  # then it goes with the case
+            normalization["strip_accents"] = normalization["lowercase"]
+        special_tokens = {"unk": model.get("unk_token", ROLES["unk"]), **(special_tokens or {})}
+        return cls({**vocabulary, **added}, normalization, special_tokens)
+
+    @property
+    def vocabulary(self):
+        """Every token as vocabulary files write it, in the order of ids."""
+        return self._vocabulary
+
+    def encode_batch(self, texts):
+        pieces, counts = [], []
+        for text in several(texts):
+            before = len(pieces)
+            pieces.extend(cut_at_spaces(to_text(text)))
+            counts.append(len(pieces) - before)
+        # A special token's string in the text is ordinary text: the Rust side is not told of special tokens.
+        encodings = iter(self._native.encode_batch_fast(pieces, add_special_tokens=False))
+        empty = np.zeros(0, np.int32)
+        return [np.concatenate([empty, *(np.array(next(encodings).ids, np.int32) for _ in range(n))]) for n in counts]
+
+    def decode(self, ids):
+        """As the contract says: words joined by a space, pieces by nothing; `unk_id` becomes its own token."""
+        return b"".join(self._written[self.checked_ids(ids)]).removeprefix(b" ").decode("utf8")
+
+    def lost_bytes(self, text):
+        lost = 0
+        for piece in cut_at_spaces(to_text(text)):
+            encoding = self._native.encode(piece, add_special_tokens=False)
+            for i, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+                lost += len(piece[start:end].encode("utf8")) if i == self.unk_id else 0
+        return lost
+
+    def tokenize(self, texts):
+        return self._graph.tokenize(texts)
+
+    def detokenize(self, token_ids):
+        return self._graph.detokenize(token_ids)
+
+    def save_assets(self, directory):
+        """Writes `tokenizer.json`, which Hugging Face's libraries read too."""
+        vocabulary = {token: i for i, token in enumerate(self._vocabulary)}
+        native = _native(self._normalization, vocabulary, self.special_tokens["unk"])
+        native.decoder = tokenizers.decoders.WordPiece(prefix=PREFIX)
+        native.add_special_tokens([token for token in self.special_tokens.values() if token in vocabulary])
+        cls, sep = self.special_tokens["cls"], self.special_tokens["sep"]
+        native.post_processor = tokenizers.processors.TemplateProcessing(
+            single=f"{cls}:0 $A:0 {sep}:0",
+            pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
+            special_tokens=[(cls, self.cls_id), (sep, self.sep_id)],
+        )
+        (directory / "tokenizer.json").write_text(native.to_str(pretty=True), encoding="utf8")
+        return {"special_tokens": self.special_tokens}
+
+    @classmethod
+    def from_directory(cls, directory, config):
+        return cls.from_huggingface(directory / "tokenizer.json", config["special_tokens"])
+
+
+def _native(normalization, vocabulary, unk_token):
+    model = tokenizers.models.WordPiece(
+        vocabulary, unk_token=unk_token, max_input_chars_per_word=MAX_WORD_LENGTH, continuing_subword_prefix=PREFIX
+    )
+    native = tokenizers.Tokenizer(model)
+    native.normalizer = tokenizers.normalizers.BertNormalizer(**normalization)
+    native.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    return native
+
+
+def _word_counts(texts, normalization):
+    """Counter of the words of all texts, normalised."""
+    normalizer = tokenizers.normalizers.BertNormalizer(**normalization)
+    words = tokenizers.pre_tokenizers.BertPreTokenizer()
+    counts = collections.Counter()
+    for text in texts:
+        for piece in cut_at_spaces(to_text(text)):
+            counts.update(word for word, _ in words.pre_tokenize_str(normalizer.normalize_str(piece)))
+    return counts
+
+
+def _learnt(counts, size):
+    """At most `size` pieces: the most frequent characters, at the front and inside of words, and what they merge into.
+
+    The merges are BPE's (Sennrich et al. 2016), as in every WordPiece trainer there is. `tokenizers` has one of its own,
+    but numbers characters inside words by the order of a hash table, so no two runs of it give the same vocabulary. Here
+    they are characters of their own, and BPE's trainer numbers those by their code points.
+    """
+    counts = {word: count for word, count in counts.items() if len(word) <= MAX_WORD_LENGTH}
+    inner = sorted({character for word in counts for character in word[1:]})
+    inner_of = dict(zip(inner, map(chr, range(INNER, INNER + len(inner))), strict=True))
+    characters = collections.Counter()
+    spelt = {}
+    for word, count in counts.items():
+        spelt[word] = word[0] + "".join(map(inner_of.__getitem__, word[1:]))
+        for character in spelt[word]:
+            characters[character] += count
+    kept = set(sorted(characters, key=lambda character: (-characters[character], character))[:size])
+    native = tokenizers.Tokenizer(tokenizers.models.BPE())
+    native.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=size, min_frequency=2, show_progress=False)
+    known = (([word] * counts[plain] for plain, word in spelt.items() if kept.issuperset(word)))
+    native.train_from_iterator((" ".join(words) for words in known), trainer)
+    learnt = sorted(native.get_vocab().items(), key=lambda item: item[1])
+    lost = sorted(kept.difference(token for token, _ in learnt))  # characters of words that hold rarer ones
+    plain_of = {there: here for here, there in inner_of.items()}
+    plain = str.maketrans(plain_of)
+    tokens = [*lost, *(token for token, _ in learnt)][:size]
+    return [(PREFIX if token[0] in plain_of else "") + token.translate(plain) for token in tokens]
+
+
+def _check_supported(config, model, path):
+    """Raises ValueError for what a tokenizer.json may ask and this class does not do."""
+    normalizer, words = config.get("normalizer") or {}, config.get("pre_tokenizer") or {}
+    longest, prefix = model.get("max_input_chars_per_word", MAX_WORD_LENGTH), model.get("continuing_subword_prefix")
+    for true, sentence in [
+        (model.get("type", "WordPiece") == "WordPiece", f"a {model.get('type')} model; only WordPiece is read here"),
+        (normalizer.get("type") == "BertNormalizer", f"the normalizer {normalizer.get('type')}; only BERT's is read"),
+        (words.get("type") == "BertPreTokenizer", f"the pre-tokenizer {words.get('type')}; only BERT's is read"),
+        (longest == MAX_WORD_LENGTH, f"max_input_chars_per_word={longest}; only {MAX_WORD_LENGTH} is supported"),
+        (prefix in (None, PREFIX), f"continuing_subword_prefix={prefix!r}; only {PREFIX!r} is supported"),
+    ]:
+        if not true:
+            raise ValueError(f"{path} has {sentence}.")
+
+
+def _check(vocabulary, normalization, special_tokens):
+    """Raises ValueError unless ids are 0..n-1, each once, and the tokens that BERT cannot do without are there."""
+    for name in normalization:
+        if name not in UNCASED:
+            raise ValueError(f"BERT's normalisation has no option {name!r}; it has {', '.join(UNCASED)}.")
+    for role in special_tokens:
+        if role not in ROLES:
+            raise ValueError(f"There is no special token for {role!r}; there are {', '.join(ROLES)}.")
+    missing = set(range(len(vocabulary))) - set(vocabulary.values())
+    if missing:
+        ids = f"0..{len(vocabulary) - 1}, each once"
+        raise ValueError(f"The vocabulary's ids must be {ids}; id {min(missing)} is missing.")
+    for role in NEEDED:
+        if special_tokens[role] not in vocabulary:
+            raise ValueError(f"The vocabulary has no {special_tokens[role]}, which a WordPiece vocabulary must have.")
