@@ -1,27 +1,34 @@
-"""Byte-level BPE with GPT-2's vocabulary over real text: speed of both sides, and whether they agree.
+"""A tokenizer over real text: speed of both sides, and whether they agree with each other and with the reference.
 
-    python -m benchmarks.tokenizers --data_path='GLOB' --encoder=encoder.json --vocab=vocab.bpe
+    python -m benchmarks.tokenizers --data_path='GLOB' --tokenizer=FILES_OF_GPT2
+    python -m benchmarks.tokenizers --data_path='GLOB' --tokenizer=wordpiece --train_on=corpus.txt
+
+`--tokenizer` is what trainers.run takes: a directory with GPT-2's encoder.json and vocab.bpe, with a tokenizer.json, a
+SentencePiece model, ...; or bpe, wordpiece or unigram, trained on the lines of `--train_on`. The reference is the Rust
+library `tokenizers`, or for unigram `sentencepiece`, called on whole documents.
 
 Every line (with its end) is a document, and so is every megabyte of lines. For each file: megabytes, the speed of the
-native side and of the graph side on megabytes, and the number of documents for which the native ids are not those of
-the Rust library called on the whole document with its own pre-tokenizer, or not those of the graph. Any such document
-makes the exit status 1.
+native side, of the reference and of the graph side on megabytes, and the number of documents for which the native ids
+are not those of the reference, or not those of the graph. Any such document makes the exit status 1.
 """
 
 import argparse
+import functools
 import glob
 import json
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import sentencepiece
 import tensorflow as tf
 import tokenizers
 
-from zoo.tokenizers.bpe import BPETokenizer
+from zoo.tokenizers.base import create
 
 MEGABYTE = 1_000_000
 PROMPT = "The capital of France is"
@@ -30,18 +37,20 @@ PROMPT = "The capital of France is"
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_path", required=True, help="glob of UTF-8 text files; ** goes into folders")
-    parser.add_argument("--encoder", required=True, help="GPT-2's encoder.json")
-    parser.add_argument("--vocab", required=True, help="GPT-2's vocab.bpe")
+    parser.add_argument("--tokenizer", required=True, help="bpe, wordpiece, unigram, or a path")
+    parser.add_argument("--train_on", help="UTF-8 text file, for a tokenizer that is trained")
+    parser.add_argument("--vocab_size", type=int, help="for a tokenizer that is trained")
     args = parser.parse_args(argv)
     paths = sorted(path for path in map(Path, glob.glob(args.data_path, recursive=True)) if path.is_file())
     if not paths:
         parser.error(f"no file matches --data_path={args.data_path}")
 
-    ours = BPETokenizer.from_gpt2(args.encoder, args.vocab)
-    direct = _direct(args.encoder, args.vocab)
+    texts = Path(args.train_on).read_text(encoding="utf8").splitlines(keepends=True) if args.train_on else ()
+    ours = create(args.tokenizer, texts, args.vocab_size)
+    direct = _direct(ours, args.tokenizer)
     graph = tf.function(ours.tokenize, input_signature=[tf.TensorSpec([None], tf.string)])
     graph(tf.constant([PROMPT]))
-    columns = f"{'MB':>6} {'native MB/s':>12} {'graph MB/s':>11} {'documents':>10} {'!= direct':>10} {'!= graph':>9}"
+    columns = f"{'MB':>6} {'native MB/s':>12} {'direct MB/s':>12} {'graph MB/s':>11} {'documents':>10} {'!= direct':>10} {'!= graph':>9}"
     print(f"{'file':40} {columns}")
     wrong = 0
     for path in paths:
@@ -50,36 +59,57 @@ def main(argv=None):
     return 1 if wrong else 0
 
 
-def _direct(encoder, vocab):
-    """The Rust library on its own, built from the same two files."""
-    vocabulary = json.loads(Path(encoder).read_text(encoding="utf8"))
-    merges = [tuple(line.split()) for line in Path(vocab).read_text(encoding="utf8").splitlines()[1:] if line]
-    native = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, merges))
-    native.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    return native
+def _direct(ours, spec):
+    """A function from texts to lists of ids that calls the reference alone, on the files given or on those of `ours`."""
+    path = Path(spec)
+    if (path / "encoder.json").is_file():
+        vocabulary = json.loads((path / "encoder.json").read_text(encoding="utf8"))
+        merges = (path / "vocab.bpe").read_text(encoding="utf8").splitlines()[1:]
+        native = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, [tuple(m.split()) for m in merges if m]))
+        native.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        return functools.partial(_by_rust, native)
+    with tempfile.TemporaryDirectory() as saved:
+        if not path.exists():
+            ours.save(saved)
+            path = Path(saved)
+        if found := [path] if path.suffix == ".model" else sorted(path.glob("*.model")):
+            native = sentencepiece.SentencePieceProcessor(model_file=str(found[0]))
+            return functools.partial(native.encode, out_type=int)
+        config = json.loads((path if path.is_file() else path / "tokenizer.json").read_text(encoding="utf8"))
+    config.update(added_tokens=[], truncation=None, padding=None)  # text that looks like a special token is text
+    return functools.partial(_by_rust, tokenizers.Tokenizer.from_str(json.dumps({**config, "post_processor": None})))
+
+
+def _by_rust(native, texts):
+    return [encoding.ids for encoding in native.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def _report(path, ours, direct, graph):
     """Prints one file's row; returns the number of documents on which the sides disagree."""
-    size, documents, native_seconds, graph_seconds, not_direct, not_graph = path.stat().st_size, 0, 0.0, 0.0, 0, 0
+    size, documents, not_direct, not_graph = path.stat().st_size, 0, 0, 0
+    native_seconds = direct_seconds = graph_seconds = 0.0
     for lines in _megabytes(path):
         whole = ["".join(lines)]
         start = time.perf_counter()
         ours.encode_batch(whole)
         native_seconds += time.perf_counter() - start
         start = time.perf_counter()
+        direct(whole)
+        direct_seconds += time.perf_counter() - start
+        start = time.perf_counter()
         graph(tf.constant(whole))
         graph_seconds += time.perf_counter() - start
         for texts in (lines, whole):
             native = [ids.tolist() for ids in ours.encode_batch(texts)]
-            by_rust = [encoding.ids for encoding in direct.encode_batch_fast(texts, add_special_tokens=False)]
+            reference = direct(texts)
             in_graph = graph(tf.constant(texts)).to_list()
             documents += len(texts)
-            not_direct += sum(a != b for a, b in zip(native, by_rust, strict=True))
+            not_direct += sum(a != b for a, b in zip(native, reference, strict=True))
             not_graph += sum(a != b for a, b in zip(native, in_graph, strict=True))
-    speeds = f"{size / MEGABYTE / native_seconds:12.2f} {size / MEGABYTE / graph_seconds:11.2f}"
+    megabytes = size / MEGABYTE
+    speeds = f"{megabytes / native_seconds:12.2f} {megabytes / direct_seconds:12.2f} {megabytes / graph_seconds:11.2f}"
     name = "/".join(path.parts[-2:])
-    print(f"{name:40} {size / MEGABYTE:6.2f} {speeds} {documents:10,} {not_direct:10} {not_graph:9}", flush=True)
+    print(f"{name:40} {megabytes:6.2f} {speeds} {documents:10,} {not_direct:10} {not_graph:9}", flush=True)
     return not_direct + not_graph
 
 

@@ -81,7 +81,7 @@ def define_training():
     flags.DEFINE_string("task", None, "What to train for. [the family's first task]")
     flags.DEFINE_string("dataset", None, "Where the text comes from. [python_docs, or local_text with --data_path]")
     flags.DEFINE_string("data_path", None, "Your text: a file, a glob, or train=...,validation=...,test=....")
-    flags.DEFINE_string("tokenizer", None, "byte, char, word, bpe, or the path of a tokenizer.")
+    flags.DEFINE_string("tokenizer", None, "byte, char, word, bpe, wordpiece, unigram, or a path.")
     flags.DEFINE_integer("vocab_size", None, "Size of the vocabulary to be trained.", lower_bound=1)
     flags.DEFINE_integer("seq_length", None, "Tokens in a training sequence.", lower_bound=1)
     flags.DEFINE_integer("batch_size", None, "Sequences in a step, over all replicas.", lower_bound=1)

@@ -207,7 +207,7 @@ def create(spec, texts=(), vocab_size=None):
     Args:
         spec: a registered name, which is trained on `texts`; or a path: a directory written by `Tokenizer.save`, a
             Hugging Face `tokenizer.json` or a directory that has one, a BERT's `vocab.txt` or a directory that has one,
-            or a directory with GPT-2's `encoder.json` and `vocab.bpe`.
+            SentencePiece's `.model` or a directory that has one, or a directory with GPT-2's `encoder.json` and `vocab.bpe`.
         texts: iterable of strings, read only for a name.
         vocab_size: for a name; None means the algorithm's own default.
 
@@ -228,17 +228,20 @@ def create(spec, texts=(), vocab_size=None):
 def _from_files(path):
     """The tokenizer in other people's files. Raises ValueError when there is none."""
     json_path = path if path.is_file() else path / "tokenizer.json"
+    models = [path] if path.suffix == ".model" else sorted(path.glob("*.model"))
     if json_path.name == "vocab.txt":
         return TOKENIZERS.get("wordpiece").from_pretrained(path.parent)
+    if path.suffix == ".model" or (models and not json_path.is_file()):
+        return TOKENIZERS.get("unigram").from_sentencepiece(models[0])
     if json_path.is_file():
         model = read_json(json_path).get("model")
         algorithm = str(model.get("type") if isinstance(model, dict) else None).lower()
-        return TOKENIZERS.get("wordpiece" if algorithm == "wordpiece" else "bpe").from_huggingface(json_path)
+        return TOKENIZERS.get(algorithm if algorithm in ("wordpiece", "unigram") else "bpe").from_huggingface(json_path)
     if (path / "encoder.json").is_file() and (path / "vocab.bpe").is_file():
         return TOKENIZERS.get("bpe").from_gpt2(path / "encoder.json", path / "vocab.bpe")
     if (path / "vocab.txt").is_file():
         return TOKENIZERS.get("wordpiece").from_pretrained(path)
-    files = "zoo_tokenizer.json, tokenizer.json, vocab.txt, nor encoder.json with vocab.bpe"
+    files = "zoo_tokenizer.json, tokenizer.json, vocab.txt, a .model, nor encoder.json with vocab.bpe"
     raise ValueError(f"{path} holds no tokenizer: it has neither {files}.")
 
 

@@ -1,0 +1,195 @@
+"""Unigram language-model pieces (Kudo 2018, arXiv:1804.10959) in SentencePiece's model files (Kudo and Richardson 2018).
+
+A text is normalised as its model says (NFKC by default), a blank becomes "▁", and of all ways to cut it into pieces of the
+vocabulary the likeliest is taken, each piece having a probability of its own. The native side is the library
+`sentencepiece`; the graph side is tensorflow-text's op, the same program, which a stock TF Serving has linked in.
+"""
+
+import base64
+import io
+
+import numpy as np
+import sentencepiece
+import tensorflow as tf
+from sentencepiece import sentencepiece_model_pb2
+
+from zoo.registry import TOKENIZERS
+from zoo.tokenizers.base import Tokenizer, cut_at_spaces, read_json, several, to_text, valid_utf8
+
+DEFAULT_VOCAB_SIZE = 8_192
+# What each special token is for, and the names it goes by, those of models trained here first.
+ROLES = {
+    "pad": ("<pad>", "[PAD]"),
+    "cls": ("[CLS]", "<s>"),
+    "sep": ("[SEP]", "</s>"),
+    "mask": ("[MASK]", "<mask>"),
+}
+MAX_LINE_BYTES = 1 << 16
+BLANK = "\u2581"  # what a blank is written as in a piece
+Piece = sentencepiece_model_pb2.ModelProto.SentencePiece
+
+
+@TOKENIZERS.register("unigram")
+class UnigramTokenizer(Tokenizer):
+    """A SentencePiece model; `eos_id` is [SEP] or </s>, and `cls_id`, `sep_id`, `mask_id`, `pad_id` stand for no text.
+
+    Args:
+        model: bytes of a SentencePiece model. Its special tokens become control symbols, whatever they were: no text
+            can spell one.
+
+    Raises:
+        ValueError: the bytes are no such model, or it has neither [SEP] nor </s>.
+    """
+
+    def __init__(self, model):
+        super().__init__()
+        proto = sentencepiece_model_pb2.ModelProto()
+        try:
+            proto.ParseFromString(model)
+        except Exception as error:  # protobuf's DecodeError is another class in each of its implementations
+            raise ValueError(f"This is no SentencePiece model ({error}).") from error
+        ids = {piece.piece: i for i, piece in enumerate(proto.pieces)}
+        if len(ids) < len(proto.pieces) or not ids:
+            twice = next((p.piece for i, p in enumerate(proto.pieces) if ids[p.piece] != i), None)
+            raise ValueError(f"The model has the piece {twice!r} twice." if ids else "The model has no pieces.")
+        named = {role: next((ids[name] for name in names if name in ids), None) for role, names in ROLES.items()}
+        if named["sep"] is None:
+            raise ValueError(f"The model has neither of {' and '.join(ROLES['sep'])}; one must end what is read.")
+        for i in named.values():
+            if i is not None:
+                proto.pieces[i].type = Piece.CONTROL
+        self._model = proto.SerializeToString()
+        self._native = sentencepiece.SentencePieceProcessor(model_proto=self._model)
+        self.vocab_size, self.unk_id = len(proto.pieces), self._native.unk_id()
+        self.cls_id, self.sep_id, self.mask_id = (named[role] for role in ("cls", "sep", "mask"))
+        self.eos_id, self._pad_id = self.sep_id, self.sep_id if named["pad"] is None else named["pad"]
+        self._graph = None
+
+    @property
+    def pad_id(self):
+        return self._pad_id
+
+    @property
+    def vocabulary(self):
+        """Every piece as the model writes it, in the order of ids."""
+        return tuple(map(self._native.id_to_piece, range(self.vocab_size)))
+
+    @classmethod
+    def train(cls, texts, vocab_size=None):
+        """Fits pieces to texts; there may be fewer than `vocab_size` (8,192 by default) when there is little text."""
+        vocab_size = DEFAULT_VOCAB_SIZE if vocab_size is None else vocab_size
+        if vocab_size < len(ROLES) + 2:
+            needs = f"at least {len(ROLES) + 2} ids ({len(ROLES)} of them special)"
+            raise ValueError(f"A unigram vocabulary has {needs}, got vocab_size {vocab_size}.")
+        lines = list(_lines(texts))
+        if not lines:
+            raise ValueError("There is no text to learn pieces from.")
+        model = io.BytesIO()
+        # Every character of the text has a piece, unless they are too many; then the most frequent have.
+        num_characters = len(set().union(*lines))
+        coverage = 1.0 if num_characters < vocab_size // 2 else 0.9995
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines), model_writer=model, vocab_size=vocab_size, model_type="unigram",
+            character_coverage=coverage, hard_vocab_limit=False, max_sentence_length=2 * MAX_LINE_BYTES,
+            pad_id=0, unk_id=1, bos_id=-1, eos_id=-1, control_symbols=[ROLES[r][0] for r in ("cls", "sep", "mask")],
+            minloglevel=2,
+        )  # fmt: skip
+        return cls(model.getvalue())
+
+    @classmethod
+    def from_sentencepiece(cls, path):
+        """From a `.model` file. Raises ValueError when there is none or it is something else."""
+        try:
+            with open(path, "rb") as file:
+                return cls(file.read())
+        except FileNotFoundError as error:
+            raise ValueError(f"There is no file {path}.") from error
+
+    @classmethod
+    def from_huggingface(cls, tokenizer_json):
+        """From a `tokenizer.json` of type Unigram whose normalizer is SentencePiece's own and whose words Metaspace's."""
+        config = read_json(tokenizer_json)
+        try:
+            return cls(_model_of(config, tokenizer_json).SerializeToString())
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{tokenizer_json} is no tokenizer.json of Hugging Face ({error!r}).") from error
+
+    def encode_batch(self, texts):
+        texts = [to_text(text) for text in several(texts)]
+        return [np.array(ids, np.int32) for ids in self._native.encode(texts, out_type=int)]
+
+    def decode(self, ids):
+        """As the contract says; `unk_id` becomes " ⁇ "."""
+        return self._native.decode(self.checked_ids(ids).tolist())
+
+    def lost_bytes(self, text):
+        """As the contract says, counted in the text as the model normalises it."""
+        text = to_text(text)
+        ids, pieces = (self._native.encode(text, out_type=kind) for kind in (int, str))
+        lost = (piece.replace(BLANK, " ") for i, piece in zip(ids, pieces, strict=True) if i == self.unk_id)
+        return min(sum(len(piece.encode("utf8")) for piece in lost), len(text.encode("utf8")))
+
+    def _make_graph(self):
+        if self._graph is None:  # an attribute of the module: so the op's model is saved with it
+            import tensorflow_text
+
+            with tf.init_scope():
+                self._graph = tensorflow_text.SentencepieceTokenizer(self._model)
+        return self._graph
+
+    def tokenize(self, texts):
+        return self._make_graph().tokenize(valid_utf8(texts))
+
+    def detokenize(self, token_ids):
+        return self._make_graph().detokenize(token_ids)
+
+    def save_assets(self, directory):
+        """Writes `sentencepiece.model`, which every SentencePiece reads."""
+        (directory / "sentencepiece.model").write_bytes(self._model)
+        return {}
+
+    @classmethod
+    def from_directory(cls, directory, config):
+        return cls.from_sentencepiece(directory / "sentencepiece.model")
+
+
+def _lines(texts):
+    """Lines that have anything in them; SentencePiece leaves out what is longer than a line may be."""
+    for text in texts:
+        for piece in cut_at_spaces(to_text(text)):
+            yield from (line for line in piece.split("\n") if line.strip())
+
+
+def _model_of(config, path):
+    """The SentencePiece model that a tokenizer.json describes. Raises ValueError for what it cannot describe."""
+    model, added = config["model"], config.get("added_tokens") or []
+    normalizer, words = config.get("normalizer") or {}, config.get("pre_tokenizer") or {}
+    normalizers = normalizer["normalizers"] if normalizer.get("type") == "Sequence" else [normalizer]
+    splitters = words["pretokenizers"] if words.get("type") == "Sequence" else [words]
+    metaspace = [splitter for splitter in splitters if splitter.get("type") == "Metaspace"]
+    precompiled = [step for step in normalizers if step.get("type") == "Precompiled"]
+    for true, sentence in [
+        (model.get("type") == "Unigram", f"a {model.get('type')} model; only Unigram is read here"),
+        (len(precompiled) == 1, "no precompiled normalizer; only SentencePiece's own is read"),
+        (len(metaspace) == 1, "no Metaspace pre-tokenizer; only SentencePiece's words are read"),
+        (not model.get("byte_fallback"), "byte_fallback=true; read the .model file that it was made of instead"),
+    ]:
+        if not true:
+            raise ValueError(f"{path} has {sentence}.")
+    proto = sentencepiece_model_pb2.ModelProto()
+    special = {token["content"] for token in added}
+    for i, (piece, score) in enumerate(model["vocab"]):
+        kind = Piece.UNKNOWN if i == model["unk_id"] else Piece.CONTROL if piece in special else Piece.NORMAL
+        proto.pieces.add(piece=piece, score=score, type=kind)
+    known = {piece for piece, _ in model["vocab"]}
+    for token in sorted(added, key=lambda token: token["id"]):
+        if token["content"] not in known:
+            if token["id"] != len(proto.pieces):
+                raise ValueError(f"{path} gives {token['content']!r} the id {token['id']}, and none {len(proto.pieces)}.")
+            proto.pieces.add(piece=token["content"], score=0.0, type=Piece.CONTROL)
+    proto.trainer_spec.model_type = sentencepiece_model_pb2.TrainerSpec.UNIGRAM
+    proto.trainer_spec.unk_piece = model["vocab"][model["unk_id"]][0]
+    proto.normalizer_spec.precompiled_charsmap = base64.b64decode(precompiled[0]["precompiled_charsmap"])
+    proto.normalizer_spec.add_dummy_prefix = metaspace[0].get("prepend_scheme", "always") != "never"
+    proto.normalizer_spec.remove_extra_whitespaces = len(normalizers) > 1 or len(splitters) > 1
+    return proto
