@@ -19,28 +19,27 @@ def main():
 
     import tfds_configs
     from trainers import loop
-    from trainers.prepare import prepare
+    from trainers.prepare import prepare_for
     from zoo import bundle as bundles
-    from zoo.registry import TASKS
+    from zoo.tasks.base import Layout
 
     bundle = bundles.load(directory)
+    task = bundle.task
+    layout = Layout(
+        FLAGS.seq_length or run.get("seq_length", 128), FLAGS.batch_size or run.get("batch_size", 16),
+        separate_documents=run.get("separate_documents", False),
+    )  # fmt: skip
     source = tfds_configs.get(dataset, data_path)
     with Progress("Preparing") as progress:
-        _, streams = prepare(
-            source, str(directory / "tokenizer"), splits=FLAGS.split,
+        _, data = prepare_for(
+            task, layout, source, str(directory / "tokenizer"), splits=FLAGS.split,
             progress=lambda split, done: progress.update(done, split=split),
         )  # fmt: skip
-    task = TASKS.get(bundle.task)()
     score = tf.function(
         lambda batch, state: task.score(bundle.model, batch, state=state), reduce_retracing=True, autograph=False
     )
     for split in FLAGS.split:
-        scores = loop.evaluate(
-            bundle.model, score, streams[split],
-            seq_length=FLAGS.seq_length or run.get("seq_length", 128),
-            batch_size=FLAGS.batch_size or run.get("batch_size", 16),
-            separate_documents=run.get("separate_documents", False),
-        )  # fmt: skip
+        scores = loop.evaluate(task, bundle.model, score, data[split], bundle.tokenizer, layout)
         print(json.dumps({"split": split, "dataset": source.name, **scores}), flush=True)
 
 

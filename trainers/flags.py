@@ -77,7 +77,7 @@ def define_training():
     flags.DEFINE_bool("list", False, "Print the models with their presets, tasks and default dataset, and stop.")
     flags.DEFINE_string("model", None, "Family to train: " + ", ".join(MODELS.names()) + ".")
     flags.DEFINE_string("preset", None, "Named structure of the family; --list shows them. [default]")
-    flags.DEFINE_multi_string("set", [], "key=value for a field of the model's config; may be repeated.")
+    flags.DEFINE_multi_string("set", [], "key=value for a field of the model's or the task's config; may be repeated.")
     flags.DEFINE_string("task", None, "What to train for. [the family's first task]")
     flags.DEFINE_string("dataset", None, "Where the text comes from. [python_docs, or local_text with --data_path]")
     flags.DEFINE_string("data_path", None, "Your text: a file, a glob, or train=...,validation=...,test=....")
@@ -153,7 +153,6 @@ def train_config():
         raise ValueError(f"--model is missing; {nearest('', MODELS.names())}")
     config_class = MODELS.config(FLAGS.model)
     preset = FLAGS.preset or DEFAULTS["preset"]
-    model_config = config_class.preset(preset).override(FLAGS.set)
     resolved = {**DEFAULTS, "task": config_class.tasks[0], **config_class.recipe_for(preset)}
     if FLAGS.data_path:
         resolved["dataset"] = "local_text"
@@ -172,7 +171,21 @@ def train_config():
     resolved.setdefault("checkpoint_every", max(steps // 6, 1))
     config = TrainConfig(**{**resolved, "model": FLAGS.model, "preset": preset, "set": tuple(FLAGS.set)})
     _check_names(config, config_class)
-    return config, _fitted_to_sequence(model_config, config)
+    task_fields = _field_names(TASKS.config(config.task)) - _field_names(config_class)
+    of_model = [text for text in config.set if text.partition("=")[0] not in task_fields]
+    task_config(config)  # refuses a wrong value before anything is done
+    return config, _fitted_to_sequence(config_class.preset(preset).override(of_model), config)
+
+
+def task_config(config):
+    """The task's own config: its defaults with those fields of --set that are not the model's."""
+    task_class = TASKS.config(config.task)
+    fields = _field_names(task_class) - _field_names(MODELS.config(config.model))
+    return task_class().override([text for text in config.set if text.partition("=")[0] in fields])
+
+
+def _field_names(config_class):
+    return {field.name for field in dataclasses.fields(config_class)}
 
 
 def _check_names(config, config_class):

@@ -15,8 +15,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from zoo import metrics
-from zoo.data import evaluation_batches
 from zoo.layers.fusion import islands
 
 # Measured on two CPU cores (benchmarks/LOG.md): below, XLA's fusion wins; above, the matrix products rule and it loses.
@@ -42,16 +40,17 @@ class Trainer:
     """Fits a model to batches.
 
     Args:
-        model: a built language model.
+        model: a built model, with the task's head if it has one.
         task: an instance of a registered task.
         optimizer: a built Keras optimizer.
+        tokenizer: for a task whose batches hold ids that no text yields, such as those of masks.
         batch_size, seq_length: sizes of a batch, for the carried state.
         xla: whether the step is compiled.
         fuse: whether XLA makes the elementwise chains of a step that it does not compile as a whole.
     """
 
-    def __init__(self, model, task, optimizer, *, batch_size, seq_length, xla, fuse=False):
-        self.model, self.task, self.optimizer = model, task, optimizer
+    def __init__(self, model, task, optimizer, *, tokenizer=None, batch_size, seq_length, xla, fuse=False):
+        self.model, self.task, self.optimizer, self.tokenizer = model, task, optimizer, tokenizer
         self._fusion = islands if fuse else contextlib.nullcontext
         self.carried = None
         if model.carries_state:
@@ -94,40 +93,24 @@ class Trainer:
     def _evaluate_step(self, batch, state):
         return self.task.score(self.model, batch, state=state)
 
-    def evaluate(self, stream, *, seq_length, batch_size, max_tokens=None, separate_documents=False):
-        """Scores of a token stream.
-
-        Returns:
-            dict with `loss` in nats a token, `perplexity`, `bits_per_byte` and `num_tokens`. Over a part of the
-            stream, bytes are counted in proportion to tokens.
-        """
-        return evaluate(
-            self.model, self._evaluate, stream, seq_length=seq_length, batch_size=batch_size, max_tokens=max_tokens,
-            separate_documents=separate_documents,
-        )  # fmt: skip
+    def evaluate(self, data, layout, max_tokens=None):
+        """The task's scores of a split, or of its first `max_tokens` tokens: a dict of numbers."""
+        return evaluate(self.task, self.model, self._evaluate, data, self.tokenizer, layout, max_tokens)
 
 
-def evaluate(model, score, stream, *, seq_length, batch_size, max_tokens=None, separate_documents=False):
-    """Runs `score(batch, state) -> (sum, count, state)` over a stream; see `Trainer.evaluate`."""
-    if model.max_length is not None and seq_length > model.max_length:
-        raise ValueError(f"seq_length {seq_length} is more than this model's max_length of {model.max_length}.")
-    state = model.init_state(batch_size, seq_length) if model.carries_state else None
-    nats, count = 0.0, 0.0
-    batches = evaluation_batches(
-        stream, seq_length, batch_size,
-        context_tokens=model.context_tokens, contiguous=model.carries_state, max_tokens=max_tokens,
-        separate_documents=separate_documents,
-    )  # fmt: skip
-    for batch in batches:
-        loss_sum, weight, state = score({name: tf.constant(value) for name, value in batch.items()}, state)
-        nats, count = nats + float(loss_sum), count + float(weight)
-    loss = nats / count
-    share = count / max(len(stream) - 1, 1)
-    result = {"loss": loss, "perplexity": metrics.perplexity(loss), "num_tokens": int(count)}
-    num_bytes = getattr(stream, "num_bytes", 0) * share
-    if num_bytes:
-        result["bits_per_byte"] = metrics.bits_per_byte(nats, num_bytes, getattr(stream, "lost_bytes", 0) * share)
-    return result
+def evaluate(task, model, score, data, tokenizer, layout, max_tokens=None):
+    """Runs `score(batch, state)`, which is the task's in a tf.function, over a split; see `Trainer.evaluate`."""
+    if model.max_length is not None and layout.seq_length > model.max_length:
+        raise ValueError(f"seq_length {layout.seq_length} is more than this model's max_length of {model.max_length}.")
+    state = model.init_state(layout.batch_size, layout.seq_length) if model.carries_state else None
+    totals, rows = {}, {}
+    for batch in task.evaluation_batches(data, model, tokenizer, layout, max_tokens):
+        sums, kept, state = score({name: tf.constant(value) for name, value in batch.items()}, state)
+        for name, value in sums.items():
+            totals[name] = totals.get(name, 0.0) + np.asarray(value, np.float64)
+        for name, value in kept.items():
+            rows.setdefault(name, []).append(np.asarray(value))
+    return task.metrics(totals, rows, data)
 
 
 class Prefetcher:

@@ -42,6 +42,26 @@ def check_tokenizer(spec, vocab_size=None):
         raise ValueError(f"vocab_size is for a tokenizer that is trained here; {spec} has its vocabulary already.")
 
 
+def prepare_for(task, layout, source, tokenizer_spec, vocab_size=None, *, splits=None, progress=None):
+    """`(tokenizer, data)` for a task: split -> `TokenShards` for one that reads text, as in `prepare`, or what it makes of examples.
+
+    A task that reads examples has seen those of the train split (`Task.adapt`) if that is among the splits.
+    """
+    if task.reads == "text":
+        return prepare(source, tokenizer_spec, vocab_size, splits=splits, progress=progress)
+    report = progress or (lambda what, num_bytes: None)
+    check_tokenizer(str(tokenizer_spec), vocab_size)
+    splits = list(source.splits) if splits is None else splits
+    for split in splits:
+        source.check_split(split)
+    with _disk_errors_named(cache_directory()):
+        texts = (text for example in source.examples("train") for text in task.texts(example))
+        _, tokenizer = _tokenizer(source, str(tokenizer_spec), vocab_size, cache_directory(), report, texts)
+    if "train" in splits:
+        task.adapt(source.examples("train"))
+    return tokenizer, {split: task.encode(source.examples(split), tokenizer, layout) for split in splits}
+
+
 def prepare(source, tokenizer_spec, vocab_size=None, cache_dir=None, *, splits=None, progress=None):
     """Tokens of a text source, from the cache or made now.
 
@@ -76,8 +96,8 @@ def prepare(source, tokenizer_spec, vocab_size=None, cache_dir=None, *, splits=N
         return tokenizer, {split: made[source.splits[split]] for split in splits}
 
 
-def _tokenizer(source, spec, vocab_size, cache, report):
-    """(directory of the cache, tokenizer)."""
+def _tokenizer(source, spec, vocab_size, cache, report, texts=None):
+    """(directory of the cache, tokenizer); it is trained on `texts`, by default all of the train split."""
     from zoo.tokenizers.base import create, load
 
     name = re.sub(r"[^\w-]+", "_", f"{source.name}-{Path(spec).name}")
@@ -87,7 +107,8 @@ def _tokenizer(source, spec, vocab_size, cache, report):
     directory = cache / f"{name}-{_key(source, spec, vocab_size)}"
     with exclusive(directory):
         if not (directory / "tokenizer").exists():
-            tokenizer = create(spec, _reported(source.texts("train"), "tokenizer", report), vocab_size)
+            texts = source.texts("train") if texts is None else texts
+            tokenizer = create(spec, _reported(texts, "tokenizer", report), vocab_size)
             with appearing(directory / "tokenizer") as partial:
                 tokenizer.save(partial)
     return directory, load(directory / "tokenizer")

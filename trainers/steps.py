@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 import time
 
 import numpy as np
@@ -11,7 +10,7 @@ from trainers import loop, recovery
 from trainers.flags import RESUME_STATUS, command_to_go_on, quiet
 from trainers.interruption import Interruption
 from trainers.progress import Progress
-from zoo import metrics
+from zoo.tasks.base import Layout
 
 VALIDATION_TOKENS_WHILE_TRAINING = 50_000
 
@@ -52,13 +51,13 @@ class Steps:
         batches: `batch(step)` and `starts_epoch(step)`.
         checkpoints: the run's `Checkpoints`.
         log: its `MetricsLog`.
-        streams: split -> token stream.
+        data: split -> what the task makes batches of.
         place: where the run stands.
     """
 
-    def __init__(self, run, config, trainer, batches, checkpoints, log, streams, place):
+    def __init__(self, run, config, trainer, batches, checkpoints, log, data, place):
         self.run_directory, self.config, self.trainer, self.batches = run, config, trainer, batches
-        self.checkpoints, self.log, self.streams, self.place = checkpoints, log, streams, place
+        self.checkpoints, self.log, self.data, self.place = checkpoints, log, data, place
         self._log_every = max(1, min(50, config.steps // 20))
         self._traced = False
 
@@ -118,10 +117,9 @@ class Steps:
         done, config, loss = self.place.step, self.config, float(np.mean(self.place.untold))
         seconds = time.perf_counter() - self._since_time
         speed = (done - self._since_step) * config.batch_size * config.seq_length / seconds
-        train = self.streams["train"]
-        tokens_per_byte = (len(train) - 1) / max(train.num_bytes, 1)
-        scores = dict(loss=loss, bits_per_byte=loss / math.log(2) * tokens_per_byte, tokens_per_second=speed)
-        self.log.write(done, "train", {**scores, "perplexity": metrics.perplexity(loss)})
+        told = self.trainer.task.training_metrics(loss, self.data["train"])
+        scores = dict(loss=loss, **told, tokens_per_second=speed)
+        self.log.write(done, "train", scores)
         self._progress.update(done, **scores)
         self.checkpoints.poll()
         self.place.untold = []
@@ -136,7 +134,7 @@ class Steps:
         try:
             with self._signals.at_once():
                 scores = split_scores(
-                    self.config, self.trainer, self.streams, "validation", VALIDATION_TOKENS_WHILE_TRAINING
+                    self.config, self.trainer, self.data, "validation", VALIDATION_TOKENS_WHILE_TRAINING
                 )
         except KeyboardInterrupt:
             self.place.evaluation_due = True
@@ -147,7 +145,7 @@ class Steps:
         if self.place.best_loss is None or scores["loss"] < self.place.best_loss:
             self.place.best_loss = scores["loss"]
         self.log.write(self.place.step, "validation", scores)
-        self._progress.say(f"step {self.place.step:,}  validation {shown(scores)}")
+        self._progress.say(f"step {self.place.step:,}  validation {shown(self.trainer.task, scores)}")
         self._since_time += time.perf_counter() - before
         return scores["loss"]
 
@@ -185,17 +183,20 @@ class Steps:
         )
 
 
-def split_scores(config, trainer, streams, split, max_tokens=None):
+def layout_of(config):
+    """The `Layout` of a `TrainConfig`."""
+    return Layout(config.seq_length, config.batch_size, config.seed, config.separate_documents)
+
+
+def split_scores(config, trainer, data, split, max_tokens=None):
     """Scores on a split, or on the front of it, with the speed."""
     began = time.perf_counter()
-    scores = trainer.evaluate(
-        streams[split], seq_length=config.seq_length, batch_size=config.batch_size, max_tokens=max_tokens,
-        separate_documents=config.separate_documents,
-    )  # fmt: skip
+    scores = trainer.evaluate(data[split], layout_of(config), max_tokens)
+    if "num_tokens" not in scores:
+        return scores
     return {**scores, "tokens_per_second": scores["num_tokens"] / (time.perf_counter() - began)}
 
 
-def shown(scores):
+def shown(task, scores):
     """The scores that a person wants to see, in one line."""
-    names = ("loss", "perplexity", "bits_per_byte")
-    return "  ".join(f"{name} {scores[name]:.4f}" for name in names if name in scores)
+    return "  ".join(f"{name} {scores[name]:.4f}" for name in task.shown if name in scores)

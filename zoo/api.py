@@ -5,7 +5,7 @@ import tensorflow as tf
 from zoo import bundle as bundles
 from zoo import decoding
 from zoo.export import export_saved_model
-from zoo.registry import MODELS, TASKS
+from zoo.registry import MODELS
 
 
 def list_models():
@@ -47,7 +47,7 @@ class Loaded:
 
     def __init__(self, bundle):
         self.bundle, self.model, self.tokenizer = bundle, bundle.model, bundle.tokenizer
-        self.task = TASKS.get(bundle.task)()
+        self.task = bundle.task
         self._signatures = self._next_logits = None
 
     @property

@@ -1,6 +1,6 @@
 """A bundle: the directory that crosses between training, conversion, evaluation and export.
 
-    bundle/config.json        format version, model name, model config, task, provenance
+    bundle/config.json        format version, model name, model config, task, task config, provenance
     bundle/tokenizer/         the tokenizer's own files
     bundle/model.weights.h5   the weights, by variable path
 """
@@ -24,16 +24,20 @@ class Bundle:
     """A model with the tokenizer and the task that it was made with.
 
     Attributes:
-        model: a built model.
+        model: a built model, with the task's head if it has one.
         tokenizer: a `zoo.tokenizers.base.Tokenizer`.
-        task: name of a registered task.
+        task: an instance of a registered task, or the name of one with its defaults.
         provenance: JSON values that say where it comes from: dataset, steps, scores.
     """
 
     model: Any
     tokenizer: Any
-    task: str
+    task: Any
     provenance: dict
+
+    def __post_init__(self):
+        if isinstance(self.task, str):
+            self.task = TASKS.get(self.task)()
 
     def save(self, directory):
         """Writes the bundle aside and renames it into place; an older bundle there is replaced at the last moment."""
@@ -46,7 +50,8 @@ class Bundle:
                 "zoo_version": zoo.__version__,
                 "model": type(self.model).registered_name,
                 "model_config": self.model.config.to_dict(),
-                "task": self.task,
+                "task": self.task.registered_name,
+                "task_config": self.task.config.to_dict(),
                 "provenance": self.provenance,
             }
             (aside / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf8")
@@ -69,17 +74,17 @@ def load(directory):
         raise ValueError(f"{directory} is no bundle: it holds no config.json.")
     try:
         config = json.loads(path.read_text(encoding="utf8"))
-        version, name, task = config["format_version"], config["model"], config["task"]
-        model_config = config["model_config"]
+        version, name, task_name = config["format_version"], config["model"], config["task"]
+        model_config, task_config = config["model_config"], config.get("task_config", {})
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}); copy the bundle again from where it was made.") from error
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise ValueError(f"{directory} has format version {version}, this zoo reads up to {FORMAT_VERSION}; update it.")
     from zoo.tokenizers import base as tokenizers  # here, so that `find` answers without TensorFlow
 
-    TASKS.check(task)
-    model_class = MODELS.get(name)
-    model = model_class(model_class.config_class.from_dict(model_config)).build_from_ids()
+    task_class, model_class = TASKS.get(task_name), MODELS.get(name)
+    task = task_class(task_class.config_class.from_dict(task_config))
+    model = task.assemble(model_class(model_class.config_class.from_dict(model_config))).build_from_ids()
     weights = directory / "model.weights.h5"
     if not weights.is_file():
         raise ValueError(f"{directory} is damaged: model.weights.h5 is missing.")

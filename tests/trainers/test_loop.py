@@ -15,6 +15,7 @@ from tests import tiny_models
 from trainers import loop
 from zoo.data import PackedBatches
 from zoo.models.base import LanguageModel
+from zoo.tasks.base import Layout
 from zoo.tasks.language_modeling import LanguageModeling
 
 
@@ -117,12 +118,12 @@ def text_stream(length, num_bytes, lost_bytes=0):
     return ids
 
 
-def evaluate(stream, model=None, **options):
+def evaluate(stream, model=None, max_tokens=None, **options):
     model = model or Uniform(None)
     task = LanguageModeling()
     return loop.evaluate(
-        model, lambda batch, state: task.score(model, batch, state=state), stream,
-        **{"seq_length": 5, "batch_size": 3, **options},
+        task, model, lambda batch, state: task.score(model, batch, state=state), stream, None,
+        Layout(**{"seq_length": 5, "batch_size": 3, **options}), max_tokens,
     )  # fmt: skip
 
 

@@ -1,9 +1,9 @@
-"""The language-model contract, which every family from the n-gram to GPT fulfils.
+"""The contracts of models: language models, from the n-gram to GPT; encoders, such as BERT; either with the head of a task.
 
-A model turns token ids into *features*, one vector (or history) a position, and features into logits. Splitting the two
+A language model turns token ids into *features*, one vector (or history) a position, and features into logits. Splitting the two
 lets a decoder project only the last position, and lets a family score given tokens without (B, T, V).
 
-Shape letters: B batch, T positions, V vocabulary, X whatever a family's features are.
+Shape letters: B batch, T positions, V vocabulary, D hidden, X whatever a family's features are.
 """
 
 import keras
@@ -63,6 +63,13 @@ class LanguageModel(keras.Model):
         """The state before the first token. Both arguments may be ints or scalar int32 tensors."""
         raise TypeError(f"{type(self).__name__} does not implement init_state().")
 
+    def encode(self, token_ids, padding_mask=None, segment_ids=None, training=False):
+        """Hidden states (B, T, D), as an `Encoder` gives them, each position seeing those up to itself.
+
+        `segment_ids`, the parts of a pair, are an encoder's; a language model tells them by the token between.
+        """
+        return self.features(token_ids, padding_mask=padding_mask, training=training)[0]
+
     def call(
         self, token_ids, state=None, padding_mask=None, segment_ids=None, positions=None, training=False
     ):
@@ -100,3 +107,79 @@ class LanguageModel(keras.Model):
 
     def get_config(self):
         return self.config.to_dict()
+
+
+class Encoder(keras.Model):
+    """Base class of models whose positions all see each other: `encode(token_ids, padding_mask, segment_ids) -> (B, T, D)`.
+
+    A family implements `encode`. Calling the model is the same.
+
+    Attributes:
+        max_length: longest sequence the model can take, or None.
+    """
+
+    carries_state = False
+    context_tokens = 0
+    max_length = None
+
+    def __init__(self, config, **kwargs):
+        kwargs.setdefault("name", type(self).registered_name)
+        super().__init__(**kwargs)
+        self.config = config
+
+    def encode(self, token_ids, padding_mask=None, segment_ids=None, training=False):
+        """Token ids to hidden states.
+
+        Args:
+            token_ids: int32 (B, T).
+            padding_mask: bool (B, T), True for real tokens, or None: all are. Every row has at least one.
+            segment_ids: int32 (B, T), which part of a pair each token belongs to, 0 or 1; None for one part.
+            training: whether dropout is on.
+
+        Returns:
+            float (B, T, D); what stands at padding is never to be read.
+        """
+        raise TypeError(f"{type(self).__name__} does not implement encode().")
+
+    def call(self, token_ids, padding_mask=None, segment_ids=None, training=False):
+        return self.encode(token_ids, padding_mask, segment_ids, training=training)
+
+    def build_from_ids(self):
+        """Creates every weight by tracing one short batch. Returns the model."""
+        self(ops.zeros((1, 2), dtype="int32"))
+        return self
+
+    def get_config(self):
+        return self.config.to_dict()
+
+
+class Headed(keras.Model):
+    """A model and the head that a task has put on it, both kept whole: the head can be exchanged for that of another task.
+
+    Args:
+        backbone: a `LanguageModel` or an `Encoder`.
+        head: a layer that is called with hidden states (B, T, D); what else it takes, and what it gives, is its task's affair.
+
+    Call: as `Encoder.encode`, with the head's outputs as the result.
+    """
+
+    carries_state = False
+    context_tokens = 0
+
+    def __init__(self, backbone, head):
+        super().__init__(name="headed")
+        self.backbone, self.head = backbone, head
+        self.config, self.max_length = backbone.config, backbone.max_length
+        self.registered_name = backbone.registered_name
+
+    def call(self, token_ids, padding_mask=None, segment_ids=None, training=False):
+        hidden_BTD = self.backbone.encode(token_ids, padding_mask, segment_ids, training=training)
+        return self.head(hidden_BTD, training=training)
+
+    def build_from_ids(self):
+        """Creates every weight. Returns the model."""
+        self.backbone.build_from_ids()
+        hidden_BTD = self.backbone.encode(ops.zeros((1, 2), dtype="int32"))
+        self.head.build(tuple(hidden_BTD.shape))
+        self.built = True
+        return self

@@ -3,28 +3,44 @@
 Shape letters: B batch, T positions, V vocabulary.
 """
 
+import math
+from dataclasses import dataclass
+
 from keras import ops
 
+from zoo import metrics
+from zoo.config import Config
+from zoo.data import PackedBatches, evaluation_batches
 from zoo.layers.cross_entropy import cross_entropy
 from zoo.registry import TASKS
+from zoo.tasks.base import Task
 from zoo.tasks.text_generation import language_model_requests, language_model_signatures
 
 
-@TASKS.register("language_modeling")
-class LanguageModeling:
-    """loss = -sum_t w_t log p(label_t | tokens up to t), count = sum_t w_t.
+@dataclass(frozen=True)
+class LanguageModelingConfig(Config):
+    """Nothing to choose: what a language model is to do follows from its text."""
 
-    Args:
-        label_smoothing: mass that is spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
-        z_loss: weight of log^2 Z, which keeps the softmax's normaliser near 1 (de Brebisson and Vincent 2016).
-    """
 
-    def __init__(self, label_smoothing=0.0, z_loss=0.0):
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be at least 0 and below 1, got {label_smoothing}.")
-        if z_loss < 0:
-            raise ValueError(f"z_loss must not be negative, got {z_loss}.")
-        self.label_smoothing, self.z_loss = label_smoothing, z_loss
+@TASKS.register("language_modeling", LanguageModelingConfig)
+class LanguageModeling(Task):
+    """loss = -sum_t w_t log p(label_t | tokens up to t), count = sum_t w_t."""
+
+    shown = ("loss", "perplexity", "bits_per_byte")
+    generates = True
+
+    def training_batches(self, data, model, tokenizer, layout):
+        return PackedBatches(
+            data, layout.seq_length, layout.batch_size, layout.seed,
+            separate_documents=layout.separate_documents, contiguous=model.carries_state,
+        )  # fmt: skip
+
+    def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
+        return evaluation_batches(
+            data, layout.seq_length, layout.batch_size,
+            context_tokens=model.context_tokens, contiguous=model.carries_state, max_tokens=max_tokens,
+            separate_documents=layout.separate_documents,
+        )  # fmt: skip
 
     def forward(self, model, batch, state=None, training=False):
         """The model's outputs for a batch, (B, T, V) logits, and the state it leaves (None if none was given)."""
@@ -43,13 +59,28 @@ class LanguageModeling:
         return ops.sum(losses * weights), ops.sum(weights)
 
     def score(self, model, batch, state=None):
-        """(sum, count, state) of plain negative log-likelihoods: what evaluation reports, and never smoothed."""
+        """Plain negative log-likelihoods and their number: what evaluation reports, and never smoothed."""
         masks = {name: batch[name] for name in ("padding_mask", "segment_ids", "positions") if name in batch}
         weights = ops.cast(batch["loss_weights"], "float32")
         log_probs, state = model.token_log_probs(batch["token_ids"], batch["labels"], state=state, **masks)
         # A padded position may have any log-probability, -inf too; it must not turn the sum into NaN.
         losses = ops.where(weights > 0, -log_probs * weights, 0.0)
-        return ops.sum(losses), ops.sum(weights), state
+        return {"nats": ops.sum(losses), "tokens": ops.sum(weights)}, {}, state
+
+    def metrics(self, totals, rows, data):
+        """`loss` in nats a token, `perplexity`, `num_tokens`, and `bits_per_byte` if the data knows its bytes; over a part of
+        the data they are counted in proportion to its tokens."""
+        nats, count = float(totals["nats"]), float(totals["tokens"])
+        scores = {"loss": nats / count, "perplexity": metrics.perplexity(nats / count), "num_tokens": int(count)}
+        share = count / max(len(data) - 1, 1)
+        num_bytes = getattr(data, "num_bytes", 0) * share
+        if num_bytes:
+            scores["bits_per_byte"] = metrics.bits_per_byte(nats, num_bytes, getattr(data, "lost_bytes", 0) * share)
+        return scores
+
+    def training_metrics(self, loss, data):
+        tokens_per_byte = (len(data) - 1) / max(data.num_bytes, 1)
+        return {"bits_per_byte": loss / math.log(2) * tokens_per_byte, "perplexity": metrics.perplexity(loss)}
 
     def signatures(self, model, tokenizer):
         """Name -> tf.function: `serving_default`, `generate`, `score`."""
@@ -58,3 +89,6 @@ class LanguageModeling:
     def requests(self, model, tokenizer):
         """(signature, inputs) pairs that exercise every signature: an export is proved with them."""
         return language_model_requests(model, tokenizer)
+
+    def sample(self, loaded, seed):
+        return repr(loaded.generate("The ", max_new_tokens=60, temperature=0.8, top_k=40, seed=seed))

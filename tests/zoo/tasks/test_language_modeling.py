@@ -52,12 +52,12 @@ def test_the_score_is_never_smoothed_and_counts_what_the_loss_counts():
         "padding_mask": np.arange(6) < np.array([[6], [3], [1]]),
     }
     task = LanguageModeling(label_smoothing=0.4, z_loss=0.2)
-    nats, count, state = task.score(model, batch)
+    totals, rows, state = task.score(model, batch)
     outputs, _ = task.forward(model, batch)
     expected, expected_count = LanguageModeling().loss(batch, outputs)
-    assert float(nats) == pytest.approx(float(expected), rel=1e-5)
-    assert float(count) == float(expected_count) == 10
-    assert state is None
+    assert float(totals["nats"]) == pytest.approx(float(expected), rel=1e-5)
+    assert float(totals["tokens"]) == float(expected_count) == 10
+    assert rows == {} and state is None
 
 
 def test_a_position_without_weight_may_be_impossible():
@@ -66,8 +66,8 @@ def test_a_position_without_weight_may_be_impossible():
             return np.array([[-1.5, -np.inf]], "float32"), state
 
     batch = {"token_ids": None, "labels": None, "loss_weights": np.array([[2, 0]], "float32")}
-    nats, count, _ = LanguageModeling().score(Impossible(), batch)
-    assert (float(nats), float(count)) == (3.0, 2.0)
+    totals, _, _ = LanguageModeling().score(Impossible(), batch)
+    assert (float(totals["nats"]), float(totals["tokens"])) == (3.0, 2.0)
 
 
 @pytest.mark.parametrize(("options", "message"), [

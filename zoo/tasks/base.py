@@ -1,0 +1,157 @@
+"""The task contract: what a model is trained and judged on, from the examples of a data set to the answers of a server.
+
+A task meets every model that can serve it, so there are N + M files and not N x M. It says what it reads, cuts that into batches,
+adds a head where the model needs one, and owns the loss, the scores and the signatures. The loop, the checkpoints and the export are
+the same for all.
+
+    task = TASKS.get("masked_lm")(config)        config: the fields that --set may change, saved in the bundle
+    task.adapt(examples)                         only if it reads examples: the classes, before there is a model
+    model = task.assemble(GPT(...))              the model, or a `Headed` one
+    batches = task.training_batches(data, model, tokenizer, layout);  batches.batch(step)
+    outputs, state = task.forward(model, batch);  total, count = task.loss(batch, outputs)
+    totals, rows, state = task.score(model, batch);  task.metrics(totals, rows, data) -> {"loss": ...}
+"""
+
+import dataclasses
+
+from zoo.config import Config
+from zoo.models.base import Headed
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How data is cut into batches.
+
+    Attributes:
+        seq_length: T, the most tokens of a row.
+        batch_size: B, over all replicas.
+        seed: the order of the data, and whatever else is random in a batch, is a pure function of (seed, step).
+        separate_documents: for token streams, whether documents packed into one row see each other.
+    """
+
+    seq_length: int
+    batch_size: int
+    seed: int = 0
+    separate_documents: bool = False
+
+
+class Task:
+    """Base class of every task.
+
+    A task that reads text gets one `TokenShards` a split; one that reads examples gets whatever its `encode` made of them.
+
+    Args:
+        config: the task's own config, or None for its defaults.
+        label_smoothing: mass that is spread evenly over the classes (Szegedy et al. 2016, section 7).
+        z_loss: weight of log^2 Z, which keeps the softmax's normaliser near 1 (de Brebisson and Vincent 2016).
+
+    Attributes:
+        reads: `text` or `examples`.
+        shown: names of the scores that a line of progress shows.
+        generates: whether its models go on with a prompt.
+    """
+
+    config_class = Config
+    reads = "text"
+    shown = ("loss",)
+    generates = False
+
+    def __init__(self, config=None, *, label_smoothing=0.0, z_loss=0.0):
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be at least 0 and below 1, got {label_smoothing}.")
+        if z_loss < 0:
+            raise ValueError(f"z_loss must not be negative, got {z_loss}.")
+        self.config = self.config_class() if config is None else config
+        self.label_smoothing, self.z_loss = label_smoothing, z_loss
+
+    # From a data set to batches
+
+    def texts(self, example):
+        """The strings of an example (a dict of the data set's features) that a tokenizer is trained on."""
+        return [example["text"]]
+
+    def adapt(self, examples):
+        """Learns from the training examples what must be known before a model is made, and keeps it in `config`: the classes."""
+
+    def encode(self, examples, tokenizer, layout):
+        """Examples of a split to the data, with a length, that batches are made of. Only for a task that reads examples."""
+        raise TypeError(f"{type(self).__name__} reads {self.reads}, and has no encode().")
+
+    def size(self, data):
+        """How much data there is, in words."""
+        return f"{len(data):,} tokens ({data.num_bytes:,} bytes)" if self.reads == "text" else f"{len(data):,} examples"
+
+    def training_batches(self, data, model, tokenizer, layout):
+        """Batches of a split to train on.
+
+        Returns:
+            An object with `batch(step)`, a dict of numpy arrays that is a pure function of (layout.seed, step) and of one shape at
+            every step; `starts_epoch(step)`, whether a carried state must be reset; `steps_per_epoch`.
+        """
+        raise TypeError(f"{type(self).__name__} does not implement training_batches().")
+
+    def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
+        """Yields batches that hold everything of a split (or its first `max_tokens` tokens) once, in order."""
+        raise TypeError(f"{type(self).__name__} does not implement evaluation_batches().")
+
+    # From a batch to a loss
+
+    def model_fields(self, tokenizer):
+        """Fields of the model's config that follow from the tokenizer and the task; those it does not have are left out."""
+        return dict(vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, unk_id=tokenizer.unk_id, pad_id=tokenizer.pad_id)
+
+    def head(self, model):
+        """The layer between the model's hidden states and the outputs of `forward`, or None: the model's own logits serve."""
+        return None
+
+    def assemble(self, model):
+        """The model with this task's head, if it has one."""
+        head = self.head(model)
+        return model if head is None else Headed(model, head)
+
+    def forward(self, model, batch, state=None, training=False):
+        """The outputs for a batch, and the state it leaves (None if none was given)."""
+        raise TypeError(f"{type(self).__name__} does not implement forward().")
+
+    def loss(self, batch, outputs):
+        """(sum, count), float32 scalars: the loop divides the sum over all replicas by the count over all replicas."""
+        raise TypeError(f"{type(self).__name__} does not implement loss().")
+
+    # From a batch to scores
+
+    def score(self, model, batch, state=None):
+        """What evaluation needs of a batch, in graph.
+
+        Returns:
+            `(totals, rows, state)`: totals, a dict of tensors that are summed over batches and replicas; rows, a dict of tensors
+            (B, ...) that are kept, one a row in the order of the data; the state left (None if none was given).
+        """
+        raise TypeError(f"{type(self).__name__} does not implement score().")
+
+    def metrics(self, totals, rows, data):
+        """The scores of a split as a dict of numbers, `loss` among them.
+
+        Args:
+            totals: name -> summed numpy array.
+            rows: name -> list of numpy arrays, one a batch.
+            data: the split.
+        """
+        raise TypeError(f"{type(self).__name__} does not implement metrics().")
+
+    def training_metrics(self, loss, data):
+        """What a line of progress tells beside the training loss."""
+        return {}
+
+    # Served
+
+    def signatures(self, model, tokenizer):
+        """Name -> tf.function with a fixed input signature and a dict of named tensors as its result."""
+        raise TypeError(f"{type(self).__name__} does not implement signatures().")
+
+    def requests(self, model, tokenizer):
+        """(signature, inputs as lists) pairs that exercise every signature: an export is proved with them."""
+        raise TypeError(f"{type(self).__name__} does not implement requests().")
+
+    def sample(self, loaded, seed):
+        """One line that shows what the trained model (a `zoo.api.Loaded`) does, or None."""
+        return None
