@@ -23,7 +23,7 @@ class Place:
         step: steps done; also the number of the next batch.
         untold: losses of steps that no line of the log has told yet.
         recent: the last losses, by which a spike is known.
-        skipped: steps that were left out, their batches having done harm.
+        skipped: step -> why it was left out.
         best_loss: the lowest validation loss so far.
         evaluation_due: the run was interrupted before it had judged itself at this step.
     """
@@ -31,14 +31,16 @@ class Place:
     step: int = 0
     untold: list = dataclasses.field(default_factory=list)
     recent: list = dataclasses.field(default_factory=list)
-    skipped: list = dataclasses.field(default_factory=list)
+    skipped: dict = dataclasses.field(default_factory=dict)
     best_loss: float | None = None
     evaluation_due: bool = False
 
     @classmethod
     def of(cls, progress):
         """The place that a checkpoint's progress tells."""
-        return cls(**{field.name: progress[field.name] for field in dataclasses.fields(cls) if field.name in progress})
+        place = cls(**{field.name: progress[field.name] for field in dataclasses.fields(cls) if field.name in progress})
+        place.skipped = {int(step): reason for step, reason in place.skipped.items()}  # keys of JSON are strings
+        return place
 
 
 class Steps:
@@ -66,6 +68,7 @@ class Steps:
         with Progress("step", self.config.steps, self.place.step) as self._progress, Interruption() as self._signals:
             if not self.checkpoints.exist():
                 self._save()  # what the first steps can go back to
+            self._tick()
             if self.place.evaluation_due:
                 self._save(self._evaluate())
             while not self._stretch():
@@ -78,8 +81,9 @@ class Steps:
         self._tick()
         try:
             for step, batch, _ in prefetcher:
-                reason = None if step in self.place.skipped else self._step(step, batch)
-                if reason:
+                if step in self.place.skipped:
+                    self.log.write(step + 1, "skipped", {"reason": self.place.skipped[step]})
+                elif reason := self._step(step, batch):
                     self._go_back(step, reason)
                     return False
                 self.place.step = step + 1
@@ -91,8 +95,7 @@ class Steps:
     def _step(self, step, batch):
         """Trains on one batch. Returns why the step is bad, or None."""
         with contextlib.nullcontext() if self._traced else quiet():  # the first call compiles, and chatters
-            value, _ = self.trainer.step(batch, self.batches.starts_epoch(step))
-            loss = float(value)
+            loss = float(self.trainer.step(batch, self.batches.starts_epoch(step))[0])
         self._traced = True
         reason = recovery.badness(loss, None, self.place.recent)
         if reason is None:
@@ -166,20 +169,19 @@ class Steps:
         """Restores the last good checkpoint and notes that `step` is to be left out."""
         skipped = recovery.widened(self.place.skipped, step)
         if recovery.hopeless(skipped, step):
-            near = ", ".join(str(number + 1) for number in skipped if number > step - recovery.SKIPPED_WITHIN)
+            near = ", ".join(str(other + 1) for other in skipped if other > step - recovery.SKIPPED_WITHIN)
             raise ValueError(
-                f"Step {step + 1} (batch {step}) cannot be trained on: {reason}. Leaving out steps {near} and going back "
+                f"Step {step + 1:,} (batch {step}) cannot be trained on: {reason}. Leaving out steps {near} and going back "
                 "before them did not help; give a lower --learning_rate, a --clip_norm or more --warmup_steps, in a new run."
             )
-        earliest = min(set(skipped) - set(self.place.skipped))
-        progress = self.checkpoints.restore(self._progress.say, before=earliest)
+        new = {other: reason if other == step else f"left out with step {step + 1}" for other in skipped} | self.place.skipped
+        progress = self.checkpoints.restore(self._progress.say, before=min(new.keys() - self.place.skipped.keys()))
         self.log.rewind(progress["metrics"])
         self.place = Place.of(progress)
-        self.place.skipped = skipped
-        self.log.write(step + 1, "skipped", {"batch": step, "reason": reason, "restored_step": self.place.step})
+        self.place.skipped = new
         self._progress.say(
             f"Step {step + 1:,}: {reason}. Gone back to the checkpoint of step {self.place.step:,}; "
-            f"left out from now on: {', '.join(str(number + 1) for number in skipped)}."
+            f"left out from now on: {', '.join(str(other + 1) for other in skipped)}."
         )
 
 
