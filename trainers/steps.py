@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import time
 
 import numpy as np
@@ -145,7 +146,7 @@ class Steps:
             self._stop_if_asked()
             raise
         self.place.evaluation_due = False
-        if self.place.best_loss is None or scores["loss"] < self.place.best_loss:
+        if scores["loss"] < (math.inf if self.place.best_loss is None else self.place.best_loss):
             self.place.best_loss = scores["loss"]
         self.log.write(self.place.step, "validation", scores)
         self._progress.say(f"step {self.place.step:,}  validation {shown(self.trainer.task, scores)}")

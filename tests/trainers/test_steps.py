@@ -41,6 +41,15 @@ class Weight:
         self.value = np.array(value)
 
 
+class Task:
+    """What the loop asks of a task."""
+
+    shown = ("loss",)
+
+    def training_metrics(self, loss, data):
+        return {}
+
+
 class Trainer:
     """Its weight becomes w / 2 + number of the batch; its loss tells the weight, so that any mistake shows.
 
@@ -49,6 +58,8 @@ class Trainer:
         poison_at: batches whose loss looks well and that ruin the weight.
         signal_at: batch at whose step the process is asked to stop; `signal_in_evaluation`: the evaluation likewise.
     """
+
+    task = Task()
 
     def __init__(self, nan_at=(), poison_at=(), signal_at=None, signal_in_evaluation=None):
         self.weight, self.trained = Weight(), []
@@ -70,7 +81,7 @@ class Trainer:
         loss = np.nan if number in self.nan_at else loss
         return Step(loss, 6.0, float(number), float(stop))
 
-    def evaluate(self, stream, **options):
+    def evaluate(self, data, layout, max_tokens=None):
         step = len(self.trained)
         if self.signal_in_evaluation == step:
             self.signal_in_evaluation = None
@@ -93,7 +104,7 @@ class Stream(list):
 
 
 class Config:
-    batch_size, seq_length, separate_documents, learning_rate = 2, 3, False, 0.1
+    batch_size, seq_length, separate_documents, learning_rate, seed = 2, 3, False, 0.1, 0
 
     def __init__(self, steps=40, eval_every=15, checkpoint_every=10):
         self.steps, self.eval_every, self.checkpoint_every = steps, eval_every, checkpoint_every
