@@ -13,6 +13,7 @@ DEFINITIONS = {
     "evaluate": "define_evaluation",
     "generate": "define_generation",
     "export": "define_export",
+    "doctor": "define_doctor",
 }
 
 

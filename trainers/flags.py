@@ -129,6 +129,11 @@ def define_evaluation():
     flags.DEFINE_integer("batch_size", None, "Windows at a time. [as in training]", lower_bound=1)
 
 
+def define_doctor():
+    """Flags of `trainers.doctor`."""
+    flags.DEFINE_bool("measure", True, "Measure the speed of products and of memory, which takes a few seconds.")
+
+
 def define_export():
     """Flags of `trainers.export`."""
     _define_model_dir()
