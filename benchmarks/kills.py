@@ -37,6 +37,7 @@ DROPOUT = {
 }
 MOMENTS = ("any moment", "between steps", "while writing")
 LONGEST_LIFE = 600.0
+LONGEST_DELAY = 40.0  # a machine that stood still during the run that was never killed must not set the pace
 
 
 def main():
@@ -121,7 +122,7 @@ def killed(process, moment, checkpoints, whole, chance):
     """Kills the process and its children at the given kind of moment; False if it ended by itself before."""
     began, before = time.perf_counter(), newest(checkpoints.parent)
     if moment == "any moment":
-        delay = chance.uniform(0, whole)
+        delay = chance.uniform(0, min(whole, LONGEST_DELAY))
         while process.poll() is None and time.perf_counter() - began < delay:
             time.sleep(0.005)
     else:
