@@ -56,6 +56,7 @@ def main():
 
 
 def _parser():
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kills", description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50, help="how often a process is killed, in all")
     parser.add_argument("--model", default="gpt")

@@ -9,6 +9,7 @@ held before the model was made; FLOPs are those that TensorFlow's profiler count
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ CASES = {
 
 
 def main():
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plan", description=__doc__.splitlines()[0])
     parser.add_argument("--cases", default=",".join(CASES), help="which, by commas")
     parser.add_argument("--worker", help=argparse.SUPPRESS)

@@ -42,7 +42,13 @@ def main():
 
 
 def _described(config, model_config):
-    return {**config.to_dict(), "model_config": model_config.to_dict(), "num_params": model_config.num_params()}
+    described = {**config.to_dict(), "model_config": model_config.to_dict(), "num_params": model_config.num_params()}
+    if config.steps:
+        from trainers import plan
+
+        known = {"vocab_size": config.vocab_size} if config.vocab_size else {}  # else the text decides
+        described["plan"] = plan.make(config, model_config.replace(**known)).to_dict()
+    return described
 
 
 @contextlib.contextmanager

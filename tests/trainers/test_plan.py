@@ -1,0 +1,93 @@
+"""What a plan says, against numbers worked out by hand."""
+
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from tests import programs
+from trainers import plan
+from zoo.registry import MODELS
+
+GPT = MODELS.config("gpt")
+
+
+def tiny(**fields):
+    return GPT.preset("tiny", **fields)  # V 61, 16 positions, 2 layers, 2 heads, D 12, F 48
+
+
+def run(**changes):
+    settings = dict(batch_size=12, seq_length=16, steps=10, optimizer="adamw", precision="float32", grad_accumulation=1)
+    return SimpleNamespace(**{**settings, **changes})
+
+
+def test_flops_of_a_gpt():
+    # A block multiplies by 12 x 36, 12 x 12, 12 x 48 and 48 x 12, and has 36 + 12 + 48 + 12 biases and 4 x 12 of two norms.
+    block = 12 * 36 + 12 * 12 + 2 * 12 * 48 + 36 + 12 + 48 + 12 + 4 * 12
+    multiplied = 61 * 12 + 2 * block + 2 * 12  # the tied table, the blocks, the last norm; not the positions
+    assert plan.multiplied_params(tiny()) == multiplied
+    assert plan.flops_per_token(tiny(), 16) == 6 * multiplied + 2 * 12 * 16 * 12
+    assert plan.flops_per_token(tiny(), 7) == 6 * multiplied + 2 * 12 * 7 * 12
+
+
+def test_a_table_that_is_only_looked_up_costs_no_flops():
+    assert plan.multiplied_params(tiny(tie_embeddings=False)) == plan.multiplied_params(tiny())
+    assert plan.multiplied_params(tiny(position="rotary", head_dim=4)) == tiny(position="rotary", head_dim=4).num_params()
+    lstm = MODELS.config("lstm").preset("tiny")
+    assert plan.multiplied_params(lstm) == lstm.num_params()
+    untied = MODELS.config("lstm").preset("tiny", tie_embeddings=False)
+    assert plan.multiplied_params(untied) == untied.num_params() - 61 * 10
+
+
+def test_memory_of_weights_moments_gradients_and_a_checkpoints_copy():
+    params = 4 * tiny().num_params()
+    memory = plan.training_memory(tiny(), 3, 16)
+    assert (memory.weights, memory.optimizer, memory.gradients, memory.checkpoint) == (params, 2 * params, params, 3 * params)
+    assert memory.total == 7 * params + memory.activations
+    assert plan.training_memory(tiny(), 3, 16, optimizer="sgd").checkpoint == 2 * params
+
+
+def test_activations_go_with_rows_and_less_is_kept_when_blocks_are_computed_again():
+    def activations(config=None, batch_size=12, seq_length=16, **options):
+        return plan.training_memory(config or tiny(), batch_size, seq_length, **options).activations
+
+    assert activations() == pytest.approx(4 * activations(batch_size=3))
+    assert activations(grad_accumulation=4) == pytest.approx(activations(batch_size=3))
+    assert activations(grad_accumulation=5) == pytest.approx(activations(batch_size=3))  # the fullest part has three rows
+    assert activations(precision="bfloat16") < activations()
+    assert activations(seq_length=8) <= activations() / 2
+    again = dataclasses.replace(tiny(), num_layers=12)
+    if "remat" in {field.name for field in dataclasses.fields(again)}:
+        assert activations(again.replace(remat="block")) < activations(again) / 2
+
+
+def test_what_fits_needs_no_proposal_and_what_does_not_gets_one_that_does():
+    enough = plan.make(run(), tiny(), limit=2e9)
+    assert enough.fits and enough.proposals == () and enough.tokens == 12 * 16 * 10
+    whole = plan.training_memory(tiny(), 12, 16)
+    third = plan.training_memory(tiny(), 4, 16).total
+    limit = (plan.LOADED + (third + plan.training_memory(tiny(), 6, 16).total) / 2) / plan.SAFE
+    tight = plan.make(run(), tiny(), limit=limit)
+    assert not tight.fits
+    assert "--batch_size=4" in tight.proposals
+    accumulation = next(int(p.partition("=")[2]) for p in tight.proposals if p.startswith("--grad_accumulation"))
+    assert plan.fits(plan.training_memory(tiny(), 12, 16, grad_accumulation=accumulation), limit)
+    assert f"needs about {(whole.total + plan.LOADED) / 1e9:.1f} GB" in tight.warning()
+    assert tight.warning().endswith(f"it would fit with {' or '.join(tight.proposals)}.")
+
+
+def test_when_the_weights_alone_are_too_large():
+    hopeless = plan.make(run(), tiny(), limit=plan.LOADED)
+    assert not hopeless.fits and hopeless.proposals == ()
+    assert "choose a smaller --preset" in hopeless.warning()
+
+
+def test_a_dry_run_prints_the_plan_with_the_vocabulary_that_is_asked_for(capfd):
+    answer = programs.call(capfd, "run", "--model=gpt", "--preset=tiny", "--vocab_size=300", "--dry_run")
+    told = json.loads(answer.out)["plan"]
+    assert told["num_params"] == tiny(vocab_size=300).num_params()
+    assert told["fits"] and told["memory"]["total"] == pytest.approx(sum(
+        value for name, value in told["memory"].items() if name != "total"
+    ), abs=5)  # fmt: skip
+    assert "plan" not in json.loads(programs.call(capfd, "run", "--model=ngram", "--dry_run").out)
