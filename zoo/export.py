@@ -50,10 +50,13 @@ def export_saved_model(directory, model, tokenizer, task, version=None):
     except OSError as error:
         raise OSError(f"The export directory {directory} cannot be written: {error.strerror}.") from error
     try:
+        from zoo.layers.linear import turned_kernels
+
         module, functions = tf.Module(), task.signatures(model, tokenizer)
-        # Traced here, once: saving and calling a tf.function would each trace it.
-        functions = {name: function.get_concrete_function() for name, function in functions.items()}
-        module.variables_ = [variable.value for variable in model.variables]
+        with turned_kernels(model) as variables:
+            # Traced here, once: saving and calling a tf.function would each trace it.
+            functions = {name: function.get_concrete_function() for name, function in functions.items()}
+        module.variables_ = [variable.value for variable in variables]
         module.tokenizer = tokenizer
         tf.saved_model.save(module, str(aside), signatures=functions)
         check_ops(aside)

@@ -3,6 +3,9 @@
 Shape letters: B batch, T positions, N all leading axes in one, X input width, Y output width.
 """
 
+import contextlib
+import functools
+
 import keras
 from keras import ops
 
@@ -43,6 +46,7 @@ class Linear(keras.layers.Layer):
 
     def __init__(self, units, use_bias=True, stddev=0.02, **kwargs):
         super().__init__(**kwargs)
+        self.turned = None  # see `turned_kernels`
         self.units, self.use_bias, self.stddev = units, use_bias, stddev
 
     def build(self, input_shape):
@@ -51,11 +55,40 @@ class Linear(keras.layers.Layer):
         self.bias = self.add_weight(shape=(self.units,), initializer="zeros", name="bias") if self.use_bias else None
 
     def call(self, x):
+        if self.turned is not None and len(x.shape) == 3:
+            y_BTY = times_rows(x, self.turned())
+            return ops.add(y_BTY, self.bias) if self.use_bias else y_BTY
         leading = ops.shape(x)[:-1]
-        y_NY = ops.matmul(ops.reshape(x, (-1, x.shape[-1])), self.kernel)
+        kernel = self.kernel if self.turned is None else ops.transpose(self.turned())
+        y_NY = ops.matmul(ops.reshape(x, (-1, x.shape[-1])), kernel)
         if self.use_bias:
             y_NY = ops.add(y_NY, self.bias)
         return ops.reshape(y_NY, (*leading, self.units))
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.units)
+
+
+@contextlib.contextmanager
+def turned_kernels(model):
+    """While graphs are traced in this block, the `Linear` layers of `model` multiply by W' (Y, X), stored that way round.
+
+    A decoding step reads every weight for a few rows of numbers, and TensorFlow's CPU kernels read W' faster than W
+    (benchmarks/LOG.md).
+
+    Yields:
+        The list of the variables that such graphs read: those of the model, with W' in place of W.
+    """
+    linears = [layer for layer in model._flatten_layers() if isinstance(layer, Linear)]
+    replaced = {id(layer.kernel) for layer in linears}
+    variables = [variable for variable in model.variables if id(variable) not in replaced]
+    try:
+        for layer in linears:
+            turned = keras.Variable(ops.transpose(layer.kernel), trainable=False, name="turned_kernel")
+            variables.append(turned)
+            # A function, which Keras does not take for a weight of the layer.
+            layer.turned = functools.partial(ops.cast, turned, layer.compute_dtype)
+        yield variables
+    finally:
+        for layer in linears:
+            layer.turned = None

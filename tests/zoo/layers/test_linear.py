@@ -1,10 +1,11 @@
 """y = x W + b."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from zoo.layers.linear import Linear
+from zoo.layers.linear import Linear, turned_kernels
 
 
 def linear(inputs, units, **options):
@@ -53,3 +54,16 @@ def test_the_initial_spread_is_stddev():
     kernel = np.asarray(layer.kernel)
     assert kernel.std() == pytest.approx(0.3, rel=0.02)
     assert np.asarray(layer.bias).tolist() == [0.0] * 300
+
+
+@pytest.mark.parametrize("shape", [(5,), (1, 1, 5), (7, 1, 5), (2, 3, 5)])
+def test_a_kernel_stored_the_other_way_round_gives_the_same(shape):
+    layer = linear(5, 11)
+    x = np.random.default_rng(0).normal(size=shape if len(shape) > 1 else (2, *shape)).astype("float32")
+    expected = layer(x)
+    holder = keras.Sequential([layer])
+    with turned_kernels(holder) as variables:
+        assert sorted(tuple(variable.shape) for variable in variables) == [(11,), (11, 5)]
+        layer.kernel.assign(0 * layer.kernel)  # is not read
+        np.testing.assert_allclose(layer(x), expected, rtol=1e-6, atol=1e-5)
+    np.testing.assert_array_equal(layer(0 * x), np.broadcast_to(layer.bias, expected.shape))
