@@ -89,7 +89,7 @@ def _tensorflow(args):
         for _ in range(args.steps):
             token_ids, labels = _ids(args, random)
             weights = np.ones(labels.shape, np.float32)
-            loss, _ = trainer.step(dict(token_ids=np.int32(token_ids), labels=np.int32(labels), loss_weights=weights))
+            loss, *_ = trainer.step(dict(token_ids=np.int32(token_ids), labels=np.int32(labels), loss_weights=weights))
             float(loss)
 
     serve(work)

@@ -26,6 +26,7 @@ RESUME_STATUS = 75  # EX_TEMPFAIL of sysexits.h: interrupted and saved; the same
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
 OPTIMIZERS = ("adamw", "sgd", "adafactor", "muon")
+STRATEGIES = ("auto", "cpu", "gpu", "mirrored", "multi_worker", "tpu", "parameter_server")
 SCHEDULES = ("cosine", "linear", "inverse_sqrt", "constant")
 
 
@@ -53,6 +54,8 @@ class TrainConfig:
     label_smoothing: float
     z_loss: float
     separate_documents: bool
+    strategy: str
+    grad_accumulation: int
     precision: str
     xla: str
     seed: int
@@ -68,7 +71,8 @@ class TrainConfig:
 DEFAULTS = dict(
     preset="default", dataset="python_docs", tokenizer="bpe", seq_length=128, batch_size=16, steps=1_000,
     learning_rate=1e-3, optimizer="adamw", schedule="cosine", warmup_steps=0, weight_decay=0.0, clip_norm=0.0,
-    label_smoothing=0.0, z_loss=0.0, separate_documents=False, precision="float32", xla="auto", seed=0,
+    label_smoothing=0.0, z_loss=0.0, separate_documents=False, strategy="auto", grad_accumulation=1,
+    precision="float32", xla="auto", seed=0,
 )  # fmt: skip
 
 
@@ -95,6 +99,10 @@ def define_training():
     flags.DEFINE_float("label_smoothing", None, "Mass spread over the vocabulary.", lower_bound=0.0, upper_bound=0.999)
     flags.DEFINE_float("z_loss", None, "Weight of the squared log-normaliser.", lower_bound=0.0)
     flags.DEFINE_bool("separate_documents", None, "Attention and state do not cross documents.")
+    flags.DEFINE_enum("strategy", None, STRATEGIES, "Which devices compute; auto takes the best that are there.")
+    flags.DEFINE_integer(
+        "grad_accumulation", None, "Micro-batches that a step is taken in, so that less memory does.", lower_bound=1
+    )
     flags.DEFINE_enum("precision", None, ("float32", "bfloat16"), "Of the computation; weights stay float32.")
     flags.DEFINE_enum("xla", None, ("auto", "on", "off", "require"), "Whether the step is compiled by XLA.")
     flags.DEFINE_integer("seed", None, "Of weights, dropout and the order of the data.", lower_bound=0)

@@ -1,20 +1,25 @@
 """The training loop: one step, made once, the same for every model.
 
     loss    = sum over the batch's tokens / number of tokens         (task)
-    weights = optimizer(weights, d loss / d weights)                 (one replica: one compiled function)
+    weights = optimizer(weights, d loss / d weights)
 
-A strategy of several replicas splits this in two where it is marked: gradients a replica, then all-reduce and update.
+On one replica that is one compiled function. Several replicas each compile the gradients of their rows' sum, add up
+sums, counts and gradients, and make the same update: their number changes nothing but the order of additions.
 """
 
 import contextlib
 import queue
 import threading
 import time
+from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from trainers.carried import Carried
+from trainers.gradients import Differentiation
+from trainers.strategies import Placement, rows_of, share
 from zoo.layers.fusion import islands
 
 # Measured on two CPU cores (benchmarks/LOG.md): below, XLA's fusion wins; above, the matrix products rule and it loses.
@@ -36,6 +41,22 @@ def resolve_xla(requested, model, devices):
     return small, f"auto: {num_params:,} parameters are {'few' if small else 'many'} for a CPU"
 
 
+class Step(NamedTuple):
+    """What one update tells, as tensors.
+
+    Args:
+        loss: mean over the batch's tokens, in nats.
+        count: those tokens, or the sum of their weights.
+        gradient_norm: global norm of the mean's gradient, before any clipping.
+        stop: how many workers had asked to stop before this step.
+    """
+
+    loss: tf.Tensor
+    count: tf.Tensor
+    gradient_norm: tf.Tensor
+    stop: tf.Tensor
+
+
 class Trainer:
     """Fits a model to batches.
 
@@ -47,48 +68,118 @@ class Trainer:
         batch_size, seq_length: sizes of a batch, for the carried state.
         xla: whether the step is compiled.
         fuse: whether XLA makes the elementwise chains of a step that it does not compile as a whole.
+        placement: a `strategies.Placement` in whose scope model and optimizer were made; by default one replica.
+        grad_accumulation: k; a replica takes its rows in k micro-batches, and the update is that of the whole batch.
     """
 
-    def __init__(self, model, task, optimizer, *, tokenizer=None, batch_size, seq_length, xla, fuse=False):
+    def __init__(
+        self, model, task, optimizer, *, tokenizer=None, batch_size, seq_length, xla, fuse=False, placement=None,
+        grad_accumulation=1,
+    ):  # fmt: skip
         self.model, self.task, self.optimizer, self.tokenizer = model, task, optimizer, tokenizer
-        self._fusion = islands if fuse else contextlib.nullcontext
+        self.placement = placement or Placement("cpu")
+        self.batch_size, self._micro_batches = batch_size, grad_accumulation
+        self.rows = share(batch_size, self.placement.num_replicas, grad_accumulation)
+        self._differentiation = Differentiation(
+            model, task, grad_accumulation, islands if fuse else contextlib.nullcontext
+        )
         self.carried = None
         if model.carries_state:
-            self.initial = model.init_state(batch_size, seq_length)
-            self.carried = {name: tf.Variable(value, name=name) for name, value in self.initial.items()}
-        # With a carried state the variables that hold it are assigned outside the compiled part.
-        self._compute = tf.function(self._compute_step, jit_compile=xla, autograph=False)
+            self.initial = self.placement.spread(lambda _: model.init_state(self.rows, seq_length))
+            self.carried = Carried(self.placement, self.initial, batch_size)
+        self._compile(xla)
         self._evaluate = tf.function(self._evaluate_step, reduce_retracing=True, autograph=False)
+        self.placement.part_seeds(model.variables)
+
+    def _compile(self, xla):
+        """Makes the graphs: of the whole step on one replica, else of the gradients on each."""
+        if self.placement.strategy is None:
+            self._compiled = [tf.function(self._whole_step, jit_compile=xla, autograph=False)]
+            self._step = self._compiled[0]
+            return
+        self._compiled = [
+            tf.function(self._differentiation.of_sum, jit_compile=xla, autograph=False)
+            for _ in range(self.placement.num_local)
+        ]
+        self._step = tf.function(
+            lambda *arguments: self.placement.run(self._replica_step, *arguments), autograph=False
+        )
+
+    @property
+    def num_compilations(self):
+        """How many graphs the step has needed so far, one for each shape of a batch, on each replica."""
+        return max(function.experimental_get_tracing_count() for function in self._compiled)
 
     def variables(self):
-        """Everything a checkpoint must hold, as named groups."""
+        """Everything a checkpoint must hold, as named groups. With several workers all must read what is carried."""
         groups = dict(model=self.model.variables, optimizer=self.optimizer.variables)
         if self.carried is not None:
-            groups["carried"] = list(self.carried.values())
+            groups["carried"] = self.carried.variables()
         return groups
 
-    def step(self, batch, starts_epoch=False):
-        """One update. Returns the mean loss in nats a token, and the number of tokens, as tensors."""
+    def follow_chief(self, progress):
+        """To be called after the checkpoints were looked at: what the chief has restored, every replica has then.
+
+        Args:
+            progress: of the checkpoint that was restored, or None; the chief's counts.
+
+        Returns:
+            The chief's progress.
+        """
+        progress = self.placement.from_chief(lambda: progress)
+        if progress is not None:
+            if self.placement.num_workers > 1:
+                for variable in (v for group in self.variables().values() for v in group):
+                    value = np.asarray(variable)
+                    data = self.placement.broadcast(value.tobytes())
+                    variable.assign(np.frombuffer(data, value.dtype).reshape(value.shape))
+            self.placement.part_seeds(self.model.variables)
+        return progress
+
+    def step(self, batch, starts_epoch=False, stop=False):
+        """One update by a global batch.
+
+        Args:
+            batch: dict of numpy arrays (B, ...).
+            starts_epoch: whether the carried state is forgotten first.
+            stop: whether this process wants all workers to stop; see `Step`.
+
+        Returns:
+            A `Step`.
+        """
+        if self.placement.num_replicas > 1 or self._micro_batches > 1:
+            replicas = self.placement.num_replicas
+            batch = self.placement.spread(lambda i: _tensors(rows_of(batch, i, replicas, self._micro_batches)))
+        else:
+            batch = _tensors(batch)
         state = None
         if self.carried is not None:
-            state = self.initial if starts_epoch else {name: v.value() for name, v in self.carried.items()}
-        loss, count, state = self._compute({name: tf.constant(value) for name, value in batch.items()}, state)
+            state = self.initial if starts_epoch else self.carried.state
+        told, state = self._step(batch, state, tf.constant(float(stop)))
         if self.carried is not None:
-            for name, value in state.items():
-                self.carried[name].assign(value)
-        return loss, count
+            self.carried.state = state
+        return Step(*map(self.placement.first, told))
 
-    def _compute_step(self, batch, state):
-        variables = self.model.trainable_variables
-        with self._fusion():
-            with tf.GradientTape() as tape:
-                outputs, state = self.task.forward(self.model, batch, state=state, training=True)
-                loss_sum, count = self.task.loss(batch, outputs)
-                loss = loss_sum / count  # several replicas: the count of all of them, so that their gradients add up
-            gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)]
-        # Several replicas: from here on outside the compiled part, after an all-reduce of the gradients.
-        self.optimizer.apply(gradients, variables)
-        return loss, count, state
+    def _whole_step(self, batch, state, stop):
+        """The step of one replica."""
+        gradients, loss_sum, count, state = self._differentiation.of_mean(batch, state)
+        norm = _global_norm(gradients)
+        self.optimizer.apply(gradients, self.model.trainable_variables)
+        return Step(loss_sum / count, count, norm, stop), state
+
+    def _replica_step(self, batch, state, stop):
+        """The step of one among several replicas. Between its two halves all add up what they computed."""
+        context = tf.distribute.get_replica_context()
+        compiled = self._compiled[int(self.placement.local_index() or 0) % self.placement.num_local]
+        with self.placement.view(self.model.variables):
+            gradients, loss_sum, count, state = compiled(batch, state, tf.constant(1.0))
+        stop = tf.identity(stop)  # puts it on the replica's device, which an argument is not
+        gradients, loss_sum, count, stop = context.all_reduce("SUM", (gradients, loss_sum, count, stop))
+        gradients = [gradient / count for gradient in gradients]
+        norm = _global_norm(gradients)
+        with self.placement.view([*self.model.variables, *self.optimizer.variables]):
+            self.optimizer.apply(gradients, self.model.trainable_variables)
+        return Step(loss_sum / count, count, norm, stop), state
 
     def _evaluate_step(self, batch, state):
         return self.task.score(self.model, batch, state=state)
@@ -149,6 +240,14 @@ class Prefetcher:
         """Ends the thread."""
         self._ended.set()
         self._thread.join()
+
+
+def _tensors(batch):
+    return {name: tf.constant(value) for name, value in batch.items()}
+
+
+def _global_norm(gradients):
+    return tf.sqrt(2.0 * tf.add_n([tf.nn.l2_loss(gradient) for gradient in gradients]))
 
 
 def set_seed(seed):

@@ -42,7 +42,41 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         return dict(kind=self.kind, peak=self.peak, warmup_steps=self.warmup_steps, steps=self.steps)
 
 
-class FusedAdam(keras.optimizers.Adam):
+class OnOneReplica:
+    """Mixed into a Keras optimizer: it updates the variables that it is given, from gradients that are already summed.
+
+    Keras would sum them over replicas a second time, and has replicas merge their updates, for which variables must know
+    how. The training loop shows each replica its own variables instead (`strategies.Placement.view`).
+    """
+
+    def _backend_update_step(self, gradients, variables, learning_rate):
+        for gradient, variable in zip(gradients, variables, strict=True):
+            self.update_step(gradient, getattr(variable, "value", variable), learning_rate)
+
+    def _apply_weight_decay(self, variables):
+        if self.weight_decay is None:
+            return
+        kept = 1.0 - tf.cast(self.learning_rate * self.weight_decay, "float32")
+        for variable in variables:
+            if self._use_weight_decay(variable):
+                variable.assign(variable * kept)
+
+
+class SGD(OnOneReplica, keras.optimizers.SGD):
+    """w - rate (momentum m + g)."""
+
+
+class Adafactor(OnOneReplica, keras.optimizers.Adafactor):
+    """Shazeer and Stern 2018: second moments of a matrix as those of its rows and columns."""
+
+
+class Muon(OnOneReplica, keras.optimizers.Muon):
+    """Jordan et al. 2024: momentum of matrices made orthogonal; Adam for embeddings and vectors."""
+
+    _apply_weight_decay = keras.optimizers.Muon._apply_weight_decay  # it has a rate of its own for each of the two
+
+
+class FusedAdam(OnOneReplica, keras.optimizers.Adam):
     """Keras's Adam with the update of each variable as TensorFlow's one kernel: one pass over memory instead of ten."""
 
     def update_step(self, gradient, variable, learning_rate):
@@ -73,15 +107,6 @@ class FusedAdam(keras.optimizers.Adam):
             lambda: [g * (self.global_clipnorm / norm) for g in gradients],
         )
 
-    def _apply_weight_decay(self, variables):
-        # One product instead of two and a subtraction.
-        if self.weight_decay is None:
-            return
-        kept = 1.0 - tf.cast(self.learning_rate * self.weight_decay, "float32")
-        for variable in variables:
-            if self._use_weight_decay(variable):
-                variable.assign(variable * kept)
-
 
 def create(config, variables):
     """The Keras optimizer of a `TrainConfig`, built for a model's trainable variables.
@@ -96,12 +121,11 @@ def create(config, variables):
     if config.optimizer == "adamw":
         optimizer = FusedAdam(beta_1=0.9, beta_2=0.95, epsilon=1e-8, **shared)
     elif config.optimizer == "sgd":
-        optimizer = keras.optimizers.SGD(momentum=0.9, **shared)
+        optimizer = SGD(momentum=0.9, **shared)
     elif config.optimizer == "adafactor":
-        optimizer = keras.optimizers.Adafactor(**shared)
+        optimizer = Adafactor(**shared)
     else:
-        # Muon (Jordan et al. 2024) moves the matrices, Adam the embeddings and vectors.
-        optimizer = keras.optimizers.Muon(
+        optimizer = Muon(
             adam_beta_1=0.9, adam_beta_2=0.95, exclude_layers=["embeddings", "positions"], **shared
         )
     if config.weight_decay:

@@ -13,9 +13,9 @@ from trainers import flags as trainer_flags
 from trainers.interruption import sigterm_as_ctrl_c
 
 FLAGS = flags.FLAGS
-# Fields of config.json that may change when a run goes on: they move no weight. So may `steps`, upwards: what is done
-# stays done, and from there on the learning rate follows the schedule of the new length.
-HARMLESS = ("export", "eval_every", "checkpoint_every")
+# Fields of config.json that may change when a run goes on: they move no weight (a strategy: by rounding alone). So
+# may `steps`, upwards: what is done stays done, and from there on the learning rate follows the schedule of the new length.
+HARMLESS = ("export", "eval_every", "checkpoint_every", "strategy")
 
 
 def main():

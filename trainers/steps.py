@@ -62,12 +62,12 @@ class Steps:
         self.run_directory, self.config, self.trainer, self.batches = run, config, trainer, batches
         self.checkpoints, self.log, self.data, self.place = checkpoints, log, data, place
         self._log_every = max(1, min(50, config.steps // 20))
-        self._traced = False
+        self._traced = self._all_stop = False
 
     def run(self):
         """Carries out all steps that are left. Raises SystemExit when interrupted, ValueError when they lead nowhere."""
         with Progress("step", self.config.steps, self.place.step) as self._progress, Interruption() as self._signals:
-            if not self.checkpoints.exist():
+            if not self.trainer.placement.from_chief(self.checkpoints.exist):
                 self._save()  # what the first steps can go back to
             self._tick()
             if self.place.evaluation_due:
@@ -93,12 +93,19 @@ class Steps:
             prefetcher.close()
         return True
 
+    @property
+    def _stopping(self):
+        """Whether the run ends here. Workers must stop after the same step: in one they say so, after it all know."""
+        return self._all_stop if self.trainer.placement.num_workers > 1 else self._signals.requested
+
     def _step(self, step, batch):
         """Trains on one batch. Returns why the step is bad, or None."""
         with contextlib.nullcontext() if self._traced else quiet():  # the first call compiles, and chatters
-            loss = float(self.trainer.step(batch, self.batches.starts_epoch(step))[0])
+            told = self.trainer.step(batch, self.batches.starts_epoch(step), self._signals.requested)
+            loss, norm = float(told.loss), float(told.gradient_norm)
         self._traced = True
-        reason = recovery.badness(loss, None, self.place.recent)
+        self._all_stop = float(told.stop) > 0
+        reason = recovery.badness(loss, norm, self.place.recent)
         if reason is None:
             self.place.untold.append(loss)
             self.place.recent = recovery.remember(self.place.recent, loss)
@@ -112,7 +119,7 @@ class Steps:
         judged, best = None, self.place.best_loss
         if done % config.eval_every == 0 and not last:
             judged = self._evaluate()
-        if done % config.checkpoint_every == 0 or last or self.place.best_loss != best or self._signals.requested:
+        if done % config.checkpoint_every == 0 or last or self.place.best_loss != best or self._stopping:
             self._save(judged)
         self._stop_if_asked()
 
@@ -134,12 +141,12 @@ class Steps:
 
     def _evaluate(self):
         """Judges the model on the front of the validation split. Returns its loss; a signal cuts this short."""
-        before = time.perf_counter()
+        before, placement = time.perf_counter(), self.trainer.placement
         try:
-            with self._signals.at_once():
-                scores = split_scores(
+            with self._signals.at_once() if placement.num_workers == 1 else contextlib.nullcontext():
+                scores = placement.from_chief(lambda: split_scores(
                     self.config, self.trainer, self.data, "validation", VALIDATION_TOKENS_WHILE_TRAINING
-                )
+                ))  # fmt: skip
         except KeyboardInterrupt:
             self.place.evaluation_due = True
             self._save()
@@ -158,7 +165,7 @@ class Steps:
         self.checkpoints.save(self.place.step, {**progress, "validation_loss": validation_loss}, self.log.text())
 
     def _stop_if_asked(self):
-        if self._signals.requested:
+        if self._stopping:
             self.checkpoints.wait()
             self._progress.say(
                 f"Interrupted after step {self.place.step:,}, and saved. "
@@ -176,7 +183,8 @@ class Steps:
                 "before them did not help; give a lower --learning_rate, a --clip_norm or more --warmup_steps, in a new run."
             )
         new = {other: reason if other == step else f"left out with step {step + 1}" for other in skipped} | self.place.skipped
-        progress = self.checkpoints.restore(self._progress.say, before=min(new.keys() - self.place.skipped.keys()))
+        earliest = min(new.keys() - self.place.skipped.keys())
+        progress = self.trainer.follow_chief(self.checkpoints.restore(self._progress.say, before=earliest))
         self.log.rewind(progress["metrics"])
         self.place = Place.of(progress)
         self.place.skipped = new

@@ -6,7 +6,7 @@ from pathlib import Path
 import tensorflow as tf
 
 import tfds_configs
-from trainers import loop, optimizers
+from trainers import loop, optimizers, strategies
 from trainers.checkpoints import Checkpoints, named_variables
 from trainers.flags import quiet, task_config
 from trainers.metrics_log import MEASURED, MetricsLog
@@ -19,6 +19,8 @@ from zoo.registry import MODELS, TASKS
 
 def train(run, config, model_config):
     """Carries out the run in directory `run`. Every value it depends on is in the two configs."""
+    placement = strategies.place(config.strategy)
+    print(f"Devices: {placement.reason}", flush=True)
     loop.set_seed(config.seed)
     if config.precision == "bfloat16":
         tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
@@ -35,7 +37,13 @@ def train(run, config, model_config):
 
     fields = task.model_fields(tokenizer)
     model_config = model_config.replace(**{k: v for k, v in fields.items() if hasattr(model_config, k)})
-    model = task.assemble(MODELS.get(config.model)(model_config))
+    model_class = MODELS.get(config.model)
+    if hasattr(model_class, "adapt"):
+        if placement.num_workers > 1:
+            raise ValueError(f"{config.model} is fitted in one pass on one device; leave out --num_workers and TF_CONFIG.")
+        placement = strategies.Placement(placement.reason)
+    with placement.scope():
+        model = task.assemble(model_class(model_config))
     began = time.perf_counter()
     if hasattr(model, "adapt"):
         log = MetricsLog(run)
@@ -45,26 +53,32 @@ def train(run, config, model_config):
             model, task, None, tokenizer=tokenizer, batch_size=config.batch_size, seq_length=config.seq_length, xla=False
         )
     else:
-        model.build_from_ids()
-        trainer, log = _fit(run, config, model, task, tokenizer, data)
+        with placement.scope():
+            model.build_from_ids()
+        trainer, log = _fit(run, config, model, task, tokenizer, data, placement)
+    if not placement.is_chief:
+        placement.barrier()  # a worker that left would be taken for dead while the chief finishes
+        return
     scores = _judge(config, trainer, log, data, time.perf_counter() - began)
     _deliver(run, config, Bundle(model, tokenizer, task, {
         "dataset": source.name, "licence": source.licence, "steps": config.steps, "scores": scores,
     }))  # fmt: skip
+    placement.barrier()
 
 
-def _fit(run, config, model, task, tokenizer, data):
+def _fit(run, config, model, task, tokenizer, data, placement):
     """Gradient descent, from the newest checkpoint or from step 0. Returns the trainer and the log."""
     batches = task.training_batches(data["train"], model, tokenizer, layout_of(config))
     xla, why = loop.resolve_xla(config.xla, model, tf.config.list_logical_devices())
-    optimizer = optimizers.create(config, model.trainable_variables)
+    with placement.scope():
+        optimizer = optimizers.create(config, model.trainable_variables)
     fuse = config.xla == "auto" and not xla
     trainer = loop.Trainer(
         model, task, optimizer, tokenizer=tokenizer, batch_size=config.batch_size, seq_length=config.seq_length,
-        xla=xla, fuse=fuse,
+        xla=xla, fuse=fuse, placement=placement, grad_accumulation=config.grad_accumulation,
     )  # fmt: skip
-    checkpoints = Checkpoints(run / "checkpoints", named_variables(**trainer.variables()))
-    restored = checkpoints.restore()
+    checkpoints = Checkpoints(run / "checkpoints", named_variables(**trainer.variables()), placement.is_chief)
+    restored = trainer.follow_chief(checkpoints.restore())
     place = Place.of(restored) if restored else Place()
     log = MetricsLog(run, restored["metrics"] if restored else "")
     print(

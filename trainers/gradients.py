@@ -1,0 +1,67 @@
+"""Gradients of one replica's rows: of all at once, or of some at a time, so that fewer activations are held together.
+
+Shape letters: B rows of the replica, k micro-batches.
+"""
+
+import contextlib
+
+import tensorflow as tf
+
+
+class Differentiation:
+    """d loss / d weights for the rows of one replica.
+
+    Args:
+        model: a built model.
+        task: an instance of a registered task.
+        num_micro_batches: k, a divisor of B; the rows are taken B / k at a time, and what they give is summed.
+        fusion: a context in which the step is traced.
+    """
+
+    def __init__(self, model, task, num_micro_batches=1, fusion=contextlib.nullcontext):
+        self.model, self.task, self.num_micro_batches, self._fusion = model, task, num_micro_batches, fusion
+
+    def of_mean(self, batch, state):
+        """(gradients of the mean loss, summed loss, count, new state), where no other replica's count is needed."""
+        if self.num_micro_batches == 1:
+            return self._of(batch, state, lambda loss_sum, count: loss_sum / count)
+        gradients, loss_sum, count, state = self.of_sum(batch, state, 1.0)
+        return [gradient / count for gradient in gradients], loss_sum, count, state
+
+    def of_sum(self, batch, state, factor):
+        """(gradients of `factor` times the summed loss, summed loss, count, new state): they add up over replicas."""
+        if self.num_micro_batches == 1:
+            return self._of(batch, state, lambda loss_sum, _: loss_sum * factor)
+        pieces, states = ({name: self._cut(value) for name, value in (rows or {}).items()} for rows in (batch, state))
+
+        def body(i, gradients, loss_sum, count, states):
+            piece, before = ({name: value[i] for name, value in rows.items()} for rows in (pieces, states))
+            more, more_loss, more_count, after = self._of(piece, before or None, lambda loss_sum, _: loss_sum * factor)
+            states = {
+                name: tf.tensor_scatter_nd_update(value, [[i]], after[name][None]) for name, value in states.items()
+            }
+            gradients = [a + b for a, b in zip(gradients, more, strict=True)]
+            return i + 1, gradients, loss_sum + more_loss, count + more_count, states
+
+        zeros = [tf.zeros(variable.shape) for variable in self.model.trainable_variables]
+        _, gradients, loss_sum, count, states = tf.while_loop(
+            lambda i, *_: i < self.num_micro_batches, body,
+            (tf.constant(0), zeros, tf.constant(0.0), tf.constant(0.0), states), parallel_iterations=1,
+        )  # fmt: skip
+        states = {name: tf.reshape(value, (-1, *value.shape[2:])) for name, value in states.items()}
+        return gradients, loss_sum, count, states or None
+
+    def _cut(self, rows):
+        """(B, ...) to (k, B / k, ...)."""
+        return tf.reshape(rows, (self.num_micro_batches, -1, *rows.shape[1:]))
+
+    def _of(self, batch, state, target):
+        variables = self.model.trainable_variables
+        with self._fusion():
+            with tf.GradientTape() as tape:
+                outputs, state = self.task.forward(self.model, batch, state=state, training=True)
+                loss_sum, count = self.task.loss(batch, outputs)
+                value = target(loss_sum, count)
+            # Dense, as slices of a table cannot be summed over replicas inside what XLA compiles.
+            gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(value, variables)]
+        return gradients, loss_sum, count, state
