@@ -3,12 +3,15 @@
 Shape letters: B batch, T positions, V vocabulary.
 """
 
+import contextlib
+
 import keras
 import numpy as np
 
 from trainers import loop, optimizers
 from zoo.models.base import LanguageModel
 from zoo.registry import MODELS, TASKS
+from zoo.tasks.base import Layout
 
 EOS_ID = 0
 SEQ_LENGTH, BATCH_SIZE = 13, 5
@@ -71,8 +74,8 @@ def token_ids(model, batch_size=3, length=7, seed=0):
     return np.random.default_rng(seed).integers(1, model.config.vocab_size, (batch_size, length)).astype(np.int32)
 
 
-def trainer(model, steps=10, **settings):
-    """A `loop.Trainer` with the default update rule, not compiled by XLA."""
+def trainer(model, steps=10, *, xla=False, placement=None, grad_accumulation=1, **settings):
+    """A `loop.Trainer` with the default update rule, by default on one replica and not compiled by XLA."""
     flags = dict(
         optimizer="adamw",
         learning_rate=1e-2,
@@ -82,9 +85,37 @@ def trainer(model, steps=10, **settings):
         weight_decay=0.1,
         clip_norm=1.0,
     )
-    optimizer = optimizers.create(_Settings({**flags, **settings}), model.trainable_variables)
+    with placement.scope() if placement else contextlib.nullcontext():
+        optimizer = optimizers.create(_Settings({**flags, **settings}), model.trainable_variables)
     task = TASKS.get(model.config.tasks[0])()
-    return loop.Trainer(model, task, optimizer, batch_size=BATCH_SIZE, seq_length=SEQ_LENGTH, xla=False)
+    return loop.Trainer(
+        model, task, optimizer, batch_size=BATCH_SIZE, seq_length=SEQ_LENGTH, xla=xla, placement=placement,
+        grad_accumulation=grad_accumulation,
+    )  # fmt: skip
+
+
+def uneven_batches(trainer):
+    """`batch(step)` and `starts_epoch(step)` for a trainer, the rows with unequal numbers of tokens that count."""
+    model = trainer.model
+    batches = trainer.task.training_batches(
+        stream(model.config.vocab_size), model, None, Layout(SEQ_LENGTH, BATCH_SIZE, seed=1)
+    )
+    return UnevenBatches(batches)
+
+
+class UnevenBatches:
+    """Batches in which fewer labels count, in every row another number, and in some rows none."""
+
+    def __init__(self, batches):
+        self._batches, self.starts_epoch = batches, batches.starts_epoch
+
+    def batch(self, step):
+        batch = self._batches.batch(step)
+        weights = batch["loss_weights"]
+        kept = np.random.default_rng([17, step]).integers(0, weights.size // len(weights) + 1, len(weights))
+        kept[step % len(weights)] = max(kept[step % len(weights)], 1)
+        counted = np.arange(weights.size // len(weights)) < kept[:, None]
+        return {**batch, "loss_weights": weights * counted.reshape(weights.shape).astype(weights.dtype)}
 
 
 class _Settings:

@@ -100,6 +100,7 @@ def define_training():
     flags.DEFINE_float("z_loss", None, "Weight of the squared log-normaliser.", lower_bound=0.0)
     flags.DEFINE_bool("separate_documents", None, "Attention and state do not cross documents.")
     flags.DEFINE_enum("strategy", None, STRATEGIES, "Which devices compute; auto takes the best that are there.")
+    flags.DEFINE_integer("num_workers", 1, "Processes on this host that train together, without TF_CONFIG.", lower_bound=1)
     flags.DEFINE_integer(
         "grad_accumulation", None, "Micro-batches that a step is taken in, so that less memory does.", lower_bound=1
     )

@@ -5,11 +5,14 @@ import datetime
 import json
 import os
 import shutil
+import sys
+import tempfile
 from pathlib import Path
 
 from absl import flags
 
 from trainers import flags as trainer_flags
+from trainers import workers
 from trainers.interruption import sigterm_as_ctrl_c
 
 FLAGS = flags.FLAGS
@@ -28,6 +31,12 @@ def main():
     if FLAGS.dry_run:
         print(json.dumps(_described(config, model_config), indent=1))
         return
+    cluster = _cluster(config)
+    if cluster is None and FLAGS.num_workers > 1:
+        raise SystemExit(_launch(config))
+    if cluster is not None and cluster.index > 0:
+        _work(config, model_config)
+        return
     with sigterm_as_ctrl_c(), _run_directory(config) as run:
         print(f"Run: {run}  (TensorBoard: tensorboard --logdir {run / 'tensorboard'})", flush=True)
         try:
@@ -39,6 +48,67 @@ def main():
         except KeyboardInterrupt:  # between preparation and the first step, or while the bundle is made
             print(f"\nInterrupted. Go on with: {trainer_flags.command_to_go_on(run)}", flush=True)
             raise SystemExit(trainer_flags.RESUME_STATUS) from None
+        except workers.WorkerGone as gone:
+            go_on = trainer_flags.command_to_go_on(run)
+            print(f"A worker has gone ({gone}). On every host, go on with: {go_on}", flush=True)
+            _leave()
+
+
+def _cluster(config):
+    """The `workers.Cluster` that this process is to train in, or None. Raises ValueError if the flags contradict it."""
+    if config.strategy not in ("auto", "multi_worker"):
+        if FLAGS.num_workers > 1:
+            raise ValueError(f"--num_workers is for --strategy=multi_worker, and not for {config.strategy}.")
+        return None
+    cluster = workers.from_environment()
+    if cluster is not None and FLAGS.num_workers not in (1, cluster.size):
+        raise ValueError(f"--num_workers={FLAGS.num_workers}, and TF_CONFIG names {cluster.size}; leave one of them out.")
+    return cluster
+
+
+def _work(config, model_config):
+    """Trains as a worker that is not the chief: it says little, and whatever it writes goes when it ends."""
+    with sigterm_as_ctrl_c(), tempfile.TemporaryDirectory() as directory:
+        print("A worker: the chief tells how it goes, and writes.", flush=True)
+        try:
+            with trainer_flags.quiet():
+                import tensorflow  # noqa: F401
+            from trainers.training import train
+
+            with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+                train(Path(directory), config, model_config)
+        except KeyboardInterrupt:
+            raise SystemExit(trainer_flags.RESUME_STATUS) from None
+        except workers.WorkerGone as gone:
+            print(f"A worker has gone ({gone}). Start the same command on every host again.", file=sys.stderr, flush=True)
+            shutil.rmtree(directory)
+            _leave()
+
+
+def _leave():
+    """Ends the process where it stands: TensorFlow's orderly way out would wait for the worker that has gone."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(trainer_flags.RESUME_STATUS)
+
+
+def _launch(config):
+    """Starts the workers of --num_workers. Returns the exit status for all of them."""
+    latest = Path("runs") / config.model / "latest"
+    before = os.readlink(latest) if latest.is_symlink() else None
+    statuses, dead = workers.launch(FLAGS.num_workers, "trainers.run", sys.argv[1:])
+    if not any(statuses):
+        return 0
+    if dead:
+        names = " and ".join(f"{i} (signal {-statuses[i]})" for i in dead)
+        run = FLAGS.model_dir
+        if run is None and latest.is_symlink() and os.readlink(latest) != before:
+            run = latest.parent / os.readlink(latest)
+        go_on = f"Go on with: {trainer_flags.command_to_go_on(run)}" if run else "No run had begun."
+        print(f"Worker {names} died, and the others have ended. {go_on}", flush=True)
+        return trainer_flags.RESUME_STATUS if run else 1
+    # A mistake or a bug weighs more than the others' having found a worker gone.
+    return min((status for status in statuses if status > 0), default=1)
 
 
 def _described(config, model_config):

@@ -97,6 +97,16 @@ class Placement:
         size = int.from_bytes(self.broadcast(len(text).to_bytes(8, "little")), "little")
         return json.loads(self.broadcast(text if self.is_chief else bytes(size)))
 
+    @contextlib.contextmanager
+    def noticing(self):
+        """Turns what TensorFlow says when another worker dies into a `workers.WorkerGone`."""
+        try:
+            yield
+        except tf.errors.OpError as error:
+            if self.num_workers == 1:
+                raise
+            raise workers.WorkerGone(error.message.splitlines()[0]) from error
+
     def barrier(self):
         """Returns when all workers are here."""
         if self.num_workers > 1:
@@ -104,8 +114,12 @@ class Placement:
 
     def _total(self, value):
         """The sum over all replicas, at each."""
-        sum_up = tf.function(lambda x: tf.distribute.get_replica_context().all_reduce("SUM", x), autograph=False)
-        return self.strategy.run(sum_up, args=(value,))
+
+        def sum_up(x):
+            # The identity puts it on the replica's device, which an argument is not.
+            return tf.distribute.get_replica_context().all_reduce("SUM", tf.identity(x))
+
+        return self.strategy.run(tf.function(sum_up, autograph=False), args=(value,))
 
     @staticmethod
     def local_index():

@@ -21,6 +21,11 @@ def train(run, config, model_config):
     """Carries out the run in directory `run`. Every value it depends on is in the two configs."""
     placement = strategies.place(config.strategy)
     print(f"Devices: {placement.reason}", flush=True)
+    with placement.noticing():
+        _train(run, config, model_config, placement)
+
+
+def _train(run, config, model_config, placement):
     loop.set_seed(config.seed)
     if config.precision == "bfloat16":
         tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")

@@ -1,0 +1,123 @@
+"""One replica against two, two workers and micro-batches: how far losses and final weights are apart.
+
+    python -m benchmarks.replicas                       every model at preset tiny, 50 steps
+    python -m benchmarks.replicas --models=gpt,lstm --optimizer=adamw
+    python -m benchmarks.replicas --sides=workers       two processes on the loopback device
+
+Five rows a step, so that two replicas get three and two, and in every row another number of tokens that count. Two logical CPU
+devices stand for two accelerators; the workers are real processes.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+SIDES = ("replicas", "micro-batches", "both", "workers")
+
+
+def main():
+    args = _parser().parse_args()
+    if args.worker_of:
+        _work(args)
+        return 0
+    from trainers import strategies
+
+    mirrored = strategies.place("mirrored")
+    from tests import tiny_models
+    from zoo.registry import MODELS
+
+    names = args.models.split(",") if args.models else [n for n in MODELS.names() if not hasattr(MODELS.get(n), "adapt")]
+    one = strategies.Placement("one replica")
+    placements = {"replicas": (mirrored, 1), "micro-batches": (one, 2), "both": (mirrored, 2)}
+    ours = {name: _curve(tiny_models, name, one, 1, args) for name in names}
+    worst = 0.0
+    for side in args.sides.split(","):
+        theirs = _workers(names, args) if side == "workers" else {
+            name: _curve(tiny_models, name, *placements[side], args) for name in names
+        }  # fmt: skip
+        for name in names:
+            loss, weights = _difference(ours[name], theirs[name])
+            worst = max(worst, loss, weights)
+            print(f"{name:12} {side:14} losses {loss:.1e}  final weights {weights:.1e}", flush=True)
+    print(json.dumps({"worst": worst, "steps": args.steps, "optimizer": args.optimizer}))
+    return 0
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.replicas", description=__doc__.splitlines()[0])
+    parser.add_argument("--models", help="which, by commas; by default all that are trained by gradients")
+    parser.add_argument("--sides", default=",".join(SIDES), help="what to set against one replica, by commas")
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--optimizer", choices=("sgd", "adamw", "adafactor", "muon"), default="sgd")
+    parser.add_argument("--learning_rate", type=float, default=0.05)
+    parser.add_argument("--xla", choices=("on", "off"), default="off")
+    parser.add_argument("--worker_of", help=argparse.SUPPRESS)
+    return parser
+
+
+def _curve(tiny_models, name, placement, grad_accumulation, args):
+    """name -> array: the losses of all steps, and every variable after the last."""
+    import numpy as np
+
+    with placement.scope():
+        model = tiny_models.create(name)
+    trainer = tiny_models.trainer(
+        model, args.steps, placement=placement, grad_accumulation=grad_accumulation, xla=args.xla == "on",
+        optimizer=args.optimizer, learning_rate=args.learning_rate,
+    )  # fmt: skip
+    batches = tiny_models.uneven_batches(trainer)
+    losses = [float(trainer.step(batches.batch(i), batches.starts_epoch(i)).loss) for i in range(args.steps)]
+    carried = trainer.variables().get("carried", [])
+    return {
+        "losses": np.array(losses), **{v.path: np.asarray(v) for v in model.variables},
+        **{f"carried/{v.name}": np.asarray(v) for v in carried},
+    }  # fmt: skip
+
+
+def _difference(one, other):
+    """The largest difference of a loss, and of a weight."""
+    import numpy as np
+
+    if one.keys() != other.keys():
+        raise ValueError(f"Variables differ: {sorted(one.keys() ^ other.keys())}.")
+    apart = {name: float(np.max(np.abs(np.float64(value) - np.float64(other[name])))) for name, value in one.items()}
+    return apart.pop("losses"), max(apart.values())
+
+
+def _workers(names, args):
+    """The curves of two processes that train together."""
+    import numpy as np
+
+    from trainers import workers
+
+    with tempfile.TemporaryDirectory() as directory:
+        arguments = [f"--models={','.join(names)}", f"--worker_of={directory}", f"--steps={args.steps}", f"--xla={args.xla}"]
+        arguments += [f"--optimizer={args.optimizer}", f"--learning_rate={args.learning_rate}"]
+        statuses, _ = workers.launch(2, "benchmarks.replicas", arguments)
+        if any(statuses):
+            raise RuntimeError(f"The workers ended with {statuses}.")
+        return {name: dict(np.load(Path(directory) / f"{name}.npz")) for name in names}
+
+
+def _work(args):
+    """What each of the two processes does; the chief writes."""
+    import numpy as np
+
+    from trainers import strategies
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    placement = strategies.place("multi_worker")
+    from tests import tiny_models
+
+    for name in args.models.split(","):
+        curve = _curve(tiny_models, name, placement, 1, args)
+        if placement.is_chief:
+            np.savez(Path(args.worker_of) / f"{name}.npz", **curve)
+    placement.barrier()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
