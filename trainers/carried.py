@@ -28,7 +28,7 @@ class Carried:
 
     def read(self, name):
         """float (B, ...). Every worker must call this."""
-        return self._placement.gather(self.state[name]).numpy()[: self._batch_size]
+        return self._placement.gather(self.state[name])[: self._batch_size]
 
     def write(self, name, value):
         """Gives every replica its rows of (B, ...)."""

@@ -10,6 +10,7 @@ counts of the loss, and gradients of the sums.
 """
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -77,17 +78,22 @@ class Placement:
         return self.strategy.experimental_local_results(value)[0] if self.strategy else value
 
     def gather(self, value):
-        """The rows of all replicas, in order. Every worker must call this."""
-        return self.strategy.gather(value, axis=0) if self.strategy else value
+        """The rows of all replicas, in order, as a numpy array. Every worker must call this."""
+        if not self.strategy:
+            return value.numpy()
+        mine = np.concatenate([part.numpy() for part in self.strategy.experimental_local_results(value)])
+        parts = [self.broadcast(mine.tobytes(), worker) for worker in range(self.num_workers)]
+        return np.concatenate([np.frombuffer(part, mine.dtype).reshape(mine.shape) for part in parts])
 
-    def broadcast(self, data):
-        """The chief's bytes, at every worker; all must call this, with as many bytes."""
+    def broadcast(self, data, worker=0):
+        """The bytes of one worker, at every worker; all must call this, with as many bytes."""
         if self.num_workers == 1:
             return data
         # As int32, whose sum with zeros keeps every bit.
         words = np.frombuffer(data + bytes(-len(data) % 4), np.int32)
-        mine = self.spread(lambda i: tf.constant(words if i == 0 else np.zeros_like(words)))
-        return self.first(self._total(mine)).numpy().tobytes()[: len(data)]
+        source = worker * self.num_local
+        total = self._total(self.spread(lambda i: tf.constant(words if i == source else np.zeros_like(words))))
+        return self.first(total).numpy().tobytes()[: len(data)]
 
     def from_chief(self, make):
         """What `make()` gives at the chief, which alone calls it: a JSON value, at every worker. All must call this."""
@@ -114,12 +120,7 @@ class Placement:
 
     def _total(self, value):
         """The sum over all replicas, at each."""
-
-        def sum_up(x):
-            # The identity puts it on the replica's device, which an argument is not.
-            return tf.distribute.get_replica_context().all_reduce("SUM", tf.identity(x))
-
-        return self.strategy.run(tf.function(sum_up, autograph=False), args=(value,))
+        return _summing(self.strategy)(value)
 
     @staticmethod
     def local_index():
@@ -157,6 +158,15 @@ class Placement:
                 for i, copy in enumerate(variable._value.values):
                     replica = self.worker * self.num_local + i
                     copy.assign(np.array([(seed + replica * SEED_STRIDE) % 2**32, counter], np.uint32))
+
+
+@functools.cache
+def _summing(strategy):
+    def sum_up(value):
+        # The identity puts it on the replica's device, which an argument is not.
+        return tf.distribute.get_replica_context().all_reduce("SUM", tf.identity(value))
+
+    return tf.function(lambda value: strategy.run(sum_up, args=(value,)), autograph=False, reduce_retracing=True)
 
 
 def rows_of(batch, replica, num_replicas, multiple=1):

@@ -13,7 +13,7 @@ from trainers.metrics_log import MEASURED, MetricsLog
 from trainers.prepare import prepare_for
 from trainers.progress import Progress, duration
 from trainers.steps import Place, Steps, layout_of, shown, split_scores
-from zoo.bundle import Bundle
+from zoo.bundle import Bundle, load
 from zoo.registry import MODELS, TASKS
 
 
@@ -65,9 +65,10 @@ def _train(run, config, model_config, placement):
         placement.barrier()  # a worker that left would be taken for dead while the chief finishes
         return
     scores = _judge(config, trainer, log, data, time.perf_counter() - began)
-    _deliver(run, config, Bundle(model, tokenizer, task, {
-        "dataset": source.name, "licence": source.licence, "steps": config.steps, "scores": scores,
-    }))  # fmt: skip
+    provenance = {"dataset": source.name, "licence": source.licence, "steps": config.steps, "scores": scores}
+    saved = Bundle(model, tokenizer, task, provenance).save(run / "bundle")
+    # Read again, the variables are plain ones: a SavedModel is not made of copies on several replicas.
+    _deliver(run, config, load(saved) if placement.strategy else Bundle(model, tokenizer, task, provenance))
     placement.barrier()
 
 
@@ -94,6 +95,7 @@ def _fit(run, config, model, task, tokenizer, data, placement):
         print(f"Resuming after step {place.step:,}.", flush=True)
     Steps(run, config, trainer, batches, checkpoints, log, data, place).run()
     print(checkpoints.summary(), flush=True)
+    print(f"Graphs of the step: {trainer.num_compilations}, {'compiled by XLA' if xla else 'not compiled by XLA'}.", flush=True)
     return trainer, log
 
 
@@ -110,10 +112,9 @@ def _judge(config, trainer, log, data, seconds):
 
 
 def _deliver(run, config, bundle):
-    """Writes the bundle, shows a sample, exports, and says what can be done next."""
+    """Shows a sample of what the bundle does, exports it, and says what can be done next."""
     from zoo.api import Loaded
 
-    bundle.save(run / "bundle")
     sample = bundle.task.sample(Loaded(bundle), config.seed)
     if sample is not None:
         print(f"Sample: {sample}")

@@ -1,8 +1,8 @@
 """One replica against two, two workers and micro-batches: how far losses and final weights are apart.
 
-    python -m benchmarks.replicas                       every model at preset tiny, 50 steps
-    python -m benchmarks.replicas --models=gpt,lstm --optimizer=adamw
-    python -m benchmarks.replicas --sides=workers       two processes on the loopback device
+    python -m tests.replicas                       every model at preset tiny, 50 steps
+    python -m tests.replicas --models=gpt,lstm --optimizer=adamw
+    python -m tests.replicas --sides=workers       two processes on the loopback device
 
 Five rows a step, so that two replicas get three and two, and in every row another number of tokens that count. Two logical CPU
 devices stand for two accelerators; the workers are real processes.
@@ -10,10 +10,15 @@ devices stand for two accelerators; the workers are real processes.
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
+
+import numpy as np
+
+from tests import tiny_models
+from trainers import strategies, workers
+from zoo.registry import MODELS
 
 SIDES = ("replicas", "micro-batches", "both", "workers")
 
@@ -23,20 +28,15 @@ def main():
     if args.worker_of:
         _work(args)
         return 0
-    from trainers import strategies
-
     mirrored = strategies.place("mirrored")
-    from tests import tiny_models
-    from zoo.registry import MODELS
-
     names = args.models.split(",") if args.models else [n for n in MODELS.names() if not hasattr(MODELS.get(n), "adapt")]
     one = strategies.Placement("one replica")
     placements = {"replicas": (mirrored, 1), "micro-batches": (one, 2), "both": (mirrored, 2)}
-    ours = {name: _curve(tiny_models, name, one, 1, args) for name in names}
+    ours = {name: _curve(name, one, 1, args) for name in names}
     worst = 0.0
     for side in args.sides.split(","):
         theirs = _workers(names, args) if side == "workers" else {
-            name: _curve(tiny_models, name, *placements[side], args) for name in names
+            name: _curve(name, *placements[side], args) for name in names
         }  # fmt: skip
         for name in names:
             loss, weights = _difference(ours[name], theirs[name])
@@ -47,7 +47,7 @@ def main():
 
 
 def _parser():
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.replicas", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tests.replicas", description=__doc__.splitlines()[0])
     parser.add_argument("--models", help="which, by commas; by default all that are trained by gradients")
     parser.add_argument("--sides", default=",".join(SIDES), help="what to set against one replica, by commas")
     parser.add_argument("--steps", type=int, default=50)
@@ -58,10 +58,8 @@ def _parser():
     return parser
 
 
-def _curve(tiny_models, name, placement, grad_accumulation, args):
+def _curve(name, placement, grad_accumulation, args):
     """name -> array: the losses of all steps, and every variable after the last."""
-    import numpy as np
-
     with placement.scope():
         model = tiny_models.create(name)
     trainer = tiny_models.trainer(
@@ -79,8 +77,6 @@ def _curve(tiny_models, name, placement, grad_accumulation, args):
 
 def _difference(one, other):
     """The largest difference of a loss, and of a weight."""
-    import numpy as np
-
     if one.keys() != other.keys():
         raise ValueError(f"Variables differ: {sorted(one.keys() ^ other.keys())}.")
     apart = {name: float(np.max(np.abs(np.float64(value) - np.float64(other[name])))) for name, value in one.items()}
@@ -89,14 +85,12 @@ def _difference(one, other):
 
 def _workers(names, args):
     """The curves of two processes that train together."""
-    import numpy as np
-
     from trainers import workers
 
     with tempfile.TemporaryDirectory() as directory:
         arguments = [f"--models={','.join(names)}", f"--worker_of={directory}", f"--steps={args.steps}", f"--xla={args.xla}"]
         arguments += [f"--optimizer={args.optimizer}", f"--learning_rate={args.learning_rate}"]
-        statuses, _ = workers.launch(2, "benchmarks.replicas", arguments)
+        statuses, _ = workers.launch(2, "tests.replicas", arguments)
         if any(statuses):
             raise RuntimeError(f"The workers ended with {statuses}.")
         return {name: dict(np.load(Path(directory) / f"{name}.npz")) for name in names}
@@ -104,16 +98,9 @@ def _workers(names, args):
 
 def _work(args):
     """What each of the two processes does; the chief writes."""
-    import numpy as np
-
-    from trainers import strategies
-
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     placement = strategies.place("multi_worker")
-    from tests import tiny_models
-
     for name in args.models.split(","):
-        curve = _curve(tiny_models, name, placement, 1, args)
+        curve = _curve(name, placement, 1, args)
         if placement.is_chief:
             np.savez(Path(args.worker_of) / f"{name}.npz", **curve)
     placement.barrier()
