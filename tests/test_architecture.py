@@ -22,7 +22,7 @@ ROOMS = (
     ("zoo.models",),
     ("zoo.tasks",),
     ("zoo.bundle",),
-    ("zoo.convert", "zoo.export"),
+    ("zoo.convert", "zoo.export", "zoo.serving"),
     ("zoo.api", "zoo"),
     ("trainers",),
     ("benchmarks",),

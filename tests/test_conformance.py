@@ -220,7 +220,7 @@ def test_the_saved_model_in_a_fresh_process_is_python(name, tmp_path):
     task = TASKS.get(model.config.tasks[0])()
     path = export_saved_model(tmp_path / "export", model, tokenizer, task)  # raises unless the replay agrees
     assert path.name == "1" and latest_version(tmp_path / "export") == 1
-    assert sorted(entry.name for entry in (tmp_path / "export").iterdir()) == ["1"]
+    assert sorted(entry.name for entry in (tmp_path / "export").iterdir()) == ["1", "deployment"]
 
 
 # Training

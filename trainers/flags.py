@@ -147,11 +147,14 @@ def define_export():
     """Flags of `trainers.export`."""
     _define_model_dir()
     flags.DEFINE_string("export_dir", None, "Parent of the version to be written. [export/ beside the bundle]")
+    flags.DEFINE_integer("version", None, "Its number, above all that are there. [the next one]", lower_bound=1)
+    flags.DEFINE_bool("verify", False, "Write nothing; prove the newest version in --export_dir once more, in every way.")
 
 
 def define_generation():
     """Flags of `trainers.generate`."""
     _define_model_dir()
+    flags.DEFINE_string("export_dir", None, "Use the newest SavedModel there instead, as a server would.")
     flags.DEFINE_string("prompt", None, "Text to go on with. Without --prompt and --prompt_file you are asked for it.")
     flags.DEFINE_string("prompt_file", None, "File with a prompt a line; one JSON object a prompt is printed.")
     flags.DEFINE_integer("max_new_tokens", 128, "Most tokens to add.", lower_bound=1)

@@ -123,7 +123,9 @@ def _deliver(run, config, bundle):
         from zoo.export import export_saved_model
 
         with quiet():
-            path = export_saved_model(run / "export", bundle.model, bundle.tokenizer, bundle.task)
+            path = export_saved_model(
+                run / "export", bundle.model, bundle.tokenizer, bundle.task, provenance=bundle.provenance
+            )
         print(f"Export: {path}, replayed in a fresh process: equal", flush=True)
     print(_next_commands(run, config, bundle.task))
 

@@ -138,6 +138,8 @@ class Loaded:
                     f"{which} has {length} tokens, with the one that begins it; this model takes at most {longest}."
                 )
 
-    def export(self, directory):
-        """Writes a SavedModel to `directory/<version>/` and proves it in a fresh process. Returns its path."""
-        return export_saved_model(directory, self.model, self.tokenizer, self.task)
+    def export(self, directory, version=None):
+        """Writes a SavedModel to `directory/<version>/` and proves it in a clean process. Returns its path."""
+        return export_saved_model(
+            directory, self.model, self.tokenizer, self.task, version=version, provenance=self.bundle.provenance
+        )

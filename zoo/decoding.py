@@ -211,6 +211,21 @@ def beam_search(
     return best._replace(token_ids=best.token_ids[:, :, prompt_length:])
 
 
+def choose(logits, index, sampling):
+    """One token more for each row, as `generate` would choose it.
+
+    Args:
+        logits: float32 (B, V).
+        index: int32 (B,), how many tokens each row has written.
+        sampling: a `Sampling` whose tensors are (B,), without penalties, which would have to know the row.
+
+    Returns:
+        int32 (B,), and float32 (B,): its natural log-probability under the model's own distribution.
+    """
+    chosen = _choose(logits, None, None, None, index, sampling)
+    return chosen, _log_prob(logits, chosen)
+
+
 def uniform(seed, index):
     """float32 (B,) in [0, 1): random numbers that depend on nothing but each row's seed and the index.
 
@@ -219,7 +234,7 @@ def uniform(seed, index):
 
     Args:
         seed: int64 (B,).
-        index: int, or a scalar integer tensor.
+        index: int, or an integer tensor: one for all rows, or (B,).
     """
     gamma = tf.constant(0x9E3779B97F4A7C15, tf.uint64)
     start = _mix(tf.bitcast(tf.cast(seed, tf.int64), tf.uint64) + gamma)
@@ -286,7 +301,9 @@ def _choose(logits, ids, real, column, index, sampling):
     temperature = tf.broadcast_to(tf.cast(sampling.temperature, tf.float32), tf.shape(most_probable))
 
     def sample():
-        scaled = logits / tf.where(temperature > 0, temperature, 1.0)[:, None]
+        # From 0 downwards: whatever is divided by the smallest temperature, the largest stays finite.
+        below = logits - tf.reduce_max(logits, -1, keepdims=True)
+        scaled = below / tf.where(temperature > 0, temperature, 1.0)[:, None]
         lowest = _lowest_kept(scaled, sampling.top_k, sampling.top_p, sampling.min_p)
         kept = scaled if lowest is None else tf.where(scaled >= lowest, scaled, -float("inf"))
         seed = tf.broadcast_to(tf.cast(sampling.seed, tf.int64), tf.shape(temperature))

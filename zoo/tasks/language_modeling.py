@@ -14,6 +14,7 @@ from zoo.data import PackedBatches, evaluation_batches
 from zoo.layers.cross_entropy import cross_entropy
 from zoo.registry import TASKS
 from zoo.tasks.base import Task
+from zoo.tasks.streaming import streaming_requests, streaming_signatures
 from zoo.tasks.text_generation import language_model_requests, language_model_signatures
 
 
@@ -83,12 +84,16 @@ class LanguageModeling(Task):
         return {"bits_per_byte": loss / math.log(2) * tokens_per_byte, "perplexity": metrics.perplexity(loss)}
 
     def signatures(self, model, tokenizer):
-        """Name -> tf.function: `serving_default`, `generate`, `score`."""
-        return language_model_signatures(model, tokenizer)
+        """Name -> tf.function: `serving_default`, `generate`, `score`, `prefill`, `decode_step`."""
+        return {**language_model_signatures(model, tokenizer), **streaming_signatures(model, tokenizer)}
 
     def requests(self, model, tokenizer):
-        """(signature, inputs) pairs that exercise every signature: an export is proved with them."""
-        return language_model_requests(model, tokenizer)
+        """(signature, inputs) that exercise every signature at every length; an export is proved and warmed up with them.
+
+        A third element is the number of an earlier request whose answer is fed in besides.
+        """
+        requests = language_model_requests(model, tokenizer)
+        return requests + streaming_requests(model, tokenizer, first=len(requests))
 
     def sample(self, loaded, seed):
         return repr(loaded.generate("The ", max_new_tokens=60, temperature=0.8, top_k=40, seed=seed))

@@ -7,12 +7,33 @@ Shape letters: B batch, P prompt length (`eos_id` included), T tokens of the lon
 
 import math
 
+import numpy as np
 import tensorflow as tf
 
 from zoo.decoding import Sampling, generate
 
-# What `serving_default`, which has no options, writes at most.
+# What a request writes that does not say how much.
 DEFAULT_NEW_TOKENS = 64
+# Tokens of a text, and new ones, where the model itself sets no limit: one request must not take a server's memory, or its day.
+LONGEST = 16_384
+# Lengths in tokens of the texts that an export is proved and warmed up with, as far as the model takes them.
+LENGTH_BUCKETS = (16, 128, 1_024)
+
+STRINGS, INTEGERS, FLOATS, SEEDS = (tf.TensorSpec([None], t) for t in (tf.string, tf.int32, tf.float32, tf.int64))
+# Each option of a request: its type, its default, the values that it takes, and what a wrong one is told.
+OPTIONS = {
+    "max_new_tokens": (INTEGERS, DEFAULT_NEW_TOKENS, lambda n: n >= 0, "is a number of tokens, 0 or more"),
+    "temperature": (FLOATS, 0.0, lambda t: (t >= 0) & tf.math.is_finite(t), "is 0 (greedy) or a positive number"),
+    "top_k": (INTEGERS, 0, lambda k: k >= 0, "is 0 (off) or how many of the likeliest tokens to sample among"),
+    "top_p": (FLOATS, 1.0, lambda p: (p >= 0) & (p <= 1), "is a probability, 1 (off) at most"),
+    "seed": (SEEDS, 0, None, ""),
+}
+
+
+def default(option):
+    """What a request gets that does not give an option: an array of one row, which stands for all rows."""
+    spec, value, _, _ = OPTIONS[option]
+    return np.array([value], spec.dtype.as_numpy_dtype)
 
 
 def language_model_signatures(model, tokenizer):
@@ -24,7 +45,8 @@ def language_model_signatures(model, tokenizer):
 
     Returns:
         Name -> `tf.function` with a fixed input signature and a dict of named tensors as its result. B may differ from call to call
-        and may be 0. Each row's answer is the same whatever rows stand beside it.
+        and may be 0. Each row's answer is the same whatever rows stand beside it. An argument with a default, an array of one row,
+        may be left out of a request; each option has one value a row, or one for all.
 
         - `serving_default`: `prompt` string (B,) -> `text` string (B,), the prompt and its greedy continuation.
         - `generate`: `prompt`; `max_new_tokens` int32 (B,), cut to what the model's `max_length` leaves; `temperature` float32 (B,),
@@ -33,35 +55,37 @@ def language_model_signatures(model, tokenizer):
         - `score`: `text` string (B,) -> `log_prob` float32 (B,), natural, of the text as the beginning of a document (that it ends
           there is not scored); `num_tokens` int32 (B,); `bits_per_byte` float32 (B,), 0 for an empty text.
 
-    A prompt or text that is longer than the model's `max_length` is an InvalidArgumentError that names both numbers.
+    A text that is longer than `longest_text(model)`, or an option out of its range, is an InvalidArgumentError that says what
+    would be right.
     """
-    strings, integers, floats, seeds = (tf.TensorSpec([None], t) for t in (tf.string, tf.int32, tf.float32, tf.int64))
 
-    @tf.function(input_signature=[strings, integers, floats, integers, floats, seeds], autograph=False)
-    def generate_(prompt, max_new_tokens, temperature, top_k, top_p, seed):
-        sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-        prompt_ids, padding_mask, lengths = _left_padded(model, tokenizer, prompt)
-        if model.max_length is not None:
-            # The last new token is never read, so it needs no room.
-            max_new_tokens = tf.minimum(max_new_tokens, model.max_length + 1 - lengths)
+    @tf.function(input_signature=[STRINGS, *(OPTIONS[name][0] for name in OPTIONS)], autograph=False)
+    def generate_(
+        prompt, max_new_tokens=default("max_new_tokens"), temperature=default("temperature"), top_k=default("top_k"),
+        top_p=default("top_p"), seed=default("seed"),
+    ):  # fmt: skip
+        max_new_tokens, sampling = checked_options(
+            prompt, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+        )
+        prompt_ids, padding_mask, lengths = left_padded(model, tokenizer, prompt)
+        max_new_tokens = as_many_as_fit(model, max_new_tokens, lengths)
         room = tf.shape(prompt_ids)[1] + tf.reduce_max(tf.concat([max_new_tokens, [0]], 0))
         decoded = generate(
             model.next_logits, model.init_state(tf.shape(prompt_ids)[0], room), prompt_ids, padding_mask,
             max_new_tokens=max_new_tokens, sampling=sampling, stop_ids=(tokenizer.eos_id,), pad_id=tokenizer.pad_id,
         )  # fmt: skip
-        text = _texts(tokenizer, prompt, prompt_ids, padding_mask, decoded)
+        written = tf.range(tf.shape(decoded.token_ids)[1])[None] < decoded.lengths[:, None]
+        whole = tf.ragged.boolean_mask(
+            tf.concat([prompt_ids, decoded.token_ids], 1), tf.concat([padding_mask, written], 1)
+        )
+        text = texts_of(tokenizer, prompt, tf.ragged.boolean_mask(prompt_ids, padding_mask), whole)
         return {"text": text, "log_prob": decoded.log_probs}
 
-    @tf.function(input_signature=[strings], autograph=False)
+    @tf.function(input_signature=[STRINGS], autograph=False)
     def serving_default(prompt):
-        rows = tf.shape(prompt)
-        zeros = tf.zeros(rows, tf.int32)
-        answer = generate_(
-            prompt, tf.fill(rows, DEFAULT_NEW_TOKENS), tf.zeros(rows), zeros, tf.ones(rows), tf.cast(zeros, tf.int64)
-        )
-        return {"text": answer["text"]}
+        return {"text": generate_(prompt, *(tf.constant(default(name)) for name in OPTIONS))["text"]}
 
-    @tf.function(input_signature=[strings], autograph=False)
+    @tf.function(input_signature=[STRINGS], autograph=False)
     def score(text):
         log_prob, num_tokens = _score(model, tokenizer, text)
         num_bytes = tf.cast(tf.strings.length(text), tf.float32)
@@ -72,9 +96,10 @@ def language_model_signatures(model, tokenizer):
 
 
 def language_model_requests(model, tokenizer):
-    """Requests that exercise every signature: a list of (signature, inputs as lists). They fit the model's `max_length`."""
+    """Requests that exercise the three signatures at every length: a list of (signature, inputs as lists)."""
+    longest = longest_text(model)
     texts = ["", "T", "The", "The end of 1984, naïvely: 東京"]
-    texts = [text for text in texts if model.max_length is None or len(tokenizer.encode(text)) < model.max_length]
+    texts = [text for text in texts if longest is None or len(tokenizer.encode(text)) < longest]
     rows = len(texts)
     options = {
         "max_new_tokens": [5 + row for row in range(rows)],
@@ -83,48 +108,103 @@ def language_model_requests(model, tokenizer):
         "top_p": [1.0, 0.9, 1.0, 1.0][:rows],
         "seed": list(range(rows)),
     }
-    return [
+    requests = [
         ("serving_default", {"prompt": texts[:2]}),
         ("generate", {"prompt": texts, **options}),
         ("score", {"text": texts}),
     ]
+    for text in long_texts(model, tokenizer):
+        requests += [("generate", {"prompt": [text], "max_new_tokens": [4]}), ("score", {"text": [text]})]
+    return requests
+
+
+def long_texts(model, tokenizer):
+    """A text for each of `LENGTH_BUCKETS` that the model takes: of so many tokens or a few less, with room for a few new ones."""
+    longest = longest_text(model)
+    texts = []
+    for length in LENGTH_BUCKETS:
+        length = length if longest is None else min(length, longest)
+        words = []
+        while len(tokenizer.encode(" ".join([*words, "list"]))) < length - 4:
+            words.append(("The", "list", "of", "words")[len(words) % 4])
+        texts.append(" ".join(words))
+    return [text for text in dict.fromkeys(texts) if text]
+
+
+def longest_text(model):
+    """Tokens that one text may have, with the one that begins it; None where a model needs little memory for a long one."""
+    if model.max_length is not None:
+        return model.max_length
+    return None if model.context_tokens else LONGEST
+
+
+def refusal_unless(condition, sentence, *values):
+    """An op that fails with a sentence, whose {} are filled with the values, unless the condition holds."""
+    # The plain op: tf.debugging.Assert wraps it in a cond, which takes longer to trace than the rest of a signature.
+    return tf.raw_ops.Assert(condition=condition, data=[tf.strings.format(sentence, list(values))])
+
+
+def checked_options(prompt, *, max_new_tokens, **sampling):
+    """`max_new_tokens` int32 (B,), and a `Sampling` of (B,) tensors, once all values are known to be in range."""
+    batch, values, checks = tf.size(prompt), {"max_new_tokens": max_new_tokens, **sampling}, []
+    for name, value in values.items():
+        _, _, is_right, wanted = OPTIONS[name]
+        size = tf.size(value)
+        several = f"{name} takes one value for all prompts or one each: {{}} values for {{}} prompts."
+        checks.append(refusal_unless((size == 1) | (size == batch), several, size, batch))
+        if is_right is not None:
+            checks.append(refusal_unless(tf.reduce_all(is_right(value)), f"{name} {wanted}; got {{}}.", value))
+    with tf.control_dependencies(checks):
+        rows = {name: tf.broadcast_to(value, [batch]) for name, value in values.items()}
+    return rows.pop("max_new_tokens"), Sampling(**rows)
+
+
+def as_many_as_fit(model, max_new_tokens, lengths):
+    """`max_new_tokens` (B,), cut to what the model has positions for after prompts of these lengths (B,)."""
+    if model.max_length is not None:
+        # The last new token is never read, so it needs no room.
+        return tf.minimum(max_new_tokens, model.max_length + 1 - lengths)
+    largest = tf.reduce_max(tf.concat([max_new_tokens, [0]], 0))
+    sentence = f"max_new_tokens is {{}}; one request writes at most {LONGEST}."
+    with tf.control_dependencies([refusal_unless(largest <= LONGEST, sentence, largest)]):
+        return tf.identity(max_new_tokens)
 
 
 def _ids_after_eos(model, tokenizer, texts, kind):
     """int32 RaggedTensor (B, None): each text's ids after `eos_id`, all no longer than the model can take."""
     ids = tokenizer.tokenize(texts)
     ids = tf.concat([tf.fill([tf.shape(texts)[0], 1], tf.constant(tokenizer.eos_id, ids.dtype)), ids], 1)
-    if model.max_length is None:
+    limit = longest_text(model)
+    if limit is None:
         return ids
     longest = tf.reduce_max(tf.concat([ids.row_lengths(), [0]], 0))
-    sentence = f"The longest {kind} has {{}} tokens, with the one that begins it; this model takes at most {model.max_length}."
-    too_long = tf.debugging.Assert(longest <= model.max_length, [tf.strings.format(sentence, longest)])
-    # Without this the model might fail first, on a position it does not have.
-    with tf.control_dependencies([too_long]):
+    sentence = f"The longest {kind} has {{}} tokens, with the one that begins it; this model takes at most {limit}."
+    # Without the dependency the model might fail first, on a position it does not have.
+    with tf.control_dependencies([refusal_unless(longest <= limit, sentence, longest)]):
         return ids.with_flat_values(tf.identity(ids.flat_values))
 
 
-def _left_padded(model, tokenizer, prompts):
-    """Prompts as int32 (B, P), `eos_id` first and padded at the left; their mask, bool (B, P); their lengths, int32 (B,)."""
+def left_padded(model, tokenizer, prompts, padded_length=1):
+    """Prompts as int32 (B, P), `eos_id` first and padded at the left; their mask, bool (B, P); their lengths, int32 (B,).
+
+    P is the length of the longest, or `padded_length` where that is more.
+    """
     ids = _ids_after_eos(model, tokenizer, prompts, "prompt")
     lengths = tf.cast(ids.row_lengths(), tf.int32)
-    longest = tf.reduce_max(tf.concat([lengths, [1]], 0))
+    longest = tf.reduce_max(tf.concat([lengths, [padded_length]], 0))
     source = tf.range(longest)[None] - (longest - lengths)[:, None]
     dense = ids.to_tensor(shape=tf.stack([tf.shape(lengths)[0], longest]))
     dense = tf.gather(dense, tf.maximum(source, 0), batch_dims=1)
     return tf.where(source >= 0, dense, tokenizer.pad_id), source >= 0, lengths
 
 
-def _texts(tokenizer, prompts, prompt_ids, padding_mask, decoded):
-    """string (B,): each prompt, byte for byte, and its continuation.
+def texts_of(tokenizer, prompts, prompt_ids, all_ids):
+    """string (B,): each prompt, byte for byte, and its continuation; ids are RaggedTensors (B, None), prompts included in `all_ids`.
 
     How a continuation is spelt may depend on what stands before it (a space between words), so both are spelt together. What
     the prompt became on the way through ids (an unknown word) is then replaced by the prompt itself.
     """
-    written = tf.range(tf.shape(decoded.token_ids)[1])[None] < decoded.lengths[:, None]
-    all_ids = tf.concat([prompt_ids, decoded.token_ids], 1)
-    whole = tokenizer.detokenize(tf.ragged.boolean_mask(all_ids, tf.concat([padding_mask, written], 1)))
-    head = tokenizer.detokenize(tf.ragged.boolean_mask(prompt_ids, padding_mask))
+    whole, head = tokenizer.detokenize(all_ids), tokenizer.detokenize(prompt_ids)
     head_length, length = tf.strings.length(head), tf.strings.length(whole)
     cut = tf.minimum(head_length, length)
     is_head = tf.strings.substr(whole, tf.zeros_like(cut), cut) == head

@@ -1,0 +1,45 @@
+"""The card of an exported model: what it was made from, what it scored, and what it should not be used for."""
+
+import json
+
+import zoo
+
+LIMITS = """- It says what is likely in text like its training text. It does not know whether that is true.
+- It may repeat what its training text holds, names and errors included.
+- It was judged on the held-out text named above, and on nothing else: no test of bias or safety was made.
+"""
+
+
+def model_card(model, tokenizer, task, provenance=None):
+    """Markdown.
+
+    Args:
+        model: a built model.
+        tokenizer: its tokenizer.
+        task: a task.
+        provenance: JSON values of the bundle: dataset, licence, steps, scores by split. None: nothing is known.
+    """
+    known = provenance or {}
+    structure = json.dumps(model.config.to_dict(), sort_keys=True)
+    lines = [
+        f"# {model.registered_name}", "",
+        f"A {model.registered_name} model for {task.registered_name.replace('_', ' ')}, written by Language Model Zoo {zoo.__version__}.", "",
+        "## Model", "",
+        f"- Parameters: {model.config.num_params():,}",
+        f"- Longest text: {f'{model.max_length:,} tokens' if model.max_length else 'set by the server'}",
+        f"- Tokenizer: {tokenizer.registered_name}, {tokenizer.vocab_size:,} ids",
+        f"- Structure: `{structure}`", "",
+        "## Data", "",
+        f"- Training text: {known.get('dataset', 'unknown: this bundle does not say')}",
+        f"- Licence of the text: {known.get('licence') or 'unknown; find out before you publish the weights'}",
+        "- Licence of the weights: yours to choose, as far as the licence of the text allows it",
+        f"- Training steps: {known.get('steps', 'unknown')}", "",
+        "## Figures", "",
+    ]  # fmt: skip
+    scores = known.get("scores") or {}
+    for split, values in sorted(scores.items()):
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in sorted(values.items()) if isinstance(value, float))
+        lines.append(f"- {split}: {shown}")
+    if not scores:
+        lines.append("- None were recorded.")
+    return "\n".join([*lines, "", "## Limits", "", LIMITS])

@@ -1,0 +1,77 @@
+"""Repeats the golden requests of an export in a clean process: python -I zoo/serving/replay.py export/1
+
+Through TensorFlow's C API, with neither TensorFlow's Python nor our code (both are blocked), and prints how many requests gave
+the same strings and numbers.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
+import c_api  # noqa: E402
+
+GOLDEN = Path("assets.extra") / "golden.json"
+TOLERANCE = 1e-5
+
+
+def replay(model, requests):
+    """Raises ValueError at the first answer of a loaded model that differs from the golden one. Returns the seconds of each."""
+    answers, seconds = [], []
+    for request in requests:
+        name, inputs = request["signature"], _as_bytes(request["inputs"])
+        if request.get("feed") is not None:
+            wanted = model.signatures[name].inputs
+            inputs = {**{key: value for key, value in answers[request["feed"]].items() if key in wanted}, **inputs}
+        start = time.perf_counter()
+        answers.append(model.run(name, inputs))
+        seconds.append(time.perf_counter() - start)
+        for output, expected in request["outputs"].items():
+            actual = answers[-1][output]
+            if differs(actual, expected):
+                raise ValueError(f"signature {name}, output {output}: {actual.tolist()} instead of {expected} for {request['inputs']}.")
+    return seconds
+
+
+def differs(actual, expected):
+    """Whether an array is not what JSON holds: other strings, or numbers more than TOLERANCE apart (relative above 1)."""
+    expected = np.array(_as_bytes(expected), dtype=actual.dtype if actual.dtype == object else None)
+    if actual.size == 0 or expected.size == 0:
+        return actual.size != expected.size
+    if actual.shape != expected.shape:
+        return True
+    if actual.dtype.kind != "f":
+        return bool(np.any(actual != expected))
+    return not np.allclose(actual, expected, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
+
+
+def _as_bytes(value):
+    """Lists and dicts with the strings in them as bytes; JSON holds the bytes that are no UTF-8 as surrogates."""
+    if isinstance(value, dict):
+        return {key: _as_bytes(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_as_bytes(inner) for inner in value]
+    return value.encode("utf8", "surrogateescape") if isinstance(value, str) else value
+
+
+def main(export):
+    """Exits with a sentence at the first answer that differs."""
+    start = time.perf_counter()
+    model = c_api.SavedModel(export)
+    loaded = time.perf_counter() - start
+    requests = json.loads((Path(export) / GOLDEN).read_text(encoding="utf8"))
+    # Nothing that an installation could import may help.
+    sys.modules.update(dict.fromkeys(("tensorflow", "tensorflow_text", "keras", "zoo", "trainers", "tfds_configs")))
+    try:
+        replay(model, requests)
+    except ValueError as error:
+        sys.exit(str(error))
+    signatures = sorted({request["signature"] for request in requests})
+    print(f"{len(requests)} requests over {', '.join(signatures)}: the same answers (loaded in {loaded:.1f} s)")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
