@@ -85,6 +85,7 @@ def stream(predict, prompt, max_new_tokens=64, **sampling):
 
 
 def main():
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prompt", required=True)
     parser.add_argument("--model", required=True, help="the name that the model is served under")

@@ -149,7 +149,10 @@ class Task:
         raise TypeError(f"{type(self).__name__} does not implement signatures().")
 
     def requests(self, model, tokenizer):
-        """(signature, inputs as lists) pairs that exercise every signature: an export is proved with them."""
+        """(signature, inputs as lists) that exercise every signature at every length: an export is proved and warmed up with them.
+
+        A third element is the number of an earlier request whose answer is fed in besides.
+        """
         raise TypeError(f"{type(self).__name__} does not implement requests().")
 
     def sample(self, loaded, seed):
