@@ -112,7 +112,8 @@ def define_training():
     flags.DEFINE_integer("eval_every", None, "Steps between evaluations. [a sixth of the steps]", lower_bound=1)
     flags.DEFINE_integer("checkpoint_every", None, "Steps between checkpoints. [a sixth of the steps]", lower_bound=1)
     flags.DEFINE_bool("export", True, "Write the SavedModel at the end.")
-    flags.DEFINE_bool("dry_run", False, "Print the resolved run and stop before step 0.")
+    flags.DEFINE_string("profile", None, "first:last of the steps that TensorBoard gets a trace of.")
+    flags.DEFINE_bool("dry_run", False, "Print the resolved run and what it will cost, and stop before step 0.")
 
 
 def _define_model_dir():
@@ -186,6 +187,7 @@ def train_config():
     resolved.setdefault("data_path", None)
     resolved.setdefault("eval_every", max(steps // 6, 1))
     resolved.setdefault("checkpoint_every", max(steps // 6, 1))
+    profiled_steps()
     config = TrainConfig(**{**resolved, "model": FLAGS.model, "preset": preset, "set": tuple(FLAGS.set)})
     _check_names(config, config_class)
     task_fields = _field_names(TASKS.config(config.task)) - _field_names(config_class)
@@ -203,6 +205,16 @@ def task_config(config):
 
 def _field_names(config_class):
     return {field.name for field in dataclasses.fields(config_class)}
+
+
+def profiled_steps():
+    """(first, last) of --profile, or None. Raises ValueError when it is no range."""
+    if FLAGS.profile is None:
+        return None
+    first, _, last = FLAGS.profile.partition(":")
+    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise ValueError(f"--profile takes two steps such as 10:20, got {FLAGS.profile!r}.")
+    return int(first), int(last)
 
 
 def _check_names(config, config_class):

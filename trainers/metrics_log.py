@@ -6,7 +6,7 @@ import os
 import tensorflow as tf
 
 # What a line says of the machine and not of the model: the only values in which two runs of one command may differ.
-MEASURED = ("tokens_per_second",)
+MEASURED = ("tokens_per_second", "flop_utilisation", "data_wait", "memory_bytes")
 
 
 class MetricsLog:

@@ -24,6 +24,11 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         super().__init__()
         self.kind, self.peak, self.warmup_steps, self.steps = kind, peak, warmup_steps, steps
 
+    @classmethod
+    def of(cls, config):
+        """The schedule of a `TrainConfig`."""
+        return cls(config.schedule, config.learning_rate, config.warmup_steps, config.steps)
+
     def __call__(self, step):
         step = ops.cast(step, "float32")
         warmup = ops.minimum((step + 1) / max(self.warmup_steps, 1), 1.0)
@@ -113,9 +118,8 @@ def create(config, variables):
 
     Weight decay is decoupled (Loshchilov and Hutter 2019) and leaves vectors alone: biases and the gains of norms.
     """
-    rate = Schedule(config.schedule, config.learning_rate, config.warmup_steps, config.steps)
     shared = dict(
-        learning_rate=rate, weight_decay=config.weight_decay or None, global_clipnorm=config.clip_norm or None,
+        learning_rate=Schedule.of(config), weight_decay=config.weight_decay or None, global_clipnorm=config.clip_norm or None,
         name=config.optimizer,  # checkpoints know its variables by it; Keras would number it
     )  # fmt: skip
     if config.optimizer == "adamw":

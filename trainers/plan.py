@@ -18,6 +18,7 @@ from trainers import machine
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MOMENTS = {"adamw": 2.0, "sgd": 1.0, "muon": 1.0, "adafactor": 0.0}  # floats a parameter; Adafactor keeps rows and columns
 LOADED = 0.7e9  # bytes of a process that has loaded TensorFlow and compiled a step
+FORWARD_SHARE = 1 / 3  # of the time that training on a token takes
 SAFE = 0.95  # of the memory there is; the rest is other people's
 
 
@@ -140,7 +141,7 @@ class Plan:
             f"{name} {value / 1e6:,.0f}" for name, value in self.memory.to_dict().items() if name != "total"
         )
         return (
-            f"Plan: {self.num_params:,} parameters, {self.flops_per_token / 1e6:,.1f} MFLOP a token; "
+            f"Plan: {self.num_params:,} parameters, {self.flops_per_token / 1e6:,.4g} MFLOP a token; "
             f"training adds {self.memory.total / 1e6:,.0f} MB ({parts}) of {self.limit / 1e9:.1f} GB"
         )
 
@@ -167,6 +168,22 @@ def make(config, model_config, limit=None):
         model_config.num_params(), flops_per_token(model_config, config.seq_length),
         config.steps * config.batch_size * config.seq_length, memory, limit, proposals,
     )  # fmt: skip
+
+
+def seconds_left(config, step, tokens_per_second, judged, data_tokens):
+    """What a run takes from `step` to the end of its last evaluation.
+
+    Args:
+        config: a `TrainConfig`.
+        step: steps done.
+        tokens_per_second: of training.
+        judged: most tokens of an evaluation during training.
+        data_tokens: split -> tokens.
+    """
+    evaluations = (config.steps - 1) // config.eval_every - step // config.eval_every
+    evaluated = max(evaluations, 0) * min(judged, data_tokens["validation"]) + data_tokens["validation"] + data_tokens["test"]
+    trained = (config.steps - step) * config.batch_size * config.seq_length
+    return (trained + FORWARD_SHARE * evaluated) / tokens_per_second
 
 
 def _memory_of(config, model_config, **changes):

@@ -47,9 +47,12 @@ class Progress:
             self._bar.stop()
 
     def update(self, done, **figures):
-        """Says that `done` units are finished; `figures` are shown as name value, numbers at four digits."""
+        """Says that `done` units are finished; `figures` are shown as name value, numbers at four digits.
+
+        A figure `left` takes the place of what this makes of the time since the beginning.
+        """
         now = time.perf_counter()
-        if self.total and done > self.start:
+        if self.total and done > self.start and "left" not in figures:
             left = (self.total - done) * (now - self._began) / (done - self.start)
             figures["left"] = duration(left)
         text = "  ".join(f"{name} {_figure(value)}" for name, value in figures.items())

@@ -6,14 +6,18 @@ import math
 import time
 
 import numpy as np
+import tensorflow as tf
 
 from trainers import loop, recovery
 from trainers.flags import RESUME_STATUS, command_to_go_on, quiet
 from trainers.interruption import Interruption
-from trainers.progress import Progress
+from trainers.optimizers import Schedule
+from trainers.plan import seconds_left
+from trainers.progress import Progress, duration
 from zoo.tasks.base import Layout
 
 VALIDATION_TOKENS_WHILE_TRAINING = 50_000
+STARVED = 0.02  # share of the time spent waiting for data from which on a person is told
 
 
 @dataclasses.dataclass
@@ -23,6 +27,7 @@ class Place:
     Attributes:
         step: steps done; also the number of the next batch.
         untold: losses of steps that no line of the log has told yet.
+        untold_norms: norms of their gradients.
         recent: the last losses, by which a spike is known.
         skipped: step -> why it was left out.
         best_loss: the lowest validation loss so far.
@@ -31,6 +36,7 @@ class Place:
 
     step: int = 0
     untold: list = dataclasses.field(default_factory=list)
+    untold_norms: list = dataclasses.field(default_factory=list)
     recent: list = dataclasses.field(default_factory=list)
     skipped: dict = dataclasses.field(default_factory=dict)
     best_loss: float | None = None
@@ -56,20 +62,24 @@ class Steps:
         log: its `MetricsLog`.
         data: split -> what the task makes batches of.
         place: where the run stands.
+        meter: a `Meter`.
+        profile: (first, last) of the steps that TensorBoard gets a trace of, or None.
     """
 
-    def __init__(self, run, config, trainer, batches, checkpoints, log, data, place):
+    def __init__(self, run, config, trainer, batches, checkpoints, log, data, place, meter, profile=None):
         self.run_directory, self.config, self.trainer, self.batches = run, config, trainer, batches
         self.checkpoints, self.log, self.data, self.place = checkpoints, log, data, place
+        self.meter, self.profile = meter, profile
+        self._schedule = Schedule.of(config)
         self._log_every = max(1, min(50, config.steps // 20))
-        self._traced = self._all_stop = False
+        self._compiled = self._all_stop = self._tracing = self._estimated = False
 
     def run(self):
         """Carries out all steps that are left. Raises SystemExit when interrupted, ValueError when they lead nowhere."""
         with Progress("step", self.config.steps, self.place.step) as self._progress, Interruption() as self._signals:
             if not self.trainer.placement.from_chief(self.checkpoints.exist):
                 self._save()  # what the first steps can go back to
-            self._tick()
+            self.meter.begin(self.place.step)
             if self.place.evaluation_due:
                 self._save(self._evaluate())
             while not self._stretch():
@@ -79,9 +89,11 @@ class Steps:
     def _stretch(self):
         """Steps until the last one, or until a bad one. Returns whether the run is at its end."""
         prefetcher = loop.Prefetcher(self.batches.batch, self.place.step, self.config.steps)
-        self._tick()
+        self.meter.begin(self.place.step)
         try:
-            for step, batch, _ in prefetcher:
+            for step, batch, waited in prefetcher:
+                self.meter.waited(waited)
+                self._trace(step + 1)
                 if step in self.place.skipped:
                     self.log.write(step + 1, "skipped", {"reason": self.place.skipped[step]})
                 elif reason := self._step(step, batch):
@@ -91,7 +103,18 @@ class Steps:
                 self._after_step()
         finally:
             prefetcher.close()
+            self._trace(None)
         return True
+
+    def _trace(self, step):
+        """Begins or ends the trace for TensorBoard when `step` is next; None ends it whatever comes."""
+        first, last = self.profile or (0, 0)
+        if self._tracing and (step is None or step > last):
+            tf.profiler.experimental.stop()
+            self._tracing = False
+        elif not self._tracing and step is not None and first <= step <= last:
+            tf.profiler.experimental.start(str(self.run_directory / "tensorboard"))
+            self._tracing = True
 
     @property
     def _stopping(self):
@@ -100,14 +123,17 @@ class Steps:
 
     def _step(self, step, batch):
         """Trains on one batch. Returns why the step is bad, or None."""
-        with contextlib.nullcontext() if self._traced else quiet():  # the first call compiles, and chatters
+        with contextlib.nullcontext() if self._compiled else quiet():  # the first call compiles, and chatters
             told = self.trainer.step(batch, self.batches.starts_epoch(step), self._signals.requested)
             loss, norm = float(told.loss), float(told.gradient_norm)
-        self._traced = True
+        if not self._compiled and (step + 1) % self._log_every and step + 1 < self.config.steps:
+            self.meter.begin(step + 1)  # speeds are those of a step that is compiled
+        self._compiled = True
         self._all_stop = float(told.stop) > 0
         reason = recovery.badness(loss, norm, self.place.recent)
         if reason is None:
             self.place.untold.append(loss)
+            self.place.untold_norms.append(norm)
             self.place.recent = recovery.remember(self.place.recent, loss)
         return reason
 
@@ -125,19 +151,35 @@ class Steps:
 
     def _tell(self):
         """Writes a line of the log over the steps since the last one."""
-        done, config, loss = self.place.step, self.config, float(np.mean(self.place.untold))
-        seconds = time.perf_counter() - self._since_time
-        speed = (done - self._since_step) * config.batch_size * config.seq_length / seconds
+        place, loss = self.place, float(np.mean(self.place.untold))
         told = self.trainer.task.training_metrics(loss, self.data["train"])
-        scores = dict(loss=loss, **told, tokens_per_second=speed)
-        self.log.write(done, "train", scores)
-        self._progress.update(done, **scores)
+        told |= dict(gradient_norm=float(np.mean(place.untold_norms)), learning_rate=self._learning_rate())
+        measured = self.meter.read(place.step)
+        self.log.write(place.step, "train", dict(loss=loss, **told, **measured))
+        self._show(dict(loss=loss, **told), measured)
         self.checkpoints.poll()
-        self.place.untold = []
-        self._tick()
+        place.untold, place.untold_norms = [], []
+        self.meter.begin(place.step)
 
-    def _tick(self):
-        self._since_step, self._since_time = self.place.step, time.perf_counter()
+    def _show(self, told, measured):
+        """What matters to a person, on the bar; and once, how long all of it will take."""
+        speed, config = measured["tokens_per_second"], self.config
+        in_tokens = 1 if self.trainer.task.reads == "text" else config.seq_length
+        sizes = {split: in_tokens * len(data) for split, data in self.data.items()}
+        left = duration(seconds_left(config, self.place.step, speed, VALIDATION_TOKENS_WHILE_TRAINING, sizes))
+        figures = {name: told[name] for name in ("loss", "bits_per_byte") if name in told}
+        figures |= {"tokens/s": speed, "of peak": f"{measured['flop_utilisation']:.0%}"}
+        if measured["data_wait"] > STARVED:
+            figures["waiting for data"] = f"{measured['data_wait']:.0%}"
+        self._progress.update(self.place.step, **figures, left=left)
+        if not self._estimated:
+            self._progress.say(f"step {self.place.step:,}: {speed:,.0f} tokens/s, about {left} to the end, evaluations included")
+        self._estimated = True
+
+    def _learning_rate(self):
+        """The rate that the last step was taken with: steps that were left out made no update."""
+        left_out = sum(step < self.place.step for step in self.place.skipped)
+        return float(self._schedule(self.place.step - left_out - 1))
 
     def _evaluate(self):
         """Judges the model on the front of the validation split. Returns its loss; a signal cuts this short."""
@@ -157,7 +199,7 @@ class Steps:
             self.place.best_loss = scores["loss"]
         self.log.write(self.place.step, "validation", scores)
         self._progress.say(f"step {self.place.step:,}  validation {shown(self.trainer.task, scores)}")
-        self._since_time += time.perf_counter() - before
+        self.meter.leave_out(time.perf_counter() - before)
         return scores["loss"]
 
     def _save(self, validation_loss=None):

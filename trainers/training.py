@@ -6,9 +6,10 @@ from pathlib import Path
 import tensorflow as tf
 
 import tfds_configs
-from trainers import loop, optimizers, strategies
+from trainers import loop, optimizers, plan, strategies
 from trainers.checkpoints import Checkpoints, named_variables
-from trainers.flags import quiet, task_config
+from trainers.flags import profiled_steps, quiet, task_config
+from trainers.meter import Meter, devices_peak
 from trainers.metrics_log import MEASURED, MetricsLog
 from trainers.prepare import prepare_for
 from trainers.progress import Progress, duration
@@ -93,10 +94,22 @@ def _fit(run, config, model, task, tokenizer, data, placement):
     )  # fmt: skip
     if place.step:
         print(f"Resuming after step {place.step:,}.", flush=True)
-    Steps(run, config, trainer, batches, checkpoints, log, data, place).run()
+    meter = _meter(config, model, data, placement)
+    Steps(run, config, trainer, batches, checkpoints, log, data, place, meter, profiled_steps()).run()
     print(checkpoints.summary(), flush=True)
     print(f"Graphs of the step: {trainer.num_compilations}, {'compiled by XLA' if xla else 'not compiled by XLA'}.", flush=True)
     return trainer, log
+
+
+def _meter(config, model, data, placement):
+    """Says what the run will cost, and gives the `Meter` that tells what it does cost."""
+    planned = plan.make(config, model.config)
+    print(planned.sentence(), flush=True)
+    if not planned.fits:
+        print(f"Warning: {planned.warning()}", flush=True)
+    peak = devices_peak(config.precision, placement.num_replicas)
+    print(f"Peak of these devices: {peak / 1e9:,.0f} GFLOP/s in {config.precision} products", flush=True)
+    return Meter(config.batch_size * config.seq_length, planned.flops_per_token, peak)
 
 
 def _judge(config, trainer, log, data, seconds):

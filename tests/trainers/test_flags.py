@@ -56,6 +56,14 @@ def test_learned_positions_grow_with_the_sequences():
         resolved("--model=gpt", "--seq_length=300", "--set=max_length=200")
 
 
+def test_the_steps_of_a_trace():
+    with programs.parsed("run", "--model=gpt", "--profile=10:20"):
+        assert trainer_flags.profiled_steps() == (10, 20)
+    for wrong in ("10", "0:3", "5:4", "a:b", ":", "1:2:3"):
+        with pytest.raises(ValueError, match="--profile takes two steps such as 10:20, got"):
+            resolved("--model=gpt", f"--profile={wrong}")
+
+
 def test_the_config_is_json():
     config, _ = resolved("--model=lstm", "--set=num_layers=1")
     assert json.loads(json.dumps(config.to_dict())) == config.to_dict()

@@ -11,8 +11,10 @@ import pytest
 from trainers import flags as trainer_flags
 from trainers import recovery
 from trainers.checkpoints import Checkpoints
-from trainers.metrics_log import MetricsLog
+from trainers.meter import Meter
+from trainers.metrics_log import MEASURED, MetricsLog
 from trainers.steps import Place, Steps
+from trainers.strategies import Placement
 
 
 class Step(NamedTuple):
@@ -44,7 +46,7 @@ class Weight:
 class Task:
     """What the loop asks of a task."""
 
-    shown = ("loss",)
+    shown, reads = ("loss",), "text"
 
     def training_metrics(self, loss, data):
         return {}
@@ -59,7 +61,7 @@ class Trainer:
         signal_at: batch at whose step the process is asked to stop; `signal_in_evaluation`: the evaluation likewise.
     """
 
-    task = Task()
+    task, placement = Task(), Placement("one")
 
     def __init__(self, nan_at=(), poison_at=(), signal_at=None, signal_in_evaluation=None):
         self.weight, self.trained = Weight(), []
@@ -104,21 +106,23 @@ class Stream(list):
 
 
 class Config:
-    batch_size, seq_length, separate_documents, learning_rate, seed = 2, 3, False, 0.1, 0
+    batch_size, seq_length, separate_documents, seed = 2, 3, False, 0
+    schedule, learning_rate, warmup_steps = "linear", 0.5, 10
 
     def __init__(self, steps=40, eval_every=15, checkpoint_every=10):
         self.steps, self.eval_every, self.checkpoint_every = steps, eval_every, checkpoint_every
 
 
-def go_on(directory, trainer, **settings):
+def go_on(directory, trainer, profile=None, **settings):
     """One life of a run. Returns its `Steps`, or None if it was interrupted."""
-    streams = {"train": Stream(range(11)), "validation": Stream(range(5))}
+    streams = {"train": Stream(range(11)), "validation": Stream(range(5)), "test": Stream(range(5))}
     checkpoints = Checkpoints(directory / "checkpoints", {"w": trainer.weight})
     restored = checkpoints.restore()
     place, log = (Place.of(restored), restored["metrics"]) if restored else (Place(), "")
     steps = Steps(
-        directory, Config(**settings), trainer, Batches(), checkpoints, MetricsLog(directory, log), streams, place
-    )
+        directory, Config(**settings), trainer, Batches(), checkpoints, MetricsLog(directory, log), streams, place,
+        Meter(tokens_per_step=6, flops_per_token=10.0, peak=1e6), profile,
+    )  # fmt: skip
     try:
         steps.run()
     except SystemExit as end:
@@ -132,7 +136,7 @@ def lines(directory, *names):
     found = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     if names:
         return [tuple(line.get(name) for name in names) for line in found]
-    return [{key: value for key, value in line.items() if "per_second" not in key} for line in found]
+    return [{key: value for key, value in line.items() if key not in MEASURED} for line in found]
 
 
 def weight_after(batches):
@@ -157,7 +161,10 @@ def test_every_step_is_trained_told_judged_and_saved(tmp_path):
         [(step, "train") for step in range(2, 41, 2)] + [(15, "validation"), (30, "validation")], key=lambda line: line[0]
     )
     first = lines(tmp_path)[0]
-    assert first["loss"] == (0 + 0) / 2 and first["step"] == 2  # w before batches 0 and 1
+    # w before batches 0 and 1; the norms are the numbers of the batches; the second of ten steps of warm-up to 0.5
+    assert first == {
+        "step": 2, "split": "train", "loss": 0.0, "gradient_norm": 0.5, "learning_rate": pytest.approx(0.1)
+    }  # fmt: skip
     # step 15 was the best of the evaluations: the weight grows; 30 and 40 are the newest
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["best", "step_00000015", "step_00000030", "step_00000040"]
@@ -176,6 +183,9 @@ def test_a_bad_batch_is_left_out_as_if_it_had_never_been_there(tmp_path):
     ]
     told = lines(tmp_path, "step", "split")
     assert len(told) == len(set(told))  # no line is there twice
+    rates = {line["step"]: line["learning_rate"] for line in lines(tmp_path) if line["split"] == "train"}
+    assert rates[22] == pytest.approx(0.5 * (1 - 0.9 * 11 / 30))  # update 22, number 21: eleven of thirty steps after warm-up
+    assert rates[26] == pytest.approx(0.5 * (1 - 0.9 * 14 / 30))  # two updates more, as one step was left out, and one
     assert [step for step, split in told if split == "train"] == list(range(2, 41, 2))
 
 
@@ -260,3 +270,27 @@ def test_a_disk_that_fills_up_ends_the_run_with_the_reason(tmp_path, monkeypatch
     monkeypatch.setattr(np, "savez", full)
     with pytest.raises(OSError, match="No space left"):
         go_on(tmp_path, Trainer())
+
+
+def test_the_log_tells_speed_utilisation_waiting_and_memory_and_the_screen_how_long_it_will_take(tmp_path, capsys):
+    go_on(tmp_path, Trainer())
+    line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[3])
+    assert line.keys() == {"step", "split", "loss", "gradient_norm", "learning_rate", *MEASURED}
+    assert line["flop_utilisation"] == pytest.approx(line["tokens_per_second"] * 10.0 / 1e6)
+    assert 0 <= line["data_wait"] <= 1 and line["memory_bytes"] > 1e7
+    assert len([line for line in capsys.readouterr().out.splitlines() if "to the end, evaluations included" in line]) == 1
+
+
+def test_steps_are_traced_for_tensorboard(tmp_path, monkeypatch):
+    import tensorflow as tf
+
+    calls, trainer = [], Trainer()
+    monkeypatch.setattr(tf.profiler.experimental, "start", lambda path: calls.append(("start", path, len(trainer.trained))))
+    monkeypatch.setattr(tf.profiler.experimental, "stop", lambda: calls.append(("stop", len(trainer.trained))))
+    go_on(tmp_path, trainer, profile=(3, 5))
+    assert calls == [("start", str(tmp_path / "tensorboard"), 2), ("stop", 5)]
+    calls.clear()
+    trainer.trained.clear()
+    (tmp_path / "to the last").mkdir()
+    go_on(tmp_path / "to the last", trainer, profile=(39, 99))
+    assert [call[0] for call in calls] == ["start", "stop"] and calls[1][1] == 40
