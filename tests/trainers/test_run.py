@@ -280,7 +280,7 @@ def test_ctrl_c_before_the_first_step_says_how_to_go_on(workplace, capfd, monkey
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainers.training, "prepare", interrupted)
+    monkeypatch.setattr(trainers.training, "prepare_for", interrupted)
     answer = programs.call(capfd, "run", *TRAIN, "--data_path=text.txt", "--model_dir=r")
     assert answer.status == 75
     assert "Interrupted. Go on with: python -m trainers.run --model=gpt" in answer.out
