@@ -1,4 +1,6 @@
-"""The gelu of GPT-2, with its gradient written out: few passes over the widest activations of the model."""
+"""The gelus of GPT-2 and BERT, with their gradients written out: few passes over the widest activations of the model."""
+
+import math
 
 from keras import ops
 
@@ -28,3 +30,23 @@ def _gelu_gradient(x, dy):
     gate = ops.sigmoid(x * (SCALE + SCALE * CUBIC * square))
     slope = x * (SCALE + 3 * SCALE * CUBIC * square)
     return dy * (gate + gate * (1 - gate) * slope)
+
+
+@ops.custom_gradient
+def gelu_exact(x):
+    """x Phi(x), with the normal distribution's Phi(x) = (1 + erf(x / sqrt(2))) / 2: the gelu of BERT.
+
+    Hendrycks and Gimpel 2016, section 2.
+    """
+    return _gelu_exact(x), lambda *upstream: _gelu_exact_gradient(x, upstream[-1])
+
+
+@fused
+def _gelu_exact(x):
+    return x * (0.5 + 0.5 * ops.erf(x * math.sqrt(0.5)))
+
+
+@fused
+def _gelu_exact_gradient(x, dy):
+    density = ops.exp(-0.5 * ops.square(x)) * (1 / math.sqrt(2 * math.pi))
+    return dy * (0.5 + 0.5 * ops.erf(x * math.sqrt(0.5)) + x * density)

@@ -6,17 +6,17 @@ Shape letters: B batch, T positions, D hidden, F mlp width.
 import keras
 from keras import ops
 
-from zoo.layers.activations import gelu
+from zoo.layers.activations import gelu, gelu_exact
 from zoo.layers.linear import Linear
 from zoo.layers.norms import Norm
 
 
 class MLP(keras.layers.Layer):
-    """The position-wise network: `gelu`, W2 gelu(W1 x), or `swiglu`, W2 (silu(Wg x) * W1 x) (Shazeer 2020, eq. 6).
+    """The position-wise network: W2 gelu(W1 x), or with `swiglu`, W2 (silu(Wg x) * W1 x) (Shazeer 2020, eq. 6).
 
     Args:
         mlp_dim: F.
-        activation: `gelu` (tanh form, Hendrycks and Gimpel 2016) or `swiglu`.
+        activation: `gelu` (tanh form, Hendrycks and Gimpel 2016), `gelu_exact` or `swiglu`.
         use_bias: whether the projections have biases.
         dropout: rate on the output.
         output_stddev: of the last projection's initialisation.
@@ -45,7 +45,7 @@ class MLP(keras.layers.Layer):
             gate, value = ops.split(hidden, 2, axis=-1)
             hidden = ops.silu(gate) * value
         else:
-            hidden = gelu(hidden)
+            hidden = gelu_exact(hidden) if self.activation == "gelu_exact" else gelu(hidden)
         out = self.contract(hidden)
         return out if self.dropout is None else self.dropout(out, training=training)
 

@@ -1,0 +1,183 @@
+"""BERT: a stack of Transformer blocks whose positions all see each other. One file for BERT, RoBERTa, XLM-R and MiniLM.
+
+What sets the families apart is data:
+  - RoBERTa and XLM-R have no second part of a pair (`num_segments` 1) and count positions from 2 (`position_offset`: their
+    tables keep the rows 0 and 1 for padding)
+  - the norms' `epsilon`; whether a `pooler` stands on the first token
+  - vocabularies and sizes
+
+Shape letters: B batch, T positions, D hidden, N heads, F mlp width, S segments.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import keras
+from keras import ops
+
+from zoo.config import Config
+from zoo.layers.attention import Attention
+from zoo.layers.linear import Linear
+from zoo.layers.masks import padding_keys
+from zoo.layers.norms import Norm
+from zoo.layers.positions import LearnedPositions
+from zoo.layers.transformer import MLP, TransformerBlock
+from zoo.models.base import Encoder
+from zoo.registry import MODELS
+
+PUBLISHED = dict(max_length=512, pooler=True)
+UNCASED = dict(**PUBLISHED, vocab_size=30_522)
+ROBERTA = dict(**PUBLISHED, vocab_size=50_265, num_segments=1, position_offset=2, epsilon=1e-5)
+XLM_ROBERTA = {**ROBERTA, "vocab_size": 250_002}
+BASE = dict(num_layers=12, num_heads=12, hidden_dim=768)
+LARGE = dict(num_layers=24, num_heads=16, hidden_dim=1_024)
+MINILM = dict(**UNCASED, num_heads=12, hidden_dim=384)
+
+
+@dataclass(frozen=True)
+class BERTConfig(Config):
+    """Structure of an encoder. `mlp_dim` None means 4 D."""
+
+    vocab_size: int = 8_192
+    max_length: int = 128
+    num_layers: int = 4
+    num_heads: int = 4
+    hidden_dim: int = 128
+    mlp_dim: int | None = None
+    num_segments: int = 2
+    position_offset: int = 0
+    activation: str = "gelu_exact"
+    pooler: bool = False
+    dropout: float = 0.1
+    epsilon: float = 1e-12
+
+    tasks: ClassVar = ("masked_lm",)
+    recipe: ClassVar = dict(
+        dataset="python_docs", tokenizer="wordpiece", vocab_size=8_192, seq_length=128, batch_size=16, steps=1_500,
+        learning_rate=1e-3, optimizer="adamw", schedule="linear", warmup_steps=100, weight_decay=0.01, clip_norm=1.0,
+    )  # fmt: skip
+    presets: ClassVar = {
+        "tiny": dict(vocab_size=61, max_length=16, num_layers=2, num_heads=2, hidden_dim=12, dropout=0.0),
+        "default": dict(dropout=0.0),  # two megabytes of text are seen a few times only
+        # Devlin et al. 2019, section 3; the sizes below base: Turc et al. 2019, table 1.
+        "bert_tiny_uncased": dict(**UNCASED, num_layers=2, num_heads=2, hidden_dim=128),
+        "bert_mini_uncased": dict(**UNCASED, num_layers=4, num_heads=4, hidden_dim=256),
+        "bert_small_uncased": dict(**UNCASED, num_layers=4, num_heads=8, hidden_dim=512),
+        "bert_medium_uncased": dict(**UNCASED, num_layers=8, num_heads=8, hidden_dim=512),
+        "bert_base_uncased": dict(**UNCASED, **BASE),
+        "bert_large_uncased": dict(**UNCASED, **LARGE),
+        "bert_base_cased": dict(**PUBLISHED, **BASE, vocab_size=28_996),
+        "bert_large_cased": dict(**PUBLISHED, **LARGE, vocab_size=28_996),
+        "bert_base_multilingual_cased": dict(**PUBLISHED, **BASE, vocab_size=119_547),
+        "bert_base_chinese": dict(**PUBLISHED, **BASE, vocab_size=21_128),
+        # Liu et al. 2019; Conneau et al. 2020; Wang et al. 2020.
+        "roberta_base": dict(**ROBERTA, **BASE),
+        "roberta_large": dict(**ROBERTA, **LARGE),
+        "xlm_roberta_base": dict(**XLM_ROBERTA, **BASE),
+        "xlm_roberta_large": dict(**XLM_ROBERTA, **LARGE),
+        "minilm_l6": dict(**MINILM, num_layers=6),
+        "minilm_l12": dict(**MINILM, num_layers=12),
+    }
+    preset_recipes: ClassVar = {"tiny": dict(seq_length=16)}
+
+    def validate(self):
+        self.require_positive("vocab_size", "max_length", "num_layers", "num_heads", "hidden_dim", "num_segments", "epsilon")
+        self.require_rate("dropout")
+        self.require(
+            self.hidden_dim % self.num_heads == 0,
+            f"hidden_dim {self.hidden_dim} is no multiple of num_heads {self.num_heads}.",
+        )
+        self.require(self.mlp_width > 0, f"mlp_dim must be positive, got {self.mlp_dim}.")
+        self.require(self.position_offset >= 0, f"position_offset must not be negative, got {self.position_offset}.")
+        self.require(
+            self.activation in ("gelu", "gelu_exact"), f"activation must be gelu or gelu_exact, got {self.activation!r}."
+        )
+
+    @property
+    def mlp_width(self):
+        return 4 * self.hidden_dim if self.mlp_dim is None else self.mlp_dim
+
+    def num_params(self):
+        """Number of parameters of the encoder, without any task's head."""
+        d, f = self.hidden_dim, self.mlp_width
+        embeddings = (self.vocab_size + self.max_length + self.position_offset + self.num_segments) * d + 2 * d
+        block = d * (3 * d) + 3 * d + d * d + d + 2 * d * f + f + d + 4 * d
+        return embeddings + self.num_layers * block + (d * d + d if self.pooler else 0)
+
+
+@MODELS.register("bert", BERTConfig)
+class BERT(Encoder):
+    """Bidirectional encoder representations from Transformers (Devlin et al. 2019; as RoBERTa, Liu et al. 2019).
+
+    h_0 = norm(W_e[tokens] + W_p + W_s[segments]);  h_l = block(h_{l-1})
+
+    Args:
+        config: a `BERTConfig`.
+
+    Call: as `Encoder`, float (B, T, D).
+
+    Raises:
+        ValueError: if T is known and above `max_length`.
+
+    Ours -> paper: embeddings, positions, segments -> the three embeddings of figure 2; `pool` -> C.
+    """
+
+    def __init__(self, config, **kwargs):
+        super().__init__(config, **kwargs)
+        self.max_length = config.max_length
+        normal = keras.initializers.TruncatedNormal(stddev=0.02)
+        self.embeddings = keras.layers.Embedding(
+            config.vocab_size, config.hidden_dim, embeddings_initializer=normal, name="embeddings"
+        )
+        self.positions = LearnedPositions(
+            config.max_length + config.position_offset, config.hidden_dim, name="positions"
+        )
+        self.segments = LearnedPositions(config.num_segments, config.hidden_dim, name="segments")
+        self.embedding_norm = Norm("layer", config.epsilon, name="embedding_norm")
+        self.dropout = keras.layers.Dropout(config.dropout, name="dropout") if config.dropout else None
+        self.blocks = [self._block(i) for i in range(config.num_layers)]
+        self.pooler = Linear(config.hidden_dim, name="pooler") if config.pooler else None
+
+    def _block(self, i):
+        c = self.config
+        attention = Attention(
+            c.num_heads, c.num_heads, c.hidden_dim // c.num_heads, dropout=c.dropout, name="attention"
+        )
+        mlp = MLP(c.mlp_width, c.activation, dropout=c.dropout, name="mlp")
+        return TransformerBlock(attention, mlp, norm_first=False, epsilon=c.epsilon, name=f"block_{i}")
+
+    def build(self, input_shape=None):
+        shape = (None, None, self.config.hidden_dim)
+        for layer in (self.embeddings, self.positions, self.segments):
+            layer.build()
+        for layer in (self.embedding_norm, *self.blocks):
+            layer.build(shape)
+        if self.pooler is not None:
+            self.pooler.build((None, self.config.hidden_dim))
+        self.built = True
+
+    def encode(self, token_ids, padding_mask=None, segment_ids=None, training=False):
+        length = token_ids.shape[1]
+        if length is not None and length > self.max_length:
+            raise ValueError(f"{length} tokens are more than this model's max_length of {self.max_length}.")
+        positions_1T = ops.arange(ops.shape(token_ids)[1])[None] + self.config.position_offset
+        x_BTD = self.embeddings(token_ids) + self.positions(positions_1T) + self._segments(segment_ids)
+        x_BTD = self.embedding_norm(x_BTD)
+        if self.dropout is not None:
+            x_BTD = self.dropout(x_BTD, training=training)
+        mask = None if padding_mask is None else padding_keys(padding_mask)
+        for block in self.blocks:
+            x_BTD, _ = block(x_BTD, attention_mask=mask, training=training)
+        return x_BTD
+
+    def _segments(self, segment_ids):
+        """The vectors of the parts, by a product with one-hot rows: a gradient into so few rows is a sum over all positions."""
+        table_SD = ops.cast(self.segments.embeddings, self.compute_dtype)
+        if segment_ids is None:
+            return table_SD[0]
+        return ops.matmul(ops.one_hot(segment_ids, self.config.num_segments, dtype=self.compute_dtype), table_SD)
+
+    def pool(self, hidden_BTD):
+        """The vector of a whole row, (B, D): tanh(W h_0 + b) of its first token; without a pooler, h_0."""
+        first_BD = hidden_BTD[:, 0]
+        return first_BD if self.pooler is None else ops.tanh(self.pooler(first_BD))

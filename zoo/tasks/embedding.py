@@ -1,0 +1,47 @@
+"""Texts as vectors: what an encoder is served for when it has no other task.
+
+Shape letters: B batch, D hidden.
+"""
+
+from dataclasses import dataclass
+
+from zoo.config import Config
+from zoo.registry import TASKS
+from zoo.tasks.base import Task
+from zoo.tasks.sequences import embed_signature
+
+
+@dataclass(frozen=True)
+class EmbeddingConfig(Config):
+    """How a row of hidden states becomes one vector.
+
+    Attributes:
+        pooling: `mean` over the tokens, the `first` token, or the model's `pooler` on it.
+        normalize: whether vectors have length 1.
+        max_tokens: the most tokens that are read of a text, special ones included; None for the model's own.
+    """
+
+    pooling: str = "mean"
+    normalize: bool = True
+    max_tokens: int | None = None
+
+    def validate(self):
+        known = ("mean", "first", "pooler")
+        self.require(self.pooling in known, f"pooling must be {', '.join(known)}, got {self.pooling!r}.")
+        self.require(self.max_tokens is None or self.max_tokens > 2, f"max_tokens must be above 2, got {self.max_tokens}.")
+
+
+@TASKS.register("embed", EmbeddingConfig)
+class Embedding(Task):
+    """v = mean over the row of h (Reimers and Gurevych 2019, section 3), served and not trained."""
+
+    reads = "nothing"
+
+    def signatures(self, model, tokenizer):
+        """Name -> tf.function: `serving_default` and `embed`, `text` string (B,) -> `embedding` float32 (B, D)."""
+        c = self.config
+        embed = embed_signature(model, tokenizer, c.pooling, c.normalize, c.max_tokens)
+        return {"serving_default": embed, "embed": embed}
+
+    def requests(self, model, tokenizer):
+        return [("embed", {"text": ["", "The cat sat.", "The list is empty, naïvely: 東京"]})]
