@@ -24,6 +24,8 @@ setup(
         "absl-py>=2.1",
         "numpy>=1.26",
         "tokenizers>=0.20",
+        "safetensors>=0.5",
+        "gguf>=0.16",
         "sentencepiece>=0.2",
         "tensorflow-text>=2.20,<3",  # one op of it, for the graph side of unigram; TF Serving has it linked in
         "rich>=13",

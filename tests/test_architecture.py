@@ -303,7 +303,7 @@ def test_tensor_files_have_the_legend_of_their_letters():
 
 # Programs that answer at once
 
-PROGRAMS = ("run", "evaluate", "generate", "export", "doctor")
+PROGRAMS = ("run", "evaluate", "generate", "export", "doctor", "convert")
 
 
 def started(program, *arguments):

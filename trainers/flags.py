@@ -165,6 +165,13 @@ def define_generation():
     flags.DEFINE_integer("seed", 0, "The same seed gives the same text.")
 
 
+def define_conversion():
+    """Flags of `trainers.convert`."""
+    flags.DEFINE_string("from", None, "A Hugging Face directory, a GGUF file, a bundle or a run.")
+    flags.DEFINE_string("to", None, "The directory to make: a bundle; of a bundle, a Hugging Face directory.")
+    flags.DEFINE_string("peer_python", None, "An interpreter with torch and transformers, to compare with. [this one's]")
+
+
 def train_config():
     """The TrainConfig and the model's config that the parsed flags ask for. Raises ValueError in a sentence."""
     if FLAGS.model is None:

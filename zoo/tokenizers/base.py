@@ -48,6 +48,20 @@ class Tokenizer(tf.Module):
     def pad_id(self):
         return self.eos_id
 
+    @property
+    def vocabulary(self):
+        """Every token as vocabulary files write it, in the order of ids."""
+        raise TypeError(f"{type(self).__name__} has no written vocabulary.")
+
+    @property
+    def mask_token(self):
+        """How the token `mask_id` is written by who wants a hole filled; None without one."""
+        return None if self.mask_id is None else self.vocabulary[self.mask_id]
+
+    def begins_word(self):
+        """bool (V,): whether a token begins a word; the others go on with one."""
+        raise TypeError(f"{type(self).__name__} does not say where words begin.")
+
     @classmethod
     def train(cls, texts, vocab_size=None):
         """A tokenizer fitted to an iterable of strings; `vocab_size` None means the algorithm's own default."""

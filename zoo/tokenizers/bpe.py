@@ -16,6 +16,8 @@ from zoo.tokenizers.bpe_graph import BPEGraph
 
 END_OF_TEXT = "<|endoftext|>"
 DEFAULT_VOCAB_SIZE = 4096
+# RoBERTa's special tokens; a vocabulary that has all of them is an encoder's.
+ROLES = {"cls_id": "<s>", "sep_id": "</s>", "mask_id": "<mask>"}
 
 
 def _byte_symbols():
@@ -33,32 +35,51 @@ BYTE_OF_SYMBOL = {symbol: byte for byte, symbol in enumerate(BYTE_SYMBOLS)}
 class BPETokenizer(Tokenizer):
     """Byte-level byte-pair encoding with GPT-2's pattern of words; every string can be spelt.
 
+    Some vocabularies of others lack bytes that their text did not have, control characters mostly. What they lack is left out of a
+    text before anything is merged, as the Rust library does.
+
     Args:
         vocabulary: dict, token -> id, each of 0..vocab_size-1 once; all but special tokens in `BYTE_SYMBOLS`.
         merges: list of pairs of tokens, the first learnt first, and so each after those that make its two parts.
         special_tokens: tokens that no text yields, however it is written.
         eos_token: the special token that separates documents.
+        individual_digits: whether every digit is a word of its own.
 
     Raises:
         ValueError: the vocabulary and the merges do not fit together.
     """
 
-    def __init__(self, vocabulary, merges, special_tokens=(END_OF_TEXT,), eos_token=END_OF_TEXT):
+    def __init__(self, vocabulary, merges, special_tokens=(END_OF_TEXT,), eos_token=END_OF_TEXT, individual_digits=False):
         super().__init__()
         merges = [tuple(pair) for pair in merges]
         _check(vocabulary, merges, special_tokens, eos_token)
         self.vocab_size, self.eos_id = len(vocabulary), vocabulary[eos_token]
-        self._eos_token = eos_token
+        self._eos_token, self._individual_digits = eos_token, individual_digits
+        if all(token in special_tokens for token in ROLES.values()):
+            self.cls_id, self.sep_id, self.mask_id = (vocabulary[token] for token in ROLES.values())
+        self._pad_id = vocabulary["<pad>"] if "<pad>" in special_tokens else self.eos_id
         self._special_ids = np.sort([vocabulary[token] for token in special_tokens])
         self._native = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, merges))
-        self._native.pre_tokenizer = _words()
+        self._native.pre_tokenizer = _words(individual_digits)
         self._pieces = np.full(self.vocab_size, b"", object)
         for token, i in vocabulary.items():
             if token not in special_tokens:
                 self._pieces[i] = bytes(map(BYTE_OF_SYMBOL.__getitem__, token))
         symbols = {token: i for i, token in enumerate([*BYTE_SYMBOLS, *(left + right for left, right in merges)])}
         pairs = np.array([(symbols[left], symbols[right]) for left, right in merges], np.int64).reshape(-1, 2)
-        self._graph = BPEGraph(pairs, np.array([vocabulary[token] for token in symbols], np.int32), self._pieces)
+        self._graph = BPEGraph(pairs, np.array([vocabulary.get(token, -1) for token in symbols], np.int32), self._pieces, individual_digits)
+
+    @property
+    def pad_id(self):
+        return self._pad_id
+
+    @property
+    def vocabulary(self):
+        return tuple(map(self._native.id_to_token, range(self.vocab_size)))
+
+    def begins_word(self):
+        spoken = [token.startswith(BYTE_SYMBOLS[ord(" ")]) or not token[0].isalnum() for token in self.vocabulary]
+        return np.array(spoken)
 
     @classmethod
     def train(cls, texts, vocab_size=None):
@@ -105,7 +126,7 @@ class BPETokenizer(Tokenizer):
 
         Args:
             tokenizer_json: path. The model must be BPE, the pre-tokenizer ByteLevel with add_prefix_space=false and
-                use_regex=true, the normalizer null, and every added token special. Post-processors are not used:
+                use_regex=true, perhaps with Digits of individual_digits=true before it, the normalizer null, and every added token special. Post-processors are not used:
                 special ids are the caller's to add.
             eos_token: the special token that separates documents; by default `<|endoftext|>`, `</s>`, or the only one.
         """
@@ -122,7 +143,7 @@ class BPETokenizer(Tokenizer):
         candidates = [eos_token] if eos_token else [END_OF_TEXT, "</s>", *specials[: len(specials) == 1]]
         for candidate in candidates:
             if candidate in specials:
-                return cls(vocabulary, merges, specials, candidate)
+                return cls(vocabulary, merges, specials, candidate, _digits(config))
         raise ValueError(f"{tokenizer_json} does not say which token ends a text; give one of {specials} as eos_token.")
 
     def encode_batch(self, texts):
@@ -148,7 +169,7 @@ class BPETokenizer(Tokenizer):
     def save_assets(self, directory):
         """Writes `tokenizer.json`, which Hugging Face's libraries read too."""
         native = tokenizers.Tokenizer(self._native.model)
-        native.pre_tokenizer, native.decoder = _words(), tokenizers.decoders.ByteLevel()
+        native.pre_tokenizer, native.decoder = _words(self._individual_digits), tokenizers.decoders.ByteLevel()
         native.add_special_tokens([native.id_to_token(i) for i in self._special_ids.tolist()])
         (directory / "tokenizer.json").write_text(native.to_str(pretty=True), encoding="utf8")
         return {"eos_token": self._eos_token}
@@ -158,8 +179,15 @@ class BPETokenizer(Tokenizer):
         return cls.from_huggingface(directory / "tokenizer.json", config["eos_token"])
 
 
-def _words():
-    return tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+def _words(individual_digits=False):
+    words = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    digits = tokenizers.pre_tokenizers.Digits(individual_digits=True)
+    return tokenizers.pre_tokenizers.Sequence([digits, words]) if individual_digits else words
+
+
+def _digits(config):
+    """Whether a tokenizer.json makes every digit a word of its own."""
+    return (config.get("pre_tokenizer") or {}).get("type") == "Sequence"
 
 
 def _pair(merge, path):
@@ -173,6 +201,10 @@ def _pair(merge, path):
 def _check_supported(config, model, path):
     """Raises ValueError for what a tokenizer.json may ask and this class does not do."""
     words, added = config.get("pre_tokenizer") or {}, config.get("added_tokens") or []
+    if _digits(config):
+        digits, *others = words.get("pretokenizers") or [{}]
+        alone = digits.get("type") == "Digits" and digits.get("individual_digits") and len(others) == 1
+        words = others[0] if alone else words
     for true, sentence in [
         (model.get("type", "BPE") == "BPE", f"a {model.get('type')} model; only BPE is read here"),
         (config.get("normalizer") is None, "a normalizer; only null is supported"),
@@ -190,22 +222,22 @@ def _check_supported(config, model, path):
 
 
 def _check(vocabulary, merges, special_tokens, eos_token):
-    """Raises ValueError unless ids are 0..n-1, every byte and merge has one, and no merge comes before its parts."""
+    """Raises ValueError unless ids are 0..n-1, every merge has one, and no merge comes before its parts."""
     missing = set(range(len(vocabulary))) - set(vocabulary.values())
     if missing:
         ids = f"0..{len(vocabulary) - 1}, each once"
         raise ValueError(f"The vocabulary's ids must be {ids}; id {min(missing)} is missing.")
     if eos_token not in special_tokens:
         raise ValueError(f"The end of text {eos_token!r} must be one of the special tokens {list(special_tokens)}.")
-    made = dict.fromkeys(BYTE_SYMBOLS)
+    made = dict.fromkeys(symbol for symbol in BYTE_SYMBOLS if symbol in vocabulary)
     for left, right in merges:
         if left not in made or right not in made or left + right in made:
             order = f"its parts must be made before it, and {left + right!r} by it alone"
             raise ValueError(f"The merge {left!r} {right!r} is out of order: {order}.")
         made[left + right] = None
     for token in (*made, *special_tokens):
-        if token not in vocabulary:
-            raise ValueError(f"The vocabulary has no id for {token!r}, a byte, a special token or made by a merge.")
+        if token not in vocabulary and token not in BYTE_OF_SYMBOL:
+            raise ValueError(f"The vocabulary has no id for {token!r}, a special token or made by a merge.")
     for token in vocabulary:
         if token in special_tokens and token in made:
             raise ValueError(f"The special token {token!r} is also made by merges, so plain text would yield it.")

@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 import tokenizers
 
-from zoo.tokenizers.base import byte_values, row_ids, valid_utf8
+from zoo.tokenizers.base import byte_values, kept, row_ids, valid_utf8
 
 LETTER, NUMBER, SPACE, OTHER = range(4)
 PAGE = 256
@@ -38,15 +38,16 @@ class BPEGraph(tf.Module):
 
     Args:
         pairs: int64 (M, 2), the symbols that merge i joins; each is below 256 + i.
-        ids: int32 (256 + M,), the vocabulary's id of each symbol.
+        ids: int32 (256 + M,), the vocabulary's id of each symbol; -1 for a byte that it lacks, which texts then lose.
         pieces: object (V,), the bytes of each id; empty for special ones.
+        individual_digits: whether every digit is a word of its own.
     """
 
-    def __init__(self, pairs, ids, pieces):
+    def __init__(self, pairs, ids, pieces, individual_digits=False):
         super().__init__()
         if len(ids) >= 2**SYMBOL_BITS:
             raise ValueError(f"There are {len(pairs)} merges; fewer than {2**SYMBOL_BITS - 256} are supported.")
-        self._pairs, self._ids, self._pieces = pairs, ids, pieces
+        self._pairs, self._ids, self._pieces, self._individual_digits = pairs, ids, pieces, individual_digits
 
     @functools.cached_property
     def _tensors(self):
@@ -77,7 +78,10 @@ class BPEGraph(tf.Module):
         data = byte_values(texts)
         starts = self.word_starts(texts, data)
         word_splits = tf.concat([tf.where(starts)[:, 0], data.row_splits[-1:]], 0)
-        which, words = self._distinct(tf.RaggedTensor.from_row_splits(data.flat_values, word_splits, validate=False))
+        words = tf.RaggedTensor.from_row_splits(data.flat_values, word_splits, validate=False)
+        if np.any(self._ids < 0):
+            words = kept(words, tf.gather(self._tensors["ids"], data.flat_values) >= 0)
+        which, words = self._distinct(words)
         merged = self._merge(words)
         tokens = tf.gather(merged.with_flat_values(tf.gather(self._tensors["ids"], merged.flat_values)), which)
         words_before = _splits(tf.cast(starts, tf.int64))
@@ -97,6 +101,10 @@ class BPEGraph(tf.Module):
         page = tf.gather(self._tensors["pages"], tf.bitwise.right_shift(points, 8))
         kind = tf.gather(self._tensors["classes"], page * PAGE + tf.bitwise.bitwise_and(points, PAGE - 1))
 
+        if self._individual_digits:
+            # A digit is a text of its own, and so is what stands between two.
+            digit = kind == NUMBER
+            text = tf.cumsum(tf.cast((text != _shift(text, 1, -1)) | digit | _shift(digit, 1, False), tf.int32))
         first = text != _shift(text, 1, -1)
         last = text != _shift(text, -1, -1)
         space = kind == SPACE

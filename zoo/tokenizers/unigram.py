@@ -74,6 +74,9 @@ class UnigramTokenizer(Tokenizer):
         """Every piece as the model writes it, in the order of ids."""
         return tuple(map(self._native.id_to_piece, range(self.vocab_size)))
 
+    def begins_word(self):
+        return np.array([piece.startswith(BLANK) for piece in self.vocabulary])
+
     @classmethod
     def train(cls, texts, vocab_size=None):
         """Fits pieces to texts; there may be fewer than `vocab_size` (8,192 by default) when there is little text."""

@@ -146,6 +146,9 @@ class WordPieceTokenizer(Tokenizer):
         """Every token as vocabulary files write it, in the order of ids."""
         return self._vocabulary
 
+    def begins_word(self):
+        return np.array([not token.startswith(PREFIX) for token in self._vocabulary])
+
     def encode_batch(self, texts):
         pieces, counts = [], []
         for text in several(texts):

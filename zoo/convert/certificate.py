@@ -1,0 +1,123 @@
+"""Proof that a converted model gives the numbers of the one it came from: fixed texts, both sides, the largest difference.
+
+    certify(bundle, "model_dir") -> {"ids": {...}, "outputs": {...}}
+
+Nothing is claimed that was not compared: without a peer the certificate says so.
+"""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+
+from zoo.convert import reference
+from zoo.tasks.sequences import frame
+
+TEXTS = (
+    "The capital of France is Paris, and in 1984 it was, too.",
+    "Naïve café:\n\tdef f(x):  return x**2  # 東京 😀",
+    "",
+    " ".join(f"Sentence number {i} is a little longer than the one before." for i in range(8)),
+)
+# Of the largest output, or of 1 if that is smaller. Both sides add up float32 products in orders of their own.
+TOLERANCE = 1e-3
+
+
+def certify(bundle, path, peer_python=None):
+    """Compares a bundle with what the files at `path` give in other people's hands.
+
+    Args:
+        bundle: the converted `Bundle`.
+        path: a Hugging Face directory or a GGUF file.
+        peer_python: an interpreter with torch and transformers; None for this one, if it has them.
+
+    Returns:
+        dict of `texts`, how many; `ids` and `outputs`: what was compared with whom, and how far they are apart.
+
+    Raises:
+        ValueError: ids differ, or outputs by more than `TOLERANCE`; or the peer fails.
+    """
+    certificate = {"texts": len(TEXTS), "dtype": "float32", "ids": _native_ids(bundle.tokenizer, Path(path))}
+    peer = peer_python or (sys.executable if _has_peer() else None)
+    if peer is None:
+        certificate["outputs"] = {"compared": False, "reason": "torch and transformers are not installed; see --peer_python"}
+        return certificate
+    rows = _rows(bundle)
+    answer = _ask(peer, {"path": str(Path(path).resolve()), "task": bundle.task.registered_name, "texts": TEXTS, "rows": rows})
+    versions = json.loads(str(answer["versions"]))
+    if "ids_0" in answer:
+        _check_ids(bundle.tokenizer, [answer[f"ids_{i}"].tolist() for i in range(len(TEXTS))], "transformers")
+        certificate["ids"] = {"compared": True, "identical": True, "peer": "transformers", "versions": versions}
+    difference, largest = 0.0, 0.0
+    for i, row in enumerate(rows):
+        ours, theirs = outputs(bundle, row), answer[f"outputs_{i}"]
+        difference = max(difference, float(np.abs(ours - theirs[:, : ours.shape[-1]]).max()))
+        largest = max(largest, float(np.abs(theirs).max()))
+    if not difference <= TOLERANCE * max(1.0, largest):
+        raise ValueError(
+            f"The converted model's outputs are up to {difference:.2e} away from those of transformers ({largest:.2e} at most); "
+            "it is not the same model."
+        )
+    certificate["outputs"] = {
+        "compared": True, "what": "hidden states" if bundle.task.registered_name == "embed" else "logits",
+        "largest_difference": difference, "largest_output": largest, "peer": "transformers", "versions": versions,
+    }  # fmt: skip
+    return certificate
+
+
+def outputs(bundle, row):
+    """float32 (T, V) logits of a row of ids, or (T, D) hidden states where there is no head."""
+    token_ids = np.array([row], np.int32)
+    if bundle.task.registered_name == "embed":
+        return np.asarray(bundle.model.encode(token_ids)[0], np.float32)
+    if bundle.task.registered_name == "masked_lm":
+        everywhere = np.arange(len(row), dtype=np.int32)[None]
+        return np.asarray(bundle.task.logits(bundle.model, bundle.model.backbone.encode(token_ids), everywhere)[0])
+    return np.asarray(bundle.model(token_ids)[0])
+
+
+def _rows(bundle):
+    before, after = frame(bundle.tokenizer)
+    longest = min(bundle.model.max_length, 128)
+    return [[*before, *bundle.tokenizer.encode(text)[: longest - 2], *after] for text in TEXTS]
+
+
+def _native_ids(tokenizer, path):
+    """Compares ids with the `tokenizers` library's, if there is a file that it reads."""
+    file = path / "tokenizer.json"
+    if not file.is_file():
+        return {"compared": False, "reason": f"{path.name} has no tokenizer.json"}
+    native = tokenizers.Tokenizer.from_file(str(file))
+    native.no_padding()
+    native.no_truncation()
+    _check_ids(tokenizer, [native.encode(text, add_special_tokens=False).ids for text in TEXTS], "tokenizers")
+    return {"compared": True, "identical": True, "peer": "tokenizers", "versions": {"tokenizers": tokenizers.__version__}}
+
+
+def _check_ids(tokenizer, theirs, peer):
+    for text, ids in zip(TEXTS, theirs, strict=True):
+        if tokenizer.encode(text) != ids:
+            raise ValueError(f"The converted tokenizer gives other ids than {peer} for {text!r}: it is not the same.")
+
+
+def _has_peer():
+    return all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+
+
+def _ask(peer, request):
+    """The answer of `zoo/convert/reference.py` in another process: its memory goes when it ends."""
+    with tempfile.TemporaryDirectory() as directory:
+        asked, answered = Path(directory) / "request.json", Path(directory) / "answer.npz"
+        asked.write_text(json.dumps(request), encoding="utf8")
+        command = [str(peer), "-I", str(Path(reference.__file__).resolve()), str(asked), str(answered)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            reason = (result.stderr.strip() or f"exit status {result.returncode}").splitlines()[-1]
+            raise ValueError(f"The peer {peer} could not run this model: {reason}")
+        with np.load(answered, allow_pickle=False) as arrays:
+            return dict(arrays)

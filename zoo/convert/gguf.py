@@ -1,0 +1,136 @@
+"""GGUF files, the format of llama.cpp, into bundles: weights dequantised to float32, the tokenizer included.
+
+    bundle = read("SmolLM2-135M-Instruct.Q4_1.gguf")
+"""
+
+import re
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+from zoo.bundle import Bundle
+from zoo.convert.tables import LLAMA
+from zoo.convert.weights import assign
+from zoo.registry import MODELS, TASKS, TOKENIZERS
+
+# Their names of tensors -> those of Hugging Face, which our table knows.
+NAMES = {
+    r"token_embd\.weight": "embed_tokens.weight",
+    r"output_norm\.weight": "norm.weight",
+    r"output\.weight": "lm_head.weight",
+    r"blk\.(\d+)\.attn_norm\.weight": r"layers.\1.input_layernorm.weight",
+    r"blk\.(\d+)\.ffn_norm\.weight": r"layers.\1.post_attention_layernorm.weight",
+    r"blk\.(\d+)\.attn_([qkv])\.weight": r"layers.\1.self_attn.\2_proj.weight",
+    r"blk\.(\d+)\.attn_output\.weight": r"layers.\1.self_attn.o_proj.weight",
+    r"blk\.(\d+)\.ffn_(gate|up|down)\.weight": r"layers.\1.mlp.\2_proj.weight",
+}
+# Their name of a way to cut words -> whether every digit is a word; both have GPT-2's pattern besides.
+WORDS = {"gpt-2": False, "smollm": True}
+CONTROL = 3
+END_OF_TEXT = "<|endoftext|>"
+
+
+class _Tensors:
+    """The tensors of a file under Hugging Face's names, dequantised when they are read."""
+
+    def __init__(self, reader, config):
+        self._tensors = {_renamed(tensor.name): tensor for tensor in reader.tensors}
+        self._heads = {"q": config.num_heads, "k": config.kv_heads}
+
+    def names(self):
+        return sorted(self._tensors)
+
+    def read(self, name):
+        tensor = self._tensors[name]
+        array = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False)
+        projection = re.search(r"self_attn\.([qk])_proj", name)
+        if projection is None:
+            return array
+        # llama.cpp turns neighbouring pairs (x_2i, x_2i+1), and stores the rows so; here a pair is (x_i, x_i+H/2).
+        rows = array.reshape(self._heads[projection[1]], -1, 2, array.shape[-1])
+        return rows.swapaxes(1, 2).reshape(array.shape)
+
+
+def _renamed(name):
+    for pattern, replacement in NAMES.items():
+        if re.fullmatch(pattern, name):
+            return re.sub(pattern, replacement, name)
+    return name
+
+
+def read(path):
+    """The bundle of a GGUF file of the Llama type.
+
+    Raises:
+        ValueError: another architecture or tokenizer, tensors that are missing or left over, or no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"There is no file {path}.")
+    try:
+        reader = gguf.GGUFReader(path)
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"{path} is no GGUF file, or a damaged one ({error}).") from error
+    fields = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("tokenizer.ggml.")}
+    if fields.get("general.architecture") != "llama":
+        raise ValueError(f"{path} has the architecture {fields.get('general.architecture')!r}; only 'llama' is read here.")
+    tokenizer = _tokenizer(reader, path)
+    tied = not any(tensor.name == "output.weight" for tensor in reader.tensors)
+    config = _config(fields, tokenizer.vocab_size, tied, path)
+    model = MODELS.get("gpt")(config).build_from_ids()
+    assign(model, LLAMA, _Tensors(reader, config), with_head=False, where=str(path))
+    kinds = sorted({tensor.tensor_type.name for tensor in reader.tensors})
+    provenance = {
+        "converted_from": "gguf", "source": path.name, "name": fields.get("general.name", ""),
+        "licence": fields.get("general.license", ""), "stored_as": kinds,
+    }  # fmt: skip
+    return Bundle(model, tokenizer, TASKS.get("language_modeling")(), provenance)
+
+
+def _config(fields, vocab_size, tied, path):
+    scaling = fields.get("llama.rope.scaling.type", "none")
+    if scaling != "none":
+        raise ValueError(f"{path} scales its rotary positions by {scaling!r}; only plain ones are read here.")
+    try:
+        num_heads, hidden_dim = fields["llama.attention.head_count"], fields["llama.embedding_length"]
+        head_dim = fields.get("llama.attention.key_length", hidden_dim // num_heads)
+        if fields.get("llama.rope.dimension_count", head_dim) != head_dim:
+            raise ValueError(f"{path} turns a part of each head only; rotary positions turn all of it here.")
+        return MODELS.config("gpt")(
+            vocab_size=vocab_size,
+            max_length=fields["llama.context_length"],
+            num_layers=fields["llama.block_count"],
+            num_heads=num_heads,
+            num_kv_heads=fields.get("llama.attention.head_count_kv", num_heads),
+            head_dim=head_dim,
+            hidden_dim=hidden_dim,
+            mlp_dim=fields["llama.feed_forward_length"],
+            epsilon=round(fields["llama.attention.layer_norm_rms_epsilon"], 12),
+            rotary_theta=fields.get("llama.rope.freq_base", 10_000.0),
+            tie_embeddings=tied,
+            **LLAMA.fixed,
+        )
+    except KeyError as error:
+        raise ValueError(f"{path} does not say {error}, without which there is no model.") from error
+
+
+def _tokenizer(reader, path):
+    """The byte-level BPE tokenizer in a file."""
+
+    def field(name, default=None):
+        entry = reader.fields.get(f"tokenizer.ggml.{name}")
+        return default if entry is None else entry.contents()
+
+    words = field("pre", "gpt-2")
+    if field("model") != "gpt2" or words not in WORDS:
+        raise ValueError(
+            f"{path} has a {field('model')} tokenizer with words cut as {words!r}; only byte-level BPE (gpt2) with words cut as "
+            f"{' or '.join(WORDS)} is read here."
+        )
+    tokens, kinds = field("tokens"), field("token_type", [])
+    special = [token for token, kind in zip(tokens, kinds, strict=False) if kind == CONTROL]
+    end = END_OF_TEXT if END_OF_TEXT in special else tokens[field("eos_token_id", 0)]
+    merges = [tuple(merge.split(" ")) for merge in field("merges", [])]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    return TOKENIZERS.get("bpe")(vocabulary, merges, special, end, WORDS[words])

@@ -1,0 +1,296 @@
+"""Which of our variables is which of their tensors, one table a family; read in both directions.
+
+A rule names a variable of ours, by its path without the model's name, and the tensors that it is made of. Several tensors stand side by
+side along our last axis (queries, keys and values; gate and value). `turned` tensors are stored there as (outputs, inputs), here as
+(inputs, outputs). `{i}` counts the layers.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One variable of ours and what it is made of."""
+
+    ours: str
+    theirs: tuple
+    turned: bool = False
+
+    def of_layer(self, i):
+        """The rule with its `{i}` filled in."""
+        return Rule(self.ours.format(i=i), tuple(name.format(i=i) for name in self.theirs), self.turned)
+
+
+def linear(ours, *theirs, bias=True, turned=True):
+    """The rules of a matrix and perhaps its bias."""
+    rules = [Rule(f"{ours}/kernel", tuple(f"{name}.weight" for name in theirs), turned)]
+    return rules + ([Rule(f"{ours}/bias", tuple(f"{name}.bias" for name in theirs))] if bias else [])
+
+
+def norm(ours, theirs, bias=True):
+    """The rules of a norm's gain and perhaps its bias."""
+    rules = [Rule(f"{ours}/gamma", (f"{theirs}.weight",))]
+    return rules + ([Rule(f"{ours}/beta", (f"{theirs}.bias",))] if bias else [])
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one `model_type` of Hugging Face becomes one of our models.
+
+    Attributes:
+        model: our registered model.
+        prefix: what some files put before the names of the model itself.
+        fields: field of our config -> theirs.
+        fixed: fields of our config that this family always has.
+        required: their field -> the values that our model can be; None among them also stands for an absent one.
+        embeddings, block, final: rules before, in (with `{i}`) and after the layers.
+        pooler, untied, head: rules that hold only where the files have their tensors.
+        ignored: patterns of tensors that are no weights.
+        copies: tensors that repeat another one, and which.
+        dropped: patterns of tensors of heads that no task of ours has; leaving them out is reported.
+        adjust: further changes of our config, given theirs.
+        theirs: further fields of their config, given ours.
+    """
+
+    model: str
+    prefix: str
+    fields: dict
+    block: list
+    embeddings: list
+    architectures: dict
+    fixed: dict = field(default_factory=dict)
+    required: dict = field(default_factory=dict)
+    final: list = field(default_factory=list)
+    pooler: list = field(default_factory=list)
+    untied: list = field(default_factory=list)
+    head: list = field(default_factory=list)
+    ignored: tuple = ()
+    copies: dict = field(default_factory=dict)
+    dropped: tuple = ()
+    adjust: Callable = lambda config, theirs: {}
+    theirs: Callable = lambda config: {}
+
+    def rules(self, config, *, with_head=False):
+        """The rules of a model of ours with this config, all layers spelt out."""
+        rules = list(self.embeddings)
+        for i in range(config.num_layers):
+            rules += [rule.of_layer(i) for rule in self.block]
+        rules += self.final
+        if getattr(config, "pooler", False):
+            rules += self.pooler
+        if not getattr(config, "tie_embeddings", True):
+            rules += self.untied
+        return rules + (self.head if with_head else [])
+
+    def our_name(self, name):
+        """A tensor's name as the table writes it: without the prefix, and with the newer names of a norm's parts."""
+        name = name.removeprefix(self.prefix)
+        return re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
+
+
+def parts(config, rule):
+    """Widths of the pieces of ours, along its last axis, that a rule's tensors are."""
+    if len(rule.theirs) == 3:
+        head = getattr(config, "head_width", config.hidden_dim // config.num_heads)
+        kv_heads = getattr(config, "kv_heads", config.num_heads)
+        return [config.num_heads * head, kv_heads * head, kv_heads * head]
+    return [config.mlp_width] * 2 if len(rule.theirs) == 2 else None
+
+
+def to_ours(rule, tensors):
+    """The value of our variable from the tensors of a rule."""
+    pieces = [tensor.T if rule.turned else tensor for tensor in tensors]
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=-1)
+
+
+def to_theirs(rule, value, widths):
+    """The tensors of a rule from the value of our variable."""
+    pieces = [value] if widths is None else np.split(value, np.cumsum(widths)[:-1], axis=-1)
+    return [piece.T if rule.turned else piece for piece in pieces]
+
+
+ENCODER_BLOCK = [
+    *linear("block_{i}/attention/qkv", *(f"encoder.layer.{{i}}.attention.self.{name}" for name in ("query", "key", "value"))),
+    *linear("block_{i}/attention/output_projection", "encoder.layer.{i}.attention.output.dense"),
+    *norm("block_{i}/attention_norm", "encoder.layer.{i}.attention.output.LayerNorm"),
+    *linear("block_{i}/mlp/expand", "encoder.layer.{i}.intermediate.dense"),
+    *linear("block_{i}/mlp/contract", "encoder.layer.{i}.output.dense"),
+    *norm("block_{i}/mlp_norm", "encoder.layer.{i}.output.LayerNorm"),
+]
+ENCODER_EMBEDDINGS = [
+    Rule("embeddings/embeddings", ("embeddings.word_embeddings.weight",)),
+    Rule("positions/embeddings", ("embeddings.position_embeddings.weight",)),
+    Rule("segments/embeddings", ("embeddings.token_type_embeddings.weight",)),
+    *norm("embedding_norm", "embeddings.LayerNorm"),
+]
+ENCODER_FIELDS = dict(
+    vocab_size="vocab_size", max_length="max_position_embeddings", num_layers="num_hidden_layers",
+    num_heads="num_attention_heads", hidden_dim="hidden_size", mlp_dim="intermediate_size", num_segments="type_vocab_size",
+    dropout="hidden_dropout_prob", epsilon="layer_norm_eps",
+)  # fmt: skip
+GELUS = {"gelu": "gelu_exact", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu"}
+ENCODER_REQUIRED = dict(
+    hidden_act=tuple(GELUS), position_embedding_type=(None, "absolute"), is_decoder=(None, False),
+    add_cross_attention=(None, False),
+)  # fmt: skip
+
+
+def _their_gelu(config):
+    return {"hidden_act": "gelu" if config.activation == "gelu_exact" else "gelu_new"}
+
+
+BERT = Family(
+    model="bert",
+    prefix="bert.",
+    fields=ENCODER_FIELDS,
+    required=ENCODER_REQUIRED,
+    embeddings=ENCODER_EMBEDDINGS,
+    block=ENCODER_BLOCK,
+    pooler=linear("pooler", "pooler.dense"),
+    head=[
+        *linear("head/transform", "cls.predictions.transform.dense"),
+        *norm("head/norm", "cls.predictions.transform.LayerNorm"),
+        Rule("head/bias", ("cls.predictions.bias",)),
+    ],
+    ignored=(r"embeddings\.position_ids",),
+    copies={
+        "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    },
+    dropped=(r"cls\.seq_relationship\.(weight|bias)",),
+    architectures={"embed": "BertModel", "masked_lm": "BertForMaskedLM"},
+    adjust=lambda config, theirs: {"activation": GELUS[theirs["hidden_act"]]},
+    theirs=_their_gelu,
+)
+
+
+def _roberta(model_type):
+    return Family(
+        model="bert",
+        prefix="roberta.",
+        fields=ENCODER_FIELDS,
+        fixed=dict(position_offset=2),
+        required={**ENCODER_REQUIRED, "pad_token_id": (None, 1)},
+        embeddings=ENCODER_EMBEDDINGS,
+        block=ENCODER_BLOCK,
+        pooler=linear("pooler", "pooler.dense"),
+        head=[*linear("head/transform", "lm_head.dense"), *norm("head/norm", "lm_head.layer_norm"), Rule("head/bias", ("lm_head.bias",))],
+        ignored=(r"embeddings\.position_ids",),
+        copies={"lm_head.decoder.weight": "embeddings.word_embeddings.weight", "lm_head.decoder.bias": "lm_head.bias"},
+        architectures={"embed": f"{model_type}Model", "masked_lm": f"{model_type}ForMaskedLM"},
+        # Their number of positions counts the two that stand for padding.
+        adjust=lambda config, theirs: {
+            "activation": GELUS[theirs["hidden_act"]], "max_length": theirs["max_position_embeddings"] - 2,
+        },
+        theirs=lambda config: {
+            **_their_gelu(config), "max_position_embeddings": config.max_length + 2, "pad_token_id": 1,
+        },
+    )  # fmt: skip
+
+
+GPT2 = Family(
+    model="gpt",
+    prefix="transformer.",
+    fields=dict(
+        vocab_size="vocab_size", max_length="n_positions", num_layers="n_layer", num_heads="n_head", hidden_dim="n_embd",
+        epsilon="layer_norm_epsilon", dropout="resid_pdrop",
+    ),
+    fixed=dict(position="learned", norm="layer", activation="gelu", use_bias=True, tie_embeddings=True),
+    required=dict(
+        activation_function=(None, "gelu_new", "gelu_pytorch_tanh"), scale_attn_weights=(None, True),
+        scale_attn_by_inverse_layer_idx=(None, False), tie_word_embeddings=(None, True), add_cross_attention=(None, False),
+    ),
+    embeddings=[Rule("embeddings/embeddings", ("wte.weight",)), Rule("positions/embeddings", ("wpe.weight",))],
+    block=[
+        *norm("block_{i}/attention_norm", "h.{i}.ln_1"),
+        *linear("block_{i}/attention/qkv", "h.{i}.attn.c_attn", turned=False),
+        *linear("block_{i}/attention/output_projection", "h.{i}.attn.c_proj", turned=False),
+        *norm("block_{i}/mlp_norm", "h.{i}.ln_2"),
+        *linear("block_{i}/mlp/expand", "h.{i}.mlp.c_fc", turned=False),
+        *linear("block_{i}/mlp/contract", "h.{i}.mlp.c_proj", turned=False),
+    ],
+    final=norm("final_norm", "ln_f"),
+    ignored=(r"h\.\d+\.attn\.(masked_)?bias",),
+    copies={"lm_head.weight": "wte.weight"},
+    architectures={"language_modeling": "GPT2LMHeadModel"},
+    adjust=lambda config, theirs: {"mlp_dim": theirs.get("n_inner")},
+    theirs=lambda config: {
+        "n_inner": config.mlp_dim, "activation_function": "gelu_new", "attn_pdrop": 0.0, "embd_pdrop": config.dropout,
+    },
+)  # fmt: skip
+
+
+def _llama_fields(config, theirs):
+    rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default":
+        raise ValueError(f"The rotary positions are scaled by {kind!r}; only plain ones are read here.")
+    return {
+        "rotary_theta": float(rope.get("rope_theta", theirs.get("rope_theta", 10_000.0))),
+        "num_kv_heads": theirs.get("num_key_value_heads") or theirs["num_attention_heads"],
+        "head_dim": theirs.get("head_dim") or theirs["hidden_size"] // theirs["num_attention_heads"],
+        "tie_embeddings": bool(theirs.get("tie_word_embeddings", False)),
+    }
+
+
+LLAMA = Family(
+    model="gpt",
+    prefix="model.",
+    fields=dict(
+        vocab_size="vocab_size", max_length="max_position_embeddings", num_layers="num_hidden_layers",
+        num_heads="num_attention_heads", hidden_dim="hidden_size", mlp_dim="intermediate_size", epsilon="rms_norm_eps",
+    ),
+    fixed=dict(position="rotary", norm="rms", activation="swiglu", use_bias=False),
+    required=dict(
+        hidden_act=("silu", "swish"), attention_bias=(None, False), mlp_bias=(None, False), sliding_window=(None,),
+    ),
+    embeddings=[Rule("embeddings/embeddings", ("embed_tokens.weight",))],
+    block=[
+        *norm("block_{i}/attention_norm", "layers.{i}.input_layernorm", bias=False),
+        *linear("block_{i}/attention/qkv", *(f"layers.{{i}}.self_attn.{name}_proj" for name in "qkv"), bias=False),
+        *linear("block_{i}/attention/output_projection", "layers.{i}.self_attn.o_proj", bias=False),
+        *norm("block_{i}/mlp_norm", "layers.{i}.post_attention_layernorm", bias=False),
+        *linear("block_{i}/mlp/expand", "layers.{i}.mlp.gate_proj", "layers.{i}.mlp.up_proj", bias=False),
+        *linear("block_{i}/mlp/contract", "layers.{i}.mlp.down_proj", bias=False),
+    ],
+    final=norm("final_norm", "norm", bias=False),
+    untied=[Rule("embeddings/reverse_embeddings", ("lm_head.weight",), turned=True)],
+    ignored=(r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
+    copies={"lm_head.weight": "embed_tokens.weight"},
+    architectures={"language_modeling": "LlamaForCausalLM"},
+    adjust=_llama_fields,
+    theirs=lambda config: {
+        "hidden_act": "silu", "num_key_value_heads": config.kv_heads, "head_dim": config.head_width,
+        "rope_theta": config.rotary_theta, "tie_word_embeddings": config.tie_embeddings,
+        "intermediate_size": config.mlp_width,
+    },
+)  # fmt: skip
+
+FAMILIES = {
+    "bert": BERT,
+    "roberta": _roberta("Roberta"),
+    "xlm-roberta": _roberta("XLMRoberta"),
+    "gpt2": GPT2,
+    "llama": LLAMA,
+    "mistral": LLAMA,
+}
+
+
+def family_of(model):
+    """The `model_type` that a model of ours is written as. Raises ValueError when there is none."""
+    config, name = model.config, model.registered_name
+    if name == "bert":
+        return "bert" if config.position_offset == 0 else "roberta" if config.vocab_size < 100_000 else "xlm-roberta"
+    for model_type in ("gpt2", "llama"):
+        family = FAMILIES[model_type]
+        plain = config.norm_first if name == "gpt" else False
+        fits = name == family.model and all(getattr(config, k) == v for k, v in family.fixed.items())
+        if fits and plain and not config.normalize_qk:
+            return model_type
+    raise ValueError(
+        f"A {name} of this structure has no counterpart among {', '.join(FAMILIES)}; it cannot be written for Hugging Face."
+    )
