@@ -11,8 +11,8 @@ import tensorflow as tf
 from tests import goldens, tiny_models
 from trainers.checkpoints import Checkpoints, named_variables
 from zoo import bundle as bundles
-from zoo.data import PackedBatches
 from zoo.export import export_saved_model, latest_version
+from zoo.models.base import Encoder, LanguageModel
 from zoo.registry import MODELS, TASKS
 from zoo.tokenizers.base import create as create_tokenizer
 
@@ -38,6 +38,11 @@ def ids(model):
 @pytest.fixture(scope="module")
 def logits(model, ids):
     return np.asarray(model(ids))
+
+
+def test_every_registered_model_is_of_a_kind_that_a_suite_covers():
+    for name in MODELS.names():
+        assert issubclass(MODELS.get(name), (LanguageModel, Encoder)), f"{name} is of another kind: extend the suite."
 
 
 def numbers(state):
@@ -211,7 +216,7 @@ def test_a_bundle_brings_back_config_and_weights(case, model, ids, logits, tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle"]
 
 
-@pytest.mark.parametrize("name", MODELS.names())
+@pytest.mark.parametrize("name", [name for name in tiny_models.cases() if name in MODELS.names()])
 def test_the_saved_model_in_a_fresh_process_is_python(name, tmp_path):
     tokenizer = create_tokenizer("byte")
     fields = dict(vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, max_length=48, num_layers=1)
@@ -241,13 +246,12 @@ def test_gradients_reach_every_weight(model, ids):
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(name, tmp_path):
     def begin(seed):
         model = tiny_models.create(name, seed, **tiny_models.DROPOUT[name])
+        model = TASKS.get(model.config.tasks[0])().assemble(model).build_from_ids()
         trainer = tiny_models.trainer(model, steps=6)
         return trainer, Checkpoints(tmp_path, named_variables(**trainer.variables()))
 
     def advance(trainer, first, stop):
-        ids = tiny_models.stream(trainer.model.config.vocab_size)
-        contiguous = trainer.model.carries_state
-        batches = PackedBatches(ids, tiny_models.SEQ_LENGTH, tiny_models.BATCH_SIZE, contiguous=contiguous)
+        batches = tiny_models.batches(trainer.model)
         return [float(trainer.step(batches.batch(step), batches.starts_epoch(step))[0]) for step in range(first, stop)]
 
     trainer, checkpoints = begin(seed=7)
@@ -309,6 +313,30 @@ def test_every_preset_builds_a_config(name):
     assert set(config_class.tasks) <= set(TASKS.names())
 
 
+# Of encoders, with their pooler: what `transformers` counts for the published checkpoints.
+PUBLISHED_ENCODERS = {
+    "bert_tiny_uncased": 4_385_920,
+    "bert_mini_uncased": 11_170_560,
+    "bert_small_uncased": 28_763_648,
+    "bert_medium_uncased": 41_373_184,
+    "bert_base_uncased": 109_482_240,
+    "bert_base_cased": 108_310_272,
+    "bert_base_multilingual_cased": 177_853_440,
+    "bert_base_chinese": 102_267_648,
+    "bert_large_uncased": 335_141_888,
+    "roberta_base": 124_645_632,
+    "roberta_large": 355_359_744,
+    "xlm_roberta_base": 278_043_648,
+    "xlm_roberta_large": 559_890_432,
+    "minilm_l6": 22_713_216,
+}
+
+
+@pytest.mark.parametrize("preset", sorted(PUBLISHED_ENCODERS))
+def test_parameter_counts_of_encoders_are_the_published_ones(preset):
+    assert MODELS.config("bert").preset(preset).num_params() == PUBLISHED_ENCODERS[preset]
+
+
 # Radford et al. 2019 and Brown et al. 2020, table 2.1 (which rounds, and leaves the positions out).
 PUBLISHED = {
     "gpt": (116_534_784, 0),
@@ -345,7 +373,7 @@ def test_every_preset_has_its_shapes_without_any_weights(name, preset):
     with keras.StatelessScope(initialize_variables=False):
         model = model_class(config)
         logits = model(keras.KerasTensor((2, 3), "int32"))
-        assert logits.shape == (2, 3, config.vocab_size)
+        assert logits.shape == (2, 3, config.hidden_dim if issubclass(model_class, Encoder) else config.vocab_size)
         assert logits.dtype == "float32"
         if model.trainable_variables:
             assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == config.num_params()

@@ -9,11 +9,11 @@ import keras
 import numpy as np
 
 from trainers import loop, optimizers
-from zoo.models.base import LanguageModel
+from zoo.models.base import Encoder, LanguageModel
 from zoo.registry import MODELS, TASKS
 from zoo.tasks.base import Layout
 
-EOS_ID = 0
+EOS_ID, CLS_ID, MASK_ID = 0, 59, 60
 SEQ_LENGTH, BATCH_SIZE = 13, 5
 
 # Structures that a family has besides its tiny preset and that take other paths through the code.
@@ -26,23 +26,41 @@ VARIANTS = {
     "lstm-gru": ("lstm", dict(cell="gru", tie_embeddings=False, num_layers=3)),
     "lstm-rnn": ("lstm", dict(cell="rnn", num_layers=1)),
     "ngram-unigram": ("ngram", dict(order=1)),
+    "bert-roberta": ("bert", dict(num_segments=1, position_offset=2, epsilon=1e-5, pooler=True, num_layers=1)),
 }  # fmt: skip
 DROPOUT = {
+    "bert": dict(dropout=0.3),
     "gpt": dict(dropout=0.3),
     "lstm": dict(embedding_dropout=0.1, input_dropout=0.2, hidden_dropout=0.3, output_dropout=0.4, weight_dropout=0.5),
 }
 
 
-def cases():
-    """Names of all cases: every registered model, then the variants."""
-    return [*MODELS.names(), *VARIANTS]
+def class_of(case):
+    """The registered class of a case."""
+    return MODELS.get(VARIANTS.get(case, (case,))[0])
+
+
+def cases(kind=LanguageModel):
+    """Names of all cases of a kind: the registered models, then the variants."""
+    return [case for case in [*MODELS.names(), *VARIANTS] if issubclass(class_of(case), kind)]
+
+
+class Marks:
+    """The special ids of a toy vocabulary of 61, of which the last 51 begin a word."""
+
+    registered_name, vocab_size, unk_id = "toy", 61, None
+    cls_id, sep_id, eos_id, pad_id, mask_id = CLS_ID, EOS_ID, EOS_ID, EOS_ID, MASK_ID
+
+    @staticmethod
+    def begins_word():
+        return np.arange(61) >= 10
 
 
 def create(case, seed=7, **fields):
     """The model of a case with seeded weights; an n-gram is fitted to `stream`."""
     name, variant = VARIANTS.get(case, (case, {}))
     model_class = MODELS.get(name)
-    if not issubclass(model_class, LanguageModel):
+    if not issubclass(model_class, (LanguageModel, Encoder)):
         raise TypeError(f"{name} is registered, and the conformance suite does not know its kind: extend the suite.")
     keras.utils.set_random_seed(seed)
     model = model_class(model_class.config_class.preset("tiny", **{**variant, **fields}))
@@ -89,18 +107,14 @@ def trainer(model, steps=10, *, xla=False, placement=None, grad_accumulation=1, 
         optimizer = optimizers.create(_Settings({**flags, **settings}), model.trainable_variables)
     task = TASKS.get(model.config.tasks[0])()
     return loop.Trainer(
-        model, task, optimizer, batch_size=BATCH_SIZE, seq_length=SEQ_LENGTH, xla=xla, placement=placement,
+        model, task, optimizer, tokenizer=Marks(), batch_size=BATCH_SIZE, seq_length=SEQ_LENGTH, xla=xla, placement=placement,
         grad_accumulation=grad_accumulation,
     )  # fmt: skip
 
 
 def uneven_batches(trainer):
     """`batch(step)` and `starts_epoch(step)` for a trainer, the rows with unequal numbers of tokens that count."""
-    model = trainer.model
-    batches = trainer.task.training_batches(
-        stream(model.config.vocab_size), model, None, Layout(SEQ_LENGTH, BATCH_SIZE, seed=1)
-    )
-    return UnevenBatches(batches)
+    return UnevenBatches(batches(trainer.model, seed=1))
 
 
 class UnevenBatches:
@@ -116,6 +130,19 @@ class UnevenBatches:
         kept[step % len(weights)] = max(kept[step % len(weights)], 1)
         counted = np.arange(weights.size // len(weights)) < kept[:, None]
         return {**batch, "loss_weights": weights * counted.reshape(weights.shape).astype(weights.dtype)}
+
+
+def batches(model, seed=0):
+    """Training batches of the toy language for a model's first task."""
+    task = TASKS.get(model.config.tasks[0])()
+    ids = stream(model.config.vocab_size).view(_Stream)
+    return task.training_batches(ids, model, Marks(), Layout(SEQ_LENGTH, BATCH_SIZE, seed))
+
+
+class _Stream(np.ndarray):
+    """An array of ids that knows what separates documents."""
+
+    eos_id = EOS_ID
 
 
 class _Settings:

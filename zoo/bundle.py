@@ -48,7 +48,7 @@ class Bundle:
             config = {
                 "format_version": FORMAT_VERSION,
                 "zoo_version": zoo.__version__,
-                "model": type(self.model).registered_name,
+                "model": self.model.registered_name,
                 "model_config": self.model.config.to_dict(),
                 "task": self.task.registered_name,
                 "task_config": self.task.config.to_dict(),

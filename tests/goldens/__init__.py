@@ -1,7 +1,7 @@
 """Numbers that a refactor may not move, one JSON file a model; `python -m tests.goldens` writes them anew.
 
 variables   path and shape of every variable, in order: an interface, as bundles and checkpoints are read by them
-logits      of the seeded tiny model: the first and last position of one row, eight ids each
+logits      of the seeded tiny model: the first and last position of one row, eight ids each; hidden states of an encoder
 losses      of the first ten steps of training on a toy language (a closed-form model has one: after the fit)
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tests import tiny_models
-from zoo.data import PackedBatches
+from zoo.registry import TASKS
 
 FOLDER = Path(__file__).parent
 STEPS = 10
@@ -47,17 +47,13 @@ def logits(case):
 
 def losses(case):
     model = tiny_models.create(case)
-    ids = tiny_models.stream(model.config.vocab_size)
     if hasattr(model, "adapt"):
+        ids = tiny_models.stream(model.config.vocab_size)
         log_probs, _ = model.token_log_probs(ids[None, :-1], ids[None, 1:])
         return [round(-float(np.mean(log_probs)), 6)]
-    batches = PackedBatches(
-        ids,
-        tiny_models.SEQ_LENGTH,
-        tiny_models.BATCH_SIZE,
-        seed=1,
-        contiguous=model.carries_state,
-        eos_id=tiny_models.EOS_ID,
-    )
+    batches = tiny_models.batches(model, seed=1)
+    model = TASKS.get(model.config.tasks[0])().assemble(model)
+    if not model.built:
+        model.build_from_ids()
     trainer = tiny_models.trainer(model, STEPS)
     return [round(float(trainer.step(batches.batch(step), batches.starts_epoch(step))[0]), 6) for step in range(STEPS)]

@@ -3,9 +3,11 @@
 import json
 import sys
 
+import keras
+
 from tests import goldens, tiny_models
 
-for case in sys.argv[1:] or tiny_models.cases():
+for case in sys.argv[1:] or tiny_models.cases(keras.Model):
     golden = goldens.measure(case)
     lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in golden.items())
     goldens.path_of(case).write_text("{\n" + lines + "\n}\n", encoding="utf8")

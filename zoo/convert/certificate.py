@@ -16,7 +16,7 @@ import numpy as np
 import tokenizers
 
 from zoo.convert import reference
-from zoo.tasks.sequences import frame
+from zoo.tasks.embedding import frame
 
 TEXTS = (
     "The capital of France is Paris, and in 1984 it was, too.",

@@ -1,13 +1,13 @@
 """Text with holes in, what fills them out: the signatures of a served masked language model.
 
-Shape letters: B batch, T positions, M holes of a row, K answers a hole, V vocabulary.
+Shape letters: B batch, T positions, D hidden, M holes of a row, K answers a hole, V vocabulary.
 """
 
 import math
 
 import tensorflow as tf
 
-from zoo.tasks.sequences import embed_signature, rows
+from zoo.tasks.embedding import embed_signature, rows
 
 NUM_ANSWERS = 5
 
