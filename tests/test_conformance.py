@@ -260,7 +260,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(name, tmp_path):
     losses += advance(trainer, 3, 6)
 
     resumed, checkpoints = begin(seed=8)
-    assert checkpoints.restore() == {"note": "half", "step": 3}
+    assert checkpoints.restore() == {"note": "half", "step": 3, "metrics": ""}
     assert advance(resumed, 3, 6) == losses[3:]
     before, after = (named_variables(**t.variables()) for t in (trainer, resumed))
     for key, variable in before.items():
