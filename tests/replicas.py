@@ -61,7 +61,7 @@ def _parser():
 def _curve(name, placement, grad_accumulation, args):
     """name -> array: the losses of all steps, and every variable after the last."""
     with placement.scope():
-        model = tiny_models.create(name)
+        model = tiny_models.assembled(name)
     trainer = tiny_models.trainer(
         model, args.steps, placement=placement, grad_accumulation=grad_accumulation, xla=args.xla == "on",
         optimizer=args.optimizer, learning_rate=args.learning_rate,

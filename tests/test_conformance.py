@@ -245,8 +245,7 @@ def test_gradients_reach_every_weight(model, ids):
 @pytest.mark.parametrize("name", sorted(tiny_models.DROPOUT))
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(name, tmp_path):
     def begin(seed):
-        model = tiny_models.create(name, seed, **tiny_models.DROPOUT[name])
-        model = TASKS.get(model.config.tasks[0])().assemble(model).build_from_ids()
+        model = tiny_models.assembled(name, seed, **tiny_models.DROPOUT[name])
         trainer = tiny_models.trainer(model, steps=6)
         return trainer, Checkpoints(tmp_path, named_variables(**trainer.variables()))
 

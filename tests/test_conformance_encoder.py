@@ -114,7 +114,7 @@ def test_xla_computes_the_same(model, ids, hidden):
 
 def test_gradients_reach_every_weight_of_the_first_task(case):
     task = TASKS.get(tiny_models.class_of(case).config_class.tasks[0])()
-    model = tiny_models.strengthen(task.assemble(tiny_models.create(case)).build_from_ids())
+    model = tiny_models.strengthen(tiny_models.assembled(case))
     batch = tiny_models.batches(model).batch(0)
     variables = model.trainable_variables
     with tf.GradientTape() as tape:

@@ -69,6 +69,13 @@ def create(case, seed=7, **fields):
     return model.build_from_ids()
 
 
+def assembled(case, seed=7, **fields):
+    """The model of a case with the head of its first task, if that has one."""
+    model = create(case, seed, **fields)
+    with_head = TASKS.get(model.config.tasks[0])().assemble(model)
+    return model if with_head is model else with_head.build_from_ids()
+
+
 def strengthen(model):
     """Moves every trainable weight by a seeded normal draw, so that no bias is 0, no gain 1 and attention uneven."""
     random = np.random.default_rng(11)

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from tests import tiny_models
-from zoo.registry import TASKS
 
 FOLDER = Path(__file__).parent
 STEPS = 10
@@ -46,14 +45,11 @@ def logits(case):
 
 
 def losses(case):
-    model = tiny_models.create(case)
+    model = tiny_models.assembled(case)
     if hasattr(model, "adapt"):
         ids = tiny_models.stream(model.config.vocab_size)
         log_probs, _ = model.token_log_probs(ids[None, :-1], ids[None, 1:])
         return [round(-float(np.mean(log_probs)), 6)]
     batches = tiny_models.batches(model, seed=1)
-    model = TASKS.get(model.config.tasks[0])().assemble(model)
-    if not model.built:
-        model.build_from_ids()
     trainer = tiny_models.trainer(model, STEPS)
     return [round(float(trainer.step(batches.batch(step), batches.starts_epoch(step))[0]), 6) for step in range(STEPS)]
