@@ -90,7 +90,7 @@ def test_the_command_to_go_on(given, kept, monkeypatch):
 
 
 MISTAKES = {
-    "no model": ([], "--model is missing; known: gpt, lstm, ngram."),
+    "no model": ([], f"--model is missing; known: {', '.join(MODELS.names())}."),
     "model": (["--model=gtp"], "No model is called 'gtp'; did you mean 'gpt'?"),
     "preset": (["--model=gpt", "--preset=smal"], "GPTConfig has no preset 'smal'"),
     "key": (["--model=gpt", "--set=num_layer=3"], "GPTConfig has no field 'num_layer'; did you mean 'num_layers'?"),
