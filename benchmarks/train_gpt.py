@@ -15,6 +15,9 @@ from types import SimpleNamespace
 
 SIDES = ("ours", "torch eager", "torch compiled", "keras-hub fit")
 VOCAB_SIZE = 65
+SETTINGS = SimpleNamespace(
+    schedule="constant", learning_rate=3e-4, warmup_steps=0, steps=1, weight_decay=0.1, clip_norm=1.0, optimizer="adamw"
+)
 
 
 def main():
@@ -80,10 +83,7 @@ def _ours(args):
             num_heads=args.num_heads, hidden_dim=args.hidden_dim,
         )  # fmt: skip
     ).build_from_ids()
-    settings = SimpleNamespace(
-        schedule="constant", learning_rate=3e-4, warmup_steps=0, steps=1, weight_decay=0.1, clip_norm=1.0, optimizer="adamw"
-    )
-    optimizer = optimizers.create(settings, model.trainable_variables)
+    optimizer = optimizers.create(SETTINGS, model.trainable_variables)
     xla, _ = loop.resolve_xla(args.xla, model, tf.config.list_logical_devices())
     trainer = loop.Trainer(
         model, TASKS.get("language_modeling")(), optimizer, batch_size=args.batch_size, seq_length=args.seq_length,

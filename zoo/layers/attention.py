@@ -5,18 +5,17 @@ H head width.
 """
 
 import keras
-import tensorflow as tf  # for one op, in append_to_cache
 from keras import ops
 
+from zoo.layers.blockwise_attention import FORMS, attend_in_blocks, attend_in_rows, resolve_form
 from zoo.layers.linear import Linear
+from zoo.layers.masks import MASKED, MaskRule
 from zoo.layers.norms import Norm
 from zoo.layers.positions import rotate
 
-MASKED = -1e9  # finite, so that a query that sees nothing gives numbers and not NaN; its output is never read
-
 
 def attend(q_BNTH, k_BKSH, v_BKSH, mask):
-    """softmax(Q K' / sqrt(H)) V (Vaswani et al. 2017, eq. 1), softmax in float32.
+    """The plain form: softmax(Q K' / sqrt(H)) V (Vaswani et al. 2017, eq. 1), softmax in float32.
 
     Args:
         q_BNTH: queries; k_BKSH, v_BKSH: keys and values with N a multiple of K.
@@ -43,10 +42,23 @@ def attend(q_BNTH, k_BKSH, v_BKSH, mask):
     return ops.reshape(ops.matmul(weights, v_BKSH), (-1, num_heads, num_queries, head_dim))
 
 
+def attend_by_rule(q_BNTH, k_BKTH, v_BKTH, rule, form):
+    """`attend` of a sequence to itself under a `MaskRule`, in one of the `FORMS`."""
+    length = q_BNTH.shape[2]
+    form = resolve_form(form, length, rule.causal)
+    if form == "blockwise":
+        return attend_in_blocks(q_BNTH, k_BKTH, v_BKTH, rule)
+    if form == "rows" and rule.causal and length is not None:
+        return attend_in_rows(q_BNTH, k_BKTH, v_BKTH, rule)
+    return attend(q_BNTH, k_BKTH, v_BKTH, rule.whole(ops.shape(q_BNTH)[2]))
+
+
 def append_to_cache(cache_BKSH, new_BKTH, index):
     """Writes T new columns into a cache from column `index` on."""
     if keras.backend.backend() != "tensorflow":
         return ops.slice_update(cache_BKSH, (0, 0, index, 0), new_BKTH)
+    import tensorflow as tf  # for one op; other backends need not have it
+
     # On TensorFlow that op is XLA's, and scatter_update copies the whole cache. This one writes into the buffer it is given
     # when nothing else holds it, as with the variable of a while loop: a token then costs the same however long the cache is.
     end = index + ops.shape(new_BKTH)[2]
@@ -68,10 +80,11 @@ class Attention(keras.layers.Layer):
         dropout: rate on the output.
         normalize_qk: RMS-normalise queries and keys a head (Henry et al. 2020).
         output_stddev: of the output projection's initialisation.
+        form: how attention under a `MaskRule` is computed, one of `blockwise_attention.FORMS`.
 
     Call:
         x: (B, T, D).
-        attention_mask: bool (B or 1, T, S).
+        attention_mask: bool (B or 1, T, S), or, without a cache, a `MaskRule`.
         angles: from `rotary_angles`, or None.
         cache: dict `keys`, `values` (B, K, S, H) and scalar `index`, or None: then S = T.
 
@@ -81,11 +94,13 @@ class Attention(keras.layers.Layer):
 
     def __init__(
         self, num_heads, num_kv_heads, head_dim, *, use_bias=True, dropout=0.0, normalize_qk=False,
-        output_stddev=0.02, **kwargs
+        output_stddev=0.02, form="auto", **kwargs
     ):  # fmt: skip
         super().__init__(autocast=False, **kwargs)  # the angles stay float32; what is computed follows x
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
-        self.use_bias, self.output_stddev = use_bias, output_stddev
+        self.use_bias, self.output_stddev, self.form = use_bias, output_stddev, form
+        if form not in FORMS:
+            raise ValueError(f"form must be {' or '.join(FORMS)}, got {form!r}.")
         self.qkv = Linear((num_heads + 2 * num_kv_heads) * head_dim, use_bias, dtype=self.dtype_policy, name="qkv")
         self.normalize_qk = normalize_qk
         if normalize_qk:
@@ -118,7 +133,11 @@ class Attention(keras.layers.Layer):
             k_BKTH = append_to_cache(cache["keys"], k_BKTH, cache["index"])
             v_BKTH = append_to_cache(cache["values"], v_BKTH, cache["index"])
             updated = {"keys": k_BKTH, "values": v_BKTH}
-        out = ops.transpose(attend(q_BNTH, k_BKTH, v_BKTH, attention_mask), (0, 2, 1, 3))
+        if isinstance(attention_mask, MaskRule):
+            out = attend_by_rule(q_BNTH, k_BKTH, v_BKTH, attention_mask, self.form)
+        else:
+            out = attend(q_BNTH, k_BKTH, v_BKTH, attention_mask)
+        out = ops.transpose(out, (0, 2, 1, 3))
         out = self.output_projection(ops.reshape(out, (batch, length, n * self.head_dim)))
         if self.dropout is not None:
             out = self.dropout(out, training=training)

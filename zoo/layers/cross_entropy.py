@@ -35,7 +35,7 @@ def _cross_entropy(labels_N, logits_NV):
 
     @ops.custom_gradient
     def losses(logits_NV):
-        highest_N1, powers_NV, sums_N1 = _exponentials(logits_NV)
+        highest_N1, powers_NV, sums_N1 = exponentials(logits_NV)
         log_sums_N1 = highest_N1 + ops.log(sums_N1)
         picked_N1 = ops.take_along_axis(logits_NV, places_N2[:, 1:], axis=1)
 
@@ -48,7 +48,7 @@ def _cross_entropy(labels_N, logits_NV):
 
 
 @fused
-def _exponentials(logits_NV):
+def exponentials(logits_NV):
     """The highest logit of each row, exp(logits - highest) and its sum over a row."""
     highest_N1 = ops.max(logits_NV, axis=-1, keepdims=True)
     powers_NV = ops.exp(logits_NV - highest_N1)

@@ -1,9 +1,13 @@
 """Which query may attend to which key, as boolean masks: True attends.
 
-Shape letters: B batch, T queries, S keys.
+Shape letters: B batch, T queries, S keys; t, s those of one block.
 """
 
+from typing import Any, NamedTuple
+
 from keras import ops
+
+MASKED = -1e9  # finite, so that a query that sees nothing gives numbers and not NaN; its output is never read
 
 
 def causal_mask(query_columns_T, key_columns_S):
@@ -33,3 +37,38 @@ def conjunction(*masks):
     for mask in masks[1:]:
         result = ops.logical_and(result, mask)
     return result
+
+
+class MaskRule(NamedTuple):
+    """The mask of a sequence that attends to itself, told by columns and not by pairs, so that any block of it can be made alone.
+
+    Fields:
+        causal: whether a query sees only the keys at its own column and before.
+        padding_mask: bool (B, T), True for real tokens, or None: padded keys are not seen.
+        segment_ids: int32 (B, T), or None: only keys of the query's own document are seen.
+    """
+
+    causal: bool = False
+    padding_mask: Any = None
+    segment_ids: Any = None
+
+    def block(self, first_query, num_queries, first_key, num_keys):
+        """bool (B or 1, t, s) for t queries and s keys from two columns on (ints or tensors), or None if nothing is hidden."""
+        causal = padding = documents = None
+        if self.causal:
+            causal = causal_mask(first_query + ops.arange(num_queries), first_key + ops.arange(num_keys))
+        if self.padding_mask is not None:
+            padding = padding_keys(_columns(self.padding_mask, first_key, num_keys))
+        if self.segment_ids is not None:
+            queries_Bt = _columns(self.segment_ids, first_query, num_queries)
+            documents = queries_Bt[:, :, None] == _columns(self.segment_ids, first_key, num_keys)[:, None, :]
+        return conjunction(causal, padding, documents)
+
+    def whole(self, length):
+        """bool (B or 1, T, T), or None: all pairs."""
+        return self.block(0, length, 0, length)
+
+
+def _columns(x_BT, first, number):
+    """(B, number): the columns of x from `first` on, ints or tensors."""
+    return ops.slice(x_BT, (0, first), (ops.shape(x_BT)[0], number))

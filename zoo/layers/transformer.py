@@ -59,13 +59,14 @@ class TransformerBlock(keras.layers.Layer):
         norm: `layer` or `rms`.
         norm_first: whether the norms stand before the sublayers or after the residuals.
         epsilon: of the norms.
+        remat: whether training keeps only the block's input and computes the rest again for the gradient (Chen et al. 2016).
 
     Call: as `Attention`. Returns (B, T, D) and the updated cache.
     """
 
-    def __init__(self, attention, mlp, *, norm="layer", norm_first=True, epsilon=1e-5, **kwargs):
+    def __init__(self, attention, mlp, *, norm="layer", norm_first=True, epsilon=1e-5, remat=False, **kwargs):
         super().__init__(autocast=False, **kwargs)  # as Attention, through which the angles go
-        self.attention, self.mlp, self.norm_first = attention, mlp, norm_first
+        self.attention, self.mlp, self.norm_first, self.remat = attention, mlp, norm_first, remat
         self.attention_norm = Norm(norm, epsilon, dtype=self.dtype_policy, name="attention_norm")
         self.mlp_norm = Norm(norm, epsilon, dtype=self.dtype_policy, name="mlp_norm")
 
@@ -74,6 +75,21 @@ class TransformerBlock(keras.layers.Layer):
             layer.build(input_shape)
 
     def call(self, x, attention_mask=None, angles=None, cache=None, training=False):
+        if not (self.remat and training and cache is None):
+            return self._call(x, attention_mask, angles, cache, training)
+        # Both passes must drop the same: the seeds are drawn once, out here.
+        dropouts = [layer.dropout for layer in (self.attention, self.mlp) if layer.dropout is not None]
+        values = [(dropout.seed_generator.state, dropout.seed_generator.next()) for dropout in dropouts]
+        if keras.backend.backend() != "tensorflow":  # where a scope inside another hides all that the outer one says
+            values += [(v, v.value) for v in self.trainable_variables]
+
+        def compute(x):
+            with keras.StatelessScope(values):
+                return self._call(x, attention_mask, angles, None, training)[0]
+
+        return keras.remat(compute)(x), None
+
+    def _call(self, x, attention_mask, angles, cache, training):
         inner = self.attention_norm(x) if self.norm_first else x
         attended, cache = self.attention(inner, attention_mask=attention_mask, angles=angles, cache=cache, training=training)
         x = x + attended

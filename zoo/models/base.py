@@ -9,6 +9,8 @@ Shape letters: B batch, T positions, V vocabulary, D hidden, X whatever a family
 import keras
 from keras import ops
 
+from zoo.layers.chunked_cross_entropy import Unprojected, chunked_log_probs, resolve_logits
+
 
 class LanguageModel(keras.Model):
     """Base class: `model(token_ids, state=None) -> logits`, or `(logits, state)` when a state is given.
@@ -59,6 +61,11 @@ class LanguageModel(keras.Model):
         """Features (B, T, X) to logits (B, T, V), in float32."""
         raise TypeError(f"{type(self).__name__} does not implement project().")
 
+    def projection(self):
+        """The `Projection` (`zoo/layers/chunked_cross_entropy.py`) that `project` is, or None for a family whose logits are no
+        such product: their loss then needs (B, T, V) whole."""
+        return None
+
     def init_state(self, batch_size, max_length):
         """The state before the first token. Both arguments may be ints or scalar int32 tensors."""
         raise TypeError(f"{type(self).__name__} does not implement init_state().")
@@ -97,6 +104,9 @@ class LanguageModel(keras.Model):
             float32 (B, T) log p(labels | inputs so far), and the new state (None if none was given).
         """
         features, state = self.features(token_ids, state, **masks)
+        projection = self.projection()
+        if resolve_logits("auto", projection, token_ids):
+            return chunked_log_probs(Unprojected(features, projection), labels), state
         logits = self.project(features)
         return -ops.sparse_categorical_crossentropy(labels, logits, from_logits=True), state
 

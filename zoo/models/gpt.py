@@ -6,6 +6,8 @@ What this model does, by field of its config:
   - layer or RMS normalisation (`norm`), before the sublayers or, in 2018, after them (`norm_first`)
   - multi-head attention, grouped-query when `num_kv_heads` < `num_heads`, queries and keys normalised (`normalize_qk`)
   - gelu or SwiGLU network (`activation`)
+  - attention plain, in rows or in blocks of a softmax computed as they come (`attention`: the same numbers, other memory)
+  - blocks computed again for the gradient instead of kept (`remat`)
   - residual projections initialised smaller by 1 / sqrt(2 num_layers) (Radford et al. 2019, section 2.3)
 
 Shape letters: B batch, T queries, S keys, V vocabulary, D hidden, K key/value heads, H head width.
@@ -54,6 +56,8 @@ class GPTConfig(Config):
     dropout: float = 0.0
     epsilon: float = 1e-5
     rotary_theta: float = 10_000.0
+    attention: str = "auto"
+    remat: str = "none"
 
     tasks: ClassVar = ("language_modeling",)
     recipe: ClassVar = dict(
@@ -111,7 +115,8 @@ class GPTConfig(Config):
         self.require(self.head_width > 0, f"head_dim must be positive, got {self.head_dim}.")
         self.require(self.mlp_width > 0, f"mlp_dim must be positive, got {self.mlp_dim}.")
         for field, choices in (
-            ("position", ("learned", "rotary")), ("norm", ("layer", "rms")), ("activation", ("gelu", "swiglu"))
+            ("position", ("learned", "rotary")), ("norm", ("layer", "rms")), ("activation", ("gelu", "swiglu")),
+            ("attention", ("auto", "plain", "rows", "blockwise")), ("remat", ("none", "block")),
         ):  # fmt: skip
             value = getattr(self, field)
             self.require(value in choices, f"{field} must be {' or '.join(choices)}, got {value!r}.")
@@ -185,13 +190,13 @@ class GPT(LanguageModel):
         residual_stddev = 0.02 / (2 * c.num_layers) ** 0.5
         attention = Attention(
             c.num_heads, c.kv_heads, c.head_width, use_bias=c.use_bias, dropout=c.dropout,
-            normalize_qk=c.normalize_qk, output_stddev=residual_stddev, name="attention",
+            normalize_qk=c.normalize_qk, output_stddev=residual_stddev, form=c.attention, name="attention",
         )  # fmt: skip
         mlp = MLP(
             c.mlp_width, c.activation, use_bias=c.use_bias, dropout=c.dropout, output_stddev=residual_stddev, name="mlp"
         )
         return TransformerBlock(
-            attention, mlp, norm=c.norm, norm_first=c.norm_first, epsilon=c.epsilon, name=f"block_{i}"
+            attention, mlp, norm=c.norm, norm_first=c.norm_first, epsilon=c.epsilon, remat=c.remat == "block", name=f"block_{i}"
         )
 
     def build(self, input_shape=None):
@@ -226,7 +231,7 @@ class GPT(LanguageModel):
         columns_T = ops.arange(ops.shape(token_ids)[1])
         index = 0
         if state is None:
-            keys_S, visible = columns_T, None if padding_mask is None else padding_keys(padding_mask)
+            mask = MaskRule(causal=True, padding_mask=padding_mask, segment_ids=segment_ids)
             start_B = None if padding_mask is None else _left_padding(padding_mask)
         else:
             index, start_B = state["index"], state["start"]
@@ -234,9 +239,7 @@ class GPT(LanguageModel):
                 start_B = start_B + _left_padding(padding_mask)
             columns_T = columns_T + index
             keys_S = ops.arange(ops.shape(state["layer_0/keys"])[2])
-            visible = from_column(keys_S, start_B)
-        documents = None if segment_ids is None else same_segment(segment_ids)
-        mask = conjunction(causal_mask(columns_T, keys_S), visible, documents)
+            mask = conjunction(causal_mask(columns_T, keys_S), from_column(keys_S, start_B))
         if positions is None:
             positions = columns_T[None] if start_B is None else ops.maximum(columns_T[None] - start_B[:, None], 0)
             if state is not None:

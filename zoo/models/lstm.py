@@ -17,6 +17,7 @@ import keras
 from keras import ops
 
 from zoo.config import Config
+from zoo.layers.chunked_cross_entropy import Projection
 from zoo.layers.linear import Linear, times_rows
 from zoo.layers.recurrent import Recurrent
 from zoo.models.base import LanguageModel
@@ -164,6 +165,11 @@ class LSTM(LanguageModel):
 
     def project(self, features):
         return ops.cast(self.head(features), "float32")
+
+    def projection(self):
+        if self.config.tie_embeddings:
+            return Projection(self.embeddings.embeddings, self.head.bias, transposed=True)
+        return Projection(self.head.kernel, self.head.bias)
 
 
 class TiedLinear(keras.layers.Layer):

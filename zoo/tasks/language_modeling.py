@@ -11,16 +11,22 @@ from keras import ops
 from zoo import metrics
 from zoo.config import Config
 from zoo.data import PackedBatches, evaluation_batches
+from zoo.layers.chunked_cross_entropy import Unprojected, resolve_logits, summed_cross_entropy
 from zoo.layers.cross_entropy import cross_entropy
 from zoo.registry import TASKS
 from zoo.tasks.base import Task
-from zoo.tasks.streaming import streaming_requests, streaming_signatures
-from zoo.tasks.text_generation import language_model_requests, language_model_signatures
 
 
 @dataclass(frozen=True)
 class LanguageModelingConfig(Config):
-    """Nothing to choose: what a language model is to do follows from its text."""
+    """How the loss is computed: `logits` held `whole`, made in `chunks` of positions and forgotten, or `auto`, which goes by
+    their size. The numbers are the same."""
+
+    logits: str = "auto"
+
+    def validate(self):
+        choices = ("auto", "whole", "chunks")
+        self.require(self.logits in choices, f"logits must be {' or '.join(choices)}, got {self.logits!r}.")
 
 
 @TASKS.register("language_modeling", LanguageModelingConfig)
@@ -44,14 +50,21 @@ class LanguageModeling(Task):
         )  # fmt: skip
 
     def forward(self, model, batch, state=None, training=False):
-        """The model's outputs for a batch, (B, T, V) logits, and the state it leaves (None if none was given)."""
+        """What `loss` is taken of, (B, T, V) logits or `Unprojected`, and the state that is left (None if none was given)."""
         masks = {name: batch[name] for name in ("padding_mask", "segment_ids", "positions") if name in batch}
+        projection = model.projection()
+        if resolve_logits(self.config.logits, projection, batch["token_ids"]):
+            features, state = model.features(batch["token_ids"], state, training=training, **masks)
+            return Unprojected(features, projection), state
         outputs = model(batch["token_ids"], state=state, training=training, **masks)
         return (outputs, None) if state is None else outputs
 
     def loss(self, batch, outputs):
         """(sum, count): the summed loss of the weighted tokens and their summed weights, float32 scalars."""
         labels, weights = batch["labels"], ops.cast(batch["loss_weights"], "float32")
+        if isinstance(outputs, Unprojected):
+            smoothing = dict(label_smoothing=self.label_smoothing, z_loss=self.z_loss)
+            return summed_cross_entropy(outputs, labels, weights, **smoothing), ops.sum(weights)
         losses = cross_entropy(labels, outputs)
         if self.label_smoothing or self.z_loss:
             log_z = ops.logsumexp(outputs, axis=-1)
@@ -85,6 +98,10 @@ class LanguageModeling(Task):
 
     def signatures(self, model, tokenizer):
         """Name -> tf.function: `serving_default`, `generate`, `score`, `prefill`, `decode_step`."""
+        # Serving needs TensorFlow, which the loss does not.
+        from zoo.tasks.streaming import streaming_signatures
+        from zoo.tasks.text_generation import language_model_signatures
+
         return {**language_model_signatures(model, tokenizer), **streaming_signatures(model, tokenizer)}
 
     def requests(self, model, tokenizer):
@@ -92,6 +109,9 @@ class LanguageModeling(Task):
 
         A third element is the number of an earlier request whose answer is fed in besides.
         """
+        from zoo.tasks.streaming import streaming_requests
+        from zoo.tasks.text_generation import language_model_requests
+
         requests = language_model_requests(model, tokenizer)
         return requests + streaming_requests(model, tokenizer, first=len(requests))
 

@@ -1,8 +1,10 @@
 """Masks, written out."""
 
 import numpy as np
+import pytest
+import tensorflow as tf
 
-from zoo.layers.masks import causal_mask, conjunction, from_column, padding_keys, same_segment
+from zoo.layers.masks import MaskRule, causal_mask, conjunction, from_column, padding_keys, same_segment
 
 T, F = True, False
 
@@ -35,3 +37,20 @@ def test_conjunction_broadcasts_and_leaves_out_what_is_none():
     np.testing.assert_array_equal(both, [[[F, F, F], [F, T, F], [F, T, T]], [[T, F, F], [T, T, F], [T, T, T]]])
     assert conjunction(None, None) is None
     assert conjunction(causal) is causal
+
+
+@pytest.mark.parametrize("rule", [
+    MaskRule(causal=True),
+    MaskRule(padding_mask=np.array([[T, T, F, F, F], [F, T, T, T, T]])),
+    MaskRule(causal=True, segment_ids=np.array([[1, 1, 2, 2, 2], [0, 5, 5, 5, 7]])),
+])  # fmt: skip
+def test_a_rules_block_is_cut_from_its_whole(rule):
+    whole = np.asarray(rule.whole(5))
+    assert whole[0, -1, -1] == (rule.padding_mask is None)
+    for first in (1, tf.constant(1)):
+        np.testing.assert_array_equal(rule.block(first, 3, 2 * first, 2), np.broadcast_to(whole, (len(whole), 5, 5))[:, 1:4, 2:4])
+
+
+def test_a_rule_that_hides_nothing_makes_no_mask():
+    assert MaskRule().whole(3) is None
+    assert MaskRule(causal=True)._replace(causal=False).block(0, 2, 0, 2) is None

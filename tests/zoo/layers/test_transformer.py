@@ -3,8 +3,10 @@
 Shape letters: B batch, T positions, D hidden, F mlp width.
 """
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from zoo.layers.attention import Attention
 from zoo.layers.transformer import MLP, TransformerBlock
@@ -78,3 +80,41 @@ def test_dropout_is_off_unless_training():
     x = inputs()
     np.testing.assert_array_equal(mlp(x), mlp(x, training=False))
     assert (np.asarray(mlp(x, training=True)) == 0).mean() > 0.6
+
+
+@pytest.mark.parametrize("graph", ["eager", "graph", "xla"])
+def test_a_block_computed_again_has_the_same_gradients_and_drops_the_same(graph):
+    def train(remat):
+        keras.utils.set_random_seed(3)
+        attention, mlp = Attention(2, 1, 4, dropout=0.4, name="attention"), MLP(F, dropout=0.3, name="mlp")
+        block = filled(TransformerBlock(attention, mlp, remat=remat), (None, None, D))
+        calls = []
+        block._call = lambda *arguments, call=block._call: (calls.append(1), call(*arguments))[1]
+
+        def step(x):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = block(x, attention_mask=np.tril(np.ones((1, T, T), bool)), training=True)[0]
+                loss = tf.reduce_sum(y**2)
+            return [y, *tape.gradient(loss, [x, *(v.value for v in block.trainable_variables)])]
+
+        if graph != "eager":
+            step = tf.function(step, jit_compile=graph == "xla", autograph=False)
+        steps = [[np.asarray(a) for a in step(tf.constant(inputs()))] for _ in range(2)]
+        return steps, [np.asarray(v) for v in block.non_trainable_variables], len(calls)
+
+    kept, seeds, calls = train(remat=False)
+    again, seeds_again, calls_again = train(remat=True)
+    assert calls_again == 2 * calls
+    np.testing.assert_array_equal(seeds_again, seeds)
+    assert not np.allclose(kept[0][0], kept[1][0])  # the next step drops others
+    for mine, other in zip(again, kept, strict=True):
+        for a, b in zip(mine, other, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_nothing_is_computed_again_outside_training():
+    block = filled(TransformerBlock(Attention(2, 1, 4), MLP(F), remat=True), (None, None, D))
+    mask = np.tril(np.ones((1, T, T), bool))
+    expected = block(inputs(), attention_mask=mask)[0]
+    np.testing.assert_allclose(block(inputs(), attention_mask=mask, training=True)[0], expected, rtol=1e-6)

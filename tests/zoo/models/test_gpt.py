@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from tests import tiny_models
+from trainers import loop
+from zoo.data import PackedBatches
 from zoo.models.gpt import GPT, GPTConfig
+from zoo.tasks.language_modeling import LanguageModeling, LanguageModelingConfig
 
 B, T = 2, 7
 STRUCTURES = {
@@ -169,6 +172,33 @@ def test_a_cache_is_of_one_document_a_row():
         model.features(ids, model.init_state(B, T), segment_ids=np.ones((B, T), np.int32))
 
 
+@pytest.mark.parametrize("xla", [False, True])
+def test_what_saves_memory_trains_the_same(xla):
+    def losses(logits, **fields):
+        model = tiny_models.create("gpt-modern", dropout=0.3, **fields)
+        trainer = tiny_models.trainer(model)
+        task = LanguageModeling(LanguageModelingConfig(logits=logits), label_smoothing=0.1, z_loss=0.01)
+        trainer = loop.Trainer(model, task, trainer.optimizer, batch_size=5, seq_length=13, xla=xla)
+        batches = PackedBatches(tiny_models.stream(61), 13, 5, separate_documents=True)
+        return [float(trainer.step(batches.batch(step))[0]) for step in range(5)]
+
+    plain = losses("whole", attention="plain")
+    np.testing.assert_allclose(losses("chunks", attention="blockwise", remat="block"), plain, rtol=1e-5)
+    if not xla:
+        np.testing.assert_allclose(losses("whole", attention="rows", remat="block"), plain, rtol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["rows", "blockwise"])
+def test_a_cache_serves_every_form_of_attention(attention):
+    model, plain = build(attention=attention), build(attention="plain")
+    ids = tiny_models.token_ids(model, B, T)
+    expected = np.asarray(plain(ids))
+    np.testing.assert_allclose(model(ids), expected, rtol=1e-5, atol=1e-5)
+    first, state = model(ids[:, :3], state=model.init_state(B, T))
+    rest, _ = model(ids[:, 3:], state=state)
+    np.testing.assert_allclose(np.concatenate([first, rest], 1), expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(("fields", "message"), [
     (dict(hidden_dim=10, num_heads=4), "hidden_dim 10 is no multiple of num_heads 4; give head_dim."),
     (dict(num_heads=4, num_kv_heads=3), "num_heads 4 must be a multiple of num_kv_heads 3."),
@@ -181,6 +211,8 @@ def test_a_cache_is_of_one_document_a_row():
     (dict(position="sinus"), "position must be learned or rotary, got 'sinus'."),
     (dict(norm="batch"), "norm must be layer or rms, got 'batch'."),
     (dict(activation="relu"), "activation must be gelu or swiglu, got 'relu'."),
+    (dict(attention="flash"), "attention must be auto or plain or rows or blockwise, got 'flash'."),
+    (dict(remat="all"), "remat must be none or block, got 'all'."),
     (dict(position="rotary", head_dim=5), "rotary positions turn pairs, so head_dim must be even, got 5."),
 ])  # fmt: skip
 def test_a_config_that_contradicts_itself_is_refused(fields, message):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests import tiny_models
-from zoo.tasks.language_modeling import LanguageModeling
+from zoo.tasks.language_modeling import LanguageModeling, LanguageModelingConfig
 
 # p = (1/2, 1/4, 1/4) and (1/8, 3/8, 1/2)
 LOGITS = np.log(np.array([[[2, 1, 1], [1, 3, 4]]], "float32"))
@@ -79,3 +79,9 @@ def test_senseless_options_are_refused(options, message):
     with pytest.raises(ValueError) as error:
         LanguageModeling(**options)
     assert str(error.value) == message
+
+
+def test_logits_are_made_in_one_of_three_ways():
+    with pytest.raises(ValueError) as error:
+        LanguageModelingConfig(logits="half")
+    assert str(error.value) == "LanguageModelingConfig: logits must be auto or whole or chunks, got 'half'."
