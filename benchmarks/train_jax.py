@@ -38,7 +38,8 @@ def main():
                 answer = subprocess.run(command, capture_output=True, text=True, check=False)
                 if answer.returncode:
                     failed.append(case)
-                    print(f"  {case}: no figure; {answer.stderr.strip().splitlines()[-1][:200]}", flush=True)
+                    why = [line for line in answer.stderr.splitlines() if "Error" in line] or ["killed"]
+                    print(f"  {case}: no figure; {why[-1][:200]}", flush=True)
                     continue
                 r = json.loads(answer.stdout.splitlines()[-1])
                 print(

@@ -237,23 +237,6 @@ def _add(stack, block, j):
     return write_block(stack, read_block(stack, j) + ops.cast(block, stack.dtype), j)
 
 
-def _scores(self, q_BKtH, k_BKsH, rule, i, j):
-        mask = rule.block(i * self.size, self.size, j * self.size, self.size)
-        return _hide(_scores(q_BKtH, k_BKsH), mask, self.num_heads)
-
-    def _queries(self, x_BNTH, i):
-        return _stack(columns_of(x_BNTH, i * self.size, self.size, axis=2), self.num_kv_heads)
-
-    def _keys(self, x_BKTH, j):
-        return columns_of(x_BKTH, j * self.size, self.size, axis=2)
-
-    def _write(self, array, new, i):
-        return write_columns(array, new, i * self.size)
-
-    def _add(self, array, new, j):
-        return self._write(array, self._keys(array, j) + ops.cast(new, array.dtype), j)
-
-
 def _scores(q_BKtH, k_BKsH):
     return ops.cast(ops.matmul(q_BKtH, _transpose(k_BKsH)), "float32")
 

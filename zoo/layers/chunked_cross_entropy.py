@@ -102,7 +102,7 @@ def summed_cross_entropy(outputs, labels, weights, *, label_smoothing=0.0, z_los
         return loss, gradient
 
     # Tensors: a custom gradient may not see a variable.
-    return total(x_MnD, *(ops.convert_to_tensor(x) for x in (projection.kernel, projection.bias) if x is not None))
+    return total(x_MnD, *(ops.cast(x, "float32") for x in (projection.kernel, projection.bias) if x is not None))
 
 
 def chunked_log_probs(outputs, labels, chunk=CHUNK):

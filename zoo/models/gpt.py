@@ -21,8 +21,9 @@ from keras import ops
 
 from zoo.config import Config
 from zoo.layers.attention import Attention
+from zoo.layers.chunked_cross_entropy import Projection
 from zoo.layers.linear import times_rows
-from zoo.layers.masks import causal_mask, conjunction, from_column, padding_keys, same_segment
+from zoo.layers.masks import MaskRule, causal_mask, conjunction, from_column
 from zoo.layers.norms import Norm
 from zoo.layers.positions import LearnedPositions, rotary_angles
 from zoo.layers.transformer import MLP, TransformerBlock
