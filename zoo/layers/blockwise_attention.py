@@ -11,6 +11,8 @@ Shape letters: B batch, T positions, N query heads, K key/value heads, H head wi
 G = N / K queries a key head, which are stacked along t.
 """
 
+from dataclasses import replace
+
 from keras import ops
 
 from zoo.layers.fusion import fused
@@ -141,7 +143,7 @@ def _padded_rule(rule, q_BNTH, missing):
         padding = ops.ones((ops.shape(q_BNTH)[0], ops.shape(q_BNTH)[2]), "bool")
     if padding is not None:
         padding = ops.cast(ops.pad(ops.cast(padding, "int32"), columns), "bool")
-    return rule._replace(padding_mask=padding, segment_ids=None if segments is None else ops.pad(segments, columns))
+    return replace(rule, padding_mask=padding, segment_ids=None if segments is None else ops.pad(segments, columns))
 
 
 class _Blocks:
@@ -220,7 +222,7 @@ class _Blocks:
         if not self.rule.causal:
             return ops.fori_loop(0, self.num_blocks, lambda j, carry: block(j, carry, self.rule), carry)
         # Below the diagonal no causal mask is needed.
-        below = self.rule._replace(causal=False)
+        below = replace(self.rule, causal=False)
         carry = ops.fori_loop(0, i, lambda j, carry: block(j, carry, below), carry)
         return block(i, carry, self.rule)
 

@@ -3,7 +3,8 @@
 Shape letters: B batch, T queries, S keys; t, s those of one block.
 """
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from keras import ops
 
@@ -39,7 +40,8 @@ def conjunction(*masks):
     return result
 
 
-class MaskRule(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class MaskRule:
     """The mask of a sequence that attends to itself, told by columns and not by pairs, so that any block of it can be made alone.
 
     Fields:

@@ -272,6 +272,11 @@ class GPT(LanguageModel):
             logits = self.embeddings(features, reverse=True)
         return ops.cast(logits, "float32")
 
+    def projection(self):
+        if self.config.tie_embeddings:
+            return Projection(self.embeddings.embeddings, transposed=True)
+        return Projection(self.embeddings.reverse_embeddings)
+
 
 def _left_padding(padding_mask_BT):
     """int32 (B,): how many columns stand before the first real token of each row; all of them if there is none."""

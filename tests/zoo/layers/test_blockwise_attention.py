@@ -129,7 +129,7 @@ def test_auto_goes_by_length():
 def test_by_rule_every_form_is_the_same(form):
     q, k, v, _ = inputs(2)
     for rule in (RULES["causal"], RULES["open"]):
-        ours = tf.function(lambda *x: attend_by_rule(*x, form), autograph=False)(q, k, v, rule)
+        ours = tf.function(lambda *x, rule=rule: attend_by_rule(*x, rule, form), autograph=False)(q, k, v)
         np.testing.assert_allclose(ours, plain(q, k, v, rule), rtol=1e-5, atol=1e-5)
 
 

@@ -110,7 +110,7 @@ def test_a_block_computed_again_has_the_same_gradients_and_drops_the_same(graph)
     assert not np.allclose(kept[0][0], kept[1][0])  # the next step drops others
     for mine, other in zip(again, kept, strict=True):
         for a, b in zip(mine, other, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6 * np.abs(b).max())
 
 
 def test_nothing_is_computed_again_outside_training():
