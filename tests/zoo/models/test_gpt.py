@@ -175,17 +175,15 @@ def test_a_cache_is_of_one_document_a_row():
 @pytest.mark.parametrize("xla", [False, True])
 def test_what_saves_memory_trains_the_same(xla):
     def losses(logits, **fields):
-        model = tiny_models.create("gpt-modern", dropout=0.3, **fields)
+        model = tiny_models.create("gpt-modern", dropout=0.3, num_layers=1, **fields)
         task = LanguageModeling(LanguageModelingConfig(logits=logits), label_smoothing=0.1, z_loss=0.01)
         optimizer = tiny_models.trainer(model).optimizer
         trainer = loop.Trainer(model, task, optimizer, batch_size=5, seq_length=13, xla=xla)
         batches = PackedBatches(tiny_models.stream(61), 13, 5, separate_documents=True, eos_id=tiny_models.EOS_ID)
-        return [float(trainer.step(batches.batch(step))[0]) for step in range(5)]
+        return [float(trainer.step(batches.batch(step))[0]) for step in range(3)]
 
     plain = losses("whole", attention="plain")
     np.testing.assert_allclose(losses("chunks", attention="blockwise", remat="block"), plain, rtol=1e-5)
-    if not xla:
-        np.testing.assert_allclose(losses("whole", attention="rows", remat="block"), plain, rtol=1e-5)
 
 
 @pytest.mark.parametrize("attention", ["rows", "blockwise"])
