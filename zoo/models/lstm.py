@@ -45,8 +45,8 @@ class LSTMConfig(Config):
 
     tasks: ClassVar = ("language_modeling",)
     recipe: ClassVar = dict(
-        dataset="python_docs", tokenizer="bpe", vocab_size=4_096, seq_length=64, batch_size=32, steps=1_000,
-        learning_rate=4e-3, optimizer="adamw", schedule="cosine", warmup_steps=50, weight_decay=0.01, clip_norm=1.0,
+        dataset="python_docs", tokenizer="bpe", vocab_size=4_096, seq_length=64, batch_size=32, steps=700,
+        learning_rate=1e-2, optimizer="muon", schedule="cosine", warmup_steps=50, weight_decay=0.01, clip_norm=1.0,
     )  # fmt: skip
     presets: ClassVar = {
         "tiny": dict(vocab_size=61, embedding_dim=10, hidden_dim=14),
