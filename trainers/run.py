@@ -2,11 +2,13 @@
 
 import contextlib
 import datetime
+import fcntl
 import json
 import os
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from absl import flags
@@ -16,6 +18,7 @@ from trainers import workers
 from trainers.interruption import sigterm_as_ctrl_c
 
 FLAGS = flags.FLAGS
+LOCK_SECONDS = 5.0  # for a process that was killed to be gone
 # Fields of config.json that may change when a run goes on: they move no weight (a strategy: by rounding alone). So
 # may `steps`, upwards: what is done stays done, and from there on the learning rate follows the schedule of the new length.
 HARMLESS = ("export", "eval_every", "checkpoint_every", "strategy")
@@ -134,10 +137,11 @@ def _run_directory(config):
     before = os.readlink(latest) if latest and latest.is_symlink() else None
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        _replace(directory / "config.json", lambda path: path.write_text(json.dumps(config.to_dict(), indent=1) + "\n"))
-        if latest:
-            _replace(latest, lambda path: path.symlink_to(directory.name))
-        yield directory
+        with _alone(directory):
+            _replace(directory / "config.json", lambda path: path.write_text(json.dumps(config.to_dict(), indent=1) + "\n"))
+            if latest:
+                _replace(latest, lambda path: path.symlink_to(directory.name))
+            yield directory
     except (ValueError, OSError):
         if not resumed and not (directory / "metrics.jsonl").exists():
             if latest and before:
@@ -150,6 +154,30 @@ def _run_directory(config):
                 if path.is_dir():
                     path.rmdir()
         raise
+
+
+@contextlib.contextmanager
+def _alone(directory):
+    """Holds a lock on the directory, which the kernel frees when the process dies: two at work would spoil the run."""
+    descriptor, began = os.open(directory, os.O_RDONLY), time.monotonic()
+    try:
+        while not _locked(descriptor):
+            if time.monotonic() - began > LOCK_SECONDS:
+                raise ValueError(
+                    f"Another process is training in {directory}; wait for its end, or choose another --model_dir."
+                )
+            time.sleep(0.1)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor):
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _missing_parents(directory):

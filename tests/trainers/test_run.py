@@ -1,5 +1,6 @@
 """Programs on bad input and interrupted work: a sentence, status 2, no traceback, nothing half-written."""
 
+import fcntl
 import json
 import os
 import signal
@@ -107,6 +108,19 @@ def test_a_directory_that_holds_something_else(workplace, capfd):
         "text.txt is a file; --model_dir takes a directory."
     )
     assert tree(workplace / "thesis") == ["chapter1.tex"]
+
+
+def test_a_directory_in_which_another_process_is_at_work(workplace, capfd, monkeypatch):
+    monkeypatch.setattr(run_program, "LOCK_SECONDS", 0.0)
+    finished(capfd, "--steps=1", "--model_dir=r")
+    before = tree(workplace / "r")
+    descriptor = os.open(workplace / "r", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    sentence = refusal(capfd, "run", *TRAIN, "--data_path=text.txt", "--steps=1", "--model_dir=r")
+    assert sentence == "Another process is training in r; wait for its end, or choose another --model_dir."
+    assert tree(workplace / "r") == before
+    os.close(descriptor)
+    finished(capfd, "--steps=1", "--model_dir=r")
 
 
 def test_a_directory_that_may_not_be_written(workplace, capfd, monkeypatch):
