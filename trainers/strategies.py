@@ -14,6 +14,7 @@ import functools
 import json
 import logging
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,7 +112,7 @@ class Placement:
         except tf.errors.OpError as error:
             if self.num_workers == 1:
                 raise
-            raise workers.WorkerGone(error.message.splitlines()[0]) from error
+            raise workers.WorkerGone(re.sub(r"\{\{.*?\}\}\s*", "", error.message).partition("\n")[0]) from error
 
     def barrier(self):
         """Returns when all workers are here."""

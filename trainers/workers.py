@@ -72,7 +72,8 @@ def launch(num_workers, module, arguments):
     with contextlib.ExitStack() as stack:
         said = [stack.enter_context(tempfile.TemporaryFile()) if i else None for i in range(num_workers)]
         hosts = _addresses(num_workers)
-        processes = [_start(module, arguments, hosts, i, said[i]) for i in range(num_workers)]
+        temporary = stack.enter_context(tempfile.TemporaryDirectory())  # of the workers, removed however they end
+        processes = [_start(module, arguments, hosts, i, said[i], temporary) for i in range(num_workers)]
         stack.callback(_kill, processes)
         stack.enter_context(_passing_on(processes))
         killed = _watch(processes)
@@ -94,11 +95,12 @@ def _addresses(count):
         return [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
 
 
-def _start(module, arguments, hosts, index, output):
+def _start(module, arguments, hosts, index, output, temporary):
     config = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}
     return subprocess.Popen(
-        [sys.executable, "-m", module, *arguments], env={**os.environ, "TF_CONFIG": json.dumps(config)},
-        stdout=output, stderr=output and subprocess.STDOUT,
+        [sys.executable, "-m", module, *arguments],
+        env={**os.environ, "TF_CONFIG": json.dumps(config), "TMPDIR": temporary}, stdout=output,
+        stderr=output and subprocess.STDOUT,
         # A session of its own, so that Ctrl-C comes once, from us; and nobody goes on to write when we are killed.
         start_new_session=True, preexec_fn=_die_with_parent if sys.platform == "linux" else None,
     )  # fmt: skip
