@@ -20,7 +20,7 @@ class Carried:
 
     def __init__(self, placement, initial, batch_size):
         self._placement, self._batch_size = placement, batch_size
-        self.state = initial
+        self.state, self._written = initial, {}
 
     def variables(self):
         """What a checkpoint holds of it: rows in the order of the batch, whichever replica has them."""
@@ -30,8 +30,14 @@ class Carried:
         """float (B, ...). Every worker must call this."""
         return self._placement.gather(self.state[name])[: self._batch_size]
 
+    def written(self, name):
+        """What was last written (or zeros like it): a worker that has restored a checkpoint holds the rows of all."""
+        like = self._placement.first(self.state[name])
+        return self._written.get(name, np.zeros((self._batch_size, *like.shape[1:]), like.dtype.as_numpy_dtype))
+
     def write(self, name, value):
-        """Gives every replica its rows of (B, ...)."""
+        """Gives every replica of this process its rows of (B, ...)."""
+        self._written[name] = value
         rows = {"rows": value, "loss_weights": np.ones(len(value))}
         replicas = self._placement.num_replicas
         dtype = self._placement.first(self.state[name]).dtype
@@ -54,6 +60,10 @@ class CarriedRows:
 
     def numpy(self):
         return self._carried.read(self.name)
+
+    def written(self):
+        """See `Carried.written`."""
+        return self._carried.written(self.name)
 
     def __array__(self, dtype=None, copy=None):
         return np.asarray(self.numpy(), dtype)

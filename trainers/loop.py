@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainers.carried import Carried
+from trainers.carried import Carried, CarriedRows
 from trainers.gradients import Differentiation
 from trainers.strategies import Placement, rows_of, share
 from zoo.layers.fusion import islands
@@ -130,7 +130,7 @@ class Trainer:
         if progress is not None:
             if self.placement.num_workers > 1:
                 for variable in (v for group in self.variables().values() for v in group):
-                    value = np.asarray(variable)
+                    value = variable.written() if isinstance(variable, CarriedRows) else np.asarray(variable)
                     data = self.placement.broadcast(value.tobytes())
                     variable.assign(np.frombuffer(data, value.dtype).reshape(value.shape))
             self.placement.part_seeds(self.model.variables)
