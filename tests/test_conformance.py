@@ -12,7 +12,7 @@ from tests import goldens, tiny_models
 from trainers.checkpoints import Checkpoints, named_variables
 from zoo import bundle as bundles
 from zoo.export import export_saved_model, latest_version
-from zoo.models.base import Encoder, LanguageModel
+from zoo.models.base import Classifier, Encoder, LanguageModel
 from zoo.registry import MODELS, TASKS
 from zoo.tokenizers.base import create as create_tokenizer
 
@@ -42,7 +42,7 @@ def logits(model, ids):
 
 def test_every_registered_model_is_of_a_kind_that_a_suite_covers():
     for name in MODELS.names():
-        assert issubclass(MODELS.get(name), (LanguageModel, Encoder)), f"{name} is of another kind: extend the suite."
+        assert issubclass(MODELS.get(name), (LanguageModel, Encoder, Classifier)), f"{name} is of another kind: extend the suite."
 
 
 def numbers(state):
@@ -372,7 +372,9 @@ def test_every_preset_has_its_shapes_without_any_weights(name, preset):
     with keras.StatelessScope(initialize_variables=False):
         model = model_class(config)
         logits = model(keras.KerasTensor((2, 3), "int32"))
-        assert logits.shape == (2, 3, config.hidden_dim if issubclass(model_class, Encoder) else config.vocab_size)
+        shapes = {Encoder: (2, 3, "hidden_dim"), LanguageModel: (2, 3, "vocab_size"), Classifier: (2, "num_classes")}
+        *leading, width = next(shape for kind, shape in shapes.items() if issubclass(model_class, kind))
+        assert logits.shape == (*leading, getattr(config, width))
         assert logits.dtype == "float32"
         if model.trainable_variables:
             assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == config.num_params()

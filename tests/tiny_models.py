@@ -99,8 +99,8 @@ def token_ids(model, batch_size=3, length=7, seed=0):
     return np.random.default_rng(seed).integers(1, model.config.vocab_size, (batch_size, length)).astype(np.int32)
 
 
-def trainer(model, steps=10, *, xla=False, placement=None, grad_accumulation=1, **settings):
-    """A `loop.Trainer` with the default update rule, by default on one replica and not compiled by XLA."""
+def trainer(model, steps=10, *, task=None, xla=False, placement=None, grad_accumulation=1, **settings):
+    """A `loop.Trainer` for the family's first task (or the one given) with the default update rule, by default on one replica and not compiled by XLA."""
     flags = dict(
         optimizer="adamw",
         learning_rate=1e-2,
@@ -112,7 +112,7 @@ def trainer(model, steps=10, *, xla=False, placement=None, grad_accumulation=1, 
     )
     with placement.scope() if placement else contextlib.nullcontext():
         optimizer = optimizers.create(_Settings({**flags, **settings}), model.trainable_variables)
-    task = TASKS.get(model.config.tasks[0])()
+    task = task or TASKS.get(model.config.tasks[0])()
     return loop.Trainer(
         model, task, optimizer, tokenizer=Marks(), batch_size=BATCH_SIZE, seq_length=SEQ_LENGTH, xla=xla, placement=placement,
         grad_accumulation=grad_accumulation,

@@ -10,12 +10,16 @@ TensorFlow Datasets is imported when a source is first read, so listing and refu
 import difflib
 from dataclasses import replace
 
-from tfds_configs.language_modeling import SOURCES
+from tfds_configs import classification, language_modeling, question_answering, tagging
 from tfds_configs.sources import TextSource
 
 __all__ = ["TextSource", "check", "get", "names"]
 
-TABLE = {source.name: source for source in SOURCES}
+TABLE = {
+    source.name: source
+    for module in (language_modeling, classification, tagging, question_answering)
+    for source in module.SOURCES
+}
 
 
 def names():
@@ -23,11 +27,19 @@ def names():
     return sorted([*TABLE, "local_text"])
 
 
+def _parts(name):
+    """(name of a source, config of its builder or ""): a name of the table that has a slash in it is one name."""
+    if name in TABLE:
+        return name, ""
+    base, _, config = name.partition("/")
+    return base, config
+
+
 def check(name, data_path=None):
     """Raises ValueError for what `get` would refuse. Reads no text."""
-    base, _, config = name.partition("/")
+    base, config = _parts(name)
     if base not in names():
-        close = difflib.get_close_matches(base, names(), n=1, cutoff=0.5)
+        close = difflib.get_close_matches(name, names(), n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names())}."
         raise ValueError(f"No dataset is called {name!r}; {hint}")
     if config and "/" not in (TABLE[base].builder if base in TABLE else ""):
@@ -59,7 +71,7 @@ def get(name, data_path=None, data_dir=None):
         from tfds_configs.local_text.source import LocalTextSource
 
         return LocalTextSource.from_data_path(data_path)
-    base, _, config = name.partition("/")
+    base, config = _parts(name)
     source = replace(TABLE[base], data_dir=data_dir)
     if not config:
         return source

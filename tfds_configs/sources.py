@@ -52,16 +52,22 @@ class TextSource:
             OSError: the set cannot be fetched or written.
         """
         self.check_split(split)
-        dataset = self._prepared().as_dataset(split=self.splits[split], shuffle_files=False)
+        builder = self._prepared()
+        dataset = builder.as_dataset(split=self.splits[split], shuffle_files=False)
         for theirs in self.features.values():
-            if theirs not in dataset.element_spec:
+            if not _has(dataset.element_spec, theirs):
                 has = ", ".join(dataset.element_spec)
                 raise ValueError(f"{self.builder or self.name} has no field {theirs!r}; it has {has}.")
-        fields = dataset.map(lambda example: {ours: example[theirs] for ours, theirs in self.features.items()})
-        # One example at a time costs half a millisecond each.
-        for batch in fields.batch(READ_TOGETHER).as_numpy_iterator():
-            for values in zip(*batch.values(), strict=True):
-                yield dict(zip(batch, map(self._decoded, values), strict=True))
+        fields = dataset.map(lambda example: {ours: _at(example, theirs) for ours, theirs in self.features.items()})
+        classes = {ours: _class_names(builder.info.features, theirs) for ours, theirs in self.features.items()}
+        if all(spec.shape.rank == 0 for spec in fields.element_spec.values()):
+            # One example at a time costs half a millisecond each.
+            batches = fields.batch(READ_TOGETHER).as_numpy_iterator()
+            rows = (dict(zip(batch, row, strict=True)) for batch in batches for row in zip(*batch.values(), strict=True))
+        else:
+            rows = fields.as_numpy_iterator()
+        for row in rows:
+            yield {ours: self._value(value, classes[ours]) for ours, value in row.items()}
 
     def check_split(self, split):
         """Raises ValueError unless there is such a split."""
@@ -106,6 +112,14 @@ class TextSource:
             ) from error
         return builder
 
+    def _value(self, value, classes):
+        """A value as Python has it: text as str, a class by its name (None for one that TFDS does not tell), a list."""
+        if getattr(value, "ndim", 0):
+            return [self._value(item, classes) for item in value.tolist()]
+        if classes is not None:
+            return classes[value] if value >= 0 else None
+        return self._decoded(value)
+
     def _decoded(self, value):
         if not isinstance(value, bytes):
             return value
@@ -115,3 +129,23 @@ class TextSource:
             raise ValueError(
                 f"{self.name} has text that is not UTF-8 ({error.reason} at byte {error.start})."
             ) from error
+
+
+def _has(tree, path):
+    """Whether a nested dict has a value at `path`, which has slashes between its keys."""
+    first, _, rest = path.partition("/")
+    return first in tree and (not rest or (isinstance(tree[first], Mapping) and _has(tree[first], rest)))
+
+
+def _at(tree, path):
+    """The value of a nested dict at `path`."""
+    for key in path.split("/"):
+        tree = tree[key]
+    return tree
+
+
+def _class_names(features, path):
+    """The names of the classes that a feature, or each item of a sequence, is one of; None if it is something else."""
+    for key in path.split("/"):
+        features = getattr(features, "feature", features)[key]
+    return getattr(getattr(features, "feature", features), "names", None)

@@ -179,6 +179,8 @@ def train_config():
     config_class = MODELS.config(FLAGS.model)
     preset = FLAGS.preset or DEFAULTS["preset"]
     resolved = {**DEFAULTS, "task": config_class.tasks[0], **config_class.recipe_for(preset)}
+    if FLAGS.task not in (None, config_class.tasks[0]):
+        resolved.update(TASKS.config(FLAGS.task).recipe)  # the family's own is for its first task
     if FLAGS.data_path:
         resolved["dataset"] = "local_text"
     if FLAGS.tokenizer not in (None, resolved["tokenizer"]):

@@ -42,6 +42,8 @@ class Memory:
 
 def multiplied_params(config):
     """Parameters that a token is multiplied by: all but tables in which rows are looked up."""
+    if not hasattr(config, "num_layers"):
+        return getattr(config, "order", 1) * getattr(config, "num_classes", 1)  # a row of a table for each n-gram
     looked_up = 0
     if getattr(config, "position", None) == "learned":
         looked_up += config.max_length * config.hidden_dim
@@ -82,6 +84,8 @@ def training_memory(config, batch_size, seq_length, *, optimizer="adamw", precis
 
 def _layers(config, seq_length, width):
     """Bytes a token that the layers keep for the gradient."""
+    if not hasattr(config, "num_layers"):
+        return 4.0 * getattr(config, "order", 1) * (seq_length + 2.0 * getattr(config, "num_classes", 1))
     if not hasattr(config, "num_heads"):
         gates = {"rnn": 1, "gru": 3, "lstm": 4}[getattr(config, "cell", "lstm")]
         return width * config.num_layers * config.hidden_dim * (3.0 * gates + 6.0)
@@ -96,7 +100,7 @@ def _layers(config, seq_length, width):
 
 def _output(config):
     """Bytes a token of the logits and of what the loss makes of them, in float32."""
-    return 4 * 3.0 * config.vocab_size
+    return 4 * 3.0 * getattr(config, "num_classes", config.vocab_size)
 
 
 def fits(memory, limit):

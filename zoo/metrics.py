@@ -1,6 +1,8 @@
-"""Scores of language models, from sums of negative log-likelihoods."""
+"""Scores: of language models from sums of negative log-likelihoods, of classifiers, taggers and readers from answers."""
 
 import math
+
+import numpy as np
 
 
 def perplexity(nats_per_token):
@@ -23,3 +25,38 @@ def bits_per_byte(nats, num_bytes, lost_bytes=0):
     if num_bytes <= 0:
         raise ValueError(f"bits_per_byte needs a text of at least one byte, got {num_bytes}.")
     return (nats / math.log(2) + 8 * lost_bytes) / num_bytes
+
+
+def confusion_matrix(labels, predictions, num_classes):
+    """int64 (C, C): how many examples of class i (rows) were taken for class j (columns).
+
+    Args:
+        labels, predictions: int (N,), each in [0, C).
+        num_classes: C.
+    """
+    cells = np.asarray(labels, np.int64) * num_classes + np.asarray(predictions, np.int64)
+    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def macro_f1(confusion):
+    """Mean over classes of 2 TP / (2 TP + FP + FN), of those classes that occur or were predicted.
+
+    Args:
+        confusion: int (C, C), as `confusion_matrix` gives it.
+    """
+    either = confusion.sum(0) + confusion.sum(1)
+    return float(np.mean((2 * np.diag(confusion))[either > 0] / either[either > 0]))
+
+
+def calibration_error(probs, labels, num_bins=15):
+    """Expected calibration error (Naeini et al. 2015; Guo et al. 2017, equation 3): how far confidence is from accuracy.
+
+    Args:
+        probs: float (N, C).
+        labels: int (N,).
+        num_bins: equally wide bins of confidence; a bin holds its upper end.
+    """
+    confidence, right = probs.max(1), probs.argmax(1) == labels
+    bins = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
+    gaps = np.bincount(bins, right, num_bins) - np.bincount(bins, confidence, num_bins)
+    return float(np.abs(gaps).sum() / len(labels))

@@ -10,7 +10,8 @@ import tensorflow_datasets as tfds
 import tfds_configs
 from tfds_configs.sources import TextSource
 
-PUBLIC = [name for name in tfds_configs.names() if name not in ("local_text", "python_docs")]
+PUBLIC = [name for name, source in tfds_configs.TABLE.items() if not source.module and source.task == "language_modeling"]
+LABELLED = [name for name, source in tfds_configs.TABLE.items() if not source.module and source.task != "language_modeling"]
 
 
 def test_listing_and_refusing_import_nothing_heavy():
@@ -29,7 +30,7 @@ def test_listing_and_refusing_import_nothing_heavy():
     ("name", "data_path", "sentence"),
     [
         ("wiki40c", None, "did you mean 'wiki40b'"),
-        ("qqqqqq", None, "known: c4, "),
+        ("qqqqqq", None, "known: ag_news_subset, c4, "),
         ("pg19/en", None, "pg19 has no configs"),
         ("local_text/x", "a.txt", "local_text has no configs"),
         ("local_text", None, "say which with data_path"),
@@ -58,6 +59,21 @@ def test_fields_are_those_of_tfds(name):
         for split in source.splits:
             texts = list(source.texts(split))
             assert len(texts) == 3 and all(isinstance(text, str) for text in texts)
+
+
+@pytest.mark.parametrize("name", [*LABELLED, "xquad/zh", "conll2002/nl", "wikiann/fr"])
+def test_fields_of_labelled_sets_are_those_of_tfds(name):
+    source = tfds_configs.get(name)
+    assert list(source.splits) == ["train", "validation", "test"] and len(source.licence) > 5
+    with tfds.testing.mock_data(num_examples=3):
+        examples = list(source.examples("train"))
+    assert len(examples) == 3
+    for example in examples:
+        assert example.keys() == source.features.keys()
+        texts = [example[field] for field in ("text", "text_pair", "label", "question", "context") if field in example]
+        words = [word for field in ("tokens", "tags", "answers") for word in example.get(field, [])]
+        assert all(isinstance(text, str) for text in texts + words)
+        assert all(isinstance(start, int) for start in example.get("answer_starts", []))
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -2,10 +2,12 @@
 
 import sys
 
+import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
 from tfds_configs.python_docs.documents import documents
+from tfds_configs.python_docs.labelled import LEXICAL_CLASSES, PACKAGES, classified, questions, tagged
 
 # Version 1 of the extraction, of the documentation of this Python: 1.311.7 under Python 3.11.7.
 EXTRACTION_VERSION = 1
@@ -22,17 +24,14 @@ class PythonDocs(tfds.core.GeneratorBasedBuilder):
     )
     BUILDER_CONFIGS = [
         tfds.core.BuilderConfig(name="language_modeling", description="Every topic and docstring as it stands."),
+        tfds.core.BuilderConfig(name="classification", description="Which package a docstring belongs to."),
+        tfds.core.BuilderConfig(name="tagging", description="The lexical class of each token of source."),
+        tfds.core.BuilderConfig(name="question_answering", description="Which sentence describes a function."),
     ]
 
     def _info(self):
         return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(
-                {
-                    "text": tfds.features.Text(doc="The cleaned docstring or topic."),
-                    "module": tfds.features.Text(doc="Dotted name of the module, or pydoc_data.topics."),
-                    "name": tfds.features.Text(doc="Qualified name in the module, or the topic; empty for a module."),
-                }
-            ),
+            features=tfds.features.FeaturesDict(_features()[self.builder_config.name]),
             homepage="https://docs.python.org/3/",
             license="PSF-2.0",
             disable_shuffling=True,  # what a module says about itself stays together
@@ -40,10 +39,49 @@ class PythonDocs(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager):
         del dl_manager  # everything is here already
-        found = list(documents())
-        return {split: self._generate_examples(found, split) for split in ("train", "validation", "test")}
+        examples = list(self._examples())
+        return {split: self._generate_examples(examples, split) for split in ("train", "validation", "test")}
 
-    def _generate_examples(self, found, split):
-        for key, document in enumerate(found):
-            if document.split == split:
-                yield key, {"text": document.text, "module": document.module, "name": document.name}
+    def _examples(self):
+        """(split, example) of the config."""
+        match self.builder_config.name:
+            case "classification":
+                yield from classified(documents())
+            case "tagging":
+                yield from tagged()
+            case "question_answering":
+                yield from questions(documents())
+            case _:
+                for document in documents():
+                    yield document.split, {"text": document.text, "module": document.module, "name": document.name}
+
+    def _generate_examples(self, examples, split):
+        for key, (its_split, example) in enumerate(examples):
+            if its_split == split:
+                yield key, example
+
+
+def _features():
+    text = tfds.features.Text
+    return {
+        "language_modeling": {
+            "text": text(doc="The cleaned docstring or topic."),
+            "module": text(doc="Dotted name of the module, or pydoc_data.topics."),
+            "name": text(doc="Qualified name in the module, or the topic; empty for a module."),
+        },
+        "classification": {
+            "text": text(doc="The cleaned docstring."),
+            "label": tfds.features.ClassLabel(names=PACKAGES),
+        },
+        "tagging": {
+            "tokens": tfds.features.Sequence(text(doc="Tokens of a logical line, cut at white space.")),
+            "tags": tfds.features.Sequence(tfds.features.ClassLabel(names=LEXICAL_CLASSES)),
+        },
+        "question_answering": {
+            "id": text(doc="Module and qualified name of the function."),
+            "question": text(doc="What does it do?"),
+            "context": text(doc="Names and the sentences that describe them, a line each."),
+            "answers": tfds.features.Sequence(text(doc="The sentence.")),
+            "answer_starts": tfds.features.Sequence(tfds.features.Scalar(np.int32, doc="Where it starts, in characters.")),
+        },
+    }

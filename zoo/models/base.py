@@ -1,4 +1,5 @@
-"""The contracts of models: language models, from the n-gram to GPT; encoders, such as BERT; either with the head of a task.
+"""The contracts of models: language models, from the n-gram to GPT; encoders, such as BERT; either with the head of a task;
+and classifiers.
 
 A language model turns token ids into *features*, one vector (or history) a position, and features into logits. Splitting the two
 lets a decoder project only the last position, and lets a family score given tokens without (B, T, V).
@@ -157,6 +158,41 @@ class Encoder(keras.Model):
     def build_from_ids(self):
         """Creates every weight by tracing one short batch. Returns the model."""
         self(ops.zeros((1, 2), dtype="int32"))
+        return self
+
+    def get_config(self):
+        return self.config.to_dict()
+
+
+class Classifier(keras.Model):
+    """Base class of models that are classifiers as they stand: `model(token_ids, padding_mask) -> logits (B, C)`.
+
+    A family's config has `num_classes`, which a task sets. A family implements `call`, and `adapt_weights` if it must see the
+    training texts before the first step.
+
+    Attributes:
+        max_length: longest sequence the model can take, or None.
+    """
+
+    carries_state = False
+    context_tokens = 0
+    max_length = None
+
+    def __init__(self, config, **kwargs):
+        kwargs.setdefault("name", type(self).registered_name)
+        super().__init__(**kwargs)
+        self.config = config
+
+    def adapt_weights(self, rows):
+        """Sets what follows from the training texts in closed form.
+
+        Args:
+            rows: list of int32 arrays, the ids of one text each.
+        """
+
+    def build_from_ids(self):
+        """Creates every weight. Returns the model."""
+        self.build()
         return self
 
     def get_config(self):

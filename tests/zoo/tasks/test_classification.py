@@ -1,0 +1,174 @@
+"""Classification: from examples to batches, loss, scores and answers; and what is refused."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import tiny_models
+from zoo import metrics
+from zoo.models.bag_of_words import BagOfWords, BagOfWordsConfig
+from zoo.registry import MODELS
+from zoo.tasks import sequences
+from zoo.tasks.base import Layout
+from zoo.tasks.classification import Classification, ClassificationConfig
+from zoo.tokenizers.base import create
+
+EXAMPLES = [{"text": text, "label": label} for text, label in (
+    ("good", "yes"), ("bad thing", "no"), ("so so", "perhaps"), ("fine", "yes"), ("very good", "yes"),
+)]  # fmt: skip
+LAYOUT = Layout(seq_length=8, batch_size=3)
+BYTES = create("byte")
+NAMES = [name for name in MODELS.names() if "classification" in MODELS.config(name).tasks]
+
+
+def adapted(examples=EXAMPLES, **fields):
+    task = Classification(ClassificationConfig(**fields))
+    task.adapt(examples)
+    return task
+
+
+def test_classes_are_those_of_the_training_split():
+    assert adapted().config.labels == ("no", "perhaps", "yes")
+    assert adapted(labels=("yes", "perhaps", "no")).config.labels == ("yes", "perhaps", "no")
+    weights = adapted(balance=True).config.class_weights
+    assert weights == pytest.approx((5 / 3, 5 / 3, 5 / 9))
+    assert adapted([{"text": "a", "text_pair": "b", "label": i} for i in range(2)]).config == ClassificationConfig(
+        labels=("0", "1"), pair=True
+    )
+
+
+def test_rows_of_one_and_two_texts():
+    begin = end = BYTES.eos_id
+    ids, segments = sequences.row([[1, 2, 3]], BYTES, 8)
+    assert (ids.tolist(), segments.tolist()) == ([begin, 1, 2, 3, end], [0] * 5)
+    ids, segments = sequences.row([[1, 2, 3, 4, 5], [6, 7]], BYTES, 8)
+    assert ids.tolist() == [begin, 1, 2, 3, end, 6, 7, end]  # the longer one gives way
+    assert segments.tolist() == [0, 0, 0, 0, 0, 1, 1, 1]
+    assert sequences.row([[1] * 9, [2] * 9], BYTES, 10)[0].tolist() == [begin, 1, 1, 1, end, 2, 2, 2, 2, end]
+    assert sequences.overlong([[1, 2], [3]], 5) and not sequences.overlong([[1, 2], [3]], 6)
+
+
+@pytest.mark.parametrize("limit", [5, 8, 11, None])
+def test_rows_in_graph_are_the_native_rows(limit):
+    texts = [["abcdefgh", "", "a", "xyz"], ["12", "3456789", "", "4567"]]
+    for some in (texts, texts[:1]):
+        batch = sequences.rows_in_graph([tf.constant(column) for column in some], BYTES, limit)
+        for number, row in enumerate(zip(*some, strict=True)):
+            ids, segments = sequences.row([BYTES.encode(text) for text in row], BYTES, limit or 99)
+            length = int(tf.reduce_sum(tf.cast(batch["padding_mask"][number], tf.int32)))
+            assert batch["token_ids"][number, :length].numpy().tolist() == ids.tolist()
+            assert batch["segment_ids"][number, :length].numpy().tolist() == segments.tolist()
+    assert sequences.rows_in_graph([tf.constant([], tf.string)], BYTES, limit)["token_ids"].shape[0] == 0
+
+
+def test_every_epoch_takes_each_example_once_and_only_seed_and_step_count():
+    batches = sequences.ExampleBatches(7, 3, 5, lambda chosen, step: chosen)
+    seen = [i for step in range(14) for i in batches.batch(step)]
+    assert [sorted(seen[start : start + 7]) for start in range(0, 42, 7)] == [list(range(7))] * 6
+    assert len({tuple(seen[start : start + 7]) for start in range(0, 42, 7)}) == 6
+    assert sequences.ExampleBatches(7, 3, 5, lambda chosen, step: chosen).batch(9) == batches.batch(9)
+    assert sequences.ExampleBatches(7, 3, 6, lambda chosen, step: chosen).batch(9) != batches.batch(9)
+    with pytest.raises(ValueError, match="nothing to train on"):
+        sequences.ExampleBatches(0, 3, 5, None)
+
+
+def test_loss_with_weights_of_classes():
+    task = adapted(class_weights=(2.0, 0.5, 1.0))
+    data = task.encode(EXAMPLES, BYTES, LAYOUT)
+    batch = task.training_batches(data, None, BYTES, LAYOUT).batch(0)
+    assert batch["token_ids"].shape == (3, 8) and task.config.max_tokens == 8 and data.num_cut == 2
+    np.testing.assert_array_equal(batch["loss_weights"], np.array([2.0, 0.5, 1.0], np.float32)[batch["labels"]])
+    logits = np.log(np.array([[0.2, 0.3, 0.5]] * 3, np.float32))
+    total, count = task.loss({"labels": np.array([0, 1, 2]), "loss_weights": np.array([2.0, 0.5, 1.0])}, logits)
+    assert float(total) == pytest.approx(-2 * math.log(0.2) - 0.5 * math.log(0.3) - math.log(0.5), rel=1e-5)
+    assert float(count) == 3.5
+
+
+def test_scores_count_each_example_once():
+    task = adapted()
+    model = BagOfWords(BagOfWordsConfig(vocab_size=BYTES.vocab_size, num_classes=3)).build_from_ids()
+    data = task.encode(EXAMPLES, BYTES, LAYOUT)
+    totals, rows = {}, {}
+    for batch in task.evaluation_batches(data, model, BYTES, LAYOUT):
+        sums, kept, _ = task.score(model, batch)
+        for name, value in sums.items():
+            totals[name] = totals.get(name, 0) + np.asarray(value)
+        for name, value in kept.items():
+            rows.setdefault(name, []).append(np.asarray(value))
+    scores = task.metrics(totals, rows, data)
+    assert scores["loss"] == pytest.approx(math.log(3)) and scores["num_examples"] == 5
+    assert scores["confusion_matrix"] == [[1, 0, 0], [1, 0, 0], [3, 0, 0]]  # equal logits: the first class
+    assert scores["accuracy"] == pytest.approx(0.2)
+
+
+def test_metrics_by_hand():
+    confusion = metrics.confusion_matrix([0, 0, 1, 1, 1, 2], [0, 1, 1, 1, 2, 1], 4)
+    assert confusion.tolist() == [[1, 1, 0, 0], [0, 2, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
+    assert metrics.macro_f1(confusion) == pytest.approx((2 / 3 + 4 / 7 + 0) / 3)  # the last class is nowhere
+    probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.35, 0.65], [0.45, 0.55]])
+    # four bins: (0.75, 1] holds two, one right, of mean confidence 0.85; (0.5, 0.75] two, both right, of 0.6
+    assert metrics.calibration_error(probs, np.array([0, 1, 1, 1]), 4) == pytest.approx(0.5 * 0.35 + 0.5 * 0.4)
+
+
+def test_metrics_are_scikit_learns():
+    sklearn_metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
+    random = np.random.default_rng(0)
+    labels, predictions = random.integers(0, 5, (2, 200))
+    confusion = metrics.confusion_matrix(labels, predictions, 5)
+    np.testing.assert_array_equal(confusion, sklearn_metrics.confusion_matrix(labels, predictions))
+    expected = sklearn_metrics.f1_score(labels, predictions, average="macro")
+    assert metrics.macro_f1(confusion) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("examples", "fields", "sentence"), [
+    ([{"text": "a", "label": "x"}, {"text": "b"}], {}, "Example 2 has no label"),
+    ([{"text": "a", "label": "x"}, {"text": "b", "label": ""}], {}, "Example 2 has no label"),
+    ([{"text": "a", "label": "x"}], {}, "Every training example has the label 'x'"),
+    (EXAMPLES, dict(class_weights=(1.0,)), "there are 3 labels and 1 class_weights"),
+])  # fmt: skip
+def test_training_examples_that_are_refused(examples, fields, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        adapted(examples, **fields)
+
+
+@pytest.mark.parametrize(("example", "fields", "sentence"), [
+    ({"text": "a", "label": "other"}, {}, "Example 1 has the label 'other', which no training example has: 'no', 'per"),
+    ({"text": "", "label": "yes"}, {}, "Example 1 has an empty text"),
+    ({"text": "a", "label": "yes"}, dict(pair=True), "Example 1 has an empty text_pair"),
+    ({"text": "a long text", "label": "yes"}, dict(overlong="refuse"), "Example 1 does not fit into --seq_length=8"),
+])  # fmt: skip
+def test_examples_that_are_refused(example, fields, sentence):
+    task = Classification(ClassificationConfig(labels=("no", "perhaps", "yes"), **fields))
+    with pytest.raises(ValueError, match=sentence):
+        task.encode([example], BYTES, LAYOUT)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_with_the_head_learns_and_answers_alike_alone_and_in_company(name):
+    task = adapted(head_dropout=0.0)
+    tokenizer = create("wordpiece", [example["text"] for example in EXAMPLES] * 2, vocab_size=61)
+    fields = task.model_fields(tokenizer)
+    config = MODELS.config(name).preset("tiny")
+    fields["dropout"] = 0.0
+    config = config.replace(**{k: v for k, v in fields.items() if hasattr(config, k)})
+    model = task.assemble(MODELS.get(name)(config)).build_from_ids()
+    data = task.encode(EXAMPLES, tokenizer, LAYOUT)
+    batches = task.training_batches(data, model, tokenizer, LAYOUT)
+    trainer = tiny_models.trainer(model, steps=40, task=task, learning_rate=0.01 if name in ("bert", "gpt") else 0.03)
+    losses = [float(trainer.step(batches.batch(step))[0]) for step in range(40)]
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+    classify = task.signatures(model, tokenizer)["classify"]
+    texts = ["very good", "", "bad thing or so", "so so"]
+    together = classify(tf.constant(texts))
+    assert together["labels"].shape == (4, 3)
+    np.testing.assert_allclose(tf.reduce_sum(together["scores"], 1), 1, rtol=1e-5)
+    for row, text in enumerate(texts):
+        alone = classify(tf.constant([text]))
+        np.testing.assert_allclose(alone["scores"][0], together["scores"][row], rtol=1e-5, atol=1e-6)
+        assert (np.diff(alone["scores"][0]) <= 0).all()
+    assert together["labels"][0, 0] == b"yes"
+    refusing = Classification(task.config.replace(overlong="refuse"))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="The longest text has .* takes at most 8"):
+        refusing.signatures(model, tokenizer)["classify"](tf.constant(["good " * 9]))

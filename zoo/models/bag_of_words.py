@@ -1,0 +1,162 @@
+"""Bag of words: how often each n-gram of tokens stands in a text, and a linear layer. The baseline of every classifier.
+
+What this model does, by field of its config:
+  - n-grams of tokens up to `order`: words, pieces of words or characters, whatever the tokenizer gives
+  - single tokens are counted each for itself; longer n-grams share `num_buckets` rows by a hash
+  - an n-gram counts as often as it is there (`counting` count), once (binary), or 1 + log of it (log)
+  - with `tfidf` rare n-grams count more, by the documents they were in, and every text has length 1
+
+Shape letters: B batch, T positions, P places (n-grams of every order, one a position), F features, C classes.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import keras
+import numpy as np
+from keras import ops
+
+from zoo.config import Config
+from zoo.models.base import Classifier
+from zoo.registry import MODELS
+
+# Multipliers of the hash, odd and below 2^31; products wrap around in 32 bits, alike in numpy and in the graph.
+MULTIPLIERS = (0x01000193, 0x2C1B3C6D, 0x297A2D39, 0x5BD1E995, 0x1B873593)
+
+
+@dataclass(frozen=True)
+class BagOfWordsConfig(Config):
+    """Structure of a bag of words."""
+
+    vocab_size: int = 30_000
+    num_classes: int = 2
+    order: int = 2
+    num_buckets: int = 2**18
+    counting: str = "log"
+    tfidf: bool = True
+    dropout: float = 0.5
+
+    tasks: ClassVar = ("classification",)
+    recipe: ClassVar = dict(
+        dataset="python_docs/classification", tokenizer="wordpiece", vocab_size=16_000, seq_length=256, batch_size=64,
+        steps=300, learning_rate=1e-1, optimizer="adamw", schedule="linear",
+        xla="off",  # compiling takes longer than training
+    )  # fmt: skip
+    presets: ClassVar = {
+        "tiny": dict(vocab_size=61, num_classes=3, num_buckets=128),
+        "default": {},
+        "counts": dict(order=1, counting="count", tfidf=False),
+        "characters": dict(order=3),
+    }
+    preset_recipes: ClassVar = {"characters": dict(tokenizer="char", vocab_size=None, seq_length=512)}
+
+    def validate(self):
+        self.require_positive("vocab_size", "num_classes", "num_buckets")
+        self.require_rate("dropout")
+        self.require(1 <= self.order <= len(MULTIPLIERS), f"order must be 1 to {len(MULTIPLIERS)}, got {self.order}.")
+        self.require(
+            self.counting in ("count", "binary", "log"), f"counting is count, binary or log, got {self.counting!r}."
+        )
+
+    @property
+    def num_features(self):
+        """F: a row for each token, and for longer n-grams the buckets."""
+        return self.vocab_size + (self.num_buckets if self.order > 1 else 0)
+
+    def num_params(self):
+        """Number of trainable parameters."""
+        return (self.num_features + 1) * self.num_classes
+
+
+@MODELS.register("bag_of_words", BagOfWordsConfig)
+class BagOfWords(Classifier):
+    """Linear classifier of n-gram counts (Salton and Buckley 1988; hashing: Weinberger et al. 2009, arXiv:0902.2206).
+
+    logits = b + sum_f x_f W_f,   x = v / |v|,   v_f = g(count of f) log((1 + n) / (1 + n_f)) + g(count of f)
+
+    with g(c) = c, 1 or 1 + ln c by `counting`, n documents, n_f of them with f. Without `tfidf` x_f = g(count of f).
+
+    Args:
+        config: a `BagOfWordsConfig`.
+
+    Call: int32 token ids (B, T) and their padding mask, bool (B, T) or None -> float32 logits (B, C).
+    """
+
+    def build(self, input_shape=None):
+        c = self.config
+        self.kernel = self.add_weight(shape=(c.num_features, c.num_classes), initializer="zeros", name="kernel")
+        self.bias = self.add_weight(shape=(c.num_classes,), initializer="zeros", name="bias")
+        self.rarity = self.add_weight(shape=(c.num_features,), initializer="ones", trainable=False, name="rarity")
+        self.dropped = keras.layers.Dropout(c.dropout, name="dropout")
+
+    def call(self, token_ids, padding_mask=None, training=False):
+        features_BP, counts_BP = self._places(token_ids, padding_mask)
+        weights_BP = self._weights(counts_BP)
+        if self.config.tfidf:
+            weights_BP = weights_BP * ops.cast(ops.take(self.rarity, features_BP), "float32")
+            # Each feature has as many places as it counts, and its weight in the text is the sum over them.
+            squared_B1 = ops.sum(weights_BP**2 * counts_BP, axis=1, keepdims=True)
+            weights_BP = weights_BP / ops.sqrt(ops.maximum(squared_B1, 1e-12))
+        weights_BP = ops.cast(self.dropped(weights_BP, training=training), "float32")
+        rows_BPC = ops.cast(ops.take(self.kernel, features_BP, axis=0), "float32")
+        return ops.einsum("bp,bpc->bc", weights_BP, rows_BPC) + ops.cast(self.bias, "float32")
+
+    def _weights(self, counts_BP):
+        """What each place adds to its feature, so that a feature with c places has g(c); 0 at padding."""
+        if self.config.counting == "count":
+            return ops.minimum(counts_BP, 1.0)
+        g_BP = 1.0 if self.config.counting == "binary" else 1.0 + ops.log(ops.maximum(counts_BP, 1.0))
+        return ops.where(counts_BP > 0, g_BP / ops.maximum(counts_BP, 1.0), 0.0)
+
+    def _places(self, token_ids, padding_mask):
+        """Features int32 (B, P) of all n-grams, and how often each is in its row, float32 (B, P), 0 at padding."""
+        mask_BT = ops.ones_like(token_ids, "bool") if padding_mask is None else padding_mask
+        length = ops.shape(token_ids)[1]
+        margin = ((0, 0), (0, self.config.order - 1))  # so that every position begins an n-gram of every order
+        token_ids, mask_BT = ops.pad(token_ids, margin), ops.pad(mask_BT, margin, constant_values=False)
+        all_features, all_counts = [], []
+        for n in range(1, self.config.order + 1):
+            grams = [token_ids[:, start : start + length] for start in range(n)]
+            real_BT = mask_BT[:, n - 1 : n - 1 + length]
+            features_BT = hashed(grams, self.config, ops)
+            same_BTT = ops.equal(features_BT[:, :, None], features_BT[:, None, :])
+            same_BTT = ops.logical_and(same_BTT, real_BT[:, None, :])
+            counts_BT = ops.sum(ops.cast(same_BTT, "float32"), axis=2)
+            all_features.append(features_BT)
+            all_counts.append(ops.where(real_BT, counts_BT, 0.0))
+        return ops.concatenate(all_features, axis=1), ops.concatenate(all_counts, axis=1)
+
+    def adapt_weights(self, rows):
+        """Sets how rare each feature is, from the training texts: 1 + ln((1 + n) / (1 + n_f)).
+
+        Args:
+            rows: list of int32 arrays, the ids of one text each.
+        """
+        if not self.config.tfidf:
+            return
+        documents = np.zeros(self.config.num_features, np.int64)
+        for ids in rows:
+            for n in range(1, min(self.config.order, len(ids)) + 1):
+                grams = [ids[start : len(ids) - n + 1 + start] for start in range(n)]
+                documents[np.unique(hashed(grams, self.config, np))] += 1
+        self.rarity.assign(1 + np.log((1 + len(rows)) / (1 + documents)).astype(np.float32))
+
+
+def hashed(grams, config, xp):
+    """Features of n-grams: the token itself, or a bucket after all tokens.
+
+    Args:
+        grams: the first tokens of the n-grams, the second ones, and so on: n int32 arrays of one shape.
+        config: a `BagOfWordsConfig`.
+        xp: numpy or keras.ops; both wrap around at 32 bits.
+
+    Returns:
+        int32, of that shape, each in [0, num_features).
+    """
+    if len(grams) == 1:
+        return grams[0]
+    mixed = xp.zeros_like(grams[0]) + len(grams)
+    for gram, multiplier in zip(grams, MULTIPLIERS, strict=False):
+        mixed = (mixed + gram + 1) * multiplier
+        mixed = xp.bitwise_xor(mixed, xp.right_shift(mixed, 15))
+    return config.vocab_size + xp.bitwise_and(mixed, 2**31 - 1) % config.num_buckets

@@ -1,0 +1,259 @@
+"""Classification: which of several classes a text, or a pair of texts, belongs to.
+
+Shape letters: B batch, T positions, D hidden, C classes.
+"""
+
+import collections
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from zoo import metrics
+from zoo.config import Config
+from zoo.layers.cross_entropy import cross_entropy
+from zoo.layers.heads import SequenceClassifier
+from zoo.models.base import Classifier, Encoder
+from zoo.registry import TASKS
+from zoo.tasks import sequences
+from zoo.tasks.base import Task
+
+
+
+@dataclass(frozen=True)
+class ClassificationConfig(Config):
+    """What is told apart, and how.
+
+    Attributes:
+        labels: the classes; those of the training split, sorted, unless they are given.
+        pair: whether an example has two texts; told by the training split.
+        max_tokens: most tokens of a row, marks included; the run's --seq_length.
+        pooling: how hidden states become one vector: first, last, mean, or auto: first for an encoder, else last.
+        head_dropout: rate in the head.
+        balance: whether every class counts the same in the training loss, however many examples it has.
+        class_weights: what an example of each class counts in the training loss, in the order of labels; empty for 1.
+        overlong: what becomes of texts that do not fit: `cut`, the longer of a pair first, or `refuse`.
+    """
+
+    labels: tuple[str, ...] = ()
+    pair: bool = False
+    max_tokens: int = 0
+    pooling: str = "auto"
+    head_dropout: float = 0.1
+    balance: bool = False
+    class_weights: tuple[float, ...] = ()
+    overlong: str = "cut"
+
+    recipe: ClassVar = dict(dataset="python_docs/classification")
+
+    def validate(self):
+        self.require_rate("head_dropout")
+        self.require(self.pooling in ("auto", "first", "last", "mean"), f"pooling cannot be {self.pooling!r}.")
+        self.require(self.overlong in ("cut", "refuse"), f"overlong is cut or refuse, got {self.overlong!r}.")
+        self.require(all(weight >= 0 for weight in self.class_weights), "class_weights must not be negative.")
+        enough = not self.labels or not self.class_weights or len(self.labels) == len(self.class_weights)
+        self.require(enough, f"there are {len(self.labels)} labels and {len(self.class_weights)} class_weights.")
+
+
+class LabelledTexts:
+    """Examples of a split as ids.
+
+    Attributes:
+        parts: for each example a list of one or two int32 arrays.
+        labels: int32 (N,).
+        num_cut: how many do not fit into a row.
+    """
+
+    def __init__(self, parts, labels, num_cut):
+        self.parts, self.labels, self.num_cut = parts, labels, num_cut
+
+    def __len__(self):
+        return len(self.parts)
+
+
+@TASKS.register("classification", ClassificationConfig)
+class Classification(Task):
+    """loss = -sum_b w_{y_b} log p(y_b | text_b), count = sum_b w_{y_b}, with a weight w for each class, 1 by default."""
+
+    reads = "examples"
+    shown = ("loss", "accuracy", "macro_f1")
+
+    def texts(self, example):
+        return [example[name] for name in ("text", "text_pair") if name in example]
+
+    def adapt(self, examples):
+        counts, pair = collections.Counter(), False
+        for number, example in enumerate(examples, 1):
+            counts[_label(example, number)] += 1
+            pair = "text_pair" in example
+        labels = self.config.labels or tuple(sorted(counts))
+        if len(labels) < 2:
+            raise ValueError(f"Every training example has the label {labels[0]!r}; there must be at least two classes.")
+        weights = self.config.class_weights
+        if self.config.balance:
+            total = sum(counts.values())
+            weights = tuple(total / (len(labels) * counts[label]) if counts[label] else 0.0 for label in labels)
+        self.config = dataclasses.replace(self.config, labels=labels, pair=pair, class_weights=weights)
+
+    def encode(self, examples, tokenizer, layout):
+        known = {label: i for i, label in enumerate(self.config.labels)}
+        texts, labels = [], []
+        for number, example in enumerate(examples, 1):
+            label = _label(example, number)
+            if label not in known:
+                seen = ", ".join(map(repr, self.config.labels))
+                raise ValueError(f"Example {number} has the label {label!r}, which no training example has: {seen}.")
+            texts.append(_texts(example, self.config.pair, number))
+            labels.append(known[label])
+        flat = iter(tokenizer.encode_batch([text for parts in texts for text in parts]))
+        parts = [[next(flat) for _ in some] for some in texts]
+        over = [i for i, some in enumerate(parts, 1) if sequences.overlong(some, layout.seq_length)]
+        if over and self.config.overlong == "refuse":
+            raise ValueError(
+                f"Example {over[0]} does not fit into --seq_length={layout.seq_length} (nor do {len(over) - 1:,} others); "
+                "raise it, or have long texts cut with --set=overlong=cut."
+            )
+        return LabelledTexts(parts, np.array(labels, np.int32), len(over))
+
+    def size(self, data):
+        cut = f", {data.num_cut:,} of them cut" if data.num_cut else ""
+        return f"{len(data):,} examples{cut}"
+
+    def training_batches(self, data, model, tokenizer, layout):
+        self.config = dataclasses.replace(self.config, max_tokens=layout.seq_length)
+        rows = [sequences.row(parts, tokenizer, layout.seq_length) for parts in data.parts]
+        if isinstance(model, Classifier):
+            model.adapt_weights([ids for ids, _ in rows])
+        width = max(len(ids) for ids, _ in rows)
+        weights = np.array(self.config.class_weights or [1.0] * len(self.config.labels), np.float32)
+
+        def make(chosen, step):
+            batch = _batch([rows[i] for i in chosen], data.labels[chosen], width, tokenizer.pad_id)
+            return {**batch, "loss_weights": weights[batch["labels"]]}
+
+        return sequences.ExampleBatches(len(data), layout.batch_size, layout.seed, make)
+
+    def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
+        count = len(data) if max_tokens is None else min(len(data), max(max_tokens // layout.seq_length, 1))
+        rows = [sequences.row(parts, tokenizer, layout.seq_length) for parts in data.parts[:count]]
+        width = max(len(ids) for ids, _ in rows)
+        return sequences.in_order(
+            count, layout.batch_size,
+            lambda chosen: _batch([rows[i] for i in chosen], data.labels[chosen], width, tokenizer.pad_id),
+        )  # fmt: skip
+
+    def model_fields(self, tokenizer):
+        return {**super().model_fields(tokenizer), "num_classes": len(self.config.labels)}
+
+    def head(self, model):
+        if isinstance(model, Classifier):
+            return None
+        pooling = self.config.pooling
+        if pooling == "auto":
+            pooling = "first" if isinstance(model, Encoder) else "last"
+        return SequenceClassifier(len(self.config.labels), pooling, self.config.head_dropout, name="classifier")
+
+    def forward(self, model, batch, state=None, training=False):
+        """Logits (B, C), and None."""
+        if isinstance(model, Classifier):
+            return model(batch["token_ids"], padding_mask=batch["padding_mask"], training=training), None
+        hidden_BTD = model.backbone.encode(
+            batch["token_ids"], batch["padding_mask"], batch["segment_ids"], training=training
+        )
+        return model.head(hidden_BTD, padding_mask=batch["padding_mask"], training=training), None
+
+    def loss(self, batch, outputs):
+        weights = ops.cast(batch["loss_weights"], "float32")
+        losses = cross_entropy(batch["labels"], outputs)
+        if self.label_smoothing or self.z_loss:
+            log_z = ops.logsumexp(outputs, axis=-1)
+            even = log_z - ops.mean(outputs, axis=-1)
+            losses = (1 - self.label_smoothing) * losses + self.label_smoothing * even + self.z_loss * log_z**2
+        return ops.sum(losses * weights), ops.sum(weights)
+
+    def score(self, model, batch, state=None):
+        logits, _ = self.forward(model, batch)
+        weights = ops.cast(batch["loss_weights"], "float32")
+        nats = ops.sum(cross_entropy(batch["labels"], logits) * weights)
+        rows = {"probs": ops.softmax(logits), "labels": batch["labels"], "weights": weights}
+        return {"nats": nats, "examples": ops.sum(weights)}, rows, None
+
+    def metrics(self, totals, rows, data):
+        """`loss` in nats an example, `accuracy`, `macro_f1`, `calibration_error`, and the `confusion_matrix`."""
+        real = np.concatenate(rows["weights"]) > 0
+        probs, labels = np.concatenate(rows["probs"])[real], np.concatenate(rows["labels"])[real]
+        confusion = metrics.confusion_matrix(labels, probs.argmax(1), probs.shape[1])
+        return {
+            "loss": float(totals["nats"]) / float(totals["examples"]),
+            "accuracy": float(np.trace(confusion) / confusion.sum()),
+            "macro_f1": metrics.macro_f1(confusion),
+            "calibration_error": metrics.calibration_error(probs, labels),
+            "num_examples": int(real.sum()),
+            "confusion_matrix": confusion.tolist(),
+        }
+
+    def signatures(self, model, tokenizer):
+        """`serving_default` = `classify`: `text` (and `text_pair`) string (B,) -> `labels` string (B, C), `scores` (B, C).
+
+        Labels are the best first, scores their probabilities. A text that does not fit is cut as it was in training, or
+        with overlong=refuse an InvalidArgumentError.
+        """
+        limit = self.config.max_tokens or model.max_length
+        string = tf.TensorSpec([None], tf.string)
+
+        def classes(texts):
+            batch = sequences.rows_in_graph(texts, tokenizer, None if self.config.overlong == "refuse" else limit)
+            if self.config.overlong == "refuse" and limit is not None:
+                longest = tf.shape(batch["token_ids"])[1]
+                sentence = f"The longest text has {{}} tokens, with the marks around it; this model takes at most {limit}."
+                fits = tf.debugging.Assert(longest <= limit, [tf.strings.format(sentence, longest)])
+                with tf.control_dependencies([fits]):
+                    batch = {name: tf.identity(value) for name, value in batch.items()}
+            probs = tf.nn.softmax(self.forward(model, batch)[0])
+            scores, order = tf.nn.top_k(probs, len(self.config.labels))
+            return {"labels": tf.gather(tf.constant(self.config.labels), order), "scores": scores}
+
+        if self.config.pair:
+            @tf.function(input_signature=[string, string], autograph=False)
+            def classify(text, text_pair):
+                return classes([text, text_pair])
+        else:
+            @tf.function(input_signature=[string], autograph=False)
+            def classify(text):
+                return classes([text])
+
+        return {"serving_default": classify, "classify": classify}
+
+    def requests(self, model, tokenizer):
+        texts = ["", "Oil prices fall.", "Returns the number of items; raises ValueError if there are none.", "東京 naïve"]
+        inputs = {"text": texts, **({"text_pair": texts[::-1]} if self.config.pair else {})}
+        return [("serving_default", inputs), ("classify", {name: texts[1:2] for name, texts in inputs.items()})]
+
+
+def _batch(rows, labels, width, pad_id):
+    ids = [ids for ids, _ in rows]
+    return {
+        "token_ids": sequences.padded(ids, width, pad_id),
+        "segment_ids": sequences.padded([segments for _, segments in rows], width, 0),
+        "padding_mask": np.arange(width) < np.array(list(map(len, ids)))[:, None],
+        "labels": labels.astype(np.int32),
+        "loss_weights": np.ones(len(rows), np.float32),
+    }
+
+
+def _label(example, number):
+    label = example.get("label")
+    if label is None or label == "":
+        raise ValueError(f"Example {number} has no label; each must have one, in the field or column `label`.")
+    return str(label)
+
+
+def _texts(example, pair, number):
+    texts = [example.get("text"), *([example.get("text_pair")] if pair else [])]
+    for name, text in zip(("text", "text_pair"), texts, strict=False):
+        if not text:
+            raise ValueError(f"Example {number} has an empty {name}; there is nothing to classify.")
+    return texts
