@@ -104,7 +104,7 @@ def define_training():
     flags.DEFINE_integer(
         "grad_accumulation", None, "Micro-batches that a step is taken in, so that less memory does.", lower_bound=1
     )
-    flags.DEFINE_enum("precision", None, ("float32", "bfloat16"), "Of the computation; weights stay float32.")
+    flags.DEFINE_enum("precision", None, ("float32", "bfloat16", "float16"), "Of the computation; weights stay float32.")
     flags.DEFINE_enum("xla", None, ("auto", "on", "off", "require"), "Whether the step is compiled by XLA.")
     flags.DEFINE_integer("seed", None, "Of weights, dropout and the order of the data.", lower_bound=0)
     flags.DEFINE_string("model_dir", None, "Where the run is written. [runs/<model>/<timestamp>]")

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from trainers.carried import Carried, CarriedRows
 from trainers.gradients import Differentiation
+from trainers.loss_scaling import SMALLEST_SCALE, LossScaling
 from trainers.strategies import Placement, rows_of, share
 from zoo.layers.fusion import islands
 
@@ -70,11 +71,12 @@ class Trainer:
         fuse: whether XLA makes the elementwise chains of a step that it does not compile as a whole.
         placement: a `strategies.Placement` in whose scope model and optimizer were made; by default one replica.
         grad_accumulation: k; a replica takes its rows in k micro-batches, and the update is that of the whole batch.
+        require_xla: whether a step that XLA cannot compile is an error, and not said and then run without.
     """
 
     def __init__(
         self, model, task, optimizer, *, tokenizer=None, batch_size, seq_length, xla, fuse=False, placement=None,
-        grad_accumulation=1,
+        grad_accumulation=1, require_xla=False,
     ):  # fmt: skip
         self.model, self.task, self.optimizer, self.tokenizer = model, task, optimizer, tokenizer
         self.placement = placement or Placement("cpu")
@@ -87,13 +89,17 @@ class Trainer:
         if model.carries_state:
             self.initial = self.placement.spread(lambda _: model.init_state(self.rows, seq_length))
             self.carried = Carried(self.placement, self.initial, batch_size)
+        self.scaling = LossScaling() if keras.config.dtype_policy().name == "mixed_float16" else None
+        self._require_xla = require_xla
         self._compile(xla)
         self._evaluate = tf.function(self._evaluate_step, reduce_retracing=True, autograph=False)
         self.placement.part_seeds(model.variables)
 
     def _compile(self, xla):
-        """Makes the graphs: of the whole step on one replica, else of the gradients on each."""
-        if self.placement.strategy is None:
+        """Makes the graphs: of the whole step on one replica, else of the gradients on each. Scaled losses stand between
+        the two: whether a step counts is decided when all gradients are added up."""
+        self.xla, self._taken = xla, False
+        if self.placement.strategy is None and self.scaling is None:
             self._compiled = [tf.function(self._whole_step, jit_compile=xla, autograph=False)]
             self._step = self._compiled[0]
             return
@@ -115,6 +121,8 @@ class Trainer:
         groups = dict(model=self.model.variables, optimizer=self.optimizer.variables)
         if self.carried is not None:
             groups["carried"] = self.carried.variables()
+        if self.scaling is not None:
+            groups["loss_scaling"] = self.scaling.variables()
         return groups
 
     def follow_chief(self, progress):
@@ -147,6 +155,7 @@ class Trainer:
         Returns:
             A `Step`.
         """
+        factor = 1.0 if self.scaling is None else float(self.scaling.scale) / np.size(batch["loss_weights"])
         if self.placement.num_replicas > 1 or self._micro_batches > 1:
             replicas = self.placement.num_replicas
             batch = self.placement.spread(lambda i: _tensors(rows_of(batch, i, replicas, self._micro_batches)))
@@ -155,31 +164,64 @@ class Trainer:
         state = None
         if self.carried is not None:
             state = self.initial if starts_epoch else self.carried.state
-        told, state = self._step(batch, state, tf.constant(float(stop)))
+        told, state = self._compiled_step(batch, state, tf.constant(float(stop)), tf.constant(factor))
+        told = Step(*map(self.placement.first, told))
+        if self.scaling is not None:
+            told = self._scaled(told)
         if self.carried is not None:
             self.carried.state = state
-        return Step(*map(self.placement.first, told))
+        return told
 
-    def _whole_step(self, batch, state, stop):
+    def _scaled(self, told):
+        """Lets the loss scale learn from a step; one that overflowed, and so changed nothing, tells a norm of 0."""
+        finite = bool(np.isfinite(told.gradient_norm))
+        may_fall = float(self.scaling.scale) > SMALLEST_SCALE
+        self.scaling.learn(finite)
+        return told if finite or not may_fall else told._replace(gradient_norm=tf.constant(0.0))
+
+    def _compiled_step(self, *arguments):
+        """Takes the step; when XLA turns out not to be able to, says so and takes it without, if that is allowed."""
+        try:
+            result, self._taken = self._step(*arguments), True
+            return result
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
+            if not self.xla or self._taken:
+                raise
+            reason = error.message.partition("\n")[0]
+            if self._require_xla:
+                raise ValueError(f"--xla=require: XLA cannot compile this step: {reason}") from error
+            print(f"XLA cannot compile this step, which goes on without: {reason}", flush=True)
+            self._compile(False)
+            return self._step(*arguments)
+
+    def _whole_step(self, batch, state, stop, _):
         """The step of one replica."""
         gradients, loss_sum, count, state = self._differentiation.of_mean(batch, state)
         norm = _global_norm(gradients)
         self.optimizer.apply(gradients, self.model.trainable_variables)
         return Step(loss_sum / count, count, norm, stop), state
 
-    def _replica_step(self, batch, state, stop):
+    def _replica_step(self, batch, state, stop, factor):
         """The step of one among several replicas. Between its two halves all add up what they computed."""
         context = tf.distribute.get_replica_context()
         compiled = self._compiled[int(self.placement.local_index() or 0) % self.placement.num_local]
         with self.placement.view(self.model.variables):
-            gradients, loss_sum, count, state = compiled(batch, state, tf.constant(1.0))
+            gradients, loss_sum, count, state = compiled(batch, state, factor)
         stop = tf.identity(stop)  # puts it on the replica's device, which an argument is not
-        gradients, loss_sum, count, stop = context.all_reduce("SUM", (gradients, loss_sum, count, stop))
-        gradients = [gradient / count for gradient in gradients]
+        if self.placement.strategy:
+            gradients, loss_sum, count, stop = context.all_reduce("SUM", (gradients, loss_sum, count, stop))
+        gradients = [gradient / (count * factor) for gradient in gradients]
         norm = _global_norm(gradients)
         with self.placement.view([*self.model.variables, *self.optimizer.variables]):
-            self.optimizer.apply(gradients, self.model.trainable_variables)
+            if self.scaling is None:
+                self.optimizer.apply(gradients, self.model.trainable_variables)
+            else:  # an overflow of float16: no update, and the next loss is scaled by less
+                tf.cond(tf.math.is_finite(norm), lambda: self._updated(gradients), lambda: False)
         return Step(loss_sum / count, count, norm, stop), state
+
+    def _updated(self, gradients):
+        self.optimizer.apply(gradients, self.model.trainable_variables)
+        return True
 
     def _evaluate_step(self, batch, state):
         return self.task.score(self.model, batch, state=state)

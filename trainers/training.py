@@ -28,8 +28,8 @@ def train(run, config, model_config):
 
 def _train(run, config, model_config, placement):
     loop.set_seed(config.seed)
-    if config.precision == "bfloat16":
-        tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    if config.precision != "float32":
+        tf.keras.mixed_precision.set_global_policy(f"mixed_{config.precision}")
     task = TASKS.get(config.task)(task_config(config), label_smoothing=config.label_smoothing, z_loss=config.z_loss)
     source = tfds_configs.get(config.dataset, config.data_path)
     print(f"Data: {source.name}, tokenizer {config.tokenizer}", flush=True)
@@ -83,6 +83,7 @@ def _fit(run, config, model, task, tokenizer, data, placement):
     trainer = loop.Trainer(
         model, task, optimizer, tokenizer=tokenizer, batch_size=config.batch_size, seq_length=config.seq_length,
         xla=xla, fuse=fuse, placement=placement, grad_accumulation=config.grad_accumulation,
+        require_xla=config.xla == "require",
     )  # fmt: skip
     checkpoints = Checkpoints(run / "checkpoints", named_variables(**trainer.variables()), placement.is_chief)
     restored = trainer.follow_chief(checkpoints.restore())
@@ -97,7 +98,7 @@ def _fit(run, config, model, task, tokenizer, data, placement):
     meter = _meter(config, model, data, placement)
     Steps(run, config, trainer, batches, checkpoints, log, data, place, meter, profiled_steps()).run()
     print(checkpoints.summary(), flush=True)
-    print(f"Graphs of the step: {trainer.num_compilations}, {'compiled by XLA' if xla else 'not compiled by XLA'}.", flush=True)
+    print(f"Graphs of the step: {trainer.num_compilations}, {'compiled by XLA' if trainer.xla else 'not compiled by XLA'}.", flush=True)
     return trainer, log
 
 

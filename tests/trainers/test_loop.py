@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from tests import tiny_models
-from trainers import loop
+from trainers import loop, loss_scaling
 from zoo.data import PackedBatches
 from zoo.models.base import LanguageModel
 from zoo.tasks.base import Layout
@@ -202,6 +202,72 @@ def test_a_large_model_is_not_compiled_on_a_cpu(monkeypatch):
     monkeypatch.setattr(loop, "XLA_CPU_MAX_PARAMS", 10)
     compiled, reason = loop.resolve_xla("auto", tiny_models.create("gpt"), [Device("CPU")])
     assert not compiled and reason.endswith("parameters are many for a CPU")
+
+
+def test_lengths_cost_no_more_compilations_than_there_are_buckets():
+    model = tiny_models.create("gpt")
+    trainer = tiny_models.trainer(model, xla=True)
+    for step, length in enumerate((7, 13, 5, 13, 6, 9, 7, 4)):
+        bucket, data = 7 if length <= 7 else 13, batch(model, step)
+        counted = np.broadcast_to(np.arange(bucket) < length, (5, bucket)).astype("float32")
+        trainer.step({name: value[:, :bucket] for name, value in data.items()} | {"loss_weights": counted})
+    assert trainer.num_compilations == 2
+
+
+class Unknown(LanguageModeling):
+    """A loss with an operation that XLA does not have."""
+
+    def loss(self, batch, outputs):
+        total, count = super().loss(batch, outputs)
+        return total, tf.strings.to_number(tf.strings.as_string(count))
+
+
+@pytest.mark.parametrize("required", [False, True])
+def test_xla_never_falls_back_in_silence(required, capsys):
+    model = tiny_models.create("lstm")
+    plain = tiny_models.trainer(model)
+    trainer = loop.Trainer(
+        model, Unknown(), plain.optimizer, batch_size=5, seq_length=13, xla=True, require_xla=required
+    )
+    if required:
+        with pytest.raises(ValueError, match="--xla=require: XLA cannot compile this step"):
+            trainer.step(batch(model))
+        return
+    assert float(trainer.step(batch(model)).count) == 65
+    assert "XLA cannot compile this step, which goes on without" in capsys.readouterr().out and not trainer.xla
+
+
+# float16
+
+
+def test_training_in_float16_follows_float32_and_an_overflow_changes_no_weight(restore_dtype_policy):
+    losses = {}
+    for policy in ("float32", "mixed_float16"):
+        keras.config.set_dtype_policy(policy)
+        model = tiny_models.create("gpt")
+        trainer = tiny_models.trainer(model)
+        losses[policy] = [float(trainer.step(batch(model, seed=1)).loss) for _ in range(6)]
+        assert {variable.dtype for variable in model.trainable_variables} == {"float32"}
+    np.testing.assert_allclose(losses["mixed_float16"], losses["float32"], rtol=0.01)
+    scale, good_steps = trainer.variables()["loss_scaling"]
+    assert (float(scale), int(good_steps)) == (2.0**15, 6)
+    scale.assign(2.0**40)
+    before = [np.asarray(v) for v in (*model.trainable_variables, *trainer.optimizer.variables)]
+    told = trainer.step(batch(model, seed=1))
+    assert np.isfinite(told.loss) and float(told.gradient_norm) == 0
+    assert (float(scale), int(good_steps)) == (2.0**39, 0)
+    for value, variable in zip(before, (*model.trainable_variables, *trainer.optimizer.variables), strict=True):
+        np.testing.assert_array_equal(variable, value)
+
+
+def test_the_loss_scale_halves_at_once_and_doubles_when_all_went_well(monkeypatch):
+    monkeypatch.setattr(loss_scaling, "GOOD_STEPS", 3)
+    scaling = loss_scaling.LossScaling()
+    scales = []
+    for finite in (True, False, True, True, True, True, False, False):
+        scaling.learn(finite)
+        scales.append(float(scaling.scale) / 2**15)
+    assert scales == [1, 0.5, 0.5, 0.5, 1, 1, 0.5, 0.25]
 
 
 # The thread that makes batches
