@@ -60,3 +60,41 @@ def calibration_error(probs, labels, num_bins=15):
     bins = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
     gaps = np.bincount(bins, right, num_bins) - np.bincount(bins, confidence, num_bins)
     return float(np.abs(gaps).sum() / len(labels))
+
+
+def are_entity_tags(labels):
+    """Whether tags mark spans: O, and B-, I-, E- or S- with a type (BIO or BIOES)."""
+    marked = [label for label in labels if label[:2] in ("B-", "I-", "E-", "S-")]
+    return bool(marked) and all(label == "O" or label in marked for label in labels)
+
+
+def entities(tags):
+    """(type, first word, last word) of each span of a sentence, as conlleval and seqeval's default mode read tags.
+
+    A span also begins where its type changes or after one that has ended, whatever its prefix.
+    """
+    found, start, kind, before = [], None, None, "O"
+    for i, tag in enumerate([*tags, "O"]):
+        prefix, _, its_kind = tag.partition("-")
+        inside = prefix != "O"
+        begins = inside and (prefix in "BS" or before in "OES" or its_kind != kind)
+        if start is not None and (begins or not inside):
+            found.append((kind, start, i - 1))
+            start = None
+        if begins:
+            start = i
+        before, kind = prefix, its_kind
+    return found
+
+
+def entity_f1(sentences, predicted):
+    """2 TP / (2 TP + FP + FN) over the spans of all sentences: type and both ends must agree.
+
+    Args:
+        sentences, predicted: lists of lists of tags.
+    """
+    right = told = true = 0
+    for tags, guesses in zip(sentences, predicted, strict=True):
+        here, there = set(entities(tags)), set(entities(guesses))
+        right, told, true = right + len(here & there), told + len(there), true + len(here)
+    return 2 * right / (told + true) if told + true else 0.0

@@ -7,7 +7,7 @@
     posts.jsonl.gz,field=body                      the text is in the field `body`
     train.tsv,columns=label:text                   no header; these are the columns
 
-Options: `format` = text, lines, jsonl, csv or tsv (by default told by the file's name); `field` (default `text`);
+Options: `format` = text, lines, jsonl, csv, tsv, tagged (`word TAB tag`, a blank line between sentences) or squad (by default told by the file's name); `field` (default `text`);
 `columns`; `errors` = strict or replace. A comma or an equals sign in a file's name is escaped with a backslash; a name
 that exists as it stands needs none.
 
@@ -22,8 +22,8 @@ import re
 from dataclasses import dataclass
 
 SPLITS = ("train", "validation", "test")
-FORMATS = ("text", "lines", "jsonl", "csv", "tsv")
-SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv"}
+FORMATS = ("text", "lines", "jsonl", "csv", "tsv", "tagged", "squad")
+SUFFIXES = {".conll": "tagged", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv"}
 OPTIONS = {"format": FORMATS, "field": None, "columns": None, "errors": ("strict", "replace")}
 
 

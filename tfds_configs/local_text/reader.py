@@ -16,7 +16,7 @@ def records(path, data_path):
     Raises:
         ValueError: bytes that are not UTF-8, a missing field or column, a ragged row, broken JSON or gzip.
     """
-    read = {"text": _whole, "lines": _lines, "jsonl": _json_lines, "csv": _rows, "tsv": _rows}
+    read = {"tagged": _sentences, "squad": _questions, "text": _whole, "lines": _lines, "jsonl": _json_lines, "csv": _rows, "tsv": _rows}
     try:
         with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
             for record in read[data_path.format_of(path)](path, file, data_path):
@@ -52,6 +52,38 @@ def _json_lines(path, file, data_path):
         if not isinstance(text, str):
             raise ValueError(f"{path}, line {number}: field {data_path.field!r} must be a string, got {text!r:.60}.")
         yield {**record, "text": _encodable(text, path, number, data_path.errors)}
+
+
+def _sentences(path, file, data_path):
+    """`word TAB ... TAB tag`, a blank line between sentences; the first and the last column count."""
+    words, tags = [], []
+    for number, line in [*_decoded_lines(path, file, data_path), (0, "")]:
+        line = _without_end(line)
+        if line and not line.startswith("-DOCSTART-"):
+            columns = line.split("\t") if "\t" in line else line.split(" ")
+            if len(columns) < 2 or not columns[0] or not columns[-1]:
+                raise ValueError(f"{path}, line {number} is not a word, a tab and its tag: {line!r:.60}.")
+            words.append(columns[0])
+            tags.append(columns[-1])
+        elif words:
+            yield {"text": " ".join(words), "tokens": words, "tags": tags}
+            words, tags = [], []
+
+
+def _questions(path, file, data_path):
+    """Questions of a JSON file in the format of SQuAD 1.1 and 2.0."""
+    try:
+        articles = json.loads(_decoded(file.read(), path, 0, data_path.errors))["data"]
+        for paragraph in (paragraph for article in articles for paragraph in article["paragraphs"]):
+            for question in paragraph["qas"]:
+                answers = question.get("answers") or []
+                yield {
+                    "text": paragraph["context"], "id": str(question["id"]), "question": question["question"],
+                    "context": paragraph["context"], "answers": [answer["text"] for answer in answers],
+                    "answer_starts": [answer["answer_start"] for answer in answers],
+                }  # fmt: skip
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not in the format of SQuAD ({type(error).__name__}: {error}).") from error
 
 
 def _rows(path, file, data_path):

@@ -60,7 +60,7 @@ class GPTConfig(Config):
     attention: str = "auto"
     remat: str = "none"
 
-    tasks: ClassVar = ("language_modeling", "classification")
+    tasks: ClassVar = ("language_modeling", "classification", "tagging")
     recipe: ClassVar = dict(
         dataset="python_docs", tokenizer="bpe", vocab_size=4_096, seq_length=128, batch_size=16, steps=1_200,
         learning_rate=3e-3, optimizer="adamw", schedule="cosine", warmup_steps=60, weight_decay=0.1, clip_norm=1.0,

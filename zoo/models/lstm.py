@@ -43,7 +43,7 @@ class LSTMConfig(Config):
     output_dropout: float = 0.0
     weight_dropout: float = 0.0
 
-    tasks: ClassVar = ("language_modeling", "classification")
+    tasks: ClassVar = ("language_modeling", "classification", "tagging")
     recipe: ClassVar = dict(
         dataset="python_docs", tokenizer="bpe", vocab_size=4_096, seq_length=64, batch_size=32, steps=700,
         learning_rate=1e-2, optimizer="muon", schedule="cosine", warmup_steps=50, weight_decay=0.01, clip_norm=1.0,

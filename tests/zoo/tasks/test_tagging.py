@@ -1,0 +1,124 @@
+"""Tagging: words to tokens and back, entity F1, answers; and what is refused."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import tiny_models
+from zoo import metrics
+from zoo.registry import MODELS
+from zoo.tasks.base import Layout
+from zoo.tasks.tagging import Tagging, TaggingConfig
+from zoo.tokenizers.base import create
+
+EXAMPLES = [
+    {"tokens": ["the", "cat", "sat"], "tags": ["D", "N", "V"]},
+    {"tokens": ["cats", "sit"], "tags": ["N", "V"]},
+    {"tokens": ["the", "\u200b", "mat", "sat", "the", "cat"], "tags": ["D", "X", "N", "V", "D", "N"]},
+]
+LAYOUT = Layout(seq_length=9, batch_size=2)
+BYTES = create("byte")
+NAMES = [name for name in MODELS.names() if "tagging" in MODELS.config(name).tasks]
+
+
+def adapted():
+    task = Tagging()
+    task.adapt(EXAMPLES)
+    return task
+
+
+def test_the_first_token_answers_for_a_word_and_long_sentences_are_several_rows():
+    task = adapted()
+    assert task.config.labels == ("D", "N", "V", "X")
+    data = task.encode(EXAMPLES[:2], BYTES, LAYOUT)
+    end = BYTES.eos_id
+    # seven bytes a row: "the" (3) and " cat" (4); " sat" is a row of its own; "cats" (4), " sit" (4) are two rows
+    assert [ids.tolist() for ids, _, _ in data.rows] == [
+        [end, *b"the cat", end], [end, *b" sat", end], [end, *b"cats", end], [end, *b" sit", end],
+    ]  # fmt: skip
+    assert [places.tolist() for _, places, _ in data.rows] == [[1, 4], [1], [1], [1]]
+    assert [labels.tolist() for _, _, labels in data.rows] == [[0, 1], [2], [1], [2]]
+    assert data.sentences == [1, 1, 2, 2]
+    batch = next(iter(task.evaluation_batches(data, None, BYTES, LAYOUT)))
+    assert batch["loss_weights"].tolist() == [[0, 1, 0, 0, 1, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0, 0, 0]]
+    assert batch["labels"][0, [1, 4]].tolist() == [0, 1]
+
+
+def test_scores_by_hand():
+    task = Tagging(TaggingConfig(labels=("B-x", "I-x", "O")))
+    examples = [{"tokens": list("abcdef"), "tags": ["B-x", "I-x", "O", "O", "B-x", "O"]}, {"tokens": ["g"], "tags": ["O"]}]
+    data = task.encode(examples, BYTES, Layout(seq_length=7, batch_size=2))  # "a b c", " d e", " f" and " g"
+    rows = {"labels": [], "weights": [], "predicted": []}
+    guesses = iter([[0, 1, 2], [2, 2], [2], [2]])
+    for batch in task.evaluation_batches(data, None, BYTES, Layout(seq_length=7, batch_size=2)):
+        rows["labels"].append(batch["labels"])
+        rows["weights"].append(batch["loss_weights"])
+        predicted = np.full_like(batch["labels"], 1)
+        for row, real in zip(predicted, batch["loss_weights"] > 0, strict=True):
+            if real.any():
+                row[real] = next(guesses)
+        rows["predicted"].append(predicted)
+    scores = task.metrics({"nats": 14.0, "words": 7.0}, rows, data)
+    assert scores == {"loss": 2.0, "accuracy": 6 / 7, "num_words": 7, "entity_f1": pytest.approx(2 / 3)}
+
+
+def test_entities_by_hand():
+    assert metrics.entities(["B-x", "I-x", "O", "I-y", "I-z", "B-z"]) == [("x", 0, 1), ("y", 3, 3), ("z", 4, 4), ("z", 5, 5)]
+    assert metrics.entities(["S-x", "B-x", "I-x", "E-x", "I-x", "E-x"]) == [("x", 0, 0), ("x", 1, 3), ("x", 4, 5)]
+    assert metrics.entity_f1([["B-x", "O"]], [["B-y", "O"]]) == 0.0 and metrics.entity_f1([["O"]], [["O"]]) == 0.0
+    assert metrics.are_entity_tags(["O", "B-x"]) and not metrics.are_entity_tags(["O", "N"])
+
+
+@pytest.mark.parametrize("prefixes", ["BI", "BIES"])
+def test_entity_f1_is_seqevals(prefixes):
+    seqeval = pytest.importorskip("seqeval.metrics", reason="seqeval is not installed")
+    random = np.random.default_rng(1)
+    tags = ["O", *(f"{prefix}-{kind}" for prefix in prefixes for kind in "xy")]
+    for _ in range(20):
+        true, guess = ([random.choice(tags, 11).tolist() for _ in range(5)] for _ in range(2))
+        expected = seqeval.f1_score(true, guess, zero_division=0)
+        assert metrics.entity_f1(true, guess) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("example", "sentence"), [
+    ({"tokens": ["a", "b"], "tags": ["D"]}, "Example 1 has 2 words and 1 tags"),
+    ({"tokens": ["a"]}, "Example 1 has 1 words and 0 tags"),
+    ({"tokens": [], "tags": []}, "Example 1 has no words"),
+    ({"tokens": ["a"], "tags": [""]}, "Example 1 has a word without a tag"),
+    ({"tokens": ["a"], "tags": ["Q"]}, "Example 1 has the tag 'Q', which no training example has"),
+])  # fmt: skip
+def test_examples_that_are_refused(example, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        adapted().encode([example], BYTES, LAYOUT)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_learns_and_answers_alike_alone_and_in_company(name):
+    task = adapted()
+    tokenizer = create("wordpiece", [" ".join(example["tokens"]) for example in EXAMPLES] * 2, vocab_size=61)
+    fields = {**task.model_fields(tokenizer), "dropout": 0.0}
+    config = MODELS.config(name).preset("tiny")
+    config = config.replace(**{k: v for k, v in fields.items() if hasattr(config, k)})
+    model = task.assemble(MODELS.get(name)(config)).build_from_ids()
+    data = task.encode(EXAMPLES, tokenizer, LAYOUT)
+    batches = task.training_batches(data, model, tokenizer, LAYOUT)
+    trainer = tiny_models.trainer(model, steps=30, task=task, learning_rate=0.01 if name in ("bert", "gpt") else 0.1)
+    losses = [float(trainer.step(batches.batch(step))[0]) for step in range(30)]
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+    tag = task.signatures(model, tokenizer)["tag"]
+    texts = ["the cat", "", "  sat \u200b ", "cats sit the"]
+    together = {key: value.numpy() for key, value in tag(tf.constant(texts)).items()}
+    assert together["num_tokens"].tolist() == [2, 0, 2, 3]
+    assert together["tokens"][0].tolist() == [b"the", b"cat", b""]
+    for row, text in enumerate(texts):
+        words = together["num_tokens"][row]
+        alone = tag(tf.constant([text]))["tags"][0, :words].numpy().tolist()
+        assert together["tags"][row].tolist() == alone + [b""] * (3 - words)
+        if words:  # and as evaluation sees it
+            example = {"tokens": text.split(), "tags": ["D"] * int(words)}
+            batch = next(iter(task.evaluation_batches(task.encode([example], tokenizer, LAYOUT), model, tokenizer, LAYOUT)))
+            _, rows, _ = task.score(model, batch)
+            predicted = rows["predicted"].numpy()[0][batch["loss_weights"][0] > 0]
+            assert [task.config.labels[i].encode() for i in predicted] == alone
+    with pytest.raises(tf.errors.InvalidArgumentError, match="The longest text has .* takes at most 9"):
+        tag(tf.constant(["the " * 9]))
