@@ -13,6 +13,7 @@ from trainers import run as run_program
 from trainers.interruption import Interruption
 from trainers.metrics_log import MEASURED, MetricsLog
 from zoo.bundle import Bundle
+from zoo.data import PackedBatches
 from zoo.tokenizers.base import create as create_tokenizer
 
 TRAIN = (
@@ -188,6 +189,23 @@ def test_a_full_disk_while_training(workplace, capfd, monkeypatch):
     sentence = refusal(capfd, "run", *TRAIN, "--data_path=text.txt", "--steps=3", "--model_dir=r")
     assert "No space left on device; make room, or choose another place." in sentence
     assert tree(workplace / "r" / "checkpoints") == []
+
+
+def test_a_batch_that_ruins_the_weights_is_undone_and_left_out(workplace, capfd, monkeypatch):
+    """Its loss is no number and so are the weights after it, moments of the optimizer included."""
+    given = PackedBatches.batch
+
+    def batch(self, step):
+        return {**given(self, step), **({"loss_weights": np.full((2, 8), np.nan, np.float32)} if step == 5 else {})}
+
+    monkeypatch.setattr(PackedBatches, "batch", batch)
+    answer = finished(capfd, "--steps=8", "--checkpoint_every=4", "--eval_every=8", "--model_dir=r")
+    assert "Step 6: the loss is nan. Gone back to the checkpoint of step 4; left out from now on: 6." in answer.out
+    lines = [json.loads(line) for line in (workplace / "r" / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["split"]) for line in lines] == [
+        *[(step, "train") for step in range(1, 6)], (6, "skipped"), (7, "train"), (8, "train"), (8, "validation"), (8, "test")
+    ]  # fmt: skip
+    assert all(np.isfinite(line["loss"]) for line in lines if line["split"] != "skipped")
 
 
 # Bundles
