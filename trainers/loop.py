@@ -20,11 +20,9 @@ import tensorflow as tf
 from trainers.carried import Carried, CarriedRows
 from trainers.gradients import Differentiation
 from trainers.loss_scaling import SMALLEST_SCALE, LossScaling
+from trainers.plan import XLA_CPU_MAX_PARAMS
 from trainers.strategies import Placement, rows_of, share
 from zoo.layers.fusion import islands
-
-# Measured on two CPU cores (benchmarks/LOG.md): below, XLA's fusion wins; above, the matrix products rule and it loses.
-XLA_CPU_MAX_PARAMS = 3_000_000
 
 
 def resolve_xla(requested, model, devices):

@@ -17,7 +17,14 @@ from trainers import machine
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MOMENTS = {"adamw": 2.0, "sgd": 1.0, "muon": 1.0, "adafactor": 0.0}  # floats a parameter; Adafactor keeps rows and columns
-LOADED = 0.7e9  # bytes of a process that has loaded TensorFlow and compiled a step
+LOADED = 0.5e9  # bytes of a process that has loaded TensorFlow
+# Bytes that tracing and compiling the step add: where XLA compiles it, where it does not, and where a loop over time is
+# written out in the graph.
+GRAPHS = {"compiled": 0.36e9, "plain": 0.20e9, "recurrent": 0.29e9}
+# Measured on two CPU cores (benchmarks/LOG.md): below, XLA's fusion wins; above, the matrix products rule and it loses.
+XLA_CPU_MAX_PARAMS = 3_000_000
+CHUNK = 2**25  # logits that the loss makes at a time when there are more than twice as many (zoo/layers/chunked_cross_entropy.py)
+BLOCKS_FROM = 2_048  # T from which no attention scores are kept (zoo/layers/blockwise_attention.py)
 FORWARD_SHARE = 1 / 3  # of the time that training on a token takes
 SAFE = 0.95  # of the memory there is; the rest is other people's
 
@@ -31,6 +38,7 @@ class Memory:
     gradients: float
     checkpoint: float
     activations: float
+    graphs: float
 
     @property
     def total(self):
@@ -65,21 +73,31 @@ def _attention_width(config):
     return config.num_heads * (getattr(config, "head_dim", None) or config.hidden_dim // config.num_heads)
 
 
-def training_memory(config, batch_size, seq_length, *, optimizer="adamw", precision="float32", grad_accumulation=1):
+def training_memory(
+    config, batch_size, seq_length, *, optimizer="adamw", precision="float32", grad_accumulation=1, xla="auto"
+):
     """The `Memory` of training a model with `config`.
 
     Args:
         config: a model's config.
         batch_size: B, on one device.
         seq_length: T.
-        optimizer, precision, grad_accumulation: as the flags.
+        optimizer, precision, grad_accumulation, xla: as the flags.
     """
     params = 4 * config.num_params()
     rows = math.ceil(batch_size / grad_accumulation)
-    activations = rows * seq_length * (_layers(config, seq_length, BYTES[precision]) + _output(config))
+    tokens = rows * seq_length
+    activations = tokens * _layers(config, seq_length, BYTES[precision]) + _output(config, tokens)
     moments = MOMENTS[optimizer] * params
     gradients = params * (2 if grad_accumulation > 1 else 1)
-    return Memory(params, moments, gradients, params + moments, activations)
+    return Memory(params, moments, gradients, params + moments, activations, _graphs(config, xla))
+
+
+def _graphs(config, xla):
+    if not hasattr(config, "num_heads"):
+        return GRAPHS["recurrent"]
+    compiled = xla in ("on", "require") or (xla == "auto" and config.num_params() <= XLA_CPU_MAX_PARAMS)
+    return GRAPHS["compiled" if compiled else "plain"]
 
 
 def _layers(config, seq_length, width):
@@ -91,16 +109,17 @@ def _layers(config, seq_length, width):
         return width * config.num_layers * config.hidden_dim * (3.0 * gates + 6.0)
     heads = _attention_width(config)
     mlp = getattr(config, "mlp_dim", None) or 4 * config.hidden_dim
-    scores = 2.0 * config.num_heads * seq_length * 4
-    block = width * (8.0 * config.hidden_dim + 4.0 * heads + 3.0 * mlp) + scores
+    scores = 1.5 * config.num_heads * seq_length * 4 if seq_length < BLOCKS_FROM else 0.0
+    block = width * (5.0 * config.hidden_dim + 2.0 * heads + 3.0 * mlp) + scores
     if getattr(config, "remat", "none") != "none":
         return config.num_layers * width * config.hidden_dim + block
     return config.num_layers * block
 
 
-def _output(config):
-    """Bytes a token of the logits and of what the loss makes of them, in float32."""
-    return 4 * 3.0 * getattr(config, "num_classes", config.vocab_size)
+def _output(config, tokens):
+    """Bytes of the logits and of what the loss makes of them, in float32."""
+    logits = tokens * getattr(config, "num_classes", config.vocab_size)
+    return 4 * 1.7 * (logits if logits <= 2 * CHUNK else CHUNK)
 
 
 def fits(memory, limit):
@@ -193,8 +212,9 @@ def seconds_left(config, step, tokens_per_second, judged, data_tokens):
 def _memory_of(config, model_config, **changes):
     settings = dict(batch_size=config.batch_size, grad_accumulation=getattr(config, "grad_accumulation", 1)) | changes
     return training_memory(
-        model_config, seq_length=config.seq_length, optimizer=config.optimizer, precision=config.precision, **settings
-    )
+        model_config, seq_length=config.seq_length, optimizer=config.optimizer, precision=config.precision, xla=config.xla,
+        **settings,
+    )  # fmt: skip
 
 
 def _proposals(config, model_config, limit):

@@ -18,7 +18,7 @@ def tiny(**fields):
 
 
 def run(**changes):
-    settings = dict(batch_size=12, seq_length=16, steps=10, optimizer="adamw", precision="float32", grad_accumulation=1)
+    settings = dict(batch_size=12, seq_length=16, steps=10, optimizer="adamw", precision="float32", grad_accumulation=1, xla="auto")
     return SimpleNamespace(**{**settings, **changes})
 
 
@@ -44,7 +44,9 @@ def test_memory_of_weights_moments_gradients_and_a_checkpoints_copy():
     params = 4 * tiny().num_params()
     memory = plan.training_memory(tiny(), 3, 16)
     assert (memory.weights, memory.optimizer, memory.gradients, memory.checkpoint) == (params, 2 * params, params, 3 * params)
-    assert memory.total == 7 * params + memory.activations
+    assert memory.total == 7 * params + memory.activations + plan.GRAPHS["compiled"]
+    assert plan.training_memory(tiny(), 3, 16, xla="off").graphs == plan.GRAPHS["plain"]
+    assert plan.training_memory(MODELS.config("lstm").preset("tiny"), 3, 16).graphs == plan.GRAPHS["recurrent"]
     assert plan.training_memory(tiny(), 3, 16, optimizer="sgd").checkpoint == 2 * params
 
 
@@ -60,6 +62,15 @@ def test_activations_go_with_rows_and_less_is_kept_when_blocks_are_computed_agai
     again = dataclasses.replace(tiny(), num_layers=12)
     if "remat" in {field.name for field in dataclasses.fields(again)}:
         assert activations(again.replace(remat="block")) < activations(again) / 2
+
+
+def test_of_many_logits_only_a_chunk_is_held_and_of_long_sequences_no_scores():
+    wide = tiny(vocab_size=2**16)
+    at_once, in_chunks = (plan.training_memory(wide, rows, 16).activations for rows in (64, 65))
+    assert at_once == pytest.approx(64 * plan.training_memory(wide, 1, 16).activations)
+    assert in_chunks < 0.6 * at_once
+    long = tiny(max_length=4_096)
+    assert plan.training_memory(long, 1, 2_048).activations < plan.training_memory(long, 1, 2_047).activations / 5
 
 
 def test_what_fits_needs_no_proposal_and_what_does_not_gets_one_that_does():
