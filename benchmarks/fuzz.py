@@ -74,7 +74,7 @@ def resident_bytes():
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * 4_096
 
 
-def fuzz(model, signature, requests, seed=0, megabyte=True, limit=60):
+def fuzz(model, signature, requests, seed=0, megabyte=True, limit=300):
     """Sends random requests to one signature.
 
     Returns:
@@ -120,7 +120,7 @@ def main():
     parser.add_argument("--export_dir", type=Path, required=True, help="one version, or the directory of the versions")
     parser.add_argument("--requests", type=int, default=10_000, help="a signature")
     parser.add_argument("--signatures", help="which, by commas; all if not given")
-    parser.add_argument("--seconds", type=int, default=60, help="that one request may take")
+    parser.add_argument("--seconds", type=int, default=300, help="that one request may take")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     model = SavedModel(newest(args.export_dir))

@@ -138,8 +138,15 @@ class Loaded:
                     f"{which} has {length} tokens, with the one that begins it; this model takes at most {longest}."
                 )
 
-    def export(self, directory, version=None):
-        """Writes a SavedModel to `directory/<version>/` and proves it in a clean process. Returns its path."""
+    def export(self, directory, version=None, precision="float32"):
+        """Writes a SavedModel to `directory/<version>/` and proves it in a clean process. Returns its path.
+
+        Args:
+            directory: the parent of all versions.
+            version: above all that are there; None for the next one.
+            precision: of the weights: float32, bfloat16 or int8.
+        """
         return export_saved_model(
-            directory, self.model, self.tokenizer, self.task, version=version, provenance=self.bundle.provenance
-        )
+            directory, self.model, self.tokenizer, self.task, version=version, provenance=self.bundle.provenance,
+            precision=precision,
+        )  # fmt: skip

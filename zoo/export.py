@@ -17,14 +17,14 @@ from pathlib import Path
 import tensorflow as tf
 from google.protobuf.message import EncodeError
 
-from zoo.layers.linear import turned_kernels
 from zoo.serving import deployment, golden, replay
 from zoo.serving.canonical import canonicalise
 from zoo.serving.model_card import model_card
 from zoo.serving.ops import check_ops
+from zoo.serving.weights import at_precision, stored_weights
 
 
-def export_saved_model(directory, model, tokenizer, task, version=None, provenance=None):
+def export_saved_model(directory, model, tokenizer, task, version=None, provenance=None, precision="float32"):
     """Writes the next version of a SavedModel, and proves it in a clean process before it appears under its name.
 
     Args:
@@ -36,12 +36,13 @@ def export_saved_model(directory, model, tokenizer, task, version=None, provenan
             (signature, inputs as lists) and perhaps the number of an earlier request whose answer is fed in besides.
         version: an integer above every version there, or None for the next one.
         provenance: what the bundle says of the model's origin, for its card.
+        precision: of the weights: one of `zoo.serving.weights.PRECISIONS`.
 
     Returns:
         The path of the new `<directory>/<version>`.
 
     Raises:
-        ValueError: the version is not higher, the graph holds an op that a stock server cannot run or is too large, or the
+        ValueError: the version is not higher, the model cannot take the precision, the graph holds an op that a stock server cannot run or is too large, or the
             clean process answers otherwise than this one. Nothing is left behind.
         OSError: the directory cannot be written.
     """
@@ -53,12 +54,13 @@ def export_saved_model(directory, model, tokenizer, task, version=None, provenan
     except OSError as error:
         raise OSError(f"The export directory {directory} cannot be written: {error.strerror}.") from error
     try:
-        functions = task.signatures(model, tokenizer)
+        served = at_precision(model, precision)
+        functions = task.signatures(served, tokenizer)
         left_out = {name: golden.defaults(function) for name, function in functions.items()}
-        with turned_kernels(model) as variables:
+        with stored_weights(served, precision) as weights:
             # Traced here, once: saving and calling a tf.function would each trace it.
             concrete = {name: function.get_concrete_function() for name, function in functions.items()}
-        _save(aside, variables, tokenizer, concrete)
+        _save(aside, weights, tokenizer, concrete)
         canonicalise(aside, left_out)
         check_ops(aside)
         golden.write(aside, concrete, left_out, task.requests(model, tokenizer), model.registered_name)
@@ -72,9 +74,9 @@ def export_saved_model(directory, model, tokenizer, task, version=None, provenan
     return directory / str(version)
 
 
-def _save(path, variables, tokenizer, functions):
+def _save(path, weights, tokenizer, functions):
     module = tf.Module()
-    module.variables_ = [variable.value for variable in variables]
+    module.weights = weights
     module.tokenizer = tokenizer
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # a server never differentiates
     try:

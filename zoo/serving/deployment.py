@@ -124,7 +124,7 @@ def example_instances(requests):
     """JSON of the longest row of the golden requests to the default signature that is plain ASCII."""
     inputs = next(request["inputs"] for request in requests if request["signature"] == "serving_default")
     rows = [dict(zip(inputs, values, strict=True)) for values in zip(*inputs.values(), strict=True)]
-    row = max((row for row in rows if json.dumps(row).isascii()), key=lambda row: len(json.dumps(row)))
+    row = max((row for row in rows if json.dumps(row, ensure_ascii=False).isascii()), key=lambda row: len(json.dumps(row)))
     return json.dumps([row if len(row) > 1 else next(iter(row.values()))])
 
 

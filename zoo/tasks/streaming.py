@@ -16,9 +16,10 @@ import inspect
 import tensorflow as tf
 
 from zoo.decoding import choose
+from zoo.tasks.signatures import refusal_unless, signature
 from zoo.tasks.text_generation import (
     FLOATS, INTEGERS, LENGTH_BUCKETS, OPTIONS, STRINGS, as_many_as_fit, checked_options, default, left_padded, longest_text,
-    long_texts, refusal_unless, texts_of,
+    long_texts, texts_of,
 )  # fmt: skip
 
 PREFIX = "state_"
@@ -62,7 +63,7 @@ def streaming_signatures(model, tokenizer):
             **to_wire(state, tf.size(prompt)),
         }  # fmt: skip
 
-    @tf.function(input_signature=[STRINGS, INTEGERS, INTEGERS, *(OPTIONS[name][0] for name in SAMPLING)], autograph=False)
+    @signature(STRINGS, INTEGERS, INTEGERS, *(OPTIONS[name][0] for name in SAMPLING))
     def prefill(
         prompt, max_new_tokens=default("max_new_tokens"), padded_length=default("top_k"), temperature=default("temperature"),
         top_k=default("top_k"), top_p=default("top_p"), seed=default("seed"),
@@ -122,10 +123,9 @@ def _with_arguments(step, specs):
     def decode_step(*values):
         return step(**{parameter.name: value for parameter, value in zip(parameters, values, strict=True)})
 
-    # The arguments depend on the model's state; tf.function reads them off here.
+    # The arguments depend on the model's state; their names are read off here.
     decode_step.__signature__ = inspect.Signature(parameters)
-    signature = [*specs.values(), *(OPTIONS[name][0] for name in SAMPLING)]
-    return tf.function(decode_step, input_signature=signature, autograph=False)
+    return signature(*specs.values(), *(OPTIONS[name][0] for name in SAMPLING))(decode_step)
 
 
 def _state_on_the_wire(model):

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from zoo.decoding import Sampling, generate
+from zoo.tasks.signatures import refusal_unless, signature
 
 # What a request writes that does not say how much.
 DEFAULT_NEW_TOKENS = 64
@@ -59,7 +60,7 @@ def language_model_signatures(model, tokenizer):
     would be right.
     """
 
-    @tf.function(input_signature=[STRINGS, *(OPTIONS[name][0] for name in OPTIONS)], autograph=False)
+    @signature(STRINGS, *(OPTIONS[name][0] for name in OPTIONS))
     def generate_(
         prompt, max_new_tokens=default("max_new_tokens"), temperature=default("temperature"), top_k=default("top_k"),
         top_p=default("top_p"), seed=default("seed"),
@@ -81,11 +82,11 @@ def language_model_signatures(model, tokenizer):
         text = texts_of(tokenizer, prompt, tf.ragged.boolean_mask(prompt_ids, padding_mask), whole)
         return {"text": text, "log_prob": decoded.log_probs}
 
-    @tf.function(input_signature=[STRINGS], autograph=False)
+    @signature(STRINGS)
     def serving_default(prompt):
         return {"text": generate_(prompt, *(tf.constant(default(name)) for name in OPTIONS))["text"]}
 
-    @tf.function(input_signature=[STRINGS], autograph=False)
+    @signature(STRINGS)
     def score(text):
         log_prob, num_tokens = _score(model, tokenizer, text)
         num_bytes = tf.cast(tf.strings.length(text), tf.float32)
@@ -136,12 +137,6 @@ def longest_text(model):
     if model.max_length is not None:
         return model.max_length
     return None if model.context_tokens else LONGEST
-
-
-def refusal_unless(condition, sentence, *values):
-    """An op that fails with a sentence, whose {} are filled with the values, unless the condition holds."""
-    # The plain op: tf.debugging.Assert wraps it in a cond, which takes longer to trace than the rest of a signature.
-    return tf.raw_ops.Assert(condition=condition, data=[tf.strings.format(sentence, list(values))])
 
 
 def checked_options(prompt, *, max_new_tokens, **sampling):

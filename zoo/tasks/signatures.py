@@ -1,0 +1,39 @@
+"""What every signature of a served model has in common: a request that does not fit is refused by a sentence."""
+
+import inspect
+
+import tensorflow as tf
+
+
+def signature(*specs):
+    """Makes a Python function a `tf.function` for a SavedModel. An argument's default, an array, becomes the signature's.
+
+    Neither a server nor a session compares what it is sent with the shapes that a signature names. Here an argument of another rank
+    is an InvalidArgumentError that names both shapes, before it can mislead an operation inside.
+
+    Args:
+        *specs: a TensorSpec for each argument.
+    """
+
+    def decorate(function):
+        parameters = inspect.signature(function)
+
+        def checked(*values):
+            return function(*(_of_its_shape(*given) for given in zip(parameters.parameters, specs, values, strict=True)))
+
+        checked.__signature__, checked.__name__ = parameters, function.__name__
+        return tf.function(checked, input_signature=specs, autograph=False)
+
+    return decorate
+
+
+def _of_its_shape(name, spec, value):
+    # The shape is forgotten first: a check of what the graph believes to know already would be optimised away.
+    unknown = tf.raw_ops.PlaceholderWithDefault(input=value, shape=tf.TensorShape(None), name=name)
+    return tf.ensure_shape(unknown, spec.shape)
+
+
+def refusal_unless(condition, sentence, *values):
+    """An op that fails with a sentence, whose {} are filled with the values, unless the condition holds."""
+    # The plain op: tf.debugging.Assert wraps it in a cond, which takes longer to trace than the rest of a signature.
+    return tf.raw_ops.Assert(condition=condition, data=[tf.strings.format(sentence, list(values))])
