@@ -32,7 +32,7 @@ setup(
         "tensorboard>=2.19",
     ],
     extras_require={
-        "test": ["pytest>=8", "hypothesis>=6.100"],
+        "test": ["pytest>=8", "hypothesis>=6.100", "tensorflow-serving-api>=2.19"],
         "bench": ["torch>=2.4", "transformers>=4.45", "kenlm>=0.2"],
         "serving": ["tensorflow-serving-api>=2.19"],
     },

@@ -176,7 +176,7 @@ def test_a_stream_ends_in_the_text_that_generate_writes(served):
     pieces = list(stream(Local(), "The ", 12, **options))
     whole = served.run("generate", {"prompt": ["The "], "max_new_tokens": [12], **{k: [v] for k, v in options.items()}})
     assert "The " + "".join(pieces) == whole["text"][0].decode("utf8", "replace")
-    assert len(pieces) > 3
+    assert len(pieces) > 1  # fewer than tokens: random bytes are rarely a character, and half a one is held back
 
 
 def test_rows_join_and_part_between_steps(served):
@@ -211,8 +211,8 @@ def test_rows_join_and_part_between_steps(served):
 
 
 @pytest.mark.parametrize(("signature", "inputs", "sentence"), [
-    ("generate", {"prompt": "The"}, r"prompt \[\] is not compatible with expected shape \[\?\]"),
-    ("score", {"text": [["a", "b"]]}, r"text \[1,2\] is not compatible"),
+    ("generate", {"prompt": "The"}, r"prompt\w* \[\] is not compatible with expected shape \[\?\]"),
+    ("score", {"text": [["a", "b"]]}, r"text\w* \[1,2\] is not compatible"),
     ("generate", {"prompt": ["a"], "temperature": [float("nan")]}, r"temperature is 0 \(greedy\) or a positive number; got \[nan\]"),
     ("generate", {"prompt": ["a"], "top_p": [1.5]}, "top_p is a probability"),
     ("generate", {"prompt": ["a"], "max_new_tokens": [-1]}, "max_new_tokens is a number of tokens, 0 or more"),
