@@ -14,12 +14,16 @@ import sys
 import tempfile
 from pathlib import Path
 
+import keras
 import numpy as np
 
 from tests import tiny_models
 from trainers import strategies, workers
+from zoo.models.base import Classifier
 from zoo.registry import MODELS
+from zoo.tasks.classification import Classification, ClassificationConfig
 
+LABELS = ("no", "perhaps", "yes")
 SIDES = ("replicas", "micro-batches", "both", "workers")
 
 
@@ -60,19 +64,49 @@ def _parser():
 
 def _curve(name, placement, grad_accumulation, args):
     """name -> array: the losses of all steps, and every variable after the last."""
+    classifier = issubclass(MODELS.get(name), Classifier)
     with placement.scope():
-        model = tiny_models.assembled(name)
+        model = _classifier(name) if classifier else tiny_models.assembled(name)
     trainer = tiny_models.trainer(
         model, args.steps, placement=placement, grad_accumulation=grad_accumulation, xla=args.xla == "on",
         optimizer=args.optimizer, learning_rate=args.learning_rate,
+        task=Classification(ClassificationConfig(labels=LABELS)) if classifier else None,
     )  # fmt: skip
-    batches = tiny_models.uneven_batches(trainer)
+    batches = Texts(model) if classifier else tiny_models.uneven_batches(trainer)
     losses = [float(trainer.step(batches.batch(i), batches.starts_epoch(i)).loss) for i in range(args.steps)]
     carried = trainer.variables().get("carried", [])
     return {
         "losses": np.array(losses), **{v.path: np.asarray(v) for v in model.variables},
         **{f"carried/{v.name}": np.asarray(v) for v in carried},
     }  # fmt: skip
+
+
+def _classifier(name):
+    keras.utils.set_random_seed(7)
+    model_class = MODELS.get(name)
+    return model_class(model_class.config_class.preset("tiny", dropout=0.0)).build_from_ids()
+
+
+class Texts:
+    """Texts of unequal lengths with a class each; some of them do not count."""
+
+    def __init__(self, model):
+        self._model = model
+
+    def batch(self, step):
+        random = np.random.default_rng([17, step])
+        size, length = tiny_models.BATCH_SIZE, tiny_models.SEQ_LENGTH
+        weights = random.integers(0, 3, size).astype("float32")
+        weights[step % size] += 1
+        return {
+            "token_ids": tiny_models.token_ids(self._model, size, length, step),
+            "padding_mask": np.arange(length) < random.integers(1, length + 1, size)[:, None],
+            "labels": random.integers(0, len(LABELS), size).astype(np.int32),
+            "loss_weights": weights,
+        }
+
+    def starts_epoch(self, step):
+        return True
 
 
 def _difference(one, other):
