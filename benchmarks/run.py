@@ -48,6 +48,10 @@ FIGURES = {
         "training LSTM 2 x 650; mark: 1.0 x torch nn.LSTM",
         ["benchmarks.train_lstm", "--peer_python={peer}"],
     ),
+    "memory": (
+        "peak memory of a training step, T 512 to 8,192; mark: linear in blocks, chunks and with remat",
+        ["benchmarks.memory"],
+    ),
     "decode": (
         "greedy decoding at GPT-2 124M's shape; mark: 1.3 x keras-hub and transformers",
         ["benchmarks.decode", "--peer_python={peer}"],

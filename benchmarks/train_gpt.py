@@ -50,6 +50,7 @@ def _parser():
     parser.add_argument("--sides", default=",".join(SIDES), help="which to measure, by commas")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--small", action="store_true", help="the default GPT, 4 x 128")
+    parser.add_argument("--attention", choices=("auto", "plain", "rows", "blockwise"), default="auto", help="of our side")
     parser.add_argument("--xla", choices=("auto", "on", "off"), default="auto", help="of our side")
     for name, value in (
         ("num_layers", 6), ("num_heads", 6), ("hidden_dim", 384), ("seq_length", 256), ("batch_size", 8), ("steps", 2),
@@ -80,7 +81,7 @@ def _ours(args):
     model = model_class(
         model_class.config_class.preset(
             "default", vocab_size=VOCAB_SIZE, max_length=args.seq_length, num_layers=args.num_layers,
-            num_heads=args.num_heads, hidden_dim=args.hidden_dim,
+            num_heads=args.num_heads, hidden_dim=args.hidden_dim, attention=args.attention,
         )  # fmt: skip
     ).build_from_ids()
     optimizer = optimizers.create(SETTINGS, model.trainable_variables)

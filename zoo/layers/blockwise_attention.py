@@ -23,7 +23,8 @@ FORMS = ("auto", "plain", "rows", "blockwise")
 ROW = 128  # queries in a row, and
 MAX_ROWS = 8
 BLOCK = 512  # queries or keys in a block, at most
-# Measured on two CPU cores (benchmarks/LOG.md): from here on rows win, and from there on blocks cost no time.
+# Rows are faster from here on (benchmarks/LOG.md); from there on blocks, for memory: plain or in rows, twelve heads would hold
+# over 100 MB a layer and sequence.
 ROWS_FROM, BLOCKS_FROM = 256, 2_048
 
 
