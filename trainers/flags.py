@@ -59,6 +59,7 @@ class TrainConfig:
     precision: str
     xla: str
     seed: int
+    init_from: str | None
     eval_every: int
     checkpoint_every: int
     export: bool
@@ -107,6 +108,7 @@ def define_training():
     flags.DEFINE_enum("precision", None, ("float32", "bfloat16", "float16"), "Of the computation; weights stay float32.")
     flags.DEFINE_enum("xla", None, ("auto", "on", "off", "require"), "Whether the step is compiled by XLA.")
     flags.DEFINE_integer("seed", None, "Of weights, dropout and the order of the data.", lower_bound=0)
+    flags.DEFINE_string("init_from", None, "A bundle or a run whose structure, vocabulary and weights this one begins with.")
     flags.DEFINE_string("model_dir", None, "Where the run is written. [runs/<model>/<timestamp>]")
     flags.DEFINE_enum("resume", "auto", ("auto", "never"), "Go on with the run in --model_dir, or insist on a new one.")
     flags.DEFINE_integer("eval_every", None, "Steps between evaluations. [a sixth of the steps]", lower_bound=1)
@@ -183,9 +185,12 @@ def train_config():
     resolved = {**DEFAULTS, "task": config_class.tasks[0], **config_class.recipe_for(preset)}
     if FLAGS.task not in (None, config_class.tasks[0]):
         resolved.update(TASKS.config(FLAGS.task).recipe)  # the family's own is for its first task
+    model_config = config_class.preset(preset)
+    if FLAGS.init_from:
+        model_config = _begun_from(resolved)
     if FLAGS.data_path:
         resolved["dataset"] = "local_text"
-    if FLAGS.tokenizer not in (None, resolved["tokenizer"]):
+    if FLAGS.tokenizer not in (None, resolved["tokenizer"]) and not FLAGS.init_from:
         resolved["vocab_size"] = None  # the recipe's size is for the recipe's tokenizer
     for field in dataclasses.fields(TrainConfig):
         given = FLAGS[field.name].value
@@ -196,6 +201,7 @@ def train_config():
     steps = resolved["steps"]
     resolved.setdefault("vocab_size", None)
     resolved.setdefault("data_path", None)
+    resolved.setdefault("init_from", None)
     resolved.setdefault("eval_every", max(steps // 6, 1))
     resolved.setdefault("checkpoint_every", max(steps // 6, 1))
     profiled_steps()
@@ -204,7 +210,22 @@ def train_config():
     task_fields = _field_names(TASKS.config(config.task)) - _field_names(config_class)
     of_model = [text for text in config.set if text.partition("=")[0] not in task_fields]
     task_config(config)  # refuses a wrong value before anything is done
-    return config, _fitted_to_sequence(config_class.preset(preset).override(of_model), config)
+    return config, _fitted_to_sequence(model_config.override(of_model), config)
+
+
+def _begun_from(resolved):
+    """The model's config in --init_from; its tokenizer goes into `resolved`, and the sequence length if the recipe's is too long."""
+    from trainers import initial
+
+    for name in ("preset", "tokenizer", "vocab_size"):
+        if FLAGS[name].value is not None:
+            raise ValueError(f"--{name} cannot be chosen with --init_from: structure and vocabulary are those of the bundle.")
+    model_config, resolved["tokenizer"] = initial.described(FLAGS.init_from, FLAGS.model)
+    resolved["vocab_size"] = None
+    longest = getattr(model_config, "max_length", None)
+    if longest is not None:
+        resolved["seq_length"] = min(resolved["seq_length"], longest)
+    return model_config
 
 
 def task_config(config):
@@ -244,6 +265,8 @@ def _fitted_to_sequence(model_config, config):
     length = getattr(model_config, "max_length", None)
     if length is None or length >= config.seq_length:
         return model_config
+    if config.init_from:
+        raise ValueError(f"--seq_length={config.seq_length} is more than the {length} positions of --init_from.")
     if any(assignment.startswith("max_length=") for assignment in config.set):
         raise ValueError(f"--seq_length={config.seq_length} does not fit max_length={length}; set them alike.")
     return model_config.replace(max_length=config.seq_length)

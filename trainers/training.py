@@ -6,7 +6,7 @@ from pathlib import Path
 import tensorflow as tf
 
 import tfds_configs
-from trainers import loop, optimizers, plan, strategies
+from trainers import initial, loop, optimizers, plan, strategies
 from trainers.checkpoints import Checkpoints, named_variables
 from trainers.flags import profiled_steps, quiet, task_config
 from trainers.meter import Meter, devices_peak
@@ -61,6 +61,8 @@ def _train(run, config, model_config, placement):
     else:
         with placement.scope():
             model.build_from_ids()
+        if config.init_from:
+            print(initial.assign(model, config.init_from), flush=True)
         trainer, log = _fit(run, config, model, task, tokenizer, data, placement)
     if not placement.is_chief:
         placement.barrier()  # a worker that left would be taken for dead while the chief finishes

@@ -110,6 +110,12 @@ def write(bundle, directory):
     family = FAMILIES[model_type]
     if task not in family.architectures:
         raise ValueError(f"A {model_type} for {task} cannot be written; {nearest(task, family.architectures)}")
+    offset = getattr(model.config, "position_offset", 0)
+    if offset and bundle.tokenizer.pad_id != offset - 1:
+        raise ValueError(
+            f"A {model_type} counts positions from the id of padding, so that must be {offset - 1}; in this tokenizer it is "
+            f"{bundle.tokenizer.pad_id}."
+        )
     directory.mkdir(parents=True, exist_ok=True)
     bundle.tokenizer.save(directory)
     (directory / "zoo_tokenizer.json").unlink()

@@ -29,7 +29,11 @@ def answer(request):
         "masked_lm": transformers.AutoModelForMaskedLM,
         "embed": transformers.AutoModel,
     }
-    model = classes[request["task"]].from_pretrained(**where, dtype=torch.float32, attn_implementation="eager").eval()
+    if path.is_file():
+        model = _of_gguf(transformers, path)
+    else:
+        peer_class = classes[request["task"]]
+        model = peer_class.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
     results = {}
     for i, ids in enumerate(request["rows"]):
         with torch.no_grad():
@@ -44,6 +48,20 @@ def answer(request):
         results["tokenizer_error"] = np.array(str(error).splitlines()[0])
     results["versions"] = np.array(json.dumps({"transformers": transformers.__version__, "torch": torch.__version__}))
     return results
+
+
+def _of_gguf(transformers, path):
+    """The library's own reading of a GGUF file; its `from_pretrained` would want another package for it."""
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    config = transformers.AutoConfig.for_model(**load_gguf_checkpoint(str(path), return_tensors=False)["config"])
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    tensors = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)["tensors"]
+    left = model.load_state_dict(tensors, strict=False)
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    if set(left.missing_keys) - tied or left.unexpected_keys:
+        raise ValueError(f"transformers reads {path} in part only: {left}.")
+    return model.float().eval()
 
 
 def main(request, target):

@@ -139,8 +139,9 @@ ENCODER_REQUIRED = dict(
 )  # fmt: skip
 
 
-def _their_gelu(config):
-    return {"hidden_act": "gelu" if config.activation == "gelu_exact" else "gelu_new"}
+def _their_mlp(config):
+    gelu = "gelu" if config.activation == "gelu_exact" else "gelu_new"
+    return {"hidden_act": gelu, "intermediate_size": config.mlp_width}
 
 
 BERT = Family(
@@ -164,7 +165,7 @@ BERT = Family(
     dropped=(r"cls\.seq_relationship\.(weight|bias)",),
     architectures={"embed": "BertModel", "masked_lm": "BertForMaskedLM"},
     adjust=lambda config, theirs: {"activation": GELUS[theirs["hidden_act"]]},
-    theirs=_their_gelu,
+    theirs=_their_mlp,
 )
 
 
@@ -187,7 +188,7 @@ def _roberta(model_type):
             "activation": GELUS[theirs["hidden_act"]], "max_length": theirs["max_position_embeddings"] - 2,
         },
         theirs=lambda config: {
-            **_their_gelu(config), "max_position_embeddings": config.max_length + 2, "pad_token_id": 1,
+            **_their_mlp(config), "max_position_embeddings": config.max_length + 2, "pad_token_id": 1,
         },
     )  # fmt: skip
 

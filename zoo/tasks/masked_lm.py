@@ -89,7 +89,8 @@ class MaskedLM(Task):
     def score(self, model, batch, state=None):
         logits, _ = self.forward(model, batch)
         weights = batch["loss_weights"]
-        right = ops.cast(ops.argmax(logits, axis=-1) == ops.cast(batch["labels"], "int64"), "float32")
+        best = ops.cast(ops.argmax(logits, axis=-1), "int32")
+        right = ops.cast(best == ops.cast(batch["labels"], "int32"), "float32")
         totals = {
             "nats": ops.sum(cross_entropy(batch["labels"], logits) * weights),
             "tokens": ops.sum(weights),

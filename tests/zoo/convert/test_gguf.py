@@ -1,0 +1,132 @@
+"""GGUF files into bundles: files written here with the `gguf` package, read back."""
+
+import gguf as library
+import numpy as np
+import pytest
+
+from tests import foreign_models
+from zoo.convert import gguf
+from zoo.convert.tables import LLAMA, parts, to_theirs
+from zoo.convert.weights import variables_by_path
+
+
+def renamed(name):
+    """Hugging Face's name of a tensor -> GGUF's."""
+    for old, new in [
+        ("embed_tokens", "token_embd"), ("lm_head", "output"), ("layers.", "blk."), ("input_layernorm", "attn_norm"),
+        ("post_attention_layernorm", "ffn_norm"), ("self_attn.o_proj", "attn_output"), ("self_attn.", "attn_"),
+        ("mlp.", "ffn_"), ("_proj", ""),
+    ]:  # fmt: skip
+        name = name.replace(old, new)
+    return "output_norm.weight" if name == "norm.weight" else name
+
+
+def interleaved(rows, num_heads):
+    """Rows of a projection as llama.cpp stores them: the two halves of each head take turns."""
+    return np.stack(np.split(rows.reshape(num_heads, -1, rows.shape[-1]), 2, axis=1), axis=2).reshape(rows.shape)
+
+
+def write(path, bundle, *, without=(), further=(), kind=None, **fields):
+    config, tokenizer = bundle.model.config, bundle.tokenizer
+    writer = library.GGUFWriter(path, "llama")
+    values = {
+        "llama.context_length": config.max_length, "llama.block_count": config.num_layers,
+        "llama.embedding_length": config.hidden_dim, "llama.feed_forward_length": config.mlp_width,
+        "llama.attention.head_count": config.num_heads, "llama.attention.head_count_kv": config.kv_heads,
+        "llama.attention.key_length": config.head_width,
+    }  # fmt: skip
+    for name, value in values.items():
+        if name not in without:
+            writer.add_uint32(name, value)
+    writer.add_float32("llama.rope.freq_base", config.rotary_theta)
+    writer.add_float32("llama.attention.layer_norm_rms_epsilon", config.epsilon)
+    writer.add_tokenizer_model(fields.get("model", "gpt2"))
+    writer.add_tokenizer_pre(fields.get("pre", "smollm"))
+    writer.add_token_list(list(tokenizer.vocabulary))
+    writer.add_token_types([3 if i == tokenizer.eos_id else 1 for i in range(tokenizer.vocab_size)])
+    merges = fields["merges"]
+    writer.add_token_merges([" ".join(pair) for pair in merges])
+    for rule in LLAMA.rules(config):
+        variable = variables_by_path(bundle.model)[rule.ours]
+        for name, array in zip(rule.theirs, to_theirs(rule, variable.numpy(), parts(config, rule)), strict=True):
+            if "q_proj" in name or "k_proj" in name:
+                array = interleaved(array, config.num_heads if "q_proj" in name else config.kv_heads)
+            array = np.ascontiguousarray(array)
+            if renamed(name) in without:
+                continue
+            if kind is not None and array.ndim == 2 and array.shape[1] % 32 == 0:
+                writer.add_tensor(renamed(name), library.quants.quantize(array, kind), raw_dtype=kind)
+            else:
+                writer.add_tensor(renamed(name), array)
+    for name in further:
+        writer.add_tensor(name, np.ones(4, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return foreign_models.bundle("llama")
+
+
+@pytest.fixture(scope="module")
+def merges(bundle, tmp_path_factory):
+    import json
+
+    directory = tmp_path_factory.mktemp("tokenizer")
+    bundle.tokenizer.save(directory)
+    return [tuple(m) for m in json.loads((directory / "tokenizer.json").read_text())["model"]["merges"]]
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-tied"])
+def test_every_weight_comes_back(name, merges, tmp_path):
+    expected = foreign_models.bundle(name)
+    got = gguf.read(write(tmp_path / "model.gguf", expected, merges=merges))
+    assert got.model.config == expected.model.config
+    for path, variable in variables_by_path(expected.model).items():
+        np.testing.assert_array_equal(variable.numpy(), variables_by_path(got.model)[path].numpy(), err_msg=path)
+    assert got.provenance["stored_as"] == ["F32"]
+    assert got.task.registered_name == "language_modeling"
+    assert got.tokenizer.eos_id == expected.tokenizer.eos_id
+
+
+def test_digits_are_words_of_their_own_as_the_file_says(bundle, merges, tmp_path):
+    smollm = gguf.read(write(tmp_path / "a.gguf", bundle, merges=merges, pre="smollm")).tokenizer
+    gpt2 = gguf.read(write(tmp_path / "b.gguf", bundle, merges=merges, pre="gpt-2")).tokenizer
+    text = "the cat 1984 sat"
+    assert gpt2.encode(text) == bundle.tokenizer.encode(text)
+    assert [smollm.decode([i]) for i in smollm.encode(" 19 x")][:3] == [" ", "1", "9"]
+
+
+def test_quantised_weights_are_dequantised(merges, tmp_path):
+    import dataclasses
+
+    expected = foreign_models.bundle("llama")
+    assert dataclasses.asdict(expected.model.config)["mlp_dim"] == 26
+    row = np.linspace(-1, 1, 64, dtype=np.float32).reshape(2, 32)
+    kind = library.GGMLQuantizationType.Q8_0
+    values = library.quants.dequantize(library.quants.quantize(row, kind), kind)
+    assert np.abs(values - row).max() < 0.005  # what the package promises of 8 bits
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (dict(without=("output_norm.weight",)), "lacks 1 tensors that this model has: norm.weight"),
+    (dict(further=("rope_freqs.weight",)), "1 tensors that this model has no place for: rope_freqs.weight"),
+    (dict(without=("llama.block_count",)), "does not say 'llama.block_count'"),
+    (dict(model="llama"), "has a llama tokenizer"),
+    (dict(pre="llama-bpe"), "words cut as 'llama-bpe'"),
+])  # fmt: skip
+def test_what_cannot_be_read_is_refused(options, message, bundle, merges, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        gguf.read(write(tmp_path / "model.gguf", bundle, merges=merges, **options))
+
+
+def test_another_file_is_refused(tmp_path):
+    (tmp_path / "x.gguf").write_bytes(b"no such format, whatever it is called")
+    with pytest.raises(ValueError, match="is no GGUF file, or a damaged one"):
+        gguf.read(tmp_path / "x.gguf")
+    with pytest.raises(ValueError, match="There is no file"):
+        gguf.read(tmp_path / "y.gguf")

@@ -1,0 +1,187 @@
+"""Bundles to Hugging Face directories and back: every bit of every weight, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from tests import foreign_models
+from zoo.convert import certificate, huggingface, safetensors
+from zoo.convert.tables import FAMILIES, family_of
+from zoo.convert.weights import variables_by_path
+
+TEXT = "the naive cat, 1984"
+
+
+@pytest.fixture(scope="module", params=foreign_models.CASES)
+def written(request, tmp_path_factory):
+    """(bundle, the directory that it was written to)."""
+    bundle = foreign_models.bundle(request.param)
+    return bundle, huggingface.write(bundle, tmp_path_factory.mktemp(request.param) / "there")
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """The directory of a BERT, to be damaged."""
+    return huggingface.write(foreign_models.bundle("bert"), tmp_path / "there")
+
+
+def test_there_and_back_is_the_same_bundle(written):
+    bundle, directory = written
+    back = huggingface.read(directory)
+    assert back.model.config == bundle.model.config.replace(**_spelt_out(bundle.model.config))
+    assert back.task.registered_name == bundle.task.registered_name
+    mine, theirs = variables_by_path(bundle.model), variables_by_path(back.model)
+    assert mine.keys() == theirs.keys()
+    for path, variable in mine.items():
+        np.testing.assert_array_equal(variable.numpy(), theirs[path].numpy(), err_msg=path)
+    assert back.tokenizer.encode(TEXT) == bundle.tokenizer.encode(TEXT)
+    ids = [1, 5, 2, 7]
+    np.testing.assert_array_equal(certificate.outputs(back, ids), certificate.outputs(bundle, ids))
+
+
+def _spelt_out(config):
+    """What the files spell out and a config may leave at None."""
+    named = {"mlp_dim": config.mlp_width}
+    if config.__class__.__name__ == "GPTConfig" and config.position == "rotary":
+        named |= {"num_kv_heads": config.kv_heads, "head_dim": config.head_width}
+    elif config.__class__.__name__ == "GPTConfig":
+        named = {}
+    return named
+
+
+def test_the_library_reads_what_is_written(written):
+    bundle, directory = written
+    tensors = load_file(directory / "model.safetensors")
+    total = sum(value.size for value in tensors.values())
+    assert total == sum(int(np.prod(v.shape)) for v in variables_by_path(bundle.model).values())
+    config = json.loads((directory / "config.json").read_text())
+    assert config["model_type"] == family_of(bundle.model)
+    assert config["architectures"][0].startswith({"gpt2": "GPT2", "llama": "Llama", "bert": "Bert", "roberta": "Roberta"}[config["model_type"]])
+
+
+def test_the_certificate_says_what_was_compared(written):
+    bundle, directory = written
+    result = certificate.certify(bundle, directory)
+    assert result["ids"] | {"versions": 0} == {"compared": True, "identical": True, "peer": result["ids"]["peer"], "versions": 0}
+    if result["outputs"]["compared"]:  # where torch and transformers are installed
+        assert result["outputs"]["largest_difference"] < 1e-4 * max(1, result["outputs"]["largest_output"])
+    else:
+        assert result["outputs"]["reason"].startswith("torch and transformers are not installed")
+
+
+def test_several_files_with_an_index(directory):
+    tensors = load_file(directory / "model.safetensors")
+    names = sorted(tensors)
+    expected = huggingface.read(directory)
+    (directory / "model.safetensors").unlink()
+    for number, part in enumerate((names[::2], names[1::2])):
+        save_file({name: tensors[name] for name in part}, directory / f"part-{number}.safetensors")
+    index = {name: f"part-{i % 2}.safetensors" for i, name in enumerate(names)}
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    got = huggingface.read(directory)
+    for path, variable in variables_by_path(expected.model).items():
+        np.testing.assert_array_equal(variable.numpy(), variables_by_path(got.model)[path].numpy())
+
+
+def changed(directory, change):
+    """Rewrites the tensors after `change(tensors)`."""
+    tensors = load_file(directory / "model.safetensors")
+    change(tensors)
+    save_file(tensors, directory / "model.safetensors")
+
+
+def test_other_precisions_prefixes_old_names_and_copies_are_read(directory):
+    expected = huggingface.read(directory)
+
+    def change(tensors):
+        for name in list(tensors):
+            value = tensors.pop(name).astype(np.float16)
+            tensors["bert." + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")] = value
+        tensors["bert.embeddings.position_ids"] = np.arange(16)[None]
+        tensors["cls.seq_relationship.weight"] = np.zeros((2, 12), np.float32)
+
+    changed(directory, change)
+    got = huggingface.read(directory)
+    assert got.provenance["left_out"] == ["cls.seq_relationship.weight"]
+    for path, variable in variables_by_path(expected.model).items():
+        np.testing.assert_array_equal(variable.numpy().astype(np.float16), variables_by_path(got.model)[path].numpy())
+
+
+def test_missing_and_leftover_tensors_are_listed(directory):
+    changed(directory, lambda t: [t.pop("pooler.dense.bias"), t.pop("encoder.layer.1.output.dense.weight")])
+    with pytest.raises(ValueError, match="lacks 2 tensors .*: encoder.layer.1.output.dense.weight, pooler.dense.bias"):
+        huggingface.read(directory)
+
+
+def test_leftover_tensors_are_listed(directory):
+    changed(directory, lambda t: t.update({"classifier.weight": np.ones((2, 2)), "encoder.layer.7.x": np.ones(3)}))
+    with pytest.raises(ValueError, match="2 tensors that this model has no place for: classifier.weight, encoder.layer.7.x"):
+        huggingface.read(directory)
+
+
+def test_another_shape_is_refused(directory):
+    changed(directory, lambda t: t.update({"embeddings.position_embeddings.weight": np.ones((9, 12), np.float32)}))
+    with pytest.raises(ValueError, match=r"position_embeddings.weight make shape \(9, 12\), .* has \(16, 12\)"):
+        huggingface.read(directory)
+
+
+def test_a_tied_copy_that_differs_is_refused(tmp_path):
+    directory = huggingface.write(foreign_models.bundle("gpt2"), tmp_path / "there")
+    changed(directory, lambda t: t.update({"lm_head.weight": t["transformer.wte.weight"] + 1}))
+    with pytest.raises(ValueError, match="lm_head.weight differs from wte.weight, which this model has only once"):
+        huggingface.read(directory)
+
+
+def test_a_pickle_is_refused_with_the_way_out(directory):
+    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"pytorch_model.bin is a pickle, .*save_pretrained\(NEW\) writes safetensors"):
+        huggingface.read(directory)
+    (directory / "pytorch_model.bin").unlink()
+    with pytest.raises(ValueError, match="holds no weights: there is no model.safetensors"):
+        huggingface.read(directory)
+
+
+def test_damaged_weights_are_refused(directory):
+    path = directory / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(ValueError, match="is damaged or missing"):
+        huggingface.read(directory)
+
+
+@pytest.mark.parametrize(("field", "value", "message"), [
+    ("model_type", "bart", "a model of type 'bart'; did you mean 'bert'?"),
+    ("hidden_act", "relu", "asks for hidden_act='relu', which is not supported; only 'gelu'"),
+    ("position_embedding_type", "relative_key", "position_embedding_type='relative_key'"),
+])  # fmt: skip
+def test_what_our_model_cannot_be_is_refused(directory, field, value, message):
+    path = directory / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    with pytest.raises(ValueError, match=message):
+        huggingface.read(directory)
+
+
+def test_a_model_without_a_counterpart_is_refused(tmp_path):
+    bundle = foreign_models.bundle("llama")
+    object.__setattr__(bundle.model.config, "normalize_qk", True)
+    with pytest.raises(ValueError, match="has no counterpart among bert, "):
+        huggingface.write(bundle, tmp_path / "there")
+
+
+def test_a_directory_that_is_not_empty_is_refused(directory):
+    with pytest.raises(ValueError, match="is there already and not empty"):
+        huggingface.write(foreign_models.bundle("bert"), directory)
+
+
+def test_every_family_names_each_tensor_once():
+    for name, family in FAMILIES.items():
+        rules = [*family.embeddings, *family.block, *family.final, *family.pooler, *family.untied, *family.head]
+        theirs = [tensor for rule in rules for tensor in rule.theirs]
+        assert len(set(theirs)) == len(theirs), name
+        assert len({rule.ours for rule in rules}) == len(rules), name
+
+
+def test_the_writer_refuses_an_array_of_another_shape(tmp_path):
+    with pytest.raises(ValueError, match=r"a has shape \(3,\) where \(2,\) was announced"):
+        safetensors.write(tmp_path / "x.safetensors", [("a", (2,), lambda: np.zeros(3))])
