@@ -56,7 +56,8 @@ def _number_anew(meta_graph):
                     call.name = names[call.name]
             if "Table" in node.op and "shared_name" in node.attr:
                 name = node.attr["shared_name"].s.decode()
-                node.attr["shared_name"].s = shared.setdefault(name, f"{COUNTER.sub('', name)}_{len(shared)}").encode()
+                plain = COUNTER.sub("", name) or "table"  # TensorFlow refuses a name that begins with "_"
+                node.attr["shared_name"].s = shared.setdefault(name, f"{plain}_{len(shared)}").encode()
     for function in library.function:
         function.signature.name = names[function.signature.name]
         for attributes in function.arg_attr.values():
