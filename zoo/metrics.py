@@ -1,6 +1,10 @@
 """Scores: of language models from sums of negative log-likelihoods, of classifiers, taggers and readers from answers."""
 
+import collections
 import math
+import re
+import string
+import unicodedata
 
 import numpy as np
 
@@ -98,3 +102,26 @@ def entity_f1(sentences, predicted):
         here, there = set(entities(tags)), set(entities(guesses))
         right, told, true = right + len(here & there), told + len(there), true + len(here)
     return 2 * right / (told + true) if told + true else 0.0
+
+
+def answer_words(text):
+    """The words of an answer as SQuAD compares them (Rajpurkar et al. 2016, section 6.1): lower case, no articles, no
+    punctuation; and each Chinese character a word of its own, as CMRC 2018 does."""
+    text = "".join(" " if unicodedata.category(c)[0] in "PS" and ord(c) > 127 else c for c in text.lower())
+    text = "".join(c for c in text if c not in string.punctuation)
+    text = re.sub(r"\b(a|an|the)\b", " ", text)
+    return re.sub(r"([\u3400-\u9fff\uf900-\ufaff])", r" \1 ", text).split()
+
+
+def exact_match(answer, wanted):
+    """1.0 if two answers have the same words, else 0.0."""
+    return float(answer_words(answer) == answer_words(wanted))
+
+
+def overlap_f1(answer, wanted):
+    """F1 of the words that two answers share; of two without a word, whether both are."""
+    here, there = answer_words(answer), answer_words(wanted)
+    if not here or not there:
+        return float(here == there)
+    shared = sum((collections.Counter(here) & collections.Counter(there)).values())
+    return 2 * shared / (len(here) + len(there))

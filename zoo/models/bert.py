@@ -51,7 +51,7 @@ class BERTConfig(Config):
     dropout: float = 0.1
     epsilon: float = 1e-12
 
-    tasks: ClassVar = ("masked_lm", "classification", "tagging")
+    tasks: ClassVar = ("masked_lm", "classification", "tagging", "question_answering")
     recipe: ClassVar = dict(
         dataset="python_docs", tokenizer="wordpiece", vocab_size=8_192, seq_length=128, batch_size=16, steps=1_500,
         learning_rate=1e-3, optimizer="adamw", schedule="linear", warmup_steps=100, weight_decay=0.01, clip_norm=1.0,

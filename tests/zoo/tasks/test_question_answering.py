@@ -1,0 +1,131 @@
+"""Question answering: words and their bytes, windows, the best span, SQuAD's scores, answers; and what is refused."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import tiny_models
+from zoo import metrics
+from zoo.registry import MODELS
+from zoo.tasks.base import Layout
+from zoo.tasks.question_answering import IMPOSSIBLE, QuestionAnswering, QuestionAnsweringConfig, best_spans, words_with_offsets
+from zoo.tokenizers.base import create
+
+CONTEXT = "abs: the value. len: a number of items, 東京! max: the largest of all items."
+EXAMPLES = [
+    {"question": "What is abs?", "context": CONTEXT, "answers": ["the value."], "answer_starts": [5]},
+    {"question": "What is max?", "context": CONTEXT, "answers": ["largest of all"], "answer_starts": [CONTEXT.index("larg")]},
+    {"question": "What is len?", "context": CONTEXT, "answers": ["東京"], "answer_starts": [CONTEXT.index("東")]},
+]
+LAYOUT = Layout(seq_length=24, batch_size=4)
+
+
+def parts():
+    task = QuestionAnswering(QuestionAnsweringConfig(max_question=6, stride=4, head_dropout=0.0))
+    task.adapt(EXAMPLES)
+    return task, create("wordpiece", [CONTEXT, "What is abs? max len"] * 3, vocab_size=120)
+
+
+def test_words_and_the_bytes_they_stand_at():
+    texts = ["It's  5%,\t東京naïve! ", "", "  "]
+    words, starts, ends = words_with_offsets(tf.constant(texts))
+    assert [word.decode() for word in words[0].numpy()] == ["It", "'", "s", "5", "%", ",", "東", "京", "naïve", "!"]
+    data = texts[0].encode()
+    assert [data[a:b] for a, b in zip(starts[0].numpy(), ends[0].numpy(), strict=True)] == words[0].numpy().tolist()
+    assert words.row_lengths().numpy().tolist() == [10, 0, 0]
+
+
+def test_windows_overlap_and_every_answer_is_whole_in_one():
+    task, tokenizer = parts()
+    data = task.encode(EXAMPLES, tokenizer, LAYOUT)
+    assert data.questions.tolist() == sorted(data.questions.tolist()) and len(data) > 3
+    begin, end = tokenizer.cls_id, tokenizer.sep_id
+    for row in range(len(data)):
+        ids = data.batch["token_ids"][row][data.batch["padding_mask"][row]].tolist()
+        assert ids[0] == begin and ids[-1] == end and ids.count(end) == 2 and len(ids) <= 24
+        segments = data.batch["segment_ids"][row][: len(ids)].tolist()
+        assert segments == [0] * (ids.index(end) + 1) + [1] * (len(ids) - ids.index(end) - 1)
+    for question, example in enumerate(EXAMPLES):
+        mine = data.questions == question
+        labels = data.batch["labels"][mine]
+        assert labels.any(1).any()
+        text, starts, ends = data.contexts[question]
+        for words, (first, last) in zip(data.words[mine], labels, strict=True):
+            if last:
+                found = text[starts[words[first]] : ends[words[last]]].decode()
+                assert found == example["answers"][0]
+        seen = set(data.words[mine].ravel().tolist()) - {-1}
+        assert seen == set(range(len(starts)))  # no word is lost between windows
+
+
+def test_the_best_span_of_all_windows():
+    words = np.array([[[-1, 0, -1, 1, 2], [-1, 1, 2, 3, -1]]])
+    logits = np.full((1, 2, 5, 2), 0.0, np.float32)
+    logits[0, 0, 4, 0], logits[0, 0, 1, 1] = 9, 9  # a start after its end is no span
+    logits[0, 1, 2, 0], logits[0, 1, 3, 1] = 5, 6
+    best, first, last = best_spans(tf.constant(logits), tf.constant(words), 2)
+    assert (float(best[0]), int(first[0]), int(last[0])) == (11.0, 2, 3)
+    best, first, last = best_spans(tf.constant(logits), tf.constant(words), 1)  # of one word
+    assert (float(best[0]), int(first[0]), int(last[0])) == (9.0, 2, 2) or float(best[0]) == 9.0
+    best, _, _ = best_spans(tf.constant(logits), tf.constant(np.full_like(words, -1)), 3)
+    assert best[0] < IMPOSSIBLE / 2
+
+
+def test_scores_are_squads():
+    assert metrics.exact_match("The  Cat!", "cat") == 1.0 and metrics.exact_match("cats", "cat") == 0.0
+    assert metrics.overlap_f1("the black cat sat", "a black cat") == pytest.approx(2 * 2 / (3 + 2))
+    assert metrics.overlap_f1("", "") == 1.0 and metrics.overlap_f1("cat", "") == 0.0
+    assert metrics.overlap_f1("在北京大学", "北京") == pytest.approx(2 * 2 / (5 + 2))
+    assert metrics.exact_match("北京。", "北京") == 1.0
+
+
+@pytest.mark.parametrize(("changes", "sentence"), [
+    (dict(answers=["no such thing"], answer_starts=[0]), "answer 'no such thing', which is not in its context"),
+    (dict(question=""), "Example 1 has an empty question"), (dict(context=None), "Example 1 has an empty context"),
+    (dict(answer_starts=[]), "Example 1 has 1 answers and 0 starts"),
+])  # fmt: skip
+def test_examples_that_are_refused(changes, sentence):
+    task, tokenizer = parts()
+    with pytest.raises(ValueError, match=sentence):
+        task.encode([{**EXAMPLES[0], **changes}], tokenizer, LAYOUT)
+
+
+def test_windows_without_room_are_refused():
+    task, tokenizer = parts()
+    with pytest.raises(ValueError, match="windows of 12 tokens leave 3 for the context beside a question of 6"):
+        task.encode(EXAMPLES, tokenizer, Layout(12, 2))
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS.names() if "question_answering" in MODELS.config(name).tasks])
+def test_a_model_learns_and_a_server_answers_as_evaluation_does(name):
+    task, tokenizer = parts()
+    fields = {**task.model_fields(tokenizer), "dropout": 0.0, "max_length": 24}
+    config = MODELS.config(name).preset("tiny")
+    config = config.replace(**{k: v for k, v in fields.items() if hasattr(config, k)})
+    model = task.assemble(MODELS.get(name)(config)).build_from_ids()
+    data = task.encode(EXAMPLES, tokenizer, LAYOUT)
+    batches = task.training_batches(data, model, tokenizer, LAYOUT)
+    trainer = tiny_models.trainer(model, steps=50, task=task)
+    losses = [float(trainer.step(batches.batch(step))[0]) for step in range(50)]
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+    totals, rows = {}, {}
+    for batch in task.evaluation_batches(data, model, tokenizer, LAYOUT):
+        sums, kept, _ = task.score(model, batch)
+        for key, value in sums.items():
+            totals[key] = totals.get(key, 0) + np.asarray(value)
+        for key, value in kept.items():
+            rows.setdefault(key, []).append(np.asarray(value))
+    scores = task.metrics(totals, rows, data)
+    answer = task.signatures(model, tokenizer)["answer"]
+    questions, contexts = ([example[key] for example in EXAMPLES] for key in ("question", "context"))
+    together = answer(tf.constant([*questions, ""]), tf.constant([*contexts, ""]))
+    texts = [text.decode() for text in together["answer"].numpy()]
+    assert texts[3] == "" and together["start"][3] == together["end"][3] == -1
+    exact = np.mean([metrics.exact_match(text, example["answers"][0]) for text, example in zip(texts, EXAMPLES, strict=False)])
+    assert scores["exact_match"] == pytest.approx(exact) and scores["num_questions"] == 3
+    for row in range(3):
+        start, end = int(together["start"][row]), int(together["end"][row])
+        assert contexts[row].encode()[start:end].decode() == texts[row]
+        alone = answer(tf.constant(questions[row : row + 1]), tf.constant(contexts[row : row + 1]))
+        assert alone["answer"][0] == together["answer"][row]
+        np.testing.assert_allclose(alone["score"][0], together["score"][row], rtol=1e-4, atol=1e-5)

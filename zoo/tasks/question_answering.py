@@ -1,0 +1,356 @@
+"""Extractive question answering: which span of a context answers a question, or that none does.
+
+Words are what stands between white space, with every punctuation mark and Chinese character a word of its own. A span goes from a
+word to a word, so its ends are byte offsets of the context as it was given, whatever the tokenizer made of it.
+
+A long context is read in windows of its tokens that overlap by `stride`; the best span over all windows is the answer. Training
+data is cut by the very function that cuts requests.
+
+Shape letters: B batch, K windows of a context, T positions, C tokens of a context in a window, W words, D hidden.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from zoo import metrics
+from zoo.config import Config
+from zoo.layers.heads import TokenClassifier
+from zoo.registry import TASKS
+from zoo.tasks import sequences
+from zoo.tasks.base import Task
+from zoo.tokenizers.base import byte_values, row_ids, valid_utf8
+
+ALONE = r"([\p{P}\p{S}\p{Han}])"
+BLANKS = (9, 10, 11, 12, 13, 32)
+MARKS = 3
+IMPOSSIBLE = -1e9
+READ_TOGETHER = 32
+
+
+@dataclass(frozen=True)
+class QuestionAnsweringConfig(Config):
+    """How questions are read and answered.
+
+    Attributes:
+        max_tokens: most tokens of a window, question and marks included; the run's --seq_length.
+        max_question: most tokens of a question; what is more is cut.
+        stride: tokens by which a window overlaps the one before.
+        max_answer: most words of an answer.
+        no_answer: whether a question may have no answer in its context; told by the training split.
+        head_dropout: rate in the head.
+    """
+
+    max_tokens: int = 0
+    max_question: int = 24
+    stride: int = 16
+    max_answer: int = 40
+    no_answer: bool = False
+    head_dropout: float = 0.1
+
+    recipe: ClassVar = dict(dataset="python_docs/question_answering")
+
+    def validate(self):
+        self.require_positive("max_question", "stride", "max_answer")
+        self.require_rate("head_dropout")
+        room = self.max_tokens - self.max_question - MARKS
+        self.require(
+            not self.max_tokens or room > self.stride,
+            f"windows of {self.max_tokens} tokens leave {room} for the context beside a question of {self.max_question}, "
+            f"which must be more than the stride of {self.stride}; raise --seq_length, or lower max_question or stride.",
+        )
+
+
+class Questions:
+    """Questions of a split, cut into windows.
+
+    Attributes:
+        batch: dict of arrays (windows, T), and `labels` int32 (windows, 2), the positions of the first and last word's tokens.
+        words: int32 (windows, T), which word of its context a candidate position begins.
+        questions: int (windows,), which question each window is of.
+        contexts: list of (bytes of the context, byte starts, byte ends of its words).
+        answers: list of lists of strings; empty where there is none.
+    """
+
+    def __init__(self, batch, words, questions, contexts, answers):
+        self.batch, self.words, self.questions, self.contexts, self.answers = batch, words, questions, contexts, answers
+
+    def __len__(self):
+        return len(self.questions)
+
+
+@TASKS.register("question_answering", QuestionAnsweringConfig)
+class QuestionAnswering(Task):
+    """loss = -sum over windows of (log p(start) + log p(end)) / 2, count = windows; the first token stands for no answer."""
+
+    reads = "examples"
+    shown = ("loss", "exact_match", "f1")
+
+    def texts(self, example):
+        return [example["question"], example["context"]]
+
+    def adapt(self, examples):
+        self.config = dataclasses.replace(self.config, no_answer=any(not example.get("answers") for example in examples))
+
+    def encode(self, examples, tokenizer, layout):
+        self.config = dataclasses.replace(self.config, max_tokens=layout.seq_length)
+        checked = [_checked(example, number) for number, example in enumerate(examples, 1)]
+        cut = tf.function(lambda q, c: windows(q, c, tokenizer, self.config), autograph=False, reduce_retracing=True)
+        parts, words, questions, contexts, answers = [], [], [], [], []
+        for first in range(0, len(checked), READ_TOGETHER):
+            some = checked[first : first + READ_TOGETHER]
+            batch, word, starts, ends = cut(tf.constant([e[0] for e in some]), tf.constant([e[1] for e in some]))
+            batch = {name: value.numpy() for name, value in batch.items()}
+            for i, (_, context, texts, begins) in enumerate(some):
+                spans = starts[i].numpy(), ends[i].numpy()
+                wanted = _word_span(context, texts, begins, spans, first + i + 1)
+                real = np.flatnonzero(batch["candidates"][i][:, 1:].any(1))
+                real = real if len(real) else np.zeros(1, int)
+                for k in real:
+                    row = {name: value[i, k] for name, value in batch.items()}
+                    parts.append({**row, "labels": _labels(word[i, k].numpy(), row["candidates"], wanted)})
+                    words.append(word[i, k].numpy())
+                    questions.append(first + i)
+                contexts.append((context, *spans))
+                answers.append(texts)
+        batch = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+        return Questions(batch, np.stack(words), np.array(questions), contexts, answers)
+
+    def size(self, data):
+        return f"{len(data.contexts):,} questions in {len(data):,} windows"
+
+    def training_batches(self, data, model, tokenizer, layout):
+        return sequences.ExampleBatches(
+            len(data), layout.batch_size, layout.seed, lambda chosen, step: _batch(data, chosen)
+        )
+
+    def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
+        count = len(data) if max_tokens is None else min(len(data), max(max_tokens // layout.seq_length, 1))
+        return sequences.in_order(count, layout.batch_size, lambda chosen: _batch(data, chosen))
+
+    def head(self, model):
+        return TokenClassifier(2, self.config.head_dropout, name="span")
+
+    def forward(self, model, batch, state=None, training=False):
+        """Logits (B, T, 2) of where an answer starts and ends, very low where it cannot, and None."""
+        hidden_BTD = model.backbone.encode(
+            batch["token_ids"], batch["padding_mask"], batch["segment_ids"], training=training
+        )
+        logits = model.head(hidden_BTD, training=training)
+        return ops.where(ops.expand_dims(batch["candidates"], -1), logits, IMPOSSIBLE), None
+
+    def loss(self, batch, outputs):
+        weights = ops.cast(batch["loss_weights"], "float32")
+        picked = ops.take_along_axis(outputs, ops.expand_dims(batch["labels"], 1), axis=1)[:, 0]
+        losses = ops.mean(ops.logsumexp(outputs, axis=1) - picked, axis=1)
+        return ops.sum(losses * weights), ops.sum(weights)
+
+    def score(self, model, batch, state=None):
+        logits, _ = self.forward(model, batch)
+        nats, count = self.loss(batch, logits)
+        return {"nats": nats, "windows": count}, {"logits": logits, "weights": batch["loss_weights"]}, None
+
+    def metrics(self, totals, rows, data):
+        """`loss` in nats a window, `exact_match` and `f1` of questions as SQuAD (and for Chinese CMRC) defines them."""
+        real = np.concatenate(rows["weights"]) > 0
+        logits = np.concatenate(rows["logits"])[real]
+        found = {}
+        for window, question in enumerate(data.questions[: len(logits)].tolist()):
+            found.setdefault(question, []).append(window)
+        exact, overlap = [], []
+        for question, numbers in found.items():
+            answer = self._answer(logits[numbers], data.words[numbers], data.contexts[question])
+            wanted = data.answers[question] or [""]
+            exact.append(max(metrics.exact_match(answer, text) for text in wanted))
+            overlap.append(max(metrics.overlap_f1(answer, text) for text in wanted))
+        loss = float(totals["nats"]) / float(totals["windows"])
+        return {
+            "loss": loss, "exact_match": float(np.mean(exact)), "f1": float(np.mean(overlap)), "num_questions": len(found)
+        }  # fmt: skip
+
+    def _answer(self, logits, words, context):
+        """The best span of a question's windows, as text; empty where no answer is likelier."""
+        text, starts, ends = context
+        best, start, end = best_spans(tf.constant(logits)[None], tf.constant(words)[None], self.config.max_answer)
+        none = float(np.min(logits[:, 0].sum(1)))
+        if not len(starts) or best[0] < IMPOSSIBLE / 2 or (self.config.no_answer and none > best[0]):
+            return ""
+        return text[starts[int(start[0])] : ends[int(end[0])]].decode("utf8", "replace")
+
+    def signatures(self, model, tokenizer):
+        """`serving_default` = `answer`: `question`, `context` string (B,) -> `answer` string (B,), `start` and `end` int32 (B,),
+        byte offsets in the context; `score` float32 (B,), the log-odds against no answer. -1 and an empty string for none."""
+        config = self.config
+        string = tf.TensorSpec([None], tf.string)
+
+        @tf.function(input_signature=[string, string], autograph=False)
+        def answer(question, context):
+            batch, words, starts, ends = windows(question, context, tokenizer, config)
+            flat = {name: tf.reshape(value, [-1, tf.shape(value)[2]]) for name, value in batch.items()}
+            logits = self.forward(model, flat)[0]
+            logits = tf.reshape(logits, tf.concat([tf.shape(words), [2]], 0))
+            best, first, last = best_spans(logits, words, config.max_answer)
+            none = tf.reduce_min(tf.reduce_sum(logits[:, :, 0], -1), 1)
+            there = best > IMPOSSIBLE / 2
+            if config.no_answer:
+                there &= best >= none
+            start = _at(starts, first, there)
+            end = _at(ends, last, there)
+            text = tf.strings.substr(valid_utf8(context), tf.maximum(start, 0), tf.maximum(end, 0) - tf.maximum(start, 0))
+            return {"answer": text, "start": start, "end": end, "score": tf.where(there, best - none, 0.0)}
+
+        return {"serving_default": answer, "answer": answer}
+
+    def requests(self, model, tokenizer):
+        context = "abs: Return the absolute value.\nlen: Return the number of items, 東京 and all. " * 3
+        inputs = {"question": ["What does abs do?", "?", ""], "context": [context, "naïve", ""]}
+        return [("serving_default", inputs), ("answer", {name: value[:1] for name, value in inputs.items()})]
+
+
+def words_with_offsets(texts):
+    """string (B,) -> words string, and their byte starts and ends int32, ragged (B, W) all three."""
+    words = tf.strings.split(tf.strings.regex_replace(texts, ALONE, r" \1 "))
+    data = byte_values(texts)
+    blank = tf.reduce_any(data.flat_values[:, None] == tf.constant(BLANKS)[None], 1)
+    # The words' bytes are the text's bytes without its white space, in the same order.
+    place = tf.range(tf.size(data.flat_values)) - tf.gather(tf.cast(data.row_splits, tf.int32), row_ids(data))
+    place = tf.boolean_mask(place, ~blank)
+    ends = tf.cumsum(tf.strings.length(words.flat_values))
+    starts = ends - tf.strings.length(words.flat_values)
+    return words, words.with_flat_values(tf.gather(place, starts)), words.with_flat_values(tf.gather(place, ends - 1) + 1)
+
+
+def windows(questions, contexts, tokenizer, config):
+    """Questions and contexts, string (B,), as windows.
+
+    Returns:
+        A batch of `token_ids`, `segment_ids`, `padding_mask` and `candidates` (where an answer may start or end: the first token of
+        a word, or of the row, which stands for no answer), all (B, K, T); int32 (B, K, T), which word a candidate begins; the byte
+        starts and ends of words, ragged (B, W).
+    """
+    contexts = valid_utf8(contexts)
+    words, starts, ends = words_with_offsets(contexts)
+    row = row_ids(words)
+    is_first = tf.range(tf.size(row), dtype=tf.int64) == tf.gather(words.row_splits, row)
+    pieces = tokenizer.tokenize(tf.where(is_first, words.flat_values, tf.strings.join([" ", words.flat_values])))
+    splits = tf.gather(pieces.row_splits, words.row_splits)
+    tokens = tf.RaggedTensor.from_row_splits(pieces.flat_values, splits, validate=False)
+    word = tf.cast(row_ids(pieces), tf.int64)
+    opens = tf.concat([[-1], tf.cast(word, tf.int32)], 0)[:-1] != tf.cast(word, tf.int32)
+    number = tf.where(opens, tf.cast(word - tf.gather(words.row_splits, tf.cast(row_ids(tokens), tf.int64)), tf.int32), -1)
+
+    room = config.max_tokens - config.max_question - MARKS
+    step = room - config.stride
+    longest = tf.cast(tf.reduce_max(tf.concat([tokens.row_lengths(), [1]], 0)), tf.int32)
+    count = tf.maximum((longest - config.stride + step - 1) // step, 1)
+    index = tf.range(count)[:, None] * step + tf.range(room)[None]
+    width = count * step + room
+    shape = tf.stack([tokens.nrows(), tf.cast(width, tf.int64)])
+    ids_BKC = tf.gather(tokens.to_tensor(tokenizer.pad_id, shape=shape), index, axis=1)
+    word_BKC = tf.gather(tokens.with_flat_values(number).to_tensor(-1, shape=shape), index, axis=1)
+    real_BKC = tf.gather(tf.sequence_mask(tokens.row_lengths(), width), index, axis=1)
+    return *_rows(questions, tokenizer, config, ids_BKC, word_BKC, real_BKC), starts, ends
+
+
+def _rows(questions, tokenizer, config, ids_BKC, word_BKC, real_BKC):
+    """[CLS] question [SEP] window [SEP], padded: the batch (B, K, T) and the words (B, K, T)."""
+    begin, end = sequences.marks(tokenizer)
+    asked = tokenizer.tokenize(questions)[:, : config.max_question]
+    column = tf.zeros([tf.shape(questions)[0], 1], tf.int32)
+    asked = tf.concat([column + begin, asked, column + end], 1)
+    length = tf.cast(asked.row_lengths(), tf.int32)[:, None, None]
+    asked = asked.to_tensor(tokenizer.pad_id, shape=[None, config.max_question + 2])
+    used = tf.reduce_sum(tf.cast(real_BKC, tf.int32), 2, keepdims=True)
+    place = tf.range(config.max_tokens)[None, None]
+    within = place - length  # position in the window
+    shown = (within >= 0) & (within < used)
+    source = tf.clip_by_value(within, 0, tf.shape(ids_BKC)[2] - 1) + tf.zeros_like(used)
+    ids = tf.where(shown, tf.gather(ids_BKC, source, batch_dims=2), tokenizer.pad_id)
+    ids = tf.where(within == used, end, ids)
+    front = tf.gather(asked, tf.minimum(tf.range(config.max_tokens), config.max_question + 1), axis=1)[:, None]
+    ids = tf.where(within < 0, front, ids)
+    word = tf.where(shown, tf.gather(word_BKC, source, batch_dims=2), -1)
+    batch = {
+        "token_ids": ids,
+        "segment_ids": tf.cast((within >= 0) & (within <= used), tf.int32),
+        "padding_mask": within <= used,
+        "candidates": (word >= 0) | (place == 0),
+    }
+    return batch, word
+
+
+def best_spans(logits, words, max_answer):
+    """The likeliest span of each question over its windows.
+
+    Args:
+        logits: float32 (B, K, T, 2).
+        words: int32 (B, K, T), which word each position begins, -1 for none.
+        max_answer: most words of a span.
+
+    Returns:
+        float32 (B,), the sum of its two logits; int32 (B,) and (B,), its first and last word.
+    """
+    order = words[:, :, None, :] - words[:, :, :, None]  # of a later position's word over an earlier one's
+    possible = (words[:, :, :, None] >= 0) & (words[:, :, None, :] >= 0) & (order >= 0) & (order < max_answer)
+    sums = tf.where(possible, logits[..., 0][:, :, :, None] + logits[..., 1][:, :, None, :], 2 * IMPOSSIBLE)
+    shape = tf.shape(sums)
+    flat = tf.reshape(sums, [shape[0], -1])
+    best = tf.argmax(flat, 1, tf.int32)
+    window, place = best // (shape[2] * shape[3]), best % (shape[2] * shape[3])
+    row = tf.gather(words, window, batch_dims=1)
+    first, last = (tf.gather(row, at, batch_dims=1) for at in (place // shape[3], place % shape[3]))
+    return tf.gather(flat, best, batch_dims=1), first, last
+
+
+def _at(ragged, index, there):
+    """The value of each row at `index`, int32 (B,), or -1 where `there` is False."""
+    flat = tf.concat([ragged.flat_values, [-1]], 0)
+    place = tf.cast(ragged.row_splits[:-1], tf.int32) + tf.maximum(index, 0)
+    return tf.where(there, tf.gather(flat, tf.where(there, place, 0)), -1)
+
+
+def _batch(data, chosen):
+    batch = {name: values[chosen] for name, values in data.batch.items()}
+    return {**batch, "loss_weights": np.ones(len(chosen), np.float32)}
+
+
+def _checked(example, number):
+    """(question, context as bytes, answers, their starts in characters). Raises ValueError for what cannot be."""
+    question, context = example.get("question"), example.get("context")
+    for name, text in (("question", question), ("context", context)):
+        if not text:
+            raise ValueError(f"Example {number} has an empty {name}.")
+    answers, starts = list(example.get("answers") or []), list(example.get("answer_starts") or [])
+    if len(answers) != len(starts):
+        raise ValueError(f"Example {number} has {len(answers)} answers and {len(starts)} starts of them.")
+    for i, answer in enumerate(answers):
+        if answer not in context:
+            raise ValueError(f"Example {number} has the answer {answer!r:.60}, which is not in its context.")
+        if context[starts[i] : starts[i] + len(answer)] != answer:  # an offset that was counted otherwise
+            starts[i] = context.index(answer)
+    return question, context.encode("utf8"), answers, starts
+
+
+def _word_span(context, answers, starts, spans, number):
+    """(first word, last word) of the first answer, or None without one."""
+    if not answers:
+        return None
+    before = len(context.decode("utf8")[: starts[0]].encode("utf8"))
+    after = before + len(answers[0].encode("utf8"))
+    inside = np.flatnonzero((spans[0] < after) & (spans[1] > before))
+    if not len(inside):
+        raise ValueError(f"Example {number} has the answer {answers[0]!r:.60}, in which there is no word.")
+    return int(inside[0]), int(inside[-1])
+
+
+def _labels(words, candidates, wanted):
+    """int32 (2,): positions of the first tokens of the answer's first and last word, (0, 0) if the window has not both."""
+    if wanted is not None:
+        first, last = (np.flatnonzero(candidates & (words == word)) for word in wanted)
+        if len(first) and len(last):
+            return np.array([first[0], last[0]], np.int32)
+    return np.zeros(2, np.int32)
