@@ -50,12 +50,11 @@ def written(path, name):
     size = sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file())
     signatures = c_api.read_signatures(path)
     lines = [f"Export: {path}, {size / 1e6:,.1f} MB; its answers in a process without our code were the same", ""]
-    rows = [("signature", "takes", "gives")]
+    rows = []
     for signature, slots in sorted(signatures.items(), key=lambda item: item[0] != "serving_default"):
-        outputs = ", ".join(f"{key} {c_api.type_name(slot)}" for key, slot in sorted(slots.outputs.items()))
-        rows.append((signature, c_api.described(slots), outputs))
+        rows.append((signature, c_api.described(slots.inputs, slots.defaults), c_api.described(slots.outputs)))
     width = max(len(name) for name, _, _ in rows)
-    lines += [f"  {name:<{width}}  {inputs}\n  {'':<{width}}  -> {outputs}" for name, inputs, outputs in rows[1:]]
+    lines += [f"  {name:<{width}}  {inputs}\n  {'':<{width}}  -> {outputs}" for name, inputs, outputs in rows]
     requests = json.loads((Path(path) / golden.EXTRA / "golden.json").read_text(encoding="utf8"))
     lines += [
         "", "Serve it, and ask it:",

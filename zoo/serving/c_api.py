@@ -147,7 +147,7 @@ class SavedModel:
         wanted = self.signatures[signature]
         values = {**wanted.defaults, **inputs}
         if values.keys() != wanted.inputs.keys():
-            raise RequestError("INVALID_ARGUMENT", f"{signature} takes {described(wanted)}; this request has {', '.join(sorted(inputs)) or 'nothing'}.")
+            raise RequestError("INVALID_ARGUMENT", f"{signature} takes {described(wanted.inputs, wanted.defaults)}; this request has {', '.join(sorted(inputs)) or 'nothing'}.")
         tensors, places, outputs = [], [], list(wanted.outputs.items())
         try:
             for name, slot in wanted.inputs.items():
@@ -230,12 +230,16 @@ def type_name(slot):
     return f"{'string' if slot.dtype == STRING else DTYPES[slot.dtype]}{shape}"
 
 
-def described(signature):
-    """What a signature takes, with the defaults of what may be left out, for people."""
+def described(slots, defaults=()):
+    """Inputs or outputs of a signature, with the defaults of what may be left out, for people."""
+    state = [name for name in slots if name.startswith("state_")]
     parts = []
-    for name, slot in sorted(signature.inputs.items(), key=lambda item: (item[0] in signature.defaults, item[0])):
-        default = f" = {signature.defaults[name].tolist()[0]}" if name in signature.defaults else ""
-        parts.append(f"{name} {type_name(slot)}{default}")
+    for name, slot in sorted(slots.items(), key=lambda item: (item[0] in defaults, item[0])):
+        default = f" = {defaults[name].tolist()[0]}" if name in defaults else ""
+        if name not in state:
+            parts.append(f"{name} {type_name(slot)}{default}")
+    if state:
+        parts.append(f"state_* ({len(state)} tensors that the last answer held)")
     return ", ".join(parts)
 
 
