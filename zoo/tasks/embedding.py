@@ -49,7 +49,8 @@ class Embedding(Task):
         return {"serving_default": embed, "embed": embed}
 
     def requests(self, model, tokenizer):
-        return [("embed", {"text": ["", "The cat sat.", "The list is empty, naïvely: 東京"]})]
+        texts = ["", "The cat sat.", "The list is empty, naïvely: 東京"]
+        return [(name, {"text": texts}) for name in ("serving_default", "embed")]
 
 
 def frame(tokenizer):

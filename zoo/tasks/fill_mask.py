@@ -57,7 +57,8 @@ def masked_lm_requests(model, tokenizer):
     mask = tokenizer.mask_token
     holes = [f"The {mask} is", mask, f"{mask} {mask}."]
     texts = ["", "The list"]
-    return [("fill_mask", {"text": holes}), ("score", {"text": texts}), ("embed", {"text": texts})]
+    filled = [(name, {"text": holes}) for name in ("serving_default", "fill_mask")]
+    return [*filled, ("score", {"text": texts}), ("embed", {"text": texts})]
 
 
 def _holes(model, tokenizer, texts):
