@@ -288,7 +288,15 @@ def test_an_export_that_cannot_be_written(bundle, workplace, capfd):
 # Interruptions
 
 
-def test_ctrl_c_is_a_request_and_a_second_one_is_not():
+@pytest.fixture
+def listening():
+    """A shell starts what runs in its background with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_is_a_request_and_a_second_one_is_not(listening):
     before = signal.getsignal(signal.SIGINT)
     with Interruption() as interruption:
         assert not interruption.requested
