@@ -1,9 +1,11 @@
 """What every test stands on: a quiet TensorFlow, a token cache of its own, Keras's global settings put back."""
 
 import os
+from pathlib import Path
 
 import pytest
 
+HERE = Path(__file__).parent
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # goldens and bit-equal resumes are promises about the CPU
 
@@ -24,3 +26,8 @@ def restore_dtype_policy():
     before = keras.config.dtype_policy()
     yield
     keras.config.set_dtype_policy(before)
+
+
+def pytest_collection_modifyitems(items):
+    """Laws first, whole runs after them: what is cheap and says exactly what broke comes before what is long."""
+    items.sort(key=lambda item: item.path.relative_to(HERE).parts[0] != "zoo")
