@@ -23,7 +23,15 @@ from zoo.serving.c_api import STRING, RequestError, SavedModel
 
 INTEGERS = (0, 1, 2, 3, 7, -1, -5, 1_000_000, 2**31 - 1, -(2**31))
 FLOATS = (0.0, 0.7, 1.0, 1e-45, 1e-6, 3e38, -1.0, float("nan"), float("inf"), -float("inf"))
-UNICODE = ((0x20, 0x7E), (0xA0, 0x24F), (0x400, 0x4FF), (0x3040, 0x30FF), (0x4E00, 0x9FFF), (0x1F300, 0x1F6FF), (0xE000, 0xE0FF))
+UNICODE = (
+    (0x20, 0x7E),
+    (0xA0, 0x24F),
+    (0x400, 0x4FF),
+    (0x3040, 0x30FF),
+    (0x4E00, 0x9FFF),
+    (0x1F300, 0x1F6FF),
+    (0xE000, 0xE0FF),
+)
 # Refusals that blame the request. OUT_OF_RANGE and RESOURCE_EXHAUSTED would be a server's own trouble.
 CLEAN = {"INVALID_ARGUMENT"}
 MEGABYTE = tuple(piece * (2**20 // len(piece)) for piece in (b"a", b"the ", "東".encode(), b"\xff"))
@@ -126,7 +134,9 @@ def _states(model, signature):
     """Answers of prefill to sensible prompts, where the signature goes on from one."""
     if not any(name.startswith("state_") for name in model.signatures[signature].inputs) or "prefill" not in model.signatures:
         return []
-    return [model.run("prefill", {"prompt": prompts, "max_new_tokens": [6]}) for prompts in (["a"], ["The", ""], ["x", "yy", "z"])]
+    return [
+        model.run("prefill", {"prompt": prompts, "max_new_tokens": [6]}) for prompts in (["a"], ["The", ""], ["x", "yy", "z"])
+    ]
 
 
 def main():
@@ -146,7 +156,10 @@ def main():
         growth = after / warm - 1
         failed |= growth > 0.05
         counts = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.most_common())
-        print(f"{signature}: {counts}; slowest {slowest:.2f} s; memory {warm / 1e6:,.0f} -> {after / 1e6:,.0f} MB ({growth:+.1%})", flush=True)
+        print(
+            f"{signature}: {counts}; slowest {slowest:.2f} s; memory {warm / 1e6:,.0f} -> {after / 1e6:,.0f} MB ({growth:+.1%})",
+            flush=True,
+        )
     sys.exit("Memory grew by more than 5%." if failed else 0)
 
 

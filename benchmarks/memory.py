@@ -87,8 +87,14 @@ def _step(args):
     model_class = MODELS.get("gpt")
     model = model_class(
         model_class.config_class.preset(
-            "default", vocab_size=args.vocab_size, max_length=length, num_layers=args.num_layers, num_heads=args.num_heads,
-            hidden_dim=args.hidden_dim, attention=way["attention"], remat=way["remat"],
+            "default",
+            vocab_size=args.vocab_size,
+            max_length=length,
+            num_layers=args.num_layers,
+            num_heads=args.num_heads,
+            hidden_dim=args.hidden_dim,
+            attention=way["attention"],
+            remat=way["remat"],
         )  # fmt: skip
     ).build_from_ids()
     optimizer = optimizers.create(SETTINGS, model.trainable_variables)

@@ -80,8 +80,13 @@ def _ours(args):
     model_class = MODELS.get("gpt")
     model = model_class(
         model_class.config_class.preset(
-            "default", vocab_size=VOCAB_SIZE, max_length=args.seq_length, num_layers=args.num_layers,
-            num_heads=args.num_heads, hidden_dim=args.hidden_dim, attention=args.attention,
+            "default",
+            vocab_size=VOCAB_SIZE,
+            max_length=args.seq_length,
+            num_layers=args.num_layers,
+            num_heads=args.num_heads,
+            hidden_dim=args.hidden_dim,
+            attention=args.attention,
         )  # fmt: skip
     ).build_from_ids()
     optimizer = optimizers.create(SETTINGS, model.trainable_variables)
@@ -115,9 +120,7 @@ def _keras_hub(args):
         vocabulary_size=VOCAB_SIZE, num_layers=args.num_layers, num_heads=args.num_heads, hidden_dim=args.hidden_dim,
         intermediate_dim=4 * args.hidden_dim, dropout=0.0, max_sequence_length=args.seq_length,
     )  # fmt: skip
-    inputs = {
-        name: keras.Input((args.seq_length,), dtype="int32", name=name) for name in ("token_ids", "padding_mask")
-    }
+    inputs = {name: keras.Input((args.seq_length,), dtype="int32", name=name) for name in ("token_ids", "padding_mask")}
     logits = backbone.token_embedding(backbone(inputs), reverse=True)
     model = keras.Model(inputs, logits)
     model.compile(

@@ -80,7 +80,9 @@ def _train(args, preset, length, form):
         keras.mixed_precision.set_global_policy("mixed_bfloat16")
     keras.utils.set_random_seed(0)
     model_class = MODELS.get("gpt")
-    sizes = dict(SIZES.get(preset, {}), **({**TINY, "num_kv_heads": None if preset == "gpt2_small" else 2} if args.tiny else {}))
+    sizes = dict(
+        SIZES.get(preset, {}), **({**TINY, "num_kv_heads": None if preset == "gpt2_small" else 2} if args.tiny else {})
+    )
     config = model_class.config_class.preset(preset, **sizes, max_length=length, attention=form, remat=args.remat)
     model, task = model_class(config).build_from_ids(), TASKS.get("language_modeling")()
     optimizer = keras.optimizers.AdamW(3e-4, weight_decay=0.1)
@@ -91,7 +93,10 @@ def _train(args, preset, length, form):
     batch = jax.device_put(batch)
 
     def mean_loss(weights, others, batch):
-        mapping = [*zip(model.trainable_variables, weights, strict=True), *zip(model.non_trainable_variables, others, strict=True)]
+        mapping = [
+            *zip(model.trainable_variables, weights, strict=True),
+            *zip(model.non_trainable_variables, others, strict=True),
+        ]
         with keras.StatelessScope(mapping):
             outputs, _ = task.forward(model, batch, training=True)
             loss_sum, count = task.loss(batch, outputs)

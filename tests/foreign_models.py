@@ -12,7 +12,9 @@ from zoo.registry import MODELS, TASKS, TOKENIZERS
 from zoo.tokenizers.base import create as create_tokenizer
 
 TEXTS = ["the cat sat on the mat .", "a cat is not a dog , 1984", "the naive dog ran ."] * 3
-LLAMA = dict(position="rotary", norm="rms", activation="swiglu", use_bias=False, num_heads=6, num_kv_heads=2, head_dim=4, mlp_dim=26)
+LLAMA = dict(
+    position="rotary", norm="rms", activation="swiglu", use_bias=False, num_heads=6, num_kv_heads=2, head_dim=4, mlp_dim=26
+)
 # name -> (model, its fields, task, tokenizer)
 CASES = {
     "bert": ("bert", dict(pooler=True), "embed", "wordpiece"),
@@ -27,7 +29,9 @@ CASES = {
 def bundle(name):
     """A bundle of a case with weights that no initialiser would choose."""
     model_name, fields, task_name, algorithm = CASES[name]
-    tokenizer = _roberta() if algorithm == "roberta" else create_tokenizer(algorithm, TEXTS, dict(wordpiece=61, bpe=270)[algorithm])
+    tokenizer = (
+        _roberta() if algorithm == "roberta" else create_tokenizer(algorithm, TEXTS, dict(wordpiece=61, bpe=270)[algorithm])
+    )
     keras.utils.set_random_seed(5)
     task, model_class = TASKS.get(task_name)(), MODELS.get(model_name)
     config = model_class.config_class.preset("tiny", vocab_size=tokenizer.vocab_size, **fields)

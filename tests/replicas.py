@@ -119,7 +119,6 @@ def _difference(one, other):
 
 def _workers(names, args):
     """The curves of two processes that train together."""
-    from trainers import workers
 
     with tempfile.TemporaryDirectory() as directory:
         arguments = [f"--models={','.join(names)}", f"--worker_of={directory}", f"--steps={args.steps}", f"--xla={args.xla}"]

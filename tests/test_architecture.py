@@ -56,9 +56,7 @@ def imports(tree):
 
 def room(module):
     """(floor, room) of one of our modules: its longest prefix in `ROOMS`."""
-    found = [
-        (floor, name) for floor, names in enumerate(ROOMS) for name in names if f"{module}.".startswith(f"{name}.")
-    ]
+    found = [(floor, name) for floor, names in enumerate(ROOMS) for name in names if f"{module}.".startswith(f"{name}.")]
     return max(found, key=lambda entry: len(entry[1]))
 
 

@@ -42,7 +42,9 @@ def logits(model, ids):
 
 def test_every_registered_model_is_of_a_kind_that_a_suite_covers():
     for name in MODELS.names():
-        assert issubclass(MODELS.get(name), (LanguageModel, Encoder, Classifier)), f"{name} is of another kind: extend the suite."
+        assert issubclass(MODELS.get(name), (LanguageModel, Encoder, Classifier)), (
+            f"{name} is of another kind: extend the suite."
+        )
 
 
 def numbers(state):

@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="parity needs the extra [bench]: torch is not installed")
-transformers = pytest.importorskip(
-    "transformers", reason="parity needs the extra [bench]: transformers is not installed"
-)
+transformers = pytest.importorskip("transformers", reason="parity needs the extra [bench]: transformers is not installed")
 
 from zoo.models.gpt import GPT, GPTConfig  # noqa: E402 - after the skips, so that they cost nothing
 
@@ -86,9 +84,7 @@ def llama_weights(w, num_layers):
 
 def gpt2():
     peer = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(
-            vocab_size=97, n_positions=16, n_embd=20, n_layer=3, n_head=5, attn_implementation="eager"
-        )
+        transformers.GPT2Config(vocab_size=97, n_positions=16, n_embd=20, n_layer=3, n_head=5, attn_implementation="eager")
     )
     config = GPTConfig(vocab_size=97, max_length=16, num_layers=3, num_heads=5, hidden_dim=20)
     return randomised(peer), config, gpt2_weights

@@ -140,9 +140,7 @@ def test_generate_continues_a_prompt(trained, workplace, monkeypatch, capfd):
     monkeypatch.chdir(workplace)
     options = ("--max_new_tokens=9", "--temperature=1", "--seed=4")
     if model == "gpt":
-        out = shell(
-            workplace, sys.executable, "-m", "trainers.generate", f"--model_dir={run}", "--prompt=The cat", *options
-        )
+        out = shell(workplace, sys.executable, "-m", "trainers.generate", f"--model_dir={run}", "--prompt=The cat", *options)
     else:
         answer = programs.call(capfd, "generate", f"--model_dir={run}", "--prompt=The cat", *options)
         assert answer.status == 0, answer.err
@@ -202,9 +200,7 @@ def test_ctrl_c_saves_and_the_command_it_prints_goes_on_to_equal_scores(workplac
     out, err = process.communicate(timeout=60)
     assert process.returncode == 75, out + err
     assert "Traceback" not in err
-    done, again = re.search(
-        r"^Interrupted after step ([\d,]+), and saved. Go on with: (.*)$", out, re.MULTILINE
-    ).groups()
+    done, again = re.search(r"^Interrupted after step ([\d,]+), and saved. Go on with: (.*)$", out, re.MULTILINE).groups()
     assert 50 <= int(done.replace(",", "")) < steps
     assert again == " ".join(["python -m trainers.run", *arguments, "--model_dir=interrupted"])
 

@@ -126,9 +126,7 @@ class TextSource:
         try:
             return value.decode("utf8")
         except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{self.name} has text that is not UTF-8 ({error.reason} at byte {error.start})."
-            ) from error
+            raise ValueError(f"{self.name} has text that is not UTF-8 ({error.reason} at byte {error.start}).") from error
 
 
 def _has(tree, path):

@@ -37,9 +37,7 @@ class Differentiation:
         def body(i, gradients, loss_sum, count, states):
             piece, before = ({name: value[i] for name, value in rows.items()} for rows in (pieces, states))
             more, more_loss, more_count, after = self._of(piece, before or None, lambda loss_sum, _: loss_sum * factor)
-            states = {
-                name: tf.tensor_scatter_nd_update(value, [[i]], after[name][None]) for name, value in states.items()
-            }
+            states = {name: tf.tensor_scatter_nd_update(value, [[i]], after[name][None]) for name, value in states.items()}
             gradients = [a + b for a, b in zip(gradients, more, strict=True)]
             return i + 1, gradients, loss_sum + more_loss, count + more_count, states
 

@@ -22,8 +22,7 @@ def table():
         config = MODELS.config(name)
         closed_form = config.recipe["steps"] == 0  # then the text decides how many parameters there are
         presets = [
-            preset if closed_form else f"{preset} ({_size(config.preset(preset).num_params())})"
-            for preset in config.presets
+            preset if closed_form else f"{preset} ({_size(config.preset(preset).num_params())})" for preset in config.presets
         ]
         shown.add_row(name, ", ".join(presets), ", ".join(config.tasks), config.recipe["dataset"])
     text = io.StringIO()

@@ -80,9 +80,7 @@ class Trainer:
         self.placement = placement or Placement("cpu")
         self.batch_size, self._micro_batches = batch_size, grad_accumulation
         self.rows = share(batch_size, self.placement.num_replicas, grad_accumulation)
-        self._differentiation = Differentiation(
-            model, task, grad_accumulation, islands if fuse else contextlib.nullcontext
-        )
+        self._differentiation = Differentiation(model, task, grad_accumulation, islands if fuse else contextlib.nullcontext)
         self.carried = None
         if model.carries_state:
             self.initial = self.placement.spread(lambda _: model.init_state(self.rows, seq_length))
@@ -102,12 +100,9 @@ class Trainer:
             self._step = self._compiled[0]
             return
         self._compiled = [
-            tf.function(self._differentiation.of_sum, jit_compile=xla, autograph=False)
-            for _ in range(self.placement.num_local)
+            tf.function(self._differentiation.of_sum, jit_compile=xla, autograph=False) for _ in range(self.placement.num_local)
         ]
-        self._step = tf.function(
-            lambda *arguments: self.placement.run(self._replica_step, *arguments), autograph=False
-        )
+        self._step = tf.function(lambda *arguments: self.placement.run(self._replica_step, *arguments), autograph=False)
 
     @property
     def num_compilations(self):

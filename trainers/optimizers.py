@@ -129,9 +129,7 @@ def create(config, variables):
     elif config.optimizer == "adafactor":
         optimizer = Adafactor(**shared)
     else:
-        optimizer = Muon(
-            adam_beta_1=0.9, adam_beta_2=0.95, exclude_layers=["embeddings", "positions"], **shared
-        )
+        optimizer = Muon(adam_beta_1=0.9, adam_beta_2=0.95, exclude_layers=["embeddings", "positions"], **shared)
     if config.weight_decay:
         optimizer.exclude_from_weight_decay(var_list=[v for v in variables if len(v.shape) < 2])
     optimizer.build(variables)

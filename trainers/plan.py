@@ -23,7 +23,9 @@ LOADED = 0.5e9  # bytes of a process that has loaded TensorFlow
 GRAPHS = {"compiled": 0.36e9, "plain": 0.20e9, "recurrent": 0.29e9}
 # Measured on two CPU cores (benchmarks/LOG.md): below, XLA's fusion wins; above, the matrix products rule and it loses.
 XLA_CPU_MAX_PARAMS = 3_000_000
-CHUNK = 2**25  # logits that the loss makes at a time when there are more than twice as many (zoo/layers/chunked_cross_entropy.py)
+CHUNK = (
+    2**25
+)  # logits that the loss makes at a time when there are more than twice as many (zoo/layers/chunked_cross_entropy.py)
 BLOCKS_FROM = 2_048  # T from which no attention scores are kept (zoo/layers/blockwise_attention.py)
 FORWARD_SHARE = 1 / 3  # of the time that training on a token takes
 SAFE = 0.95  # of the memory there is; the rest is other people's
@@ -73,9 +75,7 @@ def _attention_width(config):
     return config.num_heads * (getattr(config, "head_dim", None) or config.hidden_dim // config.num_heads)
 
 
-def training_memory(
-    config, batch_size, seq_length, *, optimizer="adamw", precision="float32", grad_accumulation=1, xla="auto"
-):
+def training_memory(config, batch_size, seq_length, *, optimizer="adamw", precision="float32", grad_accumulation=1, xla="auto"):
     """The `Memory` of training a model with `config`.
 
     Args:
@@ -160,9 +160,7 @@ class Plan:
 
     def sentence(self):
         """The plan in one line, for a person."""
-        parts = ", ".join(
-            f"{name} {value / 1e6:,.0f}" for name, value in self.memory.to_dict().items() if name != "total"
-        )
+        parts = ", ".join(f"{name} {value / 1e6:,.0f}" for name, value in self.memory.to_dict().items() if name != "total")
         return (
             f"Plan: {self.num_params:,} parameters, {self.flops_per_token / 1e6:,.4g} MFLOP a token; "
             f"training adds {self.memory.total / 1e6:,.0f} MB ({parts}) of {self.limit / 1e9:.1f} GB"

@@ -173,7 +173,9 @@ class Steps:
             figures["waiting for data"] = f"{measured['data_wait']:.0%}"
         self._progress.update(self.place.step, **figures, left=left)
         if not self._estimated:
-            self._progress.say(f"step {self.place.step:,}: {speed:,.0f} tokens/s, about {left} to the end, evaluations included")
+            self._progress.say(
+                f"step {self.place.step:,}: {speed:,.0f} tokens/s, about {left} to the end, evaluations included"
+            )
         self._estimated = True
 
     def _learning_rate(self):
@@ -210,8 +212,7 @@ class Steps:
         if self._stopping:
             self.checkpoints.wait()
             self._progress.say(
-                f"Interrupted after step {self.place.step:,}, and saved. "
-                f"Go on with: {command_to_go_on(self.run_directory)}"
+                f"Interrupted after step {self.place.step:,}, and saved. Go on with: {command_to_go_on(self.run_directory)}"
             )
             raise SystemExit(RESUME_STATUS)
 

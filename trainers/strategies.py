@@ -253,9 +253,7 @@ def _mirrored(gpus, reason="--strategy=mirrored"):
 def _multi_worker(gpus, reason="--strategy=multi_worker"):
     cluster = workers.from_environment()
     if cluster is None:
-        raise ValueError(
-            "--strategy=multi_worker: TF_CONFIG names no workers; set it on every host, or give --num_workers."
-        )
+        raise ValueError("--strategy=multi_worker: TF_CONFIG names no workers; set it on every host, or give --num_workers.")
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     return Placement(
         f"multi_worker: {reason}; {cluster.size} workers, {strategy.num_replicas_in_sync} replicas in all", strategy,

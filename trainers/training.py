@@ -100,7 +100,10 @@ def _fit(run, config, model, task, tokenizer, data, placement):
     meter = _meter(config, model, data, placement)
     Steps(run, config, trainer, batches, checkpoints, log, data, place, meter, profiled_steps()).run()
     print(checkpoints.summary(), flush=True)
-    print(f"Graphs of the step: {trainer.num_compilations}, {'compiled by XLA' if trainer.xla else 'not compiled by XLA'}.", flush=True)
+    print(
+        f"Graphs of the step: {trainer.num_compilations}, {'compiled by XLA' if trainer.xla else 'not compiled by XLA'}.",
+        flush=True,
+    )
     return trainer, log
 
 
@@ -139,9 +142,7 @@ def _deliver(run, config, bundle):
         from zoo.export import export_saved_model
 
         with quiet():
-            path = export_saved_model(
-                run / "export", bundle.model, bundle.tokenizer, bundle.task, provenance=bundle.provenance
-            )
+            path = export_saved_model(run / "export", bundle.model, bundle.tokenizer, bundle.task, provenance=bundle.provenance)
         print(f"Export: {path}, replayed in a fresh process: equal", flush=True)
     print(_next_commands(run, config, bundle.task))
 

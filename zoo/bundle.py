@@ -1,8 +1,8 @@
 """A bundle: the directory that crosses between training, conversion, evaluation and export.
 
-    bundle/config.json        format version, model name, model config, task, task config, provenance
-    bundle/tokenizer/         the tokenizer's own files
-    bundle/model.weights.h5   the weights, by variable path
+bundle/config.json        format version, model name, model config, task, task config, provenance
+bundle/tokenizer/         the tokenizer's own files
+bundle/model.weights.h5   the weights, by variable path
 """
 
 import dataclasses

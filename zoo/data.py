@@ -262,9 +262,7 @@ class PackedBatches:
         ValueError: the stream is shorter than one sequence, that is `seq_length + 1` tokens.
     """
 
-    def __init__(
-        self, stream, seq_length, batch_size, seed=0, *, separate_documents=False, contiguous=False, eos_id=None
-    ):
+    def __init__(self, stream, seq_length, batch_size, seed=0, *, separate_documents=False, contiguous=False, eos_id=None):
         _require_positive(seq_length=seq_length, batch_size=batch_size)
         if len(stream) <= seq_length:
             raise ValueError(
@@ -371,9 +369,7 @@ def evaluation_batches(
     """
     _require_positive(seq_length=seq_length, batch_size=batch_size)
     if not 0 <= context_tokens < seq_length:
-        raise ValueError(
-            f"context_tokens must be at least 0 and below seq_length ({seq_length}), got {context_tokens}."
-        )
+        raise ValueError(f"context_tokens must be at least 0 and below seq_length ({seq_length}), got {context_tokens}.")
     end = len(stream) - 1 if max_tokens is None else min(len(stream) - 1, max_tokens)
     if end < 1:
         raise ValueError("There is nothing to score: the split has no tokens, or max_tokens is not positive.")

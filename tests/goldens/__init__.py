@@ -23,9 +23,7 @@ def path_of(case):
 def load(case):
     """The golden of a case. Raises FileNotFoundError, saying how to write it."""
     if not path_of(case).is_file():
-        raise FileNotFoundError(
-            f"{case} has no golden: look at what it computes, then write it with python -m tests.goldens."
-        )
+        raise FileNotFoundError(f"{case} has no golden: look at what it computes, then write it with python -m tests.goldens.")
     return json.loads(path_of(case).read_text(encoding="utf8"))
 
 

@@ -18,7 +18,16 @@ def test_a_sound_machine(capfd, tmp_path, monkeypatch):
     assert answer.status == 0, answer.out
     lines = answer.out.splitlines()
     assert all(re.match(r"(ok    |note  ) \S", line) for line in lines), answer.out
-    for finding in ("Python 3", "tensorflow 2", "keras 3", "CPU: ", "no GPU: ", "XLA compiles", "bfloat16: computes", "memory: "):
+    for finding in (
+        "Python 3",
+        "tensorflow 2",
+        "keras 3",
+        "CPU: ",
+        "no GPU: ",
+        "XLA compiles",
+        "bfloat16: computes",
+        "memory: ",
+    ):
         assert finding in answer.out
     for name in MODELS.names():
         assert f" {name}: " in answer.out

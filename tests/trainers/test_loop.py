@@ -42,9 +42,7 @@ def test_the_gradient_is_that_of_the_mean():
     whole, parts = tiny_models.create("gpt"), tiny_models.create("gpt")
     weights = (np.arange(13) < np.array([[13], [2], [5], [1], [9]])).astype("float32")
     data = batch(whole, weights=weights)
-    settings = dict(
-        optimizer="sgd", learning_rate=0.5, schedule="constant", warmup_steps=0, weight_decay=0.0, clip_norm=0.0
-    )
+    settings = dict(optimizer="sgd", learning_rate=0.5, schedule="constant", warmup_steps=0, weight_decay=0.0, clip_norm=0.0)
     tiny_models.trainer(whole, **settings).step(data)
     task, variables = LanguageModeling(), parts.trainable_variables
     total = [0.0] * len(variables)
@@ -226,9 +224,7 @@ class Unknown(LanguageModeling):
 def test_xla_never_falls_back_in_silence(required, capsys):
     model = tiny_models.create("lstm")
     plain = tiny_models.trainer(model)
-    trainer = loop.Trainer(
-        model, Unknown(), plain.optimizer, batch_size=5, seq_length=13, xla=True, require_xla=required
-    )
+    trainer = loop.Trainer(model, Unknown(), plain.optimizer, batch_size=5, seq_length=13, xla=True, require_xla=required)
     if required:
         with pytest.raises(ValueError, match="--xla=require: XLA cannot compile this step"):
             trainer.step(batch(model))

@@ -18,7 +18,9 @@ def tiny(**fields):
 
 
 def run(**changes):
-    settings = dict(batch_size=12, seq_length=16, steps=10, optimizer="adamw", precision="float32", grad_accumulation=1, xla="auto")
+    settings = dict(
+        batch_size=12, seq_length=16, steps=10, optimizer="adamw", precision="float32", grad_accumulation=1, xla="auto"
+    )
     return SimpleNamespace(**{**settings, **changes})
 
 

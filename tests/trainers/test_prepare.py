@@ -42,9 +42,7 @@ def ids_of(streams):
 
 def test_bytes_by_hand(tmp_path):
     seen = []
-    tokenizer, streams = prepare(
-        Counted(**DOCUMENTS), "byte", cache_dir=tmp_path, progress=lambda *said: seen.append(said)
-    )
+    tokenizer, streams = prepare(Counted(**DOCUMENTS), "byte", cache_dir=tmp_path, progress=lambda *said: seen.append(said))
     eos = tokenizer.eos_id
     first, second = tokenizer.encode("snow \u2603"), tokenizer.encode("two\r\nlines\n")
     assert streams["train"][:].tolist() == [eos, *first, eos, *second, eos]

@@ -82,9 +82,7 @@ def test_latest_still_points_at_the_last_good_run(workplace, capfd):
 def test_a_vocabulary_that_the_tokenizer_cannot_have(workplace, capfd):
     before = tree(workplace)
     arguments = [argument for argument in TRAIN if "tokenizer" not in argument]
-    assert "vocab_size" in refusal(
-        capfd, "run", *arguments, "--tokenizer=bpe", "--vocab_size=3", "--data_path=text.txt"
-    )
+    assert "vocab_size" in refusal(capfd, "run", *arguments, "--tokenizer=bpe", "--vocab_size=3", "--data_path=text.txt")
     assert tree(workplace) == before
 
 
@@ -221,9 +219,7 @@ def bundle(tmp_path_factory):
 @pytest.mark.parametrize("program", ["evaluate", "generate", "export"])
 def test_no_bundle(program, workplace, capfd):
     assert refusal(capfd, program) == "--model_dir is missing; give the directory of a run, such as runs/gpt/latest."
-    assert refusal(capfd, program, "--model_dir=nowhere").startswith(
-        "nowhere holds no bundle; give the directory of a run"
-    )
+    assert refusal(capfd, program, "--model_dir=nowhere").startswith("nowhere holds no bundle; give the directory of a run")
     (workplace / "r" / "checkpoints").mkdir(parents=True)
     assert "holds a run that has not ended; start its command again" in refusal(capfd, program, "--model_dir=r")
 
@@ -242,10 +238,7 @@ def test_prompts(bundle, workplace, capfd):
     too_long = "has 21 tokens, with the one that begins it; this model takes at most 16."
     assert refusal(capfd, "generate", f"--model_dir={bundle}", f"--prompt={'x' * 20}") == f"The prompt {too_long}"
     (workplace / "prompts.txt").write_text("a\n" + "x" * 20 + "\n")
-    assert (
-        refusal(capfd, "generate", f"--model_dir={bundle}", "--prompt_file=prompts.txt")
-        == f"The prompt number 2 {too_long}"
-    )
+    assert refusal(capfd, "generate", f"--model_dir={bundle}", "--prompt_file=prompts.txt") == f"The prompt number 2 {too_long}"
     assert refusal(capfd, "generate", f"--model_dir={bundle}", "--prompt_file=none.txt") == (
         "none.txt: No such file or directory; give the path of something that is there."
     )
@@ -271,9 +264,7 @@ def test_judging(bundle, workplace, capfd):
 
     assert evaluate() == "This bundle stands alone; say what to judge it on with --dataset or --data_path."
     assert "no split 'tset'" in evaluate("--data_path=text.txt", "--split=tset")
-    assert evaluate("--data_path=text.txt", "--seq_length=99") == (
-        "seq_length 99 is more than this model's max_length of 16."
-    )
+    assert evaluate("--data_path=text.txt", "--seq_length=99") == ("seq_length 99 is more than this model's max_length of 16.")
     (workplace / "empty.txt").write_text("")
     assert "holds no text" in evaluate("--data_path=empty.txt")
 

@@ -178,9 +178,7 @@ def test_a_bad_batch_is_left_out_as_if_it_had_never_been_there(tmp_path):
     assert trainer.weight.value == weight_after(number for number in range(40) if number != 23)
     assert steps.place.skipped == {23: "the loss is nan"}
     skipped = [line for line in lines(tmp_path) if line["split"] == "skipped"]
-    assert skipped == [
-        {"step": 24, "split": "skipped", "reason": "the loss is nan"}
-    ]
+    assert skipped == [{"step": 24, "split": "skipped", "reason": "the loss is nan"}]
     told = lines(tmp_path, "step", "split")
     assert len(told) == len(set(told))  # no line is there twice
     rates = {line["step"]: line["learning_rate"] for line in lines(tmp_path) if line["split"] == "train"}

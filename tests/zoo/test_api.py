@@ -70,9 +70,7 @@ def test_a_seed_gives_the_same_text_whatever_stands_beside_it(loaded):
     assert loaded.generate("abc", **{**options, "seed": 4}) != alone
 
 
-@pytest.mark.parametrize(
-    "options", [{}, dict(temperature=1.3, top_k=7, seed=5), dict(temperature=0.9, top_p=0.8, seed=1)]
-)
+@pytest.mark.parametrize("options", [{}, dict(temperature=1.3, top_k=7, seed=5), dict(temperature=0.9, top_p=0.8, seed=1)])
 def test_streaming_gives_the_text_of_generate(loaded, options):
     pieces = list(loaded.stream("abc", max_new_tokens=9, **options))
     assert "abc" + "".join(pieces) == loaded.generate("abc", max_new_tokens=9, **options)

@@ -52,9 +52,7 @@ def test_saving_again_replaces_the_old_one(saved, tokenizer):
 def test_a_failed_save_leaves_the_old_one_and_nothing_else(saved, tokenizer, monkeypatch):
     before = np.asarray(bundles.load(saved).model.trainable_variables[0])
     broken = tiny()
-    monkeypatch.setattr(
-        broken, "save_weights", lambda path: (_ for _ in ()).throw(OSError(28, "No space left on device"))
-    )
+    monkeypatch.setattr(broken, "save_weights", lambda path: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space left"):
         bundles.Bundle(broken, tokenizer, "language_modeling", {}).save(saved)
     assert [path.name for path in saved.parent.iterdir()] == ["bundle"]

@@ -99,9 +99,7 @@ class TestShards:
 class TestPackedBatches:
     """The stream is 0..N-1, N odd sizes; as a ring, token N-1 is token 0 again."""
 
-    @pytest.mark.parametrize(
-        ("num_tokens", "seq_length", "batch_size"), [(23, 3, 2), (24, 5, 3), (12, 11, 7), (8, 7, 2)]
-    )
+    @pytest.mark.parametrize(("num_tokens", "seq_length", "batch_size"), [(23, 3, 2), (24, 5, 3), (12, 11, 7), (8, 7, 2)])
     def test_labels_follow_inputs_around_the_ring(self, num_tokens, seq_length, batch_size):
         ring = num_tokens - 1
         tokens = np.arange(num_tokens) % ring
@@ -172,9 +170,7 @@ class TestPackedBatches:
         shards = write(tmp_path / "s", shard_tokens=3)
         assert "segment_ids" in PackedBatches(shards, 2, 1, separate_documents=True).batch(0)
 
-    @pytest.mark.parametrize(
-        ("num_tokens", "seq_length", "batch_size", "steps"), [(72, 5, 3, 4), (24, 11, 2, 1), (9, 7, 5, 1)]
-    )
+    @pytest.mark.parametrize(("num_tokens", "seq_length", "batch_size", "steps"), [(72, 5, 3, 4), (24, 11, 2, 1), (9, 7, 5, 1)])
     def test_contiguous_rows_go_on_where_they_stopped(self, num_tokens, seq_length, batch_size, steps):
         ring = num_tokens - 1
         batches = PackedBatches(np.arange(num_tokens) % ring, seq_length, batch_size, seed=2, contiguous=True)

@@ -311,9 +311,7 @@ def every_continuation(prompt, limit, alpha, vocab_size=3, stop=2):
             if stop in ids[:-1] or (ids[-1] != stop and length < limit):
                 continue
             whole = [*prompt, *ids]
-            log_prob = sum(
-                log_softmax(SMALL[i % 5, whole[i - 1]])[whole[i]] for i in range(len(prompt), len(whole))
-            )
+            log_prob = sum(log_softmax(SMALL[i % 5, whole[i - 1]])[whole[i]] for i in range(len(prompt), len(whole)))
             found.append((log_prob / ((5 + length) / 6) ** alpha, log_prob, list(ids)))
     return sorted(found, reverse=True)
 
@@ -347,7 +345,9 @@ def test_a_beam_of_full_width_is_exhaustive_search(alpha):
 
 def test_a_beam_beats_greedy_search_by_hand():
     # From 0: 1 (0.6) or 0 (0.4); after 1 both go on evenly; after 0 the stop token is nearly sure.
-    probs = np.array([[[0.39, 0.6, 0.01], [1 / 3, 1 / 3, 1 / 3], [1, 1, 1]], [[0.02, 0.03, 0.95], [0.45, 0.45, 0.1], [1, 1, 1]]])
+    probs = np.array(
+        [[[0.39, 0.6, 0.01], [1 / 3, 1 / 3, 1 / 3], [1, 1, 1]], [[0.02, 0.03, 0.95], [0.45, 0.45, 0.1], [1, 1, 1]]]
+    )
     step = toy(np.log(probs).astype(np.float32))
     ids = tf.constant([[0, 0]])  # two tokens read: table 0 is next
     greedy = generate(step, start(1), ids, max_new_tokens=2, stop_ids=(2,))

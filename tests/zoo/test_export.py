@@ -53,7 +53,9 @@ def served(directory):
 
 def test_the_same_model_gives_the_same_bytes(directory, model, tokenizer):
     export_saved_model(directory, model, tokenizer, TASKS.get("language_modeling")(), version=7, provenance=PROVENANCE)
-    first, second = ({p.relative_to(d): p.read_bytes() for p in d.rglob("*") if p.is_file()} for d in (directory / "1", directory / "7"))
+    first, second = (
+        {p.relative_to(d): p.read_bytes() for p in d.rglob("*") if p.is_file()} for d in (directory / "1", directory / "7")
+    )
     assert first.keys() == second.keys()
     assert [str(name) for name in first if first[name] != second[name]] == []
     assert latest_version(directory) == 7
@@ -78,10 +80,17 @@ def test_deployment_files_are_what_their_protos_read(directory):
     from tensorflow_serving.config import model_server_config_pb2
 
     folder = directory / "deployment"
-    config = text_format.Parse((folder / "models.config").read_text(encoding="utf8"), model_server_config_pb2.ModelServerConfig())
+    config = text_format.Parse(
+        (folder / "models.config").read_text(encoding="utf8"), model_server_config_pb2.ModelServerConfig()
+    )
     assert [(c.name, c.base_path) for c in config.model_config_list.config] == [("gpt", "/models/gpt")]
-    sizes = [int(line.split()[1]) for line in (folder / "batching_parameters.txt").read_text().splitlines() if "allowed" in line]
-    assert sizes == sorted(sizes) and f"max_batch_size {{ value: {sizes[-1]} }}" in (folder / "batching_parameters.txt").read_text()
+    sizes = [
+        int(line.split()[1]) for line in (folder / "batching_parameters.txt").read_text().splitlines() if "allowed" in line
+    ]
+    assert (
+        sizes == sorted(sizes)
+        and f"max_batch_size {{ value: {sizes[-1]} }}" in (folder / "batching_parameters.txt").read_text()
+    )
     assert "gpt" in (folder / "docker-compose.yaml").read_text() and "gpt" in (folder / "kubernetes.yaml").read_text()
     card = (directory / "1" / "assets.extra" / "model_card.md").read_text(encoding="utf8")
     assert "toy" in card and "CC0" in card and "loss 1.5000" in card

@@ -80,9 +80,7 @@ def _option(key, value):
     if key == "columns":
         names = tuple(value.split(":"))
         if len(set(names)) < len(names) or not all(names):
-            raise ValueError(
-                f"columns takes different names with colons between them, such as label:text, got {value!r}."
-            )
+            raise ValueError(f"columns takes different names with colons between them, such as label:text, got {value!r}.")
         return names
     allowed = OPTIONS[key]
     if not value or (allowed and value not in allowed):
@@ -95,9 +93,7 @@ def _expanded(pattern):
     """The files that a path or glob names."""
     pattern = os.path.expanduser(pattern)
     if os.path.isdir(pattern):
-        raise ValueError(
-            f"{pattern} is a directory; name its files with a glob, such as {os.path.join(pattern, '*.txt')}."
-        )
+        raise ValueError(f"{pattern} is a directory; name its files with a glob, such as {os.path.join(pattern, '*.txt')}.")
     found = [pattern] if os.path.isfile(pattern) else sorted(filter(os.path.isfile, glob.glob(pattern, recursive=True)))
     if not found:
         raise ValueError(f"There is no file {pattern!r}." if pattern else "--data_path names an empty path.")

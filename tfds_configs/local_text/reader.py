@@ -16,7 +16,15 @@ def records(path, data_path):
     Raises:
         ValueError: bytes that are not UTF-8, a missing field or column, a ragged row, broken JSON or gzip.
     """
-    read = {"tagged": _sentences, "squad": _questions, "text": _whole, "lines": _lines, "jsonl": _json_lines, "csv": _rows, "tsv": _rows}
+    read = {
+        "tagged": _sentences,
+        "squad": _questions,
+        "text": _whole,
+        "lines": _lines,
+        "jsonl": _json_lines,
+        "csv": _rows,
+        "tsv": _rows,
+    }
     try:
         with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
             for record in read[data_path.format_of(path)](path, file, data_path):
@@ -44,9 +52,7 @@ def _json_lines(path, file, data_path):
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}, line {number} is not JSON: {error.msg} at column {error.colno}.") from error
         if not isinstance(record, dict) or data_path.field not in record:
-            has = (
-                f"its fields are {', '.join(map(repr, record))}" if isinstance(record, dict) else "it is no JSON object"
-            )
+            has = f"its fields are {', '.join(map(repr, record))}" if isinstance(record, dict) else "it is no JSON object"
             raise ValueError(f"{path}, line {number} has no field {data_path.field!r}: {has}.")
         text = record[data_path.field]
         if not isinstance(text, str):
@@ -148,8 +154,7 @@ def _encodable(text, path, number, errors):
         if errors == "replace":
             return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         raise ValueError(
-            f"{path}, line {number} spells a lone surrogate, which is no character; mend it, or read on with "
-            "errors=replace."
+            f"{path}, line {number} spells a lone surrogate, which is no character; mend it, or read on with errors=replace."
         ) from error
     return text
 

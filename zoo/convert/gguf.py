@@ -1,6 +1,6 @@
 """GGUF files, the format of llama.cpp, into bundles: weights dequantised to float32, the tokenizer included.
 
-    bundle = read("SmolLM2-135M-Instruct.Q4_1.gguf")
+bundle = read("SmolLM2-135M-Instruct.Q4_1.gguf")
 """
 
 import re

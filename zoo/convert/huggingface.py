@@ -1,7 +1,7 @@
 """Hugging Face directories <-> bundles, without torch and without transformers.
 
-    bundle = read("all-MiniLM-L6-v2")      config.json, model.safetensors, the tokenizer's files
-    write(bundle, "mine")                  the same, for AutoModel.from_pretrained("mine")
+bundle = read("all-MiniLM-L6-v2")      config.json, model.safetensors, the tokenizer's files
+write(bundle, "mine")                  the same, for AutoModel.from_pretrained("mine")
 """
 
 import json
@@ -152,5 +152,7 @@ def _tensors(model, family, with_head):
             yield (
                 name if own else family.prefix + name,
                 piece[::-1] if rule.turned else piece,
-                lambda rule=rule, variable=variable, widths=widths, place=place: to_theirs(rule, variable.numpy(), widths)[place],
+                lambda rule=rule, variable=variable, widths=widths, place=place: to_theirs(rule, variable.numpy(), widths)[
+                    place
+                ],
             )

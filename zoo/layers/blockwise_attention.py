@@ -91,7 +91,10 @@ def attend_in_rows(q_BNTH, k_BKTH, v_BKTH, rule):
 
 def _sum_of_starts(parts, rows):
     """The sum of arrays that each cover the columns from 0 to the end of their row."""
-    columns = [sum((part[:, :, first:end] for part in parts[i + 1 :]), parts[i][:, :, first:end]) for i, (first, end) in enumerate(rows)]
+    columns = [
+        sum((part[:, :, first:end] for part in parts[i + 1 :]), parts[i][:, :, first:end])
+        for i, (first, end) in enumerate(rows)
+    ]
     return ops.concatenate(columns, axis=2)
 
 
@@ -196,9 +199,7 @@ class _Blocks:
 
         def row(i, stacks):
             dq_MBKtH, dk_MBKsH, dv_MBKsH = stacks
-            q_BKtH, dy_BKtH, log_sums, inner = (
-                read_block(x, i) for x in (q_MBKtH, dy_MBKtH, log_sums_MBKt1, inner_MBKt1)
-            )
+            q_BKtH, dy_BKtH, log_sums, inner = (read_block(x, i) for x in (q_MBKtH, dy_MBKtH, log_sums_MBKt1, inner_MBKt1))
 
             def block(j, carry, rule):
                 dq_BKtH, dk_MBKsH, dv_MBKsH = carry
@@ -264,7 +265,9 @@ def _transpose(x):
 def _stack(x_BNtH, num_kv_heads):
     """(B, N, t, H) -> (B, K, G t, H)."""
     batch, heads, length, width = ops.shape(x_BNtH)
-    return x_BNtH if heads == num_kv_heads else ops.reshape(x_BNtH, (batch, num_kv_heads, heads // num_kv_heads * length, width))
+    return (
+        x_BNtH if heads == num_kv_heads else ops.reshape(x_BNtH, (batch, num_kv_heads, heads // num_kv_heads * length, width))
+    )
 
 
 def _unstack(x_BKtH, num_heads):

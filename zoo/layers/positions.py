@@ -23,9 +23,7 @@ class LearnedPositions(keras.layers.Layer):
 
     def build(self, input_shape=None):
         normal = keras.initializers.RandomNormal(stddev=0.02)
-        self.embeddings = self.add_weight(
-            shape=(self.max_length, self.hidden_dim), initializer=normal, name="embeddings"
-        )
+        self.embeddings = self.add_weight(shape=(self.max_length, self.hidden_dim), initializer=normal, name="embeddings")
 
     def call(self, positions):
         return ops.take(ops.cast(self.embeddings, self.compute_dtype), positions, axis=0)

@@ -110,9 +110,7 @@ class LSTMCell:
     def linearize(x, product, h, c):
         i, f, g, o = LSTMCell._gates(x, product)
         squashed = ops.tanh(f * c + i * g)
-        by_x = ops.concatenate(
-            [g * i * (1 - i), c * f * (1 - f), i * (1 - g * g), squashed * o * (1 - o)], axis=-1
-        )
+        by_x = ops.concatenate([g * i * (1 - i), c * f * (1 - f), i * (1 - g * g), squashed * o * (1 - o)], axis=-1)
         return by_x, o * (1 - squashed * squashed), f
 
     @staticmethod

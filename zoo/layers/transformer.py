@@ -34,9 +34,7 @@ class MLP(keras.layers.Layer):
 
     def build(self, input_shape):
         self.expand.build(input_shape)
-        self.contract = Linear(
-            input_shape[-1], self.use_bias, self.output_stddev, dtype=self.dtype_policy, name="contract"
-        )
+        self.contract = Linear(input_shape[-1], self.use_bias, self.output_stddev, dtype=self.dtype_policy, name="contract")
         self.contract.build((*input_shape[:-1], self.mlp_dim))
 
     def call(self, x, training=False):

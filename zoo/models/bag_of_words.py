@@ -54,9 +54,7 @@ class BagOfWordsConfig(Config):
         self.require_positive("vocab_size", "num_classes", "num_buckets")
         self.require_rate("dropout")
         self.require(1 <= self.order <= len(MULTIPLIERS), f"order must be 1 to {len(MULTIPLIERS)}, got {self.order}.")
-        self.require(
-            self.counting in ("count", "binary", "log"), f"counting is count, binary or log, got {self.counting!r}."
-        )
+        self.require(self.counting in ("count", "binary", "log"), f"counting is count, binary or log, got {self.counting!r}.")
 
     @property
     def num_features(self):

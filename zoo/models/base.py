@@ -38,9 +38,7 @@ class LanguageModel(keras.Model):
         super().__init__(**kwargs)
         self.config = config
 
-    def features(
-        self, token_ids, state=None, *, padding_mask=None, segment_ids=None, positions=None, training=False
-    ):
+    def features(self, token_ids, state=None, *, padding_mask=None, segment_ids=None, positions=None, training=False):
         """Token ids to features.
 
         Args:
@@ -78,9 +76,7 @@ class LanguageModel(keras.Model):
         """
         return self.features(token_ids, padding_mask=padding_mask, training=training)[0]
 
-    def call(
-        self, token_ids, state=None, padding_mask=None, segment_ids=None, positions=None, training=False
-    ):
+    def call(self, token_ids, state=None, padding_mask=None, segment_ids=None, positions=None, training=False):
         features, new_state = self.features(
             token_ids, state, padding_mask=padding_mask, segment_ids=segment_ids, positions=positions, training=training
         )

@@ -129,9 +129,7 @@ class BERT(Encoder):
         self.embeddings = keras.layers.Embedding(
             config.vocab_size, config.hidden_dim, embeddings_initializer=normal, name="embeddings"
         )
-        self.positions = LearnedPositions(
-            config.max_length + config.position_offset, config.hidden_dim, name="positions"
-        )
+        self.positions = LearnedPositions(config.max_length + config.position_offset, config.hidden_dim, name="positions")
         self.segments = LearnedPositions(config.num_segments, config.hidden_dim, name="segments")
         self.embedding_norm = Norm("layer", config.epsilon, name="embedding_norm")
         self.dropout = keras.layers.Dropout(config.dropout, name="dropout") if config.dropout else None
@@ -140,9 +138,7 @@ class BERT(Encoder):
 
     def _block(self, i):
         c = self.config
-        attention = Attention(
-            c.num_heads, c.num_heads, c.hidden_dim // c.num_heads, dropout=c.dropout, name="attention"
-        )
+        attention = Attention(c.num_heads, c.num_heads, c.hidden_dim // c.num_heads, dropout=c.dropout, name="attention")
         mlp = MLP(c.mlp_width, c.activation, dropout=c.dropout, name="mlp")
         return TransformerBlock(attention, mlp, norm_first=False, epsilon=c.epsilon, name=f"block_{i}")
 

@@ -90,12 +90,27 @@ class GPTConfig(Config):
         "gpt3_175b": dict(**GPT3, num_layers=96, num_heads=96, hidden_dim=12_288),
         # The modern line at familiar sizes.
         "modern_100m": dict(
-            **MODERN, vocab_size=32_768, max_length=2_048, num_layers=12, num_heads=12, num_kv_heads=4,
-            hidden_dim=768, mlp_dim=2_048, epsilon=1e-6,
+            **MODERN,
+            vocab_size=32_768,
+            max_length=2_048,
+            num_layers=12,
+            num_heads=12,
+            num_kv_heads=4,
+            hidden_dim=768,
+            mlp_dim=2_048,
+            epsilon=1e-6,
         ),  # fmt: skip
         "modern_1b": dict(
-            **MODERN, vocab_size=32_768, max_length=4_096, num_layers=16, num_heads=32, num_kv_heads=8,
-            hidden_dim=2_048, mlp_dim=8_192, rotary_theta=500_000.0, epsilon=1e-6,
+            **MODERN,
+            vocab_size=32_768,
+            max_length=4_096,
+            num_layers=16,
+            num_heads=32,
+            num_kv_heads=8,
+            hidden_dim=2_048,
+            mlp_dim=8_192,
+            rotary_theta=500_000.0,
+            epsilon=1e-6,
         ),  # fmt: skip
     }
     # Muon's best rate is several times Adam's: 1.573 nats a character on tinyshakespeare where AdamW gives 1.645.
@@ -193,9 +208,7 @@ class GPT(LanguageModel):
             c.num_heads, c.kv_heads, c.head_width, use_bias=c.use_bias, dropout=c.dropout,
             normalize_qk=c.normalize_qk, output_stddev=residual_stddev, form=c.attention, name="attention",
         )  # fmt: skip
-        mlp = MLP(
-            c.mlp_width, c.activation, use_bias=c.use_bias, dropout=c.dropout, output_stddev=residual_stddev, name="mlp"
-        )
+        mlp = MLP(c.mlp_width, c.activation, use_bias=c.use_bias, dropout=c.dropout, output_stddev=residual_stddev, name="mlp")
         return TransformerBlock(
             attention, mlp, norm=c.norm, norm_first=c.norm_first, epsilon=c.epsilon, remat=c.remat == "block", name=f"block_{i}"
         )
@@ -221,9 +234,7 @@ class GPT(LanguageModel):
             state[f"layer_{i}/values"] = ops.zeros(shape, self.compute_dtype)
         return state
 
-    def features(
-        self, token_ids, state=None, *, padding_mask=None, segment_ids=None, positions=None, training=False
-    ):
+    def features(self, token_ids, state=None, *, padding_mask=None, segment_ids=None, positions=None, training=False):
         length = token_ids.shape[1]
         if length is not None and length > self.max_length:
             raise ValueError(f"{length} tokens are more than this model's max_length of {self.max_length}.")

@@ -55,26 +55,41 @@ class LSTMConfig(Config):
         "gru": dict(cell="gru"),
         # Zaremba et al. 2014, section 4.1. Their masks change every step, ours are locked.
         "medium": dict(
-            **PENN_TREEBANK, embedding_dim=650, hidden_dim=650, tie_embeddings=False,
-            input_dropout=0.5, hidden_dropout=0.5, output_dropout=0.5,
+            **PENN_TREEBANK,
+            embedding_dim=650,
+            hidden_dim=650,
+            tie_embeddings=False,
+            input_dropout=0.5,
+            hidden_dropout=0.5,
+            output_dropout=0.5,
         ),  # fmt: skip
         "large": dict(
-            **PENN_TREEBANK, embedding_dim=1_500, hidden_dim=1_500, tie_embeddings=False,
-            input_dropout=0.65, hidden_dropout=0.65, output_dropout=0.65,
+            **PENN_TREEBANK,
+            embedding_dim=1_500,
+            hidden_dim=1_500,
+            tie_embeddings=False,
+            input_dropout=0.65,
+            hidden_dropout=0.65,
+            output_dropout=0.65,
         ),  # fmt: skip
         # Merity et al. 2017, section 5, Penn Treebank.
         "awd_lstm": dict(
-            **PENN_TREEBANK, num_layers=3, embedding_dim=400, hidden_dim=1_150,
-            embedding_dropout=0.1, input_dropout=0.4, hidden_dropout=0.3, output_dropout=0.4, weight_dropout=0.5,
+            **PENN_TREEBANK,
+            num_layers=3,
+            embedding_dim=400,
+            hidden_dim=1_150,
+            embedding_dropout=0.1,
+            input_dropout=0.4,
+            hidden_dropout=0.3,
+            output_dropout=0.4,
+            weight_dropout=0.5,
         ),  # fmt: skip
     }
     preset_recipes: ClassVar = {"tiny": dict(seq_length=16)}
 
     def validate(self):
         self.require_positive("vocab_size", "num_layers", "embedding_dim", "hidden_dim")
-        self.require_rate(
-            "embedding_dropout", "input_dropout", "hidden_dropout", "output_dropout", "weight_dropout"
-        )
+        self.require_rate("embedding_dropout", "input_dropout", "hidden_dropout", "output_dropout", "weight_dropout")
         self.require(self.cell in GATES, f"cell must be {' or '.join(GATES)}, got {self.cell!r}.")
 
     @property
@@ -86,9 +101,8 @@ class LSTMConfig(Config):
     def num_params(self):
         """Number of parameters of the model."""
         gates, biases = GATES[self.cell], 2 if self.cell == "gru" else 1
-        layers = sum(
-            gates * d * (x + d + biases) for x, d in zip((self.embedding_dim, *self.layer_dims), self.layer_dims)
-        )
+        inputs = (self.embedding_dim, *self.layer_dims[:-1])
+        layers = sum(gates * d * (x + d + biases) for x, d in zip(inputs, self.layer_dims, strict=True))
         head = 0 if self.tie_embeddings else self.layer_dims[-1] * self.vocab_size
         return self.vocab_size * (self.embedding_dim + 1) + layers + head
 
@@ -143,9 +157,7 @@ class LSTM(LanguageModel):
             for name in layer.state_names
         }
 
-    def features(
-        self, token_ids, state=None, *, padding_mask=None, segment_ids=None, positions=None, training=False
-    ):
+    def features(self, token_ids, state=None, *, padding_mask=None, segment_ids=None, positions=None, training=False):
         starts = None if segment_ids is None else _document_starts(segment_ids, padding_mask)
         x_BTE = self._embed(token_ids, training)
         new_state = {}

@@ -71,9 +71,7 @@ class NGramConfig(Config):
 
     def validate(self):
         self.require(1 <= self.order <= MAX_ORDER, f"order must be 1 to {MAX_ORDER}, got {self.order}.")
-        self.require(
-            self.smoothing in SMOOTHINGS, f"smoothing must be one of {', '.join(SMOOTHINGS)}, got {self.smoothing!r}."
-        )
+        self.require(self.smoothing in SMOOTHINGS, f"smoothing must be one of {', '.join(SMOOTHINGS)}, got {self.smoothing!r}.")
         self.require_positive("vocab_size", "add_k")
         for name in ("eos_id", "unk_id"):
             value = getattr(self, name)
@@ -142,8 +140,13 @@ class NGram(LanguageModel):
         if ids[0] != config.eos_id:
             ids = np.concatenate([[config.eos_id], ids])
         tables = ngram_estimation.estimate(
-            ids.astype(np.int32, copy=False), config.order, config.vocab_size, config.eos_id,
-            smoothing=config.smoothing, add_k=config.add_k, cutoffs=config.cutoffs,
+            ids.astype(np.int32, copy=False),
+            config.order,
+            config.vocab_size,
+            config.eos_id,
+            smoothing=config.smoothing,
+            add_k=config.add_k,
+            cutoffs=config.cutoffs,
         )
         self.tables.assign(tables)
         self.config = config.replace(ngram_counts=self.tables.num_ngrams)

@@ -17,7 +17,17 @@ import numpy as np
 
 STRING = 7
 # DataType of types.proto -> numpy.
-DTYPES = {1: "float32", 2: "float64", 3: "int32", 4: "uint8", 6: "int8", STRING: "object", 9: "int64", 10: "bool", 14: "bfloat16"}
+DTYPES = {
+    1: "float32",
+    2: "float64",
+    3: "int32",
+    4: "uint8",
+    6: "int8",
+    STRING: "object",
+    9: "int64",
+    10: "bool",
+    14: "bfloat16",
+}
 CODES = {3: "INVALID_ARGUMENT", 5: "NOT_FOUND", 8: "RESOURCE_EXHAUSTED", 9: "FAILED_PRECONDITION", 11: "OUT_OF_RANGE", 12: "UNIMPLEMENTED", 13: "INTERNAL"}  # fmt: skip
 
 
@@ -143,11 +153,16 @@ class SavedModel:
             RequestError: the request was refused; nothing else is raised for anything that a client can send.
         """
         if signature not in self.signatures:
-            raise RequestError("NOT_FOUND", f"no signature is called {signature!r}; there are {', '.join(sorted(self.signatures))}.")
+            raise RequestError(
+                "NOT_FOUND", f"no signature is called {signature!r}; there are {', '.join(sorted(self.signatures))}."
+            )
         wanted = self.signatures[signature]
         values = {**wanted.defaults, **inputs}
         if values.keys() != wanted.inputs.keys():
-            raise RequestError("INVALID_ARGUMENT", f"{signature} takes {described(wanted.inputs, wanted.defaults)}; this request has {', '.join(sorted(inputs)) or 'nothing'}.")
+            raise RequestError(
+                "INVALID_ARGUMENT",
+                f"{signature} takes {described(wanted.inputs, wanted.defaults)}; this request has {', '.join(sorted(inputs)) or 'nothing'}.",
+            )
         tensors, places, outputs = [], [], list(wanted.outputs.items())
         try:
             for name, slot in wanted.inputs.items():

@@ -1,7 +1,7 @@
 """What an export is proved and warmed up with: requests, and the answers that Python gave.
 
-    assets.extra/golden.json                     for people and for zoo/serving/replay.py
-    assets.extra/tf_serving_warmup_requests      TFRecord of PredictionLog, which the server replays before it takes requests
+assets.extra/golden.json                     for people and for zoo/serving/replay.py
+assets.extra/tf_serving_warmup_requests      TFRecord of PredictionLog, which the server replays before it takes requests
 """
 
 import inspect

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
-import c_api  # noqa: E402
+import c_api
 
 GOLDEN = Path("assets.extra") / "golden.json"
 TOLERANCE = 1e-5
@@ -32,7 +32,9 @@ def replay(model, requests):
         for output, expected in request["outputs"].items():
             actual = answers[-1][output]
             if differs(actual, expected):
-                raise ValueError(f"signature {name}, output {output}: {actual.tolist()} instead of {expected} for {request['inputs']}.")
+                raise ValueError(
+                    f"signature {name}, output {output}: {actual.tolist()} instead of {expected} for {request['inputs']}."
+                )
     return seconds
 
 

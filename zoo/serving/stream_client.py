@@ -47,7 +47,12 @@ class Grpc:
         unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
         channel = grpc.insecure_channel(f"{host}:{port or 8500}", unlimited)
         self.stub, self.model, self.timeout = prediction_service_pb2_grpc.PredictionServiceStub(channel), model, timeout
-        self.request, self.make, self.read, self.error = predict_pb2.PredictRequest, tf.make_tensor_proto, tf.make_ndarray, grpc.RpcError
+        self.request, self.make, self.read, self.error = (
+            predict_pb2.PredictRequest,
+            tf.make_tensor_proto,
+            tf.make_ndarray,
+            grpc.RpcError,
+        )
         self.dtypes = {"temperature": np.float32, "top_p": np.float32, "seed": np.int64, "top_k": np.int32, "max_new_tokens": np.int32, "padded_length": np.int32}  # fmt: skip
 
     def __call__(self, signature, inputs):
@@ -69,9 +74,7 @@ class Grpc:
 def stream(predict, prompt, max_new_tokens=64, **sampling):
     """Yields the continuation of a prompt in pieces; a character whose bytes have not all come yet is held back."""
     options = {name: [value] for name, value in sampling.items()}
-    answer = predict(
-        "prefill", {"prompt": [prompt], "max_new_tokens": [max_new_tokens], "padded_length": [0], **options}
-    )
+    answer = predict("prefill", {"prompt": [prompt], "max_new_tokens": [max_new_tokens], "padded_length": [0], **options})
     shown = len(prompt)
     while True:
         text, finished = predict.first(answer["text"]), predict.first(answer["finished"])

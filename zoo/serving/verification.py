@@ -53,17 +53,31 @@ def through_saved_model_cli(export):
     """As TensorFlow's own command line runs it: the default signature, one row."""
     requests = json.loads((Path(export) / golden.EXTRA / "golden.json").read_text(encoding="utf8"))
     request = next(request for request in requests if request["signature"] == "serving_default")
-    row = max(range(len(next(iter(request["inputs"].values())))), key=lambda i: sum(len(v[i]) for v in request["inputs"].values()))
+    row = max(
+        range(len(next(iter(request["inputs"].values())))), key=lambda i: sum(len(v[i]) for v in request["inputs"].values())
+    )
     given = {name: values[row].encode("utf8", "surrogateescape") for name, values in request["inputs"].items()}
     expression = ";".join(f"{name}=[{value!r}]" for name, value in given.items())
     code = "import sys; from tensorflow.python.tools.saved_model_cli import main; sys.exit(main())"
-    command = ["run", "--dir", str(export), "--tag_set", "serve", "--signature_def", "serving_default", "--input_exprs", expression]
+    command = [
+        "run",
+        "--dir",
+        str(export),
+        "--tag_set",
+        "serve",
+        "--signature_def",
+        "serving_default",
+        "--input_exprs",
+        expression,
+    ]
     result = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)
     if result.returncode:
         raise ValueError(f"saved_model_cli failed: {(result.stderr.strip() or 'no message').splitlines()[-1]}")
     for name, values in request["outputs"].items():
         printed = result.stdout.partition(f"Result for output key {name}:\n")[2].partition("Result for output key")[0]
-        if isinstance(values[row], str) and ast.literal_eval(printed.strip()) != [values[row].encode("utf8", "surrogateescape")]:
+        if isinstance(values[row], str) and ast.literal_eval(printed.strip()) != [
+            values[row].encode("utf8", "surrogateescape")
+        ]:
             raise ValueError(f"saved_model_cli answers another {name}: {printed.strip()}")
     return "saved_model_cli: the default signature gives the same answer."
 

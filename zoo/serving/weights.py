@@ -32,7 +32,9 @@ def at_precision(model, precision):
     if precision not in PRECISIONS:
         raise ValueError(f"An export's precision is {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}, got {precision!r}.")
     if precision != "float32" and not _matrices(model):
-        raise ValueError(f"{model.registered_name} has tables and no matrices, which {precision} could store; export it in float32.")
+        raise ValueError(
+            f"{model.registered_name} has tables and no matrices, which {precision} could store; export it in float32."
+        )
     if precision != "bfloat16":
         return model
     if not hasattr(model, "build_from_ids"):

@@ -22,7 +22,6 @@ from zoo.tasks import sequences
 from zoo.tasks.base import Task
 
 
-
 @dataclass(frozen=True)
 class ClassificationConfig(Config):
     """What is told apart, and how.
@@ -160,9 +159,7 @@ class Classification(Task):
         """Logits (B, C), and None."""
         if isinstance(model, Classifier):
             return model(batch["token_ids"], padding_mask=batch["padding_mask"], training=training), None
-        hidden_BTD = model.backbone.encode(
-            batch["token_ids"], batch["padding_mask"], batch["segment_ids"], training=training
-        )
+        hidden_BTD = model.backbone.encode(batch["token_ids"], batch["padding_mask"], batch["segment_ids"], training=training)
         return model.head(hidden_BTD, padding_mask=batch["padding_mask"], training=training), None
 
     def loss(self, batch, outputs):
@@ -217,10 +214,12 @@ class Classification(Task):
             return {"labels": tf.gather(tf.constant(self.config.labels), order), "scores": scores}
 
         if self.config.pair:
+
             @tf.function(input_signature=[string, string], autograph=False)
             def classify(text, text_pair):
                 return classes([text, text_pair])
         else:
+
             @tf.function(input_signature=[string], autograph=False)
             def classify(text):
                 return classes([text])

@@ -154,7 +154,9 @@ class MaskedBatches:
 
     def __init__(self, stream, layout, masking, tokenizer):
         if layout.seq_length < 4:
-            raise ValueError(f"Masked rows begin and end with a special token: seq_length is at least 4, got {layout.seq_length}.")
+            raise ValueError(
+                f"Masked rows begin and end with a special token: seq_length is at least 4, got {layout.seq_length}."
+            )
         self._windows = PackedBatches(stream, layout.seq_length - 2, layout.batch_size, layout.seed)
         self._seed, self._masking, self._tokenizer = layout.seed, masking, tokenizer
 

@@ -124,9 +124,7 @@ class QuestionAnswering(Task):
         return f"{len(data.contexts):,} questions in {len(data):,} windows"
 
     def training_batches(self, data, model, tokenizer, layout):
-        return sequences.ExampleBatches(
-            len(data), layout.batch_size, layout.seed, lambda chosen, step: _batch(data, chosen)
-        )
+        return sequences.ExampleBatches(len(data), layout.batch_size, layout.seed, lambda chosen, step: _batch(data, chosen))
 
     def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
         count = len(data) if max_tokens is None else min(len(data), max(max_tokens // layout.seq_length, 1))
@@ -137,9 +135,7 @@ class QuestionAnswering(Task):
 
     def forward(self, model, batch, state=None, training=False):
         """Logits (B, T, 2) of where an answer starts and ends, very low where it cannot, and None."""
-        hidden_BTD = model.backbone.encode(
-            batch["token_ids"], batch["padding_mask"], batch["segment_ids"], training=training
-        )
+        hidden_BTD = model.backbone.encode(batch["token_ids"], batch["padding_mask"], batch["segment_ids"], training=training)
         logits = model.head(hidden_BTD, training=training)
         return ops.where(ops.expand_dims(batch["candidates"], -1), logits, IMPOSSIBLE), None
 

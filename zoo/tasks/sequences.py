@@ -82,9 +82,7 @@ def rows_in_graph(texts, tokenizer, max_tokens):
 def _cut(ragged, lengths):
     """The first `lengths` int32 (B,) values of each row of a RaggedTensor."""
     starts = ragged.row_splits[:-1]
-    kept = tf.RaggedTensor.from_row_lengths(
-        tf.range(tf.reduce_sum(lengths)), tf.cast(lengths, tf.int64), validate=False
-    )
+    kept = tf.RaggedTensor.from_row_lengths(tf.range(tf.reduce_sum(lengths)), tf.cast(lengths, tf.int64), validate=False)
     offsets = tf.cast(kept.row_splits[:-1], tf.int64)
     shift = tf.repeat(starts - offsets, tf.cast(lengths, tf.int64))
     return kept.with_flat_values(tf.gather(ragged.flat_values, tf.cast(kept.flat_values, tf.int64) + shift))

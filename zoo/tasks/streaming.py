@@ -18,8 +18,17 @@ import tensorflow as tf
 from zoo.decoding import choose
 from zoo.tasks.signatures import refusal_unless, signature
 from zoo.tasks.text_generation import (
-    FLOATS, INTEGERS, LENGTH_BUCKETS, OPTIONS, STRINGS, as_many_as_fit, checked_options, default, left_padded, longest_text,
-    long_texts, texts_of,
+    INTEGERS,
+    LENGTH_BUCKETS,
+    OPTIONS,
+    STRINGS,
+    as_many_as_fit,
+    checked_options,
+    default,
+    left_padded,
+    long_texts,
+    longest_text,
+    texts_of,
 )  # fmt: skip
 
 PREFIX = "state_"

@@ -76,9 +76,7 @@ def language_model_signatures(model, tokenizer):
             max_new_tokens=max_new_tokens, sampling=sampling, stop_ids=(tokenizer.eos_id,), pad_id=tokenizer.pad_id,
         )  # fmt: skip
         written = tf.range(tf.shape(decoded.token_ids)[1])[None] < decoded.lengths[:, None]
-        whole = tf.ragged.boolean_mask(
-            tf.concat([prompt_ids, decoded.token_ids], 1), tf.concat([padding_mask, written], 1)
-        )
+        whole = tf.ragged.boolean_mask(tf.concat([prompt_ids, decoded.token_ids], 1), tf.concat([padding_mask, written], 1))
         text = texts_of(tokenizer, prompt, tf.ragged.boolean_mask(prompt_ids, padding_mask), whole)
         return {"text": text, "log_prob": decoded.log_probs}
 

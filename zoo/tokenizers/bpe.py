@@ -67,7 +67,9 @@ class BPETokenizer(Tokenizer):
                 self._pieces[i] = bytes(map(BYTE_OF_SYMBOL.__getitem__, token))
         symbols = {token: i for i, token in enumerate([*BYTE_SYMBOLS, *(left + right for left, right in merges)])}
         pairs = np.array([(symbols[left], symbols[right]) for left, right in merges], np.int64).reshape(-1, 2)
-        self._graph = BPEGraph(pairs, np.array([vocabulary.get(token, -1) for token in symbols], np.int32), self._pieces, individual_digits)
+        self._graph = BPEGraph(
+            pairs, np.array([vocabulary.get(token, -1) for token in symbols], np.int32), self._pieces, individual_digits
+        )
 
     @property
     def pad_id(self):

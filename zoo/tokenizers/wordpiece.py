@@ -7,7 +7,6 @@ The native side is the Rust library `tokenizers`; the graph side is `zoo/tokeniz
 """
 
 import collections
-import json
 from pathlib import Path
 
 import numpy as np
@@ -239,7 +238,7 @@ def _learnt(counts, size):
     native = tokenizers.Tokenizer(tokenizers.models.BPE())
     native.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     trainer = tokenizers.trainers.BpeTrainer(vocab_size=size, min_frequency=2, show_progress=False)
-    known = (([word] * counts[plain] for plain, word in spelt.items() if kept.issuperset(word)))
+    known = ([word] * counts[plain] for plain, word in spelt.items() if kept.issuperset(word))
     native.train_from_iterator((" ".join(words) for words in known), trainer)
     learnt = sorted(native.get_vocab().items(), key=lambda item: item[1])
     lost = sorted(kept.difference(token for token, _ in learnt))  # characters of words that hold rarer ones

@@ -58,13 +58,20 @@ def test_the_library_reads_what_is_written(written):
     assert total == sum(int(np.prod(v.shape)) for v in variables_by_path(bundle.model).values())
     config = json.loads((directory / "config.json").read_text())
     assert config["model_type"] == family_of(bundle.model)
-    assert config["architectures"][0].startswith({"gpt2": "GPT2", "llama": "Llama", "bert": "Bert", "roberta": "Roberta"}[config["model_type"]])
+    assert config["architectures"][0].startswith(
+        {"gpt2": "GPT2", "llama": "Llama", "bert": "Bert", "roberta": "Roberta"}[config["model_type"]]
+    )
 
 
 def test_the_certificate_says_what_was_compared(written):
     bundle, directory = written
     result = certificate.certify(bundle, directory)
-    assert result["ids"] | {"versions": 0} == {"compared": True, "identical": True, "peer": result["ids"]["peer"], "versions": 0}
+    assert result["ids"] | {"versions": 0} == {
+        "compared": True,
+        "identical": True,
+        "peer": result["ids"]["peer"],
+        "versions": 0,
+    }
     if result["outputs"]["compared"]:  # where torch and transformers are installed
         assert result["outputs"]["largest_difference"] < 1e-4 * max(1, result["outputs"]["largest_output"])
     else:
@@ -98,7 +105,9 @@ def test_other_precisions_prefixes_old_names_and_copies_are_read(directory):
     def change(tensors):
         for name in list(tensors):
             value = tensors.pop(name).astype(np.float16)
-            tensors["bert." + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")] = value
+            tensors[
+                "bert." + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+            ] = value
         tensors["bert.embeddings.position_ids"] = np.arange(16)[None]
         tensors["cls.seq_relationship.weight"] = np.zeros((2, 12), np.float32)
 

@@ -106,10 +106,7 @@ def by_hand(attention, x, mask, angles=None):
         )
     if angles is not None:
         cos, sin = map(np.asarray, angles)
-        q, k = (
-            np.concatenate([a[..., :2] * cos - a[..., 2:] * sin, a[..., 2:] * cos + a[..., :2] * sin], -1)
-            for a in (q, k)
-        )
+        q, k = (np.concatenate([a[..., :2] * cos - a[..., 2:] * sin, a[..., 2:] * cos + a[..., :2] * sin], -1) for a in (q, k))
     out = attend_by_loops(q, k, v, mask).transpose(0, 2, 1, 3).reshape(*x.shape[:2], N * H)
     out = out @ np.asarray(attention.output_projection.kernel)
     return out + np.asarray(attention.output_projection.bias) if attention.use_bias else out
@@ -136,9 +133,7 @@ def test_a_cached_pass_in_pieces_equals_the_whole():
     cache = {name: tf.zeros((B, K, length, H)) for name in ("keys", "values")}
     for size in (3, 1, 2, 1):
         mask = np.arange(length)[None, None] <= np.arange(start, start + size)[None, :, None]
-        out, cache = attention(
-            x[:, start : start + size], attention_mask=mask, cache={**cache, "index": tf.constant(start)}
-        )
+        out, cache = attention(x[:, start : start + size], attention_mask=mask, cache={**cache, "index": tf.constant(start)})
         pieces.append(out)
         start += size
     np.testing.assert_allclose(np.concatenate(pieces, 1), whole, rtol=1e-5, atol=1e-5)

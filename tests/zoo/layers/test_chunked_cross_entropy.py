@@ -11,7 +11,12 @@ import tensorflow as tf
 
 from tests import tiny_models
 from zoo.layers.chunked_cross_entropy import (
-    CHUNK, Projection, Unprojected, chunked_log_probs, resolve_logits, summed_cross_entropy,
+    CHUNK,
+    Projection,
+    Unprojected,
+    chunked_log_probs,
+    resolve_logits,
+    summed_cross_entropy,
 )  # fmt: skip
 from zoo.tasks.language_modeling import LanguageModeling, LanguageModelingConfig
 

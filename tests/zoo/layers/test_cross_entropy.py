@@ -49,9 +49,7 @@ def test_huge_logits_stay_finite():
 
 def test_compiles_with_unknown_shapes():
     logits, labels = np.float32([[[0.0, 1.0, 3.0]]]), np.int32([[2]])
-    traced = tf.function(
-        cross_entropy, input_signature=[tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None, None, 3))]
-    )
+    traced = tf.function(cross_entropy, input_signature=[tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None, None, 3))])
     compiled = tf.function(cross_entropy, jit_compile=True)
     expected = math.log(1 + math.exp(1) + math.exp(3)) - 3
     np.testing.assert_allclose(traced(labels, logits), [[expected]], rtol=1e-6)

@@ -32,9 +32,7 @@ def test_layer_norm_by_hand():
     norm = Norm("layer", epsilon=0.0)
     norm.build((None, 4))
     # mean 5, variance 5
-    np.testing.assert_allclose(
-        norm(np.array([[2, 4, 6, 8]], "float32"))[0], np.array([-3, -1, 1, 3]) / 5**0.5, rtol=1e-6
-    )
+    np.testing.assert_allclose(norm(np.array([[2, 4, 6, 8]], "float32"))[0], np.array([-3, -1, 1, 3]) / 5**0.5, rtol=1e-6)
 
 
 def test_rms_norm_by_hand():

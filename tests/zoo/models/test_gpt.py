@@ -18,9 +18,7 @@ B, T = 2, 7
 STRUCTURES = {
     "gpt2": dict(),
     "gpt": dict(norm_first=False),
-    "modern": dict(
-        position="rotary", norm="rms", activation="swiglu", use_bias=False, normalize_qk=True, num_kv_heads=2
-    ),
+    "modern": dict(position="rotary", norm="rms", activation="swiglu", use_bias=False, normalize_qk=True, num_kv_heads=2),
     "mixed": dict(position="rotary", norm="layer", activation="swiglu", head_dim=6, tie_embeddings=False, mlp_dim=9),
 }
 
