@@ -1,9 +1,13 @@
 """The Python API: `zoo.create`, `zoo.list_models`, `zoo.load`."""
 
+import inspect
+
+import numpy as np
 import tensorflow as tf
 
 from zoo import bundle as bundles
 from zoo import decoding
+from zoo.config import nearest
 from zoo.export import export_saved_model
 from zoo.registry import MODELS
 
@@ -127,6 +131,42 @@ class Loaded:
         rows = [{name: column[i] for name, column in columns.items()} for i in range(len(texts))]
         return rows[0] if isinstance(text, str) else rows
 
+    def predict(self, signature="serving_default", **inputs):
+        """The answer of one signature, as a server would give it: for every task that the model may have been trained on.
+
+            zoo.load("runs/bert/latest").predict("fill_mask", text=["The [MASK] is empty."])["tokens"]
+
+        Args:
+            signature: its name; `signatures` has them all.
+            **inputs: name -> list of values, one a row.
+
+        Returns:
+            Name -> array, rows first; strings are Python's.
+
+        Raises:
+            ValueError: no such signature or input, or a request that it refuses; the sentence says what would be right.
+        """
+        if signature not in self.signatures:
+            raise ValueError(f"The model has no signature {signature!r}; {nearest(signature, self.signatures)}")
+        function = self.signatures[signature]
+        parameters = inspect.signature(function.python_function).parameters
+        specs = dict(zip(parameters, function.input_signature, strict=True))
+        if unknown := sorted(inputs.keys() - specs.keys()):
+            raise ValueError(f"{signature} has no input {unknown[0]!r}; {nearest(unknown[0], specs)}")
+        for parameter in parameters.values():
+            if parameter.default is parameter.empty and parameter.name not in inputs:
+                raise ValueError(f"{signature} needs the input {parameter.name!r}.")
+        try:
+            answer = function(**{name: tf.constant(value, specs[name].dtype) for name, value in inputs.items()})
+        except tf.errors.InvalidArgumentError as error:
+            raise ValueError(" ".join(error.message.split())) from error
+        return {name: _plain(value.numpy()) for name, value in answer.items()}
+
+    def embed(self, text):
+        """A text, or a list of texts, as vectors: float32 (D,) or (B, D), of length 1 unless the model's task says otherwise."""
+        vectors = self.predict("embed", text=[text] if isinstance(text, str) else list(text))["embedding"]
+        return vectors[0] if isinstance(text, str) else vectors
+
     def _check_lengths(self, kind, texts):
         """Raises ValueError for a text that the model cannot take whole."""
         longest = self.model.max_length
@@ -150,3 +190,11 @@ class Loaded:
             directory, self.model, self.tokenizer, self.task, version=version, provenance=self.bundle.provenance,
             precision=precision,
         )  # fmt: skip
+
+
+def _plain(values):
+    """An array as it is, or with Python's strings where it holds bytes."""
+    if values.dtype != object:
+        return values
+    spelt = [value.decode("utf8", errors="replace") for value in values.flat]
+    return np.array(spelt, object).reshape(values.shape)

@@ -58,9 +58,11 @@ class Bundle:
             self.tokenizer.save(aside / "tokenizer")
             self.model.save_weights(str(aside / "model.weights.h5"))
             aside.chmod(0o755)
+            before = aside.with_name(f"{aside.name}-before")
             if directory.exists():
-                shutil.rmtree(directory)
+                os.replace(directory, before)  # at no moment is the older one gone and the newer one not whole
             os.replace(aside, directory)
+            shutil.rmtree(before, ignore_errors=True)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         return directory

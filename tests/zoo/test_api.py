@@ -89,6 +89,35 @@ def test_score_is_the_models_own_log_probability(loaded):
     assert loaded.score(text) == one
 
 
+def test_predict_answers_as_a_server_would(loaded):
+    answer = loaded.predict("generate", prompt=["abc", ""], max_new_tokens=[5])
+    assert answer["text"].tolist() == loaded.generate(["abc", ""], max_new_tokens=5)
+    assert answer["log_prob"].dtype == np.float32
+    assert loaded.predict(prompt=["abc"])["text"][0] == loaded.generate("abc")
+
+
+@pytest.mark.parametrize(("signature", "inputs", "message"), [
+    ("scores", {"text": ["a"]}, "The model has no signature 'scores'; did you mean 'score'?"),
+    ("score", {"texts": ["a"]}, "score has no input 'texts'; did you mean 'text'?"),
+    ("generate", {"prompt": ["a"], "top_p": [2.0]}, "top_p is a probability, 1 (off) at most; got"),
+    ("score", {}, "score needs the input 'text'."),
+])  # fmt: skip
+def test_predict_refuses_in_a_sentence(loaded, signature, inputs, message):
+    with pytest.raises(ValueError) as error:
+        loaded.predict(signature, **inputs)
+    assert message in str(error.value)
+
+
+def test_embed_gives_a_vector_for_a_string_and_rows_for_a_list(tmp_path):
+    model, tokenizer = tiny_models.create("bert", vocab_size=257), create_tokenizer("byte")
+    Bundle(model, tokenizer, "embed", {}).save(tmp_path / "bundle")
+    encoder = zoo.load(tmp_path)
+    one, rows = encoder.embed("abc"), encoder.embed(["abc", "a longer one"])
+    assert one.shape == (model.config.hidden_dim,) and rows.shape == (2, model.config.hidden_dim)
+    np.testing.assert_allclose(rows[0], one, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
+
+
 def test_a_prompt_may_fill_the_context_and_no_more(loaded):
     assert len(loaded.generate("x" * 23, max_new_tokens=9)) >= 23
     for call in (loaded.generate, loaded.score, lambda text: list(loaded.stream(text))):
