@@ -1,7 +1,8 @@
-"""Compares what a plan predicts with what happens: memory of training, and FLOPs as TensorFlow counts them.
+"""Compares what a plan predicts with what happens: memory of training, FLOPs as TensorFlow counts them, time to the end.
 
-    python -m benchmarks.plan                    every case, each in a process of its own
+    python -m benchmarks.plan                    memory and FLOPs of every case, each in a process of its own
     python -m benchmarks.plan --cases=gpt,lstm
+    python -m benchmarks.plan --time             whole runs, shortened, against the time that they tell after a few steps
 
 Memory is the highest resident memory of the process while it takes three steps and writes a checkpoint, above what it
 held before the model was made; FLOPs are those that TensorFlow's profiler counts in the graph of the gradients.
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 
+LONG = ("--model=gpt", "--set=num_layers=4")
 # Name -> flags of trainers.run.
 CASES = {
     "gpt": ["--model=gpt"],
@@ -23,8 +25,20 @@ CASES = {
     "modern": ["--model=gpt", "--preset=modern", "--batch_size=32"],
     "6x384": ["--model=gpt", "--set=num_layers=6", "--set=num_heads=6", "--set=hidden_dim=384", "--seq_length=256", "--batch_size=8"],
     "gpt2_small": ["--model=gpt", "--preset=gpt2_small", "--batch_size=2", "--seq_length=128"],
+    "gpt_1024_plain": [*LONG, "--seq_length=1024", "--batch_size=2", "--set=attention=plain"],
+    "gpt_1024_rows": [*LONG, "--seq_length=1024", "--batch_size=2", "--set=attention=rows"],
+    "gpt_1024_blocks": [*LONG, "--seq_length=1024", "--batch_size=2", "--set=attention=blockwise"],
+    "gpt_2048": [*LONG, "--seq_length=2048", "--batch_size=2"],
+    "gpt_2048_all": [*LONG, "--seq_length=2048", "--batch_size=2", "--set=remat=block", "--set=logits=chunks"],
+    "gpt_chunks": ["--model=gpt", "--batch_size=128", "--set=logits=chunks"],
     "lstm": ["--model=lstm"],
     "lstm_medium": ["--model=lstm", "--preset=medium", "--batch_size=20", "--seq_length=35"],
+    "bert": ["--model=bert"],
+    "bert_batch64": ["--model=bert", "--batch_size=64"],
+    "bert_small": ["--model=bert", "--preset=bert_small_uncased", "--batch_size=8"],
+    "bert_classes": ["--model=bert", "--task=classification"],
+    "gpt_tags": ["--model=gpt", "--task=tagging"],
+    "bag_of_words": ["--model=bag_of_words"],
 }  # fmt: skip
 
 
@@ -64,40 +78,44 @@ def _worker(name):
     trainer_flags.define_training()
     flags.FLAGS(["plan", *CASES[name]])
     config, model_config = trainer_flags.train_config()
-    if config.vocab_size:
-        model_config = model_config.replace(vocab_size=config.vocab_size)
-    import numpy as np
     import tensorflow as tf
 
+    import tfds_configs
     from trainers import loop, optimizers
     from trainers.checkpoints import Checkpoints, named_variables
+    from trainers.prepare import prepare_for
+    from trainers.steps import layout_of
     from zoo.registry import MODELS, TASKS
 
+    task = TASKS.get(config.task)(trainer_flags.task_config(config))
+    source = tfds_configs.get(config.dataset, config.data_path)
+    tokenizer, data = prepare_for(task, layout_of(config), source, config.tokenizer, config.vocab_size, splits=["train"])
+    fields = {**task.model_fields(tokenizer), "vocab_size": max(tokenizer.vocab_size, model_config.vocab_size)}
+    model_config = model_config.replace(**{k: v for k, v in fields.items() if hasattr(model_config, k)})
     tf.matmul(tf.ones((512, 512)), tf.ones((512, 512)))  # threads and their buffers
     before = machine.resident_bytes()
-    task = TASKS.get(config.task)()
     model = task.assemble(MODELS.get(config.model)(model_config)).build_from_ids()
     xla, _ = loop.resolve_xla(config.xla, model, tf.config.list_logical_devices())
     trainer = loop.Trainer(
-        model, task, optimizers.create(config, model.trainable_variables), tokenizer=None,
-        batch_size=config.batch_size, seq_length=config.seq_length, xla=xla, fuse=not xla,
+        model, task, optimizers.create(config, model.trainable_variables), tokenizer=tokenizer,
+        batch_size=config.batch_size, seq_length=config.seq_length, xla=xla, fuse=config.xla == "auto" and not xla,
     )  # fmt: skip
-    ids = np.random.default_rng(0).integers(1, model_config.vocab_size, (config.batch_size, config.seq_length + 1), np.int32)
-    batch = {"token_ids": ids[:, :-1], "labels": ids[:, 1:], "loss_weights": np.ones(ids[:, 1:].shape, np.float32)}
+    batches = task.training_batches(data["train"], model, tokenizer, layout_of(config))
     with tempfile.TemporaryDirectory() as scratch:
         checkpoints = Checkpoints(Path(scratch), named_variables(**trainer.variables()))
-        float(trainer.step(batch, True)[0])  # traces and compiles
+        float(trainer.step(batches.batch(0), True)[0])  # traces and compiles
         machine.forget_peak()
-        for _ in range(3):
-            float(trainer.step(batch)[0])
-        checkpoints.save(3, {})
-        float(trainer.step(batch)[0])
+        for step in range(1, 4):
+            float(trainer.step(batches.batch(step))[0])
+        checkpoints.save(4, {})
+        float(trainer.step(batches.batch(4))[0])
         checkpoints.wait()
         peak = machine.peak_resident_bytes()
-    planned = plan.make(config, model_config)
+    planned = plan.make(config, model_config, task.config)
+    tokens = config.batch_size * config.seq_length
     print(json.dumps({
         "memory_plan": planned.memory.total, "memory": peak - before, "memory_parts": planned.memory.to_dict(),
-        "flops_plan": planned.flops_per_token, "flops": _counted_flops(trainer, batch) / ids[:, 1:].size,
+        "flops_plan": planned.flops_per_token, "flops": _counted_flops(trainer, batches.batch(0)) / tokens,
     }))  # fmt: skip
 
 

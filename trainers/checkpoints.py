@@ -6,8 +6,9 @@
     checkpoints/step_00000200/complete.json  size and checksum of the three above: the mark of a whole checkpoint
     checkpoints/best -> step_00000150        the one with the lowest validation loss
 
-A checkpoint is written aside, synced, marked complete and renamed: one that has its name is whole. The step waits only
-while the variables are copied to host memory; a thread writes the copies.
+A checkpoint is written aside, synced, marked complete and renamed: one that has its name is whole. A thread writes it. The
+step does not wait for a copy: a reading of a TensorFlow variable shares its memory for as long as nobody assigns to the
+variable, and whoever does then leaves that memory alone and takes other (`PrepareToUpdateVariable` of TensorFlow's kernels).
 """
 
 import concurrent.futures
@@ -49,7 +50,7 @@ class Checkpoints:
         self._writing = None
 
     def save(self, step, progress, metrics=""):
-        """Copies the variables and has a thread write the checkpoint of `step`; then all but the newest and best go.
+        """Holds the variables' values and has a thread write the checkpoint of `step`; then all but the newest and best go.
 
         One is written at a time: this waits for the one before. An error of that one is raised here.
 
@@ -61,10 +62,10 @@ class Checkpoints:
         began = time.perf_counter()
         self.wait()
         # Workers that do not write read all the same: what is spread over them takes all of them to be gathered.
-        arrays = {name: np.asarray(variable).copy() for name, variable in self.variables.items()}
+        values = {name: _held(variable) for name, variable in self.variables.items()}
         if not self.writes:
             return
-        self._writing = self._writer.submit(self._write, step, arrays, {**progress, "step": step}, metrics)
+        self._writing = self._writer.submit(self._write, step, values, {**progress, "step": step}, metrics)
         self.stall_seconds.append(time.perf_counter() - began)
 
     def wait(self):
@@ -74,17 +75,18 @@ class Checkpoints:
             writing.result()
 
     def poll(self):
-        """Raises what went wrong with the last `save`, if that is known already."""
+        """Whether the last `save` is on disk. Raises what went wrong with it, if that is known already."""
         if self._writing is not None and self._writing.done():
             self.wait()
+        return self._writing is None
 
-    def _write(self, step, arrays, progress, metrics):
+    def _write(self, step, values, progress, metrics):
         began = time.perf_counter()
         final = self._path(step)
         aside = self.directory / f".{final.name}.partial"
         shutil.rmtree(aside, ignore_errors=True)
         try:
-            _write_files(aside, arrays, progress, metrics)
+            _write_files(aside, values, progress, metrics)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
@@ -226,10 +228,16 @@ def named_variables(**groups):
     }
 
 
-def _write_files(directory, arrays, progress, metrics):
+def _held(variable):
+    """What the variable holds now, and will not change: a tensor, or a copy where there is no tensor to be had."""
+    read = getattr(getattr(variable, "value", variable), "read_value", None)
+    return np.asarray(variable).copy() if read is None else read()
+
+
+def _write_files(directory, values, progress, metrics):
     directory.mkdir(parents=True)
     with open(directory / "arrays.npz", "wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **values)
         _sync(file)
     for name, text in (("progress.json", json.dumps(progress)), ("metrics.jsonl", metrics)):
         with open(directory / name, "w", encoding="utf8") as file:

@@ -1,7 +1,8 @@
 """What a run will cost, before it is begun: parameters, FLOPs a token, memory, and what would fit where it does not.
 
 FLOPs a token of training: 6 for each parameter that is multiplied (2 forward, 4 backward), and for attention 12 T N H a
-layer (Chowdhery et al. 2022, appendix B); the causal half that need not be computed is counted all the same.
+layer (Chowdhery et al. 2022, appendix B); the causal half that need not be computed is counted all the same. What a task
+puts on top counts at the positions that it looks at.
 
 Memory is what training adds to a process that has loaded TensorFlow: weights, the optimizer's moments, gradients, the
 copy that a checkpoint is written from, and activations. The activations' constants were fitted to peaks measured on a
@@ -23,10 +24,10 @@ LOADED = 0.5e9  # bytes of a process that has loaded TensorFlow
 GRAPHS = {"compiled": 0.36e9, "plain": 0.20e9, "recurrent": 0.29e9}
 # Measured on two CPU cores (benchmarks/LOG.md): below, XLA's fusion wins; above, the matrix products rule and it loses.
 XLA_CPU_MAX_PARAMS = 3_000_000
-CHUNK = (
-    2**25
-)  # logits that the loss makes at a time when there are more than twice as many (zoo/layers/chunked_cross_entropy.py)
-BLOCKS_FROM = 2_048  # T from which no attention scores are kept (zoo/layers/blockwise_attention.py)
+# Logits that the loss makes at a time; `auto` does when there are more than twice as many (zoo/layers/chunked_cross_entropy.py)
+CHUNK = 2**25
+ROWS_FROM, BLOCKS_FROM = 256, 2_048  # T, as in zoo/layers/blockwise_attention.py
+MAX_ROWS, ROW = 8, 128  # likewise
 FORWARD_SHARE = 1 / 3  # of the time that training on a token takes
 SAFE = 0.95  # of the memory there is; the rest is other people's
 
@@ -50,24 +51,69 @@ class Memory:
         return {name: round(value) for name, value in {**dataclasses.asdict(self), "total": self.total}.items()}
 
 
-def multiplied_params(config):
-    """Parameters that a token is multiplied by: all but tables in which rows are looked up."""
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What a task makes of the hidden states of a sequence.
+
+    Attributes:
+        positions: at how many positions of a sequence it looks.
+        width: numbers that it makes at each: V, or classes.
+        weights: that each of these positions is multiplied by.
+        params: those of them that the model's config does not count: a head.
+        chunks: whether the loss makes the numbers a chunk at a time: True, False, or None when their count decides.
+    """
+
+    positions: int
+    width: int
+    weights: int
+    params: int = 0
+    chunks: bool | None = False
+
+
+def output_of(config, seq_length, task="language_modeling", task_config=None):
+    """The `Output` of a task on a model with `config`. Classes that only the text will tell are taken for two."""
+    width = _output_width(config)
+    if task == "language_modeling":
+        chunks = {"auto": None, "chunks": True, "whole": False}[getattr(task_config, "logits", "auto")]
+        return Output(seq_length, config.vocab_size, config.vocab_size * width, chunks=chunks)
+    if task == "masked_lm":
+        positions = math.ceil(getattr(task_config, "mask_rate", 0.15) * seq_length)
+        head = width * (width + 3) + config.vocab_size
+        return Output(positions, config.vocab_size, config.vocab_size * width + head, head)
+    if not hasattr(config, "num_layers"):
+        return Output(1, config.num_classes, 0)
+    classes = len(getattr(task_config, "labels", ())) or 2
+    head = (width + 1) * classes
+    return Output(1 if task == "classification" else seq_length, classes, head, head)
+
+
+def _output_width(config):
+    """D of the last hidden states; 0 where there are none."""
+    dims = getattr(config, "layer_dims", None)
+    return dims[-1] if dims else getattr(config, "hidden_dim", 0)
+
+
+def body_params(config):
+    """Parameters that every token is multiplied by, below what a task puts on top: no tables in which rows are looked up."""
     if not hasattr(config, "num_layers"):
         return getattr(config, "order", 1) * getattr(config, "num_classes", 1)  # a row of a table for each n-gram
-    looked_up = 0
-    if getattr(config, "position", None) == "learned":
-        looked_up += config.max_length * config.hidden_dim
+    apart = config.vocab_size * getattr(config, "embedding_dim", config.hidden_dim)
     if not getattr(config, "tie_embeddings", True):
-        looked_up += config.vocab_size * getattr(config, "embedding_dim", config.hidden_dim)
-    return config.num_params() - looked_up
+        apart += config.vocab_size * _output_width(config)
+    if hasattr(config, "max_length") and getattr(config, "position", "learned") == "learned":
+        apart += (config.max_length + getattr(config, "position_offset", 0)) * config.hidden_dim
+    if getattr(config, "pooler", False):
+        apart += config.hidden_dim * (config.hidden_dim + 1)  # of one position a row, if any
+    return config.num_params() - apart
 
 
-def flops_per_token(config, seq_length):
-    """FLOPs of training on one token, of a model's config."""
+def flops_per_token(config, seq_length, output=None):
+    """FLOPs of training on one token, of a model's config, under an `Output`; by default that of a language model."""
+    output = output_of(config, seq_length) if output is None else output
     attended = 0
     if hasattr(config, "num_heads"):
         attended = 12 * config.num_layers * seq_length * _attention_width(config)
-    return 6 * multiplied_params(config) + attended
+    return 6 * (body_params(config) + output.weights * output.positions / seq_length) + attended
 
 
 def _attention_width(config):
@@ -75,19 +121,22 @@ def _attention_width(config):
     return config.num_heads * (getattr(config, "head_dim", None) or config.hidden_dim // config.num_heads)
 
 
-def training_memory(config, batch_size, seq_length, *, optimizer="adamw", precision="float32", grad_accumulation=1, xla="auto"):
+def training_memory(
+    config, batch_size, seq_length, *, output=None, optimizer="adamw", precision="float32", grad_accumulation=1, xla="auto"
+):
     """The `Memory` of training a model with `config`.
 
     Args:
         config: a model's config.
         batch_size: B, on one device.
         seq_length: T.
+        output: an `Output`, by default that of a language model.
         optimizer, precision, grad_accumulation, xla: as the flags.
     """
-    params = 4 * config.num_params()
+    output = output_of(config, seq_length) if output is None else output
+    params = 4 * (config.num_params() + output.params)
     rows = math.ceil(batch_size / grad_accumulation)
-    tokens = rows * seq_length
-    activations = tokens * _layers(config, seq_length, BYTES[precision]) + _output(config, tokens)
+    activations = rows * seq_length * _layers(config, seq_length, BYTES[precision]) + _output_memory(output, rows)
     moments = MOMENTS[optimizer] * params
     gradients = params * (2 if grad_accumulation > 1 else 1)
     return Memory(params, moments, gradients, params + moments, activations, _graphs(config, xla))
@@ -109,17 +158,28 @@ def _layers(config, seq_length, width):
         return width * config.num_layers * config.hidden_dim * (3.0 * gates + 6.0)
     heads = _attention_width(config)
     mlp = getattr(config, "mlp_dim", None) or 4 * config.hidden_dim
-    scores = 1.5 * config.num_heads * seq_length * 4 if seq_length < BLOCKS_FROM else 0.0
+    scores = 1.5 * config.num_heads * _scores(config, seq_length) * 4
     block = width * (5.0 * config.hidden_dim + 2.0 * heads + 3.0 * mlp) + scores
     if getattr(config, "remat", "none") != "none":
         return config.num_layers * width * config.hidden_dim + block
     return config.num_layers * block
 
 
-def _output(config, tokens):
+def _scores(config, seq_length):
+    """Scores of a head that a query keeps, on average."""
+    form = getattr(config, "attention", "plain")
+    if form == "auto":
+        form = "plain" if seq_length < ROWS_FROM else "rows" if seq_length < BLOCKS_FROM else "blockwise"
+    if form == "rows":
+        return seq_length * (1 + 1 / max(1, min(MAX_ROWS, seq_length // ROW))) / 2
+    return 0 if form == "blockwise" else seq_length
+
+
+def _output_memory(output, rows):
     """Bytes of the logits and of what the loss makes of them, in float32."""
-    logits = tokens * getattr(config, "num_classes", config.vocab_size)
-    return 4 * 1.7 * (logits if logits <= 2 * CHUNK else CHUNK)
+    logits = rows * output.positions * output.width
+    chunks = logits > 2 * CHUNK if output.chunks is None else output.chunks
+    return 4 * 1.7 * (min(logits, CHUNK) if chunks else logits)
 
 
 def fits(memory, limit):
@@ -174,19 +234,21 @@ class Plan:
         return f"{need}; no batch is small enough: choose a smaller --preset, or a machine with more memory."
 
 
-def make(config, model_config, limit=None):
+def make(config, model_config, task_config=None, limit=None):
     """The `Plan` of a `TrainConfig`.
 
     Args:
         config: the run.
         model_config: its model's, with the vocabulary that is known by now.
+        task_config: its task's, with the classes that are known by now.
         limit: bytes of memory; by default what this machine has.
     """
     limit = machine.memory_limit() if limit is None else limit
-    memory = _memory_of(config, model_config)
-    proposals = () if fits(memory, limit) else tuple(_proposals(config, model_config, limit))
+    output = output_of(model_config, config.seq_length, config.task, task_config)
+    memory = _memory_of(config, model_config, output)
+    proposals = () if fits(memory, limit) else tuple(_proposals(config, model_config, output, limit))
     return Plan(
-        model_config.num_params(), flops_per_token(model_config, config.seq_length),
+        model_config.num_params() + output.params, flops_per_token(model_config, config.seq_length, output),
         config.steps * config.batch_size * config.seq_length, memory, limit, proposals,
     )  # fmt: skip
 
@@ -207,26 +269,26 @@ def seconds_left(config, step, tokens_per_second, judged, data_tokens):
     return (trained + FORWARD_SHARE * evaluated) / tokens_per_second
 
 
-def _memory_of(config, model_config, **changes):
+def _memory_of(config, model_config, output, **changes):
     settings = dict(batch_size=config.batch_size, grad_accumulation=getattr(config, "grad_accumulation", 1)) | changes
     return training_memory(
-        model_config, seq_length=config.seq_length, optimizer=config.optimizer, precision=config.precision, xla=config.xla,
-        **settings,
+        model_config, seq_length=config.seq_length, output=output, optimizer=config.optimizer, precision=config.precision,
+        xla=config.xla, **settings,
     )  # fmt: skip
 
 
-def _proposals(config, model_config, limit):
+def _proposals(config, model_config, output, limit):
     """Flags under which the run fits: the same batch in parts, blocks computed again, or a smaller batch."""
     if "remat" in {field.name for field in dataclasses.fields(model_config)} and model_config.remat == "none":
         again = model_config.replace(remat="block")
-        if fits(_memory_of(config, again), limit):
+        if fits(_memory_of(config, again, output), limit):
             yield "--set=remat=block"
     divisors = [k for k in range(2, config.batch_size + 1) if config.batch_size % k == 0]
     for k in divisors:
-        if fits(_memory_of(config, model_config, grad_accumulation=k), limit):
+        if fits(_memory_of(config, model_config, output, grad_accumulation=k), limit):
             yield f"--grad_accumulation={k}"
             break
     for k in divisors:
-        if fits(_memory_of(config, model_config, batch_size=config.batch_size // k, grad_accumulation=1), limit):
+        if fits(_memory_of(config, model_config, output, batch_size=config.batch_size // k, grad_accumulation=1), limit):
             yield f"--batch_size={config.batch_size // k}"
             break

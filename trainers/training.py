@@ -97,7 +97,7 @@ def _fit(run, config, model, task, tokenizer, data, placement):
     )  # fmt: skip
     if place.step:
         print(f"Resuming after step {place.step:,}.", flush=True)
-    meter = _meter(config, model, data, placement)
+    meter = _meter(config, model, task, placement)
     Steps(run, config, trainer, batches, checkpoints, log, data, place, meter, profiled_steps()).run()
     print(checkpoints.summary(), flush=True)
     print(
@@ -107,9 +107,9 @@ def _fit(run, config, model, task, tokenizer, data, placement):
     return trainer, log
 
 
-def _meter(config, model, data, placement):
+def _meter(config, model, task, placement):
     """Says what the run will cost, and gives the `Meter` that tells what it does cost."""
-    planned = plan.make(config, model.config)
+    planned = plan.make(config, model.config, task.config)
     print(planned.sentence(), flush=True)
     if not planned.fits:
         print(f"Warning: {planned.warning()}", flush=True)

@@ -3,11 +3,16 @@
 import concurrent.futures
 import json
 import threading
+from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from trainers import optimizers
 from trainers.checkpoints import Checkpoints, named_variables
+from trainers.flags import OPTIMIZERS
 
 
 class Variable:
@@ -246,3 +251,32 @@ def test_names_tell_variables_of_one_path_apart_and_do_not_count_seed_generators
         "model/0000/a",
         "carried/0000/a",
     ]
+
+
+@pytest.mark.parametrize("xla", [False, True])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_what_is_saved_is_of_the_moment_of_saving_whatever_the_next_steps_do(optimizer, xla, tmp_path, monkeypatch):
+    """Nothing is copied: that the values stay is a promise of TensorFlow's kernels, which this holds them to."""
+    weights = [keras.Variable(np.ones(shape, "float32"), name=name) for name, shape in (("w", (3, 4)), ("b", (5,)))]
+    settings = SimpleNamespace(
+        optimizer=optimizer, learning_rate=0.1, schedule="constant", warmup_steps=0, steps=9, weight_decay=0.1, clip_norm=1.0
+    )
+    update = optimizers.create(settings, weights)
+    step = tf.function(
+        lambda: update.apply([tf.ones(w.shape) for w in weights], weights), jit_compile=xla, autograph=False
+    )  # fmt: skip
+    step()
+    saver = Checkpoints(tmp_path, named_variables(model=weights, optimizer=update.variables))
+    expected = {name: np.asarray(variable).copy() for name, variable in saver.variables.items()}
+    go_on, write = threading.Event(), saver._write
+    monkeypatch.setattr(saver, "_write", lambda *arguments: go_on.wait(60) and write(*arguments))
+    saver.save(1, {})
+    step()
+    step()
+    go_on.set()
+    saver.wait()
+    assert not np.array_equal(np.asarray(weights[0]), expected["model/0000/w"])
+    with np.load(tmp_path / "step_00000001" / "arrays.npz") as saved:
+        assert saved.files == list(expected)
+        for name, value in expected.items():
+            np.testing.assert_array_equal(saved[name], value, err_msg=name)

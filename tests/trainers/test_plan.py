@@ -4,11 +4,13 @@ import dataclasses
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from tests import programs
+from tests import programs, tiny_models
 from trainers import plan
-from zoo.registry import MODELS
+from zoo.layers.blockwise_attention import resolve_form
+from zoo.registry import MODELS, TASKS
 
 GPT = MODELS.config("gpt")
 
@@ -19,27 +21,65 @@ def tiny(**fields):
 
 def run(**changes):
     settings = dict(
-        batch_size=12, seq_length=16, steps=10, optimizer="adamw", precision="float32", grad_accumulation=1, xla="auto"
+        batch_size=12,
+        seq_length=16,
+        steps=10,
+        task="language_modeling",
+        optimizer="adamw",
+        precision="float32",
+        grad_accumulation=1,
+        xla="auto",
     )
     return SimpleNamespace(**{**settings, **changes})
 
 
+# A block multiplies by 12 x 36, 12 x 12, 12 x 48 and 48 x 12, and has 36 + 12 + 48 + 12 biases and 4 x 12 of two norms.
+BLOCK = 12 * 36 + 12 * 12 + 2 * 12 * 48 + 36 + 12 + 48 + 12 + 4 * 12
+ATTENDED = 2 * 12 * 16 * 12  # 12 T N H in each of two layers
+
+
 def test_flops_of_a_gpt():
-    # A block multiplies by 12 x 36, 12 x 12, 12 x 48 and 48 x 12, and has 36 + 12 + 48 + 12 biases and 4 x 12 of two norms.
-    block = 12 * 36 + 12 * 12 + 2 * 12 * 48 + 36 + 12 + 48 + 12 + 4 * 12
-    multiplied = 61 * 12 + 2 * block + 2 * 12  # the tied table, the blocks, the last norm; not the positions
-    assert plan.multiplied_params(tiny()) == multiplied
-    assert plan.flops_per_token(tiny(), 16) == 6 * multiplied + 2 * 12 * 16 * 12
-    assert plan.flops_per_token(tiny(), 7) == 6 * multiplied + 2 * 12 * 7 * 12
+    body = 2 * BLOCK + 2 * 12  # the blocks and the last norm; not the positions
+    assert plan.body_params(tiny()) == body
+    assert plan.flops_per_token(tiny(), 16) == 6 * (body + 61 * 12) + ATTENDED  # and the tied table
+    assert plan.flops_per_token(tiny(), 7) == 6 * (body + 61 * 12) + ATTENDED * 7 / 16
 
 
 def test_a_table_that_is_only_looked_up_costs_no_flops():
-    assert plan.multiplied_params(tiny(tie_embeddings=False)) == plan.multiplied_params(tiny())
-    assert plan.multiplied_params(tiny(position="rotary", head_dim=4)) == tiny(position="rotary", head_dim=4).num_params()
+    assert plan.body_params(tiny(tie_embeddings=False)) == plan.body_params(tiny())
+    rotary = tiny(position="rotary", head_dim=4)
+    assert plan.body_params(rotary) == rotary.num_params() - 61 * 12
     lstm = MODELS.config("lstm").preset("tiny")
-    assert plan.multiplied_params(lstm) == lstm.num_params()
+    assert plan.body_params(lstm) == lstm.num_params() - 61 * 10
     untied = MODELS.config("lstm").preset("tiny", tie_embeddings=False)
-    assert plan.multiplied_params(untied) == untied.num_params() - 61 * 10
+    assert plan.body_params(untied) == untied.num_params() - 61 * (10 + 14)
+    assert plan.flops_per_token(untied, 16) == 6 * (plan.body_params(untied) + 61 * 14)
+
+
+def test_a_task_costs_at_the_positions_that_it_looks_at():
+    bert = MODELS.config("bert").preset("tiny", pooler=True)
+    body = 2 * BLOCK + 2 * 12 + 2 * 12  # the norm of the embeddings, and the products with the two segments
+    assert plan.body_params(bert) == body
+    masked = plan.output_of(bert, 16, "masked_lm", SimpleNamespace(mask_rate=0.2))
+    # a head of 12 x 12 with a bias, a norm, and a bias for each of the 61 tokens, which the table makes
+    assert (masked.positions, masked.width, masked.params) == (4, 61, 12 * 12 + 12 + 2 * 12 + 61)
+    assert plan.flops_per_token(bert, 16, masked) == 6 * (body + (masked.params + 61 * 12) / 4) + ATTENDED
+    labels = SimpleNamespace(labels=("no", "perhaps", "yes"))
+    classes, tags = (plan.output_of(tiny(), 16, task, labels) for task in ("classification", "tagging"))
+    assert (classes.positions, tags.positions, classes.params) == (1, 16, 39) and tags.params == classes.params
+    assert plan.flops_per_token(tiny(), 16, classes) == 6 * (plan.body_params(tiny()) + 39 / 16) + ATTENDED
+    assert plan.flops_per_token(tiny(), 16, tags) == 6 * (plan.body_params(tiny()) + 39) + ATTENDED
+    assert plan.make(run(task="tagging"), tiny(), labels).num_params == tiny().num_params() + 39
+    bag = MODELS.config("bag_of_words").preset("tiny")
+    assert plan.make(run(task="classification"), bag, labels).num_params == bag.num_params()
+
+
+@pytest.mark.parametrize("name", ["gpt", "lstm", "bert"])
+def test_parameters_are_those_of_the_model_with_its_head(name):
+    model = tiny_models.assembled(name)
+    task_config = TASKS.config(model.config.tasks[0])()
+    planned = plan.make(run(task=model.config.tasks[0]), model.config, task_config)
+    assert planned.num_params == sum(int(np.prod(v.shape)) for v in model.trainable_variables)
 
 
 def test_memory_of_weights_moments_gradients_and_a_checkpoints_copy():
@@ -66,13 +106,28 @@ def test_activations_go_with_rows_and_less_is_kept_when_blocks_are_computed_agai
         assert activations(again.replace(remat="block")) < activations(again) / 2
 
 
-def test_of_many_logits_only_a_chunk_is_held_and_of_long_sequences_no_scores():
+def test_of_many_logits_only_a_chunk_is_held():
     wide = tiny(vocab_size=2**16)
     at_once, in_chunks = (plan.training_memory(wide, rows, 16).activations for rows in (64, 65))
     assert at_once == pytest.approx(64 * plan.training_memory(wide, 1, 16).activations)
     assert in_chunks < 0.6 * at_once
-    long = tiny(max_length=4_096)
-    assert plan.training_memory(long, 1, 2_048).activations < plan.training_memory(long, 1, 2_047).activations / 5
+
+    def activations(logits):
+        output = plan.output_of(wide, 16, task_config=SimpleNamespace(logits=logits))
+        return plan.training_memory(wide, 65, 16, output=output).activations
+
+    assert activations("auto") == activations("chunks") == in_chunks < at_once < activations("whole")
+
+
+@pytest.mark.parametrize("length", [16, 255, 256, 1_024, 2_047, 2_048])
+def test_the_scores_that_are_kept_go_by_the_form_of_attention_that_the_layer_takes(length):
+    def activations(form):
+        config = tiny(max_length=4_096, attention=form)
+        return plan.training_memory(config, 1, length, xla="off").activations
+
+    assert activations("blockwise") < activations("rows")
+    assert activations("rows") == activations("plain") if length < 256 else activations("rows") < activations("plain")
+    assert activations("auto") == activations(resolve_form("auto", length, causal=True))
 
 
 def test_what_fits_needs_no_proposal_and_what_does_not_gets_one_that_does():
