@@ -16,6 +16,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
+from trainers.tuning import TuningConfig
 from zoo.config import nearest
 from zoo.registry import MODELS, TASKS
 
@@ -82,7 +83,9 @@ def define_training():
     flags.DEFINE_bool("list", False, "Print the models with their presets, tasks and default dataset, and stop.")
     flags.DEFINE_string("model", None, "Family to train: " + ", ".join(MODELS.names()) + ".")
     flags.DEFINE_string("preset", None, "Named structure of the family; --list shows them. [default]")
-    flags.DEFINE_multi_string("set", [], "key=value for a field of the model's or the task's config; may be repeated.")
+    flags.DEFINE_multi_string(
+        "set", [], "key=value for a field of the model's or the task's config, or of trainers/tuning.py; may be repeated."
+    )
     flags.DEFINE_string("task", None, "What to train for. [the family's first task]")
     flags.DEFINE_string("dataset", None, "Where the text comes from. [python_docs, or local_text with --data_path]")
     flags.DEFINE_string("data_path", None, "Your text: a file, a glob, or train=...,validation=...,test=....")
@@ -207,10 +210,8 @@ def train_config():
     profiled_steps()
     config = TrainConfig(**{**resolved, "model": FLAGS.model, "preset": preset, "set": tuple(FLAGS.set)})
     _check_names(config, config_class)
-    task_fields = _field_names(TASKS.config(config.task)) - _field_names(config_class)
-    of_model = [text for text in config.set if text.partition("=")[0] not in task_fields]
-    task_config(config)  # refuses a wrong value before anything is done
-    return config, _fitted_to_sequence(model_config.override(of_model), config)
+    task_config(config), tuning_config(config)  # they refuse a wrong value before anything is done
+    return config, _fitted_to_sequence(model_config.override(_set_for(config_class, config)), config)
 
 
 def _begun_from(resolved):
@@ -231,12 +232,31 @@ def _begun_from(resolved):
 def task_config(config):
     """The task's own config: its defaults with those fields of --set that are not the model's."""
     task_class = TASKS.config(config.task)
-    fields = _field_names(task_class) - _field_names(MODELS.config(config.model))
-    return task_class().override([text for text in config.set if text.partition("=")[0] in fields])
+    return task_class().override(_set_for(task_class, config))
 
 
-def _field_names(config_class):
-    return {field.name for field in dataclasses.fields(config_class)}
+def tuning_config(config):
+    """The `TuningConfig` of a run: its defaults with those fields of --set that are neither the model's nor the task's."""
+    return TuningConfig().override(_set_for(TuningConfig, config))
+
+
+def _set_for(config_class, config):
+    """The assignments of --set that are for one of the three configs: each is for the first that has such a field.
+
+    Raises:
+        ValueError: no config has it.
+    """
+    classes = (MODELS.config(config.model), TASKS.config(config.task), TuningConfig)
+    fields = [{field.name for field in dataclasses.fields(each)} for each in classes]
+    mine = []
+    for assignment in config.set:
+        name = assignment.partition("=")[0]
+        owner = next((each for each, names in zip(classes, fields, strict=True) if name in names), None)
+        if owner is None and "=" in assignment:
+            raise ValueError(f"{classes[0].__name__} has no field {name!r}; {nearest(name, set().union(*fields))}")
+        if (owner or classes[0]) is config_class:
+            mine.append(assignment)
+    return mine
 
 
 def profiled_steps():

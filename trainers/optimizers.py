@@ -52,19 +52,33 @@ class OnOneReplica:
 
     Keras would sum them over replicas a second time, and has replicas merge their updates, for which variables must know
     how. The training loop shows each replica its own variables instead (`strategies.Placement.view`).
+
+    Attributes:
+        rates: what the learning rate of each variable is multiplied by, in the order of the variables; empty where all learn alike.
+        l1: of each matrix rate * l1 is taken away in size a step, and no more than there is (soft thresholding, Duchi and Singer
+            2009): decoupled from the gradient as weight decay is, and with zeros that are zeros.
     """
 
+    rates, l1 = (), 0.0
+
     def _backend_update_step(self, gradients, variables, learning_rate):
-        for gradient, variable in zip(gradients, variables, strict=True):
-            self.update_step(gradient, getattr(variable, "value", variable), learning_rate)
+        for gradient, variable, rate in zip(gradients, variables, self._rates(variables, learning_rate), strict=True):
+            self.update_step(gradient, getattr(variable, "value", variable), rate)
+
+    def _rates(self, variables, learning_rate):
+        return [learning_rate * rate for rate in self.rates] if self.rates else [learning_rate] * len(variables)
+
+    def _decay_of(self, variable):
+        return self.weight_decay
 
     def _apply_weight_decay(self, variables):
-        if self.weight_decay is None:
-            return
-        kept = 1.0 - tf.cast(self.learning_rate * self.weight_decay, "float32")
-        for variable in variables:
-            if self._use_weight_decay(variable):
-                variable.assign(variable * kept)
+        for variable, rate in zip(variables, self._rates(variables, self.learning_rate), strict=True):
+            if not self._use_weight_decay(variable):
+                continue
+            if self._decay_of(variable) is not None:
+                variable.assign(variable * (1.0 - tf.cast(rate * self._decay_of(variable), "float32")))
+            if self.l1:
+                variable.assign(tf.sign(variable) * tf.maximum(tf.abs(variable) - tf.cast(rate * self.l1, "float32"), 0.0))
 
 
 class SGD(OnOneReplica, keras.optimizers.SGD):
@@ -78,7 +92,8 @@ class Adafactor(OnOneReplica, keras.optimizers.Adafactor):
 class Muon(OnOneReplica, keras.optimizers.Muon):
     """Jordan et al. 2024: momentum of matrices made orthogonal; Adam for embeddings and vectors."""
 
-    _apply_weight_decay = keras.optimizers.Muon._apply_weight_decay  # it has a rate of its own for each of the two
+    def _decay_of(self, variable):
+        return self.adam_weight_decay if self._should_use_adamw(variable) else self.weight_decay
 
 
 class FusedAdam(OnOneReplica, keras.optimizers.Adam):
@@ -113,10 +128,16 @@ class FusedAdam(OnOneReplica, keras.optimizers.Adam):
         )
 
 
-def create(config, variables):
+def create(config, variables, rates=None, l1=0.0):
     """The Keras optimizer of a `TrainConfig`, built for a model's trainable variables.
 
-    Weight decay is decoupled (Loshchilov and Hutter 2019) and leaves vectors alone: biases and the gains of norms.
+    Weight decay is decoupled (Loshchilov and Hutter 2019) and leaves vectors alone, as l1 does: biases and the gains of norms.
+
+    Args:
+        config: the run.
+        variables: what is trained.
+        rates: for each of them what its learning rate is multiplied by; None for 1.
+        l1: see `OnOneReplica`.
     """
     shared = dict(
         learning_rate=Schedule.of(config), weight_decay=config.weight_decay or None, global_clipnorm=config.clip_norm or None,
@@ -130,7 +151,8 @@ def create(config, variables):
         optimizer = Adafactor(**shared)
     else:
         optimizer = Muon(adam_beta_1=0.9, adam_beta_2=0.95, exclude_layers=["embeddings", "positions"], **shared)
-    if config.weight_decay:
+    if config.weight_decay or l1:
         optimizer.exclude_from_weight_decay(var_list=[v for v in variables if len(v.shape) < 2])
+    optimizer.rates, optimizer.l1 = tuple(rates or ()), l1
     optimizer.build(variables)
     return optimizer

@@ -3,12 +3,13 @@
 import time
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 import tfds_configs
-from trainers import initial, loop, optimizers, plan, strategies
+from trainers import initial, loop, optimizers, plan, strategies, tuning
 from trainers.checkpoints import Checkpoints, named_variables
-from trainers.flags import profiled_steps, quiet, task_config
+from trainers.flags import profiled_steps, quiet, task_config, tuning_config
 from trainers.meter import Meter, devices_peak
 from trainers.metrics_log import MEASURED, MetricsLog
 from trainers.prepare import prepare_for
@@ -52,6 +53,7 @@ def _train(run, config, model_config, placement):
         model = task.assemble(model_class(model_config))
     began = time.perf_counter()
     if hasattr(model, "adapt"):
+        tuning.begin(model, tuning_config(config))
         log = MetricsLog(run)
         model.adapt(data["train"][:])
         print(f"Model: {config.model}, {model.config.num_params():,} parameters, fitted in closed form", flush=True)
@@ -63,6 +65,8 @@ def _train(run, config, model_config, placement):
             model.build_from_ids()
         if config.init_from:
             print(initial.assign(model, config.init_from), flush=True)
+        with placement.scope():
+            tuning.begin(model, tuning_config(config))
         trainer, log = _fit(run, config, model, task, tokenizer, data, placement)
     if not placement.is_chief:
         placement.barrier()  # a worker that left would be taken for dead while the chief finishes
@@ -79,8 +83,9 @@ def _fit(run, config, model, task, tokenizer, data, placement):
     """Gradient descent, from the newest checkpoint or from step 0. Returns the trainer and the log."""
     batches = task.training_batches(data["train"], model, tokenizer, layout_of(config))
     xla, why = loop.resolve_xla(config.xla, model, tf.config.list_logical_devices())
+    settings = tuning_config(config)
     with placement.scope():
-        optimizer = optimizers.create(config, model.trainable_variables)
+        optimizer = optimizers.create(config, model.trainable_variables, tuning.rates(model, settings), settings.l1)
     fuse = config.xla == "auto" and not xla
     trainer = loop.Trainer(
         model, task, optimizer, tokenizer=tokenizer, batch_size=config.batch_size, seq_length=config.seq_length,
@@ -91,8 +96,9 @@ def _fit(run, config, model, task, tokenizer, data, placement):
     restored = trainer.follow_chief(checkpoints.restore())
     place = Place.of(restored) if restored else Place()
     log = MetricsLog(run, restored["metrics"] if restored else "")
+    trained, held = sum(int(np.prod(v.shape)) for v in model.trainable_variables), model.count_params()
     print(
-        f"Model: {config.model} {config.preset}, {model.count_params():,} parameters; "
+        f"Model: {config.model} {config.preset}, {held:,} parameters{f', {trained:,} of them trained' * (trained < held)}; "
         f"XLA {'on' if xla else 'for elementwise chains' if fuse else 'off'} ({why}); {config.precision}", flush=True,
     )  # fmt: skip
     if place.step:
@@ -104,6 +110,7 @@ def _fit(run, config, model, task, tokenizer, data, placement):
         f"Graphs of the step: {trainer.num_compilations}, {'compiled by XLA' if trainer.xla else 'not compiled by XLA'}.",
         flush=True,
     )
+    tuning.finish(model)
     return trainer, log
 
 

@@ -1,6 +1,6 @@
 """A matrix product with bias, over the last axis.
 
-Shape letters: B batch, T positions, N all leading axes in one, X input width, Y output width.
+Shape letters: B batch, T positions, N all leading axes in one, X input width, Y output width, R rank of an adapter.
 """
 
 import contextlib
@@ -36,6 +36,8 @@ class Linear(keras.layers.Layer):
     Leading axes are folded into one first: TensorFlow otherwise runs a batched product, one small matrix a row, and its
     gradient for W holds a copy a row.
 
+    With an adapter it is y = x W + b + (alpha / R) x A B (Hu et al. 2021, section 4.1), where W and b stay as they are.
+
     Args:
         units: Y.
         use_bias: whether b is added.
@@ -47,6 +49,7 @@ class Linear(keras.layers.Layer):
     def __init__(self, units, use_bias=True, stddev=0.02, **kwargs):
         super().__init__(**kwargs)
         self.turned = None  # see `turned_kernels`
+        self.adapter_a = self.adapter_b = None
         self.units, self.use_bias, self.stddev = units, use_bias, stddev
 
     def build(self, input_shape):
@@ -54,13 +57,41 @@ class Linear(keras.layers.Layer):
         self.kernel = self.add_weight(shape=(input_shape[-1], self.units), initializer=normal, name="kernel")
         self.bias = self.add_weight(shape=(self.units,), initializer="zeros", name="bias") if self.use_bias else None
 
+    def add_adapter(self, rank, alpha):
+        """Puts an adapter beside a built layer, which at first changes nothing: A is drawn at random and B is zero.
+
+        Args:
+            rank: R, columns of A (X, R) and rows of B (R, Y).
+            alpha: what their product is weighed with, times 1 / R.
+        """
+        width, self.adapter_scale = self.kernel.shape[0], alpha / rank
+        normal = keras.initializers.RandomNormal(stddev=width**-0.5)
+        self._tracker.unlock()  # as Keras's own layers do; a layer that is built takes no more weights
+        self.adapter_a = self.add_weight(shape=(width, rank), initializer=normal, name="adapter_a")
+        self.adapter_b = self.add_weight(shape=(rank, self.units), initializer="zeros", name="adapter_b")
+        self._tracker.lock()
+
+    def merge_adapter(self):
+        """Adds the adapter to W and takes it away: from then on the layer has no trace of it, and computes the same."""
+        a_XR, b_RY = self.adapter_a, self.adapter_b
+        if a_XR is None:
+            return
+        self.kernel.assign(self.kernel + self.adapter_scale * ops.matmul(a_XR, b_RY))
+        b_RY.assign(ops.zeros_like(b_RY))  # graphs that were traced before compute the same, too
+        for variable in (a_XR, b_RY):
+            self._untrack_variable(variable)
+        self.adapter_a = self.adapter_b = None
+
     def call(self, x):
         if self.turned is not None and len(x.shape) == 3:
             y_BTY = times_rows(x, self.turned())
             return ops.add(y_BTY, self.bias) if self.use_bias else y_BTY
         leading = ops.shape(x)[:-1]
         kernel = self.kernel if self.turned is None else ops.transpose(self.turned())
-        y_NY = ops.matmul(ops.reshape(x, (-1, x.shape[-1])), kernel)
+        x_NX = ops.reshape(x, (-1, x.shape[-1]))
+        y_NY = ops.matmul(x_NX, kernel)
+        if self.adapter_a is not None:
+            y_NY = ops.add(y_NY, self.adapter_scale * ops.matmul(ops.matmul(x_NX, self.adapter_a), self.adapter_b))
         if self.use_bias:
             y_NY = ops.add(y_NY, self.bias)
         return ops.reshape(y_NY, (*leading, self.units))

@@ -69,6 +69,10 @@ class LanguageModel(keras.Model):
         """The state before the first token. Both arguments may be ints or scalar int32 tensors."""
         raise TypeError(f"{type(self).__name__} does not implement init_state().")
 
+    def stages(self):
+        """Layers from the input to the output, as lists: what makes vectors of ids; each block; what follows the last block."""
+        raise TypeError(f"{type(self).__name__} does not implement stages().")
+
     def encode(self, token_ids, padding_mask=None, segment_ids=None, training=False):
         """Hidden states (B, T, D), as an `Encoder` gives them, each position seeing those up to itself.
 
@@ -133,6 +137,10 @@ class Encoder(keras.Model):
         kwargs.setdefault("name", type(self).registered_name)
         super().__init__(**kwargs)
         self.config = config
+
+    def stages(self):
+        """Layers from the input to the output, as lists: what makes vectors of ids; each block; what follows the last block."""
+        raise TypeError(f"{type(self).__name__} does not implement stages().")
 
     def encode(self, token_ids, padding_mask=None, segment_ids=None, training=False):
         """Token ids to hidden states.

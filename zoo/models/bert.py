@@ -152,6 +152,10 @@ class BERT(Encoder):
             self.pooler.build((None, self.config.hidden_dim))
         self.built = True
 
+    def stages(self):
+        first = [self.embeddings, self.positions, self.segments, self.embedding_norm]
+        return [first, *([block] for block in self.blocks), [] if self.pooler is None else [self.pooler]]
+
     def encode(self, token_ids, padding_mask=None, segment_ids=None, training=False):
         length = token_ids.shape[1]
         if length is not None and length > self.max_length:

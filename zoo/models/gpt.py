@@ -224,6 +224,10 @@ class GPT(LanguageModel):
             self.final_norm.build(shape)
         self.built = True
 
+    def stages(self):
+        first = [self.embeddings] if self.positions is None else [self.embeddings, self.positions]
+        return [first, *([block] for block in self.blocks), [] if self.final_norm is None else [self.final_norm]]
+
     def init_state(self, batch_size, max_length):
         """An empty cache of `max_length` columns: `layer_i/keys` and `layer_i/values` (B, K, S, H), the next column
         `index`, and `start` (B,), each row's first column that is no padding."""

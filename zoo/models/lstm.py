@@ -149,6 +149,9 @@ class LSTM(LanguageModel):
         self.head.build((None, None, c.layer_dims[-1]))
         self.built = True
 
+    def stages(self):
+        return [[self.embeddings], *([layer] for layer in self.recurrent), [self.head]]
+
     def init_state(self, batch_size, max_length):
         """Zeros (B, D): `layer_i/h`, and `layer_i/c` for the LSTM. `max_length` makes no difference."""
         return {
