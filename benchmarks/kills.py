@@ -8,6 +8,8 @@ A third of the kills meets the process at any moment of its life, a third while 
 checkpoint. When a run ends before there were enough kills, another one is begun. At the end of each, its `metrics.jsonl`
 (all but what is measured: speeds), the arrays of its last checkpoint and the weights of its bundle must be those of a run
 that was never killed, byte for byte. `--sigterm` instead sends SIGTERM and prints how long the run took to save and end.
+`--hang` stops one of two workers (SIGSTOP: it is there and does not answer) and prints how long the other one, and then the
+launcher, took to end. Linux alone, for the children of a process.
 """
 
 import argparse
@@ -47,11 +49,15 @@ def main():
         corpus = scratch / "corpus.txt"
         corpus.write_text(sentences(), encoding="utf8")
         settings = () if args.sigterm else (*SHORT, *DROPOUT.get(args.model, ()))
+        if args.hang:
+            further += ["--num_workers=2", "--steps=1000000", "--eval_every=1000000"]
         command = [
             sys.executable, "-m", "trainers.run", f"--model={args.model}", f"--data_path={corpus}", *settings, *further
         ]  # fmt: skip
         if args.sigterm:
             return terminated([*command, "--noexport", f"--model_dir={scratch / 'run'}"], scratch / "run")
+        if args.hang:
+            return [hung([*command, f"--model_dir={scratch / f'run{i}'}"], scratch / f"run{i}", i) for i in (1, 0)]
         return killed_and_compared(command, scratch, args.kills, random.Random(args.seed))
 
 
@@ -62,6 +68,7 @@ def _parser():
     parser.add_argument("--model", default="gpt")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--sigterm", action="store_true", help="the family's default preset, ended by SIGTERM")
+    parser.add_argument("--hang", action="store_true", help="a worker that is stopped and not killed")
     return parser
 
 
@@ -188,6 +195,31 @@ def terminated(command, run):
     print(f"Ended {time.perf_counter() - began:.2f} s after SIGTERM with status {process.returncode}")
     if process.returncode != 75:
         raise SystemExit(1)
+
+
+def hung(command, run, victim):
+    """Stops worker `victim` of two for good; prints how long the other took to end, and the launcher."""
+    process = start(command)
+    while process.poll() is None and newest(run) in (None, 0):
+        time.sleep(0.05)
+    workers = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    os.kill(workers[victim], signal.SIGSTOP)
+    began = time.perf_counter()
+    while Path(f"/proc/{workers[1 - victim]}/stat").exists() and "Z" not in _state(workers[1 - victim]):
+        time.sleep(0.05)
+    noticed = time.perf_counter() - began
+    out, _ = process.communicate()
+    print(*(line for line in out.splitlines() if "has gone" in line), sep="\n")
+    print(
+        f"Worker {victim} hung: the other ended after {noticed:.1f} s, the launcher after {time.perf_counter() - began:.1f} s "
+        f"with status {process.returncode}", flush=True,
+    )  # fmt: skip
+    if process.returncode != 75 or "has gone" not in out:
+        raise SystemExit(1)
+
+
+def _state(pid):
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 if __name__ == "__main__":

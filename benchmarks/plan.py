@@ -5,15 +5,19 @@
     python -m benchmarks.plan --time             whole runs, shortened, against the time that they tell after a few steps
 
 Memory is the highest resident memory of the process while it takes three steps and writes a checkpoint, above what it
-held before the model was made; FLOPs are those that TensorFlow's profiler counts in the graph of the gradients.
+held before the model was made; FLOPs are those that TensorFlow's profiler counts in the graph of the gradients: what a loop
+repeats (blocks of attention, chunks of logits) it counts once. Time is from the line that tells it to the last score:
+training, evaluations and checkpoints; neither what comes before the first steps nor bundle, sample and export.
 """
 
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
+import time
 
 LONG = ("--model=gpt", "--set=num_layers=4")
 # Name -> flags of trainers.run.
@@ -30,6 +34,9 @@ CASES = {
     "gpt_1024_blocks": [*LONG, "--seq_length=1024", "--batch_size=2", "--set=attention=blockwise"],
     "gpt_2048": [*LONG, "--seq_length=2048", "--batch_size=2"],
     "gpt_2048_all": [*LONG, "--seq_length=2048", "--batch_size=2", "--set=remat=block", "--set=logits=chunks"],
+    "gpt_2048_off": [*LONG, "--seq_length=2048", "--batch_size=2", "--xla=off"],
+    "gpt_1024_off": [*LONG, "--seq_length=1024", "--batch_size=4", "--xla=off"],
+    "gpt_4096_all": [*LONG, "--seq_length=4096", "--batch_size=1", "--set=remat=block", "--set=logits=chunks"],
     "gpt_chunks": ["--model=gpt", "--batch_size=128", "--set=logits=chunks"],
     "lstm": ["--model=lstm"],
     "lstm_medium": ["--model=lstm", "--preset=medium", "--batch_size=20", "--seq_length=35"],
@@ -40,20 +47,33 @@ CASES = {
     "gpt_tags": ["--model=gpt", "--task=tagging"],
     "bag_of_words": ["--model=bag_of_words"],
 }  # fmt: skip
+# Shortened runs, so that each takes about a minute.
+RUNS = {
+    "gpt": [*CASES["gpt"], "--steps=240"],
+    "modern": ["--model=gpt", "--preset=modern", "--steps=240"],
+    "6x384": [*CASES["6x384"], "--steps=40"],
+    "lstm": [*CASES["lstm"], "--steps=100"],
+    "bert": [*CASES["bert"], "--steps=240"],
+    "bag_of_words": CASES["bag_of_words"],
+}
+TOLD = re.compile(r"^step ([\d,]+): .* about (?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)? to the end")
 
 
 def main():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plan", description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", default=",".join(CASES), help="which, by commas")
+    parser.add_argument("--cases", help="which, by commas")
+    parser.add_argument("--time", action="store_true", help="whole runs, shortened, against the time that they tell")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
         return _worker(args.worker)
+    if args.time:
+        return _times(args.cases.split(",") if args.cases else RUNS)
     from benchmarks.sides import ROOT
 
     print(f"{'case':<14}{'memory: plan':>14}{'seen':>9}{'ratio':>7}   {'FLOPs a token: plan':>20}{'seen':>12}{'ratio':>7}")
-    for name in args.cases.split(","):
+    for name in args.cases.split(",") if args.cases else CASES:
         command = [sys.executable, "-m", "benchmarks.plan", f"--worker={name}"]
         result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if result.returncode:
@@ -65,6 +85,26 @@ def main():
             f"{found['memory_plan'] / found['memory']:7.2f}   {found['flops_plan']:20,.0f}{found['flops']:12,.0f}"
             f"{found['flops_plan'] / max(found['flops'], 1):7.2f}", flush=True,
         )  # fmt: skip
+
+
+def _times(names):
+    """Runs each and compares what its line told with what it took."""
+    from benchmarks.sides import ROOT
+
+    print(f"{'run':<14}{'told at step':>14}{'told':>9}{'took':>9}{'error':>8}")
+    for name in names:
+        with tempfile.TemporaryDirectory() as scratch:
+            command = [sys.executable, "-m", "trainers.run", *RUNS[name], "--noexport", f"--model_dir={scratch}/run"]
+            process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            for line in process.stdout:
+                if told := TOLD.match(line):
+                    began, step = time.perf_counter(), told[1]
+                    expected = sum(int(n or 0) * unit for n, unit in zip(told.groups()[1:], (3600, 60, 1), strict=True))
+                elif line.startswith("Trained and judged in"):
+                    took = time.perf_counter() - began
+            if process.wait():
+                raise SystemExit(f"{name} ended with status {process.returncode}.")
+        print(f"{name:<14}{step:>14}{expected:7.0f} s{took:7.1f} s{expected / took - 1:+8.0%}", flush=True)
 
 
 def _worker(name):
@@ -108,7 +148,8 @@ def _worker(name):
         for step in range(1, 4):
             float(trainer.step(batches.batch(step))[0])
         checkpoints.save(4, {})
-        float(trainer.step(batches.batch(4))[0])
+        for step in range(4, 7):  # the first leaves the old values to the checkpoint, the others are taken beside them
+            float(trainer.step(batches.batch(step))[0])
         checkpoints.wait()
         peak = machine.peak_resident_bytes()
     planned = plan.make(config, model_config, task.config)

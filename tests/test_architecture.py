@@ -320,7 +320,7 @@ def started(program, *arguments):
 
 
 @pytest.mark.parametrize(("program", "arguments", "status"), [
-    *[(program, ("--help",), 1) for program in PROGRAMS],
+    *[(program, ("--help",), 0) for program in PROGRAMS],
     *[(program, ("--no_such_flag",), 2) for program in PROGRAMS],
     ("run", ("--list",), 0),
     ("run", ("--model=gpt", "--dry_run"), 0),

@@ -87,8 +87,10 @@ class Checkpoints:
         shutil.rmtree(aside, ignore_errors=True)
         try:
             _write_files(aside, values, progress, metrics)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(aside, ignore_errors=True)
+            if isinstance(error, OSError) and error.errno and not error.filename:  # of a write, which knows no name
+                raise OSError(error.errno, error.strerror, str(final)) from error
             raise
         self._remove(final)
         os.replace(aside, final)
@@ -229,9 +231,10 @@ def named_variables(**groups):
 
 
 def _held(variable):
-    """What the variable holds now, and will not change: a tensor, or a copy where there is no tensor to be had."""
+    """What the variable holds now, and will not change: a tensor in host memory, or a copy there: an accelerator has none to spare."""
     read = getattr(getattr(variable, "value", variable), "read_value", None)
-    return np.asarray(variable).copy() if read is None else read()
+    value = None if read is None else read()
+    return value if value is not None and "CPU" in value.device else np.asarray(variable).copy()
 
 
 def _write_files(directory, values, progress, metrics):

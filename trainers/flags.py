@@ -22,6 +22,7 @@ from zoo.registry import MODELS, TASKS
 
 FLAGS = flags.FLAGS
 OUR_PACKAGES = tuple(str(Path(__file__).parent.parent / name) + os.sep for name in ("zoo", "trainers", "tfds_configs"))
+FULL = os.strerror(errno.ENOSPC)
 USER_ERROR = 2  # exit status of a mistake in the call
 RESUME_STATUS = 75  # EX_TEMPFAIL of sysexits.h: interrupted and saved; the same command goes on
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
@@ -331,6 +332,8 @@ def program(main):
             rest = FLAGS(argv)
         except flags.Error as error:
             _mistake(error)
+        except SystemExit:  # absl has printed the help, and takes that for a failure
+            sys.exit(0)
         if len(rest) > 1:
             _mistake(f"{rest[1]!r} is no flag; write --name=value.")
         return rest
@@ -339,13 +342,13 @@ def program(main):
         logging.set_verbosity(logging.ERROR)  # TFDS tells of every file it opens
         try:
             main()
-        except (ValueError, OSError) as error:
-            if not _is_ours(error):
-                raise
-            _mistake(_sentence(error))
         except KeyboardInterrupt:
             print("\nInterrupted.", file=sys.stderr)
             sys.exit(INTERRUPTED)
+        except Exception as error:
+            if not _is_ours(error):
+                raise
+            _mistake(_sentence(error))
 
     for flag in FLAGS.get_key_flags_for_module(__name__):
         FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # so that --help shows them
@@ -359,6 +362,8 @@ def _mistake(message):
 
 def _sentence(error):
     """What an exception says, in one line; for one of the system's, which file and what could be done."""
+    if _of_a_full_disk(error) and not getattr(error, "filename", None):
+        return f"{FULL}; make room, and start the same command again."
     if not (isinstance(error, OSError) and error.errno and error.filename):
         return " ".join(str(error).split())
     remedies = {
@@ -370,9 +375,16 @@ def _sentence(error):
     return f"{error.filename}: {error.strerror}{f'; {remedy}' if remedy else ''}."
 
 
+def _of_a_full_disk(error):
+    """HDF5 and TensorFlow tell of it in errors of their own."""
+    return FULL in str(error)
+
+
 def _is_ours(error):
     """Whether our own line raised it: then it is a sentence for the user. A library's ValueError is a bug of ours."""
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) or _of_a_full_disk(error):
         return True
+    if not isinstance(error, ValueError):
+        return False
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and frames[-1].filename.startswith(OUR_PACKAGES)

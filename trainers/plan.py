@@ -47,6 +47,11 @@ class Memory:
     def total(self):
         return sum(dataclasses.astuple(self))
 
+    @property
+    def on_accelerator(self):
+        """What an accelerator would have to hold by the same rules; this was measured on none."""
+        return self.weights + self.optimizer + self.gradients + self.activations
+
     def to_dict(self):
         return {name: round(value) for name, value in {**dataclasses.asdict(self), "total": self.total}.items()}
 
@@ -215,6 +220,7 @@ class Plan:
         return {
             "num_params": self.num_params, "flops_per_token": self.flops_per_token, "tokens": self.tokens,
             "flops": self.flops_per_token * self.tokens, "memory": self.memory.to_dict(), "memory_limit": self.limit,
+            "on_accelerator_not_measured": round(self.memory.on_accelerator),
             "fits": self.fits, "proposals": list(self.proposals),
         }  # fmt: skip
 

@@ -118,6 +118,9 @@ def _meter(config, model, task, placement):
     """Says what the run will cost, and gives the `Meter` that tells what it does cost."""
     planned = plan.make(config, model.config, task.config)
     print(planned.sentence(), flush=True)
+    if tf.config.list_logical_devices("GPU"):
+        megabytes = planned.memory.on_accelerator / 1e6
+        print(f"Of these about {megabytes:,.0f} MB are the accelerator's, by rules that were measured on none.", flush=True)
     if not planned.fits:
         print(f"Warning: {planned.warning()}", flush=True)
     peak = devices_peak(config.precision, placement.num_replicas)

@@ -155,6 +155,9 @@ def test_a_dry_run_prints_the_plan_with_the_vocabulary_that_is_asked_for(capfd):
     answer = programs.call(capfd, "run", "--model=gpt", "--preset=tiny", "--vocab_size=300", "--dry_run")
     told = json.loads(answer.out)["plan"]
     assert told["num_params"] == tiny(vocab_size=300).num_params()
+    memory = told["memory"]
+    on_accelerator = sum(memory[name] for name in ("weights", "optimizer", "gradients", "activations"))
+    assert told["on_accelerator_not_measured"] == pytest.approx(on_accelerator, abs=4)
     assert told["fits"] and told["memory"]["total"] == pytest.approx(sum(
         value for name, value in told["memory"].items() if name != "total"
     ), abs=5)  # fmt: skip

@@ -7,6 +7,7 @@ import signal
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests import programs, tiny_models
 from trainers import run as run_program
@@ -181,12 +182,24 @@ def test_damaged_checkpoints(workplace, capfd):
 
 def test_a_full_disk_while_training(workplace, capfd, monkeypatch):
     def full(file, **arrays):
-        raise OSError(28, "No space left on device", file.name)
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full)
     sentence = refusal(capfd, "run", *TRAIN, "--data_path=text.txt", "--steps=3", "--model_dir=r")
-    assert "No space left on device; make room, or choose another place." in sentence
+    assert sentence == "r/checkpoints/step_00000000: No space left on device; make room, or choose another place."
     assert tree(workplace / "r" / "checkpoints") == []
+
+
+@pytest.mark.parametrize("error", [
+    tf.errors.ResourceExhaustedError(None, None, "variables.data-00000-of-00001; No space left on device"),
+    OSError("Can't write data (errno = 28, error message = 'No space left on device')"), OSError(28, "No space left on device"),
+], ids=["TensorFlow", "HDF5", "system"])  # fmt: skip
+def test_a_full_disk_as_the_libraries_tell_of_it(error, monkeypatch, capfd):
+    def full():
+        raise error
+
+    monkeypatch.setattr(run_program, "main", full)
+    assert refusal(capfd, "run", "--model=gpt") == "No space left on device; make room, and start the same command again."
 
 
 def test_a_batch_that_ruins_the_weights_is_undone_and_left_out(workplace, capfd, monkeypatch):
