@@ -174,7 +174,7 @@ def check_memory(report):
 
 def trainable(report):
     """The largest preset of each family whose training fits into memory, one sequence at a time."""
-    from trainers.plan import fits, training_memory
+    from trainers.plan import fits, output_of, training_memory
     from zoo.registry import MODELS
 
     limit = machine.memory_limit()
@@ -187,7 +187,8 @@ def trainable(report):
         for preset in config_class.presets:
             recipe, structure = config_class.recipe_for(preset), config_class.preset(preset)
             length = min(recipe["seq_length"], getattr(structure, "max_length", recipe["seq_length"]))
-            memory = training_memory(structure, 1, length, optimizer=recipe["optimizer"])
+            output = output_of(structure, length, config_class.tasks[0])
+            memory = training_memory(structure, 1, length, output=output, optimizer=recipe["optimizer"])
             if fits(memory, limit):
                 sizes[preset] = structure.num_params()
         if sizes:

@@ -19,15 +19,16 @@ from trainers import machine
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MOMENTS = {"adamw": 2.0, "sgd": 1.0, "muon": 1.0, "adafactor": 0.0}  # floats a parameter; Adafactor keeps rows and columns
 LOADED = 0.5e9  # bytes of a process that has loaded TensorFlow
-# Bytes that tracing and compiling the step add: where XLA compiles it, where it does not, and where a loop over time is
-# written out in the graph.
-GRAPHS = {"compiled": 0.36e9, "plain": 0.20e9, "recurrent": 0.29e9}
+# Bytes that tracing and compiling the step add: where XLA compiles it, where it does not, where a loop over time is written out
+# in the graph, and where there are no layers. XLA takes more to compile attention in parts, `PART` for each.
+GRAPHS = {"compiled": 0.36e9, "plain": 0.20e9, "recurrent": 0.29e9, "flat": 0.04e9}
+PART, MOST_PARTS = 25e6, 8
 # Measured on two CPU cores (benchmarks/LOG.md): below, XLA's fusion wins; above, the matrix products rule and it loses.
 XLA_CPU_MAX_PARAMS = 3_000_000
 # Logits that the loss makes at a time; `auto` does when there are more than twice as many (zoo/layers/chunked_cross_entropy.py)
 CHUNK = 2**25
 ROWS_FROM, BLOCKS_FROM = 256, 2_048  # T, as in zoo/layers/blockwise_attention.py
-MAX_ROWS, ROW = 8, 128  # likewise
+MAX_ROWS, ROW, BLOCK = 8, 128, 512  # likewise
 FORWARD_SHARE = 1 / 3  # of the time that training on a token takes
 SAFE = 0.95  # of the memory there is; the rest is other people's
 
@@ -141,20 +142,33 @@ def training_memory(
     output = output_of(config, seq_length) if output is None else output
     params = 4 * (config.num_params() + output.params)
     rows = math.ceil(batch_size / grad_accumulation)
-    activations = rows * seq_length * _layers(config, seq_length, BYTES[precision]) + _output_memory(output, rows)
+    compiled = _compiled(config, xla)
+    layers = _layers(config, seq_length, BYTES[precision], compiled)
+    activations = rows * seq_length * layers + _output_memory(output, rows)
     moments = MOMENTS[optimizer] * params
     gradients = params * (2 if grad_accumulation > 1 else 1)
-    return Memory(params, moments, gradients, params + moments, activations, _graphs(config, xla))
+    return Memory(params, moments, gradients, params + moments, activations, _graphs(config, seq_length, compiled))
 
 
-def _graphs(config, xla):
+def _compiled(config, xla):
+    """Whether XLA compiles the step on a CPU, as `loop.resolve_xla` decides."""
+    few = hasattr(config, "num_heads") and config.num_params() <= XLA_CPU_MAX_PARAMS
+    return xla in ("on", "require") or (xla == "auto" and few)
+
+
+def _graphs(config, seq_length, compiled):
+    if not hasattr(config, "num_layers"):
+        return GRAPHS["flat"]
     if not hasattr(config, "num_heads"):
         return GRAPHS["recurrent"]
-    compiled = xla in ("on", "require") or (xla == "auto" and config.num_params() <= XLA_CPU_MAX_PARAMS)
-    return GRAPHS["compiled" if compiled else "plain"]
+    if not compiled:
+        return GRAPHS["plain"]
+    form = _form(config, seq_length)
+    parts = {"plain": 0, "rows": _num_rows(seq_length), "blockwise": MOST_PARTS}[form]
+    return GRAPHS["compiled"] + PART * parts
 
 
-def _layers(config, seq_length, width):
+def _layers(config, seq_length, width, compiled):
     """Bytes a token that the layers keep for the gradient."""
     if not hasattr(config, "num_layers"):
         return 4.0 * getattr(config, "order", 1) * (seq_length + 2.0 * getattr(config, "num_classes", 1))
@@ -163,28 +177,43 @@ def _layers(config, seq_length, width):
         return width * config.num_layers * config.hidden_dim * (3.0 * gates + 6.0)
     heads = _attention_width(config)
     mlp = getattr(config, "mlp_dim", None) or 4 * config.hidden_dim
-    scores = 1.5 * config.num_heads * _scores(config, seq_length) * 4
-    block = width * (5.0 * config.hidden_dim + 2.0 * heads + 3.0 * mlp) + scores
+    kept = 5.0 * config.hidden_dim + 2.0 * heads + (5.0 if getattr(config, "activation", "") == "swiglu" else 3.0) * mlp
+    if getattr(config, "normalize_qk", False):  # and turned: queries and keys are kept before and after
+        kept += 3.0 * (config.num_heads + config.kv_heads) * heads / config.num_heads
+    block = width * kept + 1.5 * 4 * config.num_heads * _scores(config, seq_length)
     if getattr(config, "remat", "none") != "none":
         return config.num_layers * width * config.hidden_dim + block
+    if _form(config, seq_length) == "blockwise" and not compiled:
+        block += 3.0 * 4 * config.num_heads * min(seq_length, BLOCK)  # as seen where XLA does not compile it
     return config.num_layers * block
+
+
+def _form(config, seq_length):
+    """How attention is computed: plain, rows or blockwise."""
+    form = getattr(config, "attention", "plain")
+    if form == "auto":
+        return "plain" if seq_length < ROWS_FROM else "rows" if seq_length < BLOCKS_FROM else "blockwise"
+    return form
+
+
+def _num_rows(seq_length):
+    return max(1, min(MAX_ROWS, seq_length // ROW))
 
 
 def _scores(config, seq_length):
     """Scores of a head that a query keeps, on average."""
-    form = getattr(config, "attention", "plain")
-    if form == "auto":
-        form = "plain" if seq_length < ROWS_FROM else "rows" if seq_length < BLOCKS_FROM else "blockwise"
+    form = _form(config, seq_length)
     if form == "rows":
-        return seq_length * (1 + 1 / max(1, min(MAX_ROWS, seq_length // ROW))) / 2
+        return seq_length * (1 + 1 / _num_rows(seq_length)) / 2
     return 0 if form == "blockwise" else seq_length
 
 
 def _output_memory(output, rows):
-    """Bytes of the logits and of what the loss makes of them, in float32."""
+    """Bytes of the logits and of what the loss makes of them, in float32; of a chunk, gradients are made there and then."""
     logits = rows * output.positions * output.width
-    chunks = logits > 2 * CHUNK if output.chunks is None else output.chunks
-    return 4 * 1.7 * (min(logits, CHUNK) if chunks else logits)
+    if logits > 2 * CHUNK if output.chunks is None else output.chunks:
+        return 4 * 2.75 * min(logits, CHUNK)
+    return 4 * 1.7 * logits
 
 
 def fits(memory, limit):
