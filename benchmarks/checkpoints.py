@@ -4,8 +4,8 @@
     python -m benchmarks.checkpoints --presets=default
 
 Takes steps with AdamW, saves between two of them, and goes on until the checkpoint is on disk. Told are: the state's size; a step
-before (median); what `save` itself takes; by how much the next step is longer, as whoever assigns to a variable that is being
-written takes new memory for it; and by how much the steps until the end of the writing are, which shares the cores with them.
+before; for how long `save` holds up the next one; by how much that one is longer; how long the writing takes; and by how much
+the steps until its end are longer, as the thread that writes has its share of the cores. Medians.
 """
 
 import argparse

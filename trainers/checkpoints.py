@@ -6,9 +6,8 @@
     checkpoints/step_00000200/complete.json  size and checksum of the three above: the mark of a whole checkpoint
     checkpoints/best -> step_00000150        the one with the lowest validation loss
 
-A checkpoint is written aside, synced, marked complete and renamed: one that has its name is whole. A thread writes it. The
-step does not wait for a copy: a reading of a TensorFlow variable shares its memory for as long as nobody assigns to the
-variable, and whoever does then leaves that memory alone and takes other (`PrepareToUpdateVariable` of TensorFlow's kernels).
+A checkpoint is written aside, synced, marked complete and renamed: one that has its name is whole. The step waits only
+while the values are copied to memory that is kept for it; a thread writes the copies.
 """
 
 import concurrent.futures
@@ -47,10 +46,10 @@ class Checkpoints:
         self.directory, self.variables, self.writes = Path(directory), variables, writes
         self.stall_seconds, self.write_seconds = [], []
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
-        self._writing = None
+        self._writing, self._copies = None, {}
 
     def save(self, step, progress, metrics=""):
-        """Holds the variables' values and has a thread write the checkpoint of `step`; then all but the newest and best go.
+        """Copies the variables and has a thread write the checkpoint of `step`; then all but the newest and best go.
 
         One is written at a time: this waits for the one before. An error of that one is raised here.
 
@@ -62,11 +61,19 @@ class Checkpoints:
         began = time.perf_counter()
         self.wait()
         # Workers that do not write read all the same: what is spread over them takes all of them to be gathered.
-        values = {name: _held(variable) for name, variable in self.variables.items()}
+        values = {name: _value(variable) for name, variable in self.variables.items()}
         if not self.writes:
             return
+        values = {name: self._copied(name, value) for name, value in values.items()}
         self._writing = self._writer.submit(self._write, step, values, {**progress, "step": step}, metrics)
         self.stall_seconds.append(time.perf_counter() - began)
+
+    def _copied(self, name, value):
+        """A copy in the memory of the last one: to map fresh memory takes several times as long as to copy."""
+        if name not in self._copies:
+            self._copies[name] = np.empty_like(value)
+        np.copyto(self._copies[name], value)
+        return self._copies[name]
 
     def wait(self):
         """Returns when the last `save` is on disk. Raises what went wrong with it."""
@@ -230,11 +237,10 @@ def named_variables(**groups):
     }
 
 
-def _held(variable):
-    """What the variable holds now, and will not change: a tensor in host memory, or a copy there: an accelerator has none to spare."""
+def _value(variable):
+    """The variable's value as an array, which on a CPU is a view of its own memory."""
     read = getattr(getattr(variable, "value", variable), "read_value", None)
-    value = None if read is None else read()
-    return value if value is not None and "CPU" in value.device else np.asarray(variable).copy()
+    return np.asarray(variable if read is None else read())
 
 
 def _write_files(directory, values, progress, metrics):

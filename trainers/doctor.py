@@ -188,7 +188,8 @@ def trainable(report):
             recipe, structure = config_class.recipe_for(preset), config_class.preset(preset)
             length = min(recipe["seq_length"], getattr(structure, "max_length", recipe["seq_length"]))
             output = output_of(structure, length, config_class.tasks[0])
-            memory = training_memory(structure, 1, length, output=output, optimizer=recipe["optimizer"])
+            settings = dict(optimizer=recipe["optimizer"], clip_norm=recipe.get("clip_norm", 0.0))
+            memory = training_memory(structure, 1, length, output=output, **settings)
             if fits(memory, limit):
                 sizes[preset] = structure.num_params()
         if sizes:

@@ -128,7 +128,16 @@ def _attention_width(config):
 
 
 def training_memory(
-    config, batch_size, seq_length, *, output=None, optimizer="adamw", precision="float32", grad_accumulation=1, xla="auto"
+    config,
+    batch_size,
+    seq_length,
+    *,
+    output=None,
+    optimizer="adamw",
+    precision="float32",
+    grad_accumulation=1,
+    xla="auto",
+    clip_norm=0.0,
 ):
     """The `Memory` of training a model with `config`.
 
@@ -137,7 +146,7 @@ def training_memory(
         batch_size: B, on one device.
         seq_length: T.
         output: an `Output`, by default that of a language model.
-        optimizer, precision, grad_accumulation, xla: as the flags.
+        optimizer, precision, grad_accumulation, xla, clip_norm: as the flags.
     """
     output = output_of(config, seq_length) if output is None else output
     params = 4 * (config.num_params() + output.params)
@@ -146,7 +155,7 @@ def training_memory(
     layers = _layers(config, seq_length, BYTES[precision], compiled)
     activations = rows * seq_length * layers + _output_memory(output, rows)
     moments = MOMENTS[optimizer] * params
-    gradients = params * (2 if grad_accumulation > 1 else 1)
+    gradients = params * (1 + (grad_accumulation > 1) + (clip_norm > 0))  # their sum and the clipped ones are others
     return Memory(params, moments, gradients, params + moments, activations, _graphs(config, seq_length, compiled))
 
 
@@ -308,7 +317,7 @@ def _memory_of(config, model_config, output, **changes):
     settings = dict(batch_size=config.batch_size, grad_accumulation=getattr(config, "grad_accumulation", 1)) | changes
     return training_memory(
         model_config, seq_length=config.seq_length, output=output, optimizer=config.optimizer, precision=config.precision,
-        xla=config.xla, **settings,
+        xla=config.xla, clip_norm=config.clip_norm, **settings,
     )  # fmt: skip
 
 

@@ -256,7 +256,6 @@ def test_names_tell_variables_of_one_path_apart_and_do_not_count_seed_generators
 @pytest.mark.parametrize("xla", [False, True])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_what_is_saved_is_of_the_moment_of_saving_whatever_the_next_steps_do(optimizer, xla, tmp_path, monkeypatch):
-    """Nothing is copied: that the values stay is a promise of TensorFlow's kernels, which this holds them to."""
     weights = [keras.Variable(np.ones(shape, "float32"), name=name) for name, shape in (("w", (3, 4)), ("b", (5,)))]
     settings = SimpleNamespace(
         optimizer=optimizer, learning_rate=0.1, schedule="constant", warmup_steps=0, steps=9, weight_decay=0.1, clip_norm=1.0

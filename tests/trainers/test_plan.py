@@ -29,6 +29,7 @@ def run(**changes):
         precision="float32",
         grad_accumulation=1,
         xla="auto",
+        clip_norm=0.0,
     )
     return SimpleNamespace(**{**settings, **changes})
 
@@ -92,6 +93,7 @@ def test_memory_of_weights_moments_gradients_and_a_checkpoints_copy():
     assert plan.training_memory(MODELS.config("bag_of_words").preset("tiny"), 3, 16).graphs == plan.GRAPHS["flat"]
     assert plan.training_memory(tiny(attention="blockwise"), 3, 16).graphs > memory.graphs  # XLA has more to compile
     assert plan.training_memory(tiny(), 3, 16, optimizer="sgd").checkpoint == 2 * params
+    assert plan.training_memory(tiny(), 3, 16, clip_norm=1.0, grad_accumulation=3).gradients == 3 * params
 
 
 def test_activations_go_with_rows_and_less_is_kept_when_blocks_are_computed_again():
