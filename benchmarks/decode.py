@@ -1,12 +1,13 @@
 """Greedy decoding at GPT-2's shape beside transformers and keras-hub, in one run.
 
     python -m benchmarks.decode                          124M parameters, a prompt of 16 tokens, 64 new ones, batch 1 and 8
+    python -m benchmarks.decode --prompt_length=512 --new_tokens=1 --batch_sizes=1       prefill
     python -m benchmarks.decode --peer_python=PATH       PyTorch and transformers live in another interpreter
     python -m benchmarks.decode --sides=ours --profile   where our time goes, kind of op by kind of op
 
-Every side has random weights of one shape and decodes the same number of tokens in float32 on all cores; a figure is new tokens
-over the seconds of the whole call, prompt included. Ours is the exported SavedModel, text in and text out, loaded by plain TensorFlow.
-Peers are called as their users would: `generate` of both, keras-hub with its own choice of compilation.
+Every side has random weights of one shape and decodes the same number of tokens on all cores; a figure is new tokens
+over the seconds of the whole call, prompt included. Sides with a precision in their name compute in it, the others in float32.
+Ours is the exported SavedModel, text in and text out, loaded by plain TensorFlow. Peers are called as their users would: `generate` of both, keras-hub with its own choice of compilation.
 """
 
 import argparse
@@ -16,7 +17,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-SIDES = ("ours", "transformers", "keras-hub")
+OURS = ("ours", "ours-bfloat16")
+PEERS = ("transformers", "transformers-bfloat16", "keras-hub")
+SIDES = (*OURS, *PEERS)
 PRESETS = {"gpt2_small": (12, 12, 768), "gpt2_medium": (24, 16, 1_024), "gpt2_large": (36, 20, 1_280)}
 VOCAB_SIZE, MAX_LENGTH = 50_257, 1_024
 
@@ -29,15 +32,15 @@ def main():
 
     sides = []
     for side in args.sides.split(","):
-        python = args.peer_python if side == "transformers" else sys.executable
-        module = side.replace("-", "_")
-        if side != "ours" and not has_module(python, module):
+        python = args.peer_python if side in PEERS else sys.executable
+        module = side.removesuffix("-bfloat16").replace("-", "_")
+        if side in PEERS and not has_module(python, module):
             print(f"{module} is not installed in {python}: no figure and no ratio for it.")
             continue
         sides.append((side, python))
     with tempfile.TemporaryDirectory() as scratch:
         directory = args.directory or scratch
-        if "ours" in args.sides.split(",") and not args.directory:
+        if not args.directory:
             _export(args, Path(directory))
         for batch_size in args.batch_sizes.split(","):
             options = [f"--directory={directory}", f"--batch_size={batch_size}"]
@@ -45,10 +48,11 @@ def main():
                 side: [python, "-m", "benchmarks.decode", *sys.argv[1:], f"--worker={side}", *options] for side, python in sides
             }
             print(
-                f"Greedy decoding, {args.preset}, float32, batch {batch_size}, {args.prompt_length} + {args.new_tokens} tokens, "
+                f"Greedy decoding, {args.preset}, batch {batch_size}, {args.prompt_length} + {args.new_tokens} tokens, "
                 f"{os.cpu_count()} cores: {args.rounds} interleaved rounds", flush=True,
             )  # fmt: skip
-            report(measure(commands, args.rounds), ["ours"], SIDES[1:], int(batch_size) * args.new_tokens, "tokens")
+            mine = [side for side, _ in sides if side in OURS]
+            report(measure(commands, args.rounds), mine, ("ours", *PEERS), int(batch_size) * args.new_tokens, "tokens")
             if args.profile:
                 _print_profile(Path(directory), args.new_tokens)
     return None
@@ -56,7 +60,7 @@ def main():
 
 def _parser():
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decode", description=__doc__.splitlines()[0])
-    parser.add_argument("--peer_python", default=sys.executable, help="the interpreter that has torch and transformers")
+    parser.add_argument("--peer_python", default=sys.executable, help="the interpreter that has the peers")
     parser.add_argument("--sides", default=",".join(SIDES), help="which to measure, by commas")
     parser.add_argument("--preset", choices=tuple(PRESETS), default="gpt2_small")
     parser.add_argument("--batch_sizes", default="1,8", help="by commas")
@@ -76,7 +80,12 @@ def _export(args, directory):
     tokenizer = TOKENIZERS.get("word")([f"w{i}" for i in range(VOCAB_SIZE - 2)])
     config = MODELS.config("gpt").preset(args.preset)
     model = MODELS.get("gpt")(config).build_from_ids()
-    export_saved_model(directory / "export", model, tokenizer, TASKS.get("language_modeling")())
+    for side in args.sides.split(","):
+        if side in OURS:
+            precision = "bfloat16" if side.endswith("bfloat16") else "float32"
+            export_saved_model(
+                directory / side / "export", model, tokenizer, TASKS.get("language_modeling")(), precision=precision
+            )
 
 
 def _prompt_ids(args):
@@ -92,7 +101,7 @@ def _ours(args):
     # The end-of-text id that comes first is one token of the prompt.
     prompts = [" ".join(f"w{i}" for i in ids[1:]) for ids in _prompt_ids(args)]
     rows = [args.batch_size]
-    loaded = tf.saved_model.load(str(Path(args.directory) / "export" / "1"))
+    loaded = tf.saved_model.load(str(Path(args.directory) / args.worker / "export" / "1"))
     request = dict(
         prompt=tf.constant(prompts), max_new_tokens=tf.fill(rows, args.new_tokens), temperature=tf.zeros(rows),
         top_k=tf.zeros(rows, tf.int32), top_p=tf.ones(rows), seed=tf.zeros(rows, tf.int64),
@@ -154,7 +163,11 @@ def _transformers(args):
     config = transformers.GPT2Config(
         vocab_size=VOCAB_SIZE, n_positions=MAX_LENGTH, n_layer=num_layers, n_head=num_heads, n_embd=hidden_dim
     )
-    model = transformers.GPT2LMHeadModel(config).eval()
+    half = args.worker.endswith("bfloat16")
+    # The faster of the two attentions and caches in each precision, as measured: eager in float32, fused in bfloat16, a growing cache.
+    config._attn_implementation = "sdpa" if half else "eager"
+    torch.set_num_threads(os.cpu_count())
+    model = transformers.GPT2LMHeadModel(config).eval().to(torch.bfloat16 if half else torch.float32)
     ids = torch.tensor(_prompt_ids(args))
 
     def decode():
@@ -168,7 +181,7 @@ def _transformers(args):
     serve(decode)
 
 
-WORKERS = {"ours": _ours, "transformers": _transformers, "keras-hub": _keras_hub}
+WORKERS = dict(zip(SIDES, (_ours, _ours, _transformers, _transformers, _keras_hub), strict=True))
 
 if __name__ == "__main__":
     main()

@@ -82,7 +82,7 @@ def report(seconds, ours, peers, amount, unit):
         print(f"  {side:<26} {amount / statistics.median(times):9,.1f} {unit}/s   (best {amount / min(times):,.1f})")
     ratios = {}
     for side in ours:
-        for peer in (peer for peer in peers if peer in seconds):
+        for peer in (peer for peer in peers if peer in seconds and peer != side):
             pairs = [theirs / mine for theirs, mine in zip(seconds[peer], seconds[side], strict=True)]
             ratios[side, peer] = statistics.median(pairs)
             print(f"  {side} / {peer}: {ratios[side, peer]:.2f}   (median of {len(pairs)} rounds)")

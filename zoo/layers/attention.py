@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from zoo.layers.blockwise_attention import FORMS, attend_in_blocks, attend_in_rows, resolve_form
-from zoo.layers.linear import Linear
+from zoo.layers.linear import Linear, leading_shape
 from zoo.layers.masks import MASKED, MaskRule
 from zoo.layers.norms import Norm
 from zoo.layers.positions import rotate
@@ -30,7 +30,10 @@ def attend(q_BNTH, k_BKSH, v_BKSH, mask):
     # Queries that share a key head are stacked along T: grouped-query attention is then a plain batched product.
     q = ops.reshape(q_BNTH * head_dim**-0.5, (-1, num_kv_heads, groups * num_queries, head_dim))
     scores = ops.cast(ops.matmul(q, ops.transpose(k_BKSH, (0, 1, 3, 2))), "float32")
-    if mask is not None:
+    if mask is not None and groups == 1 and num_queries == 1:
+        # A decoding step. TensorFlow makes one kernel of product and sum, which is slow where there is so little to do.
+        scores = ops.where(mask[:, None], scores, MASKED)
+    elif mask is not None:
         num_keys = ops.shape(k_BKSH)[2]
         bias = ops.where(mask, 0.0, MASKED)[:, None]
         if groups > 1:
@@ -67,6 +70,14 @@ def append_to_cache(cache_BKSH, new_BKTH, index):
         input=cache_BKSH, begin=tf.stack([0, 0, index, 0]), end=tf.stack([0, 0, end, 0]), strides=[1, 1, 1, 1],
         value=new_BKTH, begin_mask=whole_but_column, end_mask=whole_but_column,
     )  # fmt: skip
+
+
+def _exchanged(x):
+    """x with its axes 1 and 2 exchanged; where one of them has length 1, that moves nothing."""
+    one, two = x.shape[1:3]
+    if 1 in (one, two) and None not in (one, two):
+        return ops.reshape(x, (-1, two, one, x.shape[3]))
+    return ops.transpose(x, (0, 2, 1, 3))
 
 
 class Attention(keras.layers.Layer):
@@ -119,9 +130,8 @@ class Attention(keras.layers.Layer):
         self.output_projection.build((*input_shape[:-1], self.num_heads * self.head_dim))
 
     def call(self, x, attention_mask=None, angles=None, cache=None, training=False):
-        batch, length = ops.shape(x)[0], ops.shape(x)[1]
         n, k = self.num_heads, self.num_kv_heads
-        heads = ops.transpose(ops.reshape(self.qkv(x), (batch, length, n + 2 * k, self.head_dim)), (0, 2, 1, 3))
+        heads = _exchanged(ops.reshape(self.qkv(x), (*leading_shape(x), n + 2 * k, self.head_dim)))
         # Split and not sliced: the gradient of three slices is three padded copies, that of a split one concatenation.
         q_BNTH, k_BKTH, v_BKTH = ops.split(heads, (n, n + k), axis=1)
         if self.normalize_qk:
@@ -137,8 +147,7 @@ class Attention(keras.layers.Layer):
             out = attend_by_rule(q_BNTH, k_BKTH, v_BKTH, attention_mask, self.form)
         else:
             out = attend(q_BNTH, k_BKTH, v_BKTH, attention_mask)
-        out = ops.transpose(out, (0, 2, 1, 3))
-        out = self.output_projection(ops.reshape(out, (batch, length, n * self.head_dim)))
+        out = self.output_projection(ops.reshape(_exchanged(out), (*leading_shape(x), n * self.head_dim)))
         if self.dropout is not None:
             out = self.dropout(out, training=training)
         return out, updated

@@ -10,24 +10,43 @@ import keras
 from keras import ops
 
 
-def times_rows(x_BTX, table_YX):
-    """x W' for a table W that has a row an output, such as tied embeddings: float (B, T, X) -> (B, T, Y).
+def leading_shape(x):
+    """The leading axes of x, as `ops.reshape` takes them: -1 for one that is unknown, which costs a graph nothing to find out."""
+    known = tuple(x.shape[:-1])
+    return ops.shape(x)[:-1] if known.count(None) > 1 else tuple(-1 if size is None else size for size in known)
 
-    A decoding step multiplies one position of each row of a batch, which is little work on much memory, and TensorFlow's CPU kernels
-    differ: for eight rows W x' as a batched product takes half the time of x W', for one row it takes longer (benchmarks/LOG.md).
+
+def times_rows(x_BTX, table_YX, bias_Y=None):
+    """x W' + b for a table W that has a row an output, such as tied embeddings: float (B, T, X) -> (B, T, Y).
+
+    A decoding step multiplies one position of each row of a batch, which is little work on much memory, and TensorFlow has several
+    CPU kernels for it, which differ by half: which form gets the fastest was measured (benchmarks/LOG.md).
     """
+    leading, width = leading_shape(x_BTX), x_BTX.shape[-1]
+    half = keras.backend.standardize_dtype(table_YX.dtype) == "bfloat16"
+
+    def plus_bias(y):
+        return y if bias_Y is None else ops.add(y, bias_Y)
+
+    def product():
+        return ops.matmul(ops.reshape(x_BTX, (-1, width)), ops.transpose(table_YX))
 
     def flat():
-        y_NY = ops.matmul(ops.reshape(x_BTX, (-1, x_BTX.shape[-1])), ops.transpose(table_YX))
-        return ops.reshape(y_NY, (*ops.shape(x_BTX)[:2], table_YX.shape[0]))
+        return plus_bias(ops.reshape(product(), (*leading, table_YX.shape[0])))
 
-    def turned():
-        y_1YB = ops.matmul(table_YX[None], ops.transpose(x_BTX, (1, 2, 0)))
-        return ops.transpose(y_1YB, (2, 0, 1))
+    def fused():  # product and bias stand side by side, and TensorFlow makes one kernel of them
+        return ops.reshape(plus_bias(product()), (*leading, table_YX.shape[0]))
+
+    def batched():
+        y_1NY = ops.matmul(ops.reshape(x_BTX, (1, -1, width)), ops.transpose(table_YX[None], (0, 2, 1)))
+        return plus_bias(ops.reshape(y_1NY, (*leading, table_YX.shape[0])))
 
     if x_BTX.shape[1] != 1:
         return flat()
-    return ops.cond(ops.shape(x_BTX)[0] > 2, turned, flat)
+    rows = ops.shape(x_BTX)[0]
+    if half:
+        return flat() if bias_Y is None else ops.cond(rows > 1, flat, fused)
+    return ops.cond(rows > 2, batched, flat)
 
 
 class Linear(keras.layers.Layer):
@@ -84,9 +103,7 @@ class Linear(keras.layers.Layer):
 
     def call(self, x):
         if self.turned is not None and len(x.shape) == 3:
-            y_BTY = times_rows(x, self.turned())
-            return ops.add(y_BTY, self.bias) if self.use_bias else y_BTY
-        leading = ops.shape(x)[:-1]
+            return times_rows(x, self.turned(), self.bias)
         kernel = self.kernel if self.turned is None else ops.transpose(self.turned())
         x_NX = ops.reshape(x, (-1, x.shape[-1]))
         y_NY = ops.matmul(x_NX, kernel)
@@ -94,7 +111,7 @@ class Linear(keras.layers.Layer):
             y_NY = ops.add(y_NY, self.adapter_scale * ops.matmul(ops.matmul(x_NX, self.adapter_a), self.adapter_b))
         if self.use_bias:
             y_NY = ops.add(y_NY, self.bias)
-        return ops.reshape(y_NY, (*leading, self.units))
+        return ops.reshape(y_NY, (*leading_shape(x), self.units))
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.units)

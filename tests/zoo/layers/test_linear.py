@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from zoo.layers.linear import Linear, turned_kernels
+from zoo.layers.linear import Linear, leading_shape, times_rows, turned_kernels
 
 
 def linear(inputs, units, **options):
@@ -67,3 +67,24 @@ def test_a_kernel_stored_the_other_way_round_gives_the_same(shape):
         layer.kernel.assign(0 * layer.kernel)  # is not read
         np.testing.assert_allclose(layer(x), expected, rtol=1e-6, atol=1e-5)
     np.testing.assert_array_equal(layer(0 * x), np.broadcast_to(layer.bias, expected.shape))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("batch", [1, 2, 3, 7])
+def test_every_kernel_for_a_decoding_step_gives_the_same(batch, dtype):
+    # small whole numbers, which bfloat16 holds exactly
+    rng = np.random.default_rng(0)
+    x, table, bias = (rng.integers(-2, 3, shape) for shape in ((batch, 1, 5), (11, 5), (11,)))
+    expected = x @ table.T
+    given = tf.function(times_rows, input_signature=[tf.TensorSpec([None, 1, 5], dtype), tf.TensorSpec([11, 5], dtype)])
+    np.testing.assert_array_equal(tf.cast(given(tf.cast(x, dtype), tf.cast(table, dtype)), "int64"), expected)
+    with_bias = times_rows(tf.cast(x, dtype), tf.cast(table, dtype), tf.cast(bias, dtype))
+    np.testing.assert_array_equal(tf.cast(with_bias, "int64"), expected + bias)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5), (None, 3, 5), (None, None, 5), (0, 1, 5)])
+def test_leading_axes_come_back_in_a_reshape(shape):
+    sizes = [7 if size is None else size for size in shape]
+    back = tf.function(lambda x: tf.reshape(tf.reshape(x, [-1, 5]), [*leading_shape(x), 5]))
+    given = back.get_concrete_function(tf.TensorSpec(shape))(tf.ones(sizes))
+    assert given.shape == tuple(sizes)
