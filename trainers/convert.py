@@ -1,7 +1,8 @@
 """Carries models in and out: python -m trainers.convert --from=all-MiniLM-L6-v2 --to=minilm
 
-From a Hugging Face directory or a GGUF file to a bundle, and from a bundle or a run to a Hugging Face directory. It ends with a
-certificate: what was compared with whom, and how far the two are apart.
+From a Hugging Face directory, a GGUF file, a preset of KerasHub's (a directory, or a published one as `keras_hub:NAME`) or a directory
+of Google's BERT to a bundle, and from a bundle or a run to a Hugging Face directory. It ends with a certificate: what was compared with
+whom, and how far the two are apart.
 """
 
 import json
@@ -12,19 +13,22 @@ from absl import flags
 from trainers import flags as trainer_flags
 
 FLAGS = flags.FLAGS
+# What stands before the name of one of KerasHub's published presets.
+PRESET = "keras_hub:"
 
 
 def main():
     source, target = FLAGS["from"].value, FLAGS["to"].value
     if source is None or target is None:
         raise ValueError("--from and --to are both needed: a directory or a .gguf file, and a directory to be made.")
-    source, target = Path(source), Path(target)
-    if not source.exists():
+    published, target = source.startswith(PRESET), Path(target)
+    if not published and not Path(source).exists():
         raise ValueError(f"--from={source}: there is no such file or directory.")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"--to={target} is there already and not empty; give the name of a new directory.")
     with trainer_flags.quiet():
         import tensorflow  # noqa: F401
+    source = _fetched(source.removeprefix(PRESET)) if published else Path(source)
     outward = _is_ours(source)
     certificate = _write(source, target) if outward else _read(source, target)
     print(json.dumps(certificate, indent=1))
@@ -36,16 +40,30 @@ def _is_ours(source):
     return any((directory / "tokenizer" / "zoo_tokenizer.json").is_file() for directory in (source, source / "bundle"))
 
 
+def _fetched(name):
+    from zoo.convert import keras_hub
+
+    return keras_hub.fetch(name)
+
+
 def _read(source, target):
     """From other people's files to a bundle. Returns the certificate."""
-    from zoo.convert import certificate, gguf, huggingface
+    from zoo.convert import certificate, gguf, huggingface, keras_hub, old_tensorflow
 
-    bundle = gguf.read(source) if source.is_file() else huggingface.read(source)
+    library = "transformers"
+    if source.is_file():
+        bundle = gguf.read(source)
+    elif keras_hub.is_preset(source):
+        bundle, library = keras_hub.read(source), "keras_hub"
+    elif (source / old_tensorflow.CONFIG).is_file() and not (source / "config.json").is_file():
+        bundle = old_tensorflow.read(source)
+    else:
+        bundle = huggingface.read(source)
     model, task = bundle.model, bundle.task.registered_name
     print(f"Model: {model.registered_name}, {model.count_params():,} parameters, for {task}", flush=True)
     for name in bundle.provenance.get("left_out", []):
         print(f"Left out: {name}, of a head that no task here has", flush=True)
-    bundle.provenance["certificate"] = certificate.certify(bundle, source, FLAGS.peer_python)
+    bundle.provenance["certificate"] = certificate.certify(bundle, source, FLAGS.peer_python, library)
     bundle.save(target)
     return bundle.provenance["certificate"]
 

@@ -175,7 +175,11 @@ def define_generation():
 
 def define_conversion():
     """Flags of `trainers.convert`."""
-    flags.DEFINE_string("from", None, "A Hugging Face directory, a GGUF file, a bundle or a run.")
+    flags.DEFINE_string(
+        "from",
+        None,
+        "A Hugging Face directory, a GGUF file, a KerasHub preset (or keras_hub:NAME), a Google BERT, a bundle or a run.",
+    )
     flags.DEFINE_string("to", None, "The directory to make: a bundle; of a bundle, a Hugging Face directory.")
     flags.DEFINE_string("peer_python", None, "An interpreter with torch and transformers, to compare with. [this one's]")
 

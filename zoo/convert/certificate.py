@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from zoo.convert import reference
+from zoo.convert import reference, safetensors
+from zoo.convert.old_tensorflow import CONFIG, H5
 from zoo.tasks.embedding import frame
 
 TEXTS = (
@@ -28,13 +29,14 @@ TEXTS = (
 TOLERANCE = 1e-3
 
 
-def certify(bundle, path, peer_python=None):
+def certify(bundle, path, peer_python=None, library="transformers"):
     """Compares a bundle with what the files at `path` give in other people's hands.
 
     Args:
         bundle: the converted `Bundle`.
-        path: a Hugging Face directory or a GGUF file.
-        peer_python: an interpreter with torch and transformers; None for this one, if it has them.
+        path: a Hugging Face directory, a GGUF file, a preset of KerasHub's, or a directory of Google's BERT.
+        peer_python: an interpreter with the peer; None for this one, if it has it.
+        library: the peer: `transformers` (with torch) or `keras_hub`.
 
     Returns:
         dict of `texts`, how many; `ids` and `outputs`: what was compared with whom, and how far they are apart.
@@ -42,32 +44,44 @@ def certify(bundle, path, peer_python=None):
     Raises:
         ValueError: ids differ, or outputs by more than `TOLERANCE`; or the peer fails.
     """
-    certificate = {"texts": len(TEXTS), "dtype": "float32", "ids": _native_ids(bundle.tokenizer, Path(path))}
-    peer = peer_python or (sys.executable if _has_peer() else None)
+    path = Path(path)
+    certificate = {"texts": len(TEXTS), "dtype": "float32", "ids": _native_ids(bundle.tokenizer, path, library)}
+    peer = sys.executable if _has(library) and (peer_python is None or library == "keras_hub") else peer_python
     if peer is None:
         certificate["outputs"] = {"compared": False, "reason": "torch and transformers are not installed; see --peer_python"}
         return certificate
-    rows = _rows(bundle)
-    answer = _ask(peer, {"path": str(Path(path).resolve()), "task": bundle.task.registered_name, "texts": TEXTS, "rows": rows})
-    versions = json.loads(str(answer["versions"]))
+    asked, task = rows(bundle), bundle.task.registered_name
+    request = {
+        "library": library, "path": str(path.resolve()), "task": task, "texts": TEXTS, "rows": asked,
+        "old_tensorflow": path.is_dir() and not _is_written_anew(path),
+    }  # fmt: skip
+    answer = _ask(peer, request)
+    compared = {"compared": True, "peer": library, "versions": json.loads(str(answer["versions"]))}
     if "ids_0" in answer:
-        _check_ids(bundle.tokenizer, [answer[f"ids_{i}"].tolist() for i in range(len(TEXTS))], "transformers")
-        certificate["ids"] = {"compared": True, "identical": True, "peer": "transformers", "versions": versions}
-    difference, largest = 0.0, 0.0
-    for i, row in enumerate(rows):
+        _check_ids(bundle.tokenizer, [answer[f"ids_{i}"].tolist() for i in range(len(TEXTS))], library)
+        certificate["ids"] = {"identical": True, **compared}
+    if "reason" in answer:
+        certificate["outputs"] = {"compared": False, "reason": str(answer["reason"])}
+        return certificate
+    differences, sizes = [], []
+    for i, row in enumerate(asked):
         ours, theirs = outputs(bundle, row), answer[f"outputs_{i}"]
-        difference = max(difference, float(np.abs(ours - theirs[:, : ours.shape[-1]]).max()))
-        largest = max(largest, float(np.abs(theirs).max()))
+        differences.append(float(np.abs(ours - theirs[:, : ours.shape[-1]]).max()))
+        sizes.append(float(np.abs(theirs).max()))
+    difference, largest = max(differences), max(sizes)
     if not difference <= TOLERANCE * max(1.0, largest):
         raise ValueError(
-            f"The converted model's outputs are up to {difference:.2e} away from those of transformers ({largest:.2e} at most); "
+            f"The converted model's outputs are up to {difference:.2e} away from those of {library} ({largest:.2e} at most); "
             "it is not the same model."
         )
-    certificate["outputs"] = {
-        "compared": True, "what": "hidden states" if bundle.task.registered_name == "embed" else "logits",
-        "largest_difference": difference, "largest_output": largest, "peer": "transformers", "versions": versions,
-    }  # fmt: skip
+    what = "hidden states" if task == "embed" else "logits"
+    certificate["outputs"] = {"what": what, "largest_difference": difference, "largest_output": largest, **compared}
     return certificate
+
+
+def _is_written_anew(path):
+    """Whether a directory has weights that the present libraries read: all but TensorFlow's old ones."""
+    return safetensors.found(path) or not ((path / H5).is_file() or (path / CONFIG).is_file())
 
 
 def outputs(bundle, row):
@@ -81,17 +95,18 @@ def outputs(bundle, row):
     return np.asarray(bundle.model(token_ids)[0])
 
 
-def _rows(bundle):
+def rows(bundle):
+    """The fixed texts as rows of ids, with the special ids around them."""
     before, after = frame(bundle.tokenizer)
     longest = min(bundle.model.max_length, 128)
     return [[*before, *bundle.tokenizer.encode(text)[: longest - 2], *after] for text in TEXTS]
 
 
-def _native_ids(tokenizer, path):
+def _native_ids(tokenizer, path, library):
     """Compares ids with the `tokenizers` library's, if there is a file that it reads."""
     file = path / "tokenizer.json"
-    if not file.is_file():
-        return {"compared": False, "reason": f"{path.name} has no tokenizer.json"}
+    if library != "transformers" or not file.is_file():
+        return {"compared": False, "reason": f"{path.name} has no tokenizer.json of Hugging Face's"}
     native = tokenizers.Tokenizer.from_file(str(file))
     native.no_padding()
     native.no_truncation()
@@ -105,8 +120,9 @@ def _check_ids(tokenizer, theirs, peer):
             raise ValueError(f"The converted tokenizer gives other ids than {peer} for {text!r}: it is not the same.")
 
 
-def _has_peer():
-    return all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+def _has(library):
+    needed = ("keras_nlp",) if library == "keras_hub" else ("torch", "transformers")
+    return all(importlib.util.find_spec(name) for name in needed)
 
 
 def _ask(peer, request):

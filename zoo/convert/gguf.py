@@ -41,15 +41,19 @@ class _Tensors:
     def names(self):
         return sorted(self._tensors)
 
-    def read(self, name):
+    def shape(self, name):
+        return tuple(int(size) for size in reversed(self._tensors[name].shape))
+
+    def read(self, name, rows=slice(None)):
         tensor = self._tensors[name]
-        array = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False)
         projection = re.search(r"self_attn\.([qk])_proj", name)
+        stored = tensor.data if projection else tensor.data[rows]
+        array = gguf.quants.dequantize(stored, tensor.tensor_type).astype(np.float32, copy=False)
         if projection is None:
             return array
         # llama.cpp turns neighbouring pairs (x_2i, x_2i+1), and stores the rows so; here a pair is (x_i, x_i+H/2).
-        rows = array.reshape(self._heads[projection[1]], -1, 2, array.shape[-1])
-        return rows.swapaxes(1, 2).reshape(array.shape)
+        pairs = array.reshape(self._heads[projection[1]], -1, 2, array.shape[-1])
+        return pairs.swapaxes(1, 2).reshape(array.shape)[rows]
 
 
 def _renamed(name):

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from zoo.bundle import Bundle
 from zoo.config import nearest
-from zoo.convert import safetensors
+from zoo.convert import old_tensorflow, safetensors
+from zoo.convert.assembly import assemble, pooling
 from zoo.convert.tables import FAMILIES, family_of, parts, to_theirs
-from zoo.convert.weights import assign, variables_by_path
-from zoo.registry import MODELS, TASKS
+from zoo.convert.weights import variables_by_path
 from zoo.tokenizers import base as tokenizers
 
 
@@ -31,19 +31,18 @@ def read(directory):
     model_type = theirs.get("model_type")
     if model_type not in FAMILIES:
         raise ValueError(f"{directory} has a model of type {model_type!r}; {nearest(model_type, FAMILIES)}")
-    family = FAMILIES[model_type]
-    tensors = safetensors.TensorFiles(directory)
-    names = {family.our_name(name) for name in tensors.names()}
-    config = _our_config(family, theirs, names, directory)
-    task = _task(family, names, directory)
-    with_head = task.registered_name == "masked_lm"
-    model = task.assemble(MODELS.get(family.model)(config)).build_from_ids()
-    dropped = assign(model, family, tensors, with_head=with_head, where=str(directory))
+    kind, tensors = _weights(directory)
     tokenizer = tokenizers.create(directory)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise ValueError(f"The tokenizer in {directory} has {tokenizer.vocab_size} ids, the model only {config.vocab_size}.")
-    provenance = {"converted_from": "huggingface", "model_type": model_type, "source": directory.name, "left_out": dropped}
+    model, task, dropped = assemble(model_type, theirs, tensors, directory, tokenizer, {"embed": pooling(directory)})
+    provenance = {"converted_from": kind, "model_type": model_type, "source": directory.name, "left_out": dropped}
     return Bundle(model, tokenizer, task, provenance)
+
+
+def _weights(directory):
+    """(what the files are, their tensors)."""
+    if not safetensors.found(directory) and (directory / old_tensorflow.H5).is_file():
+        return "tf_model.h5", old_tensorflow.open_h5(directory)
+    return "huggingface", safetensors.TensorFiles(directory)
 
 
 def _json(path):
@@ -53,47 +52,6 @@ def _json(path):
         raise ValueError(f"{path.parent} is no directory of Hugging Face's: it holds no {path.name}.") from error
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}); copy it again from where it was made.") from error
-
-
-def _our_config(family, theirs, names, directory):
-    """Our config of their model. Raises ValueError for what our model cannot be."""
-    for key, allowed in family.required.items():
-        if theirs.get(key) not in allowed:
-            wanted = " or ".join(repr(value) for value in allowed if value is not None) or "none"
-            raise ValueError(f"{directory} asks for {key}={theirs[key]!r}, which is not supported; only {wanted} is.")
-    try:
-        fields = {ours: theirs[key] for ours, key in family.fields.items() if key in theirs or ours == "vocab_size"}
-        config_class = MODELS.config(family.model)
-        if family.pooler:
-            fields["pooler"] = set(family.pooler[0].theirs) <= names
-        return config_class.from_dict({**fields, **family.fixed, **family.adjust(None, theirs)})
-    except KeyError as error:
-        raise ValueError(f"{directory / 'config.json'} has no {error}, which this type of model needs.") from error
-
-
-def _task(family, names, directory):
-    if family.model == "gpt":
-        return TASKS.get("language_modeling")()
-    if set(family.head[0].theirs) <= names:
-        return TASKS.get("masked_lm")()
-    task_class = TASKS.get("embed")
-    return task_class(task_class.config_class(**_pooling(directory)))
-
-
-def _pooling(directory):
-    """How sentence-transformers made a vector of a row, if this directory is one of theirs; else our defaults."""
-    if not (directory / "1_Pooling" / "config.json").is_file():
-        return {}
-    pooling = _json(directory / "1_Pooling" / "config.json")
-    modes = {name for name, on in pooling.items() if name.startswith("pooling_mode") and on is True}
-    known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
-    if len(modes) != 1 or not modes <= known.keys():
-        raise ValueError(f"{directory} pools by {sorted(modes)}; only one of {sorted(known)} is supported.")
-    modules = json.loads((directory / "modules.json").read_text(encoding="utf8"))
-    normalize = any(module["type"].endswith("Normalize") for module in modules)
-    limits = directory / "sentence_bert_config.json"
-    longest = _json(limits).get("max_seq_length") if limits.is_file() else None
-    return dict(pooling=known[modes.pop()], normalize=normalize, max_tokens=longest)
 
 
 def write(bundle, directory):
@@ -116,6 +74,8 @@ def write(bundle, directory):
             f"A {model_type} counts positions from the id of padding, so that must be {offset - 1}; in this tokenizer it is "
             f"{bundle.tokenizer.pad_id}."
         )
+    if task == "masked_lm" and not _plain_head(bundle.task, model.config):
+        raise ValueError("Its head has another activation or epsilon than its encoder, which Hugging Face's BERT cannot have.")
     directory.mkdir(parents=True, exist_ok=True)
     bundle.tokenizer.save(directory)
     (directory / "zoo_tokenizer.json").unlink()
@@ -136,6 +96,11 @@ def write(bundle, directory):
     )
     safetensors.write(directory / safetensors.FILE, list(_tensors(model, family, task == "masked_lm")))
     return directory
+
+
+def _plain_head(task, config):
+    """Whether the head of a masked language model has the activation and the epsilon of its encoder."""
+    return task.config.head_activation in (None, config.activation) and task.config.head_epsilon in (None, config.epsilon)
 
 
 def _tensors(model, family, with_head):

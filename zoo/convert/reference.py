@@ -1,11 +1,12 @@
-"""What the `transformers` library computes from the same files: the other side of a parity certificate.
+"""What another library computes from the same files: the other side of a parity certificate.
 
-This file imports nothing of ours and is also a program, so that any interpreter which has torch and transformers can run it:
+This file imports nothing of ours and is also a program, so that any interpreter which has torch and transformers, or keras_nlp for
+KerasHub's presets, can run it:
 
     python zoo/convert/reference.py request.json answer.npz
 
-The request names a directory (or a GGUF file), texts, and rows of ids; the answer holds the peer's ids of the texts and its float32
-logits, or hidden states for a model without a head, of the rows.
+The request names the library, a directory (or a GGUF file), texts, and rows of ids; the answer holds the peer's ids of the texts and its
+float32 logits, or hidden states for a model without a head, of the rows; or the reason why it cannot give them.
 """
 
 import json
@@ -16,37 +17,78 @@ import numpy as np
 
 
 def answer(request):
-    """The peer's ids and outputs as a dict of numpy arrays, and its versions under `versions`."""
+    """The peer's ids and outputs as a dict of numpy arrays, its versions under `versions`, and why there are no outputs under `reason`."""
+    return _keras_hub(request) if request["library"] == "keras_hub" else _transformers(request)
+
+
+def _transformers(request):
     import torch
     import transformers
 
     path = Path(request["path"])
+    results = {"versions": np.array(json.dumps({"transformers": transformers.__version__, "torch": torch.__version__}))}
+    if request["old_tensorflow"] and int(transformers.__version__.split(".")[0]) >= 5:
+        results["reason"] = np.array(f"transformers {transformers.__version__} reads no weights of TensorFlow; 4 did")
+    else:
+        model = _of_gguf(transformers, path) if path.is_file() else _of_directory(transformers, request, path)
+        for i, ids in enumerate(request["rows"]):
+            with torch.no_grad():
+                outputs = model(torch.tensor([ids]))
+            result = outputs.last_hidden_state if request["task"] == "embed" else outputs.logits
+            results[f"outputs_{i}"] = result[0].float().numpy()
     where = dict(pretrained_model_name_or_path=str(path))
     if path.is_file():
         where = dict(pretrained_model_name_or_path=str(path.parent), gguf_file=path.name)
-    classes = {
-        "language_modeling": transformers.AutoModelForCausalLM,
-        "masked_lm": transformers.AutoModelForMaskedLM,
-        "embed": transformers.AutoModel,
-    }
-    if path.is_file():
-        model = _of_gguf(transformers, path)
-    else:
-        peer_class = classes[request["task"]]
-        model = peer_class.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
-    results = {}
-    for i, ids in enumerate(request["rows"]):
-        with torch.no_grad():
-            outputs = model(torch.tensor([ids]))
-        result = outputs.last_hidden_state if request["task"] == "embed" else outputs.logits
-        results[f"outputs_{i}"] = result[0].float().numpy()
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
         for i, text in enumerate(request["texts"]):
             results[f"ids_{i}"] = np.array(tokenizer(text, add_special_tokens=False)["input_ids"], np.int32)
     except (ValueError, OSError, ImportError) as error:
         results["tokenizer_error"] = np.array(str(error).splitlines()[0])
-    results["versions"] = np.array(json.dumps({"transformers": transformers.__version__, "torch": torch.__version__}))
+    return results
+
+
+def _of_directory(transformers, request, path):
+    """A model of Hugging Face's files, or of TensorFlow's in the hands of transformers 4."""
+    import torch
+
+    classes = {
+        "language_modeling": transformers.AutoModelForCausalLM,
+        "masked_lm": transformers.AutoModelForMaskedLM,
+        "embed": transformers.AutoModel,
+    }
+    old = int(transformers.__version__.split(".")[0]) < 5
+    options = {"torch_dtype" if old else "dtype": torch.float32, "attn_implementation": "eager"}
+    if request["old_tensorflow"]:
+        options["from_tf"] = True
+        if (path / "bert_config.json").is_file():
+            options["config"] = transformers.BertConfig.from_json_file(path / "bert_config.json")
+            (path,) = path.glob("*.ckpt*.index")
+    return classes[request["task"]].from_pretrained(path, **options).eval()
+
+
+def _keras_hub(request):
+    import keras
+    import keras_nlp
+
+    path, models, task = request["path"], keras_nlp.models, request["task"]
+    head = models.MaskedLM.from_preset(path, preprocessor=None) if task == "masked_lm" else None
+    backbone = models.Backbone.from_preset(path) if head is None else head.backbone
+    results = {"versions": np.array(json.dumps({"keras_hub": keras_nlp.__version__, "keras": keras.__version__}))}
+    for i, ids in enumerate(request["rows"]):
+        row = np.array([ids], np.int32)
+        inputs = {"token_ids": row, "padding_mask": np.ones_like(row), "segment_ids": np.zeros_like(row)}
+        inputs = {name: value for name, value in inputs.items() if name in backbone.input}
+        if head is not None:
+            outputs = head({**inputs, "mask_positions": np.arange(row.shape[1], dtype=np.int32)[None]})
+        else:
+            outputs = backbone(inputs)
+            outputs = outputs["sequence_output"] if isinstance(outputs, dict) else outputs
+            outputs = backbone.token_embedding(outputs, reverse=True) if task == "language_modeling" else outputs
+        results[f"outputs_{i}"] = np.asarray(outputs[0], np.float32)
+    tokenizer = models.Tokenizer.from_preset(path)
+    for i, text in enumerate(request["texts"]):
+        results[f"ids_{i}"] = np.asarray(tokenizer(text), np.int32).reshape(-1)
     return results
 
 

@@ -16,6 +16,11 @@ FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.bin", "pytorch_model.pt")
 
 
+def found(directory):
+    """Whether a directory holds weights as safetensors."""
+    return any((Path(directory) / name).is_file() for name in (FILE, INDEX))
+
+
 class TensorFiles:
     """The tensors of a Hugging Face directory: `names()`, `shape(name)`, `read(name)`.
 
@@ -26,7 +31,6 @@ class TensorFiles:
     def __init__(self, directory):
         self._directory = Path(directory)
         self._file_of = self._located()
-        self._open, self._open_name = None, None
 
     def _located(self):
         index = self._directory / INDEX
@@ -64,10 +68,10 @@ class TensorFiles:
         with self._opened(self._file_of[name]) as file:
             return tuple(file.get_slice(name).get_shape())
 
-    def read(self, name):
-        """One tensor as a float32 numpy array."""
+    def read(self, name, rows=slice(None)):
+        """Some rows of a tensor, a slice along its first axis, as a float32 numpy array."""
         with self._opened(self._file_of[name]) as file:
-            return np.asarray(file.get_tensor(name)).astype(np.float32, copy=False)
+            return np.asarray(file.get_slice(name)[rows]).astype(np.float32, copy=False)
 
 
 def write(path, tensors):

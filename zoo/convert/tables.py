@@ -101,10 +101,10 @@ def parts(config, rule):
     return [config.mlp_width] * 2 if len(rule.theirs) == 2 else None
 
 
-def to_ours(rule, tensors):
-    """The value of our variable from the tensors of a rule."""
-    pieces = [tensor.T if rule.turned else tensor for tensor in tensors]
-    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=-1)
+def made_shape(rule, shapes):
+    """The shape of our variable, from those of the tensors of a rule."""
+    pieces = [tuple(shape)[::-1] if rule.turned else tuple(shape) for shape in shapes]
+    return (*pieces[0][:-1], sum(piece[-1] for piece in pieces))
 
 
 def to_theirs(rule, value, widths):

@@ -1,10 +1,73 @@
-"""Tensors of a foreign file into the variables of a model, one at a time, by the table of its family."""
+"""Tensors of a foreign file into the variables of a model, a few rows at a time, by the table of its family.
+
+A file is shown as `Tensors`: names, as the family's table writes them, and for each something that has a `shape` and gives rows when it
+is sliced. What other libraries store in another form is a view on what they store: `Turned`, `Reshaped`, `Joined`.
+"""
 
 import re
 
 import numpy as np
 
-from zoo.convert.tables import to_ours
+from zoo.convert.tables import made_shape
+
+# What is read at once. A whole table of embeddings would be a third of a small model over again.
+PIECE_BYTES = 16 << 20
+
+
+class Tensors:
+    """Tensors by name, read as float32.
+
+    Args:
+        arrays: dict, name -> what has a `shape`, and gives an array of rows when it is sliced.
+    """
+
+    def __init__(self, arrays):
+        self._arrays = arrays
+
+    def names(self):
+        """Sorted names of all tensors."""
+        return sorted(self._arrays)
+
+    def shape(self, name):
+        """Shape of a tensor, a tuple, without reading it."""
+        return tuple(self._arrays[name].shape)
+
+    def read(self, name, rows=slice(None)):
+        """Some rows of a tensor, a slice along its first axis, as a float32 numpy array."""
+        return np.asarray(self._arrays[name][rows]).astype(np.float32, copy=False)
+
+
+class Turned:
+    """A matrix that is stored as (columns, rows)."""
+
+    def __init__(self, array):
+        self._array, self.shape = array, tuple(array.shape)[::-1]
+
+    def __getitem__(self, rows):
+        return np.asarray(self._array[:, rows]).T
+
+
+class Reshaped:
+    """A tensor under another shape; it is read whole."""
+
+    def __init__(self, array, shape):
+        self._array, self.shape = array, tuple(np.empty(array.shape, np.void).reshape(shape).shape)
+
+    def __getitem__(self, rows):
+        return np.reshape(self._array[:], self.shape)[rows]
+
+
+class Joined:
+    """Tensors side by side along the last axis; of vectors, one after the other."""
+
+    def __init__(self, arrays):
+        self._arrays = arrays
+        self.shape = (*arrays[0].shape[:-1], sum(array.shape[-1] for array in arrays))
+
+    def __getitem__(self, rows):
+        if len(self.shape) == 1:
+            return np.concatenate([array[:] for array in self._arrays])[rows]
+        return np.concatenate([array[rows] for array in self._arrays], axis=-1)
 
 
 def assign(model, family, tensors, *, with_head, where):
@@ -13,7 +76,7 @@ def assign(model, family, tensors, *, with_head, where):
     Args:
         model: a built model, with a head if `with_head`.
         family: the `Family` that says which tensor is which variable.
-        tensors: has `names()`, `shape(name)` and `read(name)`, which gives float32.
+        tensors: has `names()`, `shape(name)` and `read(name, rows)`, which gives float32; as `Tensors`.
         with_head: whether the model has the head that the family's table tells of.
         where: what the file is called in a message.
 
@@ -34,13 +97,36 @@ def assign(model, family, tensors, *, with_head, where):
         raise ValueError(f"{where} lacks {len(missing)} tensors that this model has: {', '.join(missing)}.")
     dropped = _check_leftover(family, named, wanted, tensors, where)
     for path, rule in rules.items():
-        shape, variable = None, variables[path]
-        value = to_ours(rule, [tensors.read(named[name]) for name in rule.theirs])
-        shape = tuple(variable.shape)
-        if value.shape != shape:
-            raise ValueError(f"{where}: {', '.join(rule.theirs)} make shape {value.shape}, the model's {path} has {shape}.")
-        variable.assign(value)
+        shape = made_shape(rule, [tensors.shape(named[name]) for name in rule.theirs])
+        if shape != tuple(variables[path].shape):
+            ours = f"the model's {path} has {tuple(variables[path].shape)}"
+            raise ValueError(f"{where}: {', '.join(rule.theirs)} make shape {shape}, {ours}.")
+    for path, rule in rules.items():
+        _fill(variables[path].value, rule, [named[name] for name in rule.theirs], tensors)
     return dropped
+
+
+def _fill(variable, rule, names, tensors):
+    """Writes the tensors of a rule into their places in a tf.Variable, piece by piece."""
+    start = 0  # along our last axis
+    for name in names:
+        shape = tensors.shape(name)
+        width = shape[0] if rule.turned else shape[-1]
+        for rows in _pieces(shape):
+            piece = tensors.read(name, rows)
+            if len(shape) == 1:
+                variable[start + rows.start : start + rows.stop].assign(piece)
+            elif rule.turned:
+                variable[:, start + rows.start : start + rows.stop].assign(piece.T)
+            else:
+                variable[rows, start : start + width].assign(piece)
+        start += width
+
+
+def _pieces(shape):
+    """Slices along the first axis, each of about `PIECE_BYTES` of float32."""
+    step = max(1, PIECE_BYTES // (4 * max(1, int(np.prod(shape[1:])))))
+    return [slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
 
 
 def _check_leftover(family, named, wanted, tensors, where):
@@ -50,7 +136,7 @@ def _check_leftover(family, named, wanted, tensors, where):
         if any(re.fullmatch(pattern, name) for pattern in family.ignored):
             continue
         if family.copies.get(name) in wanted:
-            if not np.array_equal(tensors.read(named[name]), tensors.read(named[family.copies[name]])):
+            if not _equal(tensors, named[name], named[family.copies[name]]):
                 raise ValueError(f"{where}: {name} differs from {family.copies[name]}, which this model has only once.")
         elif any(re.fullmatch(pattern, name) for pattern in family.dropped):
             dropped.append(name)
@@ -59,6 +145,12 @@ def _check_leftover(family, named, wanted, tensors, where):
     if unknown:
         raise ValueError(f"{where} has {len(unknown)} tensors that this model has no place for: {', '.join(unknown)}.")
     return dropped
+
+
+def _equal(tensors, one, other):
+    shape = tensors.shape(one)
+    same = shape == tensors.shape(other)
+    return same and all(np.array_equal(tensors.read(one, rows), tensors.read(other, rows)) for rows in _pieces(shape))
 
 
 def variables_by_path(model):

@@ -19,20 +19,31 @@ from zoo.tasks.masking import MaskedBatches, Masking, evaluation_batches, requir
 
 @dataclass(frozen=True)
 class MaskedLMConfig(Config):
-    """What is hidden.
+    """What is hidden, and what the head is where it differs from its encoder.
 
     Attributes:
         mask_rate: share of the tokens of a row.
         masking: `token`, `whole_word` or `span`.
+        head_activation: `gelu` or `gelu_exact`; None for the encoder's.
+        head_epsilon: of the head's norm; None for the encoder's.
     """
 
     mask_rate: float = 0.15
     masking: str = "token"
+    head_activation: str | None = None
+    head_epsilon: float | None = None
 
     def validate(self):
         self.require(0 < self.mask_rate < 1, f"mask_rate must be between 0 and 1, got {self.mask_rate}.")
         kinds = "token, whole_word or span"
         self.require(self.masking in ("token", "whole_word", "span"), f"masking must be {kinds}, got {self.masking!r}.")
+        known = (None, "gelu", "gelu_exact")
+        self.require(
+            self.head_activation in known, f"head_activation must be gelu or gelu_exact, got {self.head_activation!r}."
+        )
+        self.require(
+            self.head_epsilon is None or self.head_epsilon > 0, f"head_epsilon must be positive, got {self.head_epsilon}."
+        )
 
 
 @TASKS.register("masked_lm", MaskedLMConfig)
@@ -60,7 +71,8 @@ class MaskedLM(Task):
         config = model.config
         if getattr(model, "pooler", None) is not None:
             model.pooler.trainable = False  # no loss of this task reaches it
-        return MaskedLMHead(config.vocab_size, config.activation, config.epsilon, name="head")
+        activation, epsilon = self.config.head_activation or config.activation, self.config.head_epsilon or config.epsilon
+        return MaskedLMHead(config.vocab_size, activation, epsilon, name="head")
 
     def forward(self, model, batch, state=None, training=False):
         """float32 (B, P, V) logits of the hidden tokens, and no state."""

@@ -117,10 +117,7 @@ class BPETokenizer(Tokenizer):
     @classmethod
     def from_gpt2(cls, encoder_json, vocab_bpe):
         """From the two files that came with GPT-2: token -> id, and one merge a line in order."""
-        vocabulary = read_json(encoder_json)
-        lines = read_text(vocab_bpe).split("\n")
-        lines = [line for line in lines[1 if lines[0].startswith("#version") else 0 :] if line]
-        return cls(vocabulary, [_pair(line, vocab_bpe) for line in lines])
+        return cls(read_json(encoder_json), read_merges(vocab_bpe))
 
     @classmethod
     def from_huggingface(cls, tokenizer_json, eos_token=None):
@@ -190,6 +187,13 @@ def _words(individual_digits=False):
 def _digits(config):
     """Whether a tokenizer.json makes every digit a word of its own."""
     return (config.get("pre_tokenizer") or {}).get("type") == "Sequence"
+
+
+def read_merges(path):
+    """The merges in a file that has one a line, in order: list of pairs of tokens."""
+    lines = read_text(path).split("\n")
+    lines = [line for line in lines[1 if lines[0].startswith("#version") else 0 :] if line]
+    return [_pair(line, path) for line in lines]
 
 
 def _pair(merge, path):

@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests import foreign_models
-from zoo.convert import certificate, huggingface, safetensors
+from zoo.convert import certificate, huggingface, safetensors, weights
 from zoo.convert.tables import FAMILIES, family_of
 from zoo.convert.weights import variables_by_path
 
@@ -90,6 +90,20 @@ def test_several_files_with_an_index(directory):
     got = huggingface.read(directory)
     for path, variable in variables_by_path(expected.model).items():
         np.testing.assert_array_equal(variable.numpy(), variables_by_path(got.model)[path].numpy())
+    (directory / "part-1.safetensors").unlink()
+    with pytest.raises(ValueError, match="part-1.safetensors is damaged or missing"):
+        huggingface.read(directory)
+    (directory / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ValueError, match="model.safetensors.index.json is damaged"):
+        huggingface.read(directory)
+
+
+def test_tables_are_filled_a_few_rows_at_a_time(directory, monkeypatch):
+    expected = huggingface.read(directory)
+    monkeypatch.setattr(weights, "PIECE_BYTES", 200)  # four rows of 12
+    got = huggingface.read(directory)
+    for path, variable in variables_by_path(expected.model).items():
+        np.testing.assert_array_equal(variable.numpy(), variables_by_path(got.model)[path].numpy(), err_msg=path)
 
 
 def changed(directory, change):
@@ -140,6 +154,17 @@ def test_a_tied_copy_that_differs_is_refused(tmp_path):
     directory = huggingface.write(foreign_models.bundle("gpt2"), tmp_path / "there")
     changed(directory, lambda t: t.update({"lm_head.weight": t["transformer.wte.weight"] + 1}))
     with pytest.raises(ValueError, match="lm_head.weight differs from wte.weight, which this model has only once"):
+        huggingface.read(directory)
+
+
+def test_another_vocabulary_is_refused(directory):
+    path = directory / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "vocab_size": 60}))
+    with pytest.raises(ValueError, match="has 61 ids, the model only 60"):
+        huggingface.read(directory)
+    (directory / "tokenizer.json").unlink()
+    (directory / "vocab.txt").write_text("[UNK]\n[CLS]\n[SEP]\na\na\n")
+    with pytest.raises(ValueError, match="has the token 'a' twice, on line 4 and on line 5"):
         huggingface.read(directory)
 
 

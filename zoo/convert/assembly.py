@@ -1,0 +1,85 @@
+"""From what other people's files say, in Hugging Face's words, to a model with its task: the way that every source of weights shares.
+
+A source brings a config with Hugging Face's fields and tensors under the names of the family's table; no source has a table of its own.
+"""
+
+import json
+
+from zoo.convert.tables import FAMILIES
+from zoo.convert.weights import assign
+from zoo.registry import MODELS, TASKS
+from zoo.tokenizers.base import read_json
+
+
+def assemble(model_type, theirs, tensors, where, tokenizer, task_fields=None):
+    """A model with the weights of a file.
+
+    Args:
+        model_type: a key of `FAMILIES`.
+        theirs: config as a dict, with Hugging Face's fields.
+        tensors: as in `zoo.convert.weights.assign`.
+        where: what the files are called in a message.
+        tokenizer: the `Tokenizer` that came with them.
+        task_fields: fields of the task's config, by the name of the task.
+
+    Returns:
+        `(model, task, left out)`. The task is masked language modelling where the files have that head, embedding where an encoder has
+        none, and language modelling for a decoder; the last is a list of the tensors of heads that no task here has.
+
+    Raises:
+        ValueError: the structure is none that our model can have, tensors are missing or left over, or the vocabulary is another one's.
+    """
+    family = FAMILIES[model_type]
+    names = {family.our_name(name) for name in tensors.names()}
+    config = our_config(family, theirs, names, where)
+    _check_vocabulary(tokenizer, config, where)
+    name = _task_name(family, names)
+    task_class = TASKS.get(name)
+    task = task_class(task_class.config_class(**(task_fields or {}).get(name, {})))
+    model = task.assemble(MODELS.get(family.model)(config)).build_from_ids()
+    return model, task, assign(model, family, tensors, with_head=name == "masked_lm", where=str(where))
+
+
+def our_config(family, theirs, names, where):
+    """Our config of their model. Raises ValueError for what our model cannot be."""
+    for key, allowed in family.required.items():
+        if theirs.get(key) not in allowed:
+            wanted = " or ".join(repr(value) for value in allowed if value is not None) or "none"
+            raise ValueError(f"{where} asks for {key}={theirs[key]!r}, which is not supported; only {wanted} is.")
+    try:
+        fields = {ours: theirs[key] for ours, key in family.fields.items() if key in theirs or ours == "vocab_size"}
+        config_class = MODELS.config(family.model)
+        if family.pooler:
+            fields["pooler"] = set(family.pooler[0].theirs) <= names
+        return config_class.from_dict({**fields, **family.fixed, **family.adjust(None, theirs)})
+    except KeyError as error:
+        raise ValueError(f"The config in {where} has no {error}, which this type of model needs.") from error
+
+
+def _check_vocabulary(tokenizer, config, where):
+    """Raises ValueError for a vocabulary that cannot be this model's. A model may have a few rows more, for a round number."""
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(f"The tokenizer in {where} has {tokenizer.vocab_size} ids, the model only {config.vocab_size}.")
+
+
+def _task_name(family, names):
+    if family.model == "gpt":
+        return "language_modeling"
+    return "masked_lm" if set(family.head[0].theirs) <= names else "embed"
+
+
+def pooling(directory):
+    """How sentence-transformers made a vector of a row, if this directory is one of theirs: fields of the task `embed`."""
+    path = directory / "1_Pooling" / "config.json"
+    if not path.is_file():
+        return {}
+    settings = read_json(path)
+    modes = {name for name, on in settings.items() if name.startswith("pooling_mode") and on is True}
+    known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
+    if len(modes) != 1 or not modes <= known.keys():
+        raise ValueError(f"{directory} pools by {sorted(modes)}; only one of {sorted(known)} is supported.")
+    modules = json.loads((directory / "modules.json").read_text(encoding="utf8"))
+    normalize = any(module["type"].endswith("Normalize") for module in modules)
+    limits = directory / "sentence_bert_config.json"
+    longest = read_json(limits).get("max_seq_length") if limits.is_file() else None
+    return dict(pooling=known[modes.pop()], normalize=normalize, max_tokens=longest)

@@ -1,0 +1,128 @@
+"""Weights that TensorFlow's older libraries left behind, which nothing reads any more.
+
+Hugging Face's `tf_model.h5`, written by transformers up to version 4 beside or instead of other weights, is read as part of their
+directories. Google's BERT (2018) came as a directory of its own, and is read here:
+
+bundle = read("uncased_L-12_H-768_A-12")      bert_config.json, vocab.txt, bert_model.ckpt.index, bert_model.ckpt.data-...
+"""
+
+import re
+from pathlib import Path
+
+import h5py
+import tensorflow as tf
+
+from zoo.bundle import Bundle
+from zoo.convert.assembly import assemble
+from zoo.convert.weights import Reshaped, Tensors, Turned
+from zoo.registry import TOKENIZERS
+from zoo.tokenizers.base import read_json
+
+CONFIG, H5 = "bert_config.json", "tf_model.h5"
+# What stands in a checkpoint beside the weights: the optimizer's moments and the number of steps.
+NO_WEIGHTS = re.compile(r"(^|/)(adam_[mv]|(AdamWeightDecay|LAMB)Optimizer(_\d+)?|global_step|good_steps|loss_scale)(/|$)")
+# The last part of a name: a matrix is stored as (inputs, outputs), a row of GPT-2's biases as a matrix.
+WEIGHTS = ("kernel", "embeddings", "gamma", "output_weights")
+BIASES = ("beta", "output_bias")
+
+
+def table_name(name):
+    """TensorFlow's name of a variable -> the name in a family's table.
+
+    The rules are those of transformers 4 (`convert_tf_weight_name_to_pt_weight_name`) and of its reader of Google's checkpoints.
+    """
+    name = re.sub(r"(^|/)[^/]*___", r"\1", name)  # `mlm___cls` is written `cls`
+    name = re.sub(r"(^|/)(layer)_(\d+)(?=/)", r"\1\2/\3", name.replace("_._", "/"))
+    *parts, last = name.split("/")
+    if last in WEIGHTS:
+        last = "weight"
+    elif last in BIASES:
+        last = "bias"
+    elif last.endswith("_embeddings"):
+        parts, last = [*parts, last], "weight"
+    return ".".join([*parts, last])
+
+
+def _shown(name, array):
+    """The view of a stored tensor that the tables speak of."""
+    if name.endswith("/kernel"):
+        return Turned(array)
+    if name.endswith("/bias") and len(array.shape) == 2 and array.shape[0] == 1:
+        return Reshaped(array, (array.shape[1],))
+    return array
+
+
+def datasets(file):
+    """Path -> dataset of all that an h5 file holds."""
+    found = []
+    file.visititems(lambda name, item: found.append((name, item)))  # which ends where a function gives something
+    return {name: item for name, item in found if isinstance(item, h5py.Dataset)}
+
+
+def open_h5(directory):
+    """The tensors of a `tf_model.h5` as `Tensors`. Raises ValueError for a damaged file."""
+    path = Path(directory) / H5
+    try:
+        file = h5py.File(path, "r")
+        stored = datasets(file)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); copy it again from where it was made.") from error
+    arrays = {}
+    for name, dataset in stored.items():
+        # layer / model / the variable's own name. What layers share stands in the file once for each.
+        own = "/".join(name.removesuffix(":0").split("/")[2:])
+        arrays.setdefault(table_name(own), _shown(own, dataset))
+    return Tensors(arrays)
+
+
+class _InCheckpoint:
+    """One tensor of a checkpoint, read when it is sliced."""
+
+    def __init__(self, reader, name, shape):
+        self._reader, self._name, self.shape = reader, name, tuple(shape)
+
+    def __getitem__(self, rows):
+        return self._reader.get_tensor(self._name)[rows]
+
+
+def open_checkpoint(directory):
+    """The tensors of the only checkpoint in a directory as `Tensors`. Raises ValueError where there is none, or it is damaged."""
+    found = sorted(Path(directory).glob("*.ckpt*.index"))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise ValueError(f"{directory} must hold one checkpoint, NAME.ckpt.index with its .data files; it has {names}.")
+    prefix = str(found[0]).removesuffix(".index")
+    try:
+        reader = tf.train.load_checkpoint(prefix)
+        shapes = {name: shape for name, shape in reader.get_variable_to_shape_map().items() if not NO_WEIGHTS.search(name)}
+        for name in list(shapes)[:1]:
+            reader.get_tensor(name)  # the index alone opens without its data
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{prefix} is damaged or incomplete ({reason}); copy its files again.") from error
+    return Tensors({table_name(name): _shown(name, _InCheckpoint(reader, name, shape)) for name, shape in shapes.items()})
+
+
+def read(directory):
+    """The bundle of a directory of Google's BERT.
+
+    The files do not say whether text is lower-cased. A vocabulary without a capital letter is taken to be of lower-cased text, as all of
+    Google's are; `provenance` tells what was taken.
+
+    Raises:
+        ValueError: files are missing or damaged, tensors are missing or left over.
+    """
+    directory = Path(directory)
+    theirs = read_json(directory / CONFIG)
+    tensors = open_checkpoint(directory)
+    wordpiece = TOKENIZERS.get("wordpiece")
+    tokenizer = wordpiece.from_vocabulary(directory / "vocab.txt")
+    special = set(tokenizer.special_tokens.values())
+    lowercase = not any(re.search("[A-Z]", token) for token in tokenizer.vocabulary if token not in special)
+    tokenizer = wordpiece.from_vocabulary(directory / "vocab.txt", {"lowercase": lowercase, "strip_accents": lowercase})
+    model, task, dropped = assemble("bert", theirs, tensors, directory, tokenizer)
+    provenance = {
+        "converted_from": "google_bert", "model_type": "bert", "source": directory.name, "left_out": dropped,
+        "lower_cased": lowercase,
+    }  # fmt: skip
+    return Bundle(model, tokenizer, task, provenance)
