@@ -14,6 +14,7 @@ DEFINITIONS = {
     "generate": "define_generation",
     "export": "define_export",
     "doctor": "define_doctor",
+    "convert": "define_conversion",
 }
 
 

@@ -6,6 +6,8 @@ whom, and how far the two are apart.
 """
 
 import json
+import os
+import tempfile
 from pathlib import Path
 
 from absl import flags
@@ -74,9 +76,12 @@ def _write(source, target):
     from zoo.convert import certificate, huggingface
 
     bundle = bundles.load(bundles.find(source))
-    huggingface.write(bundle, target)
-    result = certificate.certify(bundle, target, FLAGS.peer_python)
-    (target / "certificate.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf8")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as aside:
+        written = huggingface.write(bundle, Path(aside) / target.name)
+        result = certificate.certify(bundle, written, FLAGS.peer_python)
+        (written / "certificate.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf8")
+        os.replace(written, target)
     return result
 
 

@@ -64,7 +64,7 @@ def write(bundle, directory):
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ValueError(f"{directory} is there already and not empty; give the name of a new directory.")
     model, task = bundle.model, bundle.task.registered_name
-    model_type = family_of(model)
+    model_type = family_of(bundle)
     family = FAMILIES[model_type]
     if task not in family.architectures:
         raise ValueError(f"A {model_type} for {task} cannot be written; {nearest(task, family.architectures)}")
@@ -77,8 +77,7 @@ def write(bundle, directory):
     if task == "masked_lm" and not _plain_head(bundle.task, model.config):
         raise ValueError("Its head has another activation or epsilon than its encoder, which Hugging Face's BERT cannot have.")
     directory.mkdir(parents=True, exist_ok=True)
-    bundle.tokenizer.save(directory)
-    (directory / "zoo_tokenizer.json").unlink()
+    bundle.tokenizer.save_huggingface(directory)
     config = {
         "model_type": model_type,
         "architectures": [family.architectures[task]],

@@ -281,11 +281,13 @@ FAMILIES = {
 }
 
 
-def family_of(model):
-    """The `model_type` that a model of ours is written as. Raises ValueError when there is none."""
-    config, name = model.config, model.registered_name
+def family_of(bundle):
+    """The `model_type` that a bundle is written as. Raises ValueError when there is none."""
+    config, name = bundle.model.config, bundle.model.registered_name
     if name == "bert":
-        return "bert" if config.position_offset == 0 else "roberta" if config.vocab_size < 100_000 else "xlm-roberta"
+        # One structure; what sets the two apart is the kind of their vocabularies.
+        roberta = "xlm-roberta" if bundle.tokenizer.registered_name == "unigram" else "roberta"
+        return "bert" if config.position_offset == 0 else roberta
     for model_type in ("gpt2", "llama"):
         family = FAMILIES[model_type]
         plain = config.norm_first if name == "gpt" else False

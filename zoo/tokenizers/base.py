@@ -121,6 +121,10 @@ class Tokenizer(tf.Module):
         """Writes vocabulary files and returns the JSON fields that `from_directory` needs besides."""
         raise TypeError(f"{type(self).__name__} cannot be saved.")
 
+    def save_huggingface(self, directory):
+        """Writes a `tokenizer.json` for Hugging Face's libraries into an existing directory."""
+        self.save_assets(Path(directory))  # which is that file for most
+
     @classmethod
     def from_directory(cls, directory, config):
         """The tokenizer that `save_assets` wrote; `config` is what it returned."""

@@ -11,6 +11,7 @@ import io
 import numpy as np
 import sentencepiece
 import tensorflow as tf
+import tokenizers
 from sentencepiece import sentencepiece_model_pb2
 
 from zoo.registry import TOKENIZERS
@@ -150,6 +151,30 @@ class UnigramTokenizer(Tokenizer):
         """Writes `sentencepiece.model`, which every SentencePiece reads."""
         (directory / "sentencepiece.model").write_bytes(self._model)
         return {}
+
+    def save_huggingface(self, directory):
+        proto = sentencepiece_model_pb2.ModelProto.FromString(self._model)
+        spec = proto.normalizer_spec
+        model = tokenizers.models.Unigram(
+            [(piece.piece, piece.score) for piece in proto.pieces], self.unk_id, byte_fallback=False
+        )
+        native = tokenizers.Tokenizer(model)
+        steps = [tokenizers.normalizers.Precompiled(spec.precompiled_charsmap)]
+        if spec.remove_extra_whitespaces:
+            steps += [tokenizers.normalizers.Strip(), tokenizers.normalizers.Replace(tokenizers.Regex(" {2,}"), " ")]
+        native.normalizer = tokenizers.normalizers.Sequence(steps)
+        prepend = "always" if spec.add_dummy_prefix else "never"
+        native.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(BLANK, prepend_scheme=prepend)
+        native.decoder = tokenizers.decoders.Metaspace(BLANK, prepend_scheme=prepend)
+        native.add_special_tokens([piece.piece for piece in proto.pieces if piece.type == Piece.CONTROL])
+        if self.cls_id is not None:
+            first, last = (proto.pieces[i].piece for i in (self.cls_id, self.sep_id))
+            native.post_processor = tokenizers.processors.TemplateProcessing(
+                single=f"{first} $A {last}",
+                pair=f"{first} $A {last} {last} $B {last}",
+                special_tokens=[(first, self.cls_id), (last, self.sep_id)],
+            )
+        native.save(str(directory / "tokenizer.json"))
 
     @classmethod
     def from_directory(cls, directory, config):

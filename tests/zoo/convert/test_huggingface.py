@@ -57,9 +57,11 @@ def test_the_library_reads_what_is_written(written):
     total = sum(value.size for value in tensors.values())
     assert total == sum(int(np.prod(v.shape)) for v in variables_by_path(bundle.model).values())
     config = json.loads((directory / "config.json").read_text())
-    assert config["model_type"] == family_of(bundle.model)
+    assert config["model_type"] == family_of(bundle)
     assert config["architectures"][0].startswith(
-        {"gpt2": "GPT2", "llama": "Llama", "bert": "Bert", "roberta": "Roberta"}[config["model_type"]]
+        {"gpt2": "GPT2", "llama": "Llama", "bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta"}[
+            config["model_type"]
+        ]
     )
 
 
