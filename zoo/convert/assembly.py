@@ -42,11 +42,11 @@ def assemble(model_type, theirs, tensors, where, tokenizer, task_fields=None):
 
 def our_config(family, theirs, names, where):
     """Our config of their model. Raises ValueError for what our model cannot be."""
-    for key, allowed in family.required.items():
-        if theirs.get(key) not in allowed:
-            wanted = " or ".join(repr(value) for value in allowed if value is not None) or "none"
-            raise ValueError(f"{where} asks for {key}={theirs[key]!r}, which is not supported; only {wanted} is.")
     try:
+        for key, allowed in family.required.items():
+            if theirs.get(key) not in allowed:
+                wanted = " or ".join(repr(value) for value in allowed if value is not None) or "none"
+                raise ValueError(f"{where} asks for {key}={theirs[key]!r}, which is not supported; only {wanted} is.")
         fields = {ours: theirs[key] for ours, key in family.fields.items() if key in theirs or ours == "vocab_size"}
         config_class = MODELS.config(family.model)
         if family.pooler:

@@ -24,7 +24,7 @@ def keras_2_names(tensors, name):
     for own, array in tensors.items():
         if own.startswith(("encoder.", "embeddings.", "pooler.")):
             own = f"bert.{own}"
-        *parts, last = re.sub(r"(layer|h)\.(\d+)\.", r"\1_._\2.", own).split(".")
+        *parts, last = own.split(".")
         if parts[-1] in ("LayerNorm", "layer_norm", "ln_1", "ln_2", "ln_f"):
             last = {"weight": "gamma", "bias": "beta"}[last]
         elif parts[-1] in ("position_embeddings", "token_type_embeddings", "wte", "wpe"):
@@ -34,7 +34,8 @@ def keras_2_names(tensors, name):
         elif name != "gpt2" and last == "weight" and parts[-1] != "word_embeddings":
             last, array = "kernel", array.T
         parts = ["mlm___cls" if part == "cls" else part for part in parts]
-        stored["/".join([parts[0], model, *parts, f"{last}:0"])] = array
+        path = "/".join([parts[0], model, *parts, f"{last}:0"])
+        stored[re.sub(r"/(layer|h)/(\d+)/", r"/\1_._\2/", path)] = array
     for path in [path for path in stored if "/embeddings/" in path]:
         head = {"bert-masked_lm": "mlm___cls", "roberta": "lm_head"}.get(name)
         if head:  # what the head shares with the encoder stands there again
@@ -68,8 +69,6 @@ def test_tf_model_h5_is_the_same_model(directories):
     assert got.model.config == expected.model.config
     assert got.provenance["converted_from"] == "tf_model.h5"
     assert_equal(got, expected)
-    result = certificate.certify(got, old)  # a peer that is there reads these files no more, and says so
-    assert result["ids"]["identical"] and result["outputs"]["compared"] is False
 
 
 def test_a_head_that_no_task_has_is_named(directories, tmp_path):
@@ -134,7 +133,7 @@ def test_googles_checkpoint_is_the_same_model(google):
     assert got.provenance["left_out"] == ["cls.seq_relationship.bias", "cls.seq_relationship.weight"]
     assert got.provenance["lower_cased"] is True
     assert got.tokenizer.encode("The naïve CAT, 1984") == bundle.tokenizer.encode("The naïve CAT, 1984")
-    result = certificate.certify(got, directory)
+    result = certificate.certify(got, directory)  # a peer of today reads these files no more, and says so
     assert result["outputs"]["compared"] is False
 
 
@@ -153,7 +152,7 @@ def test_a_vocabulary_with_capitals_keeps_case(google, tmp_path):
     (lambda d: (d / "bert_model.ckpt.data-00000-of-00001").unlink(), "bert_model.ckpt is damaged or incomplete"),
     (lambda d: (d / "vocab.txt").write_text("[UNK]\n[CLS]\n[SEP]\na\na\n"), "has the token 'a' twice, on line 4 and on line 5"),
     (lambda d: (d / "vocab.txt").unlink(), "There is no file .*vocab.txt"),
-    (lambda d: (d / "bert_config.json").write_text("{}"), "has no 'vocab_size'|hidden_act"),
+    (lambda d: (d / "bert_config.json").write_text("{}"), "The config in .* has no 'hidden_act'"),
 ])  # fmt: skip
 def test_what_is_damaged_is_refused(damage, message, google, tmp_path):
     directory = shutil.copytree(google[1], tmp_path / "damaged")
