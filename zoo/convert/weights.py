@@ -11,7 +11,7 @@ import numpy as np
 from zoo.convert.tables import made_shape
 
 # What is read at once. A whole table of embeddings would be a third of a small model over again.
-PIECE_BYTES = 16 << 20
+PIECE_BYTES = 4 << 20
 
 
 class Tensors:
