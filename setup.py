@@ -32,9 +32,10 @@ setup(
         "tensorboard>=2.19",
     ],
     extras_require={
-        "test": ["pytest>=8", "hypothesis>=6.100", "tensorflow-serving-api>=2.19"],
+        "test": ["pytest>=8", "hypothesis>=6.100", "tensorflow-serving-api>=2.19", "pyyaml>=6"],
         "bench": ["torch>=2.4", "transformers>=4.45", "kenlm>=0.2"],
         "serving": ["tensorflow-serving-api>=2.19"],
+        "onnx": ["tf2onnx>=1.17", "onnxruntime>=1.20"],
     },
     classifiers=[
         "Programming Language :: Python :: 3",

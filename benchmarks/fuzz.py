@@ -34,6 +34,8 @@ UNICODE = (
 )
 # Refusals that blame the request. OUT_OF_RANGE and RESOURCE_EXHAUSTED would be a server's own trouble.
 CLEAN = {"INVALID_ARGUMENT"}
+# What some vocabularies give a meaning of its own.
+MARKS = (b"[MASK]", b"[MASK]", b"<mask>", b"[SEP]", b"</s>", b" ")
 MEGABYTE = tuple(piece * (2**20 // len(piece)) for piece in (b"a", b"the ", "東".encode(), b"\xff"))
 
 
@@ -43,7 +45,9 @@ def random_string(chance, megabyte):
         return chance.choice(MEGABYTE)
     if kind < 0.1:
         return b""
-    if kind < 0.3:
+    if kind < 0.2:
+        return chance.choice(MARKS).join(random_string(chance, False) for _ in range(chance.randint(2, 3)))
+    if kind < 0.35:
         return chance.randbytes(chance.randint(1, 40))
     low, high = chance.choice(UNICODE)
     return "".join(chr(chance.randint(low, high)) for _ in range(chance.randint(1, 30))).encode()

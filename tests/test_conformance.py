@@ -11,7 +11,6 @@ import tensorflow as tf
 from tests import goldens, tiny_models
 from trainers.checkpoints import Checkpoints, named_variables
 from zoo import bundle as bundles
-from zoo.export import export_saved_model, latest_version
 from zoo.models.base import Classifier, Encoder, LanguageModel
 from zoo.registry import MODELS, TASKS
 from zoo.tokenizers.base import create as create_tokenizer
@@ -216,18 +215,6 @@ def test_a_bundle_brings_back_config_and_weights(case, model, ids, logits, tmp_p
     assert [v.path for v in loaded.model.variables] == [v.path for v in model.variables]
     np.testing.assert_allclose(loaded.model(ids), logits, **EXACT)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle"]
-
-
-@pytest.mark.parametrize("name", [name for name in tiny_models.cases() if name in MODELS.names()])
-def test_the_saved_model_in_a_fresh_process_is_python(name, tmp_path):
-    tokenizer = create_tokenizer("byte")
-    fields = dict(vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, max_length=48, num_layers=1)
-    known = {key: value for key, value in fields.items() if hasattr(MODELS.config(name), key)}
-    model = tiny_models.strengthen(tiny_models.create(name, **known))
-    task = TASKS.get(model.config.tasks[0])()
-    path = export_saved_model(tmp_path / "export", model, tokenizer, task)  # raises unless the replay agrees
-    assert path.name == "1" and latest_version(tmp_path / "export") == 1
-    assert sorted(entry.name for entry in (tmp_path / "export").iterdir()) == ["1", "deployment"]
 
 
 # Training

@@ -15,41 +15,57 @@ def main():
     directory = trainer_flags.model_dir()
     dataset, data_path, run = _data(directory)
     with trainer_flags.quiet():
-        import tensorflow as tf
+        import tensorflow  # noqa: F401
 
     import tfds_configs
-    from trainers import loop
-    from trainers.prepare import prepare_for
     from zoo import bundle as bundles
     from zoo.tasks.base import Layout
 
     bundle = bundles.load(directory)
-    task = bundle.task
     layout = Layout(
         FLAGS.seq_length or run.get("seq_length", 128), FLAGS.batch_size or run.get("batch_size", 16),
         separate_documents=run.get("separate_documents", False),
     )  # fmt: skip
     source = tfds_configs.get(dataset, data_path)
-    with Progress("Preparing") as progress:
-        _, data = prepare_for(
-            task, layout, source, str(directory / "tokenizer"), splits=FLAGS.split,
-            progress=lambda split, done: progress.update(done, split=split),
-        )  # fmt: skip
-    score = tf.function(
-        lambda batch, state: task.score(bundle.model, batch, state=state), reduce_retracing=True, autograph=False
-    )
+    data = splits(bundle.task, layout, source, directory, FLAGS.split)
     for split in FLAGS.split:
-        scores = loop.evaluate(task, bundle.model, score, data[split], bundle.tokenizer, layout)
+        scores = judge(bundle.task, bundle.model, data[split], bundle.tokenizer, layout)
         print(json.dumps({"split": split, "dataset": source.name, **scores}), flush=True)
+
+
+def splits(task, layout, source, directory, names):
+    """Split -> what batches are made of, with the tokenizer of the bundle in `directory`."""
+    from trainers.prepare import prepare_for
+
+    with Progress("Preparing") as progress:
+        return prepare_for(
+            task, layout, source, str(Path(directory) / "tokenizer"), splits=names,
+            progress=lambda split, done: progress.update(done, split=split),
+        )[1]  # fmt: skip
+
+
+def judge(task, model, data, tokenizer, layout):
+    """The scores of a model on a split, a dict of numbers."""
+    import tensorflow as tf
+
+    from trainers import loop
+
+    score = tf.function(lambda batch, state: task.score(model, batch, state=state), reduce_retracing=True, autograph=False)
+    return loop.evaluate(task, model, score, data, tokenizer, layout)
+
+
+def run_of(directory):
+    """The config of the run that a bundle lies in, or an empty dict."""
+    path = Path(directory).parent / "config.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf8"))) if path.is_file() else {}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); copy the run again from where it was made.") from error
 
 
 def _data(directory):
     """(dataset, data_path, config of the run): by default the text that the model was trained on."""
-    path = Path(directory).parent / "config.json"
-    try:
-        run = dict(json.loads(path.read_text(encoding="utf8"))) if path.is_file() else {}
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); copy the run again from where it was made.") from error
+    run = run_of(directory)
     if FLAGS.data_path:
         return FLAGS.dataset or "local_text", FLAGS.data_path, run
     if FLAGS.dataset:

@@ -1,7 +1,7 @@
 """Writes a trained model as a SavedModel for TF Serving: python -m trainers.export --model_dir=runs/gpt/latest"""
 
 import json
-import math
+import time
 from pathlib import Path
 
 from absl import flags
@@ -9,18 +9,12 @@ from absl import flags
 from trainers import flags as trainer_flags
 
 FLAGS = flags.FLAGS
-# What bits per byte before and after are told on: so many pieces of so many characters of validation text.
-PIECES, PIECE_LENGTH = 64, 100
 
 
 def main():
-    if FLAGS.export_format != "saved_model":
-        raise ValueError(
-            f"--export_format={FLAGS.export_format} cannot hold what is served here: text in and out needs string tensors and tables, "
-            "which that format has not; use saved_model."
-        )
     if FLAGS.verify:
         return _verify()
+    start = time.perf_counter()
     directory = trainer_flags.model_dir()
     with trainer_flags.quiet():
         import tensorflow  # noqa: F401
@@ -29,21 +23,37 @@ def main():
 
     loaded = zoo.load(directory)
     target = Path(FLAGS.export_dir) if FLAGS.export_dir else directory.parent / "export"
-    with trainer_flags.quiet():
-        path = loaded.export(target, version=FLAGS.version, precision=FLAGS.export_precision)
-    print(written(path, loaded.model.registered_name))
-    if FLAGS.export_precision != "float32" and "score" in loaded.signatures:
+    if FLAGS.export_format != "saved_model":
+        from zoo.serving.token_level import export_forward
+
         with trainer_flags.quiet():
-            sentence = _quality(directory, loaded, path)
-        print(sentence)
+            file, difference = export_forward(target, loaded.model, loaded.tokenizer, FLAGS.export_format)
+        print(
+            f"Export: {file}, {file.stat().st_size / 1e6:,.1f} MB: one pass on token ids, no text; its runtime's outputs are within "
+            f"{difference:.1e} of the model's. Ids come from {file.parent / 'tokenizer'}"
+        )
+        return None
+    versions = [(target, False)]
+    if FLAGS.export_xla:
+        # Elsewhere: a stock server takes the highest version that it finds, and could not run this one.
+        versions.append((target.with_name(f"{target.name}_xla"), True))
+    for parent, xla in versions:
+        with trainer_flags.quiet():
+            path = loaded.export(parent, version=FLAGS.version, precision=FLAGS.export_precision, xla=xla)
+        print(written(path, loaded.model.registered_name, xla))
+    print(f"{time.perf_counter() - start:.1f} s in all")
+    if FLAGS.export_precision != "float32":
+        print(_quality(directory, loaded, FLAGS.export_precision))
+    return None
 
 
-def written(path, name):
+def written(path, name, xla=False):
     """What an export holds and how it is served, for people.
 
     Args:
         path: the directory of one version.
         name: what the model is served as.
+        xla: whether it wants a server that was started with XLA.
     """
     from zoo.serving import c_api, deployment, golden
 
@@ -58,31 +68,36 @@ def written(path, name):
     requests = json.loads((Path(path) / golden.EXTRA / "golden.json").read_text(encoding="utf8"))
     lines += [
         "", "Serve it, and ask it:",
-        f"  {deployment.docker_command(Path(path).parent, name)}",
+        f"  {deployment.docker_command(Path(path).parent, name, xla)}",
         f"  {deployment.curl_command(name, deployment.example_instances(requests))}",
         f"With batching, compose or Kubernetes: {Path(path).parent / 'deployment' / 'README.md'}",
     ]  # fmt: skip
     return "\n".join(lines)
 
 
-def _quality(directory, loaded, path):
-    """What the precision of an export costs, in bits per byte of the text that the model was judged on."""
-    import tfds_configs
-    from zoo.serving import c_api
+def _quality(directory, loaded, precision):
+    """What the precision of an export costs, in the scores of its task on the text that the model was judged on.
 
-    config = Path(directory).parent / "config.json"
-    run = json.loads(config.read_text(encoding="utf8")) if config.is_file() else {}
+    The model is judged here, with the weights as the export stores them; that the export answers as it does has been proved.
+    """
+    import tfds_configs
+    from trainers import evaluate
+    from zoo.serving.weights import at_precision, stored_weights
+    from zoo.tasks.base import Layout
+
+    run, task = evaluate.run_of(directory), loaded.task
     if "dataset" not in run:
-        return "Bits per byte before and after cannot be told: this bundle stands alone, and no text is known that it was not trained on."
-    source, texts = tfds_configs.get(run["dataset"], run["data_path"]), []
-    for text in source.texts("validation"):
-        texts += [text[i : i + PIECE_LENGTH] for i in range(0, len(text), PIECE_LENGTH)][: PIECES - len(texts)]
-        if len(texts) == PIECES:
-            break
-    num_bytes = sum(len(text.encode()) for text in texts)
-    before = -sum(score["log_prob"] for score in loaded.score(texts)) / math.log(2) / num_bytes
-    after = -float(c_api.SavedModel(path).run("score", {"text": texts})["log_prob"].sum()) / math.log(2) / num_bytes
-    return f"Bits per byte of {len(texts)} pieces of {source.name}: {before:.4f} before, {after:.4f} in {FLAGS.export_precision} ({after - before:+.4f})."
+        return "What that costs cannot be told: this bundle stands alone, and no text is known that it was not trained on."
+    source = tfds_configs.get(run["dataset"], run["data_path"])
+    layout = Layout(run["seq_length"], run["batch_size"], separate_documents=run.get("separate_documents", False))
+    with trainer_flags.quiet():
+        data = evaluate.splits(task, layout, source, directory, ["validation"])["validation"]
+        before = evaluate.judge(task, loaded.model, data, loaded.tokenizer, layout)
+        served = at_precision(loaded.model, precision, task)
+        with stored_weights(served, precision):
+            after = evaluate.judge(task, served, data, loaded.tokenizer, layout)
+    shown = [f"{name} {before[name]:.4f} before, {after[name]:.4f} in {precision}" for name in task.shown if name in before]
+    return f"On the validation split of {source.name}: {'; '.join(shown)}."
 
 
 def _verify():

@@ -178,17 +178,18 @@ class Loaded:
                     f"{which} has {length} tokens, with the one that begins it; this model takes at most {longest}."
                 )
 
-    def export(self, directory, version=None, precision="float32"):
+    def export(self, directory, version=None, precision="float32", xla=False):
         """Writes a SavedModel to `directory/<version>/` and proves it in a clean process. Returns its path.
 
         Args:
             directory: the parent of all versions.
             version: above all that are there; None for the next one.
             precision: of the weights: float32, bfloat16 or int8.
+            xla: whether it is for a server that was started with XLA; a stock server refuses it.
         """
         return export_saved_model(
             directory, self.model, self.tokenizer, self.task, version=version, provenance=self.bundle.provenance,
-            precision=precision,
+            precision=precision, xla=xla,
         )  # fmt: skip
 
 

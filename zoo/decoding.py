@@ -160,9 +160,9 @@ def beam_search(
     Args:
         step, state, token_ids, padding_mask, stop_ids, pad_id: as in `generate`. `state` is that of B rows.
         max_new_tokens: int, or int32 (B,), at least 1.
-        num_beams: K, a Python int.
-        length_penalty: alpha, at least 0; 0 compares plain log-probabilities.
-        num_best: how many continuations of a row to return, at most K.
+        num_beams: K, an int, or int32 (B,): a row's beams are then those of its own number, whatever the others have.
+        length_penalty: alpha, at least 0, a number or float32 (B,); 0 compares plain log-probabilities.
+        num_best: how many continuations of a row to return, at most K; None for all.
         no_repeat_ngram: as in `Sampling`.
 
     Returns:
@@ -172,12 +172,17 @@ def beam_search(
     Raises:
         ValueError: an argument is out of range.
     """
-    if num_beams < 1 or not 1 <= num_best <= num_beams:
+    known = isinstance(num_beams, int)
+    if known and (num_beams < 1 or num_best is not None and not 1 <= num_best <= num_beams):
         raise ValueError(f"num_best must be between 1 and num_beams, got {num_best} of {num_beams}.")
-    if length_penalty < 0:
+    if isinstance(length_penalty, (int, float)) and length_penalty < 0:
         raise ValueError(f"length_penalty must not be negative, got {length_penalty}.")
     prompt_length = tf.shape(token_ids)[1]
     limit, progress = _begin(token_ids, max_new_tokens, pad_id)
+    # Rows with fewer beams than the most leave the last ones impossible.
+    beams_of_row = tf.broadcast_to(num_beams, tf.shape(limit))
+    num_beams = num_beams if known else tf.reduce_max(tf.concat([num_beams, [1]], 0))
+    length_penalty = tf.broadcast_to(tf.cast(length_penalty, tf.float32), tf.shape(limit))[:, None]
     real = tf.repeat(_seen_columns(token_ids, padding_mask, progress.ids), num_beams, axis=0)
 
     def forbid(log_probs, ids, index):
@@ -188,7 +193,9 @@ def beam_search(
     def advance(logits, state, beams, index):
         """Writes one token, and makes each beam's state that of the beam it goes on from."""
         log_probs = forbid(tf.nn.log_softmax(logits), _merge(beams.ids), index)
-        beams, source = _extend_beams(beams, log_probs, limit, prompt_length, index, length_penalty, stop_ids)
+        beams, source = _extend_beams(
+            beams, log_probs, limit, prompt_length, index, num_beams, beams_of_row, length_penalty, stop_ids
+        )
         rows = tf.reshape(tf.range(tf.shape(limit)[0])[:, None] * num_beams + source, [-1])
         return beams, tf.nest.map_structure(lambda leaf: tf.gather(leaf, rows) if leaf.shape.rank else leaf, state)
 
@@ -199,15 +206,15 @@ def beam_search(
         return index + 1, _like(new_beams, beams), _like(new_state, state)
 
     def unfinished(index, beams, state):
-        best_to_come = tf.reduce_max(beams.log_probs, 1) / _length_penalty(limit, length_penalty)
-        return tf.reduce_any(best_to_come > beams.ended.scores[:, -1])
+        best_to_come = tf.reduce_max(beams.log_probs, 1) / _length_penalty(limit[:, None], length_penalty)[:, 0]
+        return tf.reduce_any(best_to_come > tf.gather(beams.ended.scores, beams_of_row - 1, batch_dims=1))
 
     logits, state = step(token_ids, state, padding_mask)
     beams = _begin_beams(progress, limit, num_beams)
     copies = tf.nest.map_structure(lambda leaf: tf.repeat(leaf, num_beams, axis=0) if leaf.shape.rank else leaf, state)
     beams, state = advance(tf.repeat(logits, num_beams, axis=0), copies, beams, tf.constant(0))
     _, beams, _ = tf.while_loop(unfinished, body, (tf.constant(1), _like(beams, beams), state))
-    best = NBest(*(part[:, :num_best] for part in beams.ended))
+    best = NBest(*(part[:, : num_beams if num_best is None else num_best] for part in beams.ended))
     return best._replace(token_ids=best.token_ids[:, :, prompt_length:])
 
 
@@ -323,13 +330,19 @@ def _begin_beams(progress, limit, num_beams):
     return _Beams(ids, log_probs, NBest(ids, tf.zeros_like(log_probs, tf.int32), ended_scores, ended_scores))
 
 
-def _extend_beams(beams, log_probs, limit, prompt_length, index, length_penalty, stop_ids):
+def _extend_beams(beams, log_probs, limit, prompt_length, index, num_beams, beams_of_row, length_penalty, stop_ids):
     """Adds one token to each row's beams, given log-probabilities (B * K, V). Also tells each new beam's old one, int32 (B, K)."""
-    num_beams, vocab_size = beams.log_probs.shape[1], tf.shape(log_probs)[1]
+    vocab_size = tf.shape(log_probs)[1]
+
+    def best(values, count, of_row):
+        """The `count` best of each row, those after the first `of_row` (B,) made impossible, and where they were."""
+        values, places = tf.math.top_k(values, count)
+        return tf.where(tf.range(count)[None] < of_row[:, None], values, -float("inf")), places
+
     totals = beams.log_probs[:, :, None] + tf.reshape(log_probs, (-1, num_beams, vocab_size))
     # Each beam has at most one continuation a stop token, so among so many candidates K have not ended.
     num_candidates = tf.minimum(num_beams * (1 + len(stop_ids)), num_beams * vocab_size)
-    totals, flat = tf.math.top_k(tf.reshape(totals, (-1, num_beams * vocab_size)), num_candidates)
+    totals, flat = best(tf.reshape(totals, (-1, num_beams * vocab_size)), num_candidates, beams_of_row * (1 + len(stop_ids)))
     source, tokens = flat // vocab_size, flat % vocab_size
     here = tf.range(tf.shape(beams.ids)[2]) == prompt_length + index
     ids = tf.where(here, tokens[:, :, None], tf.gather(beams.ids, source, batch_dims=1))
@@ -338,10 +351,10 @@ def _extend_beams(beams, log_probs, limit, prompt_length, index, length_penalty,
     scores = tf.where(ends, totals / _length_penalty(index + 1, length_penalty), -float("inf"))
     candidates = NBest(ids, tf.fill(tf.shape(tokens), index + 1), totals, scores)
     ended = NBest(*(tf.concat(pair, 1) for pair in zip(beams.ended, candidates, strict=True)))
-    _, best = tf.math.top_k(ended.scores, num_beams)
-    ended = NBest(*(tf.gather(part, best, batch_dims=1) for part in ended))
+    scores, chosen = best(ended.scores, num_beams, beams_of_row)
+    ended = NBest(*(tf.gather(part, chosen, batch_dims=1) for part in ended))._replace(scores=scores)
 
-    alive, chosen = tf.math.top_k(tf.where(ends, -float("inf"), totals), num_beams)
+    alive, chosen = best(tf.where(ends, -float("inf"), totals), num_beams, beams_of_row)
     source = tf.gather(source, chosen, batch_dims=1)
     return _Beams(tf.gather(ids, chosen, batch_dims=1), alive, ended), source
 

@@ -7,6 +7,7 @@
 A version is written aside and renamed, so that nobody sees half of one. The same model gives the same bytes.
 """
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -19,12 +20,13 @@ from google.protobuf.message import EncodeError
 
 from zoo.serving import deployment, golden, replay
 from zoo.serving.canonical import canonicalise
+from zoo.serving.compiled import compiled
 from zoo.serving.model_card import model_card
 from zoo.serving.ops import check_ops
 from zoo.serving.weights import at_precision, stored_weights
 
 
-def export_saved_model(directory, model, tokenizer, task, version=None, provenance=None, precision="float32"):
+def export_saved_model(directory, model, tokenizer, task, version=None, provenance=None, precision="float32", xla=False):
     """Writes the next version of a SavedModel, and proves it in a clean process before it appears under its name.
 
     Args:
@@ -37,6 +39,7 @@ def export_saved_model(directory, model, tokenizer, task, version=None, provenan
         version: an integer above every version there, or None for the next one.
         provenance: what the bundle says of the model's origin, for its card.
         precision: of the weights: one of `zoo.serving.weights.PRECISIONS`.
+        xla: whether it is for a server that was started with XLA (`zoo/serving/compiled.py`); a stock server refuses it.
 
     Returns:
         The path of the new `<directory>/<version>`.
@@ -54,23 +57,26 @@ def export_saved_model(directory, model, tokenizer, task, version=None, provenan
     except OSError as error:
         raise OSError(f"The export directory {directory} cannot be written: {error.strerror}.") from error
     try:
-        served = at_precision(model, precision)
+        served = at_precision(model, precision, task)
         functions = task.signatures(served, tokenizer)
         left_out = {name: golden.defaults(function) for name, function in functions.items()}
-        with stored_weights(served, precision) as weights:
+        with stored_weights(served, precision) as weights, compiled(served) if xla else contextlib.nullcontext():
             # Traced here, once: saving and calling a tf.function would each trace it.
             concrete = {name: function.get_concrete_function() for name, function in functions.items()}
         _save(aside, weights, tokenizer, concrete)
         canonicalise(aside, left_out)
-        check_ops(aside)
+        check_ops(aside, xla)
         golden.write(aside, concrete, left_out, task.requests(model, tokenizer), model.registered_name)
         (aside / golden.EXTRA / "model_card.md").write_text(model_card(model, tokenizer, task, provenance), encoding="utf8")
         prove(aside)
         aside.chmod(0o755)
-        os.rename(aside, directory / str(version))
+        try:
+            os.rename(aside, directory / str(version))
+        except OSError as error:
+            raise OSError(f"Version {version} appeared in {directory} while this one was made; export again.") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    deployment.write(directory, model.registered_name, list(functions))
+    deployment.write(directory, model.registered_name, list(functions), xla)
     return directory / str(version)
 
 
@@ -81,7 +87,9 @@ def _save(path, weights, tokenizer, functions):
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # a server never differentiates
     try:
         tf.saved_model.save(module, str(path), signatures=functions, options=options)
-    except EncodeError as error:
+    except (EncodeError, tf.errors.InvalidArgumentError) as error:
+        if isinstance(error, tf.errors.OpError) and "larger than the limit" not in error.message:
+            raise
         raise ValueError(
             "The graph is larger than the 2 GB that a protocol buffer can hold; a smaller vocabulary makes smaller tables."
         ) from error

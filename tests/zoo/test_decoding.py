@@ -381,6 +381,23 @@ def test_a_row_of_a_beam_search_does_not_notice_its_batch():
             assert len(set(new)) == len(new)
 
 
+def test_rows_may_have_beams_of_their_own_number_and_penalty():
+    kwargs = dict(num_best=None, stop_ids=(STOP, 4), pad_id=5)
+    ids, mask = padded(PROMPTS)
+    widths, alphas = [1, 3, 7, 2], [0.0, 0.6, 2.0, 1.0]
+    together = beam_search(
+        toy(), start(4), ids, mask, max_new_tokens=6, num_beams=tf.constant(widths), length_penalty=tf.constant(alphas), **kwargs
+    )  # fmt: skip
+    assert together.scores.shape == (4, 7)
+    for row, (prompt, width, alpha) in enumerate(zip(PROMPTS, widths, alphas, strict=True)):
+        alone = beam_search(
+            toy(), start(1), tf.constant([prompt]), max_new_tokens=6, num_beams=width, length_penalty=alpha, **kwargs
+        )
+        np.testing.assert_allclose(together.scores[row, :width], alone.scores[0], rtol=1e-5)
+        np.testing.assert_array_equal(together.token_ids[row, :width], alone.token_ids[0])
+        assert np.isneginf(together.scores[row, width:].numpy()).all()
+
+
 @pytest.mark.parametrize(("arguments", "sentence"), [
     (dict(num_beams=0), "num_best must be between 1 and num_beams, got 1 of 0"),
     (dict(num_beams=2, num_best=3), "got 3 of 2"),

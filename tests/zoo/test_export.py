@@ -1,97 +1,184 @@
-"""Exports: versions, equal bytes, refused graphs, proof through the C API and the protos, streams, and rows that mind their own business."""
+"""Exports: versions, equal bytes, refused graphs, proof through the C API and the protos, streams, and requests that do not fit."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from google.protobuf import text_format
+from google.protobuf.message import EncodeError
 
-from benchmarks import fuzz
-from tests import tiny_models
+from tests import exports
 from zoo.export import export_saved_model, latest_version
-from zoo.registry import MODELS, TASKS
-from zoo.serving import c_api, deployment, golden, ops, verification
+from zoo.serving import c_api, deployment, golden, ops, token_level, verification
 from zoo.serving.stream_client import stream
-from zoo.tokenizers.base import create as create_tokenizer
 
-PROVENANCE = {"dataset": "toy", "licence": "CC0", "steps": 3, "scores": {"test": {"loss": 1.5}}}
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return create_tokenizer("byte")
-
-
-def tiny(name, tokenizer):
-    fields = dict(vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, max_length=48, num_layers=1)
-    known = {key: value for key, value in fields.items() if hasattr(MODELS.config(name), key)}
-    return tiny_models.strengthen(tiny_models.create(name, **known))
+GPT = ("gpt", "language_modeling")
 
 
 @pytest.fixture(scope="module")
-def model(tokenizer):
-    return tiny("gpt", tokenizer)
+def directory():
+    return exports.directory(*GPT)
 
 
 @pytest.fixture(scope="module")
-def directory(model, tokenizer, tmp_path_factory):
-    path = tmp_path_factory.mktemp("serving") / "export"
-    export_saved_model(path, model, tokenizer, TASKS.get("language_modeling")(), provenance=PROVENANCE)
-    return path
+def served():
+    return exports.served(*GPT)
 
 
-@pytest.fixture(scope="module")
-def served(directory):
-    model = c_api.SavedModel(directory / "1")
-    yield model
-    model.close()
+def listing(directory):
+    return {path.relative_to(directory): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 # Files
 
+TWO_EXPORTS = """
+import os, signal, sys
+from tests import exports
+from zoo import export
 
-def test_the_same_model_gives_the_same_bytes(directory, model, tokenizer):
-    export_saved_model(directory, model, tokenizer, TASKS.get("language_modeling")(), version=7, provenance=PROVENANCE)
-    first, second = (
-        {p.relative_to(d): p.read_bytes() for p in d.rglob("*") if p.is_file()} for d in (directory / "1", directory / "7")
+export.export_saved_model(sys.argv[1], *exports.made("gpt", "language_modeling"), provenance=exports.PROVENANCE)
+export.prove = lambda aside: os.kill(os.getpid(), signal.SIGKILL)  # all is written, and nothing has its name yet
+export.export_saved_model(sys.argv[1], *exports.made("gpt", "language_modeling"), provenance=exports.PROVENANCE)
+"""
+
+
+def test_another_process_writes_the_same_bytes_and_one_that_is_killed_leaves_no_version(directory, tmp_path):
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    command = [sys.executable, "-c", TWO_EXPORTS, str(tmp_path)]
+    result = subprocess.run(
+        command, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, check=False
     )
+    assert result.returncode == -signal.SIGKILL, result.stderr
+    first, second = listing(directory / "1"), listing(tmp_path / "1")
     assert first.keys() == second.keys()
     assert [str(name) for name in first if first[name] != second[name]] == []
-    assert latest_version(directory) == 7
+    left = [path.name for path in tmp_path.iterdir() if path.name not in ("1", "deployment")]
+    assert len(left) == 1 and left[0].startswith(".2-")  # a polling server looks at integers alone
+    assert latest_version(tmp_path) == 1
 
 
-def test_a_version_that_is_not_higher_is_refused_and_nothing_changes(directory, model, tokenizer):
+def test_what_cannot_be_exported_is_refused_and_nothing_changes(directory, tmp_path):
     before = sorted(path.name for path in directory.iterdir())
-    with pytest.raises(ValueError, match="Version 1 must be above"):
-        export_saved_model(directory, model, tokenizer, TASKS.get("language_modeling")(), version=1)
+    with pytest.raises(ValueError, match="Version 1 must be above 1, the latest in"):
+        export_saved_model(directory, *exports.made(*GPT), version=1)
     with pytest.raises(ValueError, match="float32, bfloat16 or int8, got 'float8'"):
-        export_saved_model(directory, model, tokenizer, TASKS.get("language_modeling")(), precision="float8")
+        export_saved_model(directory, *exports.made(*GPT), precision="float8")
     assert sorted(path.name for path in directory.iterdir()) == before
+    ngram = exports.made("ngram", "language_modeling")
+    with pytest.raises(ValueError, match="ngram has tables and no matrices, which int8 could store; export it in float32"):
+        export_saved_model(tmp_path / "new", *ngram, precision="int8")
+    with pytest.raises(ValueError, match="ngram looks its numbers up in tables, which XLA cannot compile"):
+        export_saved_model(tmp_path / "new", *ngram, xla=True)
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="The export directory .*file cannot be written: File exists"):
+        export_saved_model(tmp_path / "file", *ngram)
 
 
-def test_an_ngram_has_no_matrices_for_int8(tokenizer, tmp_path):
-    with pytest.raises(ValueError, match="ngram has tables"):
-        export_saved_model(tmp_path, tiny("ngram", tokenizer), tokenizer, TASKS.get("language_modeling")(), precision="int8")
+@pytest.mark.parametrize("error", [
+    EncodeError("Failed to serialize proto"),
+    tf.errors.InvalidArgumentError(None, None, "serialized size (2400000200bytes) would be larger than the limit (2147483647 bytes)"),
+])  # fmt: skip
+def test_a_graph_too_large_for_a_protocol_buffer_is_a_sentence(error, tmp_path, monkeypatch):
+    def save(*_, **__):
+        raise error
+
+    monkeypatch.setattr(tf.saved_model, "save", save)
+    with pytest.raises(ValueError, match="larger than the 2 GB that a protocol buffer can hold; a smaller vocabulary"):
+        export_saved_model(tmp_path, *exports.made("bag_of_words", "classification"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_deployment_files_are_what_their_protos_read(directory):
+def test_a_version_that_somebody_else_wrote_meanwhile_stays(tmp_path, monkeypatch):
+    def meanwhile(aside):
+        (tmp_path / "1").mkdir()
+        (tmp_path / "1" / "saved_model.pb").write_text("theirs")
+
+    monkeypatch.setattr("zoo.export.prove", meanwhile)
+    with pytest.raises(OSError, match="Version 1 appeared in .* while this one was made; export again"):
+        export_saved_model(tmp_path, *exports.made("bag_of_words", "classification"))
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+    assert (tmp_path / "1" / "saved_model.pb").read_text() == "theirs"
+
+
+# BatchingParameters of tensorflow_serving/servables/tensorflow/session_bundle_config.proto, which the package of the protos leaves out.
+BATCHING_FIELDS = {
+    "max_batch_size": (1, "Int64Value"), "batch_timeout_micros": (2, "Int64Value"), "max_enqueued_batches": (3, "Int64Value"),
+    "num_batch_threads": (4, "Int64Value"), "thread_pool_name": (5, "StringValue"), "allowed_batch_sizes": (6, None),
+    "pad_variable_length_inputs": (7, None),
+}  # fmt: skip
+# Of tensorflow_serving/model_servers/main.cc, those that are used here.
+SERVER_FLAGS = {
+    "port", "rest_api_port", "model_config_file", "enable_batching", "batching_parameters_file", "xla_cpu_compilation_enabled",
+}  # fmt: skip
+
+
+def batching_parameters():
+    """The message class that a server parses the batching file with."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, wrappers_pb2
+
+    field = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="batching.proto", package="tensorflow.serving", syntax="proto3")
+    file.dependency.append(wrappers_pb2.DESCRIPTOR.name)
+    message = file.message_type.add(name="BatchingParameters")
+    for name, (number, kind) in BATCHING_FIELDS.items():
+        plain = field.TYPE_BOOL if name.startswith("pad") else field.TYPE_INT64
+        made = message.field.add(
+            name=name, number=number, type=field.TYPE_MESSAGE if kind else plain, label=field.LABEL_OPTIONAL
+        )
+        if kind:
+            made.type_name = f".google.protobuf.{kind}"
+    message.field[5].label = field.LABEL_REPEATED
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
+    return message_factory.GetMessageClass(
+        pool.Add(file) or pool.FindMessageTypeByName("tensorflow.serving.BatchingParameters")
+    )
+
+
+@pytest.mark.parametrize("xla", [False, True])
+def test_deployment_files_are_what_their_readers_take(xla, tmp_path):
+    import yaml
     from tensorflow_serving.config import model_server_config_pb2
 
-    folder = directory / "deployment"
-    config = text_format.Parse(
-        (folder / "models.config").read_text(encoding="utf8"), model_server_config_pb2.ModelServerConfig()
-    )
-    assert [(c.name, c.base_path) for c in config.model_config_list.config] == [("gpt", "/models/gpt")]
-    sizes = [
-        int(line.split()[1]) for line in (folder / "batching_parameters.txt").read_text().splitlines() if "allowed" in line
+    deployment.write(tmp_path, "bag_of_words", ["serving_default", "decode_step"], xla)
+    folder = tmp_path / "deployment"
+    text = {path.name: path.read_text(encoding="utf8") for path in folder.iterdir()}
+    config = text_format.Parse(text["models.config"], model_server_config_pb2.ModelServerConfig())
+    assert [(c.name, c.base_path, c.model_platform) for c in config.model_config_list.config] == [
+        ("bag_of_words", "/models/bag_of_words", "tensorflow")
     ]
-    assert (
-        sizes == sorted(sizes)
-        and f"max_batch_size {{ value: {sizes[-1]} }}" in (folder / "batching_parameters.txt").read_text()
-    )
-    assert "gpt" in (folder / "docker-compose.yaml").read_text() and "gpt" in (folder / "kubernetes.yaml").read_text()
+    batching = text_format.Parse(text["batching_parameters.txt"], batching_parameters()())
+    sizes = list(batching.allowed_batch_sizes)
+    assert sizes == sorted(sizes) and sizes[-1] == batching.max_batch_size.value  # as the proto's comment demands
+    assert batching.num_batch_threads.value >= 1 and not batching.pad_variable_length_inputs
+
+    compose = yaml.safe_load(text["docker-compose.yaml"])["services"]["bag_of_words"]
+    pod, service = yaml.safe_load_all(text["kubernetes.yaml"])
+    container = pod["spec"]["template"]["spec"]["containers"][0]
+    for arguments in (compose["command"], container["args"]):
+        flags = [argument.removeprefix("--").partition("=") for argument in arguments]
+        assert {name for name, _, _ in flags} <= SERVER_FLAGS
+        assert ("xla_cpu_compilation_enabled" in {name for name, _, _ in flags}) == xla
+        paths = [path for _, _, path in flags if path.startswith("/")]
+        assert sorted(Path(path).name for path in paths) == ["batching_parameters.txt", "models.config"]
+        assert {str(Path(path).parent) for path in paths} == {"/models/bag_of_words/deployment"}  # where the volume is
+    assert compose["volumes"] == ["..:/models/bag_of_words:ro"]
+    assert container["volumeMounts"][0]["mountPath"] == "/models/bag_of_words"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/v1/models/bag_of_words"
+    assert pod["metadata"]["name"] == service["metadata"]["name"] == "bag-of-words"  # a DNS label has no underscore
+    assert service["spec"]["selector"].items() <= pod["spec"]["template"]["metadata"]["labels"].items()
+    assert ("--xla_cpu_compilation_enabled" in text["README.md"]) == xla
+    compile(text["stream_client.py"], "stream_client.py", "exec")
+
+
+def test_the_card_tells_where_the_model_comes_from_and_no_file_where_it_was_made(directory):
     card = (directory / "1" / "assets.extra" / "model_card.md").read_text(encoding="utf8")
     assert "toy" in card and "CC0" in card and "loss 1.5000" in card
     assert not [p for p in directory.rglob("*") if p.is_file() and str(directory).encode() in p.read_bytes()]
@@ -110,7 +197,7 @@ def test_the_curl_line_asks_with_the_longest_plain_row():
 def test_every_way_to_prove_an_export(directory):
     sentences = [check(directory / "1") for check in verification.CHECKS]
     assert [sentence.split(":")[0] for sentence in sentences] == ["C API", "Protos", "saved_model_cli", "Operations"]
-    assert "decode_step, generate, prefill, score, serving_default" in sentences[0]
+    assert "beam_search, decode_step, generate, prefill, score, serving_default" in sentences[0]
 
 
 def test_a_changed_answer_is_found(directory, tmp_path):
@@ -150,26 +237,6 @@ def test_a_function_that_must_be_compiled_is_refused(tmp_path):
 
 
 # Rows
-
-
-OPTIONS = {"greedy": {}, "sampled": {"temperature": 0.9, "top_k": 40, "top_p": 0.95}}
-
-
-@pytest.mark.parametrize("kind", OPTIONS)
-def test_a_rows_answer_is_its_own(served, kind):
-    def ask(prompts, seeds):
-        options = {name: [value] * len(prompts) for name, value in OPTIONS[kind].items()}
-        return served.run("generate", {"prompt": prompts, "seed": seeds, "max_new_tokens": [9] * len(prompts), **options})
-
-    prompts, seeds = ["The", "a", "", "list of words and then some more"], [5, 6, 7, 8]
-    alone = [ask([prompt], [seed]) for prompt, seed in zip(prompts, seeds, strict=True)]
-    for size in (2, 7, 32):
-        rows = [(3 * i + size) % len(prompts) for i in range(size)]  # repeated, and beside much longer ones
-        together = ask([prompts[row] for row in rows], [seeds[row] for row in rows])
-        for i, row in enumerate(rows):
-            assert together["text"][i] == alone[row]["text"][0]
-            np.testing.assert_allclose(together["log_prob"][i], alone[row]["log_prob"][0], rtol=1e-5, atol=1e-5)
-    assert ask([], [])["text"].shape == (0,)
 
 
 def test_a_stream_ends_in_the_text_that_generate_writes(served):
@@ -226,10 +293,12 @@ def test_rows_join_and_part_between_steps(served):
     ("generate", {"prompt": ["a"], "top_p": [1.5]}, "top_p is a probability"),
     ("generate", {"prompt": ["a"], "max_new_tokens": [-1]}, "max_new_tokens is a number of tokens, 0 or more"),
     ("generate", {"prompt": ["a", "b"], "seed": [1, 2, 3]}, "seed takes one value for all prompts or one each: 3 values for 2"),
-    ("generate", {"prompt": ["a" * 48]}, "The longest prompt has 49 tokens"),
+    ("generate", {"prompt": ["a" * 64]}, "The longest prompt has 65 tokens"),
+    ("beam_search", {"prompt": ["a"], "num_beams": [0]}, r"num_beams is 1 to 64; got \[0\]"),
+    ("beam_search", {"prompt": ["a"], "length_penalty": [-1.0]}, r"length_penalty is 0 \(off\) to 100"),
     ("generate", {"text": ["a"]}, r"generate takes prompt string\[\?\], max_new_tokens int32\[\?\] = 64"),
     ("generate", {"prompt": ["a"], "top_k": ["many"]}, "top_k takes int32"),
-    ("write", {"prompt": ["a"]}, "no signature is called 'write'; there are decode_step, generate"),
+    ("write", {"prompt": ["a"]}, "no signature is called 'write'; there are beam_search, decode_step, generate"),
 ])  # fmt: skip
 def test_a_signature_called_wrongly_says_what_it_wanted(served, signature, inputs, sentence):
     with pytest.raises(c_api.RequestError, match=sentence):
@@ -241,27 +310,70 @@ def test_what_a_request_leaves_out_is_the_default(served):
     assert golden.EXTRA == "assets.extra"
 
 
-def test_nonsense_is_answered_or_refused(served):
-    for signature in served.signatures:
-        outcomes, _, _, _ = fuzz.fuzz(served, signature, 120, megabyte=False)
-        assert set(outcomes) <= {"answered", "INVALID_ARGUMENT"} and outcomes["answered"] > 5
+# Precisions and XLA
 
 
-# Precisions
+SMALLER = [
+    ("gpt", "language_modeling", "bfloat16"), ("gpt", "language_modeling", "int8"), ("gpt", "tagging", "bfloat16"),
+    ("bert", "masked_lm", "bfloat16"), ("bert", "classification", "int8"), ("bag_of_words", "classification", "int8"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("bfloat16", 0.02), ("int8", 0.02)])
-def test_a_smaller_precision_answers_nearly_the_same(precision, tolerance, tokenizer, tmp_path):
-    model = tiny_models.create("gpt", vocab_size=tokenizer.vocab_size, max_length=48, num_layers=1, hidden_dim=96)
-    task = TASKS.get("language_modeling")()
+@pytest.mark.parametrize(("name", "task_name", "precision"), SMALLER)
+def test_a_smaller_precision_is_smaller_and_answers_nearly_the_same(name, task_name, precision, tmp_path):
+    wide = {} if name == "bag_of_words" else dict(hidden_dim=96)
+    model, tokenizer, task = exports.make(name, task_name, strong=False, **wide)
     before = model.get_weights()
     path = export_saved_model(tmp_path, model, tokenizer, task, precision=precision)  # proved like any other
-    texts = ["The list of words", "naïve"]
-    scores = c_api.SavedModel(path).run("score", {"text": texts})["log_prob"]
-    expected = task.signatures(model, tokenizer)["score"](text=tf.constant(texts))["log_prob"]
-    np.testing.assert_allclose(scores, expected, rtol=tolerance)
-    assert (np.asarray(scores) != np.asarray(expected)).all()  # it is another model, if hardly
+    signature, output = {"language_modeling": ("score", "log_prob"), "masked_lm": ("score", "log_prob"), "classification": ("classify", "scores")}.get(
+        task_name, ("tag", "num_tokens")
+    )  # fmt: skip
+    texts = ["the cat sat", "a dog"]
+    scores = c_api.SavedModel(path).run(signature, {"text": texts})[output]
+    expected = task.signatures(model, tokenizer)[signature](text=tf.constant(texts))[output]
+    np.testing.assert_allclose(scores, expected, rtol=0.03)
+    assert output == "num_tokens" or (np.asarray(scores) != np.asarray(expected)).any()  # it is another model, if hardly
     for weight, value in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, value)
     size = (path / "variables" / "variables.data-00000-of-00001").stat().st_size
-    assert size < {"bfloat16": 0.52, "int8": 0.3}[precision] * 4 * model.config.num_params()
+    parameters = sum(value.size for value in model.get_weights())
+    assert size < {"bfloat16": 0.52, "int8": 0.3}[precision] * 4 * parameters
+
+
+@pytest.mark.parametrize(("name", "task_name"), [GPT, ("bert", "classification")])
+def test_a_version_for_servers_with_xla_is_compiled_and_answers_the_same(name, task_name, tmp_path):
+    path = export_saved_model(tmp_path, *exports.made(name, task_name), xla=True)  # proved like any other
+    with pytest.raises(ValueError, match="must be compiled by XLA, which a stock server has switched off"):
+        ops.check_ops(path)
+    ops.check_ops(path, xla=True)
+    compiled = c_api.SavedModel(path)
+    requests = {"generate": {"prompt": ["the", "a cat"], "max_new_tokens": [6]}, "score": {"text": ["the", "a cat"]}}
+    requests = requests if name == "gpt" else {"classify": {"text": ["the", "a cat"]}}
+    for signature, inputs in requests.items():
+        plain = exports.served(name, task_name).run(signature, inputs)
+        for output, value in compiled.run(signature, inputs).items():
+            if value.dtype == object:
+                np.testing.assert_array_equal(value, plain[output])
+            else:
+                np.testing.assert_allclose(value, plain[output], rtol=1e-4, atol=1e-4)
+    compiled.close()
+
+
+# Other formats
+
+
+def test_one_pass_on_ids_goes_out_as_onnx_where_the_packages_are(tmp_path, monkeypatch):
+    made = exports.made("gpt", "tagging")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"onnx needs tf2onnx and onnxruntime: pip install 'language-model-zoo\[onnx\]'"):
+        token_level.export_forward(tmp_path, made.model, made.tokenizer, "onnx")
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
+    pytest.importorskip("tf2onnx", reason="the extra [onnx] is not installed")
+    file, difference = token_level.export_forward(tmp_path, made.model, made.tokenizer, "onnx")
+    assert file == tmp_path / "onnx" / "model.onnx" and file.is_file() and difference < 1e-4
+    assert (tmp_path / "onnx" / "tokenizer").is_dir()
+    ngram = exports.made("ngram", "language_modeling")
+    with pytest.raises(ValueError, match="ngram uses operations that onnx has not; export it as a saved_model"):
+        token_level.export_forward(tmp_path, ngram.model, ngram.tokenizer, "onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["onnx"] and file.is_file()  # the old one is untouched

@@ -250,7 +250,7 @@ def described(slots, defaults=()):
     state = [name for name in slots if name.startswith("state_")]
     parts = []
     for name, slot in sorted(slots.items(), key=lambda item: (item[0] in defaults, item[0])):
-        default = f" = {defaults[name].tolist()[0]}" if name in defaults else ""
+        default = f" = {defaults[name].tolist()[0]:g}" if name in defaults else ""
         if name not in state:
             parts.append(f"{name} {type_name(slot)}{default}")
     if state:

@@ -12,6 +12,7 @@ from pathlib import Path
 from zoo.serving import stream_client
 
 IMAGE = "tensorflow/serving"
+XLA = "--xla_cpu_compilation_enabled"
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 
 # BatchingParameters of session_bundle_config.proto, as text: the last size must be max_batch_size. Lengths are never padded by
@@ -41,7 +42,7 @@ COMPOSE = """services:
     command:
       - --model_config_file=/models/{name}/deployment/models.config
       - --enable_batching
-      - --batching_parameters_file=/models/{name}/deployment/batching_parameters.txt
+      - --batching_parameters_file=/models/{name}/deployment/batching_parameters.txt{compose_xla}
     restart: unless-stopped
     healthcheck:
       test: ["CMD-SHELL", "exec 3<>/dev/tcp/localhost/8501"]
@@ -68,7 +69,7 @@ spec:
             - --rest_api_port=8501
             - --model_config_file=/models/{name}/deployment/models.config
             - --enable_batching
-            - --batching_parameters_file=/models/{name}/deployment/batching_parameters.txt
+            - --batching_parameters_file=/models/{name}/deployment/batching_parameters.txt{kubernetes_xla}
           command: ["/usr/bin/tensorflow_model_server"]
           ports:
             - {{containerPort: 8500, name: grpc}}
@@ -108,10 +109,12 @@ Signatures: {signatures}.
 """
 
 
-def docker_command(directory, name):
+def docker_command(directory, name, xla=False):
     """The line that starts a server for the versions in `directory`; with `$PWD` when that is None."""
     path = '"$PWD"' if directory is None else f'"{Path(directory).absolute()}"'
-    return f"docker run --rm -p 8500:8500 -p 8501:8501 -v {path}:/models/{name}:ro -e MODEL_NAME={name} {IMAGE}"
+    return (
+        f"docker run --rm -p 8500:8500 -p 8501:8501 -v {path}:/models/{name}:ro -e MODEL_NAME={name} {IMAGE}{f' {XLA}' * xla}"
+    )
 
 
 def curl_command(name, instances):
@@ -128,14 +131,22 @@ def example_instances(requests):
     return json.dumps([row if len(row) > 1 else next(iter(row.values()))])
 
 
-def write(directory, name, signatures):
-    """Writes `deployment/` into the directory of the versions of a model, file by file, each at once."""
+def write(directory, name, signatures, xla=False):
+    """Writes `deployment/` into the directory of the versions of a model, file by file, each at once.
+
+    Args:
+        directory: the parent of the versions.
+        name: the name that the model is served under.
+        signatures: names of them.
+        xla: whether the server must be started with XLA.
+    """
     label = name.replace("_", "-")
     folder = Path(directory) / "deployment"
     folder.mkdir(exist_ok=True)
     values = {
         "name": name, "label": label, "image": IMAGE, "signatures": ", ".join(signatures),
-        "docker": docker_command(None, name), "curl": curl_command(name, '["The list"]'),
+        "compose_xla": f"\n      - {XLA}" * xla, "kubernetes_xla": f"\n            - {XLA}" * xla,
+        "docker": docker_command(None, name, xla), "curl": curl_command(name, '["The list"]'),
     }  # fmt: skip
     texts = {
         "batching_parameters.txt": BATCHING, "models.config": MODELS.format(**values), "README.md": README.format(**values),

@@ -2,13 +2,15 @@
 
     float32     as trained
     bfloat16    matrices and the computation in bfloat16: half the size, and the faster product on CPUs that have it
-    int8        matrices as int8 with one float32 scale a row (weight-only, per channel): a quarter of the size. They are dequantised
+    int8        matrices as int8 with one float32 scale a channel (weight-only): a quarter of the size. They are dequantised
                 once, while the model is loaded, since TensorFlow has no fast int8 product on CPU; the answers are float32's
 
 Matrices of `Linear` layers are stored (out, in). Vectors stay float32. Nothing in a model knows of this: while a graph is traced,
 reading a variable gives what is stored instead.
 
     w[y, x] ~ q[y, x] * scale[y],   scale[y] = max_x |w[y, x]| / 127     (Jacob et al. 2018, eq. 1, with zero point 0)
+
+A channel is a row, unless rows are so short that their scales would take much of the room: then it is a column.
 """
 
 import contextlib
@@ -19,12 +21,15 @@ import numpy as np
 import tensorflow as tf
 
 from zoo.layers.linear import Linear, turned_kernels
+from zoo.models.base import Headed
 
 PRECISIONS = ("float32", "bfloat16", "int8")
+# A row of so many numbers or more has a scale of its own in int8: 4 bytes beside 32.
+LONG_ROW = 32
 
 
-def at_precision(model, precision):
-    """The model that computes at a precision: a twin of `model` for bfloat16, `model` itself otherwise.
+def at_precision(model, precision, task):
+    """The model that computes at a precision: a twin of `model`, with the head of its task, for bfloat16; `model` itself otherwise.
 
     Raises:
         ValueError: the precision is unknown, or the model cannot take it.
@@ -37,12 +42,11 @@ def at_precision(model, precision):
         )
     if precision != "bfloat16":
         return model
-    if not hasattr(model, "build_from_ids"):
-        raise ValueError(f"A {model.registered_name} with a head computes as it was made; export it in float32 or int8.")
+    backbone = model.backbone if isinstance(model, Headed) else model
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        twin = type(model)(model.config).build_from_ids()
+        twin = task.assemble(type(backbone)(backbone.config)).build_from_ids()
     finally:
         keras.config.set_dtype_policy(before)
     for variable, value in zip(twin.variables, model.variables, strict=True):
@@ -119,11 +123,12 @@ class _Half(tf.Module):
 
 
 class _Dequantised(tf.saved_model.experimental.TrackableResource):
-    """A matrix as int8 rows with a scale each; as a resource it is made when the SavedModel is loaded, after its int8 values."""
+    """A matrix as int8 rows (or columns) with a scale each; as a resource it is made when the SavedModel is loaded, after its int8 values."""
 
     def __init__(self, value, name):
         super().__init__()
-        scale = np.maximum(np.abs(value).max(1, keepdims=True) / 127, np.finfo(np.float32).tiny).astype(np.float32)
+        largest = np.abs(value).max(int(value.shape[1] >= LONG_ROW), keepdims=True)
+        scale = np.maximum(largest / 127, np.finfo(np.float32).tiny).astype(np.float32)
         self.path, self.shape = name, value.shape
         self.rows = tf.Variable(np.rint(value / scale).astype(np.int8), trainable=False, name=f"{name}/int8")
         self.scale = tf.Variable(scale, trainable=False, name=f"{name}/scale")

@@ -20,6 +20,7 @@ from zoo.models.base import Classifier, Encoder
 from zoo.registry import TASKS
 from zoo.tasks import sequences
 from zoo.tasks.base import Task
+from zoo.tasks.signatures import refusal_unless, same_rows, signature
 
 
 @dataclass(frozen=True)
@@ -206,8 +207,7 @@ class Classification(Task):
             if self.config.overlong == "refuse" and limit is not None:
                 longest = tf.shape(batch["token_ids"])[1]
                 sentence = f"The longest text has {{}} tokens, with the marks around it; this model takes at most {limit}."
-                fits = tf.debugging.Assert(longest <= limit, [tf.strings.format(sentence, longest)])
-                with tf.control_dependencies([fits]):
+                with tf.control_dependencies([refusal_unless(longest <= limit, sentence, longest)]):
                     batch = {name: tf.identity(value) for name, value in batch.items()}
             probs = tf.nn.softmax(self.forward(model, batch)[0])
             scores, order = tf.nn.top_k(probs, len(self.config.labels))
@@ -215,12 +215,12 @@ class Classification(Task):
 
         if self.config.pair:
 
-            @tf.function(input_signature=[string, string], autograph=False)
+            @signature(string, string)
             def classify(text, text_pair):
-                return classes([text, text_pair])
+                return classes(same_rows(text=text, text_pair=text_pair))
         else:
 
-            @tf.function(input_signature=[string], autograph=False)
+            @signature(string)
             def classify(text):
                 return classes([text])
 

@@ -14,6 +14,7 @@ from keras import ops
 from zoo.config import Config
 from zoo.registry import TASKS
 from zoo.tasks.base import Task
+from zoo.tasks.signatures import refusal_unless, signature
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,7 @@ def rows(tokenizer, ids, max_length=None, truncate=False):
     longest = tf.reduce_max(tf.concat([lengths, [2]], 0))
     if max_length is not None and not truncate:
         sentence = f"The longest text has {{}} tokens, with the special ones around it; this model takes at most {max_length}."
-        too_long = tf.debugging.Assert(longest <= max_length, [tf.strings.format(sentence, longest)])
-        with tf.control_dependencies([too_long]):
+        with tf.control_dependencies([refusal_unless(longest <= max_length, sentence, longest)]):
             longest = tf.identity(longest)
     token_ids = ids.to_tensor(shape=tf.stack([count, longest]), default_value=tokenizer.pad_id)
     return token_ids, tf.range(longest)[None] < lengths[:, None]
@@ -121,7 +121,7 @@ def embed_signature(model, tokenizer, pooling="mean", normalize=True, max_length
     """
     longest = model.max_length if max_length is None else max_length
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    @signature(tf.TensorSpec([None], tf.string))
     def embed(text):
         token_ids, padding_mask = rows(tokenizer, tokenizer.tokenize(text), longest, truncate=True)
         vectors_BD = pooled(model, model.encode(token_ids, padding_mask), padding_mask, pooling)

@@ -23,6 +23,7 @@ from zoo.layers.heads import TokenClassifier
 from zoo.registry import TASKS
 from zoo.tasks import sequences
 from zoo.tasks.base import Task
+from zoo.tasks.signatures import same_rows, signature
 from zoo.tokenizers.base import byte_values, row_ids, valid_utf8
 
 ALONE = r"([\p{P}\p{S}\p{Han}])"
@@ -183,14 +184,17 @@ class QuestionAnswering(Task):
         config = self.config
         string = tf.TensorSpec([None], tf.string)
 
-        @tf.function(input_signature=[string, string], autograph=False)
+        @signature(string, string)
         def answer(question, context):
+            question, context = same_rows(question=question, context=context)
             batch, words, starts, ends = windows(question, context, tokenizer, config)
             flat = {name: tf.reshape(value, [-1, tf.shape(value)[2]]) for name, value in batch.items()}
             logits = self.forward(model, flat)[0]
             logits = tf.reshape(logits, tf.concat([tf.shape(words), [2]], 0))
             best, first, last = best_spans(logits, words, config.max_answer)
-            none = tf.reduce_min(tf.reduce_sum(logits[:, :, 0], -1), 1)
+            # A shorter context has windows that are only there because another row's context is longer.
+            real = tf.reduce_any(words >= 0, 2) | (tf.range(tf.shape(words)[1]) == 0)
+            none = tf.reduce_min(tf.where(real, tf.reduce_sum(logits[:, :, 0], -1), float("inf")), 1)
             there = best > IMPOSSIBLE / 2
             if config.no_answer:
                 there &= best >= none

@@ -37,3 +37,12 @@ def refusal_unless(condition, sentence, *values):
     """An op that fails with a sentence, whose {} are filled with the values, unless the condition holds."""
     # The plain op: tf.debugging.Assert wraps it in a cond, which takes longer to trace than the rest of a signature.
     return tf.raw_ops.Assert(condition=condition, data=[tf.strings.format(sentence, list(values))])
+
+
+def same_rows(**arrays):
+    """The arrays, once they are known to have as many rows each."""
+    sizes = [tf.size(array) for array in arrays.values()]
+    sentence = f"{' and '.join(arrays)} belong together row by row; got {' and '.join(['{}'] * len(sizes))} rows."
+    agree = tf.reduce_all(tf.stack(sizes) == sizes[0])
+    with tf.control_dependencies([refusal_unless(agree, sentence, *sizes)]):
+        return [tf.identity(array) for array in arrays.values()]

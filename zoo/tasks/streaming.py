@@ -18,12 +18,13 @@ import tensorflow as tf
 from zoo.decoding import choose
 from zoo.tasks.signatures import refusal_unless, signature
 from zoo.tasks.text_generation import (
+    GENERATION,
     INTEGERS,
     LENGTH_BUCKETS,
     OPTIONS,
     STRINGS,
     as_many_as_fit,
-    checked_options,
+    checked_sampling,
     default,
     left_padded,
     long_texts,
@@ -32,7 +33,7 @@ from zoo.tasks.text_generation import (
 )  # fmt: skip
 
 PREFIX = "state_"
-SAMPLING = [name for name in OPTIONS if name != "max_new_tokens"]
+SAMPLING = [name for name in GENERATION if name != "max_new_tokens"]
 
 
 def streaming_signatures(model, tokenizer):
@@ -77,9 +78,7 @@ def streaming_signatures(model, tokenizer):
         prompt, max_new_tokens=default("max_new_tokens"), padded_length=default("top_k"), temperature=default("temperature"),
         top_k=default("top_k"), top_p=default("top_p"), seed=default("seed"),
     ):  # fmt: skip
-        max_new_tokens, sampling = checked_options(
-            prompt, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
-        )
+        max_new_tokens, sampling = checked_sampling(prompt, max_new_tokens, temperature, top_k, top_p, seed)
         least = tf.reduce_max(tf.concat([padded_length, [1]], 0))
         limit = longest_text(model) or LENGTH_BUCKETS[-1]
         sentence = f"padded_length is {{}}; this model takes at most {limit}."
@@ -91,9 +90,7 @@ def streaming_signatures(model, tokenizer):
         return write(logits, state, prompt, tf.where(padding_mask, ids, -1), lengths, remaining, sampling)
 
     def decode_step(prompt, token_ids, prompt_length, remaining, temperature, top_k, top_p, seed, **state):
-        _, sampling = checked_options(
-            prompt, max_new_tokens=tf.zeros_like(remaining), temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
-        )
+        _, sampling = checked_sampling(prompt, tf.zeros_like(remaining), temperature, top_k, top_p, seed)
         with tf.control_dependencies([_some_are_left(token_ids)]):
             # A row that has finished is stepped along, on any token: nobody reads what comes of it.
             last = tf.maximum(token_ids[:, -1:], 0)
@@ -143,7 +140,8 @@ def _state_on_the_wire(model):
     Every tensor is batch-first, so that a server can batch and a client can join rows: a scalar that rows share becomes one
     number a row. Floats are float32, as JSON has no bfloat16. Axes that depend on the room for tokens are unknown.
     """
-    short, long = model.init_state(1, 2), model.init_state(1, 3)
+    # Far enough apart for a model that rounds its room up.
+    short, long = model.init_state(1, 2), model.init_state(1, 130)
     specs, dtypes, scalars = {}, {}, set()
     for name, value in short.items():
         wire = PREFIX + name.replace("/", "_")

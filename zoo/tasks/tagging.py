@@ -20,6 +20,7 @@ from zoo.layers.heads import TokenClassifier
 from zoo.registry import TASKS
 from zoo.tasks import sequences
 from zoo.tasks.base import Task
+from zoo.tasks.signatures import refusal_unless, signature
 from zoo.tokenizers.base import row_ids
 
 
@@ -163,7 +164,7 @@ class Tagging(Task):
         limit = self.config.max_tokens or model.max_length
         labels = self.config.labels
 
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+        @signature(tf.TensorSpec([None], tf.string))
         def tag(text):
             words, batch, places = _rows_in_graph(text, tokenizer, limit)
             logits = self.forward(model, batch)[0]
@@ -199,8 +200,7 @@ def _rows_in_graph(texts, tokenizer, limit):
     longest = tf.reduce_max(tf.concat([ids.row_lengths(), [2]], 0))
     if limit is not None:
         sentence = f"The longest text has {{}} tokens, with the marks around it; this model takes at most {limit}."
-        fits = tf.debugging.Assert(longest <= limit, [tf.strings.format(sentence, longest)])
-        with tf.control_dependencies([fits]):
+        with tf.control_dependencies([refusal_unless(longest <= limit, sentence, longest)]):
             longest = tf.identity(longest)
     shape = tf.stack([ids.nrows(), longest])
     batch = {

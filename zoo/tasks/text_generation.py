@@ -10,13 +10,15 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from zoo.decoding import Sampling, generate
+from zoo.decoding import Sampling, beam_search, generate
 from zoo.tasks.signatures import refusal_unless, signature
 
 # What a request writes that does not say how much.
 DEFAULT_NEW_TOKENS = 64
 # Tokens of a text, and new ones, where the model itself sets no limit: one request must not take a server's memory, or its day.
 LONGEST = 16_384
+# A beam is a row of the model: each costs a state and a pass.
+MOST_BEAMS = 64
 # Lengths in tokens of the texts that an export is proved and warmed up with, as far as the model takes them.
 LENGTH_BUCKETS = (16, 128, 1_024)
 
@@ -28,7 +30,11 @@ OPTIONS = {
     "top_k": (INTEGERS, 0, lambda k: k >= 0, "is 0 (off) or how many of the likeliest tokens to sample among"),
     "top_p": (FLOATS, 1.0, lambda p: (p >= 0) & (p <= 1), "is a probability, 1 (off) at most"),
     "seed": (SEEDS, 0, None, ""),
+    "num_beams": (INTEGERS, 4, lambda k: (k >= 1) & (k <= MOST_BEAMS), f"is 1 to {MOST_BEAMS}"),
+    "length_penalty": (FLOATS, 0.6, lambda a: (a >= 0) & (a <= 100), "is 0 (off) to 100"),
 }
+GENERATION = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
+BEAM_SEARCH = ("max_new_tokens", "num_beams", "length_penalty")
 
 
 def default(option):
@@ -53,6 +59,10 @@ def language_model_signatures(model, tokenizer):
         - `generate`: `prompt`; `max_new_tokens` int32 (B,), cut to what the model's `max_length` leaves; `temperature` float32 (B,),
           0 is greedy; `top_k` int32 (B,), 0 is off; `top_p` float32 (B,), 1 is off; `seed` int64 (B,) -> `text`, and `log_prob`
           float32 (B,), natural, of the continuation under the model's own distribution, its end included.
+        - `beam_search`: `prompt`; `max_new_tokens`; `num_beams` int32 (B,); `length_penalty` float32 (B,) -> the best continuations that
+          a beam finds, best first: `text` string (B, K), `log_prob` float32 (B, K), and `score` float32 (B, K), what they are
+          ordered by (`zoo.decoding.beam_search`). K is the largest `num_beams`; a row with fewer continuations ends in empty
+          texts of log-probability -inf.
         - `score`: `text` string (B,) -> `log_prob` float32 (B,), natural, of the text as the beginning of a document (that it ends
           there is not scored); `num_tokens` int32 (B,); `bits_per_byte` float32 (B,), 0 for an empty text.
 
@@ -60,29 +70,51 @@ def language_model_signatures(model, tokenizer):
     would be right.
     """
 
-    @signature(STRINGS, *(OPTIONS[name][0] for name in OPTIONS))
+    ends = dict(stop_ids=(tokenizer.eos_id,), pad_id=tokenizer.pad_id)
+
+    def state_for(prompt_ids, max_new_tokens):
+        room = tf.shape(prompt_ids)[1] + tf.reduce_max(tf.concat([max_new_tokens, [0]], 0))
+        return model.init_state(tf.shape(prompt_ids)[0], room)
+
+    def continued(prompt, prompt_ids, padding_mask, token_ids, lengths):
+        written = tf.range(tf.shape(token_ids)[1])[None] < lengths[:, None]
+        whole = tf.ragged.boolean_mask(tf.concat([prompt_ids, token_ids], 1), tf.concat([padding_mask, written], 1))
+        return texts_of(tokenizer, prompt, tf.ragged.boolean_mask(prompt_ids, padding_mask), whole)
+
+    @signature(STRINGS, *(OPTIONS[name][0] for name in GENERATION))
     def generate_(
         prompt, max_new_tokens=default("max_new_tokens"), temperature=default("temperature"), top_k=default("top_k"),
         top_p=default("top_p"), seed=default("seed"),
     ):  # fmt: skip
-        max_new_tokens, sampling = checked_options(
-            prompt, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
-        )
+        max_new_tokens, sampling = checked_sampling(prompt, max_new_tokens, temperature, top_k, top_p, seed)
         prompt_ids, padding_mask, lengths = left_padded(model, tokenizer, prompt)
         max_new_tokens = as_many_as_fit(model, max_new_tokens, lengths)
-        room = tf.shape(prompt_ids)[1] + tf.reduce_max(tf.concat([max_new_tokens, [0]], 0))
         decoded = generate(
-            model.next_logits, model.init_state(tf.shape(prompt_ids)[0], room), prompt_ids, padding_mask,
-            max_new_tokens=max_new_tokens, sampling=sampling, stop_ids=(tokenizer.eos_id,), pad_id=tokenizer.pad_id,
+            model.next_logits, state_for(prompt_ids, max_new_tokens), prompt_ids, padding_mask,
+            max_new_tokens=max_new_tokens, sampling=sampling, **ends,
         )  # fmt: skip
-        written = tf.range(tf.shape(decoded.token_ids)[1])[None] < decoded.lengths[:, None]
-        whole = tf.ragged.boolean_mask(tf.concat([prompt_ids, decoded.token_ids], 1), tf.concat([padding_mask, written], 1))
-        text = texts_of(tokenizer, prompt, tf.ragged.boolean_mask(prompt_ids, padding_mask), whole)
+        text = continued(prompt, prompt_ids, padding_mask, decoded.token_ids, decoded.lengths)
         return {"text": text, "log_prob": decoded.log_probs}
+
+    @signature(STRINGS, *(OPTIONS[name][0] for name in BEAM_SEARCH))
+    def beam_search_(
+        prompt, max_new_tokens=default("max_new_tokens"), num_beams=default("num_beams"), length_penalty=default("length_penalty")
+    ):  # fmt: skip
+        options = checked_options(prompt, max_new_tokens=max_new_tokens, num_beams=num_beams, length_penalty=length_penalty)
+        prompt_ids, padding_mask, lengths = left_padded(model, tokenizer, prompt)
+        options["max_new_tokens"] = as_many_as_fit(model, options["max_new_tokens"], lengths)
+        state = state_for(prompt_ids, options["max_new_tokens"])
+        best = beam_search(model.next_logits, state, prompt_ids, padding_mask, num_best=None, **options, **ends)
+        batch, count, width = tf.unstack(tf.shape(best.token_ids))
+        rows = [tf.repeat(given, count, axis=0) for given in (prompt, prompt_ids, padding_mask)]
+        text = continued(*rows, tf.reshape(best.token_ids, (batch * count, width)), tf.reshape(best.lengths, [-1]))
+        found = best.scores > -float("inf")
+        log_prob = tf.where(found, best.log_probs, -float("inf"))
+        return {"text": tf.where(found, tf.reshape(text, (batch, count)), ""), "log_prob": log_prob, "score": best.scores}
 
     @signature(STRINGS)
     def serving_default(prompt):
-        return {"text": generate_(prompt, *(tf.constant(default(name)) for name in OPTIONS))["text"]}
+        return {"text": generate_(prompt, *(tf.constant(default(name)) for name in GENERATION))["text"]}
 
     @signature(STRINGS)
     def score(text):
@@ -91,11 +123,11 @@ def language_model_signatures(model, tokenizer):
         bits_per_byte = tf.math.divide_no_nan(-log_prob / math.log(2), num_bytes)
         return {"log_prob": log_prob, "num_tokens": num_tokens, "bits_per_byte": bits_per_byte}
 
-    return {"serving_default": serving_default, "generate": generate_, "score": score}
+    return {"serving_default": serving_default, "generate": generate_, "beam_search": beam_search_, "score": score}
 
 
 def language_model_requests(model, tokenizer):
-    """Requests that exercise the three signatures at every length: a list of (signature, inputs as lists)."""
+    """Requests that exercise the four signatures at every length: a list of (signature, inputs as lists)."""
     longest = longest_text(model)
     texts = ["", "T", "The", "The end of 1984, naïvely: 東京"]
     texts = [text for text in texts if longest is None or len(tokenizer.encode(text)) < longest]
@@ -108,8 +140,9 @@ def language_model_requests(model, tokenizer):
         "seed": list(range(rows)),
     }
     requests = [
-        ("serving_default", {"prompt": texts[:2]}),
+        ("serving_default", {"prompt": texts[:3:2]}),
         ("generate", {"prompt": texts, **options}),
+        ("beam_search", {"prompt": texts, "max_new_tokens": options["max_new_tokens"], "num_beams": [1, 3, 2, 3][:rows]}),
         ("score", {"text": texts}),
     ]
     for text in long_texts(model, tokenizer):
@@ -137,9 +170,9 @@ def longest_text(model):
     return None if model.context_tokens else LONGEST
 
 
-def checked_options(prompt, *, max_new_tokens, **sampling):
-    """`max_new_tokens` int32 (B,), and a `Sampling` of (B,) tensors, once all values are known to be in range."""
-    batch, values, checks = tf.size(prompt), {"max_new_tokens": max_new_tokens, **sampling}, []
+def checked_options(prompt, **values):
+    """The options of a request as (B,) tensors by name, once all are known to be in range."""
+    batch, checks = tf.size(prompt), []
     for name, value in values.items():
         _, _, is_right, wanted = OPTIONS[name]
         size = tf.size(value)
@@ -148,8 +181,15 @@ def checked_options(prompt, *, max_new_tokens, **sampling):
         if is_right is not None:
             checks.append(refusal_unless(tf.reduce_all(is_right(value)), f"{name} {wanted}; got {{}}.", value))
     with tf.control_dependencies(checks):
-        rows = {name: tf.broadcast_to(value, [batch]) for name, value in values.items()}
-    return rows.pop("max_new_tokens"), Sampling(**rows)
+        return {name: tf.broadcast_to(value, [batch]) for name, value in values.items()}
+
+
+def checked_sampling(prompt, max_new_tokens, temperature, top_k, top_p, seed):
+    """`max_new_tokens` int32 (B,), and a `Sampling` of (B,) tensors, once all values are known to be in range."""
+    options = checked_options(
+        prompt, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+    )
+    return options.pop("max_new_tokens"), Sampling(**options)
 
 
 def as_many_as_fit(model, max_new_tokens, lengths):

@@ -1,0 +1,91 @@
+"""What every export promises, for every registered model and every task that it can serve: replayed in a clean process, of operations
+that a stock server has, and with answers that no other row of a batch changes."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import fuzz
+from tests import exports
+from zoo.export import latest_version
+from zoo.serving import golden, ops
+
+CLOSE = dict(rtol=1e-5, atol=1e-5)
+WORDS = ["the cat", "a", "", "the naive dog ran . a cat is not a dog , the cat"]
+# What a request may ask for, by signature; every other signature is asked as it is.
+WAYS = {
+    "generate": {
+        "greedy": dict(max_new_tokens=[5, 2, 6, 4]),
+        "sampled": dict(max_new_tokens=[5, 2, 6, 4], temperature=[0.9, 1.5, 0.7, 0.0], top_k=[9, 0, 0, 0], top_p=[1.0, 0.9, 1.0, 1.0],
+                        seed=[5, 6, 7, 8]),
+    },
+    "beam_search": {"beams": dict(max_new_tokens=[5, 2, 6, 4], num_beams=[3, 2, 4, 1], length_penalty=[0.6, 0.0, 1.0, 0.6])},
+    "prefill": {"sampled": dict(max_new_tokens=[5, 2, 6, 4], temperature=[0.9, 1.5, 0.7, 0.0], seed=[5, 6, 7, 8])},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=exports.cases(), ids="-".join)
+def case(request):
+    return request.param
+
+
+def text_inputs(case, model, name):
+    """Inputs of strings that a request to this signature must have: name -> a text for each of the four rows."""
+    tokenizer = exports.made(*case).tokenizer
+    slots = model.signatures[name]
+    required = [key for key in slots.inputs if key not in slots.defaults]
+    mask = f"{tokenizer.mask_token} " if name in ("fill_mask", "serving_default") and case[1] == "masked_lm" else ""
+    return {key: [mask + text for text in WORDS[i:] + WORDS[:i]] for i, key in enumerate(required)}
+
+
+def test_an_export_is_proved_and_holds_what_a_stock_server_has(case):
+    directory = exports.directory(*case)  # raises unless a clean process gives the same answers through the C API
+    assert latest_version(directory) == 1
+    assert sorted(entry.name for entry in directory.iterdir()) == ["1", "deployment"]
+    ops.check_ops(directory / "1")
+    requests = json.loads((directory / "1" / golden.EXTRA / "golden.json").read_text(encoding="utf8"))
+    signatures = exports.made(*case).task.signatures(*exports.made(*case)[:2]).keys()
+    assert {request["signature"] for request in requests} == signatures == exports.served(*case).signatures.keys()
+
+
+def test_a_rows_answer_is_its_own(case):
+    """Alone, repeated in batches of 2, 7 and 32, beside a much longer row, and with rows of padding as the server adds them."""
+    model = exports.served(*case)
+    for name in model.signatures:
+        if name == "decode_step":  # goes on from `prefill`, and is what test_export.py is about
+            continue
+        texts = text_inputs(case, model, name)
+        for way, options in WAYS.get(name, {"": {}}).items():
+            columns = {**texts, **options}
+            pick = lambda rows: {key: [values[row] for row in rows] for key, values in columns.items()}  # noqa: B023, E731
+            alone = [model.run(name, pick([row])) for row in range(4)]
+            for rows in ([0, 3], [0, 1, 2, 3, 0, 0, 0], [(5 * i + 1) % 4 for i in range(32)]):
+                together = model.run(name, pick(rows))
+                for place, row in enumerate(rows):
+                    for output, expected in alone[row].items():
+                        if output == "token_ids" or output.startswith("state_"):  # padded at the left, as the batch needs it
+                            continue
+                        assert_begins_with(together[output][place], expected[0], f"{name} {way} {output} of row {row}")
+
+
+def test_nonsense_is_answered_or_refused(case):
+    model = exports.served(*case)
+    for signature in model.signatures:
+        outcomes, _, _, _ = fuzz.fuzz(model, signature, 60, megabyte=False)  # ends with SystemExit at anything else
+        assert set(outcomes) <= {"answered", "INVALID_ARGUMENT"} and outcomes["answered"] > 1, signature
+
+
+def assert_begins_with(actual, expected, message):
+    """`actual` is `expected`, and beyond that padding: of empty strings, zeros, or impossible beams."""
+    kind = object if isinstance(expected, bytes) else None
+    actual, expected = np.atleast_1d(np.asarray(actual, kind)), np.atleast_1d(np.asarray(expected, kind))
+    corner = tuple(slice(size) for size in expected.shape)
+    inside = actual[corner]
+    if actual.dtype == object:
+        np.testing.assert_array_equal(inside, expected, err_msg=message)
+    else:
+        np.testing.assert_allclose(inside, expected, **CLOSE, err_msg=message)
+    beyond = np.array(actual, copy=True)
+    beyond[corner] = b"" if actual.dtype == object else 0
+    assert np.all((beyond == b"") if actual.dtype == object else (beyond == 0) | np.isneginf(beyond)), message

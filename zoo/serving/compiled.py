@@ -1,0 +1,110 @@
+"""A version for servers that were started with XLA: the passes of the model are compiled, text and choices stay outside.
+
+XLA compiles each shape anew, which takes seconds. Columns are therefore padded to multiples of `COLUMNS`, so that few shapes occur;
+rows come in the batch sizes that the server is told to make. A stock server has XLA switched off and refuses such a graph at the
+first request: it is written only when asked for, and never beside versions for a stock server.
+"""
+
+import contextlib
+
+import tensorflow as tf
+
+from zoo.models.base import Encoder, Headed, LanguageModel
+
+COLUMNS = 64
+
+
+@contextlib.contextmanager
+def compiled(model):
+    """While graphs are traced in this block, the passes of `model` become functions that must be compiled.
+
+    Raises:
+        ValueError: the model has no pass that XLA could compile.
+    """
+    passes = model.backbone if isinstance(model, Headed) else model
+    if isinstance(passes, LanguageModel) and passes.projection() is not None:
+        replaced = {
+            "init_state": _roomier(passes.init_state), "next_logits": _next_logits(passes), "token_log_probs": _token_log_probs(passes),
+            "encode": _encode(passes),
+        }  # fmt: skip
+    elif isinstance(passes, Encoder):
+        replaced = {"encode": _encode(passes)}
+    else:
+        raise ValueError(
+            f"{model.registered_name} looks its numbers up in tables, which XLA cannot compile; leave --export_xla out."
+        )
+    # Past Keras, which would take them for parts of the model.
+    for name, function in replaced.items():
+        object.__setattr__(passes, name, function)
+    try:
+        yield
+    finally:
+        for name in replaced:
+            object.__delattr__(passes, name)
+
+
+def _compiled(function):
+    return tf.function(function, jit_compile=True, autograph=False)
+
+
+def _missing(model, token_ids):
+    """int32 scalar: columns that are added to (B, T) tokens, as far as the model takes them."""
+    length = tf.shape(token_ids)[1]
+    wanted = -(-length // COLUMNS) * COLUMNS
+    if model.max_length is not None:
+        wanted = tf.minimum(wanted, model.max_length)
+    return tf.maximum(wanted - length, 0)
+
+
+def _pad(values, left, right):
+    return tf.pad(values, [[0, 0], [left, right]])
+
+
+def _real(token_ids, padding_mask):
+    return tf.ones_like(token_ids, tf.bool) if padding_mask is None else padding_mask
+
+
+def _roomier(init_state):
+    """Room for the columns that `_next_logits` adds, and itself one of few sizes."""
+
+    def roomier(batch_size, max_length):
+        return init_state(batch_size, (-(-max_length // COLUMNS) + 1) * COLUMNS)
+
+    return roomier
+
+
+def _next_logits(model):
+    step = _compiled(model.next_logits)
+
+    def next_logits(token_ids, state, padding_mask=None):
+        if token_ids.shape[1] == 1:
+            return step(token_ids, state)
+        missing = _missing(model, token_ids)
+        padded, mask = _pad(token_ids, missing, 0), _pad(_real(token_ids, padding_mask), missing, 0)
+        return step(padded, state, mask)
+
+    return next_logits
+
+
+def _token_log_probs(model):
+    score = _compiled(model.token_log_probs)
+
+    def token_log_probs(token_ids, labels, state=None, *, padding_mask=None):
+        missing = _missing(model, token_ids)
+        mask = _pad(_real(token_ids, padding_mask), 0, missing)
+        log_probs, _ = score(_pad(token_ids, 0, missing), _pad(labels, 0, missing), padding_mask=mask)
+        return log_probs[:, : tf.shape(token_ids)[1]], state
+
+    return token_log_probs
+
+
+def _encode(model):
+    encode_ = _compiled(model.encode)
+
+    def encode(token_ids, padding_mask=None, segment_ids=None, training=False):
+        missing = _missing(model, token_ids)
+        mask = _pad(_real(token_ids, padding_mask), 0, missing)
+        segments = None if segment_ids is None else _pad(segment_ids, 0, missing)
+        return encode_(_pad(token_ids, 0, missing), mask, segments)[:, : tf.shape(token_ids)[1]]
+
+    return encode
