@@ -137,9 +137,8 @@ def batching_parameters():
     message.field[5].label = field.LABEL_REPEATED
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
-    return message_factory.GetMessageClass(
-        pool.Add(file) or pool.FindMessageTypeByName("tensorflow.serving.BatchingParameters")
-    )
+    pool.AddSerializedFile(file.SerializeToString())
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.serving.BatchingParameters"))
 
 
 @pytest.mark.parametrize("xla", [False, True])
