@@ -30,7 +30,7 @@ def attend(q_BNTH, k_BKSH, v_BKSH, mask):
     # Queries that share a key head are stacked along T: grouped-query attention is then a plain batched product.
     q = ops.reshape(q_BNTH * head_dim**-0.5, (-1, num_kv_heads, groups * num_queries, head_dim))
     scores = ops.cast(ops.matmul(q, ops.transpose(k_BKSH, (0, 1, 3, 2))), "float32")
-    if mask is not None and groups == 1 and num_queries == 1:
+    if mask is not None and groups == 1 and q_BNTH.shape[2] == 1:
         # A decoding step. TensorFlow makes one kernel of product and sum, which is slow where there is so little to do.
         scores = ops.where(mask[:, None], scores, MASKED)
     elif mask is not None:
