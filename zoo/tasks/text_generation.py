@@ -69,17 +69,11 @@ def language_model_signatures(model, tokenizer):
     A text that is longer than `longest_text(model)`, or an option out of its range, is an InvalidArgumentError that says what
     would be right.
     """
-
     ends = dict(stop_ids=(tokenizer.eos_id,), pad_id=tokenizer.pad_id)
 
     def state_for(prompt_ids, max_new_tokens):
         room = tf.shape(prompt_ids)[1] + tf.reduce_max(tf.concat([max_new_tokens, [0]], 0))
         return model.init_state(tf.shape(prompt_ids)[0], room)
-
-    def continued(prompt, prompt_ids, padding_mask, token_ids, lengths):
-        written = tf.range(tf.shape(token_ids)[1])[None] < lengths[:, None]
-        whole = tf.ragged.boolean_mask(tf.concat([prompt_ids, token_ids], 1), tf.concat([padding_mask, written], 1))
-        return texts_of(tokenizer, prompt, tf.ragged.boolean_mask(prompt_ids, padding_mask), whole)
 
     @signature(STRINGS, *(OPTIONS[name][0] for name in GENERATION))
     def generate_(
@@ -93,7 +87,7 @@ def language_model_signatures(model, tokenizer):
             model.next_logits, state_for(prompt_ids, max_new_tokens), prompt_ids, padding_mask,
             max_new_tokens=max_new_tokens, sampling=sampling, **ends,
         )  # fmt: skip
-        text = continued(prompt, prompt_ids, padding_mask, decoded.token_ids, decoded.lengths)
+        text = _continued(tokenizer, prompt, prompt_ids, padding_mask, decoded.token_ids, decoded.lengths)
         return {"text": text, "log_prob": decoded.log_probs}
 
     @signature(STRINGS, *(OPTIONS[name][0] for name in BEAM_SEARCH))
@@ -107,7 +101,7 @@ def language_model_signatures(model, tokenizer):
         best = beam_search(model.next_logits, state, prompt_ids, padding_mask, num_best=None, **options, **ends)
         batch, count, width = tf.unstack(tf.shape(best.token_ids))
         rows = [tf.repeat(given, count, axis=0) for given in (prompt, prompt_ids, padding_mask)]
-        text = continued(*rows, tf.reshape(best.token_ids, (batch * count, width)), tf.reshape(best.lengths, [-1]))
+        text = _continued(tokenizer, *rows, tf.reshape(best.token_ids, (batch * count, width)), tf.reshape(best.lengths, [-1]))
         found = best.scores > -float("inf")
         log_prob = tf.where(found, best.log_probs, -float("inf"))
         return {"text": tf.where(found, tf.reshape(text, (batch, count)), ""), "log_prob": log_prob, "score": best.scores}
@@ -242,6 +236,13 @@ def texts_of(tokenizer, prompts, prompt_ids, all_ids):
     cut = tf.minimum(head_length, length)
     is_head = tf.strings.substr(whole, tf.zeros_like(cut), cut) == head
     return tf.where(is_head, prompts + tf.strings.substr(whole, cut, length - cut), whole)
+
+
+def _continued(tokenizer, prompts, prompt_ids, padding_mask, token_ids, lengths):
+    """string (B,): prompts, left-padded ids (B, P) of which `padding_mask` are real, with the first `lengths` (B,) of (B, N) more."""
+    written = tf.range(tf.shape(token_ids)[1])[None] < lengths[:, None]
+    whole = tf.ragged.boolean_mask(tf.concat([prompt_ids, token_ids], 1), tf.concat([padding_mask, written], 1))
+    return texts_of(tokenizer, prompts, tf.ragged.boolean_mask(prompt_ids, padding_mask), whole)
 
 
 def _score(model, tokenizer, texts):
