@@ -15,11 +15,12 @@ class Differentiation:
         model: a built model.
         task: an instance of a registered task.
         num_micro_batches: k, a divisor of B; the rows are taken B / k at a time, and what they give is summed.
-        fusion: a context in which the step is traced.
+
+    `fusion` is the context in which the step is traced, see `zoo.layers.fusion`.
     """
 
-    def __init__(self, model, task, num_micro_batches=1, fusion=contextlib.nullcontext):
-        self.model, self.task, self.num_micro_batches, self._fusion = model, task, num_micro_batches, fusion
+    def __init__(self, model, task, num_micro_batches=1):
+        self.model, self.task, self.num_micro_batches, self.fusion = model, task, num_micro_batches, contextlib.nullcontext
 
     def of_mean(self, batch, state):
         """(gradients of the mean loss, summed loss, count, new state), where no other replica's count is needed."""
@@ -55,7 +56,7 @@ class Differentiation:
 
     def _of(self, batch, state, target):
         variables = self.model.trainable_variables
-        with self._fusion():
+        with self.fusion():
             with tf.GradientTape() as tape:
                 outputs, state = self.task.forward(self.model, batch, state=state, training=True)
                 loss_sum, count = self.task.loss(batch, outputs)

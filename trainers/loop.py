@@ -22,7 +22,7 @@ from trainers.gradients import Differentiation
 from trainers.loss_scaling import SMALLEST_SCALE, LossScaling
 from trainers.plan import XLA_CPU_MAX_PARAMS
 from trainers.strategies import Placement, rows_of, share
-from zoo.layers.fusion import islands
+from zoo.layers.fusion import islands, whole
 
 
 def resolve_xla(requested, model, devices):
@@ -80,7 +80,7 @@ class Trainer:
         self.placement = placement or Placement("cpu")
         self.batch_size, self._micro_batches = batch_size, grad_accumulation
         self.rows = share(batch_size, self.placement.num_replicas, grad_accumulation)
-        self._differentiation = Differentiation(model, task, grad_accumulation, islands if fuse else contextlib.nullcontext)
+        self._differentiation, self._fuse = Differentiation(model, task, grad_accumulation), fuse
         self.carried = None
         if model.carries_state:
             self.initial = self.placement.spread(lambda _: model.init_state(self.rows, seq_length))
@@ -95,6 +95,8 @@ class Trainer:
         """Makes the graphs: of the whole step on one replica, else of the gradients on each. Scaled losses stand between
         the two: whether a step counts is decided when all gradients are added up."""
         self.xla, self._taken = xla, False
+        for_cpu = xla and all(device.device_type in ("CPU", "XLA_CPU") for device in tf.config.list_logical_devices())
+        self._differentiation.fusion = whole if for_cpu else islands if self._fuse else contextlib.nullcontext
         if self.placement.strategy is None and self.scaling is None:
             self._compiled = [tf.function(self._whole_step, jit_compile=xla, autograph=False)]
             self._step = self._compiled[0]

@@ -9,6 +9,8 @@ import functools
 import keras
 from keras import ops
 
+from zoo.layers.fusion import add_bias
+
 
 def leading_shape(x):
     """The leading axes of x, as `ops.reshape` takes them: -1 for one that is unknown, which costs a graph nothing to find out."""
@@ -110,7 +112,7 @@ class Linear(keras.layers.Layer):
         if self.adapter_a is not None:
             y_NY = ops.add(y_NY, self.adapter_scale * ops.matmul(ops.matmul(x_NX, self.adapter_a), self.adapter_b))
         if self.use_bias:
-            y_NY = ops.add(y_NY, self.bias)
+            y_NY = add_bias(y_NY, self.bias)
         return ops.reshape(y_NY, (*leading_shape(x), self.units))
 
     def compute_output_shape(self, input_shape):

@@ -9,10 +9,12 @@ Shape letters: D hidden; the leading axes are any.
 import keras
 from keras import ops
 
+from zoo.layers.fusion import sum_of_rows
+
 
 def _parameter_gradient(values):
     """Sums over every axis but the last."""
-    return ops.sum(ops.reshape(values, (-1, values.shape[-1])), axis=0)
+    return sum_of_rows(ops.reshape(values, (-1, values.shape[-1])))
 
 
 def layer_norm(x, gamma, beta, epsilon):
