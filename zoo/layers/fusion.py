@@ -4,6 +4,8 @@ On a CPU the two compilers are good at different things: TensorFlow's matrix pro
 runs each elementwise operation as a pass over memory of its own, where XLA makes one pass of the whole chain. A training step
 inside `islands()` takes the better half of each; everywhere else, and so in every export, a `fused` function is plain. Inside
 `whole()`, where XLA compiles all of a step for a CPU, layers choose forms that it does well there, such as `sum_of_rows`.
+
+Shape letters: N rows, Y their width.
 """
 
 import contextlib

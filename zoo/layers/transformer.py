@@ -58,6 +58,7 @@ class TransformerBlock(keras.layers.Layer):
         norm_first: whether the norms stand before the sublayers or after the residuals.
         epsilon: of the norms.
         remat: whether training keeps only the block's input and computes the rest again for the gradient (Chen et al. 2016).
+            TensorFlow does so in graphs, as every training step is one; executed eagerly, it keeps all.
 
     Call: as `Attention`. Returns (B, T, D) and the updated cache.
     """
@@ -73,7 +74,7 @@ class TransformerBlock(keras.layers.Layer):
             layer.build(input_shape)
 
     def call(self, x, attention_mask=None, angles=None, cache=None, training=False):
-        if not (self.remat and training and cache is None):
+        if not (self.remat and training and cache is None) or _is_eager():
             return self._call(x, attention_mask, angles, cache, training)
         # Both passes must drop the same: the seeds are drawn once, out here.
         dropouts = [layer.dropout for layer in (self.attention, self.mlp) if layer.dropout is not None]
@@ -95,3 +96,12 @@ class TransformerBlock(keras.layers.Layer):
             x = self.attention_norm(x)
             return self.mlp_norm(x + self.mlp(x, training=training)), cache
         return x + self.mlp(self.mlp_norm(x), training=training), cache
+
+
+def _is_eager():
+    """Whether TensorFlow executes line by line, where `tf.recompute_grad` was seen to hang after a thousand other tests."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf  # other backends need not have it
+
+    return tf.executing_eagerly()

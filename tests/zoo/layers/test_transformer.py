@@ -105,7 +105,7 @@ def test_a_block_computed_again_has_the_same_gradients_and_drops_the_same(graph)
 
     kept, seeds, calls = train(remat=False)
     again, seeds_again, calls_again = train(remat=True)
-    assert calls_again == 2 * calls
+    assert calls_again == (calls if graph == "eager" else 2 * calls)
     np.testing.assert_array_equal(seeds_again, seeds)
     assert not np.allclose(kept[0][0], kept[1][0])  # the next step drops others
     for mine, other in zip(again, kept, strict=True):
