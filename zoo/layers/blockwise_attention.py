@@ -181,7 +181,7 @@ class _Blocks:
                 highest, total, mixed = carry
                 scores = self._scores(q_BKtH, read_block(k_MBKsH, j), rule, i, j)
                 raised = ops.maximum(highest, ops.max(scores, axis=-1, keepdims=True))
-                powers, shrink = _exponentials(scores, raised), ops.exp(highest - raised)
+                powers, shrink = ops.exp(scores - raised), ops.exp(highest - raised)
                 values = ops.matmul(ops.cast(powers, v_MBKsH.dtype), read_block(v_MBKsH, j))
                 total = total * shrink + ops.sum(powers, axis=-1, keepdims=True)
                 return raised, total, mixed * shrink + ops.cast(values, "float32")
@@ -205,8 +205,9 @@ class _Blocks:
                 dq_BKtH, dk_MBKsH, dv_MBKsH = carry
                 k_BKsH, v_BKsH = read_block(k_MBKsH, j), read_block(v_MBKsH, j)
                 # A hidden score is so low that its weight is 0, but for queries that see nothing, which nobody reads.
-                dw_BKts = ops.matmul(dy_BKtH, _transpose(v_BKsH))
-                w_BKts, ds_BKts = _weights_and_gradient(self._scores(q_BKtH, k_BKsH, rule, i, j), log_sums, dw_BKts, inner)
+                w_BKts = ops.exp(self._scores(q_BKtH, k_BKsH, rule, i, j) - log_sums)
+                ds_BKts = w_BKts * (ops.cast(ops.matmul(dy_BKtH, _transpose(v_BKsH)), "float32") - inner)
+                w_BKts, ds_BKts = ops.cast(w_BKts, dy_BKtH.dtype), ops.cast(ds_BKts, dy_BKtH.dtype)
                 dk_MBKsH = _add(dk_MBKsH, ops.matmul(_transpose(ds_BKts), q_BKtH), j)
                 dv_MBKsH = _add(dv_MBKsH, ops.matmul(_transpose(w_BKts), dy_BKtH), j)
                 return dq_BKtH + ops.cast(ops.matmul(ds_BKts, k_BKsH), "float32"), dk_MBKsH, dv_MBKsH
@@ -232,18 +233,6 @@ class _Blocks:
         return _hide(_scores(q_BKtH, k_BKsH), mask, self.num_heads)
 
 
-@fused
-def _exponentials(scores, highest):
-    return ops.exp(scores - highest)
-
-
-@fused
-def _weights_and_gradient(scores, log_sums, dw, inner):
-    """w = exp(scores - log_sums) and w (dw - inner), in the dtype of dw."""
-    w = ops.exp(scores - log_sums)
-    return ops.cast(w, dw.dtype), ops.cast(w * (ops.cast(dw, "float32") - inner), dw.dtype)
-
-
 def _zeros(x):
     return ops.zeros_like(x, dtype="float32")
 
@@ -261,12 +250,8 @@ def _hide(scores_BKts, mask, num_heads):
     if mask is None:
         return scores_BKts
     num_kv_heads = scores_BKts.shape[1]
-    return _stack(_masked(_unstack(scores_BKts, num_heads), mask), num_kv_heads)
-
-
-@fused
-def _masked(scores_BNts, mask):
-    return ops.where(mask[:, None], scores_BNts, MASKED)
+    scores_BNts = ops.where(mask[:, None], _unstack(scores_BKts, num_heads), MASKED)
+    return _stack(scores_BNts, num_kv_heads)
 
 
 def _inner_product(x, y):
