@@ -185,9 +185,9 @@ def test_the_saved_model_answers_without_any_code_of_ours(trained, tmp_path):
 
 def test_ctrl_c_saves_and_the_command_it_prints_goes_on_to_equal_scores(workplace, monkeypatch, capfd):
     monkeypatch.chdir(workplace)
-    steps = 1_500
+    steps = 700
     arguments = [
-        "--model=gpt", "--data_path=corpus.txt", *SETTINGS, "--tokenizer=byte", f"--steps={steps}", "--eval_every=500",
+        "--model=gpt", "--data_path=corpus.txt", *SETTINGS, "--tokenizer=byte", f"--steps={steps}", "--eval_every=250",
         "--checkpoint_every=100000", "--noexport", "--set=dropout=0.2", "--set=num_layers=1", "--xla=off",
     ]  # fmt: skip
     command = [sys.executable, "-m", "trainers.run", *arguments, "--model_dir=interrupted"]

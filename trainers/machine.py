@@ -1,7 +1,9 @@
 """What the machine has: memory and how much of it is used, the processor, the speed of its products and of its memory."""
 
+import errno
 import functools
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -17,6 +19,16 @@ def memory_limit():
         if text.isdigit():
             limits.append(int(text))
     return min(limits)
+
+
+def require_room(directory, num_bytes):
+    """Raises OSError when the disk has less than `num_bytes` free for what is to be written into `directory`.
+
+    Asked before the libraries that write: HDF5 and TensorFlow tell late and at length of a disk that is full.
+    """
+    there = next(path for path in (Path(directory).absolute(), *Path(directory).absolute().parents) if path.exists())
+    if shutil.disk_usage(there).free < num_bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
 
 
 def resident_bytes():

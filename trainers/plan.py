@@ -180,7 +180,8 @@ def _graphs(config, seq_length, compiled):
 def _layers(config, seq_length, width, compiled):
     """Bytes a token that the layers keep for the gradient."""
     if not hasattr(config, "num_layers"):
-        return 4.0 * getattr(config, "order", 1) * (seq_length + 2.0 * getattr(config, "num_classes", 1))
+        # which positions hold the same n-gram, (T, T) for each order, in several forms
+        return 14.0 * getattr(config, "order", 1) * (seq_length + 2.0 * getattr(config, "num_classes", 1))
     if not hasattr(config, "num_heads"):
         gates = {"rnn": 1, "gru": 3, "lstm": 4}[getattr(config, "cell", "lstm")]
         return width * config.num_layers * config.hidden_dim * (3.0 * gates + 6.0)

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 import tfds_configs
-from trainers import initial, loop, optimizers, plan, strategies, tuning
+from trainers import initial, loop, machine, optimizers, plan, strategies, tuning
 from trainers.checkpoints import Checkpoints, named_variables
 from trainers.flags import profiled_steps, quiet, task_config, tuning_config
 from trainers.meter import Meter, devices_peak
@@ -17,6 +17,8 @@ from trainers.progress import Progress, duration
 from trainers.steps import Place, Steps, layout_of, shown, split_scores
 from zoo.bundle import Bundle, load
 from zoo.registry import MODELS, TASKS
+
+OVERHEAD = 8 * 10**6  # bytes of a bundle or an export that are no weights: tokenizer and graph
 
 
 def train(run, config, model_config):
@@ -73,6 +75,8 @@ def _train(run, config, model_config, placement):
         return
     scores = _judge(config, trainer, log, data, time.perf_counter() - began)
     provenance = {"dataset": source.name, "licence": source.licence, "steps": config.steps, "scores": scores}
+    size = sum(int(np.prod(variable.shape)) * 4 for variable in model.variables) + OVERHEAD
+    machine.require_room(run / "bundle", size * (2 if config.export else 1))
     saved = Bundle(model, tokenizer, task, provenance).save(run / "bundle")
     # Read again, the variables are plain ones: a SavedModel is not made of copies on several replicas.
     _deliver(run, config, load(saved) if placement.strategy else Bundle(model, tokenizer, task, provenance))

@@ -82,6 +82,13 @@ def test_a_containers_limit_counts_where_it_is_less(tmp_path, monkeypatch):
         assert machine.memory_limit() == min(expected, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
+def test_room_is_asked_for_before_anything_is_written(tmp_path):
+    free = shutil.disk_usage(tmp_path).free
+    machine.require_room(tmp_path / "not" / "yet", free // 2)
+    with pytest.raises(OSError, match="No space left on device: '.*not/yet'"):
+        machine.require_room(tmp_path / "not" / "yet", 10 * free)
+
+
 def test_memory_that_a_process_holds_and_has_held():
     before = machine.resident_bytes()
     block = bytearray(b"x") * 100_000_000
