@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import time
 import zipfile
 import zlib
@@ -45,7 +46,7 @@ class Checkpoints:
     def __init__(self, directory, variables, writes=True):
         self.directory, self.variables, self.writes = Path(directory), variables, writes
         self.stall_seconds, self.write_seconds = [], []
-        self._writer = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        self._writer = concurrent.futures.ThreadPoolExecutor(1, "checkpoint", initializer=_yield_to_others)
         self._writing, self._copies = None, {}
 
     def save(self, step, progress, metrics=""):
@@ -235,6 +236,12 @@ def named_variables(**groups):
         for group, variables in groups.items()
         for i, variable in enumerate(variables)
     }
+
+
+def _yield_to_others():
+    """Lets the step have more of the cores. On Linux a thread has a priority of its own; elsewhere it would be the process's."""
+    if sys.platform == "linux":
+        os.nice(5)
 
 
 def _value(variable):
