@@ -34,7 +34,7 @@ def _transformers(request):
         for i, ids in enumerate(request["rows"]):
             with torch.no_grad():
                 outputs = model(torch.tensor([ids]))
-            result = outputs.last_hidden_state if request["task"] == "embed" else outputs.logits
+            result = outputs.last_hidden_state if request["task"] == "embed" else outputs[0]
             results[f"outputs_{i}"] = result[0].float().numpy()
     where = dict(pretrained_model_name_or_path=str(path))
     if path.is_file():
@@ -64,6 +64,9 @@ def _of_directory(transformers, request, path):
         if (path / "bert_config.json").is_file():
             options["config"] = transformers.BertConfig.from_json_file(path / "bert_config.json")
             (path,) = path.glob("*.ckpt*.index")
+            # Its reader of these files wants both of their heads; the first output is the masked language model's.
+            whole = transformers.BertForPreTraining.from_pretrained(path, **options).eval()
+            return whole.bert if request["task"] == "embed" else whole
     return classes[request["task"]].from_pretrained(path, **options).eval()
 
 

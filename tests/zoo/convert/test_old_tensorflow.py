@@ -88,7 +88,8 @@ def test_a_damaged_h5_is_refused(tmp_path):
 
 def google_names(tensors):
     """Hugging Face's tensors of a masked language model -> Google's variables, with what pre-training leaves beside them."""
-    stored = {"cls/seq_relationship/output_weights": np.ones((2, 12)), "cls/seq_relationship/output_bias": np.ones(2)}
+    two = np.ones((2, 12), np.float32)
+    stored = {"cls/seq_relationship/output_weights": two, "cls/seq_relationship/output_bias": two[:, 0]}
     for own, array in tensors.items():
         *parts, last = re.sub(r"layer\.(\d+)\.", r"layer_\1.", own).split(".")
         if parts[-1] == "LayerNorm":
