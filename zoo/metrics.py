@@ -4,7 +4,6 @@ import collections
 import math
 import re
 import string
-import unicodedata
 
 import numpy as np
 
@@ -104,24 +103,51 @@ def entity_f1(sentences, predicted):
     return 2 * right / (told + true) if told + true else 0.0
 
 
+HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
+# What the evaluation program of CMRC 2018 (Cui et al. 2019) takes for punctuation.
+CMRC_PUNCTUATION = frozenset("-:_*^/\\~`+=，。：？！“”；’《》…·、「」（）－～『』")
+
+
 def answer_words(text):
-    """The words of an answer as SQuAD compares them (Rajpurkar et al. 2016, section 6.1): lower case, no articles, no
-    punctuation; and each Chinese character a word of its own, as CMRC 2018 does."""
-    text = "".join(" " if unicodedata.category(c)[0] in "PS" and ord(c) > 127 else c for c in text.lower())
-    text = "".join(c for c in text if c not in string.punctuation)
-    text = re.sub(r"\b(a|an|the)\b", " ", text)
-    return re.sub(r"([\u3400-\u9fff\uf900-\ufaff])", r" \1 ", text).split()
+    """The words of an answer as SQuAD compares them (Rajpurkar et al. 2016, section 6.1): lower case, no articles, no ASCII
+    punctuation."""
+    text = "".join(c for c in text.lower() if c not in string.punctuation)
+    return re.sub(r"\b(a|an|the)\b", " ", text).split()
+
+
+def answer_characters(text):
+    """The units of an answer as CMRC 2018 compares them: each Chinese character, and each word or mark of other writing."""
+    text = "".join(c for c in text.lower() if c not in CMRC_PUNCTUATION)
+    return re.findall(rf"{HAN.pattern}|[^\W\u3400-\u9fff\uf900-\ufaff]+|[^\w\s]", text)
 
 
 def exact_match(answer, wanted):
-    """1.0 if two answers have the same words, else 0.0."""
-    return float(answer_words(answer) == answer_words(wanted))
+    """1.0 if two answers are the same as SQuAD counts it, where there is Chinese as CMRC 2018 does; else 0.0."""
+    units = answer_characters if HAN.search(answer + wanted) else answer_words
+    return float(units(answer) == units(wanted))
 
 
 def overlap_f1(answer, wanted):
-    """F1 of the words that two answers share; of two without a word, whether both are."""
-    here, there = answer_words(answer), answer_words(wanted)
+    """F1 of what two answers share: of their words (SQuAD), or where there is Chinese of the longest run of units that both have
+    (CMRC 2018); of two without a word, whether both are."""
+    if HAN.search(answer + wanted):
+        here, there = answer_characters(answer), answer_characters(wanted)
+        shared = _longest_common_run(here, there)
+    else:
+        here, there = answer_words(answer), answer_words(wanted)
+        shared = sum((collections.Counter(here) & collections.Counter(there)).values())
     if not here or not there:
         return float(here == there)
-    shared = sum((collections.Counter(here) & collections.Counter(there)).values())
     return 2 * shared / (len(here) + len(there))
+
+
+def _longest_common_run(one, other):
+    """The length of the longest list that is a piece of both lists."""
+    longest, before = 0, [0] * (len(other) + 1)
+    for item in one:
+        now = [0] * (len(other) + 1)
+        for j, theirs in enumerate(other):
+            if item == theirs:
+                now[j + 1] = before[j] + 1
+        longest, before = max(longest, *now), now
+    return longest

@@ -41,6 +41,22 @@ class MaskedLMHead(keras.layers.Layer):
         return ops.cast(ops.reshape(logits_NV, (*ops.shape(x)[:-1], self.vocab_size)), "float32")
 
 
+class PretrainingHead(MaskedLMHead):
+    """As `MaskedLMHead`, and whether the two parts of a row stand as they did in the text: `pair`, W c + b of the row's vector c
+    (Devlin et al. 2019, section 3.1, task 2).
+
+    Args:
+        vocab_size, activation, epsilon: as `MaskedLMHead`.
+
+    Call: as `MaskedLMHead`.
+    """
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.pair = Linear(2, dtype=self.dtype_policy, name="pair")
+        self.pair.build((None, input_shape[-1]))
+
+
 def pooled(hidden_BTD, padding_mask_BT, pooling):
     """One vector a row: that of its first real token, that of its last, or the mean of all: float (B, D).
 

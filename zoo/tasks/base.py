@@ -14,7 +14,10 @@ the same for all.
 
 import dataclasses
 
+from keras import ops
+
 from zoo.config import Config
+from zoo.layers.cross_entropy import cross_entropy
 from zoo.models.base import Headed
 
 
@@ -112,6 +115,15 @@ class Task:
     def forward(self, model, batch, state=None, training=False):
         """The outputs for a batch, and the state it leaves (None if none was given)."""
         raise TypeError(f"{type(self).__name__} does not implement forward().")
+
+    def smoothed_cross_entropy(self, labels, logits):
+        """-log p(label), with what label_smoothing and z_loss add: float32 of the shape of `labels`."""
+        losses = cross_entropy(labels, logits)
+        if self.label_smoothing or self.z_loss:
+            log_z = ops.logsumexp(logits, axis=-1)
+            even = log_z - ops.mean(logits, axis=-1)
+            losses = (1 - self.label_smoothing) * losses + self.label_smoothing * even + self.z_loss * log_z**2
+        return losses
 
     def loss(self, batch, outputs):
         """(sum, count), float32 scalars: the loop divides the sum over all replicas by the count over all replicas."""

@@ -19,6 +19,7 @@ from zoo.layers.heads import SequenceClassifier
 from zoo.models.base import Classifier, Encoder
 from zoo.registry import TASKS
 from zoo.tasks import sequences
+from zoo.tasks.augmentation import Augmentation, read_synonyms, uniform
 from zoo.tasks.base import Task
 from zoo.tasks.signatures import refusal_unless, same_rows, signature
 
@@ -36,6 +37,9 @@ class ClassificationConfig(Config):
         balance: whether every class counts the same in the training loss, however many examples it has.
         class_weights: what an example of each class counts in the training loss, in the order of labels; empty for 1.
         overlong: what becomes of texts that do not fit: `cut`, the longer of a pair first, or `refuse`.
+        word_deletion, word_swap, synonym_rate, char_noise: how much of each training text is changed, anew at every step; see
+            `augmentation.Augmentation`.
+        synonym_table: file with a row a word, `word TAB synonym TAB ...`.
     """
 
     labels: tuple[str, ...] = ()
@@ -46,11 +50,18 @@ class ClassificationConfig(Config):
     balance: bool = False
     class_weights: tuple[float, ...] = ()
     overlong: str = "cut"
+    word_deletion: float = 0.0
+    word_swap: float = 0.0
+    synonym_rate: float = 0.0
+    synonym_table: str = ""
+    char_noise: float = 0.0
 
     recipe: ClassVar = dict(dataset="python_docs/classification")
 
     def validate(self):
-        self.require_rate("head_dropout")
+        self.require_rate("head_dropout", "word_deletion", "word_swap", "synonym_rate", "char_noise")
+        both = bool(self.synonym_rate) == bool(self.synonym_table)
+        self.require(both, "synonym_rate and synonym_table go together: how often, and from which file.")
         self.require(self.pooling in ("auto", "first", "last", "mean"), f"pooling cannot be {self.pooling!r}.")
         self.require(self.overlong in ("cut", "refuse"), f"overlong is cut or refuse, got {self.overlong!r}.")
         self.require(all(weight >= 0 for weight in self.class_weights), "class_weights must not be negative.")
@@ -65,10 +76,11 @@ class LabelledTexts:
         parts: for each example a list of one or two int32 arrays.
         labels: int32 (N,).
         num_cut: how many do not fit into a row.
+        texts: for each example a list of one or two strings.
     """
 
-    def __init__(self, parts, labels, num_cut):
-        self.parts, self.labels, self.num_cut = parts, labels, num_cut
+    def __init__(self, parts, labels, num_cut, texts):
+        self.parts, self.labels, self.num_cut, self.texts = parts, labels, num_cut, texts
 
     def __len__(self):
         return len(self.parts)
@@ -108,15 +120,14 @@ class Classification(Task):
                 raise ValueError(f"Example {number} has the label {label!r}, which no training example has: {seen}.")
             texts.append(_texts(example, self.config.pair, number))
             labels.append(known[label])
-        flat = iter(tokenizer.encode_batch([text for parts in texts for text in parts]))
-        parts = [[next(flat) for _ in some] for some in texts]
+        parts = _encoded(texts, tokenizer)
         over = [i for i, some in enumerate(parts, 1) if sequences.overlong(some, layout.seq_length)]
         if over and self.config.overlong == "refuse":
             raise ValueError(
                 f"Example {over[0]} does not fit into --seq_length={layout.seq_length} (nor do {len(over) - 1:,} others); "
                 "raise it, or have long texts cut with --set=overlong=cut."
             )
-        return LabelledTexts(parts, np.array(labels, np.int32), len(over))
+        return LabelledTexts(parts, np.array(labels, np.int32), len(over), texts)
 
     def size(self, data):
         cut = f", {data.num_cut:,} of them cut" if data.num_cut else ""
@@ -130,11 +141,26 @@ class Classification(Task):
         width = max(len(ids) for ids, _ in rows)
         weights = np.array(self.config.class_weights or [1.0] * len(self.config.labels), np.float32)
 
+        augmentation = self._augmentation()
+
         def make(chosen, step):
-            batch = _batch([rows[i] for i in chosen], data.labels[chosen], width, tokenizer.pad_id)
+            some = [rows[i] for i in chosen]
+            if augmentation is not None:
+                random = uniform(layout.seed, step)
+                texts = [[augmentation(text, random) for text in data.texts[i]] for i in chosen]
+                some = [sequences.row(parts, tokenizer, width) for parts in _encoded(texts, tokenizer)]
+            batch = _batch(some, data.labels[chosen], width, tokenizer.pad_id)
             return {**batch, "loss_weights": weights[batch["labels"]]}
 
         return sequences.ExampleBatches(len(data), layout.batch_size, layout.seed, make)
+
+    def _augmentation(self):
+        """What changes training texts, or None."""
+        c = self.config
+        if not (c.word_deletion or c.word_swap or c.synonym_rate or c.char_noise):
+            return None
+        synonyms = read_synonyms(c.synonym_table) if c.synonym_table else None
+        return Augmentation(c.word_deletion, c.word_swap, c.synonym_rate, c.char_noise, synonyms)
 
     def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
         count = len(data) if max_tokens is None else min(len(data), max(max_tokens // layout.seq_length, 1))
@@ -165,11 +191,7 @@ class Classification(Task):
 
     def loss(self, batch, outputs):
         weights = ops.cast(batch["loss_weights"], "float32")
-        losses = cross_entropy(batch["labels"], outputs)
-        if self.label_smoothing or self.z_loss:
-            log_z = ops.logsumexp(outputs, axis=-1)
-            even = log_z - ops.mean(outputs, axis=-1)
-            losses = (1 - self.label_smoothing) * losses + self.label_smoothing * even + self.z_loss * log_z**2
+        losses = self.smoothed_cross_entropy(batch["labels"], outputs)
         return ops.sum(losses * weights), ops.sum(weights)
 
     def score(self, model, batch, state=None):
@@ -230,6 +252,12 @@ class Classification(Task):
         texts = ["", "Oil prices fall.", "Returns the number of items; raises ValueError if there are none.", "東京 naïve"]
         inputs = {"text": texts, **({"text_pair": texts[::-1]} if self.config.pair else {})}
         return [("serving_default", inputs), ("classify", {name: texts[1:2] for name, texts in inputs.items()})]
+
+
+def _encoded(texts, tokenizer):
+    """Lists of strings -> lists of their ids."""
+    flat = iter(tokenizer.encode_batch([text for some in texts for text in some]))
+    return [[next(flat) for _ in some] for some in texts]
 
 
 def _batch(rows, labels, width, pad_id):

@@ -12,7 +12,6 @@ from zoo import metrics
 from zoo.config import Config
 from zoo.data import PackedBatches, evaluation_batches
 from zoo.layers.chunked_cross_entropy import Unprojected, resolve_logits, summed_cross_entropy
-from zoo.layers.cross_entropy import cross_entropy
 from zoo.registry import TASKS
 from zoo.tasks.base import Task
 
@@ -65,11 +64,7 @@ class LanguageModeling(Task):
         if isinstance(outputs, Unprojected):
             smoothing = dict(label_smoothing=self.label_smoothing, z_loss=self.z_loss)
             return summed_cross_entropy(outputs, labels, weights, **smoothing), ops.sum(weights)
-        losses = cross_entropy(labels, outputs)
-        if self.label_smoothing or self.z_loss:
-            log_z = ops.logsumexp(outputs, axis=-1)
-            even = log_z - ops.mean(outputs, axis=-1)
-            losses = (1 - self.label_smoothing) * losses + self.label_smoothing * even + self.z_loss * log_z**2
+        losses = self.smoothed_cross_entropy(labels, outputs)
         return ops.sum(losses * weights), ops.sum(weights)
 
     def score(self, model, batch, state=None):

@@ -10,11 +10,13 @@ from keras import ops
 from zoo import metrics
 from zoo.config import Config
 from zoo.layers.cross_entropy import cross_entropy
-from zoo.layers.heads import MaskedLMHead
+from zoo.layers.heads import MaskedLMHead, PretrainingHead
 from zoo.registry import TASKS
 from zoo.tasks.base import Task
 from zoo.tasks.fill_mask import masked_lm_requests, masked_lm_signatures
 from zoo.tasks.masking import MaskedBatches, Masking, evaluation_batches, require_mask
+
+PAIRS = ("none", "next_sentence", "sentence_order")
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,15 @@ class MaskedLMConfig(Config):
         masking: `token`, `whole_word` or `span`.
         head_activation: `gelu` or `gelu_exact`; None for the encoder's.
         head_epsilon: of the head's norm; None for the encoder's.
+        pairs: what else is asked of a row: nothing (`none`), whether its second part followed the first in the text or came from
+            another place (`next_sentence`, Devlin et al. 2019), or whether its parts changed places (`sentence_order`, Lan et al. 2020).
     """
 
     mask_rate: float = 0.15
     masking: str = "token"
     head_activation: str | None = None
     head_epsilon: float | None = None
+    pairs: str = "none"
 
     def validate(self):
         self.require(0 < self.mask_rate < 1, f"mask_rate must be between 0 and 1, got {self.mask_rate}.")
@@ -44,16 +49,20 @@ class MaskedLMConfig(Config):
         self.require(
             self.head_epsilon is None or self.head_epsilon > 0, f"head_epsilon must be positive, got {self.head_epsilon}."
         )
+        self.require(self.pairs in PAIRS, f"pairs must be {', '.join(PAIRS[:-1])} or {PAIRS[-1]}, got {self.pairs!r}.")
 
 
 @TASKS.register("masked_lm", MaskedLMConfig)
 class MaskedLM(Task):
     """loss = -sum over hidden tokens of log p(token | the row), count = their number.
 
+    With pairs, each row adds -log p(its parts stand as in the text), with a weight of as many tokens as are hidden in it: the loss is
+    then the mean of the one and the mean of the other, whatever replica a row is on.
+
     The head is computed at the hidden positions alone: for a vocabulary of 30,522 it would else cost more than the encoder.
     """
 
-    shown = ("loss", "perplexity", "accuracy")
+    shown = ("loss", "perplexity", "accuracy", "pair_accuracy")
 
     def _masking(self, tokenizer):
         require_mask(tokenizer)
@@ -62,22 +71,30 @@ class MaskedLM(Task):
         return Masking(self.config.mask_rate, self.config.masking, tokenizer.mask_id, special_ids, tokenizer.begins_word())
 
     def training_batches(self, data, model, tokenizer, layout):
-        return MaskedBatches(data, layout, self._masking(tokenizer), tokenizer)
+        return MaskedBatches(data, layout, self._masking(tokenizer), tokenizer, self.config.pairs)
 
     def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
-        return evaluation_batches(data, layout, self._masking(tokenizer), tokenizer, max_tokens)
+        return evaluation_batches(data, layout, self._masking(tokenizer), tokenizer, max_tokens, self.config.pairs)
 
     def head(self, model):
-        config = model.config
-        if getattr(model, "pooler", None) is not None:
+        config, kind = model.config, PretrainingHead if self._has_pairs else MaskedLMHead
+        if getattr(model, "pooler", None) is not None and not self._has_pairs:
             model.pooler.trainable = False  # no loss of this task reaches it
         activation, epsilon = self.config.head_activation or config.activation, self.config.head_epsilon or config.epsilon
-        return MaskedLMHead(config.vocab_size, activation, epsilon, name="head")
+        return kind(config.vocab_size, activation, epsilon, name="head")
 
     def forward(self, model, batch, state=None, training=False):
-        """float32 (B, P, V) logits of the hidden tokens, and no state."""
-        hidden_BTD = model.backbone.encode(batch["token_ids"], batch.get("padding_mask"), training=training)
-        return self.logits(model, hidden_BTD, batch["label_positions"]), None
+        """float32 (B, P, V) logits of the hidden tokens; with pairs also (B, 2) logits of the parts; and no state."""
+        segments = batch.get("segment_ids")
+        hidden_BTD = model.backbone.encode(batch["token_ids"], batch.get("padding_mask"), segments, training=training)
+        logits = self.logits(model, hidden_BTD, batch["label_positions"])
+        if not self._has_pairs:
+            return logits, None
+        return (logits, ops.cast(model.head.pair(model.backbone.pool(hidden_BTD)), "float32")), None
+
+    @property
+    def _has_pairs(self):
+        return self.config.pairs != "none"
 
     @staticmethod
     def logits(model, hidden_BTD, positions_BP):
@@ -90,16 +107,16 @@ class MaskedLM(Task):
         return ops.reshape(logits_NV, (*ops.shape(positions_BP), logits_NV.shape[-1]))
 
     def loss(self, batch, outputs):
-        labels, weights = batch["labels"], batch["loss_weights"]
-        losses = cross_entropy(labels, outputs)
-        if self.label_smoothing or self.z_loss:
-            log_z = ops.logsumexp(outputs, axis=-1)
-            even = log_z - ops.mean(outputs, axis=-1)
-            losses = (1 - self.label_smoothing) * losses + self.label_smoothing * even + self.z_loss * log_z**2
-        return ops.sum(losses * weights), ops.sum(weights)
+        logits, pair_logits = outputs if self._has_pairs else (outputs, None)
+        weights = batch["loss_weights"]
+        total = ops.sum(self.smoothed_cross_entropy(batch["labels"], logits) * weights)
+        if self._has_pairs:
+            total = total + ops.sum(cross_entropy(batch["pair_labels"], pair_logits) * ops.sum(weights, axis=1))
+        return total, ops.sum(weights)
 
     def score(self, model, batch, state=None):
-        logits, _ = self.forward(model, batch)
+        outputs, _ = self.forward(model, batch)
+        logits, pair_logits = outputs if self._has_pairs else (outputs, None)
         weights = batch["loss_weights"]
         best = ops.cast(ops.argmax(logits, axis=-1), "int32")
         right = ops.cast(best == ops.cast(batch["labels"], "int32"), "float32")
@@ -108,15 +125,23 @@ class MaskedLM(Task):
             "tokens": ops.sum(weights),
             "right": ops.sum(right * weights),
         }
+        if self._has_pairs:
+            chosen = ops.cast(ops.argmax(pair_logits, axis=-1), "int32")
+            agree = ops.cast(chosen == ops.cast(batch["pair_labels"], "int32"), "float32")
+            totals |= {"pairs": ops.sum(batch["pair_weights"]), "pairs_right": ops.sum(agree * batch["pair_weights"])}
         return totals, {}, None
 
     def metrics(self, totals, rows, data):
-        """`loss` in nats a hidden token, its `perplexity`, `accuracy`, and `num_tokens`, how many were hidden."""
+        """`loss` in nats a hidden token, its `perplexity`, `accuracy`, and `num_tokens`, how many were hidden; with pairs
+        `pair_accuracy`, of rows."""
         nats, count, right = (float(totals[name]) for name in ("nats", "tokens", "right"))
         if not count:
             raise ValueError("There is nothing to score: no token of the split could be hidden.")
         loss = nats / count
-        return {"loss": loss, "perplexity": metrics.perplexity(loss), "accuracy": right / count, "num_tokens": int(count)}
+        scores = {"loss": loss, "perplexity": metrics.perplexity(loss), "accuracy": right / count, "num_tokens": int(count)}
+        if totals.get("pairs"):
+            scores["pair_accuracy"] = float(totals["pairs_right"]) / float(totals["pairs"])
+        return scores
 
     def training_metrics(self, loss, data):
         return {"perplexity": metrics.perplexity(loss)}

@@ -150,15 +150,19 @@ class MaskedBatches:
         layout: a `Layout`.
         masking: a `Masking`.
         tokenizer: for its special ids.
+        pairs: `none`, or how a window is cut into two parts; see `paired`.
     """
 
-    def __init__(self, stream, layout, masking, tokenizer):
-        if layout.seq_length < 4:
+    def __init__(self, stream, layout, masking, tokenizer, pairs="none"):
+        if layout.seq_length < 6:
             raise ValueError(
-                f"Masked rows begin and end with a special token: seq_length is at least 4, got {layout.seq_length}."
+                "Masked rows have a special token at each end, and perhaps one between two parts: seq_length is at least 6, got "
+                f"{layout.seq_length}."
             )
-        self._windows = PackedBatches(stream, layout.seq_length - 2, layout.batch_size, layout.seed)
-        self._seed, self._masking, self._tokenizer = layout.seed, masking, tokenizer
+        if pairs == "next_sentence" and layout.batch_size < 2:
+            raise ValueError("pairs=next_sentence takes a second part from another row: batch_size is at least 2, got 1.")
+        self._windows = PackedBatches(stream, layout.seq_length - _num_marks(pairs), layout.batch_size, layout.seed)
+        self._seed, self._masking, self._tokenizer, self._pairs = layout.seed, masking, tokenizer, pairs
 
     @property
     def steps_per_epoch(self):
@@ -170,8 +174,16 @@ class MaskedBatches:
 
     def batch(self, step):
         """The batch of training step `step`, counted from 0."""
-        rows = framed(self._windows.batch(step)["token_ids"], self._tokenizer)
-        return self._masking.apply(rows, _generator(self._seed, step))
+        windows, random = self._windows.batch(step)["token_ids"], _generator(self._seed, step)
+        rows = {"token_ids": framed(windows, self._tokenizer)}
+        if self._pairs != "none":
+            rows = paired(windows, self._pairs, self._tokenizer, random)
+        return {**rows, **self._masking.apply(rows["token_ids"], random)}
+
+
+def _num_marks(pairs):
+    """How many special tokens stand in a row."""
+    return 2 if pairs == "none" else 3
 
 
 def framed(token_ids, tokenizer):
@@ -181,15 +193,74 @@ def framed(token_ids, tokenizer):
     return np.concatenate([ends[0], token_ids, ends[1]], axis=1)
 
 
-def evaluation_batches(stream, layout, masking, tokenizer, max_tokens=None):
-    """Yields batches of all windows of a stream in order, masked the same at every call. The last ones are padded."""
-    body, batch_size = layout.seq_length - 2, layout.batch_size
+def paired(token_ids, kind, tokenizer, random):
+    """Windows cut into two parts, in every second row otherwise than the text has them.
+
+        cls  first part  sep  second part  sep
+
+    A window is cut at a place drawn from its middle half. A part is any stretch of the stream, in which a document may end.
+
+    Args:
+        token_ids: int32 (B, T).
+        kind: `sentence_order`, which lets the parts change places, or `next_sentence`, which takes the second part of another row.
+        tokenizer: for its special ids.
+        random: a numpy bit generator.
+
+    Returns:
+        dict of `token_ids` and `segment_ids` int32 (B, T + 3); `pair_labels` int32 (B,), 1 for parts that stand as in the text;
+        `pair_weights` float32 (B,), 1.
+    """
+    count, length = token_ids.shape
+    cuts = np.clip((length * (0.25 + 0.5 * _uniform(random, count))).astype(int), 1, length - 1)
+    as_written = _uniform(random, count) >= 0.5
+    others = (np.arange(count) + 1 + (_uniform(random, count) * max(count - 1, 1)).astype(int)) % count
+    begin, end = [tokenizer.cls_id], [tokenizer.sep_id]
+    rows, segments = np.empty((2, count, length + 3), np.int32)
+    for i, (cut, same) in enumerate(zip(cuts, as_written, strict=True)):
+        first, second = token_ids[i, :cut], token_ids[i if same or kind == "sentence_order" else others[i], cut:]
+        if not same and kind == "sentence_order":
+            first, second = second, first
+        rows[i] = np.concatenate([begin, first, end, second, end])
+        segments[i] = np.arange(length + 3) >= len(first) + 2
+    weights = np.ones(count, np.float32)
+    return {"token_ids": rows, "segment_ids": segments, "pair_labels": as_written.astype(np.int32), "pair_weights": weights}
+
+
+def evaluation_batches(stream, layout, masking, tokenizer, max_tokens=None, pairs="none"):
+    """Yields batches of all windows of a stream in order, masked the same at every call. The last ones are padded.
+
+    With pairs, rows that are full are `paired`, as long as there are two in a batch; the others do not count as pairs.
+    """
+    body, batch_size = layout.seq_length - _num_marks(pairs), layout.batch_size
     end = len(stream) if max_tokens is None else min(len(stream), max_tokens)
     for index, first in enumerate(range(0, end, body * batch_size)):
-        rows = np.full((batch_size, body), tokenizer.pad_id, np.int32)
+        windows = np.full((batch_size, body), tokenizer.pad_id, np.int32)
         mask = np.zeros((batch_size, body), bool)
         ids = stream[first : min(first + body * batch_size, end)]
-        rows.ravel()[: len(ids)], mask.ravel()[: len(ids)] = ids, True
-        rows, mask = framed(rows, tokenizer), np.pad(mask, ((0, 0), (1, 1)), constant_values=True)
-        masked = masking.apply(np.where(mask, rows, tokenizer.pad_id), _generator(0, index))
-        yield {**masked, "padding_mask": mask}
+        windows.ravel()[: len(ids)], mask.ravel()[: len(ids)] = ids, True
+        rows, random = _evaluated(windows, mask, tokenizer, pairs, _generator(0, index))
+        masked = masking.apply(np.where(rows["padding_mask"], rows["token_ids"], tokenizer.pad_id), random)
+        yield {**rows, **masked}
+
+
+def _evaluated(windows, mask, tokenizer, pairs, random):
+    """Rows of an evaluation before anything is hidden, with their `padding_mask`; and the generator."""
+    marks = _num_marks(pairs)
+    rows = {
+        "token_ids": np.pad(framed(windows, tokenizer), ((0, 0), (0, marks - 2)), constant_values=tokenizer.pad_id),
+        "padding_mask": np.pad(mask, ((0, 0), (1, 1)), constant_values=True),
+    }
+    if pairs == "none":
+        return rows, random
+    count = len(windows)
+    rows["padding_mask"] = np.pad(rows["padding_mask"], ((0, 0), (0, 1)))
+    rows |= {
+        "segment_ids": np.zeros_like(rows["token_ids"]), "pair_labels": np.zeros(count, np.int32),
+        "pair_weights": np.zeros(count, np.float32),
+    }  # fmt: skip
+    full = int(mask.all(1).sum())  # they stand before those that are not
+    if full > 1:
+        for name, values in paired(windows[:full], pairs, tokenizer, random).items():
+            rows[name][:full] = values
+        rows["padding_mask"][:full] = True
+    return rows, random

@@ -141,15 +141,19 @@ class QuestionAnswering(Task):
         return ops.where(ops.expand_dims(batch["candidates"], -1), logits, IMPOSSIBLE), None
 
     def loss(self, batch, outputs):
+        log_z, losses = _cross_entropy(batch, outputs)
+        if self.label_smoothing or self.z_loss:  # over the positions that could be labels
+            possible = ops.cast(ops.expand_dims(batch["candidates"], -1), "float32")
+            even = log_z - ops.sum(outputs * possible, axis=1) / ops.sum(possible, axis=1)
+            losses = (1 - self.label_smoothing) * losses + self.label_smoothing * even + self.z_loss * log_z**2
         weights = ops.cast(batch["loss_weights"], "float32")
-        picked = ops.take_along_axis(outputs, ops.expand_dims(batch["labels"], 1), axis=1)[:, 0]
-        losses = ops.mean(ops.logsumexp(outputs, axis=1) - picked, axis=1)
-        return ops.sum(losses * weights), ops.sum(weights)
+        return ops.sum(ops.mean(losses, axis=1) * weights), ops.sum(weights)
 
     def score(self, model, batch, state=None):
         logits, _ = self.forward(model, batch)
-        nats, count = self.loss(batch, logits)
-        return {"nats": nats, "windows": count}, {"logits": logits, "weights": batch["loss_weights"]}, None
+        weights = ops.cast(batch["loss_weights"], "float32")
+        nats = ops.sum(ops.mean(_cross_entropy(batch, logits)[1], axis=1) * weights)
+        return {"nats": nats, "windows": ops.sum(weights)}, {"logits": logits, "weights": batch["loss_weights"]}, None
 
     def metrics(self, totals, rows, data):
         """`loss` in nats a window, `exact_match` and `f1` of questions as SQuAD (and for Chinese CMRC) defines them."""
@@ -209,6 +213,12 @@ class QuestionAnswering(Task):
         context = "abs: Return the absolute value.\nlen: Return the number of items, 東京 and all. " * 3
         inputs = {"question": ["What does abs do?", "?", ""], "context": [context, "naïve", ""]}
         return [("serving_default", inputs), ("answer", {name: value[:1] for name, value in inputs.items()})]
+
+
+def _cross_entropy(batch, logits):
+    """log Z and -log p(label) of where an answer starts and where it ends, float32 (B, 2) both."""
+    log_z = ops.logsumexp(logits, axis=1)
+    return log_z, log_z - ops.take_along_axis(logits, ops.expand_dims(batch["labels"], 1), axis=1)[:, 0]
 
 
 def words_with_offsets(texts):

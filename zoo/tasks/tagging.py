@@ -120,11 +120,7 @@ class Tagging(Task):
 
     def loss(self, batch, outputs):
         weights = ops.cast(batch["loss_weights"], "float32")
-        losses = cross_entropy(batch["labels"], outputs)
-        if self.label_smoothing or self.z_loss:
-            log_z = ops.logsumexp(outputs, axis=-1)
-            even = log_z - ops.mean(outputs, axis=-1)
-            losses = (1 - self.label_smoothing) * losses + self.label_smoothing * even + self.z_loss * log_z**2
+        losses = self.smoothed_cross_entropy(batch["labels"], outputs)
         return ops.sum(losses * weights), ops.sum(weights)
 
     def score(self, model, batch, state=None):

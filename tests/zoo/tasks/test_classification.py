@@ -86,6 +86,32 @@ def test_loss_with_weights_of_classes():
     assert float(count) == 3.5
 
 
+def test_label_smoothing_spreads_mass_over_the_classes():
+    logits = np.log(np.array([[0.2, 0.3, 0.5]], np.float32))
+    batch = {"labels": np.array([2]), "loss_weights": np.array([2.0])}
+    total, count = Classification(ClassificationConfig(labels=("a", "b", "c")), label_smoothing=0.3).loss(batch, logits)
+    assert float(total) == pytest.approx(-2 * np.log([0.2, 0.3, 0.5]) @ [0.1, 0.1, 0.8], rel=1e-5) and float(count) == 2
+
+
+def test_augmented_texts_are_trained_on_and_never_judged_by():
+    task, plain = adapted(word_swap=0.5, char_noise=0.2), adapted()
+    data, layout = task.encode(EXAMPLES, BYTES, LAYOUT), LAYOUT
+    batches = task.training_batches(data, None, BYTES, layout)
+    without = plain.training_batches(plain.encode(EXAMPLES, BYTES, layout), None, BYTES, layout)
+    differing = 0
+    for step in range(10):
+        batch, again = batches.batch(step), task.training_batches(data, None, BYTES, layout).batch(step)
+        for name, value in batch.items():
+            np.testing.assert_array_equal(value, again[name])
+        np.testing.assert_array_equal(batch["labels"], without.batch(step)["labels"])
+        assert batch["token_ids"].shape == without.batch(step)["token_ids"].shape
+        differing += (batch["token_ids"] != without.batch(step)["token_ids"]).any(1).sum()
+    assert differing > 10  # of 30 rows
+    judged = zip(*(t.evaluation_batches(data, None, BYTES, layout) for t in (task, plain)), strict=True)
+    for batch, expected in judged:
+        np.testing.assert_array_equal(batch["token_ids"], expected["token_ids"])
+
+
 def test_scores_count_each_example_once():
     task = adapted()
     model = BagOfWords(BagOfWordsConfig(vocab_size=BYTES.vocab_size, num_classes=3)).build_from_ids()
@@ -126,6 +152,7 @@ def test_metrics_are_scikit_learns():
     ([{"text": "a", "label": "x"}, {"text": "b"}], {}, "Example 2 has no label"),
     ([{"text": "a", "label": "x"}, {"text": "b", "label": ""}], {}, "Example 2 has no label"),
     ([{"text": "a", "label": "x"}], {}, "Every training example has the label 'x'"),
+    (EXAMPLES, dict(synonym_rate=0.1), "synonym_rate and synonym_table go together"),
     (EXAMPLES, dict(class_weights=(1.0,)), "there are 3 labels and 1 class_weights"),
 ])  # fmt: skip
 def test_training_examples_that_are_refused(examples, fields, sentence):

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tests import tiny_models
 from zoo.models.bert import BERT, BERTConfig
+from zoo.tasks.base import Layout
 from zoo.tasks.masked_lm import MaskedLM, MaskedLMConfig
 from zoo.tokenizers.base import create as create_tokenizer
 
@@ -50,6 +51,43 @@ def test_loss_and_score_by_hand(task):
     assert float(smoothed) == pytest.approx(-(np.log([1 / 8, 3 / 8, 1 / 2]) @ [0.1, 0.8, 0.1]), rel=1e-6)
     scores = task.metrics({"nats": 6.0, "tokens": 4.0, "right": 3.0}, {}, None)
     assert scores == {"loss": 1.5, "perplexity": math.exp(1.5), "accuracy": 0.75, "num_tokens": 4}
+
+
+def test_pairs_weigh_as_many_tokens_as_their_row_hides():
+    """loss = mean over hidden tokens + mean over rows, each row as often as it hides a token."""
+    task = MaskedLM(MaskedLMConfig(pairs="sentence_order"))
+    logits = np.log(np.array([[[2, 1, 1], [1, 3, 4]], [[2, 1, 1], [1, 1, 2]]], "float32"))
+    pairs = np.log(np.array([[1, 3], [4, 1]], "float32"))
+    batch = {"labels": np.array([[0, 1], [0, 0]]), "loss_weights": np.array([[1, 1], [1, 0]], "float32")}
+    batch |= {"pair_labels": np.array([1, 1])}
+    loss, count = task.loss(batch, (logits, pairs))
+    tokens = 2 * math.log(2) + math.log(8 / 3)
+    assert float(loss) == pytest.approx(tokens + 2 * math.log(4 / 3) + math.log(5), rel=1e-6) and float(count) == 3
+    scores = task.metrics({"nats": 6.0, "tokens": 4.0, "right": 3.0, "pairs": 4.0, "pairs_right": 1.0}, {}, None)
+    assert scores["loss"] == 1.5 and scores["pair_accuracy"] == 0.25
+
+
+@pytest.mark.parametrize("pairs", ["next_sentence", "sentence_order"])
+def test_a_model_learns_pairs_and_its_pooler_with_them(tokenizer, pairs):
+    task = MaskedLM(MaskedLMConfig(pairs=pairs))
+    tf.keras.utils.set_random_seed(3)
+    backbone = BERT(BERTConfig.preset("tiny", vocab_size=tokenizer.vocab_size, pooler=True))
+    model = task.assemble(backbone).build_from_ids()
+    assert {"headed/head/pair", "bert/pooler"} <= {v.path.rpartition("/")[0].replace("head/pair", "headed/head/pair")
+                                                  for v in model.trainable_variables}  # fmt: skip
+    stream = np.tile(np.arange(12, 32, dtype=np.int32), 30)
+    layout = Layout(13, 4)
+    batches = task.training_batches(stream, model, tokenizer, layout)
+    trainer = tiny_models.trainer(model, 30, task=task)
+    losses = [float(trainer.step(batches.batch(step)).loss) for step in range(30)]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.5
+    totals = {}
+    for batch in task.evaluation_batches(stream, model, tokenizer, layout):
+        for name, value in task.score(model, batch)[0].items():
+            totals[name] = totals.get(name, 0) + float(value)
+    scores = task.metrics(totals, {}, None)
+    assert 0 <= scores["pair_accuracy"] <= 1 and totals["pairs"] == 600 // 10
+    assert task.signatures(model, tokenizer)["fill_mask"](text=tf.constant(["the [MASK]"]))["tokens"].shape == (1, 1, 5)
 
 
 def test_only_hidden_positions_go_through_the_head(task, model):
@@ -136,6 +174,7 @@ def test_embeddings_are_means_of_length_one(model, tokenizer, signatures):
 
 @pytest.mark.parametrize(("fields", "message"), [
     (dict(mask_rate=0.0), "mask_rate must be between 0 and 1, got 0.0"),
+    (dict(pairs="order"), "pairs must be none, next_sentence or sentence_order, got 'order'"),
     (dict(masking="word"), "masking must be token, whole_word or span, got 'word'"),
 ])  # fmt: skip
 def test_senseless_configs_are_refused(fields, message):

@@ -8,7 +8,7 @@ import pytest
 
 from tests.tiny_models import CLS_ID, EOS_ID, MASK_ID, Marks
 from zoo.tasks.base import Layout
-from zoo.tasks.masking import MaskedBatches, Masking, evaluation_batches, require_mask
+from zoo.tasks.masking import MaskedBatches, Masking, evaluation_batches, paired, require_mask
 
 SPECIAL = (EOS_ID, CLS_ID, MASK_ID)
 B, T = 7, 53
@@ -156,5 +156,51 @@ def test_a_vocabulary_without_a_mask_is_refused():
 
     with pytest.raises(ValueError, match="the byte tokenizer has none: take --tokenizer=wordpiece or unigram."):
         require_mask(Plain())
-    with pytest.raises(ValueError, match="seq_length is at least 4, got 3"):
-        MaskedBatches(np.arange(40), Layout(3, 2), masking(), Marks())
+    with pytest.raises(ValueError, match="seq_length is at least 6, got 5"):
+        MaskedBatches(np.arange(40), Layout(5, 2), masking(), Marks())
+    with pytest.raises(ValueError, match="pairs=next_sentence takes a second part from another row"):
+        MaskedBatches(np.arange(40), Layout(9, 1), masking(), Marks(), "next_sentence")
+
+
+def halves(ids):
+    """The two parts of a row."""
+    first = ids.tolist().index(EOS_ID)
+    assert ids[0] == CLS_ID and ids[-1] == EOS_ID
+    return ids[1:first], ids[first + 1 : -1]
+
+
+@pytest.mark.parametrize("kind", ["sentence_order", "next_sentence"])
+def test_parts_of_a_pair_stand_as_in_the_text_in_half_of_the_rows(kind):
+    windows = np.random.default_rng(2).permutation(40 * 17).reshape(40, 17).astype(np.int32) + 61  # every id once
+    pairs = paired(windows, kind, Marks(), np.random.Philox(key=np.array([5, 1], np.uint64)))
+    assert 10 < pairs["pair_labels"].sum() < 30 and (pairs["pair_weights"] == 1).all()
+    for row, window in enumerate(windows):
+        first, second = halves(pairs["token_ids"][row])
+        assert pairs["segment_ids"][row].tolist() == [0] * (len(first) + 2) + [1] * (len(second) + 1)
+        if pairs["pair_labels"][row]:
+            assert [*first, *second] == window.tolist()
+        elif kind == "sentence_order":
+            assert [*second, *first] == window.tolist()
+        else:
+            assert first.tolist() == window[: len(first)].tolist()
+            other = np.flatnonzero((windows == second[0]).any(1))[0]
+            assert other != row and second.tolist() == windows[other, len(first) :].tolist()
+        assert min(len(first), len(second)) >= 17 // 4
+
+
+def test_pairs_are_a_function_of_seed_and_step_and_evaluation_pairs_full_rows():
+    stream = np.concatenate([[EOS_ID], np.random.default_rng(4).integers(1, 59, 76), [EOS_ID]]).astype(np.int32)
+    one, again = (MaskedBatches(stream, Layout(13, 3, 1), masking(), Marks(), "sentence_order") for _ in range(2))
+    for step in (0, 9):
+        batch = one.batch(step)
+        assert batch["token_ids"].shape == batch["segment_ids"].shape == (3, 13)
+        for name, value in again.batch(step).items():
+            np.testing.assert_array_equal(batch[name], value)
+    batches = list(evaluation_batches(stream, Layout(13, 3), masking(), Marks(), pairs="next_sentence"))
+    assert [batch["pair_weights"].tolist() for batch in batches] == [
+        [1, 1, 1],
+        [1, 1, 1],
+        [0, 0, 0],
+    ]  # 78 tokens in windows of 10
+    assert sum(int(batch["padding_mask"].sum()) for batch in batches) == 78 + 3 * 6 + 2 * 3
+    assert all((batch["token_ids"][~batch["padding_mask"]] == EOS_ID).all() for batch in batches)

@@ -79,6 +79,27 @@ def test_scores_are_squads():
     assert metrics.exact_match("北京。", "北京") == 1.0
 
 
+def test_scores_of_chinese_are_those_of_cmrc():
+    """The longest run that both have, of characters and of words of other writing; its marks are no units."""
+    assert metrics.overlap_f1("京北大学", "北京大学") == pytest.approx(2 * 2 / (4 + 4))  # SQuAD would find all four characters
+    assert metrics.overlap_f1("1998年，GPT 模型", "gpt模型") == pytest.approx(2 * 3 / (5 + 3))
+    assert metrics.exact_match("《红楼梦》", "红楼梦") == 1.0 and metrics.exact_match("红楼梦(上)", "红楼梦") == 0.0
+    assert metrics.overlap_f1("", "北京") == metrics.overlap_f1("北京", "") == 0.0
+    assert metrics.exact_match("it’s", "its") == 0.0 and metrics.exact_match("it's", "its") == 1.0  # SQuAD strips ASCII alone
+
+
+def test_smoothing_is_over_the_positions_that_could_be_labels():
+    batch = {
+        "labels": np.array([[0, 2]]), "loss_weights": np.ones(1, "float32"), "candidates": np.array([[True, False, True, True]]),
+    }  # fmt: skip
+    p = np.array([[0.5, 0.2], [1e-30, 1e-30], [0.25, 0.3], [0.25, 0.5]], "float32")[None]
+    plain, _ = QuestionAnswering().loss(batch, np.log(p))
+    assert float(plain) == pytest.approx(-(np.log(0.5) + np.log(0.3)) / 2, rel=1e-5)
+    smoothed, count = QuestionAnswering(label_smoothing=0.3).loss(batch, np.log(p))
+    targets = np.array([[0.8, 0.1], [0.1, 0.8], [0.1, 0.1]])
+    assert float(smoothed) == pytest.approx(-(targets * np.log(p[0, [0, 2, 3]])).sum() / 2, rel=1e-5) and float(count) == 1
+
+
 @pytest.mark.parametrize(("changes", "sentence"), [
     (dict(answers=["no such thing"], answer_starts=[0]), "answer 'no such thing', which is not in its context"),
     (dict(question=""), "Example 1 has an empty question"), (dict(context=None), "Example 1 has an empty context"),

@@ -62,6 +62,38 @@ def test_scores_by_hand():
     assert scores == {"loss": 2.0, "accuracy": 6 / 7, "num_words": 7, "entity_f1": pytest.approx(2 / 3)}
 
 
+def test_label_smoothing_spreads_mass_over_the_tags():
+    logits = np.log(np.array([[[0.2, 0.8], [0.5, 0.5]]], np.float32))
+    batch = {"labels": np.array([[1, 0]]), "loss_weights": np.array([[1.0, 0.0]])}
+    total, count = Tagging(TaggingConfig(labels=("a", "b")), label_smoothing=0.2).loss(batch, logits)
+    assert float(total) == pytest.approx(-np.log([0.2, 0.8]) @ [0.1, 0.9], rel=1e-5) and float(count) == 1
+
+
+def conlleval(tags):
+    """The spans of a sentence by the rules of the program that seqeval translates (Tjong Kim Sang and Buchholz 2000)."""
+    spans, before, kind_before, start = [], "O", "", 0
+    for i, tag in enumerate([*tags, "O"]):
+        now, _, kind = tag.partition("-")
+        ends = before in "ES" or (before, now) in (("B", "B"), ("B", "S"), ("B", "O"), ("I", "B"), ("I", "S"), ("I", "O"))
+        ends |= before != "O" and kind_before != kind
+        begins = now in "BS" or (before in "ESO" and now in "IE") or (now != "O" and kind_before != kind)
+        if ends:
+            spans.append((kind_before, start, i - 1))
+        if begins:
+            start = i
+        before, kind_before = now, kind
+    return [span for span in spans if span[0]]
+
+
+@pytest.mark.parametrize("prefixes", ["BI", "BIES", "IE"])
+def test_entities_are_conllevals(prefixes):
+    random = np.random.default_rng(2)
+    tags = ["O", *(f"{prefix}-{kind}" for prefix in prefixes for kind in ("x", "y", "z-1"))]
+    for _ in range(2_000):
+        sentence = random.choice(tags, random.integers(1, 12)).tolist()
+        assert metrics.entities(sentence) == conlleval(sentence), sentence
+
+
 def test_entities_by_hand():
     assert metrics.entities(["B-x", "I-x", "O", "I-y", "I-z", "B-z"]) == [("x", 0, 1), ("y", 3, 3), ("z", 4, 4), ("z", 5, 5)]
     assert metrics.entities(["S-x", "B-x", "I-x", "E-x", "I-x", "E-x"]) == [("x", 0, 0), ("x", 1, 3), ("x", 4, 5)]
