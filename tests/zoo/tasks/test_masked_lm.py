@@ -67,20 +67,22 @@ def test_pairs_weigh_as_many_tokens_as_their_row_hides():
     assert scores["loss"] == 1.5 and scores["pair_accuracy"] == 0.25
 
 
-@pytest.mark.parametrize("pairs", ["next_sentence", "sentence_order"])
-def test_a_model_learns_pairs_and_its_pooler_with_them(tokenizer, pairs):
-    task = MaskedLM(MaskedLMConfig(pairs=pairs))
+def test_a_model_learns_pairs_and_its_pooler_with_them(tokenizer):
+    task = MaskedLM(MaskedLMConfig(pairs="sentence_order"))
     tf.keras.utils.set_random_seed(3)
     backbone = BERT(BERTConfig.preset("tiny", vocab_size=tokenizer.vocab_size, pooler=True))
     model = task.assemble(backbone).build_from_ids()
-    assert {"headed/head/pair", "bert/pooler"} <= {v.path.rpartition("/")[0].replace("head/pair", "headed/head/pair")
-                                                  for v in model.trainable_variables}  # fmt: skip
+    trained = [v.path for v in model.trainable_variables]
+    assert any("pooler" in path for path in trained) and any("pair" in path for path in trained)
     stream = np.tile(np.arange(12, 32, dtype=np.int32), 30)
     layout = Layout(13, 4)
-    batches = task.training_batches(stream, model, tokenizer, layout)
-    trainer = tiny_models.trainer(model, 30, task=task)
-    losses = [float(trainer.step(batches.batch(step)).loss) for step in range(30)]
-    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.5
+    batch = task.training_batches(stream, model, tokenizer, layout).batch(0)
+    before = {v.path: v.numpy() for v in model.trainable_variables}
+    trainer = tiny_models.trainer(model, 40, task=task)
+    losses = [float(trainer.step(batch).loss) for _ in range(40)]
+    assert losses[-1] < losses[0] / 2
+    for variable in model.trainable_variables:
+        assert not np.array_equal(before[variable.path], variable), variable.path
     totals = {}
     for batch in task.evaluation_batches(stream, model, tokenizer, layout):
         for name, value in task.score(model, batch)[0].items():
