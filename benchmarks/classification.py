@@ -1,9 +1,11 @@
 """A bag of words beside scikit-learn's TF-IDF and logistic regression, on the same files in one run.
 
-    python -m benchmarks.classification --train=train.tsv --test=test.tsv --analyzer=word
+    python -m benchmarks.classification --train=train.tsv --test=test.tsv
+    python -m benchmarks.classification --train=train.tsv --test=test.tsv --analyzer=char -- --preset=characters
 
-The files have a row an example, `label TAB text`. Ours is `trainers.run --model=bag_of_words` with its default preset and all of the
-training file; scikit-learn's is TfidfVectorizer (1-2-grams of words, or of characters) and LogisticRegression, as they come.
+The files have a row an example, `label TAB text`. Ours is `trainers.run --model=bag_of_words` on all of the training file, with the
+flags that follow; scikit-learn's is TfidfVectorizer (1-2-grams of words, or of characters) and LogisticRegression, as they come, and
+once more with sublinear counts and C=10, which suits such texts better. The test file is read to count and for nothing else.
 """
 
 import argparse
@@ -22,21 +24,22 @@ def main(argv=None):
     parser.add_argument("--analyzer", choices=("word", "char"), default="word", help="scikit-learn's n-grams")
     parser.add_argument("flags", nargs="*", help="further flags of trainers.run, after --")
     args = parser.parse_args(argv)
-    rows = [("scikit-learn", *_theirs(args)), ("bag_of_words", *_ours(args))]
+    theirs = {"scikit-learn": {}, "scikit-learn, C=10": dict(sublinear_tf=True, C=10.0)}
+    rows = [*((name, *_theirs(args, **settings)) for name, settings in theirs.items()), ("bag_of_words", *_ours(args))]
     for name, accuracy, macro_f1, seconds in rows:
-        print(f"{name:14} accuracy {accuracy:.4f}  macro F1 {macro_f1:.4f}  {seconds:6.1f} s")
-    return 0 if rows[1][1] >= rows[0][1] else 1
+        print(f"{name:18} accuracy {accuracy:.4f}  macro F1 {macro_f1:.4f}  {seconds:6.1f} s")
+    return 0 if rows[-1][1] >= max(accuracy for _, accuracy, *_ in rows) else 1
 
 
-def _theirs(args):
+def _theirs(args, sublinear_tf=False, C=1.0):
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import accuracy_score, f1_score
 
     began = time.perf_counter()
     (labels, texts), (wanted, asked) = _read(args.train), _read(args.test)
-    vectorizer = TfidfVectorizer(analyzer=args.analyzer, ngram_range=(1, 2))
-    classifier = LogisticRegression(max_iter=1_000).fit(vectorizer.fit_transform(texts), labels)
+    vectorizer = TfidfVectorizer(analyzer=args.analyzer, ngram_range=(1, 2), sublinear_tf=sublinear_tf)
+    classifier = LogisticRegression(C=C, max_iter=1_000).fit(vectorizer.fit_transform(texts), labels)
     answers = classifier.predict(vectorizer.transform(asked))
     scores = accuracy_score(wanted, answers), f1_score(wanted, answers, average="macro")
     return *scores, time.perf_counter() - began

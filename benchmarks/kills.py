@@ -2,6 +2,7 @@
 
     python -m benchmarks.kills --kills=50                      GPT with dropout
     python -m benchmarks.kills --kills=10 --model=lstm
+    python -m benchmarks.kills --kills=10 --model=bert --task=tagging        or classification, question_answering, masked_lm
     python -m benchmarks.kills --kills=5 --strategy=mirrored   further flags go to trainers.run as they are
 
 A third of the kills meets the process at any moment of its life, a third while it takes steps, a third while it writes a
@@ -35,7 +36,15 @@ SHORT = (
 )  # fmt: skip
 DROPOUT = {
     "gpt": ("--set=dropout=0.2",),
+    "bert": ("--set=dropout=0.2",),
     "lstm": ("--set=input_dropout=0.2", "--set=hidden_dropout=0.2", "--set=output_dropout=0.2", "--set=weight_dropout=0.3"),
+}
+# Of a task that reads examples: what a path is followed by in --data_path, and further settings.
+EXAMPLES = {
+    "classification": (",columns=label:text,format=tsv", ()),
+    "tagging": (",format=tagged", ()),
+    "question_answering": (",format=squad", ("--seq_length=64", "--set=max_question=20", "--set=stride=8")),
+    "masked_lm": ("", ("--tokenizer=wordpiece", "--vocab_size=90")),
 }
 MOMENTS = ("any moment", "between steps", "while writing")
 LONGEST_LIFE = 600.0
@@ -47,12 +56,15 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
         corpus = scratch / "corpus.txt"
-        corpus.write_text(sentences(), encoding="utf8")
+        corpus.write_text(examples(args.task), encoding="utf8")
         settings = () if args.sigterm else (*SHORT, *DROPOUT.get(args.model, ()))
         if args.hang:
             further += ["--num_workers=2", "--steps=1000000", "--eval_every=1000000"]
+        kind, wanted = EXAMPLES.get(args.task, ("", ()))
+        task = (f"--task={args.task}", *wanted) if args.task else ()
         command = [
-            sys.executable, "-m", "trainers.run", f"--model={args.model}", f"--data_path={corpus}", *settings, *further
+            sys.executable, "-m", "trainers.run", f"--model={args.model}", f"--data_path=train={corpus}{kind}", *settings,
+            *task, *further,
         ]  # fmt: skip
         if args.sigterm:
             return terminated([*command, "--noexport", f"--model_dir={scratch / 'run'}"], scratch / "run")
@@ -66,6 +78,7 @@ def _parser():
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kills", description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50, help="how often a process is killed, in all")
     parser.add_argument("--model", default="gpt")
+    parser.add_argument("--task", help="what to train for, where it is not the family's first task")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--sigterm", action="store_true", help="the family's default preset, ended by SIGTERM")
     parser.add_argument("--hang", action="store_true", help="a worker that is stopped and not killed")
@@ -77,6 +90,24 @@ def sentences():
     chance = random.Random(5)
     words = ("the", "a", "cat", "dog", "house", "garden", "sees", "finds", "likes", "leaves", "old", "small", "and")
     return "".join(" ".join(chance.choices(words, k=chance.randint(4, 11))) + ".\n" for _ in range(2_000))
+
+
+def examples(task):
+    """The same text as a task reads it: labelled, tagged, or with questions."""
+    lines = sentences().splitlines()
+    if task == "classification":
+        return "".join(f"{'cat' if 'cat' in line else 'none'}\t{line}\n" for line in lines)
+    if task == "tagging":
+        tagged = ([f"{word}\t{len(word.rstrip('.'))}" for word in line.split()] for line in lines)
+        return "".join("\n".join(words) + "\n\n" for words in tagged)
+    if task == "question_answering":
+        asked = [
+            {"id": str(i), "question": "Which word is first?", "answers": [{"text": line.split()[0], "answer_start": 0}]}
+            for i, line in enumerate(lines)
+        ]
+        paragraphs = [{"context": line, "qas": [question]} for line, question in zip(lines, asked, strict=True)]
+        return json.dumps({"data": [{"title": "", "paragraphs": paragraphs}]})
+    return "".join(f"{line}\n" for line in lines)
 
 
 def killed_and_compared(command, scratch, kills, chance):

@@ -2,6 +2,7 @@
 
     python -m benchmarks.tokenizers --data_path='GLOB' --tokenizer=FILES_OF_GPT2
     python -m benchmarks.tokenizers --data_path='GLOB' --tokenizer=wordpiece --train_on=corpus.txt
+    python -m benchmarks.tokenizers --data_path=FILE --tokenizer=bpe --train_on=corpus.txt --shards
 
 `--tokenizer` is what trainers.run takes: a directory with GPT-2's encoder.json and vocab.bpe, with a tokenizer.json, a
 SentencePiece model, ...; or bpe, wordpiece or unigram, trained on the lines of `--train_on`. The reference is the Rust
@@ -10,13 +11,19 @@ library `tokenizers`, or for unigram `sentencepiece`, called on whole documents.
 Every line (with its end) is a document, and so is every megabyte of lines. For each file: megabytes, the speed of the
 native side, of the reference and of the graph side on megabytes, and the number of documents for which the native ids
 are not those of the reference, or not those of the graph. Any such document makes the exit status 1.
+
+With `--shards` instead the whole way from a file to token shards on disk (`trainers/prepare.py`), every line a document and then
+the file as one, beside the reference called directly: the file read, all documents encoded in one call, the ids written to one
+file; and beside that call alone. The sides take turns.
 """
 
 import argparse
 import functools
 import glob
 import json
+import operator
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -24,10 +31,13 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import numpy as np
 import sentencepiece
 import tensorflow as tf
 import tokenizers
 
+import tfds_configs
+from trainers.prepare import prepare
 from zoo.tokenizers.base import create
 
 MEGABYTE = 1_000_000
@@ -40,6 +50,8 @@ def main(argv=None):
     parser.add_argument("--tokenizer", required=True, help="bpe, wordpiece, unigram, or a path")
     parser.add_argument("--train_on", help="UTF-8 text file, for a tokenizer that is trained")
     parser.add_argument("--vocab_size", type=int, help="for a tokenizer that is trained")
+    parser.add_argument("--shards", action="store_true", help="measure the way into shards")
+    parser.add_argument("--rounds", type=int, default=5, help="of --shards")
     args = parser.parse_args(argv)
     paths = sorted(path for path in map(Path, glob.glob(args.data_path, recursive=True)) if path.is_file())
     if not paths:
@@ -48,6 +60,10 @@ def main(argv=None):
     texts = Path(args.train_on).read_text(encoding="utf8").splitlines(keepends=True) if args.train_on else ()
     ours = create(args.tokenizer, texts, args.vocab_size)
     direct = _direct(ours, args.tokenizer)
+    if args.shards:
+        for path in paths:
+            _report_shards(path, ours, direct, args.rounds)
+        return 0
     graph = tf.function(ours.tokenize, input_signature=[tf.TensorSpec([None], tf.string)])
     graph(tf.constant([PROMPT]))
     columns = f"{'MB':>6} {'native MB/s':>12} {'direct MB/s':>12} {'graph MB/s':>11} {'documents':>10} {'!= direct':>10} {'!= graph':>9}"
@@ -111,6 +127,35 @@ def _report(path, ours, direct, graph):
     name = "/".join(path.parts[-2:])
     print(f"{name:40} {megabytes:6.2f} {speeds} {documents:10,} {not_direct:10} {not_graph:9}", flush=True)
     return not_direct + not_graph
+
+
+def _report_shards(path, ours, direct, rounds):
+    """Prints the speed into shards of one file's lines and of the whole file, and of the two ways to call the reference."""
+    for format in ("lines", "text"):
+        source = tfds_configs.get("local_text", f"train={path},validation={path},format={format}")
+        seconds = {"ours": [], "direct": [], "the call alone": []}
+        for _ in range(rounds):
+            with tempfile.TemporaryDirectory() as scratch:
+                scratch = Path(scratch)
+                (scratch / "tokenizer").mkdir()
+                ours.save(scratch / "tokenizer")
+                start = time.perf_counter()
+                prepare(source, scratch / "tokenizer", cache_dir=scratch / "cache", splits=["train"])
+                seconds["ours"].append(time.perf_counter() - start)
+                start = time.perf_counter()
+                with path.open(encoding="utf8", newline="\n") as file:
+                    documents = [line.removesuffix("\n") for line in file] if format == "lines" else [file.read()]
+                called = time.perf_counter()
+                encoded = direct(documents)
+                seconds["the call alone"].append(time.perf_counter() - called)
+                np.concatenate([np.array(ids, np.uint32) for ids in encoded]).tofile(scratch / "ids.bin")
+                seconds["direct"].append(time.perf_counter() - start)
+        speeds = ", ".join(f"{side} {path.stat().st_size / MEGABYTE / statistics.median(s):.2f}" for side, s in seconds.items())
+        ratios = [statistics.median(map(operator.truediv, seconds[side], seconds["ours"])) for side in list(seconds)[1:]]
+        print(
+            f"{path.name} as {format}: MB/s {speeds}; ours / direct {ratios[0]:.2f}, / the call alone {ratios[1]:.2f}",
+            flush=True,
+        )
 
 
 def _megabytes(path):

@@ -77,6 +77,8 @@ DEFAULTS = dict(
     label_smoothing=0.0, z_loss=0.0, separate_documents=False, strategy="auto", grad_accumulation=1,
     precision="float32", xla="auto", seed=0,
 )  # fmt: skip
+# Weights that are trained already take small steps, whatever a family's rate from scratch is.
+FINE_TUNING = dict(learning_rate=1e-4, optimizer="adamw")
 
 
 def define_training():
@@ -197,6 +199,7 @@ def train_config():
     model_config = config_class.preset(preset)
     if FLAGS.init_from:
         model_config = _begun_from(resolved)
+        resolved.update(FINE_TUNING)
     if FLAGS.data_path:
         resolved["dataset"] = "local_text"
     if FLAGS.tokenizer not in (None, resolved["tokenizer"]) and not FLAGS.init_from:

@@ -131,9 +131,12 @@ def _encoded(texts, tokenizer, meta, where):
     empty = True
     for chunk in _chunks(texts):
         meta["num_bytes"] += sum(len(text.encode()) for text in chunk)
-        for text, ids in zip(chunk, tokenizer.encode_batch(chunk), strict=True):
-            if tokenizer.unk_id is not None and np.any(ids == tokenizer.unk_id):
-                meta["lost_bytes"] += tokenizer.lost_bytes(text)
+        encoded = tokenizer.encode_batch(chunk)
+        if tokenizer.unk_id is not None:
+            text_of_token = np.repeat(np.arange(len(chunk)), [len(ids) for ids in encoded])
+            unknown = np.unique(text_of_token[np.concatenate(encoded) == tokenizer.unk_id])
+            meta["lost_bytes"] += sum(tokenizer.lost_bytes(chunk[i]) for i in unknown)
+        for ids in encoded:
             if len(ids):
                 empty = False
                 yield ids

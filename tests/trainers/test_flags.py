@@ -30,6 +30,17 @@ def test_a_flag_beats_the_recipe_of_the_preset_which_beats_that_of_the_family():
     assert resolved("--model=gpt", "--learning_rate=0.5", "--steps=12")[0].learning_rate == 0.5
 
 
+def test_trained_weights_take_small_steps_unless_a_rate_is_given(tmp_path):
+    (tmp_path / "tokenizer").mkdir()
+    tiny = MODELS.config("bert").preset("tiny").to_dict()
+    (tmp_path / "config.json").write_text(json.dumps({"model": "bert", "model_config": tiny}))
+    arguments = ("--model=bert", "--task=tagging", "--seq_length=16")
+    scratch, trained = resolved(*arguments)[0], resolved(*arguments, f"--init_from={tmp_path}")[0]
+    assert (scratch.optimizer, scratch.learning_rate) == ("muon", 1e-2)
+    assert (trained.optimizer, trained.learning_rate) == ("adamw", 1e-4)
+    assert resolved(*arguments, f"--init_from={tmp_path}", "--learning_rate=1e-3")[0].learning_rate == 1e-3
+
+
 def test_set_reaches_the_models_config():
     config, model_config = resolved("--model=gpt", "--set=num_layers=3", "--set=dropout=0.1")
     assert (model_config.num_layers, model_config.dropout) == (3, 0.1)

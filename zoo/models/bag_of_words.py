@@ -46,9 +46,9 @@ class BagOfWordsConfig(Config):
         "tiny": dict(vocab_size=61, num_classes=3, num_buckets=128),
         "default": {},
         "counts": dict(order=1, counting="count", tfidf=False),
-        "characters": dict(order=3),
+        "characters": dict(order=3, num_buckets=2**20),
     }
-    preset_recipes: ClassVar = {"characters": dict(tokenizer="char", vocab_size=None, seq_length=512)}
+    preset_recipes: ClassVar = {"characters": dict(tokenizer="char", vocab_size=None, seq_length=256, steps=700)}
 
     def validate(self):
         self.require_positive("vocab_size", "num_classes", "num_buckets")

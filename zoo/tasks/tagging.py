@@ -38,7 +38,15 @@ class TaggingConfig(Config):
     max_tokens: int = 0
     head_dropout: float = 0.1
 
-    recipe: ClassVar = dict(dataset="python_docs/tagging")
+    recipe: ClassVar = dict(
+        dataset="python_docs/tagging",
+        seq_length=64,
+        batch_size=32,
+        steps=700,
+        learning_rate=1e-2,
+        optimizer="muon",
+        warmup_steps=50,
+    )
 
     def validate(self):
         self.require_rate("head_dropout")

@@ -170,6 +170,33 @@ def cut_at_spaces(text):
         start = end
 
 
+def encode_pieces(native, texts):
+    """Ids of texts by the Rust library, which is given long ones in pieces to keep all cores busy.
+
+    A special token's string in the text is ordinary text: `native` must not have been told of special tokens.
+
+    Args:
+        native: a `tokenizers.Tokenizer`.
+        texts: list of strings or bytes.
+
+    Returns:
+        list of int32 arrays.
+    """
+    pieces, counts = [], []
+    for text in several(texts):
+        before = len(pieces)
+        pieces.extend(cut_at_spaces(to_text(text)))
+        counts.append(len(pieces) - before)
+    encodings = iter(native.encode_batch_fast(pieces, add_special_tokens=False))
+    # Most texts are one piece, and a call of numpy costs as much as the tokens of a short one.
+    return [
+        np.array(next(encodings).ids, np.int32)
+        if count == 1
+        else np.concatenate([np.zeros(0, np.int32), *(np.array(next(encodings).ids, np.int32) for _ in range(count))])
+        for count in counts
+    ]
+
+
 def read_text(path):
     """The text of a vocabulary's file. Raises ValueError when there is none or it is no UTF-8."""
     try:

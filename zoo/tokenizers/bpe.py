@@ -11,7 +11,7 @@ import numpy as np
 import tokenizers
 
 from zoo.registry import TOKENIZERS
-from zoo.tokenizers.base import Tokenizer, cut_at_spaces, read_json, read_text, several, to_text
+from zoo.tokenizers.base import Tokenizer, cut_at_spaces, encode_pieces, read_json, read_text, to_text
 from zoo.tokenizers.bpe_graph import BPEGraph
 
 END_OF_TEXT = "<|endoftext|>"
@@ -146,15 +146,7 @@ class BPETokenizer(Tokenizer):
         raise ValueError(f"{tokenizer_json} does not say which token ends a text; give one of {specials} as eos_token.")
 
     def encode_batch(self, texts):
-        pieces, counts = [], []
-        for text in several(texts):
-            before = len(pieces)
-            pieces.extend(cut_at_spaces(to_text(text)))
-            counts.append(len(pieces) - before)
-        # A special token's string in the text is ordinary text: the Rust side is not told of special tokens.
-        encodings = iter(self._native.encode_batch_fast(pieces, add_special_tokens=False))
-        empty = np.zeros(0, np.int32)
-        return [np.concatenate([empty, *(np.array(next(encodings).ids, np.int32) for _ in range(n))]) for n in counts]
+        return encode_pieces(self._native, texts)
 
     def decode(self, ids):
         return b"".join(self._pieces[self.checked_ids(ids)]).decode("utf8", errors="replace")

@@ -13,7 +13,7 @@ import numpy as np
 import tokenizers
 
 from zoo.registry import TOKENIZERS
-from zoo.tokenizers.base import Tokenizer, cut_at_spaces, read_json, read_text, several, to_text
+from zoo.tokenizers.base import Tokenizer, cut_at_spaces, encode_pieces, read_json, read_text, to_text
 from zoo.tokenizers.wordpiece_graph import WordPieceGraph
 
 DEFAULT_VOCAB_SIZE = 8_192
@@ -149,15 +149,7 @@ class WordPieceTokenizer(Tokenizer):
         return np.array([not token.startswith(PREFIX) for token in self._vocabulary])
 
     def encode_batch(self, texts):
-        pieces, counts = [], []
-        for text in several(texts):
-            before = len(pieces)
-            pieces.extend(cut_at_spaces(to_text(text)))
-            counts.append(len(pieces) - before)
-        # A special token's string in the text is ordinary text: the Rust side is not told of special tokens.
-        encodings = iter(self._native.encode_batch_fast(pieces, add_special_tokens=False))
-        empty = np.zeros(0, np.int32)
-        return [np.concatenate([empty, *(np.array(next(encodings).ids, np.int32) for _ in range(n))]) for n in counts]
+        return encode_pieces(self._native, texts)
 
     def decode(self, ids):
         """As the contract says: words joined by a space, pieces by nothing; `unk_id` becomes its own token."""
