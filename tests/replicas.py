@@ -1,7 +1,7 @@
 """One replica against two, two workers and micro-batches: how far losses and final weights are apart.
 
-    python -m tests.replicas                       every model at preset tiny, 50 steps
-    python -m tests.replicas --models=gpt,lstm --optimizer=adamw
+    python -m tests.replicas                       every model at preset tiny with every task, 50 steps
+    python -m tests.replicas --models=gpt,lstm:tagging --optimizer=adamw
     python -m tests.replicas --sides=workers       two processes on the loopback device
 
 Five rows a step, so that two replicas get three and two, and in every row another number of tokens that count. Two logical CPU
@@ -14,16 +14,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-import keras
 import numpy as np
 
-from tests import tiny_models
+from tests import tiny_models, tiny_tasks
 from trainers import strategies, workers
-from zoo.models.base import Classifier
-from zoo.registry import MODELS
-from zoo.tasks.classification import Classification, ClassificationConfig
+from zoo.registry import MODELS, TASKS
 
-LABELS = ("no", "perhaps", "yes")
 SIDES = ("replicas", "micro-batches", "both", "workers")
 
 
@@ -33,7 +29,7 @@ def main():
         _work(args)
         return 0
     mirrored = strategies.place("mirrored")
-    names = args.models.split(",") if args.models else [n for n in MODELS.names() if not hasattr(MODELS.get(n), "adapt")]
+    names = args.models.split(",") if args.models else _cases()
     one = strategies.Placement("one replica")
     placements = {"replicas": (mirrored, 1), "micro-batches": (one, 2), "both": (mirrored, 2)}
     ours = {name: _curve(name, one, 1, args) for name in names}
@@ -45,14 +41,20 @@ def main():
         for name in names:
             loss, weights = _difference(ours[name], theirs[name])
             worst = max(worst, loss, weights)
-            print(f"{name:12} {side:14} losses {loss:.1e}  final weights {weights:.1e}", flush=True)
+            print(f"{name:26} {side:14} losses {loss:.1e}  final weights {weights:.1e}", flush=True)
     print(json.dumps({"worst": worst, "steps": args.steps, "optimizer": args.optimizer}))
     return 0
 
 
+def _cases():
+    """Every model with its first task, if that reads text, and every other task that it has."""
+    trained = [name for name in MODELS.names() if not hasattr(MODELS.get(name), "adapt")]
+    return [*(name for name in trained if TASKS.get(MODELS.config(name).tasks[0]).reads == "text"), *tiny_tasks.cases()]
+
+
 def _parser():
     parser = argparse.ArgumentParser(prog="python -m tests.replicas", description=__doc__.splitlines()[0])
-    parser.add_argument("--models", help="which, by commas; by default all that are trained by gradients")
+    parser.add_argument("--models", help="model, or model:task, by commas; by default all that are trained by gradients")
     parser.add_argument("--sides", default=",".join(SIDES), help="what to set against one replica, by commas")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--optimizer", choices=("sgd", "adamw", "adafactor", "muon"), default="sgd")
@@ -64,49 +66,23 @@ def _parser():
 
 def _curve(name, placement, grad_accumulation, args):
     """name -> array: the losses of all steps, and every variable after the last."""
-    classifier = issubclass(MODELS.get(name), Classifier)
+    task = tuned = batches = None
     with placement.scope():
-        model = _classifier(name) if classifier else tiny_models.assembled(name)
+        if ":" in name:
+            task, model, batches, tuned = tiny_tasks.create(name)
+        else:
+            model = tiny_models.assembled(name)
     trainer = tiny_models.trainer(
         model, args.steps, placement=placement, grad_accumulation=grad_accumulation, xla=args.xla == "on",
-        optimizer=args.optimizer, learning_rate=args.learning_rate,
-        task=Classification(ClassificationConfig(labels=LABELS)) if classifier else None,
+        optimizer=args.optimizer, learning_rate=args.learning_rate, task=task, tuned=tuned,
     )  # fmt: skip
-    batches = Texts(model) if classifier else tiny_models.uneven_batches(trainer)
+    batches = batches or tiny_models.uneven_batches(trainer)
     losses = [float(trainer.step(batches.batch(i), batches.starts_epoch(i)).loss) for i in range(args.steps)]
     carried = trainer.variables().get("carried", [])
     return {
         "losses": np.array(losses), **{v.path: np.asarray(v) for v in model.variables},
         **{f"carried/{v.name}": np.asarray(v) for v in carried},
     }  # fmt: skip
-
-
-def _classifier(name):
-    keras.utils.set_random_seed(7)
-    model_class = MODELS.get(name)
-    return model_class(model_class.config_class.preset("tiny", dropout=0.0)).build_from_ids()
-
-
-class Texts:
-    """Texts of unequal lengths with a class each; some of them do not count."""
-
-    def __init__(self, model):
-        self._model = model
-
-    def batch(self, step):
-        random = np.random.default_rng([17, step])
-        size, length = tiny_models.BATCH_SIZE, tiny_models.SEQ_LENGTH
-        weights = random.integers(0, 3, size).astype("float32")
-        weights[step % size] += 1
-        return {
-            "token_ids": tiny_models.token_ids(self._model, size, length, step),
-            "padding_mask": np.arange(length) < random.integers(1, length + 1, size)[:, None],
-            "labels": random.integers(0, len(LABELS), size).astype(np.int32),
-            "loss_weights": weights,
-        }
-
-    def starts_epoch(self, step):
-        return True
 
 
 def _difference(one, other):
@@ -126,7 +102,7 @@ def _workers(names, args):
         statuses, _ = workers.launch(2, "tests.replicas", arguments)
         if any(statuses):
             raise RuntimeError(f"The workers ended with {statuses}.")
-        return {name: dict(np.load(Path(directory) / f"{name}.npz")) for name in names}
+        return {name: dict(np.load(Path(directory) / f"{name.replace(':', '-')}.npz")) for name in names}
 
 
 def _work(args):
@@ -135,7 +111,7 @@ def _work(args):
     for name in args.models.split(","):
         curve = _curve(name, placement, 1, args)
         if placement.is_chief:
-            np.savez(Path(args.worker_of) / f"{name}.npz", **curve)
+            np.savez(Path(args.worker_of) / f"{name.replace(':', '-')}.npz", **curve)
     placement.barrier()
 
 

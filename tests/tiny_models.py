@@ -8,7 +8,7 @@ import contextlib
 import keras
 import numpy as np
 
-from trainers import loop, optimizers
+from trainers import loop, optimizers, tuning
 from zoo.models.base import Encoder, LanguageModel
 from zoo.registry import MODELS, TASKS
 from zoo.tasks.base import Layout
@@ -99,7 +99,7 @@ def token_ids(model, batch_size=3, length=7, seed=0):
     return np.random.default_rng(seed).integers(1, model.config.vocab_size, (batch_size, length)).astype(np.int32)
 
 
-def trainer(model, steps=10, *, task=None, xla=False, placement=None, grad_accumulation=1, **settings):
+def trainer(model, steps=10, *, task=None, xla=False, placement=None, grad_accumulation=1, tuned=None, **settings):
     """A `loop.Trainer` for the family's first task (or the one given) with the default update rule, by default on one replica and not compiled by XLA."""
     flags = dict(
         optimizer="adamw",
@@ -111,7 +111,8 @@ def trainer(model, steps=10, *, task=None, xla=False, placement=None, grad_accum
         clip_norm=1.0,
     )
     with placement.scope() if placement else contextlib.nullcontext():
-        optimizer = optimizers.create(_Settings({**flags, **settings}), model.trainable_variables)
+        rates, l1 = (tuning.rates(model, tuned), tuned.l1) if tuned else (None, 0.0)
+        optimizer = optimizers.create(_Settings({**flags, **settings}), model.trainable_variables, rates, l1)
     task = task or TASKS.get(model.config.tasks[0])()
     return loop.Trainer(
         model, task, optimizer, tokenizer=Marks(), batch_size=BATCH_SIZE, seq_length=SEQ_LENGTH, xla=xla, placement=placement,

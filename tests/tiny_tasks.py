@@ -1,0 +1,57 @@
+"""Every task that reads examples, on every model that serves it, at preset `tiny`: what replicas and goldens are about."""
+
+import keras
+
+from trainers import tuning
+from zoo.registry import MODELS, TASKS
+from zoo.tasks.base import Layout
+from zoo.tokenizers.base import create as create_tokenizer
+
+CONTEXT = "abs: the value. len: a number of items. max: the largest of all items."
+EXAMPLES = {
+    "classification": [{"text": text, "label": label} for text, label in (
+        ("good", "yes"), ("bad thing", "no"), ("so so", "perhaps"), ("fine", "yes"), ("very good", "yes"), ("no thing", "no"),
+        ("not a bad thing", "perhaps"),
+    )],
+    "tagging": [{"tokens": tokens.split(), "tags": tags.split()} for tokens, tags in (
+        ("the cat sat", "D N V"), ("cats sit", "N V"), ("the mat sat on the cat", "D N V P D N"), ("sit", "V"),
+    )],
+    "question_answering": [
+        {"question": f"what is {word}?", "context": CONTEXT, "answers": [answer], "answer_starts": [CONTEXT.index(answer)]}
+        for word, answer in (("abs", "the value"), ("len", "number"), ("max", "largest of all"))
+    ],
+}  # fmt: skip
+FIELDS = {
+    "classification": dict(balance=True, head_dropout=0.0), "tagging": dict(head_dropout=0.0),
+    "question_answering": dict(head_dropout=0.0, max_question=6, stride=4),
+}  # fmt: skip
+LAYOUT = Layout(seq_length=24, batch_size=5)
+# Two ways of training a part of a model; see trainers/tuning.py.
+TUNED = {
+    "lora": tuning.TuningConfig(lora_rank=2, lora_alpha=2.0, layer_decay=0.5),
+    "frozen": tuning.TuningConfig(freeze="1", layer_decay=0.5, l1=0.01),
+}  # fmt: skip
+
+
+def cases():
+    """`model:task` of each pair, and `model:task:way` of what is trained in part."""
+    pairs = [f"{name}:{task}" for name in MODELS.names() for task in MODELS.config(name).tasks if task in EXAMPLES]
+    return [*pairs, *(f"gpt:classification:{way}" for way in TUNED)]
+
+
+def create(case):
+    """(task, model, batches, `TuningConfig`) of a case, seeded. Call it where the model's variables are to live."""
+    name, task_name, *way = case.split(":")
+    keras.utils.set_random_seed(7)
+    examples, task_class = EXAMPLES[task_name], TASKS.get(task_name)
+    task = task_class(task_class.config_class(**FIELDS[task_name]))
+    task.adapt(examples)
+    tokenizer = create_tokenizer("wordpiece", [text for example in examples for text in task.texts(example)] * 3, 90)
+    fields = {**task.model_fields(tokenizer), "dropout": 0.0, "max_length": LAYOUT.seq_length}
+    config = MODELS.config(name).preset("tiny")
+    model = task.assemble(MODELS.get(name)(config.replace(**{k: v for k, v in fields.items() if hasattr(config, k)})))
+    model.build_from_ids()
+    settings = TUNED[way[0]] if way else tuning.TuningConfig()
+    tuning.begin(model, settings)
+    data = task.encode(examples, tokenizer, LAYOUT)
+    return task, model, task.training_batches(data, model, tokenizer, LAYOUT), settings
