@@ -18,7 +18,7 @@ from zoo.layers.cross_entropy import cross_entropy
 from zoo.layers.heads import SequenceClassifier
 from zoo.models.base import Classifier, Encoder
 from zoo.registry import TASKS
-from zoo.tasks import sequences
+from zoo.tasks import embedding, sequences
 from zoo.tasks.augmentation import Augmentation, read_synonyms, uniform
 from zoo.tasks.base import Task
 from zoo.tasks.signatures import refusal_unless, same_rows, signature
@@ -219,7 +219,7 @@ class Classification(Task):
         """`serving_default` = `classify`: `text` (and `text_pair`) string (B,) -> `labels` string (B, C), `scores` (B, C).
 
         Labels are the best first, scores their probabilities. A text that does not fit is cut as it was in training, or
-        with overlong=refuse an InvalidArgumentError.
+        with overlong=refuse an InvalidArgumentError. With an encoder also `embed` (`zoo/tasks/embedding.py`).
         """
         limit = self.config.max_tokens or model.max_length
         string = tf.TensorSpec([None], tf.string)
@@ -246,12 +246,13 @@ class Classification(Task):
             def classify(text):
                 return classes([text])
 
-        return {"serving_default": classify, "classify": classify}
+        return {"serving_default": classify, "classify": classify, **embedding.beside_a_head(model, tokenizer)}
 
     def requests(self, model, tokenizer):
         texts = ["", "Oil prices fall.", "Returns the number of items; raises ValueError if there are none.", "東京 naïve"]
         inputs = {"text": texts, **({"text_pair": texts[::-1]} if self.config.pair else {})}
-        return [("serving_default", inputs), ("classify", {name: texts[1:2] for name, texts in inputs.items()})]
+        requests = [("serving_default", inputs), ("classify", {name: texts[1:2] for name, texts in inputs.items()})]
+        return requests + embedding.requests_beside_a_head(model)
 
 
 def _encoded(texts, tokenizer):

@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras import ops
 
 from zoo.config import Config
+from zoo.models.base import Encoder
 from zoo.registry import TASKS
 from zoo.tasks.base import Task
 from zoo.tasks.signatures import refusal_unless, signature
@@ -130,3 +131,14 @@ def embed_signature(model, tokenizer, pooling="mean", normalize=True, max_length
         return {"embedding": vectors_BD}
 
     return embed
+
+
+def beside_a_head(model, tokenizer):
+    """`{"embed": function}` for a model with a task's head on an `Encoder`, whose vectors are then served too; {} for any other."""
+    backbone = getattr(model, "backbone", None)
+    return {"embed": embed_signature(backbone, tokenizer)} if isinstance(backbone, Encoder) else {}
+
+
+def requests_beside_a_head(model):
+    """Requests that exercise what `beside_a_head` gives."""
+    return [("embed", {"text": ["", "The list"]})] if isinstance(getattr(model, "backbone", None), Encoder) else []

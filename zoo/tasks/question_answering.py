@@ -21,7 +21,7 @@ from zoo import metrics
 from zoo.config import Config
 from zoo.layers.heads import TokenClassifier
 from zoo.registry import TASKS
-from zoo.tasks import sequences
+from zoo.tasks import embedding, sequences
 from zoo.tasks.base import Task
 from zoo.tasks.signatures import same_rows, signature
 from zoo.tokenizers.base import byte_values, row_ids, valid_utf8
@@ -184,7 +184,7 @@ class QuestionAnswering(Task):
 
     def signatures(self, model, tokenizer):
         """`serving_default` = `answer`: `question`, `context` string (B,) -> `answer` string (B,), `start` and `end` int32 (B,),
-        byte offsets in the context; `score` float32 (B,), the log-odds against no answer. -1 and an empty string for none."""
+        byte offsets in the context; `score` float32 (B,), the log-odds against no answer. -1 and an empty string for none. `embed` besides."""
         config = self.config
         string = tf.TensorSpec([None], tf.string)
 
@@ -207,12 +207,13 @@ class QuestionAnswering(Task):
             text = tf.strings.substr(valid_utf8(context), tf.maximum(start, 0), tf.maximum(end, 0) - tf.maximum(start, 0))
             return {"answer": text, "start": start, "end": end, "score": tf.where(there, best - none, 0.0)}
 
-        return {"serving_default": answer, "answer": answer}
+        return {"serving_default": answer, "answer": answer, **embedding.beside_a_head(model, tokenizer)}
 
     def requests(self, model, tokenizer):
         context = "abs: Return the absolute value.\nlen: Return the number of items, 東京 and all. " * 3
         inputs = {"question": ["What does abs do?", "?", ""], "context": [context, "naïve", ""]}
-        return [("serving_default", inputs), ("answer", {name: value[:1] for name, value in inputs.items()})]
+        requests = [("serving_default", inputs), ("answer", {name: value[:1] for name, value in inputs.items()})]
+        return requests + embedding.requests_beside_a_head(model)
 
 
 def _cross_entropy(batch, logits):

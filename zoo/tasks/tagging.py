@@ -18,7 +18,7 @@ from zoo.config import Config
 from zoo.layers.cross_entropy import cross_entropy
 from zoo.layers.heads import TokenClassifier
 from zoo.registry import TASKS
-from zoo.tasks import sequences
+from zoo.tasks import embedding, sequences
 from zoo.tasks.base import Task
 from zoo.tasks.signatures import refusal_unless, signature
 from zoo.tokenizers.base import row_ids
@@ -163,7 +163,7 @@ class Tagging(Task):
         """`serving_default` = `tag`: `text` string (B,), words separated by white space as in the training data ->
         `tokens` and `tags` string (B, W), filled up with empty strings, and `num_tokens` int32 (B,).
 
-        A text that does not fit is an InvalidArgumentError that names both numbers of tokens.
+        A text that does not fit is an InvalidArgumentError that names both numbers of tokens. With an encoder also `embed`.
         """
         limit = self.config.max_tokens or model.max_length
         labels = self.config.labels
@@ -178,11 +178,12 @@ class Tagging(Task):
             counts = tf.cast(words.row_lengths(), tf.int32)
             return {"tokens": words.to_tensor(""), "tags": tags, "num_tokens": counts}
 
-        return {"serving_default": tag, "tag": tag}
+        return {"serving_default": tag, "tag": tag, **embedding.beside_a_head(model, tokenizer)}
 
     def requests(self, model, tokenizer):
         texts = ["", "return x", "def naïve ( 東京 ) :", "  a  b "]
-        return [("serving_default", {"text": texts}), ("tag", {"text": texts[2:3]})]
+        requests = [("serving_default", {"text": texts}), ("tag", {"text": texts[2:3]})]
+        return requests + embedding.requests_beside_a_head(model)
 
 
 def _rows_in_graph(texts, tokenizer, limit):
