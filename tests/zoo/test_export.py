@@ -322,6 +322,9 @@ SMALLER = [
 def test_a_smaller_precision_is_smaller_and_answers_nearly_the_same(name, task_name, precision, tmp_path):
     wide = dict(num_buckets=65_536) if name == "bag_of_words" else dict(hidden_dim=96)
     model, tokenizer, task = exports.make(name, task_name, strong=False, **wide)
+    if name == "bag_of_words":  # which begins with zeros, and those are the same in any precision
+        random = np.random.default_rng(0)
+        model.set_weights([random.normal(size=weight.shape, scale=0.3) for weight in model.get_weights()])
     before = model.get_weights()
     path = export_saved_model(tmp_path, model, tokenizer, task, precision=precision)  # proved like any other
     signature, output = {"language_modeling": ("score", "log_prob"), "masked_lm": ("score", "log_prob"), "classification": ("classify", "scores")}.get(
@@ -336,7 +339,9 @@ def test_a_smaller_precision_is_smaller_and_answers_nearly_the_same(name, task_n
         np.testing.assert_array_equal(weight, value)
     size = (path / "variables" / "variables.data-00000-of-00001").stat().st_size
     parameters = sum(value.size for value in model.get_weights())
-    assert size < {"bfloat16": 0.52, "int8": 0.3}[precision] * 4 * parameters
+    # A vector stays float32: beside three classes a bag of words has one of a quarter of its weights.
+    share = 0.45 if name == "bag_of_words" else {"bfloat16": 0.52, "int8": 0.3}[precision]
+    assert size < share * 4 * parameters
 
 
 @pytest.mark.parametrize(("name", "task_name"), [GPT, ("bert", "classification")])

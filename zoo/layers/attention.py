@@ -7,6 +7,7 @@ H head width.
 import keras
 from keras import ops
 
+from zoo.layers import fusion
 from zoo.layers.blockwise_attention import FORMS, attend_in_blocks, attend_in_rows, resolve_form
 from zoo.layers.linear import Linear, leading_shape
 from zoo.layers.masks import MASKED, MaskRule
@@ -60,6 +61,11 @@ def append_to_cache(cache_BKSH, new_BKTH, index):
     """Writes T new columns into a cache from column `index` on."""
     if keras.backend.backend() != "tensorflow":
         return ops.slice_update(cache_BKSH, (0, 0, index, 0), new_BKTH)
+    if fusion.is_whole():  # XLA cannot compile the op below, and its own a server may not have: each column is chosen
+        source = ops.arange(ops.shape(cache_BKSH)[2], dtype="int32") - index
+        num_new = ops.shape(new_BKTH)[2]
+        new_BKSH = ops.take(new_BKTH, ops.clip(source, 0, num_new - 1), axis=2)
+        return ops.where(((source >= 0) & (source < num_new))[:, None], new_BKSH, cache_BKSH)
     import tensorflow as tf  # for one op; other backends need not have it
 
     # On TensorFlow that op is XLA's, and scatter_update copies the whole cache. This one writes into the buffer it is given

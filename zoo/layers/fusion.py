@@ -26,7 +26,7 @@ def islands():
 
 @contextlib.contextmanager
 def whole():
-    """While a graph is traced in this block, layers know that XLA will compile it as a whole for a CPU."""
+    """While a graph is traced in this block, layers know that XLA will compile it as a whole."""
     with _as("whole"):
         yield
 
@@ -43,6 +43,11 @@ def _as(name):
 
 def _current():
     return getattr(_scope, "name", None)
+
+
+def is_whole():
+    """Whether a graph is being traced inside `whole()`."""
+    return _current() == "whole"
 
 
 def fused(function):
@@ -72,7 +77,7 @@ def sum_of_rows(x_NY):
     what comes of it, runs along the rows, with vector instructions: a fifth of the time at (768, 512) (benchmarks/LOG.md).
     """
     number = x_NY.shape[0]
-    if _current() != "whole" or number is None:
+    if not is_whole() or number is None:
         return ops.sum(x_NY, axis=0)
     while parts := next((n for n in WAYS if number % n == 0), None):
         number //= parts
@@ -87,6 +92,6 @@ def _add_bias(x_NY, bias_Y):
 
 def add_bias(x_NY, bias_Y):
     """x + b, whose gradient for b is a `sum_of_rows`."""
-    if _current() != "whole":  # TensorFlow has one kernel for a product and its bias, which it finds in plain graphs
+    if not is_whole():  # TensorFlow has one kernel for a product and its bias, which it finds in plain graphs
         return ops.add(x_NY, bias_Y)
     return _add_bias(x_NY, ops.convert_to_tensor(bias_Y))  # a tensor: a custom gradient may not see a variable

@@ -9,6 +9,7 @@ import contextlib
 
 import tensorflow as tf
 
+from zoo.layers.fusion import whole
 from zoo.models.base import Encoder, Headed, LanguageModel
 
 COLUMNS = 64
@@ -44,7 +45,11 @@ def compiled(model):
 
 
 def _compiled(function):
-    return tf.function(function, jit_compile=True, autograph=False)
+    def traced(*args, **kwargs):
+        with whole():
+            return function(*args, **kwargs)
+
+    return tf.function(traced, jit_compile=True, autograph=False)
 
 
 def _missing(model, token_ids):

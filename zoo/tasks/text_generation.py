@@ -249,6 +249,8 @@ def _score(model, tokenizer, texts):
     """float32 (B,) log-probabilities and int32 (B,) numbers of tokens."""
     ids = _ids_after_eos(model, tokenizer, texts, "text")
     num_tokens = tf.cast(ids.row_lengths(), tf.int32) - 1
+    if model.context_tokens:
+        return _score_joined(model, tokenizer, ids), num_tokens
     longest = tf.reduce_max(tf.concat([num_tokens, [1]], 0))
     dense = ids.to_tensor(shape=tf.stack([tf.shape(texts)[0], longest + 1]), default_value=tokenizer.pad_id)
     real = tf.range(longest)[None] < num_tokens[:, None]
@@ -256,3 +258,15 @@ def _score(model, tokenizer, texts):
     padding_mask = real | (tf.range(longest) == 0)[None]
     log_probs, _ = model.token_log_probs(dense[:, :-1], dense[:, 1:], padding_mask=padding_mask)
     return tf.reduce_sum(tf.where(real, log_probs, 0.0), 1), num_tokens
+
+
+def _score_joined(model, tokenizer, ids):
+    """float32 (B,) log-probabilities of rows that each begin with `eos_id`, past which a model of counts sees nothing.
+
+    So they are scored end to end as one text, without padding. What follows a row's last token is the `eos_id` of the next one, and is
+    left out.
+    """
+    stream = tf.concat([tf.cast(ids.flat_values, tf.int32), [tokenizer.eos_id]], 0)[None]
+    log_probs, _ = model.token_log_probs(stream[:, :-1], stream[:, 1:])
+    rows = tf.RaggedTensor.from_row_splits(log_probs[0], ids.row_splits, validate=False)[:, :-1]
+    return tf.reduce_sum(rows, 1)
