@@ -44,6 +44,8 @@ CASES = {
     "bert_batch64": ["--model=bert", "--batch_size=64"],
     "bert_small": ["--model=bert", "--preset=bert_small_uncased", "--batch_size=8"],
     "bert_classes": ["--model=bert", "--task=classification"],
+    "bert_adapters": ["--model=bert", "--preset=bert_small_uncased", "--task=classification", "--set=lora_rank=8"],
+    "bert_frozen": ["--model=bert", "--preset=bert_small_uncased", "--task=classification", "--set=freeze=2"],
     "gpt_tags": ["--model=gpt", "--task=tagging"],
     "bag_of_words": ["--model=bag_of_words"],
 }  # fmt: skip
@@ -121,7 +123,7 @@ def _worker(name):
     import tensorflow as tf
 
     import tfds_configs
-    from trainers import loop, optimizers
+    from trainers import loop, optimizers, tuning
     from trainers.checkpoints import Checkpoints, named_variables
     from trainers.prepare import prepare_for
     from trainers.steps import layout_of
@@ -135,6 +137,8 @@ def _worker(name):
     tf.matmul(tf.ones((512, 512)), tf.ones((512, 512)))  # threads and their buffers
     before = machine.resident_bytes()
     model = task.assemble(MODELS.get(config.model)(model_config)).build_from_ids()
+    settings = trainer_flags.tuning_config(config)
+    tuning.begin(model, settings)
     xla, _ = loop.resolve_xla(config.xla, model, tf.config.list_logical_devices())
     trainer = loop.Trainer(
         model, task, optimizers.create(config, model.trainable_variables), tokenizer=tokenizer,
@@ -152,7 +156,7 @@ def _worker(name):
             float(trainer.step(batches.batch(step))[0])
         checkpoints.wait()
         peak = machine.peak_resident_bytes()
-    planned = plan.make(config, model_config, task.config)
+    planned = plan.make(config, model_config, task.config, tuning=settings)
     tokens = config.batch_size * config.seq_length
     print(json.dumps({
         "memory_plan": planned.memory.total, "memory": peak - before, "memory_parts": planned.memory.to_dict(),

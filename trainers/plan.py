@@ -12,9 +12,11 @@ Shape letters: B batch, T positions, V vocabulary, D hidden, N query heads, K ke
 """
 
 import dataclasses
+import functools
 import math
 
 from trainers import machine
+from trainers.tuning import TuningConfig
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MOMENTS = {"adamw": 2.0, "sgd": 1.0, "muon": 1.0, "adafactor": 0.0}  # floats a parameter; Adafactor keeps rows and columns
@@ -30,6 +32,7 @@ CHUNK = 2**25
 ROWS_FROM, BLOCKS_FROM = 256, 2_048  # T, as in zoo/layers/blockwise_attention.py
 MAX_ROWS, ROW, BLOCK = 8, 128, 512  # likewise
 FORWARD_SHARE = 1 / 3  # of the time that training on a token takes
+WHOLE = TuningConfig()  # everything is trained
 SAFE = 0.95  # of the memory there is; the rest is other people's
 
 
@@ -89,8 +92,10 @@ def output_of(config, seq_length, task="language_modeling", task_config=None):
     if not hasattr(config, "num_layers"):
         return Output(1, config.num_classes, 0)
     classes = len(getattr(task_config, "labels", ())) or 2
-    head = (width + 1) * classes
-    return Output(1 if task == "classification" else seq_length, classes, head, head)
+    if task == "classification":
+        head = (width + 1) * (width + classes)  # with the square matrix below the classes
+        return Output(1, classes, head, head)
+    return Output(seq_length, classes, (width + 1) * classes, (width + 1) * classes)
 
 
 def _output_width(config):
@@ -113,13 +118,49 @@ def body_params(config):
     return config.num_params() - apart
 
 
-def flops_per_token(config, seq_length, output=None):
-    """FLOPs of training on one token, of a model's config, under an `Output`; by default that of a language model."""
+def flops_per_token(config, seq_length, output=None, tuning=WHOLE):
+    """FLOPs of training on one token, of a model's config, under an `Output`; by default that of a language model.
+
+    What is frozen with all below it has no backward pass: a third is left. A matrix beside which an adapter is trained
+    has no gradient of its own, but passes one on: two thirds are left.
+    """
     output = output_of(config, seq_length) if output is None else output
-    attended = 0
+    body, attended = body_params(config), 0
     if hasattr(config, "num_heads"):
         attended = 12 * config.num_layers * seq_length * _attention_width(config)
-    return 6 * (body_params(config) + output.weights * output.positions / seq_length) + attended
+    if tuning.lora_rank:
+        blocks = 4 * body + 6 * _adapters(config, tuning.lora_rank) + attended
+    else:
+        blocks = (6 * body + attended) * (1 - _frozen_share(config, tuning) * 2 / 3)
+    return blocks + 6 * output.weights * output.positions / seq_length
+
+
+def _frozen_share(config, tuning):
+    """Which part of the blocks has no backward pass. Blocks are taken for alike."""
+    if tuning.freeze.isdecimal():
+        return min(int(tuning.freeze) / getattr(config, "num_layers", 1), 1.0)
+    return 1.0 if tuning.freeze == "backbone" else 0.0
+
+
+def _adapters(config, rank):
+    """Parameters of adapters beside every matrix of the blocks: `rank` for each row and each column."""
+    if not hasattr(config, "num_heads"):
+        return 0  # nothing there can have one, which the run will say
+    d, attended = config.hidden_dim, _attention_width(config)
+    queries = attended * (1 + 2 * getattr(config, "kv_heads", config.num_heads) / config.num_heads)
+    expanded = (2 if getattr(config, "activation", "") == "swiglu" else 1) * config.mlp_width
+    return config.num_layers * rank * round((d + queries) + (attended + d) + (d + expanded) + (config.mlp_width + d))
+
+
+def trained_params(config, output, tuning=WHOLE):
+    """Parameters that a run moves: all, or what `tuning` leaves of them."""
+    if tuning.lora_rank:
+        return _adapters(config, tuning.lora_rank) + output.params
+    every = config.num_params() + output.params
+    if tuning.freeze == "none":
+        return every
+    body = body_params(config)
+    return every - (config.num_params() - body) - round(_frozen_share(config, tuning) * body)
 
 
 def _attention_width(config):
@@ -138,6 +179,7 @@ def training_memory(
     grad_accumulation=1,
     xla="auto",
     clip_norm=0.0,
+    tuning=WHOLE,
 ):
     """The `Memory` of training a model with `config`.
 
@@ -147,15 +189,17 @@ def training_memory(
         seq_length: T.
         output: an `Output`, by default that of a language model.
         optimizer, precision, grad_accumulation, xla, clip_norm: as the flags.
+        tuning: a `TuningConfig`. What is not trained has no moments and no gradient, and frozen blocks keep nothing for one.
     """
     output = output_of(config, seq_length) if output is None else output
-    params = 4 * (config.num_params() + output.params)
+    trained = 4 * trained_params(config, output, tuning)
+    params = 4 * (config.num_params() + output.params) + (trained if tuning.lora_rank else 0)
     rows = math.ceil(batch_size / grad_accumulation)
     compiled = _compiled(config, xla)
-    layers = _layers(config, seq_length, BYTES[precision], compiled)
+    layers = _layers(config, seq_length, BYTES[precision], compiled) * (1 - _frozen_share(config, tuning))
     activations = rows * seq_length * layers + _output_memory(output, rows)
-    moments = MOMENTS[optimizer] * params
-    gradients = params * (1 + (grad_accumulation > 1) + (clip_norm > 0))  # their sum and the clipped ones are others
+    moments = MOMENTS[optimizer] * trained
+    gradients = trained * (1 + (grad_accumulation > 1) + (clip_norm > 0))  # their sum and the clipped ones are others
     return Memory(params, moments, gradients, params + moments, activations, _graphs(config, seq_length, compiled))
 
 
@@ -279,7 +323,7 @@ class Plan:
         return f"{need}; no batch is small enough: choose a smaller --preset, or a machine with more memory."
 
 
-def make(config, model_config, task_config=None, limit=None):
+def make(config, model_config, task_config=None, limit=None, tuning=WHOLE):
     """The `Plan` of a `TrainConfig`.
 
     Args:
@@ -287,13 +331,15 @@ def make(config, model_config, task_config=None, limit=None):
         model_config: its model's, with the vocabulary that is known by now.
         task_config: its task's, with the classes that are known by now.
         limit: bytes of memory; by default what this machine has.
+        tuning: a `TuningConfig`: what is trained.
     """
     limit = machine.memory_limit() if limit is None else limit
     output = output_of(model_config, config.seq_length, config.task, task_config)
-    memory = _memory_of(config, model_config, output)
-    proposals = () if fits(memory, limit) else tuple(_proposals(config, model_config, output, limit))
+    settled = functools.partial(_memory_of, config, output=output, tuning=tuning)
+    memory = settled(model_config)
+    proposals = () if fits(memory, limit) else tuple(_proposals(config, model_config, limit, settled))
     return Plan(
-        model_config.num_params() + output.params, flops_per_token(model_config, config.seq_length, output),
+        model_config.num_params() + output.params, flops_per_token(model_config, config.seq_length, output, tuning),
         config.steps * config.batch_size * config.seq_length, memory, limit, proposals,
     )  # fmt: skip
 
@@ -314,26 +360,26 @@ def seconds_left(config, step, tokens_per_second, judged, data_tokens):
     return (trained + FORWARD_SHARE * evaluated) / tokens_per_second
 
 
-def _memory_of(config, model_config, output, **changes):
+def _memory_of(config, model_config, output, tuning, **changes):
     settings = dict(batch_size=config.batch_size, grad_accumulation=getattr(config, "grad_accumulation", 1)) | changes
     return training_memory(
         model_config, seq_length=config.seq_length, output=output, optimizer=config.optimizer, precision=config.precision,
-        xla=config.xla, clip_norm=config.clip_norm, **settings,
+        xla=config.xla, clip_norm=config.clip_norm, tuning=tuning, **settings,
     )  # fmt: skip
 
 
-def _proposals(config, model_config, output, limit):
+def _proposals(config, model_config, limit, memory_of):
     """Flags under which the run fits: the same batch in parts, blocks computed again, or a smaller batch."""
     if "remat" in {field.name for field in dataclasses.fields(model_config)} and model_config.remat == "none":
         again = model_config.replace(remat="block")
-        if fits(_memory_of(config, again, output), limit):
+        if fits(memory_of(again), limit):
             yield "--set=remat=block"
     divisors = [k for k in range(2, config.batch_size + 1) if config.batch_size % k == 0]
     for k in divisors:
-        if fits(_memory_of(config, model_config, output, grad_accumulation=k), limit):
+        if fits(memory_of(model_config, grad_accumulation=k), limit):
             yield f"--grad_accumulation={k}"
             break
     for k in divisors:
-        if fits(_memory_of(config, model_config, output, batch_size=config.batch_size // k, grad_accumulation=1), limit):
+        if fits(memory_of(model_config, batch_size=config.batch_size // k, grad_accumulation=1), limit):
             yield f"--batch_size={config.batch_size // k}"
             break

@@ -120,7 +120,11 @@ def _described(config, model_config):
         from trainers import plan
 
         known = {"vocab_size": config.vocab_size} if config.vocab_size else {}  # else the text decides
-        described["plan"] = plan.make(config, model_config.replace(**known), trainer_flags.task_config(config)).to_dict()
+        planned = plan.make(
+            config, model_config.replace(**known), trainer_flags.task_config(config),
+            tuning=trainer_flags.tuning_config(config),
+        )  # fmt: skip
+        described["plan"] = planned.to_dict()
     return described
 
 

@@ -120,7 +120,7 @@ def _fit(run, config, model, task, tokenizer, data, placement):
 
 def _meter(config, model, task, placement):
     """Says what the run will cost, and gives the `Meter` that tells what it does cost."""
-    planned = plan.make(config, model.config, task.config)
+    planned = plan.make(config, model.config, task.config, tuning=tuning_config(config))
     print(planned.sentence(), flush=True)
     if tf.config.list_logical_devices("GPU"):
         megabytes = planned.memory.on_accelerator / 1e6

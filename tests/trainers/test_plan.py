@@ -67,8 +67,9 @@ def test_a_task_costs_at_the_positions_that_it_looks_at():
     assert plan.flops_per_token(bert, 16, masked) == 6 * (body + (masked.params + 61 * 12) / 4) + ATTENDED
     labels = SimpleNamespace(labels=("no", "perhaps", "yes"))
     classes, tags = (plan.output_of(tiny(), 16, task, labels) for task in ("classification", "tagging"))
-    assert (classes.positions, tags.positions, classes.params) == (1, 16, 39) and tags.params == classes.params
-    assert plan.flops_per_token(tiny(), 16, classes) == 6 * (plan.body_params(tiny()) + 39 / 16) + ATTENDED
+    assert (classes.positions, tags.positions, classes.params) == (1, 16, 195)  # 13 x 12 and 13 x 3
+    assert tags.params == 39
+    assert plan.flops_per_token(tiny(), 16, classes) == 6 * (plan.body_params(tiny()) + 195 / 16) + ATTENDED
     assert plan.flops_per_token(tiny(), 16, tags) == 6 * (plan.body_params(tiny()) + 39) + ATTENDED
     assert plan.make(run(task="tagging"), tiny(), labels).num_params == tiny().num_params() + 39
     bag = MODELS.config("bag_of_words").preset("tiny")

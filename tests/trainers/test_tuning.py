@@ -4,13 +4,14 @@ Shape letters: B batch, T positions.
 """
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests import programs, tiny_models
-from trainers import optimizers, tuning
+from trainers import optimizers, plan, tuning
 from trainers.flags import task_config, train_config, tuning_config
 from trainers.tuning import TuningConfig
 from zoo.registry import MODELS
@@ -52,6 +53,21 @@ def test_stages_hold_every_weight_of_a_model(name):
     model = tiny_models.create(name)
     assert {v.path for v in model.weights} == paths(layer for stage in model.stages() for layer in stage)
     assert len(model.stages()) == model.config.num_layers + 2
+
+
+@pytest.mark.parametrize(("name", "fields"), [
+    ("bert", dict(lora_rank=2)), ("gpt", dict(lora_rank=3)), ("bert", dict(freeze="1")), ("lstm", dict(freeze="backbone")),
+])  # fmt: skip
+def test_the_plan_counts_moments_and_gradients_of_what_is_trained(name, fields):
+    settings, (_, model, _) = TuningConfig(**fields), classifier(name)
+    classes = plan.output_of(model.config, 16, "classification", SimpleNamespace(labels=LABELS))
+    tuning.begin(model, settings)
+    trained = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
+    assert plan.trained_params(model.config, classes, settings) == pytest.approx(trained, rel=0.05)
+    memory = plan.training_memory(model.config, 3, 16, output=classes, tuning=settings)
+    assert memory.optimizer == 2 * memory.gradients < memory.weights
+    whole = plan.flops_per_token(model.config, 16, classes)
+    assert 1 / 3 < plan.flops_per_token(model.config, 16, classes, settings) / whole < 1
 
 
 @pytest.mark.parametrize(("name", "freeze", "frozen_stages"), [
