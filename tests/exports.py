@@ -24,7 +24,7 @@ LABELS = ("no", "perhaps", "yes")
 FIELDS = {
     "classification": dict(labels=LABELS, max_tokens=64),
     "tagging": dict(labels=LABELS, max_tokens=64),
-    "question_answering": dict(max_tokens=48, max_question=12, stride=8),
+    "question_answering": dict(max_tokens=48, max_question=12, stride=8, match=True),
 }
 
 
@@ -56,9 +56,7 @@ def make(name, task_name, strong=True, **fields):
     model_class, task_class = MODELS.get(name), TASKS.get(task_name)
     tokenizer = create_tokenizer("wordpiece", TEXTS, 61) if issubclass(model_class, Encoder) else create_tokenizer("byte")
     task = task_class(task_class.config_class(**FIELDS.get(task_name, {})))
-    fields = dict(
-        vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, max_length=64, num_layers=1, dropout=0.0, **fields
-    )  # fmt: skip
+    fields = {**task.model_fields(tokenizer), "max_length": 64, "num_layers": 1, "dropout": 0.0, **fields}
     fields = {key: value for key, value in fields.items() if hasattr(MODELS.config(name), key)}
     if issubclass(model_class, Classifier):
         model = model_class(model_class.config_class.preset("tiny", **fields))

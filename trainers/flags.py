@@ -77,8 +77,8 @@ DEFAULTS = dict(
     label_smoothing=0.0, z_loss=0.0, separate_documents=False, strategy="auto", grad_accumulation=1,
     precision="float32", xla="auto", seed=0,
 )  # fmt: skip
-# Weights that are trained already take small steps, whatever a family's rate from scratch is.
-FINE_TUNING = dict(learning_rate=1e-4, optimizer="adamw")
+# Weights that are trained already take small steps, whatever a family's rate from scratch is, and need no crutches (`set`).
+FINE_TUNING = dict(learning_rate=1e-4, optimizer="adamw", set=())
 
 
 def define_training():
@@ -204,6 +204,7 @@ def train_config():
         resolved["dataset"] = "local_text"
     if FLAGS.tokenizer not in (None, resolved["tokenizer"]) and not FLAGS.init_from:
         resolved["vocab_size"] = None  # the recipe's size is for the recipe's tokenizer
+    settings = (*resolved.pop("set", ()), *FLAGS.set)  # what is said last counts
     for field in dataclasses.fields(TrainConfig):
         given = FLAGS[field.name].value
         if isinstance(given, float) and not math.isfinite(given):
@@ -217,7 +218,7 @@ def train_config():
     resolved.setdefault("eval_every", max(steps // 6, 1))
     resolved.setdefault("checkpoint_every", max(steps // 6, 1))
     profiled_steps()
-    config = TrainConfig(**{**resolved, "model": FLAGS.model, "preset": preset, "set": tuple(FLAGS.set)})
+    config = TrainConfig(**{**resolved, "model": FLAGS.model, "preset": preset, "set": settings})
     _check_names(config, config_class)
     task_config(config), tuning_config(config)  # they refuse a wrong value before anything is done
     return config, _fitted_to_sequence(model_config.override(_set_for(config_class, config)), config)

@@ -23,6 +23,7 @@ from trainers.loss_scaling import SMALLEST_SCALE, LossScaling
 from trainers.plan import XLA_CPU_MAX_PARAMS
 from trainers.strategies import Placement, rows_of, share
 from zoo.layers.fusion import islands, whole
+from zoo.models.base import Encoder
 
 
 def resolve_xla(requested, model, devices):
@@ -35,6 +36,8 @@ def resolve_xla(requested, model, devices):
         return True, "auto: an accelerator is present"
     if model.carries_state:
         return False, "auto: on a CPU the recurrent loop is faster without"
+    if isinstance(getattr(model, "backbone", model), Encoder):
+        return False, "auto: on a CPU an encoder is faster without"  # measured: benchmarks/LOG.md
     num_params = model.count_params()
     small = num_params <= XLA_CPU_MAX_PARAMS
     return small, f"auto: {num_params:,} parameters are {'few' if small else 'many'} for a CPU"

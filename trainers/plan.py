@@ -205,7 +205,8 @@ def training_memory(
 
 def _compiled(config, xla):
     """Whether XLA compiles the step on a CPU, as `loop.resolve_xla` decides."""
-    few = hasattr(config, "num_heads") and config.num_params() <= XLA_CPU_MAX_PARAMS
+    decoder = hasattr(config, "num_heads") and not hasattr(config, "num_segments")
+    few = decoder and config.num_params() <= XLA_CPU_MAX_PARAMS
     return xla in ("on", "require") or (xla == "auto" and few)
 
 

@@ -5,12 +5,14 @@ import hashlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
 import tfds_configs
 from tfds_configs.python_docs import documents as extraction
 from tfds_configs.python_docs.documents import Document, documents
+from tfds_configs.python_docs.labelled import DESCRIBED_TOGETHER, ROUNDS, questions
 from tfds_configs.python_docs.python_docs_dataset_builder import PythonDocs
 
 
@@ -113,7 +115,7 @@ def test_the_builder_describes_itself(source):
     list(source.texts("test"))
     builder = PythonDocs(data_dir=source.data_dir)
     major, minor, micro = sys.version_info[:3]
-    assert builder.info.full_name == f"python_docs/language_modeling/1.{100 * major + minor}.{micro}"
+    assert builder.info.full_name == f"python_docs/language_modeling/2.{100 * major + minor}.{micro}"
     assert "documentation that every Python carries" in builder.info.description
     assert "Python Software Foundation" in builder.info.citation
     assert sorted(builder.info.features) == ["module", "name", "text"]
@@ -124,4 +126,20 @@ def test_the_builder_describes_itself(source):
 def test_the_fingerprint_names_python_and_stays(source):
     fingerprint = source.fingerprint()
     assert fingerprint == source.fingerprint()
-    assert fingerprint.startswith(f"python_docs/language_modeling/1.3{sys.version_info.minor:02d}.")
+    assert fingerprint.startswith(f"python_docs/language_modeling/2.3{sys.version_info.minor:02d}.")
+
+
+def test_questions_stand_among_others_and_are_asked_again_in_training(found):
+    asked = {}
+    for split, example in questions(found):
+        (answer,), (start,) = example["answers"], example["answer_starts"]
+        lines = example["context"].splitlines()
+        names = [line.partition(": ")[0] for line in lines]
+        name = example["question"].removeprefix("What does ").removesuffix(" do?")
+        assert example["context"][start:].startswith(answer) and lines[names.index(name)] == f"{name}: {answer}"
+        assert len(set(names)) == len(lines) == DESCRIBED_TOGETHER
+        asked.setdefault((split, example["id"]), set()).add(example["context"])
+    assert len({key for _, key in asked}) == len(asked)  # no function is in two splits
+    times = [len(contexts) for (split, _), contexts in asked.items() if split == "train"]
+    assert max(times) == ROUNDS and np.mean(times) > 0.95 * ROUNDS
+    assert {len(contexts) for (split, _), contexts in asked.items() if split != "train"} == {1}

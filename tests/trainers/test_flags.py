@@ -41,6 +41,20 @@ def test_trained_weights_take_small_steps_unless_a_rate_is_given(tmp_path):
     assert resolved(*arguments, f"--init_from={tmp_path}", "--learning_rate=1e-3")[0].learning_rate == 1e-3
 
 
+def test_a_task_may_have_settings_for_training_from_scratch(tmp_path):
+    (tmp_path / "tokenizer").mkdir()
+    tiny = MODELS.config("bert").preset("tiny").to_dict()
+    (tmp_path / "config.json").write_text(json.dumps({"model": "bert", "model_config": tiny}))
+    arguments = ("--model=bert", "--task=question_answering", "--seq_length=16", "--set=max_question=4", "--set=stride=2")
+
+    def matches(*further):
+        with programs.parsed("run", *arguments, *further):
+            return trainer_flags.task_config(trainer_flags.train_config()[0]).match
+
+    assert matches() and not matches("--set=match=false")
+    assert not matches(f"--init_from={tmp_path}") and matches(f"--init_from={tmp_path}", "--set=match=true")
+
+
 def test_set_reaches_the_models_config():
     config, model_config = resolved("--model=gpt", "--set=num_layers=3", "--set=dropout=0.1")
     assert (model_config.num_layers, model_config.dropout) == (3, 0.1)

@@ -187,6 +187,7 @@ class Device:
     ("off", "gpt", ["GPU"], False, "--xla=off"),
     ("auto", "gpt", ["CPU"], True, "auto: {:,} parameters are few for a CPU"),
     ("auto", "lstm", ["CPU"], False, "auto: on a CPU the recurrent loop is faster without"),
+    ("auto", "bert", ["CPU"], False, "auto: on a CPU an encoder is faster without"),
     ("auto", "lstm", ["CPU", "GPU"], True, "auto: an accelerator is present"),
     ("auto", "gpt", ["CPU", "TPU"], True, "auto: an accelerator is present"),
 ])  # fmt: skip

@@ -26,6 +26,7 @@ TAGGED = ("asyncio", "collections", "concurrent", "email", "html", "http", "impo
 LEXICAL_CLASSES = ("class", "comment", "function", "keyword", "name", "number", "operator", "string")
 LONGEST_LINE = 40
 DESCRIBED_TOGETHER = 4
+ROUNDS = 4
 
 
 def split_of(key):
@@ -97,26 +98,39 @@ def _name_class(name, before):
 
 
 def questions(documents):
-    """(split, example): a question for a function, and the first sentences of several docstrings, one the answer."""
-    found = []
+    """(split, example): a question for a function, and the first sentences of several docstrings, one the answer.
+
+    Training asks for every function `ROUNDS` times, each time among others.
+    """
+    by_split = {}
     for document in documents:
         sentence = re.match(r"[A-Z][^.\n]{19,119}\.(?=\s|$)", document.text)
         name = document.name.rpartition(".")[2]
         if sentence and name.isidentifier() and not name.startswith("_"):
-            found.append((f"{document.module} {document.name}", name, sentence.group()))
-    ordered = sorted(found, key=lambda entry: hashlib.sha256(entry[0].encode()).digest())
-    by_split = {}
-    for entry in ordered:
-        by_split.setdefault(split_of(entry[0]), []).append(entry)
+            key = f"{document.module} {document.name}"
+            by_split.setdefault(split_of(key), []).append((key, name, sentence.group()))
     for split, entries in by_split.items():
-        for i, (key, name, sentence) in enumerate(entries):
-            others = [entries[(i + step) % len(entries)][1:] for step in range(1, DESCRIBED_TOGETHER)]
-            described = sorted({(name, sentence), *others}, key=lambda pair: hashlib.sha256(repr(pair).encode()).digest())
-            if sum(other == name for other, _ in described) > 1 or len({text for _, text in described}) < len(described):
-                continue
-            context = "".join(f"{other}: {text}\n" for other, text in described)
-            start = context.index(f"{name}: {sentence}") + len(name) + 2
-            yield split, {
-                "id": key, "question": f"What does {name} do?", "context": context, "answers": [sentence],
-                "answer_starts": [start],
-            }  # fmt: skip
+        for number in range(ROUNDS if split == "train" else 1):
+            ordered = sorted(entries, key=lambda entry: _digest(number, entry[0]))
+            for first in range(len(ordered)):
+                example = _question([ordered[(first + step) % len(ordered)] for step in range(DESCRIBED_TOGETHER)])
+                if example is not None:
+                    yield split, example
+
+
+def _question(entries):
+    """An example that asks for the first of (key, name, sentence) entries; None if names or sentences are not different."""
+    key, name, sentence = entries[0]
+    described = sorted((entry[1:] for entry in entries), key=lambda pair: _digest(key, *pair))
+    if any(len(set(texts)) < len(entries) for texts in zip(*described, strict=True)):
+        return None
+    context = "".join(f"{other}: {text}\n" for other, text in described)
+    start = context.index(f"{name}: {sentence}") + len(name) + 2
+    return {
+        "id": key, "question": f"What does {name} do?", "context": context, "answers": [sentence], "answer_starts": [start],
+    }  # fmt: skip
+
+
+def _digest(*values):
+    """What things are ordered by: at random, and the same everywhere."""
+    return hashlib.sha256(repr(values).encode()).digest()

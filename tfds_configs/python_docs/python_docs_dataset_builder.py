@@ -9,8 +9,8 @@ from etils import epath
 from tfds_configs.python_docs.documents import documents
 from tfds_configs.python_docs.labelled import LEXICAL_CLASSES, PACKAGES, classified, questions, tagged
 
-# Version 1 of the extraction, of the documentation of this Python: 1.311.7 under Python 3.11.7.
-EXTRACTION_VERSION = 1
+# Version 2 of the extraction, of the documentation of this Python: 2.311.7 under Python 3.11.7.
+EXTRACTION_VERSION = 2
 
 
 class PythonDocs(tfds.core.GeneratorBasedBuilder):

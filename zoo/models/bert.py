@@ -36,7 +36,7 @@ MINILM = dict(**UNCASED, num_heads=12, hidden_dim=384)
 
 @dataclass(frozen=True)
 class BERTConfig(Config):
-    """Structure of an encoder. `mlp_dim` None means 4 D."""
+    """Structure of an encoder. `mlp_dim` None means 4 D; `from_sinusoids`: learned positions begin as those, near ones alike."""
 
     vocab_size: int = 8_192
     max_length: int = 128
@@ -48,6 +48,7 @@ class BERTConfig(Config):
     position_offset: int = 0
     activation: str = "gelu_exact"
     pooler: bool = False
+    from_sinusoids: bool = False
     dropout: float = 0.1
     epsilon: float = 1e-12
 
@@ -58,7 +59,7 @@ class BERTConfig(Config):
     )  # fmt: skip
     presets: ClassVar = {
         "tiny": dict(vocab_size=61, max_length=16, num_layers=2, num_heads=2, hidden_dim=12, dropout=0.0),
-        "default": dict(dropout=0.0),  # two megabytes of text are seen a few times only
+        "default": dict(dropout=0.0, from_sinusoids=True),  # two megabytes of text are seen a few times only
         # Devlin et al. 2019, section 3; the sizes below base: Turc et al. 2019, table 1.
         "bert_tiny_uncased": dict(**UNCASED, num_layers=2, num_heads=2, hidden_dim=128),
         "bert_mini_uncased": dict(**UNCASED, num_layers=4, num_heads=4, hidden_dim=256),
@@ -129,7 +130,8 @@ class BERT(Encoder):
         self.embeddings = keras.layers.Embedding(
             config.vocab_size, config.hidden_dim, embeddings_initializer=normal, name="embeddings"
         )
-        self.positions = LearnedPositions(config.max_length + config.position_offset, config.hidden_dim, name="positions")
+        num_positions = config.max_length + config.position_offset
+        self.positions = LearnedPositions(num_positions, config.hidden_dim, config.from_sinusoids, name="positions")
         self.segments = LearnedPositions(config.num_segments, config.hidden_dim, name="segments")
         self.embedding_norm = Norm("layer", config.epsilon, name="embedding_norm")
         self.dropout = keras.layers.Dropout(config.dropout, name="dropout") if config.dropout else None

@@ -31,6 +31,7 @@ BLANKS = (9, 10, 11, 12, 13, 32)
 MARKS = 3
 IMPOSSIBLE = -1e9
 READ_TOGETHER = 32
+MATCHED = 2  # the segment of matching tokens, after those of question and context
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class QuestionAnsweringConfig(Config):
         stride: tokens by which a window overlaps the one before.
         max_answer: most words of an answer.
         no_answer: whether a question may have no answer in its context; told by the training split.
+        match: whether a token of the context that the question holds too is marked, by a segment of its own: the exact match of
+            Chen et al. 2017, section 3.2. A trained encoder finds such tokens itself; one from scratch learns little without.
         head_dropout: rate in the head.
     """
 
@@ -51,9 +54,13 @@ class QuestionAnsweringConfig(Config):
     stride: int = 16
     max_answer: int = 40
     no_answer: bool = False
+    match: bool = False
     head_dropout: float = 0.1
 
-    recipe: ClassVar = dict(dataset="python_docs/question_answering")
+    recipe: ClassVar = dict(
+        dataset="python_docs/question_answering", vocab_size=2_048, learning_rate=1e-2, optimizer="muon", warmup_steps=50,
+        set=("match=true",),
+    )  # fmt: skip
 
     def validate(self):
         self.require_positive("max_question", "stride", "max_answer")
@@ -105,16 +112,17 @@ class QuestionAnswering(Task):
         for first in range(0, len(checked), READ_TOGETHER):
             some = checked[first : first + READ_TOGETHER]
             batch, word, starts, ends = cut(tf.constant([e[0] for e in some]), tf.constant([e[1] for e in some]))
-            batch = {name: value.numpy() for name, value in batch.items()}
+            batch, word = {name: value.numpy() for name, value in batch.items()}, word.numpy()
+            starts, ends = (np.split(of.flat_values.numpy(), of.row_splits.numpy()[1:-1]) for of in (starts, ends))
             for i, (_, context, texts, begins) in enumerate(some):
-                spans = starts[i].numpy(), ends[i].numpy()
+                spans = starts[i], ends[i]
                 wanted = _word_span(context, texts, begins, spans, first + i + 1)
                 real = np.flatnonzero(batch["candidates"][i][:, 1:].any(1))
                 real = real if len(real) else np.zeros(1, int)
                 for k in real:
                     row = {name: value[i, k] for name, value in batch.items()}
-                    parts.append({**row, "labels": _labels(word[i, k].numpy(), row["candidates"], wanted)})
-                    words.append(word[i, k].numpy())
+                    parts.append({**row, "labels": _labels(word[i, k], row["candidates"], wanted)})
+                    words.append(word[i, k])
                     questions.append(first + i)
                 contexts.append((context, *spans))
                 answers.append(texts)
@@ -130,6 +138,9 @@ class QuestionAnswering(Task):
     def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
         count = len(data) if max_tokens is None else min(len(data), max(max_tokens // layout.seq_length, 1))
         return sequences.in_order(count, layout.batch_size, lambda chosen: _batch(data, chosen))
+
+    def model_fields(self, tokenizer):
+        return {**super().model_fields(tokenizer), **({"num_segments": MATCHED + 1} if self.config.match else {})}
 
     def head(self, model):
         return TokenClassifier(2, self.config.head_dropout, name="span")
@@ -285,9 +296,13 @@ def _rows(questions, tokenizer, config, ids_BKC, word_BKC, real_BKC):
     front = tf.gather(asked, tf.minimum(tf.range(config.max_tokens), config.max_question + 1), axis=1)[:, None]
     ids = tf.where(within < 0, front, ids)
     word = tf.where(shown, tf.gather(word_BKC, source, batch_dims=2), -1)
+    segments = tf.cast((within >= 0) & (within <= used), tf.int32)
+    if config.match:
+        held = tf.reduce_any(ids[..., None] == asked[:, None, None], -1)
+        segments = tf.where(shown & held, MATCHED, segments)
     batch = {
         "token_ids": ids,
-        "segment_ids": tf.cast((within >= 0) & (within <= used), tf.int32),
+        "segment_ids": segments,
         "padding_mask": within <= used,
         "candidates": (word >= 0) | (place == 0),
     }

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from zoo.layers.positions import LearnedPositions, rotary_angles, rotate
+from zoo.layers.positions import LearnedPositions, rotary_angles, rotate, sinusoids
 
 
 def test_learned_positions_are_rows_of_a_table():
@@ -28,6 +28,21 @@ def test_pairs_stand_half_a_head_apart():
     cos, sin = np.array([0.0, 1.0], "float32"), np.array([1.0, 0.0], "float32")  # a quarter turn, and none
     turned = rotate(np.array([[[[1, 2, 3, 4]]]], "float32"), (cos, sin))
     np.testing.assert_array_equal(turned, [[[[-3, 2, 1, 4]]]])
+
+
+def test_sinusoids_tell_distances():
+    layer = LearnedPositions(7, 5, from_sinusoids=True)
+    layer.build()
+    table = np.asarray(layer.embeddings)
+    np.testing.assert_allclose(table[0], np.array([0, 0, 0, 1, 1]) * 0.02 * 2**0.5, atol=1e-8)
+    np.testing.assert_allclose(table[3] / (0.02 * 2**0.5), [np.sin(3), np.sin(3 / 10_000**0.4), np.sin(3 / 10_000**0.8),
+                                                           np.cos(3), np.cos(3 / 10_000**0.4)], rtol=1e-5)  # fmt: skip
+    even = np.asarray(sinusoids(7, 6))
+    products = even @ even.T
+    for distance in range(7):
+        along = np.diagonal(products, distance)
+        np.testing.assert_allclose(along, along[0], rtol=1e-4)
+    assert products[0, 0] == pytest.approx(3) and (products[0, 1:] < 3).all()
 
 
 def test_rotation_keeps_lengths_and_products_know_only_distances():

@@ -1,5 +1,7 @@
 """Question answering: words and their bytes, windows, the best span, SQuAD's scores, answers; and what is refused."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -56,6 +58,22 @@ def test_windows_overlap_and_every_answer_is_whole_in_one():
                 assert found == example["answers"][0]
         seen = set(data.words[mine].ravel().tolist()) - {-1}
         assert seen == set(range(len(starts)))  # no word is lost between windows
+
+
+def test_what_the_question_holds_too_is_marked():
+    task, tokenizer = parts()
+    plain = task.encode(EXAMPLES, tokenizer, LAYOUT).batch
+    task.config = dataclasses.replace(task.config, match=True)
+    matched = task.encode(EXAMPLES, tokenizer, LAYOUT).batch
+    assert task.model_fields(tokenizer)["num_segments"] == 3
+    marked = []
+    for row, segments in enumerate(plain["segment_ids"]):
+        ids, real = plain["token_ids"][row].tolist(), int(plain["padding_mask"][row].sum())
+        asked = ids[1 : ids.index(tokenizer.sep_id)]
+        wanted = [2 if i < real - 1 and s == 1 and ids[i] in asked else s for i, s in enumerate(segments.tolist())]
+        assert matched["segment_ids"][row].tolist() == wanted
+        marked += [token for token, segment in zip(ids, wanted, strict=True) if segment == 2]
+    assert tokenizer.encode("max")[0] in marked and tokenizer.encode("number")[0] not in marked
 
 
 def test_the_best_span_of_all_windows():
