@@ -7,7 +7,7 @@ whom, and how far the two are apart.
 
 import json
 import os
-import tempfile
+import re
 from pathlib import Path
 
 from absl import flags
@@ -73,12 +73,13 @@ def _read(source, target):
 def _write(source, target):
     """From a bundle to a Hugging Face directory. Returns the certificate."""
     from zoo import bundle as bundles
+    from zoo.aside import aside, sweep
     from zoo.convert import certificate, huggingface
 
     bundle = bundles.load(bundles.find(source))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as aside:
-        written = huggingface.write(bundle, Path(aside) / target.name)
+    with aside(target.parent, target.name) as path:
+        sweep(target.parent, re.escape(target.name))
+        written = huggingface.write(bundle, path / target.name)
         result = certificate.certify(bundle, written, FLAGS.peer_python)
         (written / "certificate.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf8")
         os.replace(written, target)

@@ -7,13 +7,12 @@ bundle/model.weights.h5   the weights, by variable path
 
 import dataclasses
 import json
-import os
-import shutil
-import tempfile
+import re
 from pathlib import Path
 from typing import Any
 
 import zoo
+from zoo.aside import aside, sweep, take_the_place
 from zoo.registry import MODELS, TASKS
 
 FORMAT_VERSION = 1
@@ -42,9 +41,7 @@ class Bundle:
     def save(self, directory):
         """Writes the bundle aside and renames it into place; an older bundle there is replaced at the last moment."""
         directory = Path(directory)
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-        try:
+        with aside(directory.parent, directory.name) as path:
             config = {
                 "format_version": FORMAT_VERSION,
                 "zoo_version": zoo.__version__,
@@ -54,17 +51,12 @@ class Bundle:
                 "task_config": self.task.config.to_dict(),
                 "provenance": self.provenance,
             }
-            (aside / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf8")
-            self.tokenizer.save(aside / "tokenizer")
-            self.model.save_weights(str(aside / "model.weights.h5"))
-            aside.chmod(0o755)
-            before = aside.with_name(f"{aside.name}-before")
-            if directory.exists():
-                os.replace(directory, before)  # at no moment is the older one gone and the newer one not whole
-            os.replace(aside, directory)
-            shutil.rmtree(before, ignore_errors=True)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            (path / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf8")
+            self.tokenizer.save(path / "tokenizer")
+            self.model.save_weights(str(path / "model.weights.h5"))
+            take_the_place(path, directory)
+        # Not before: of one that was killed between two names, nothing but leavings may be whole.
+        sweep(directory.parent, re.escape(directory.name))
         return directory
 
 

@@ -42,7 +42,9 @@ def test_the_config_says_what_is_inside(saved):
     assert config["model"] == "gpt" and config["model_config"]["vocab_size"] == 257
 
 
-def test_saving_again_replaces_the_old_one(saved, tokenizer):
+def test_saving_again_replaces_the_old_one_and_sweeps_what_a_killed_process_left(saved, tokenizer):
+    for leaving in (".bundle-aaaaaaaa.partial", ".bundle-aaaaaaaa.before"):
+        (saved.parent / leaving).mkdir()
     other = tiny(num_layers=1)
     bundles.Bundle(other, tokenizer, "language_modeling", {}).save(saved)
     assert bundles.load(saved).model.config.num_layers == 1

@@ -12,14 +12,12 @@ Keras's own `Model.export` writes, and a file only appears once its runtime has 
 
 import importlib.util
 import inspect
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import keras
 import numpy as np
 
+from zoo.aside import aside, sweep, take_the_place
 from zoo.models.base import Headed
 
 FORMATS = {"onnx": "model.onnx", "litert": "model.tflite"}
@@ -65,16 +63,12 @@ def export_forward(directory, model, tokenizer, kind):
     if missing:
         raise ValueError(f"--export_format=onnx needs {' and '.join(missing)}: pip install 'language-model-zoo[onnx]'.")
     directory = Path(directory)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{kind}-", dir=directory))
-    except OSError as error:
-        raise OSError(f"The export directory {directory} cannot be written: {error.strerror}.") from error
-    try:
+    with aside(directory, kind) as path:
+        sweep(directory, kind)
         forward, (rows, length) = Forward(model), (None, None) if kind == "onnx" else (1, model.max_length or ROW)
         ids, mask = _example(model, length)
         expected = np.asarray(forward(ids, mask), np.float32)
-        file = aside / FORMATS[kind]
+        file = path / FORMATS[kind]
         try:
             shape = (rows, length)
             specs = [
@@ -91,12 +85,8 @@ def export_forward(directory, model, tokenizer, kind):
         difference = float(np.abs(actual - expected)[mask if by_token else ...].max())
         if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
             raise ValueError(f"In {kind} the outputs differ by {difference:.1e}; export it as a saved_model.")
-        tokenizer.save(aside / "tokenizer")
-        aside.chmod(0o755)
-        shutil.rmtree(directory / kind, ignore_errors=True)
-        os.rename(aside, directory / kind)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        tokenizer.save(path / "tokenizer")
+        take_the_place(path, directory / kind)
     return directory / kind / FORMATS[kind], difference
 
 
