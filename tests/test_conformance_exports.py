@@ -5,11 +5,13 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
 
 from benchmarks import fuzz
 from tests import exports
 from zoo.export import latest_version
-from zoo.serving import golden, ops
+from zoo.serving import deployment, golden, ops
 
 CLOSE = dict(rtol=1e-5, atol=1e-5)
 WORDS = ["the cat", "a", "", "the naive dog ran . a cat is not a dog , the cat"]
@@ -47,6 +49,20 @@ def test_an_export_is_proved_and_holds_what_a_stock_server_has(case):
     requests = json.loads((directory / "1" / golden.EXTRA / "golden.json").read_text(encoding="utf8"))
     signatures = exports.made(*case).task.signatures(*exports.made(*case)[:2]).keys()
     assert {request["signature"] for request in requests} == signatures == exports.served(*case).signatures.keys()
+
+
+def test_a_server_that_batches_takes_the_warm_up(case):
+    """It wants as many rows of every input, and of every answer, adds copies of the first row up to a size that it is allowed, and does
+    not serve a model whose warm-up it refuses (batching_session.cc, saved_model_bundle_source_adapter.cc)."""
+    file = exports.directory(*case) / "1" / golden.EXTRA / "tf_serving_warmup_requests"
+    for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+        request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
+        inputs = {name: tf.make_ndarray(proto) for name, proto in request.inputs.items()}
+        (rows,) = {len(value) for value in inputs.values()}
+        size = next(size for size in deployment.BATCH_SIZES if size >= rows)
+        inputs = {name: np.concatenate([value, *[value[:1]] * (size - rows)]) for name, value in inputs.items()}
+        answer = exports.served(*case).run(request.model_spec.signature_name, inputs)
+        assert {len(value) for value in answer.values()} == {size}, request.model_spec.signature_name
 
 
 def test_a_rows_answer_is_its_own(case):

@@ -4,20 +4,20 @@
     export/<version>/assets.extra/     golden.json, tf_serving_warmup_requests, model_card.md
     export/deployment/                 what starts a server: a polling server looks at names that are integers, at no others
 
-A version is written aside and renamed, so that nobody sees half of one. The same model gives the same bytes.
+A version is written aside and renamed, so that nobody sees half of one; what a killed export left goes with the next one. The same
+model gives the same bytes.
 """
 
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import tensorflow as tf
 from google.protobuf.message import EncodeError
 
+from zoo.aside import aside, sweep
 from zoo.serving import deployment, golden, replay
 from zoo.serving.canonical import canonicalise
 from zoo.serving.compiled import compiled
@@ -51,32 +51,25 @@ def export_saved_model(directory, model, tokenizer, task, version=None, provenan
     """
     directory = Path(directory)
     version = _next_version(directory, version)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=directory))
-    except OSError as error:
-        raise OSError(f"The export directory {directory} cannot be written: {error.strerror}.") from error
-    try:
+    with aside(directory, version) as path:
+        sweep(directory, r"\d+")
         served = at_precision(model, precision, task)
         functions = task.signatures(served, tokenizer)
         left_out = {name: golden.defaults(function) for name, function in functions.items()}
         with stored_weights(served, precision) as weights, compiled(served) if xla else contextlib.nullcontext():
             # Traced here, once: saving and calling a tf.function would each trace it.
             concrete = {name: function.get_concrete_function() for name, function in functions.items()}
-        _save(aside, weights, tokenizer, concrete)
-        canonicalise(aside, left_out)
-        check_ops(aside, xla)
-        golden.write(aside, concrete, left_out, task.requests(model, tokenizer), model.registered_name)
-        (aside / golden.EXTRA / "model_card.md").write_text(model_card(model, tokenizer, task, provenance), encoding="utf8")
-        prove(aside)
-        aside.chmod(0o755)
+        _save(path, weights, tokenizer, concrete)
+        canonicalise(path, left_out)
+        check_ops(path, xla)
+        requests = golden.write(path, concrete, left_out, task.requests(model, tokenizer), model.registered_name)
+        (path / golden.EXTRA / "model_card.md").write_text(model_card(model, tokenizer, task, provenance), encoding="utf8")
+        prove(path)
         try:
-            os.rename(aside, directory / str(version))
+            os.rename(path, directory / str(version))
         except OSError as error:
             raise OSError(f"Version {version} appeared in {directory} while this one was made; export again.") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    deployment.write(directory, model.registered_name, list(functions), xla)
+    deployment.write(directory, model.registered_name, list(functions), deployment.example_instances(requests), xla)
     return directory / str(version)
 
 

@@ -48,7 +48,7 @@ export.export_saved_model(sys.argv[1], *exports.made("gpt", "language_modeling")
 """
 
 
-def test_another_process_writes_the_same_bytes_and_one_that_is_killed_leaves_no_version(directory, tmp_path):
+def test_another_process_writes_the_same_bytes_and_one_that_is_killed_leaves_nothing_for_long(directory, tmp_path, monkeypatch):
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     command = [sys.executable, "-c", TWO_EXPORTS, str(tmp_path)]
     result = subprocess.run(
@@ -61,6 +61,9 @@ def test_another_process_writes_the_same_bytes_and_one_that_is_killed_leaves_no_
     left = [path.name for path in tmp_path.iterdir() if path.name not in ("1", "deployment")]
     assert len(left) == 1 and left[0].startswith(".2-")  # a polling server looks at integers alone
     assert latest_version(tmp_path) == 1
+    monkeypatch.setattr("zoo.export.prove", lambda path: None)
+    export_saved_model(tmp_path, *exports.made("bag_of_words", "classification"))  # the next one, of whatever model
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "deployment"]
 
 
 def test_what_cannot_be_exported_is_refused_and_nothing_changes(directory, tmp_path):
@@ -77,7 +80,7 @@ def test_what_cannot_be_exported_is_refused_and_nothing_changes(directory, tmp_p
         export_saved_model(tmp_path / "new", *ngram, xla=True)
     assert list((tmp_path / "new").iterdir()) == []
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="The export directory .*file cannot be written: File exists"):
+    with pytest.raises(OSError, match="The directory .*file cannot be written: File exists; choose another place"):
         export_saved_model(tmp_path / "file", *ngram)
 
 
@@ -141,12 +144,13 @@ def batching_parameters():
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.serving.BatchingParameters"))
 
 
-@pytest.mark.parametrize("xla", [False, True])
-def test_deployment_files_are_what_their_readers_take(xla, tmp_path):
+@pytest.mark.parametrize(("xla", "streams"), [(False, False), (False, True), (True, True)])
+def test_deployment_files_are_what_their_readers_take(xla, streams, tmp_path):
     import yaml
     from tensorflow_serving.config import model_server_config_pb2
 
-    deployment.write(tmp_path, "bag_of_words", ["serving_default", "decode_step"], xla)
+    signatures = ["serving_default", *["decode_step"] * streams]
+    deployment.write(tmp_path, "bag_of_words", signatures, '[{"question": "?", "context": ""}]', xla)
     folder = tmp_path / "deployment"
     text = {path.name: path.read_text(encoding="utf8") for path in folder.iterdir()}
     config = text_format.Parse(text["models.config"], model_server_config_pb2.ModelServerConfig())
@@ -166,15 +170,26 @@ def test_deployment_files_are_what_their_readers_take(xla, tmp_path):
         assert {name for name, _, _ in flags} <= SERVER_FLAGS
         assert ("xla_cpu_compilation_enabled" in {name for name, _, _ in flags}) == xla
         paths = [path for _, _, path in flags if path.startswith("/")]
-        assert sorted(Path(path).name for path in paths) == ["batching_parameters.txt", "models.config"]
+        # Steps of streams that are not equally far cannot be joined; a server takes the file only together with the flag.
+        batching = ["batching_parameters.txt"] * (not streams)
+        assert sorted(Path(path).name for path in paths) == [*batching, "models.config"]
+        assert ("enable_batching" in {name for name, _, _ in flags}) == bool(batching)
         assert {str(Path(path).parent) for path in paths} == {"/models/bag_of_words/deployment"}  # where the volume is
     assert compose["volumes"] == ["..:/models/bag_of_words:ro"]
+    assert compose["healthcheck"]["test"][:3] == ["CMD", "bash", "-c"]  # a plain sh knows no /dev/tcp
     assert container["volumeMounts"][0]["mountPath"] == "/models/bag_of_words"
     assert container["readinessProbe"]["httpGet"]["path"] == "/v1/models/bag_of_words"
     assert pod["metadata"]["name"] == service["metadata"]["name"] == "bag-of-words"  # a DNS label has no underscore
     assert service["spec"]["selector"].items() <= pod["spec"]["template"]["metadata"]["labels"].items()
     assert ("--xla_cpu_compilation_enabled" in text["README.md"]) == xla
-    compile(text["stream_client.py"], "stream_client.py", "exec")
+    for switched in ("docker-compose.yaml", "kubernetes.yaml"):  # the comments, made lines, are right as well
+        first, *_ = yaml.safe_load_all(text[switched].replace("# - ", "- "))
+        found = json.dumps(first)
+        assert "--enable_batching" in found and "--batching_parameters_file=/models/bag_of_words/deployment/batching_" in found
+    assert ("cannot be joined" in text["README.md"]) == streams == ("stream_client.py" in text)
+    assert """-d '{"instances": [{"question": "?", "context": ""}]}'""" in text["README.md"]
+    if streams:
+        compile(text["stream_client.py"], "stream_client.py", "exec")
 
 
 def test_the_card_tells_where_the_model_comes_from_and_no_file_where_it_was_made(directory):

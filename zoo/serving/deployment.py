@@ -40,12 +40,10 @@ COMPOSE = """services:
     ports: ["8500:8500", "8501:8501"]
     volumes: ["..:/models/{name}:ro"]
     command:
-      - --model_config_file=/models/{name}/deployment/models.config
-      - --enable_batching
-      - --batching_parameters_file=/models/{name}/deployment/batching_parameters.txt{compose_xla}
+      - --model_config_file=/models/{name}/deployment/models.config{compose_flags}
     restart: unless-stopped
     healthcheck:
-      test: ["CMD-SHELL", "exec 3<>/dev/tcp/localhost/8501"]
+      test: [CMD, bash, -c, "exec 3<>/dev/tcp/localhost/8501"]
       interval: 10s
 """
 
@@ -67,9 +65,7 @@ spec:
           args:
             - --port=8500
             - --rest_api_port=8501
-            - --model_config_file=/models/{name}/deployment/models.config
-            - --enable_batching
-            - --batching_parameters_file=/models/{name}/deployment/batching_parameters.txt{kubernetes_xla}
+            - --model_config_file=/models/{name}/deployment/models.config{kubernetes_flags}
           command: ["/usr/bin/tensorflow_model_server"]
           ports:
             - {{containerPort: 8500, name: grpc}}
@@ -96,17 +92,27 @@ spec:
 README = """Run from the directory above this one, which holds the versions.
 
     {docker}
-    {curl}
-    python deployment/stream_client.py --model={name} --prompt='The '       # token by token, over REST
-    python deployment/stream_client.py --model={name} --prompt='The ' --grpc
+    {curl}{stream}
 
-With batching, which joins the requests of many callers (a request of several rows then names all its options):
+Or with docker-compose.yaml and kubernetes.yaml, which wants a volume claim `{label}-export` that holds this directory:
 
     docker compose -f deployment/docker-compose.yaml up
+    kubectl apply -f deployment/kubernetes.yaml
 
-kubernetes.yaml wants a volume claim `{label}-export` that holds this directory.
+There batching is {batching}. A server that batches joins the requests of many callers, at a price:
+
+- all inputs of a request have the same number of rows, which is at most {largest}: an option is given once for each prompt;
+- when one of them is refused, as for a text that is too long, so are those that it was joined with.{apart}
+
 Signatures: {signatures}.
 """
+STREAM = """
+    python deployment/stream_client.py --model={name} --prompt='The '       # token by token, over REST
+    python deployment/stream_client.py --model={name} --prompt='The ' --grpc"""
+# Requests are joined only where their shapes agree (MergeInputTensors of batching_session.cc): two callers seldom are as far.
+APART = (
+    "\n- `decode_step`s of different lengths cannot be joined, and refuse each other: stream from a server that does not batch."
+)
 
 
 def docker_command(directory, name, xla=False):
@@ -131,28 +137,38 @@ def example_instances(requests):
     return json.dumps([row if len(row) > 1 else next(iter(row.values()))])
 
 
-def write(directory, name, signatures, xla=False):
+def write(directory, name, signatures, instances, xla=False):
     """Writes `deployment/` into the directory of the versions of a model, file by file, each at once.
 
     Args:
         directory: the parent of the versions.
         name: the name that the model is served under.
         signatures: names of them.
+        instances: JSON of what the default signature may be asked.
         xla: whether the server must be started with XLA.
     """
-    label = name.replace("_", "-")
+    label, streams = name.replace("_", "-"), "decode_step" in signatures
     folder = Path(directory) / "deployment"
     folder.mkdir(exist_ok=True)
+    off = "# " * streams
+    batching = [
+        f"{off}- --enable_batching",
+        f"{off}- --batching_parameters_file=/models/{name}/deployment/batching_parameters.txt",
+    ]
+    flags = [*batching, *[f"- {XLA}"] * xla]
     values = {
-        "name": name, "label": label, "image": IMAGE, "signatures": ", ".join(signatures),
-        "compose_xla": f"\n      - {XLA}" * xla, "kubernetes_xla": f"\n            - {XLA}" * xla,
-        "docker": docker_command(None, name, xla), "curl": curl_command(name, '["The list"]'),
+        "name": name, "label": label, "image": IMAGE, "signatures": ", ".join(signatures), "largest": BATCH_SIZES[-1],
+        "compose_flags": "".join(f"\n      {flag}" for flag in flags),
+        "kubernetes_flags": "".join(f"\n            {flag}" for flag in flags),
+        "docker": docker_command(None, name, xla), "curl": curl_command(name, instances),
+        "stream": STREAM.format(name=name) if streams else "", "apart": APART if streams else "",
+        "batching": "off, and two commented lines switch it on" if streams else "on",
     }  # fmt: skip
     texts = {
         "batching_parameters.txt": BATCHING, "models.config": MODELS.format(**values), "README.md": README.format(**values),
         "docker-compose.yaml": COMPOSE.format(**values), "kubernetes.yaml": KUBERNETES.format(**values),
     }  # fmt: skip
-    if "decode_step" in signatures:
+    if streams:
         texts["stream_client.py"] = Path(stream_client.__file__).read_text(encoding="utf8")
     aside = folder / f".{os.getpid()}"
     for file_name, text in texts.items():

@@ -25,6 +25,9 @@ def write(export, functions, left_out, requests, model_name):
         requests: as of a task: (signature, inputs as lists), and perhaps the number of an earlier request whose answer
             is fed in besides.
         model_name: the name that the model is served under.
+
+    Returns:
+        What golden.json holds: a list of dicts of `signature`, `inputs`, `feed` and `outputs`.
     """
     folder = Path(export) / EXTRA
     folder.mkdir(exist_ok=True)
@@ -38,8 +41,9 @@ def write(export, functions, left_out, requests, model_name):
             answers.append(functions[name](**tensors))
             outputs = {key: as_json(value) for key, value in answers[-1].items() if tf.size(value) <= MOST_NUMBERS}
             golden.append({"signature": name, "inputs": inputs, "feed": feed[0] if feed else None, "outputs": outputs})
-            writer.write(_prediction_log(model_name, name, tensors))
+            writer.write(_prediction_log(model_name, name, _of_equal_rows(tensors)))
     (folder / "golden.json").write_text(json.dumps(golden, indent=1) + "\n", encoding="utf8")
+    return golden
 
 
 def _specs(function):
@@ -51,6 +55,13 @@ def defaults(function):
     """Name -> array of the arguments of a tf.function that a request may leave out."""
     parameters = inspect.signature(function.python_function).parameters.values()
     return {parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty}
+
+
+def _of_equal_rows(tensors):
+    """With what stands for all rows repeated for each: a server that batches takes nothing else (ComputeInputSize of
+    batching_session.cc), and a model whose warm-up is refused is not served."""
+    rows = max(tensor.shape[0] for tensor in tensors.values())
+    return {name: tf.repeat(tensor, rows, 0) if tensor.shape[0] == 1 else tensor for name, tensor in tensors.items()}
 
 
 def as_json(tensor):
