@@ -62,6 +62,15 @@ def call(capfd, program, *arguments):
     return Answer(status, out, err)
 
 
+def refusal(capfd, program, *arguments):
+    """The sentence with which a program refuses; the rest of a refusal is checked here."""
+    answer = call(capfd, program, *arguments)
+    assert answer.status == 2, answer.err
+    assert answer.err.startswith("error: ") and len(answer.err.splitlines()) == 1
+    assert "Traceback" not in answer.out + answer.err
+    return answer.err.removeprefix("error: ").rstrip("\n")
+
+
 def _forget(before):
     for name in set(flags.FLAGS) - before:
         delattr(flags.FLAGS, name)

@@ -86,9 +86,7 @@ def define_training():
     flags.DEFINE_bool("list", False, "Print the models with their presets, tasks and default dataset, and stop.")
     flags.DEFINE_string("model", None, "Family to train: " + ", ".join(MODELS.names()) + ".")
     flags.DEFINE_string("preset", None, "Named structure of the family; --list shows them. [default]")
-    flags.DEFINE_multi_string(
-        "set", [], "key=value for a field of the model's or the task's config, or of trainers/tuning.py; may be repeated."
-    )
+    flags.DEFINE_multi_string("set", [], "key=value for a field of the model's or the task's config, or of trainers/tuning.py")
     flags.DEFINE_string("task", None, "What to train for. [the family's first task]")
     flags.DEFINE_string("dataset", None, "Where the text comes from. [python_docs, or local_text with --data_path]")
     flags.DEFINE_string("data_path", None, "Your text: a file, a glob, or train=...,validation=...,test=....")
@@ -173,7 +171,16 @@ def define_generation():
     flags.DEFINE_float("temperature", 0.8, "0 takes the likeliest token; higher is more varied.", lower_bound=0.0)
     flags.DEFINE_integer("top_k", 40, "Sample among this many likeliest tokens; 0 for all.", lower_bound=0)
     flags.DEFINE_float("top_p", 1.0, "Sample among those with this much probability.", lower_bound=0.0, upper_bound=1.0)
-    flags.DEFINE_integer("seed", 0, "The same seed gives the same text.")
+    flags.DEFINE_integer("seed", 0, "The same seed gives the same text.", lower_bound=-(2**63), upper_bound=2**63 - 1)
+    flags.DEFINE_string("stop", None, "The text ends before this string; $'\\n' is a line's end in bash.")
+    flags.DEFINE_float(
+        "min_p", 0.0, "Sample among those with this share of the largest probability.", lower_bound=0.0, upper_bound=1.0
+    )
+    flags.DEFINE_float("repetition_penalty", 1.0, "Above 1 makes tokens that are there already less likely.", lower_bound=0.0)
+    flags.DEFINE_integer("no_repeat_ngram", 0, "No n-gram of so many tokens comes twice; 0 for any.", lower_bound=0)
+    flags.DEFINE_integer("num_beams", None, "Search the likeliest text with so many beams, instead of sampling.", lower_bound=1)
+    flags.DEFINE_float("length_penalty", 0.6, "Of the search: 0 compares plain probabilities.", lower_bound=0.0)
+    flags.DEFINE_integer("num_best", 1, "Print so many of the texts that the search finds, best first.", lower_bound=1)
 
 
 def define_conversion():
@@ -304,7 +311,7 @@ def _fitted_to_sequence(model_config, config):
 
 @contextlib.contextmanager
 def quiet():
-    """Holds back what TensorFlow's C++ side writes to stderr; shows it after all when the block raises."""
+    """Holds back what TensorFlow's C++ side writes to stderr; shows it after all when the block ends in a bug."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     with tempfile.TemporaryFile() as chatter:
@@ -312,9 +319,10 @@ def quiet():
         os.dup2(chatter.fileno(), 2)
         try:
             yield
-        except BaseException:
-            chatter.seek(0)
-            os.write(stderr, chatter.read())
+        except BaseException as error:
+            if not _is_ours(error):
+                chatter.seek(0)
+                os.write(stderr, chatter.read())
             raise
         finally:
             os.dup2(stderr, 2)

@@ -4,15 +4,25 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 from absl import flags
 
 from trainers import flags as trainer_flags
+from zoo.serving.c_api import SavedModel, plainly
+from zoo.serving.stream_client import stream, until
 
 FLAGS = flags.FLAGS
 
 
+# Inputs of the signature `generate`; then what the graph behind it has besides, but no request; then what searching takes.
+SAMPLING = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
+PENALTIES = ("min_p", "repetition_penalty", "no_repeat_ngram")
+SEARCH = ("num_beams", "length_penalty", "num_best")
+
+
 def main():
     directory = None if FLAGS.export_dir else trainer_flags.model_dir()
+    search, options = _options()
     prompts = _prompts_of_file(FLAGS.prompt_file) if FLAGS.prompt_file else None
     if FLAGS.export_dir:
         with trainer_flags.quiet():
@@ -24,14 +34,32 @@ def main():
         import zoo
 
         loaded = zoo.load(directory)
-    options = {name: FLAGS[name].value for name in ("max_new_tokens", "temperature", "top_k", "top_p", "seed")}
+    write = _search if search else _write
     if prompts is not None:
-        for prompt, text in zip(prompts, loaded.generate(prompts, **options), strict=True):
-            print(json.dumps({"prompt": prompt, "text": text}, ensure_ascii=False), flush=True)
+        _write_file(loaded, prompts, search, options)
     elif FLAGS.prompt is not None:
-        _write(loaded, FLAGS.prompt, options)
+        write(loaded, FLAGS.prompt, options)
     else:
-        _converse(loaded, options)
+        _converse(loaded, write, options)
+
+
+def _options():
+    """Whether beams are searched, and the options of that or of sampling. Raises ValueError for flags that do not go together."""
+    given = {name for name in (*SAMPLING, *PENALTIES, *SEARCH, "stop") if FLAGS[name].present}
+    if FLAGS.stop == "":
+        raise ValueError("--stop is empty; give the string before which a text is to end.")
+    if FLAGS.num_beams:
+        if unfit := sorted(given - {*SEARCH, "max_new_tokens"}):
+            raise ValueError(f"--{unfit[0]} is for sampling, and --num_beams searches; leave one of them out.")
+        if FLAGS.num_best > FLAGS.num_beams:
+            raise ValueError(f"--num_best={FLAGS.num_best} is more than --num_beams={FLAGS.num_beams}.")
+        return True, {name: FLAGS[name].value for name in ("max_new_tokens", "num_beams", "length_penalty")}
+    if unfit := sorted(given & {*SEARCH}):
+        raise ValueError(f"--{unfit[0]} is for a search, which --num_beams asks for.")
+    if FLAGS.export_dir and (unfit := sorted(given & {*PENALTIES})):
+        raise ValueError(f"--{unfit[0]} is no input of a SavedModel's signatures; use it with --model_dir.")
+    asked = {name: FLAGS[name].value for name in (*PENALTIES, "stop") if name in given}
+    return False, {**{name: FLAGS[name].value for name in SAMPLING}, **asked}
 
 
 class Served:
@@ -39,13 +67,14 @@ class Served:
     Python or our model code. Raises ValueError if there is none, or if a request is refused."""
 
     def __init__(self, directory):
-        from zoo.serving.c_api import SavedModel
-
         versions = [int(path.name) for path in directory.iterdir() if path.name.isdigit()] if directory.is_dir() else []
         path = directory / str(max(versions)) if versions else directory
         if not (path / "saved_model.pb").is_file():
             raise ValueError(f"{directory} holds no SavedModel; write one with python -m trainers.export.")
-        self.model = SavedModel(path)
+        try:
+            self.model = SavedModel(path)
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be loaded ({plainly(str(error))}); export it again.") from error
         if "generate" not in self.model.signatures:
             raise ValueError(f"{path} does not write text; it has {', '.join(sorted(self.model.signatures))}.")
 
@@ -53,21 +82,27 @@ class Served:
         try:
             return self.model.run(signature, inputs)
         except ValueError as error:
-            raise ValueError(" ".join(str(error).split())) from error
+            raise ValueError(plainly(str(error))) from error
 
     @staticmethod
     def first(values):
         return values[0].decode("utf8", "replace") if isinstance(values[0], bytes) else values[0]
 
-    def generate(self, prompts, **options):
+    def predict(self, signature, **inputs):
+        """As `zoo.api.Loaded.predict`."""
+        answer = self(signature, inputs)
+        spelt = np.vectorize(lambda text: text.decode("utf8", "replace"), otypes=[object])
+        return {name: spelt(value) if value.dtype == object else value for name, value in answer.items()}
+
+    def generate(self, prompts, stop=None, **options):
         """As `zoo.api.Loaded.generate` for a list."""
-        answer = self("generate", {"prompt": prompts, **{name: [value] for name, value in options.items()}})
-        return [text.decode("utf8", "replace") for text in answer["text"]]
+        texts = self.predict("generate", prompt=prompts, **{name: [value] for name, value in options.items()})["text"]
+        if stop is None:
+            return texts.tolist()
+        return [given + "".join(until([text[len(given) :]], stop)) for given, text in zip(prompts, texts, strict=True)]
 
     def stream(self, prompt, **options):
         """As `zoo.api.Loaded.stream`."""
-        from zoo.serving.stream_client import stream
-
         return stream(self, prompt, **options)
 
 
@@ -78,7 +113,18 @@ def _prompts_of_file(path):
         raise ValueError(f"{path} is not UTF-8: byte {error.start} cannot be read; convert it first.") from error
 
 
-def _converse(loaded, options):
+def _write_file(loaded, prompts, search, options):
+    """Prints a JSON object for each prompt, or for each of the best continuations of each."""
+    if not search:
+        for prompt, text in zip(prompts, loaded.generate(prompts, **options), strict=True):
+            print(json.dumps({"prompt": prompt, "text": text}, ensure_ascii=False), flush=True)
+        return
+    for prompt, found in zip(prompts, _best(loaded, prompts, options), strict=True):
+        for text, score in found:
+            print(json.dumps({"prompt": prompt, "text": text, "score": score}, ensure_ascii=False), flush=True)
+
+
+def _converse(loaded, write, options):
     """Reads prompts from the terminal, one a line, until its end."""
     terminal = sys.stdin.isatty()
     while True:
@@ -87,15 +133,31 @@ def _converse(loaded, options):
         line = sys.stdin.readline()
         if not line:
             return
-        _write(loaded, line.rstrip("\n"), options)
+        write(loaded, line.rstrip("\n"), options)
 
 
 def _write(loaded, prompt, options):
     """Prints a prompt and, token by token, its continuation."""
-    print(prompt, end="", flush=True)
-    for piece in loaded.stream(prompt, **options):
+    pieces = loaded.stream(prompt, **options)
+    print(prompt, next(pieces, ""), sep="", end="", flush=True)  # not before it is known that the prompt is taken
+    for piece in pieces:
         print(piece, end="", flush=True)
     print()
+
+
+def _search(loaded, prompt, options):
+    """Prints the best continuations of a prompt, best first, with their scores if there are several."""
+    (found,) = _best(loaded, [prompt], options)
+    for text, score in found:
+        print(f"{score:.4f}  {text}" if FLAGS.num_best > 1 else text)
+
+
+def _best(loaded, prompts, options):
+    """The --num_best pairs (text, score) of each prompt that --num_beams find, or as many as there are."""
+    answer = loaded.predict("beam_search", prompt=prompts, **{name: [value] for name, value in options.items()})
+    rows = zip(answer["text"].tolist(), answer["score"].tolist(), strict=True)
+    pairs = [zip(texts[: FLAGS.num_best], scores, strict=False) for texts, scores in rows]
+    return [[(text, score) for text, score in found if score > -float("inf")] for found in pairs]
 
 
 if __name__ == "__main__":

@@ -10,6 +10,9 @@ from zoo import decoding
 from zoo.config import nearest
 from zoo.export import export_saved_model
 from zoo.registry import MODELS
+from zoo.serving.c_api import plainly
+from zoo.serving.stream_client import until
+from zoo.tasks.text_generation import OPTIONS, generation, require_in_range
 
 
 def list_models():
@@ -53,6 +56,7 @@ class Loaded:
         self.bundle, self.model, self.tokenizer = bundle, bundle.model, bundle.tokenizer
         self.task = bundle.task
         self._signatures = self._next_logits = None
+        self._generations = {}
 
     @property
     def signatures(self):
@@ -61,8 +65,14 @@ class Loaded:
             self._signatures = self.task.signatures(self.model, self.tokenizer)
         return self._signatures
 
-    def generate(self, prompt, max_new_tokens=64, temperature=0.0, top_k=0, top_p=1.0, seed=0):
+    def generate(
+        self, prompt, max_new_tokens=64, temperature=0.0, top_k=0, top_p=1.0, seed=0, *,
+        min_p=0.0, repetition_penalty=1.0, no_repeat_ngram=0, stop=None,
+    ):  # fmt: skip
         """Continues a prompt.
+
+        The options after `seed` are no inputs of the served `generate`: other values than their defaults trace a graph of
+        their own, once.
 
         Args:
             prompt: string, or a list of strings.
@@ -71,40 +81,72 @@ class Loaded:
             top_k: sample among this many likeliest tokens; 0 for all.
             top_p: sample among the likeliest tokens that hold this much probability.
             seed: the same seed gives the same text, whatever else is in the list.
+            min_p: sample among the tokens with at least this share of the largest probability; 0 for all.
+            repetition_penalty: above 1 makes tokens that the text has already less likely; 1 is off.
+            no_repeat_ngram: no n-gram of so many tokens comes twice; 0 is off.
+            stop: a string; the continuation ends before it.
 
         Returns:
             The prompt with its continuation: a string, or a list of strings for a list.
+
+        Raises:
+            ValueError: the model writes no text, a prompt is too long, or an option is out of its range.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         count = len(prompts)
-        self._check_lengths("prompt", prompts)
-        answer = self.signatures["generate"](
-            prompt=tf.constant(prompts, tf.string),
-            max_new_tokens=tf.fill([count], max_new_tokens),
-            temperature=tf.fill([count], float(temperature)),
-            top_k=tf.fill([count], top_k),
-            top_p=tf.fill([count], float(top_p)),
-            seed=tf.fill([count], tf.constant(seed, tf.int64)),
-        )
+        options = dict(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+        fixed = dict(min_p=min_p, repetition_penalty=repetition_penalty, no_repeat_ngram=no_repeat_ngram)
+        self._check("generate", "prompt", prompts, stop, **options, **fixed)
+        answer = _called(
+            self._generation(stop, fixed), prompt=tf.constant(prompts, tf.string),
+            **{name: tf.fill([count], tf.constant(value, OPTIONS[name][0].dtype)) for name, value in options.items()},
+        )  # fmt: skip
         texts = [text.decode("utf8", errors="replace") for text in answer["text"].numpy()]
+        if stop is not None:
+            texts = [given + "".join(until([text[len(given) :]], stop)) for given, text in zip(prompts, texts, strict=True)]
         return texts[0] if isinstance(prompt, str) else texts
 
-    def stream(self, prompt, max_new_tokens=64, temperature=0.0, top_k=0, top_p=1.0, seed=0):
+    def _generation(self, stop, fixed):
+        """The function that `generate` calls: the signature, unless something is asked for that it has not."""
+        stop_ids = ()
+        if stop is not None:
+            # Where one token spells the string a row can end in graph; in all other cases it is cut afterwards.
+            ids = self.tokenizer.encode(stop)
+            stop_ids = tuple(ids) if len(ids) == 1 and self.tokenizer.decode(ids) == stop else ()
+        fixed = {name: value for name, value in fixed.items() if value != OPTIONS[name][1]}
+        if not stop_ids and not fixed:
+            return self.signatures["generate"]
+        key = (stop_ids, *sorted(fixed.items()))
+        if key not in self._generations:
+            self._generations[key] = generation(self.model, self.tokenizer, stop_ids, **fixed)
+        return self._generations[key]
+
+    def stream(
+        self, prompt, max_new_tokens=64, temperature=0.0, top_k=0, top_p=1.0, seed=0, *,
+        min_p=0.0, repetition_penalty=1.0, no_repeat_ngram=0, stop=None,
+    ):  # fmt: skip
         """As `generate` for one prompt, but yields the continuation piece by piece as it is written."""
-        self._check_lengths("prompt", [prompt])
+        options = dict(
+            temperature=float(temperature), top_k=top_k, top_p=float(top_p), seed=seed, min_p=float(min_p),
+            repetition_penalty=float(repetition_penalty), no_repeat_ngram=no_repeat_ngram,
+        )  # fmt: skip
+        self._check("generate", "prompt", [prompt], stop, max_new_tokens=max_new_tokens, **options)
+        pieces = self._pieces(prompt, max_new_tokens, decoding.Sampling(**options))
+        yield from pieces if stop is None else until(pieces, stop)
+
+    def _pieces(self, prompt, max_new_tokens, sampling):
         eos_id, longest = self.tokenizer.eos_id, self.model.max_length
         ids = [eos_id, *self.tokenizer.encode(prompt)]
         if longest is not None:
             max_new_tokens = min(max_new_tokens, longest + 1 - len(ids))
         if self._next_logits is None:
             self._next_logits = tf.function(self.model.next_logits, reduce_retracing=True, autograph=False)
-        pieces = decoding.stream(
+        written = decoding.stream(
             self._next_logits, self.model.init_state(1, len(ids) + max_new_tokens), tf.constant([ids]),
-            max_new_tokens=max_new_tokens, stop_ids=(eos_id,),
-            sampling=decoding.Sampling(temperature=float(temperature), top_k=top_k, top_p=float(top_p), seed=seed),
+            max_new_tokens=max_new_tokens, stop_ids=(eos_id,), sampling=sampling,
         )  # fmt: skip
         shown = text = self.tokenizer.decode(ids)
-        for (token_id,), _ in pieces:
+        for (token_id,), _ in written:
             ids.append(int(token_id))
             text = self.tokenizer.decode(ids)
             # A character whose bytes have not all come yet is held back.
@@ -125,7 +167,7 @@ class Loaded:
             dicts for a list.
         """
         texts = [text] if isinstance(text, str) else list(text)
-        self._check_lengths("text", texts)
+        self._check("score", "text", texts)
         answer = self.signatures["score"](text=tf.constant(texts, tf.string))
         columns = {name: value.numpy().tolist() for name, value in answer.items()}
         rows = [{name: column[i] for name, column in columns.items()} for i in range(len(texts))]
@@ -156,10 +198,7 @@ class Loaded:
         for parameter in parameters.values():
             if parameter.default is parameter.empty and parameter.name not in inputs:
                 raise ValueError(f"{signature} needs the input {parameter.name!r}.")
-        try:
-            answer = function(**{name: tf.constant(value, specs[name].dtype) for name, value in inputs.items()})
-        except tf.errors.InvalidArgumentError as error:
-            raise ValueError(" ".join(error.message.split())) from error
+        answer = _called(function, **{name: tf.constant(value, specs[name].dtype) for name, value in inputs.items()})
         return {name: _plain(value.numpy()) for name, value in answer.items()}
 
     def embed(self, text):
@@ -167,8 +206,15 @@ class Loaded:
         vectors = self.predict("embed", text=[text] if isinstance(text, str) else list(text))["embedding"]
         return vectors[0] if isinstance(text, str) else vectors
 
-    def _check_lengths(self, kind, texts):
-        """Raises ValueError for a text that the model cannot take whole."""
+    def _check(self, signature, kind, texts, stop=None, **options):
+        """Raises ValueError if the model has no such signature, or cannot take a text whole, or an option is out of its range."""
+        if signature not in self.signatures:
+            raise ValueError(
+                f"A model for {self.task.registered_name} has no signature {signature!r}; it has {', '.join(sorted(self.signatures))}."
+            )
+        require_in_range(**options)
+        if stop == "":
+            raise ValueError("stop is an empty string, before which every text ends; leave it out.")
         longest = self.model.max_length
         for i, text in enumerate(texts):
             length = 1 + len(self.tokenizer.encode(text))
@@ -191,6 +237,14 @@ class Loaded:
             directory, self.model, self.tokenizer, self.task, version=version, provenance=self.bundle.provenance,
             precision=precision, xla=xla,
         )  # fmt: skip
+
+
+def _called(function, **inputs):
+    """The answer of a signature. Raises ValueError for a request that it refuses."""
+    try:
+        return function(**inputs)
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError(plainly(error.message)) from error
 
 
 def _plain(values):

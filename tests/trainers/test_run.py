@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tests import programs, tiny_models
+from tests.programs import refusal
 from trainers import run as run_program
 from trainers.interruption import Interruption
 from trainers.metrics_log import MEASURED, MetricsLog
@@ -35,15 +36,6 @@ def workplace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text(TEXT, encoding="utf8")
     return tmp_path
-
-
-def refusal(capfd, program, *arguments):
-    """The sentence with which a program refuses; the rest of a refusal is checked here."""
-    answer = programs.call(capfd, program, *arguments)
-    assert answer.status == 2, answer.err
-    assert answer.err.startswith("error: ") and len(answer.err.splitlines()) == 1
-    assert "Traceback" not in answer.out + answer.err
-    return answer.err.removeprefix("error: ").rstrip("\n")
 
 
 def tree(directory):

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 import zoo
-from tests import tiny_models
+from tests import exports, tiny_models
+from zoo import api
 from zoo.bundle import Bundle
 from zoo.registry import MODELS
+from zoo.serving.stream_client import until
 from zoo.tokenizers.base import create as create_tokenizer
 
 
@@ -70,10 +72,63 @@ def test_a_seed_gives_the_same_text_whatever_stands_beside_it(loaded):
     assert loaded.generate("abc", **{**options, "seed": 4}) != alone
 
 
-@pytest.mark.parametrize("options", [{}, dict(temperature=1.3, top_k=7, seed=5), dict(temperature=0.9, top_p=0.8, seed=1)])
+@pytest.mark.parametrize("options", [
+    {}, dict(temperature=1.3, top_k=7, seed=5), dict(temperature=0.9, top_p=0.8, seed=1),
+    dict(temperature=1.3, min_p=0.1, repetition_penalty=1.5, no_repeat_ngram=2),
+])  # fmt: skip
 def test_streaming_gives_the_text_of_generate(loaded, options):
     pieces = list(loaded.stream("abc", max_new_tokens=9, **options))
     assert "abc" + "".join(pieces) == loaded.generate("abc", max_new_tokens=9, **options)
+
+
+def test_the_options_that_no_signature_has(loaded):
+    def written(**options):
+        return "abc" + "".join(loaded.stream("abc", max_new_tokens=12, **options))
+
+    plain = loaded.generate("abc", max_new_tokens=12, min_p=0.0, repetition_penalty=1.0, no_repeat_ngram=0)
+    assert plain == loaded.generate("abc", max_new_tokens=12)
+    other = written(no_repeat_ngram=1)
+    characters = [character for character in other if character != "\ufffd"]  # which stands for any byte that is no character
+    assert other != plain and len(characters) == len(set(characters))
+    assert written(repetition_penalty=1e6) != plain
+    assert written(temperature=2.0) != plain
+    assert written(temperature=2.0, min_p=1.0) == plain  # none but the likeliest is left
+
+
+def test_a_text_ends_before_the_string_that_stops_it(loaded):
+    plain = loaded.generate("abc", max_new_tokens=9)
+    for stop in (plain[5:8], plain[5]):  # several tokens, which are cut off, and one, which ends the row in graph
+        expected = "abc" + plain[3:].partition(stop)[0]
+        assert loaded.generate(["abc", "abc"], max_new_tokens=9, stop=stop) == [expected] * 2
+    for stop in (plain[5:8], plain[5], "c", "no such text"):  # the prompt's own "c" counts for nothing
+        written = "abc" + "".join(loaded.stream("abc", max_new_tokens=9, stop=stop))
+        assert written == "abc" + plain[3:].partition(stop)[0]
+    steps = iter(["ab", "c", "ab", "ca", "bX", "never asked for"])
+    assert list(until(steps, "abX")) == ["", "abc", "", "abc", ""] and list(steps) == ["never asked for"]
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (dict(min_p=1.5), "min_p is 0 (off) or a share of the largest probability, 1 at most; got 1.5."),
+    (dict(repetition_penalty=-1.0), "repetition_penalty is 1 (off) or a positive number; got -1.0."),
+    (dict(no_repeat_ngram=-1), "no_repeat_ngram is 0 (off) or the length of the n-grams that may not come twice; got -1."),
+    (dict(temperature=float("nan")), "temperature is 0 (greedy) or a positive number; got nan."),
+    (dict(max_new_tokens=-1), "max_new_tokens is a number of tokens, 0 or more; got -1."),
+    (dict(seed=2**63), "seed is an integer of 64 bits; got 9223372036854775808."),
+    (dict(stop=""), "stop is an empty string, before which every text ends; leave it out."),
+])  # fmt: skip
+def test_options_out_of_range(loaded, options, message):
+    for write in (loaded.generate, lambda text, **given: list(loaded.stream(text, **given))):
+        with pytest.raises(ValueError) as error:
+            write("abc", **options)
+        assert str(error.value) == message
+
+
+def test_a_model_that_writes_no_text_says_what_it_does():
+    made = exports.made("bag_of_words", "classification")
+    classifier = api.Loaded(Bundle(made.model, made.tokenizer, made.task, {}))
+    for call in (classifier.generate, classifier.score, lambda text: list(classifier.stream(text))):
+        with pytest.raises(ValueError, match="A model for classification has no signature '(generate|score)'; it has classify"):
+            call("abc")
 
 
 def test_score_is_the_models_own_log_probability(loaded):

@@ -10,6 +10,7 @@ refused by a sentence that says what the signature wants.
 
 import ctypes
 import importlib.util
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -231,6 +232,13 @@ class SavedModel:
             return np.frombuffer(raw, "uint16" if DTYPES[dtype] == "bfloat16" else DTYPES[dtype]).reshape(shape)
         finally:
             self.lib.TF_DeleteTensor(tensor)
+
+
+def plainly(message):
+    """What TensorFlow says of a refused request, in one line; of an Assert its sentence alone."""
+    line = " ".join(message.split())
+    found = re.search(r"assertion failed: \[(.*?)\] (\[\[|\[Op:)", line)
+    return found[1] if found else line
 
 
 def read_signatures(path):

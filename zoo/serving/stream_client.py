@@ -71,8 +71,13 @@ class Grpc:
         return value.decode("utf8", "replace") if isinstance(value, bytes) else value
 
 
-def stream(predict, prompt, max_new_tokens=64, **sampling):
-    """Yields the continuation of a prompt in pieces; a character whose bytes have not all come yet is held back."""
+def stream(predict, prompt, max_new_tokens=64, stop=None, **sampling):
+    """Yields the continuation of a prompt in pieces, up to the string `stop` if it comes; half a character is held back."""
+    pieces = _pieces(predict, prompt, max_new_tokens, sampling)
+    return pieces if stop is None else until(pieces, stop)
+
+
+def _pieces(predict, prompt, max_new_tokens, sampling):
     options = {name: [value] for name, value in sampling.items()}
     answer = predict("prefill", {"prompt": [prompt], "max_new_tokens": [max_new_tokens], "padded_length": [0], **options})
     shown = len(prompt)
@@ -87,6 +92,20 @@ def stream(predict, prompt, max_new_tokens=64, **sampling):
         answer = predict("decode_step", {**state, **options})
 
 
+def until(pieces, stop):
+    """Yields the pieces of a text up to the first `stop`; what may be its beginning is held back until that is known."""
+    held = ""
+    for piece in pieces:
+        held += piece
+        if stop in held:
+            yield held.partition(stop)[0]
+            return
+        kept = next(n for n in range(min(len(stop) - 1, len(held)), -1, -1) if held.endswith(stop[:n]))
+        yield held[: len(held) - kept]
+        held = held[len(held) - kept :]
+    yield held
+
+
 def main():
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -96,13 +115,14 @@ def main():
     parser.add_argument("--port", type=int, help="8501 for REST, 8500 for gRPC if not given")
     parser.add_argument("--grpc", action="store_true", help="instead of REST")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds that one step may take")
+    parser.add_argument("--stop", help="end before this string")
     for name, value in (("max_new_tokens", 64), ("temperature", 0.0), ("top_k", 0), ("top_p", 1.0), ("seed", 0)):
         parser.add_argument(f"--{name}", type=type(value), default=value)
     args = parser.parse_args()
     predict = (Grpc if args.grpc else Rest)(args.host, args.port, args.model, args.timeout)
     sampling = {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "seed")}
     print(args.prompt, end="", flush=True)
-    for piece in stream(predict, args.prompt, args.max_new_tokens, **sampling):
+    for piece in stream(predict, args.prompt, args.max_new_tokens, args.stop or None, **sampling):
         print(piece, end="", flush=True)
     print()
 

@@ -30,6 +30,9 @@ OPTIONS = {
     "top_k": (INTEGERS, 0, lambda k: k >= 0, "is 0 (off) or how many of the likeliest tokens to sample among"),
     "top_p": (FLOATS, 1.0, lambda p: (p >= 0) & (p <= 1), "is a probability, 1 (off) at most"),
     "seed": (SEEDS, 0, None, ""),
+    "min_p": (FLOATS, 0.0, lambda p: (p >= 0) & (p <= 1), "is 0 (off) or a share of the largest probability, 1 at most"),
+    "repetition_penalty": (FLOATS, 1.0, lambda p: (p > 0) & tf.math.is_finite(p), "is 1 (off) or a positive number"),
+    "no_repeat_ngram": (INTEGERS, 0, lambda n: n >= 0, "is 0 (off) or the length of the n-grams that may not come twice"),
     "num_beams": (INTEGERS, 4, lambda k: (k >= 1) & (k <= MOST_BEAMS), f"is 1 to {MOST_BEAMS}"),
     "length_penalty": (FLOATS, 0.6, lambda a: (a >= 0) & (a <= 100), "is 0 (off) to 100"),
 }
@@ -69,26 +72,7 @@ def language_model_signatures(model, tokenizer):
     A text that is longer than `longest_text(model)`, or an option out of its range, is an InvalidArgumentError that says what
     would be right.
     """
-    ends = dict(stop_ids=(tokenizer.eos_id,), pad_id=tokenizer.pad_id)
-
-    def state_for(prompt_ids, max_new_tokens):
-        room = tf.shape(prompt_ids)[1] + tf.reduce_max(tf.concat([max_new_tokens, [0]], 0))
-        return model.init_state(tf.shape(prompt_ids)[0], room)
-
-    @signature(STRINGS, *(OPTIONS[name][0] for name in GENERATION))
-    def generate_(
-        prompt, max_new_tokens=default("max_new_tokens"), temperature=default("temperature"), top_k=default("top_k"),
-        top_p=default("top_p"), seed=default("seed"),
-    ):  # fmt: skip
-        max_new_tokens, sampling = checked_sampling(prompt, max_new_tokens, temperature, top_k, top_p, seed)
-        prompt_ids, padding_mask, lengths = left_padded(model, tokenizer, prompt)
-        max_new_tokens = as_many_as_fit(model, max_new_tokens, lengths)
-        decoded = generate(
-            model.next_logits, state_for(prompt_ids, max_new_tokens), prompt_ids, padding_mask,
-            max_new_tokens=max_new_tokens, sampling=sampling, **ends,
-        )  # fmt: skip
-        text = _continued(tokenizer, prompt, prompt_ids, padding_mask, decoded.token_ids, decoded.lengths)
-        return {"text": text, "log_prob": decoded.log_probs}
+    generate_ = generation(model, tokenizer)
 
     @signature(STRINGS, *(OPTIONS[name][0] for name in BEAM_SEARCH))
     def beam_search_(
@@ -97,8 +81,11 @@ def language_model_signatures(model, tokenizer):
         options = checked_options(prompt, max_new_tokens=max_new_tokens, num_beams=num_beams, length_penalty=length_penalty)
         prompt_ids, padding_mask, lengths = left_padded(model, tokenizer, prompt)
         options["max_new_tokens"] = as_many_as_fit(model, options["max_new_tokens"], lengths)
-        state = state_for(prompt_ids, options["max_new_tokens"])
-        best = beam_search(model.next_logits, state, prompt_ids, padding_mask, num_best=None, **options, **ends)
+        state = _state_for(model, prompt_ids, options["max_new_tokens"])
+        best = beam_search(
+            model.next_logits, state, prompt_ids, padding_mask, num_best=None, stop_ids=(tokenizer.eos_id,),
+            pad_id=tokenizer.pad_id, **options,
+        )  # fmt: skip
         batch, count, width = tf.unstack(tf.shape(best.token_ids))
         rows = [tf.repeat(given, count, axis=0) for given in (prompt, prompt_ids, padding_mask)]
         text = _continued(tokenizer, *rows, tf.reshape(best.token_ids, (batch * count, width)), tf.reshape(best.lengths, [-1]))
@@ -118,6 +105,39 @@ def language_model_signatures(model, tokenizer):
         return {"log_prob": log_prob, "num_tokens": num_tokens, "bits_per_byte": bits_per_byte}
 
     return {"serving_default": serving_default, "generate": generate_, "beam_search": beam_search_, "score": score}
+
+
+def generation(model, tokenizer, stop_ids=(), **fixed):
+    """The signature `generate` of a language model, with a fixed end or fixed options if asked for.
+
+    Args:
+        model: a `LanguageModel`.
+        tokenizer: a `Tokenizer`.
+        stop_ids: ids that end a row, besides `eos_id`.
+        **fixed: `min_p`, `repetition_penalty`, `no_repeat_ngram` of `zoo.decoding.Sampling`, as Python numbers. A request
+            cannot choose them: as inputs they would cost every request further operations at each token.
+
+    Returns:
+        A `tf.function`: see `language_model_signatures`.
+    """
+
+    @signature(STRINGS, *(OPTIONS[name][0] for name in GENERATION))
+    def generate_(
+        prompt, max_new_tokens=default("max_new_tokens"), temperature=default("temperature"), top_k=default("top_k"),
+        top_p=default("top_p"), seed=default("seed"),
+    ):  # fmt: skip
+        max_new_tokens, sampling = checked_sampling(prompt, max_new_tokens, temperature, top_k, top_p, seed)
+        prompt_ids, padding_mask, lengths = left_padded(model, tokenizer, prompt)
+        max_new_tokens = as_many_as_fit(model, max_new_tokens, lengths)
+        decoded = generate(
+            model.next_logits, _state_for(model, prompt_ids, max_new_tokens), prompt_ids, padding_mask,
+            max_new_tokens=max_new_tokens, sampling=sampling._replace(**fixed), stop_ids=(tokenizer.eos_id, *stop_ids),
+            pad_id=tokenizer.pad_id,
+        )  # fmt: skip
+        text = _continued(tokenizer, prompt, prompt_ids, padding_mask, decoded.token_ids, decoded.lengths)
+        return {"text": text, "log_prob": decoded.log_probs}
+
+    return generate_
 
 
 def language_model_requests(model, tokenizer):
@@ -162,6 +182,16 @@ def longest_text(model):
     if model.max_length is not None:
         return model.max_length
     return None if model.context_tokens else LONGEST
+
+
+def require_in_range(**values):
+    """Raises ValueError, in the words of the signatures, for the first option, a Python number, that is out of its range."""
+    for name, value in values.items():
+        spec, _, is_right, wanted = OPTIONS[name]
+        if is_right is not None and not is_right(value):
+            raise ValueError(f"{name} {wanted}; got {value}.")
+        if spec.dtype.is_integer and not spec.dtype.min <= value <= spec.dtype.max:
+            raise ValueError(f"{name} is an integer of {spec.dtype.size * 8} bits; got {value}.")
 
 
 def checked_options(prompt, **values):
@@ -236,6 +266,12 @@ def texts_of(tokenizer, prompts, prompt_ids, all_ids):
     cut = tf.minimum(head_length, length)
     is_head = tf.strings.substr(whole, tf.zeros_like(cut), cut) == head
     return tf.where(is_head, prompts + tf.strings.substr(whole, cut, length - cut), whole)
+
+
+def _state_for(model, prompt_ids, max_new_tokens):
+    """The state before prompts (B, P), with room for them and the most of `max_new_tokens` (B,)."""
+    room = tf.shape(prompt_ids)[1] + tf.reduce_max(tf.concat([max_new_tokens, [0]], 0))
+    return model.init_state(tf.shape(prompt_ids)[0], room)
 
 
 def _continued(tokenizer, prompts, prompt_ids, padding_mask, token_ids, lengths):

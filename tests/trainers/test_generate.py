@@ -1,0 +1,82 @@
+"""trainers.generate: from a bundle and from a SavedModel, by sampling and by searching."""
+
+import io
+import json
+
+import pytest
+
+import zoo
+from tests import exports, programs
+from tests.programs import refusal
+from zoo.bundle import Bundle
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """The flags that name the same GPT, as a bundle and as a SavedModel."""
+    made = exports.made("gpt", "language_modeling")
+    directory = tmp_path_factory.mktemp("run") / "bundle"
+    Bundle(made.model, made.tokenizer, made.task, {}).save(directory)
+    return f"--model_dir={directory}", f"--export_dir={exports.directory('gpt', 'language_modeling')}"
+
+
+def printed(capfd, *arguments):
+    answer = programs.call(capfd, "generate", *arguments)
+    assert answer.status == 0, answer.err
+    return answer.out
+
+
+def test_both_write_the_same(places, tmp_path, capfd, monkeypatch):
+    (tmp_path / "prompts.txt").write_text("The cat\n\n", encoding="utf8")
+    for options in (
+        ["--prompt=The cat", "--max_new_tokens=8"],
+        ["--prompt=The cat", "--max_new_tokens=8", "--stop= "],
+        ["--prompt=The cat", "--max_new_tokens=6", "--num_beams=3"],
+        [f"--prompt_file={tmp_path / 'prompts.txt'}", "--max_new_tokens=8", "--stop=a"],
+        [f"--prompt_file={tmp_path / 'prompts.txt'}", "--max_new_tokens=6", "--num_beams=3", "--num_best=2"],
+    ):
+        first, second = (printed(capfd, place, *options) for place in places)
+        assert first == second and first.strip()
+    lines = [json.loads(line) for line in first.splitlines()]
+    assert [line["prompt"] for line in lines] == ["The cat", "The cat", "", ""]
+    best = zoo.load(places[0].partition("=")[2]).predict(
+        "beam_search", prompt=["The cat", ""], max_new_tokens=[6], num_beams=[3]
+    )
+    assert [line["text"] for line in lines] == best["text"][:, :2].reshape(-1).tolist()
+    assert [line["score"] for line in lines] == pytest.approx(best["score"][:, :2].reshape(-1).tolist())
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("The cat\n\n"))  # and at a terminal, prompt by prompt
+    told = printed(capfd, places[1], "--max_new_tokens=6", "--num_beams=3", "--num_best=2")
+    assert told == "".join(f"{line['score']:.4f}  {line['text']}\n" for line in lines)
+
+
+def test_penalties_are_for_bundles(places, capfd):
+    options = ("--prompt=The cat", "--max_new_tokens=8", "--temperature=0", "--no_repeat_ngram=1", "--min_p=0.1")
+    loaded = zoo.load(places[0].partition("=")[2])
+    expected = loaded.generate("The cat", max_new_tokens=8, no_repeat_ngram=1, min_p=0.1)
+    assert printed(capfd, places[0], *options) == expected + "\n"
+    assert expected != loaded.generate("The cat", max_new_tokens=8)
+    sentence = "--min_p is no input of a SavedModel's signatures; use it with --model_dir."
+    assert refusal(capfd, "generate", places[1], *options) == sentence
+
+
+@pytest.mark.parametrize(("flags", "sentence"), [
+    (["--num_beams=3", "--temperature=1"], "--temperature is for sampling, and --num_beams searches; leave one of them out."),
+    (["--num_beams=3", "--num_best=4"], "--num_best=4 is more than --num_beams=3."),
+    (["--num_best=2"], "--num_best is for a search, which --num_beams asks for."),
+    (["--stop="], "--stop is empty; give the string before which a text is to end."),
+    (["--num_beams=65"], "num_beams is 1 to 64; got [65]."),
+    (["--temperature=nan"], "temperature is 0 (greedy) or a positive number; got "),
+])  # fmt: skip
+def test_flags_that_make_no_sense(places, flags, sentence, capfd):
+    for place in places:
+        assert sentence in refusal(capfd, "generate", place, "--prompt=x", *flags)
+
+
+def test_an_export_that_writes_no_text_and_a_directory_without_one(tmp_path, capfd):
+    directory = exports.directory("bag_of_words", "classification")
+    sentence = refusal(capfd, "generate", f"--export_dir={directory}", "--prompt=x")
+    assert sentence == f"{directory / '1'} does not write text; it has classify, serving_default."
+    assert refusal(capfd, "generate", f"--export_dir={tmp_path}", "--prompt=x") == (
+        f"{tmp_path} holds no SavedModel; write one with python -m trainers.export."
+    )
