@@ -16,6 +16,12 @@ def main():
         return _verify()
     start = time.perf_counter()
     directory = trainer_flags.model_dir()
+    if FLAGS.export_format != "saved_model":
+        for name in ("version", "export_precision", "export_xla"):
+            if FLAGS[name].value != FLAGS[name].default:
+                raise ValueError(
+                    f"--{name} is for --export_format=saved_model, and not for {FLAGS.export_format}; leave it out."
+                )
     with trainer_flags.quiet():
         import tensorflow  # noqa: F401
 
@@ -35,8 +41,8 @@ def main():
         return None
     versions = [(target, False)]
     if FLAGS.export_xla:
-        # Elsewhere: a stock server takes the highest version that it finds, and could not run this one.
-        versions.append((target.with_name(f"{target.name}_xla"), True))
+        # Elsewhere: a stock server takes the highest version that it finds, and could not run this one. First, as it may be refused.
+        versions.insert(0, (target.with_name(f"{target.name}_xla"), True))
     for parent, xla in versions:
         with trainer_flags.quiet():
             path = loaded.export(parent, version=FLAGS.version, precision=FLAGS.export_precision, xla=xla)

@@ -15,15 +15,20 @@ def _size(num_params):
     return str(num_params)
 
 
+def _num_params(config, preset):
+    """Parameters of a preset, with the vocabulary that a run trains for it where it has none of its own."""
+    vocab_size = config.recipe_for(preset).get("vocab_size")
+    own = "vocab_size" in config.presets[preset] or vocab_size is None
+    return config.preset(preset, **({} if own else {"vocab_size": vocab_size})).num_params()
+
+
 def table():
     """Every model with its presets and their parameter counts, its tasks and its default dataset, as text."""
     shown = Table("model", "presets (parameters)", "tasks", "default dataset", show_lines=True)
     for name in MODELS.names():
         config = MODELS.config(name)
         closed_form = config.recipe["steps"] == 0  # then the text decides how many parameters there are
-        presets = [
-            preset if closed_form else f"{preset} ({_size(config.preset(preset).num_params())})" for preset in config.presets
-        ]
+        presets = [preset if closed_form else f"{preset} ({_size(_num_params(config, preset))})" for preset in config.presets]
         shown.add_row(name, ", ".join(presets), ", ".join(config.tasks), config.recipe["dataset"])
     text = io.StringIO()
     Console(file=text, width=110).print(shown)

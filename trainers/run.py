@@ -1,4 +1,7 @@
-"""Trains a model, from text to a SavedModel: python -m trainers.run --model=gpt"""
+"""Trains a model, from text to a SavedModel: python -m trainers.run --model=gpt
+
+What is not given takes the value that is known to work for the family: --dry_run shows them all, with the fields that --set takes.
+"""
 
 import contextlib
 import datetime
@@ -115,15 +118,15 @@ def _launch(config):
 
 
 def _described(config, model_config):
+    if config.vocab_size:  # else the text decides
+        model_config = model_config.replace(vocab_size=config.vocab_size)
     described = {**config.to_dict(), "model_config": model_config.to_dict(), "num_params": model_config.num_params()}
     if config.steps:
         from trainers import plan
 
-        known = {"vocab_size": config.vocab_size} if config.vocab_size else {}  # else the text decides
         planned = plan.make(
-            config, model_config.replace(**known), trainer_flags.task_config(config),
-            tuning=trainer_flags.tuning_config(config),
-        )  # fmt: skip
+            config, model_config, trainer_flags.task_config(config), tuning=trainer_flags.tuning_config(config)
+        )
         described["plan"] = planned.to_dict()
     return described
 

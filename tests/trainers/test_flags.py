@@ -99,7 +99,8 @@ def test_dry_run_prints_what_would_run_and_writes_nothing(tmp_path, monkeypatch,
     answer = programs.call(capfd, "run", "--model=gpt", "--preset=tiny", "--dry_run")
     described = json.loads(answer.out)
     assert (answer.status, described["model"], described["seq_length"]) == (0, "gpt", 16)
-    assert described["num_params"] == MODELS.config("gpt").preset("tiny").num_params()
+    assert described["num_params"] == described["plan"]["num_params"]
+    assert described["num_params"] == MODELS.config("gpt").preset("tiny", vocab_size=described["vocab_size"]).num_params()
     assert list(tmp_path.iterdir()) == []
 
 
