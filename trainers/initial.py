@@ -4,9 +4,7 @@ The structure and the vocabulary are those of the bundle, and so are the weights
 it takes over weights only where the bundle's task has the very same one.
 """
 
-import json
-
-from zoo.bundle import find
+from zoo.bundle import find, read_config
 from zoo.registry import MODELS
 
 
@@ -14,14 +12,11 @@ def described(directory, model):
     """(the config of the model in a bundle, the path of its tokenizer). Reads no weights and loads no TensorFlow.
 
     Raises:
-        ValueError: there is no bundle, or it holds a model of another family than `model`.
+        ValueError: there is no bundle, it is damaged or too new, or it holds a model of another family than `model`.
     """
     bundle = find(directory)
-    try:
-        config = json.loads((bundle / "config.json").read_text(encoding="utf8"))
-        name, fields = config["model"], config["model_config"]
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise ValueError(f"{bundle / 'config.json'} is damaged ({error!r}); copy the bundle again.") from error
+    config = read_config(bundle)
+    name, fields = config["model"], config["model_config"]
     if name != model:
         raise ValueError(f"--init_from={directory} holds a {name}, which cannot begin a {model}; say --model={name}.")
     return MODELS.config(name).from_dict(fields), str(bundle / "tokenizer")

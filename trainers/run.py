@@ -124,9 +124,7 @@ def _described(config, model_config):
     if config.steps:
         from trainers import plan
 
-        planned = plan.make(
-            config, model_config, trainer_flags.task_config(config), tuning=trainer_flags.tuning_config(config)
-        )
+        planned = plan.make(config, model_config, trainer_flags.task_config(config), tuning=trainer_flags.tuning_config(config))
         described["plan"] = planned.to_dict()
     return described
 

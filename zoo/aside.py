@@ -17,10 +17,13 @@ from pathlib import Path
 def aside(parent, name):
     """Yields a new directory `<parent>/.<name>-<random>.partial`; it is gone after the block, unless the block has renamed it.
 
+    So are the directories above it that were missing, where nothing has come into them.
+
     Raises:
         OSError: `parent` cannot be made, or written.
     """
     parent = Path(parent)
+    missing = [path for path in (parent, *parent.parents) if not path.exists()]
     try:
         parent.mkdir(parents=True, exist_ok=True)
         path, lock = _made(parent, name)
@@ -32,6 +35,9 @@ def aside(parent, name):
     finally:
         shutil.rmtree(path, ignore_errors=True)
         os.close(lock)
+        with contextlib.suppress(OSError):  # as it is not empty
+            for directory in missing:
+                directory.rmdir()
 
 
 def take_the_place(path, target):

@@ -60,25 +60,29 @@ class Bundle:
         return directory
 
 
-def load(directory):
-    """Reads the bundle in `directory`. Raises ValueError, in a sentence, when it is none, damaged, or too new."""
-    directory = Path(directory)
-    path = directory / "config.json"
+def read_config(directory):
+    """The config.json of the bundle in `directory`. Raises ValueError, in a sentence, when it is none, damaged, or too new."""
+    path = Path(directory) / "config.json"
     if not path.is_file():
         raise ValueError(f"{directory} is no bundle: it holds no config.json.")
     try:
         config = json.loads(path.read_text(encoding="utf8"))
-        version, name, task_name = config["format_version"], config["model"], config["task"]
-        model_config, task_config = config["model_config"], config.get("task_config", {})
+        version, *_ = (config[name] for name in ("format_version", "model", "task", "model_config"))
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}); copy the bundle again from where it was made.") from error
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise ValueError(f"{directory} has format version {version}, this zoo reads up to {FORMAT_VERSION}; update it.")
+    return config
+
+
+def load(directory):
+    """Reads the bundle in `directory`. Raises ValueError, in a sentence, when it is none, damaged, or too new."""
+    directory, config = Path(directory), read_config(directory)
     from zoo.tokenizers import base as tokenizers  # here, so that `find` answers without TensorFlow
 
-    task_class, model_class = TASKS.get(task_name), MODELS.get(name)
-    task = task_class(task_class.config_class.from_dict(task_config))
-    model = task.assemble(model_class(model_class.config_class.from_dict(model_config))).build_from_ids()
+    task_class, model_class = TASKS.get(config["task"]), MODELS.get(config["model"])
+    task = task_class(task_class.config_class.from_dict(config.get("task_config", {})))
+    model = task.assemble(model_class(model_class.config_class.from_dict(config["model_config"]))).build_from_ids()
     weights = directory / "model.weights.h5"
     if not weights.is_file():
         raise ValueError(f"{directory} is damaged: model.weights.h5 is missing.")

@@ -83,3 +83,13 @@ def test_a_place_that_cannot_be_written_is_told_by_its_own_name(tmp_path):
         tmp_path / "file", "7"
     ):  # fmt: skip
         pass
+
+
+def test_a_failure_leaves_no_empty_directory_of_its_own(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(ValueError, match="no good"), aside(tmp_path / "a" / "b" / "c", "7"):
+        raise ValueError("no good")
+    assert list((tmp_path / "a").iterdir()) == []
+    with aside(tmp_path / "b" / "c", "7") as path:
+        os.rename(path, tmp_path / "b" / "c" / "7")
+    assert (tmp_path / "b" / "c" / "7").is_dir()

@@ -78,7 +78,7 @@ def test_what_cannot_be_exported_is_refused_and_nothing_changes(directory, tmp_p
         export_saved_model(tmp_path / "new", *ngram, precision="int8")
     with pytest.raises(ValueError, match="ngram looks its numbers up in tables, which XLA cannot compile"):
         export_saved_model(tmp_path / "new", *ngram, xla=True)
-    assert list((tmp_path / "new").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="The directory .*file cannot be written: File exists; choose another place"):
         export_saved_model(tmp_path / "file", *ngram)
@@ -379,6 +379,17 @@ def test_a_version_for_servers_with_xla_is_compiled_and_answers_the_same(name, t
 
 
 # Other formats
+
+
+def test_one_pass_on_ids_goes_out_as_litert(tmp_path):
+    made = exports.made("lstm", "language_modeling")
+    file, difference = token_level.export_forward(tmp_path, made.model, made.tokenizer, "litert")
+    assert file == tmp_path / "litert" / "model.tflite" and file.is_file() and difference < 1e-4
+    assert (tmp_path / "litert" / "tokenizer").is_dir()
+    bag = exports.made("bag_of_words", "classification")
+    with pytest.raises(ValueError, match="bag_of_words uses operations that litert has not; export it as a saved_model"):
+        token_level.export_forward(tmp_path, bag.model, bag.tokenizer, "litert")
+    assert [path.name for path in tmp_path.iterdir()] == ["litert"] and file.is_file()  # the old one is untouched
 
 
 def test_one_pass_on_ids_goes_out_as_onnx_where_the_packages_are(tmp_path, monkeypatch):

@@ -101,8 +101,8 @@ Or with docker-compose.yaml and kubernetes.yaml, which wants a volume claim `{la
 
 There batching is {batching}. A server that batches joins the requests of many callers, at a price:
 
-- all inputs of a request have the same number of rows, which is at most {largest}: an option is given once for each prompt;
-- when one of them is refused, as for a text that is too long, so are those that it was joined with.{apart}
+- All inputs of a request have the same number of rows, which is at most {largest}: an option is given once for each prompt.
+- When one of them is refused, as for a text that is too long, so are those that it was joined with.{apart}
 
 Signatures: {signatures}.
 """
