@@ -33,7 +33,9 @@ def test_a_flag_beats_the_recipe_of_the_preset_which_beats_that_of_the_family():
 def test_trained_weights_take_small_steps_unless_a_rate_is_given(tmp_path):
     (tmp_path / "tokenizer").mkdir()
     tiny = MODELS.config("bert").preset("tiny").to_dict()
-    (tmp_path / "config.json").write_text(json.dumps({"model": "bert", "model_config": tiny}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"format_version": 1, "model": "bert", "task": "masked_lm", "model_config": tiny})
+    )
     arguments = ("--model=bert", "--task=tagging", "--seq_length=16")
     scratch, trained = resolved(*arguments)[0], resolved(*arguments, f"--init_from={tmp_path}")[0]
     assert (scratch.optimizer, scratch.learning_rate) == ("muon", 1e-2)

@@ -1,13 +1,17 @@
 """trainers.generate: from a bundle and from a SavedModel, by sampling and by searching."""
 
+import functools
 import io
 import json
+from pathlib import Path
 
 import pytest
 
 import zoo
 from tests import exports, programs
 from tests.programs import refusal
+from trainers import generate
+from zoo import api
 from zoo.bundle import Bundle
 
 
@@ -18,6 +22,15 @@ def places(tmp_path_factory):
     directory = tmp_path_factory.mktemp("run") / "bundle"
     Bundle(made.model, made.tokenizer, made.task, {}).save(directory)
     return f"--model_dir={directory}", f"--export_dir={exports.directory('gpt', 'language_modeling')}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded_once():
+    """The same bundle and SavedModel for all calls: their graphs are made once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zoo, "load", functools.cache(lambda path: api.load(path)))
+        patch.setattr(generate, "Served", functools.cache(generate.Served))
+        yield
 
 
 def printed(capfd, *arguments):
@@ -39,9 +52,8 @@ def test_both_write_the_same(places, tmp_path, capfd, monkeypatch):
         assert first == second and first.strip()
     lines = [json.loads(line) for line in first.splitlines()]
     assert [line["prompt"] for line in lines] == ["The cat", "The cat", "", ""]
-    best = zoo.load(places[0].partition("=")[2]).predict(
-        "beam_search", prompt=["The cat", ""], max_new_tokens=[6], num_beams=[3]
-    )
+    loaded = zoo.load(Path(places[0].partition("=")[2]))
+    best = loaded.predict("beam_search", prompt=["The cat", ""], max_new_tokens=[6], num_beams=[3])
     assert [line["text"] for line in lines] == best["text"][:, :2].reshape(-1).tolist()
     assert [line["score"] for line in lines] == pytest.approx(best["score"][:, :2].reshape(-1).tolist())
 
@@ -52,7 +64,7 @@ def test_both_write_the_same(places, tmp_path, capfd, monkeypatch):
 
 def test_penalties_are_for_bundles(places, capfd):
     options = ("--prompt=The cat", "--max_new_tokens=8", "--temperature=0", "--no_repeat_ngram=1", "--min_p=0.1")
-    loaded = zoo.load(places[0].partition("=")[2])
+    loaded = zoo.load(Path(places[0].partition("=")[2]))
     expected = loaded.generate("The cat", max_new_tokens=8, no_repeat_ngram=1, min_p=0.1)
     assert printed(capfd, places[0], *options) == expected + "\n"
     assert expected != loaded.generate("The cat", max_new_tokens=8)
