@@ -59,6 +59,8 @@ def test_a_server_that_batches_takes_the_warm_up(case):
         request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
         inputs = {name: tf.make_ndarray(proto) for name, proto in request.inputs.items()}
         (rows,) = {len(value) for value in inputs.values()}
+        if rows == 1:
+            continue  # which the replay has answered as it is
         size = next(size for size in deployment.BATCH_SIZES if size >= rows)
         inputs = {name: np.concatenate([value, *[value[:1]] * (size - rows)]) for name, value in inputs.items()}
         answer = exports.served(*case).run(request.model_spec.signature_name, inputs)

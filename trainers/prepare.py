@@ -193,9 +193,9 @@ def _disk_errors_named(cache):
     try:
         yield
     except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        where = error.filename or cache
+        where, place = Path(error.filename or cache).absolute(), Path(cache).absolute()
+        if error.errno not in UNWRITABLE or not (where.is_relative_to(place) or place.is_relative_to(where)):
+            raise  # such as of the text itself, that may not be read
         raise OSError(
             f"{where} cannot be written ({error.strerror}): make room, or set ZOO_CACHE to a directory of your own."
         ) from error

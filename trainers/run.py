@@ -193,9 +193,12 @@ def _missing_parents(directory):
 def _replace(path, write):
     """Writes a file or link aside and renames it into place."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.unlink(missing_ok=True)
-    write(aside)
-    os.replace(aside, path)
+    try:
+        aside.unlink(missing_ok=True)
+        write(aside)
+        os.replace(aside, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _holds_this_run(directory, config):

@@ -7,6 +7,7 @@ bundle/model.weights.h5   the weights, by variable path
 
 import dataclasses
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -88,8 +89,12 @@ def load(directory):
         raise ValueError(f"{directory} is damaged: model.weights.h5 is missing.")
     try:
         model.load_weights(str(weights))
+    except PermissionError as error:
+        raise PermissionError(error.errno, os.strerror(error.errno), str(weights)) from error
     except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{weights} is damaged or of another model: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0].partition(" Example error message")[0].rstrip(".")
+        sentence = f"{weights} is damaged or of another model ({reason}); copy the bundle again from where it was made."
+        raise ValueError(sentence) from error
     return Bundle(model, tokenizers.load(directory / "tokenizer"), task, config.get("provenance", {}))
 
 

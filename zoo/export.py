@@ -119,5 +119,5 @@ def prove(export):
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if result.returncode:
         reason = (result.stderr.strip() or f"exit status {result.returncode}").splitlines()[-1]
-        raise ValueError(f"The SavedModel answers differently in a clean process: {reason}")
+        raise ValueError(f"In a clean process the SavedModel {export} fails or answers otherwise: {reason}")
     return result.stdout.strip()

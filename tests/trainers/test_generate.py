@@ -10,7 +10,7 @@ import pytest
 import zoo
 from tests import exports, programs
 from tests.programs import refusal
-from trainers import generate
+from trainers import served
 from zoo import api
 from zoo.bundle import Bundle
 
@@ -29,7 +29,7 @@ def loaded_once():
     """The same bundle and SavedModel for all calls: their graphs are made once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(zoo, "load", functools.cache(lambda path: api.load(path)))
-        patch.setattr(generate, "Served", functools.cache(generate.Served))
+        patch.setattr(served, "Served", functools.cache(served.Served))
         yield
 
 

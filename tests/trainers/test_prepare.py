@@ -138,6 +138,15 @@ def test_a_cache_that_cannot_be_written_is_a_sentence(tmp_path):
         prepare(Counted(**DOCUMENTS), "byte", cache_dir=tmp_path / "file")
 
 
+def test_a_text_that_may_not_be_read_is_not_taken_for_the_cache(tmp_path, monkeypatch):
+    def denied(self, split):
+        raise PermissionError(13, "Permission denied", "secret.txt")
+
+    monkeypatch.setattr(Counted, "texts", denied)
+    with pytest.raises(PermissionError, match="Permission denied: 'secret.txt'"):
+        prepare(Counted(**DOCUMENTS), "byte", cache_dir=tmp_path)
+
+
 def test_where_the_cache_is(monkeypatch, tmp_path):
     monkeypatch.delenv("ZOO_CACHE", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -95,10 +95,21 @@ def test_damaged_weights(saved):
     assert "model.weights.h5 is missing" in refused(saved)
 
 
+def test_weights_that_may_not_be_read(saved, monkeypatch):
+    def denied(self, path):
+        raise PermissionError(13, "Unable to synchronously open file (unable to open file: errno = 13)")
+
+    monkeypatch.setattr("keras.Model.load_weights", denied)
+    with pytest.raises(PermissionError, match="Permission denied: '.*model.weights.h5'"):
+        bundles.load(saved)
+
+
 def test_weights_of_another_shape(saved):
     config = json.loads((saved / "config.json").read_text())["model_config"]
     changed(saved, model_config={**config, "hidden_dim": 16})
-    assert "model.weights.h5 is damaged or of another model" in refused(saved)
+    sentence = refused(saved)
+    assert "model.weights.h5 is damaged or of another model (" in sentence and "Example" not in sentence
+    assert sentence.endswith("; copy the bundle again from where it was made.")
 
 
 def test_a_damaged_tokenizer(saved):

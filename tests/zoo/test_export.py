@@ -14,6 +14,7 @@ from google.protobuf import text_format
 from google.protobuf.message import EncodeError
 
 from tests import exports
+from zoo import export
 from zoo.export import export_saved_model, latest_version
 from zoo.serving import c_api, deployment, golden, ops, token_level, verification
 from zoo.serving.stream_client import stream
@@ -225,7 +226,11 @@ def test_a_changed_answer_is_found(directory, tmp_path):
     request["outputs"]["log_prob"][0] += 0.01
     path.write_text(json.dumps(requests), encoding="utf8")
     with pytest.raises(ValueError, match="signature score, output log_prob"):
-        verification.through_protos.__globals__["prove"](copy)
+        export.prove(copy)
+    graph = copy / "saved_model.pb"
+    graph.write_bytes(graph.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=f"In a clean process the SavedModel {copy} fails or answers otherwise: [A-Z_]+: "):
+        export.prove(copy)
 
 
 @pytest.mark.parametrize(("name", "sentence"), [

@@ -235,10 +235,10 @@ class SavedModel:
 
 
 def plainly(message):
-    """What TensorFlow says of a refused request, in one line; of an Assert its sentence alone."""
+    """What TensorFlow says of a refused request, in one line and without the names of nodes; of an Assert its sentence alone."""
     line = " ".join(message.split())
     found = re.search(r"assertion failed: \[(.*?)\] (\[\[|\[Op:)", line)
-    return found[1] if found else line
+    return found[1] if found else line.partition(" [[{{")[0]
 
 
 def read_signatures(path):

@@ -60,17 +60,17 @@ def _as_bytes(value):
 
 
 def main(export):
-    """Exits with a sentence at the first answer that differs."""
+    """Exits with a sentence if the export does not load, or at the first answer that differs."""
     start = time.perf_counter()
-    model = c_api.SavedModel(export)
-    loaded = time.perf_counter() - start
-    requests = json.loads((Path(export) / GOLDEN).read_text(encoding="utf8"))
-    # Nothing that an installation could import may help.
-    sys.modules.update(dict.fromkeys(("tensorflow", "tensorflow_text", "keras", "zoo", "trainers", "tfds_configs")))
     try:
+        model = c_api.SavedModel(export)
+        loaded = time.perf_counter() - start
+        requests = json.loads((Path(export) / GOLDEN).read_text(encoding="utf8"))
+        # Nothing that an installation could import may help.
+        sys.modules.update(dict.fromkeys(("tensorflow", "tensorflow_text", "keras", "zoo", "trainers", "tfds_configs")))
         replay(model, requests)
-    except ValueError as error:
-        sys.exit(str(error))
+    except (ValueError, OSError) as error:
+        sys.exit(c_api.plainly(str(error)))
     signatures = sorted({request["signature"] for request in requests})
     print(f"{len(requests)} requests over {', '.join(signatures)}: the same answers (loaded in {loaded:.1f} s)")
 

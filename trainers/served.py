@@ -1,0 +1,50 @@
+"""A SavedModel that writes text, for those who use a `zoo.api.Loaded`; neither TensorFlow's Python nor our model code is in it."""
+
+import numpy as np
+
+from zoo.serving.c_api import SavedModel, plainly
+from zoo.serving.stream_client import stream, until
+
+
+class Served:
+    """The newest SavedModel in a directory of versions, or one version, as a server runs it: through the C API, without TensorFlow's
+    Python or our model code. Raises ValueError if there is none, or if a request is refused."""
+
+    def __init__(self, directory):
+        versions = [int(path.name) for path in directory.iterdir() if path.name.isdigit()] if directory.is_dir() else []
+        path = directory / str(max(versions)) if versions else directory
+        if not (path / "saved_model.pb").is_file():
+            raise ValueError(f"{directory} holds no SavedModel; write one with python -m trainers.export.")
+        try:
+            self.model = SavedModel(path)
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be loaded ({plainly(str(error))}); export it again.") from error
+        if "generate" not in self.model.signatures:
+            raise ValueError(f"{path} does not write text; it has {', '.join(sorted(self.model.signatures))}.")
+
+    def __call__(self, signature, inputs):
+        try:
+            return self.model.run(signature, inputs)
+        except ValueError as error:
+            raise ValueError(plainly(str(error))) from error
+
+    @staticmethod
+    def first(values):
+        return values[0].decode("utf8", "replace") if isinstance(values[0], bytes) else values[0]
+
+    def predict(self, signature, **inputs):
+        """As `zoo.api.Loaded.predict`."""
+        answer = self(signature, inputs)
+        spelt = np.vectorize(lambda text: text.decode("utf8", "replace"), otypes=[object])
+        return {name: spelt(value) if value.dtype == object else value for name, value in answer.items()}
+
+    def generate(self, prompts, stop=None, **options):
+        """As `zoo.api.Loaded.generate` for a list."""
+        texts = self.predict("generate", prompt=prompts, **{name: [value] for name, value in options.items()})["text"]
+        if stop is None:
+            return texts.tolist()
+        return [given + "".join(until([text[len(given) :]], stop)) for given, text in zip(prompts, texts, strict=True)]
+
+    def stream(self, prompt, **options):
+        """As `zoo.api.Loaded.stream`."""
+        return stream(self, prompt, **options)
