@@ -320,7 +320,7 @@ def quiet():
         try:
             yield
         except BaseException as error:
-            if not _is_ours(error):
+            if not is_ours(error):
                 chatter.seek(0)
                 os.write(stderr, chatter.read())
             raise
@@ -363,9 +363,9 @@ def program(main):
             print("\nInterrupted.", file=sys.stderr)
             sys.exit(INTERRUPTED)
         except Exception as error:
-            if not _is_ours(error):
+            if not is_ours(error):
                 raise
-            _mistake(_sentence(error))
+            _mistake(sentence_of(error))
 
     for flag in FLAGS.get_key_flags_for_module(__name__):
         FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # so that --help shows them
@@ -377,7 +377,7 @@ def _mistake(message):
     sys.exit(USER_ERROR)
 
 
-def _sentence(error):
+def sentence_of(error):
     """What an exception says, in one line; for one of the system's, which file and what could be done."""
     if _of_a_full_disk(error) and not getattr(error, "filename", None):
         return f"{FULL}; make room, and start the same command again."
@@ -397,7 +397,7 @@ def _of_a_full_disk(error):
     return FULL in str(error)
 
 
-def _is_ours(error):
+def is_ours(error):
     """Whether our own line raised it: then it is a sentence for the user. A library's ValueError is a bug of ours."""
     if isinstance(error, OSError) or _of_a_full_disk(error):
         return True

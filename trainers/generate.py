@@ -88,7 +88,12 @@ def _converse(loaded, write, options):
         line = sys.stdin.readline()
         if not line:
             return
-        write(loaded, line.rstrip("\n"), options)
+        try:
+            write(loaded, line.rstrip("\n"), options)
+        except ValueError as error:
+            if not (terminal and trainer_flags.is_ours(error)):
+                raise
+            print(f"error: {trainer_flags.sentence_of(error)}")  # and whoever sits there tries another
 
 
 def _write(loaded, prompt, options):

@@ -45,7 +45,7 @@ def test_both_write_the_same(places, tmp_path, capfd, monkeypatch):
         ["--prompt=The cat", "--max_new_tokens=8"],
         ["--prompt=The cat", "--max_new_tokens=8", "--stop= "],
         ["--prompt=The cat", "--max_new_tokens=6", "--num_beams=3"],
-        [f"--prompt_file={tmp_path / 'prompts.txt'}", "--max_new_tokens=8", "--stop=a"],
+        [f"--prompt_file={tmp_path / 'prompts.txt'}", "--max_new_tokens=8", "--stop=at"],
         [f"--prompt_file={tmp_path / 'prompts.txt'}", "--max_new_tokens=6", "--num_beams=3", "--num_best=2"],
     ):
         first, second = (printed(capfd, place, *options) for place in places)
@@ -60,6 +60,19 @@ def test_both_write_the_same(places, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("The cat\n\n"))  # and at a terminal, prompt by prompt
     told = printed(capfd, places[1], "--max_new_tokens=6", "--num_beams=3", "--num_best=2")
     assert told == "".join(f"{line['score']:.4f}  {line['text']}\n" for line in lines)
+
+
+def test_at_a_terminal_a_prompt_that_is_refused_is_not_the_end(places, capfd, monkeypatch):
+    lines = f"{'x' * 99}\nThe cat\n"
+    for terminal in (True, False):
+        monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+        monkeypatch.setattr("sys.stdin.isatty", lambda: terminal)  # noqa: B023
+        answer = programs.call(capfd, "generate", places[1], "--max_new_tokens=3", "--temperature=0")
+        told = "error: The longest prompt has 100 tokens, with the one that begins it; this model takes at most 64."
+        if terminal:
+            assert answer.status == 0 and answer.out.startswith(f"prompt> {told}\nprompt> The cat")
+        else:
+            assert (answer.status, answer.out, answer.err) == (2, "", told + "\n")
 
 
 def test_penalties_are_for_bundles(places, capfd):
