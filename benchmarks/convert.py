@@ -74,7 +74,7 @@ def _converted(source, target):
 
     source = Path(source)
     bundle = noted("read", lambda: (gguf if source.is_file() else huggingface).read(source))
-    noted("outputs", lambda: [certificate.outputs(bundle, row).max() for row in certificate.rows(bundle)])
+    noted("outputs", lambda: [piece.max() for *_, piece in certificate.outputs(bundle, certificate.rows(bundle))])
     noted("save", lambda: bundle.save(target))
     weights = bundle.model.count_params() * 4 / 1e6
     return {

@@ -5,6 +5,7 @@ bundle/tokenizer/         the tokenizer's own files
 bundle/model.weights.h5   the weights, by variable path
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -12,11 +13,17 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import zoo
 from zoo.aside import aside, sweep, take_the_place
 from zoo.registry import MODELS, TASKS
 
 FORMAT_VERSION = 1
+# By these a directory is known that `trainers.convert` makes a bundle of.
+FOREIGN = ("model.safetensors", "model.safetensors.index.json", "tf_model.h5", "bert_config.json")
+# What is read or written at once of a weight. A whole table of embeddings would be a third of a small model over again.
+PIECE_BYTES = 4 << 20
 
 
 @dataclasses.dataclass
@@ -54,7 +61,7 @@ class Bundle:
             }
             (path / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf8")
             self.tokenizer.save(path / "tokenizer")
-            self.model.save_weights(str(path / "model.weights.h5"))
+            _write_weights(self.model, path / "model.weights.h5")
             take_the_place(path, directory)
         # Not before: of one that was killed between two names, nothing but leavings may be whole.
         sweep(directory.parent, re.escape(directory.name))
@@ -83,7 +90,15 @@ def load(directory):
 
     task_class, model_class = TASKS.get(config["task"]), MODELS.get(config["model"])
     task = task_class(task_class.config_class.from_dict(config.get("task_config", {})))
-    model = task.assemble(model_class(model_class.config_class.from_dict(config["model_config"]))).build_from_ids()
+    structure = model_class.config_class.from_dict(config["model_config"])
+    tokenizer = tokenizers.load(directory / "tokenizer")
+    if tokenizer.vocab_size > structure.vocab_size:  # a table may have a few rows more, for a round number
+        raise ValueError(
+            f"{directory} has a vocabulary of {tokenizer.vocab_size} ids and a model of {structure.vocab_size}: they do not "
+            "belong together. Copy the bundle again from where it was made."
+        )
+    with unfilled():
+        model = task.assemble(model_class(structure)).build_from_ids()
     weights = directory / "model.weights.h5"
     if not weights.is_file():
         raise ValueError(f"{directory} is damaged: model.weights.h5 is missing.")
@@ -95,7 +110,75 @@ def load(directory):
         reason = str(error).splitlines()[0].partition(" Example error message")[0].rstrip(".")
         sentence = f"{weights} is damaged or of another model ({reason}); copy the bundle again from where it was made."
         raise ValueError(sentence) from error
-    return Bundle(model, tokenizers.load(directory / "tokenizer"), task, config.get("provenance", {}))
+    return Bundle(model, tokenizer, task, config.get("provenance", {}))
+
+
+@contextlib.contextmanager
+def unfilled():
+    """While this is on, weights are made as zeros that take no memory yet: for a model that reads all of them from a file.
+    To draw a table of embeddings takes several times its size."""
+    import tensorflow as tf  # here, so that `find` answers without it
+
+    def zeros(next_creator, **fields):
+        draw = fields["initial_value"]
+        if callable(draw) and fields.get("dtype") == "float32":
+            with tf.Graph().as_default():  # tells the shape, and computes nothing
+                shape = draw().shape
+            fields["initial_value"] = lambda: as_tensor(room(shape))
+        return next_creator(**fields)
+
+    with tf.variable_creator_scope(zeros):
+        yield
+
+
+def room(shape):
+    """A float32 array of zeros that begins where TensorFlow's tensors must, at a multiple of 64 bytes. What was not written to
+    takes no memory."""
+    size = 4 * int(np.prod(shape))
+    raw = np.zeros(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(np.float32).reshape(shape)
+
+
+def as_tensor(array):
+    """The tensor of an array from `room`, in the same memory: what is written to the one is written to the other."""
+    import tensorflow as tf
+
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__()) if array.size else tf.constant(array)
+
+
+def pieces(shape):
+    """Slices along the first axis of a tensor of this shape, each of about `PIECE_BYTES` of float32."""
+    step = max(1, PIECE_BYTES // (4 * max(1, int(np.prod(shape[1:])))))
+    return [slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
+
+
+def _write_weights(model, path):
+    """Writes the file that Keras's `save_weights` would, but no weight whole, of which Keras makes two copies.
+
+    Keras writes where each variable stands, with a number in its place; then variables replace the numbers, in pieces.
+    """
+    import h5py
+    import keras
+
+    class Numbered(keras.StatelessScope):
+        def get_current_value(self, variable):
+            variables.append(variable)
+            return np.int64(len(variables) - 1)
+
+    variables = []
+    with Numbered():
+        model.save_weights(str(path))
+    with h5py.File(path, "r+") as file:
+        places = []
+        file.visititems(lambda name, item: places.append(name) if isinstance(item, h5py.Dataset) else None)
+        for place in places:
+            variable = variables[int(file[place][()])]
+            value, shape = variable.value, tuple(variable.shape)
+            del file[place]
+            dataset = file.create_dataset(place, shape, keras.backend.standardize_dtype(variable.dtype))
+            for rows in pieces(shape) if shape else [...]:
+                dataset[rows] = np.asarray(value[rows])
 
 
 def find(path):
@@ -106,4 +189,9 @@ def find(path):
             return directory
     if (path / "checkpoints").is_dir():
         raise ValueError(f"{path} holds a run that has not ended; start its command again to go on with it.")
+    if path.suffix == ".gguf" or any((path / name).is_file() for name in FOREIGN):
+        raise ValueError(
+            f"{path} holds weights of other people's, and no bundle; make one first: python -m trainers.convert --from={path} "
+            "--to=NEW"
+        )
     raise ValueError(f"{path} holds no bundle; give the directory of a run, such as runs/gpt/latest.")

@@ -2,10 +2,12 @@
 
 import json
 
+import h5py
 import numpy as np
 import pytest
 
 import zoo
+from tests import tiny_models
 from zoo import bundle as bundles
 from zoo.tokenizers.base import create as create_tokenizer
 
@@ -59,6 +61,38 @@ def test_a_failed_save_leaves_the_old_one_and_nothing_else(saved, tokenizer, mon
         bundles.Bundle(broken, tokenizer, "language_modeling", {}).save(saved)
     assert [path.name for path in saved.parent.iterdir()] == ["bundle"]
     np.testing.assert_array_equal(np.asarray(bundles.load(saved).model.trainable_variables[0]), before)
+
+
+def stored(path):
+    """Place -> (attributes, dtype and values) of everything in an HDF5 file."""
+    found = {}
+
+    def note(name, item):
+        values = (item.dtype, item[()].tolist()) if isinstance(item, h5py.Dataset) else None
+        found[name] = dict(item.attrs), values
+
+    with h5py.File(path) as file:
+        file.visititems(note)
+    return found
+
+
+@pytest.mark.parametrize("model", ["gpt", "lstm", "ngram"])
+def test_weights_are_written_a_few_rows_at_a_time_and_the_file_is_keras_own(model, tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(bundles, "PIECE_BYTES", 200)
+    model = tiny_models.create(model, vocab_size=257, **tiny_models.DROPOUT.get(model, {}))
+    saved = bundles.Bundle(model, tokenizer, "language_modeling", {}).save(tmp_path / "bundle")
+    model.save_weights(tmp_path / "keras.weights.h5")
+    assert stored(saved / "model.weights.h5") == stored(tmp_path / "keras.weights.h5")
+
+
+def test_a_model_that_reads_its_weights_draws_none():
+    with bundles.unfilled():
+        empty = tiny(dropout=0.1)
+    drawn = tiny(dropout=0.1)
+    assert [(v.path, v.shape) for v in empty.weights] == [(v.path, v.shape) for v in drawn.weights]
+    assert not any(np.asarray(v).any() for v in empty.trainable_variables)
+    seeds = [v for v in empty.variables if "seed" in v.path]
+    assert seeds and all(np.asarray(v).any() for v in seeds)  # what is no weight is as ever
 
 
 def test_no_bundle_at_all(tmp_path):

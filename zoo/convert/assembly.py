@@ -5,6 +5,7 @@ A source brings a config with Hugging Face's fields and tensors under the names 
 
 import json
 
+from zoo.bundle import unfilled
 from zoo.convert.tables import FAMILIES
 from zoo.convert.weights import assign
 from zoo.registry import MODELS, TASKS
@@ -36,7 +37,8 @@ def assemble(model_type, theirs, tensors, where, tokenizer, task_fields=None):
     name = _task_name(family, names)
     task_class = TASKS.get(name)
     task = task_class(task_class.config_class(**(task_fields or {}).get(name, {})))
-    model = task.assemble(MODELS.get(family.model)(config)).build_from_ids()
+    with unfilled():
+        model = task.assemble(MODELS.get(family.model)(config)).build_from_ids()
     return model, task, assign(model, family, tensors, with_head=name == "masked_lm", where=str(where))
 
 

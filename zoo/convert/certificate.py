@@ -5,6 +5,7 @@
 Nothing is claimed that was not compared: without a peer the certificate says so.
 """
 
+import contextlib
 import importlib.util
 import json
 import subprocess
@@ -13,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 import tokenizers
 
 from zoo.convert import reference, safetensors
@@ -27,6 +29,8 @@ TEXTS = (
 )
 # Of the largest output, or of 1 if that is smaller. Both sides add up float32 products in orders of their own.
 TOLERANCE = 1e-3
+# So many positions of a row are compared at once.
+POSITIONS = 16
 
 
 def certify(bundle, path, peer_python=None, library="transformers"):
@@ -55,20 +59,15 @@ def certify(bundle, path, peer_python=None, library="transformers"):
         "library": library, "path": str(path.resolve()), "task": task, "texts": TEXTS, "rows": asked,
         "old_tensorflow": path.is_dir() and not _is_written_anew(path),
     }  # fmt: skip
-    answer = _ask(peer, request)
-    compared = {"compared": True, "peer": library, "versions": json.loads(str(answer["versions"]))}
-    if "ids_0" in answer:
-        _check_ids(bundle.tokenizer, [answer[f"ids_{i}"].tolist() for i in range(len(TEXTS))], library)
-        certificate["ids"] = {"identical": True, **compared}
-    if "reason" in answer:
-        certificate["outputs"] = {"compared": False, "reason": str(answer["reason"])}
-        return certificate
-    differences, sizes = [], []
-    for i, row in enumerate(asked):
-        ours, theirs = outputs(bundle, row), answer[f"outputs_{i}"]
-        differences.append(float(np.abs(ours - theirs[:, : ours.shape[-1]]).max()))
-        sizes.append(float(np.abs(theirs).max()))
-    difference, largest = max(differences), max(sizes)
+    with _asked(peer, request) as answer:
+        compared = {"compared": True, "peer": library, "versions": json.loads(str(answer["versions"]))}
+        if "ids_0" in answer:
+            _check_ids(bundle.tokenizer, [answer[f"ids_{i}"].tolist() for i in range(len(TEXTS))], library)
+            certificate["ids"] = {"identical": True, **compared}
+        if "reason" in answer:
+            certificate["outputs"] = {"compared": False, "reason": str(answer["reason"])}
+            return certificate
+        difference, largest = _compared(bundle, asked, answer)
     if not difference <= TOLERANCE * max(1.0, largest):
         raise ValueError(
             f"The converted model's outputs are up to {difference:.2e} away from those of {library} ({largest:.2e} at most); "
@@ -84,15 +83,44 @@ def _is_written_anew(path):
     return safetensors.found(path) or not ((path / H5).is_file() or (path / CONFIG).is_file())
 
 
-def outputs(bundle, row):
-    """float32 (T, V) logits of a row of ids, or (T, D) hidden states where there is no head."""
-    token_ids = np.array([row], np.int32)
-    if bundle.task.registered_name == "embed":
-        return np.asarray(bundle.model.encode(token_ids)[0], np.float32)
-    if bundle.task.registered_name == "masked_lm":
-        everywhere = np.arange(len(row), dtype=np.int32)[None]
-        return np.asarray(bundle.task.logits(bundle.model, bundle.model.backbone.encode(token_ids), everywhere)[0])
-    return np.asarray(bundle.model(token_ids)[0])
+def _compared(bundle, asked, answer):
+    """(the largest difference of our outputs from the peer's, the largest of these)."""
+    difference = largest = 0.0
+    for i, first, ours in outputs(bundle, asked):
+        if first == 0:
+            theirs = answer[f"outputs_{i}"]
+            largest = max(largest, float(np.abs(theirs).max()))
+        difference = max(difference, float(np.abs(ours - theirs[first : first + len(ours), : ours.shape[-1]]).max()))
+    return difference, largest
+
+
+def outputs(bundle, asked):
+    """Yields what a model makes of rows of ids, a few positions at a time: logits for a whole text can be as large as a layer.
+
+    Args:
+        bundle: a `Bundle`.
+        asked: list of rows.
+
+    Yields:
+        `(i, first, array)`: of row i, from position `first` on, float32 (n, V) logits, or (n, D) hidden states where there is no head.
+    """
+    model, task = bundle.model, bundle.task
+
+    # In a graph, a tied table is multiplied as it is; line by line it would be turned first, which takes its size again.
+    @tf.function(reduce_retracing=True, autograph=False)
+    def projected(hidden_1TD, first, end):
+        if task.registered_name == "masked_lm":
+            return task.logits(model, hidden_1TD, tf.range(first, end)[None])[0]
+        return model.project(hidden_1TD[:, first:end])[0]
+
+    for i, row in enumerate(asked):
+        hidden_1TD = getattr(model, "backbone", model).encode(tf.constant([row], tf.int32))
+        if task.registered_name == "embed":
+            yield i, 0, hidden_1TD[0].numpy()
+            continue
+        for first in range(0, len(row), POSITIONS):
+            end = min(first + POSITIONS, len(row))
+            yield i, first, projected(hidden_1TD, tf.constant(first), tf.constant(end)).numpy()
 
 
 def rows(bundle):
@@ -125,8 +153,10 @@ def _has(library):
     return all(importlib.util.find_spec(name) for name in needed)
 
 
-def _ask(peer, request):
-    """The answer of `zoo/convert/reference.py` in another process: its memory goes when it ends."""
+@contextlib.contextmanager
+def _asked(peer, request):
+    """The answer of `zoo/convert/reference.py` in another process, whose memory goes when it ends; each array is read when it
+    is asked for."""
     with tempfile.TemporaryDirectory() as directory:
         asked, answered = Path(directory) / "request.json", Path(directory) / "answer.npz"
         asked.write_text(json.dumps(request), encoding="utf8")
@@ -136,4 +166,4 @@ def _ask(peer, request):
             reason = (result.stderr.strip() or f"exit status {result.returncode}").splitlines()[-1]
             raise ValueError(f"The peer {peer} could not run this model: {reason}")
         with np.load(answered, allow_pickle=False) as arrays:
-            return dict(arrays)
+            yield arrays

@@ -9,7 +9,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from zoo.bundle import Bundle
+from zoo.bundle import Bundle, unfilled
 from zoo.convert.tables import LLAMA
 from zoo.convert.weights import assign
 from zoo.registry import MODELS, TASKS, TOKENIZERS
@@ -32,10 +32,13 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 class _Tensors:
-    """The tensors of a file under Hugging Face's names, dequantised when they are read."""
+    """The tensors of a file under Hugging Face's names, read and dequantised a few rows at a time.
 
-    def __init__(self, reader, config):
-        self._tensors = {_renamed(tensor.name): tensor for tensor in reader.tensors}
+    The library would map the whole file into memory, where what has once been read stays.
+    """
+
+    def __init__(self, path, tensors, config):
+        self._path, self._tensors = path, {_renamed(tensor.name): tensor for tensor in tensors}
         self._heads = {"q": config.num_heads, "k": config.kv_heads}
 
     def names(self):
@@ -47,13 +50,20 @@ class _Tensors:
     def read(self, name, rows=slice(None)):
         tensor = self._tensors[name]
         projection = re.search(r"self_attn\.([qk])_proj", name)
-        stored = tensor.data if projection else tensor.data[rows]
+        stored = self._stored(tensor, slice(None) if projection else rows)
         array = gguf.quants.dequantize(stored, tensor.tensor_type).astype(np.float32, copy=False)
         if projection is None:
             return array
         # llama.cpp turns neighbouring pairs (x_2i, x_2i+1), and stores the rows so; here a pair is (x_i, x_i+H/2).
         pairs = array.reshape(self._heads[projection[1]], -1, 2, array.shape[-1])
         return pairs.swapaxes(1, 2).reshape(array.shape)[rows]
+
+    def _stored(self, tensor, rows):
+        data = tensor.data
+        first, end, _ = rows.indices(len(data))
+        width = int(np.prod(data.shape[1:]))
+        offset = int(tensor.data_offset) + first * width * data.itemsize
+        return np.fromfile(self._path, data.dtype, (end - first) * width, offset=offset).reshape(-1, *data.shape[1:])
 
 
 def _renamed(name):
@@ -80,11 +90,14 @@ def read(path):
     if fields.get("general.architecture") != "llama":
         raise ValueError(f"{path} has the architecture {fields.get('general.architecture')!r}; only 'llama' is read here.")
     tokenizer = _tokenizer(reader, path)
-    tied = not any(tensor.name == "output.weight" for tensor in reader.tensors)
+    tensors = reader.tensors
+    del reader  # it holds an array for each token and merge: 150 MB for 49,152 of them
+    tied = not any(tensor.name == "output.weight" for tensor in tensors)
     config = _config(fields, tokenizer.vocab_size, tied, path)
-    model = MODELS.get("gpt")(config).build_from_ids()
-    assign(model, LLAMA, _Tensors(reader, config), with_head=False, where=str(path))
-    kinds = sorted({tensor.tensor_type.name for tensor in reader.tensors})
+    with unfilled():
+        model = MODELS.get("gpt")(config).build_from_ids()
+    assign(model, LLAMA, _Tensors(path, tensors, config), with_head=False, where=str(path))
+    kinds = sorted({tensor.tensor_type.name for tensor in tensors})
     provenance = {
         "converted_from": "gguf", "source": path.name, "name": fields.get("general.name", ""),
         "licence": fields.get("general.license", ""), "stored_as": kinds,

@@ -8,10 +8,8 @@ import re
 
 import numpy as np
 
+from zoo.bundle import as_tensor, pieces, room
 from zoo.convert.tables import made_shape
-
-# What is read at once. A whole table of embeddings would be a third of a small model over again.
-PIECE_BYTES = 4 << 20
 
 
 class Tensors:
@@ -107,26 +105,25 @@ def assign(model, family, tensors, *, with_head, where):
 
 
 def _fill(variable, rule, names, tensors):
-    """Writes the tensors of a rule into their places in a tf.Variable, piece by piece."""
+    """Gives a tf.Variable the tensors of a rule, side by side, read piece by piece.
+
+    Assigning to a part of the variable would do, were it not that TensorFlow from then on copies all of it whenever it is read.
+    """
+    array = room(tuple(variable.shape))
     start = 0  # along our last axis
     for name in names:
         shape = tensors.shape(name)
         width = shape[0] if rule.turned else shape[-1]
-        for rows in _pieces(shape):
+        for rows in pieces(shape):
             piece = tensors.read(name, rows)
             if len(shape) == 1:
-                variable[start + rows.start : start + rows.stop].assign(piece)
+                array[start + rows.start : start + rows.stop] = piece
             elif rule.turned:
-                variable[:, start + rows.start : start + rows.stop].assign(piece.T)
+                array[:, start + rows.start : start + rows.stop] = piece.T
             else:
-                variable[rows, start : start + width].assign(piece)
+                array[rows, start : start + width] = piece
         start += width
-
-
-def _pieces(shape):
-    """Slices along the first axis, each of about `PIECE_BYTES` of float32."""
-    step = max(1, PIECE_BYTES // (4 * max(1, int(np.prod(shape[1:])))))
-    return [slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
+    variable.assign(as_tensor(array))
 
 
 def _check_leftover(family, named, wanted, tensors, where):
@@ -150,7 +147,7 @@ def _check_leftover(family, named, wanted, tensors, where):
 def _equal(tensors, one, other):
     shape = tensors.shape(one)
     same = shape == tensors.shape(other)
-    return same and all(np.array_equal(tensors.read(one, rows), tensors.read(other, rows)) for rows in _pieces(shape))
+    return same and all(np.array_equal(tensors.read(one, rows), tensors.read(other, rows)) for rows in pieces(shape))
 
 
 def variables_by_path(model):

@@ -16,7 +16,7 @@ from zoo.layers.chunked_cross_entropy import Unprojected, chunked_log_probs, res
 class LanguageModel(keras.Model):
     """Base class: `model(token_ids, state=None) -> logits`, or `(logits, state)` when a state is given.
 
-    A family implements `features`, `project` and `init_state`; everything else follows from those three.
+    A family implements `features`, `project` and `init_state`, and a `build` that makes its weights; everything else follows.
 
     A state is a dict of tensors. Each is batch-first, (B, ...), or a scalar that all rows share, so a beam can reorder
     any family's state with one gather along axis 0.
@@ -112,8 +112,9 @@ class LanguageModel(keras.Model):
         return -ops.sparse_categorical_crossentropy(labels, logits, from_logits=True), state
 
     def build_from_ids(self):
-        """Creates every weight by tracing one short batch. Returns the model."""
-        self(ops.zeros((1, 2), dtype="int32"))
+        """Creates every weight, without a pass. Returns the model."""
+        if not self.built:
+            self.build()
         return self
 
     def get_config(self):
@@ -123,7 +124,7 @@ class LanguageModel(keras.Model):
 class Encoder(keras.Model):
     """Base class of models whose positions all see each other: `encode(token_ids, padding_mask, segment_ids) -> (B, T, D)`.
 
-    A family implements `encode`. Calling the model is the same.
+    A family implements `encode`, and a `build` that makes its weights. Calling the model is the same.
 
     Attributes:
         max_length: longest sequence the model can take, or None.
@@ -160,8 +161,9 @@ class Encoder(keras.Model):
         return self.encode(token_ids, padding_mask, segment_ids, training=training)
 
     def build_from_ids(self):
-        """Creates every weight by tracing one short batch. Returns the model."""
-        self(ops.zeros((1, 2), dtype="int32"))
+        """Creates every weight, without a pass. Returns the model."""
+        if not self.built:
+            self.build()
         return self
 
     def get_config(self):
