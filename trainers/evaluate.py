@@ -22,6 +22,11 @@ def main():
     from zoo.tasks.base import Layout
 
     bundle = bundles.load(directory)
+    if bundle.task.reads == "nothing":
+        raise ValueError(
+            f"{directory} was made for {bundle.task.registered_name}, which has no score; it can begin a run that has one: "
+            f"--init_from={directory}."
+        )
     layout = Layout(
         FLAGS.seq_length or run.get("seq_length", 128), FLAGS.batch_size or run.get("batch_size", 16),
         separate_documents=run.get("separate_documents", False),

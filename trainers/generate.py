@@ -33,6 +33,9 @@ def main():
         import zoo
 
         loaded = zoo.load(directory)
+        if not loaded.task.generates:
+            task = loaded.task.registered_name
+            raise ValueError(f"{directory} was made for {task} and writes no text; in Python, zoo.load(...).predict() asks it.")
     write = _search if search else _write
     if prompts is not None:
         _write_file(loaded, prompts, search, options)

@@ -45,6 +45,8 @@ def _train(run, config, model_config, placement):
     print(f"Tokens: {sizes}; vocabulary {tokenizer.vocab_size:,}", flush=True)
 
     fields = task.model_fields(tokenizer)
+    if config.init_from:
+        fields.pop("vocab_size", None)  # its table may have a few rows more than there are ids, for a round number
     model_config = model_config.replace(**{k: v for k, v in fields.items() if hasattr(model_config, k)})
     model_class = MODELS.get(config.model)
     if hasattr(model_class, "adapt"):

@@ -11,7 +11,8 @@ import zlib
 
 
 def records(path, data_path):
-    """Yields the records of `path`, read as `data_path` (a `DataPath`) says; empty documents are left out.
+    """Yields the records of `path`, read as `data_path` (a `DataPath`) says. Empty documents are left out, unless something else
+    is told of them: a label without a text is a mistake that the task should see.
 
     Raises:
         ValueError: bytes that are not UTF-8, a missing field or column, a ragged row, broken JSON or gzip.
@@ -28,7 +29,7 @@ def records(path, data_path):
     try:
         with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
             for record in read[data_path.format_of(path)](path, file, data_path):
-                if record["text"]:
+                if record["text"] or len(record) > 1:
                     yield record
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path} is a damaged gzip file: {error}.") from error

@@ -45,6 +45,9 @@ class LocalTextSource(TextSource):
             data_path=data_path,
         )
 
+    def texts(self, split):
+        return (text for text in super().texts(split) if text)
+
     def examples(self, split):
         """Iterates over the records of a split: dicts with `text`, and the other columns or fields if there are any."""
         self.check_split(split)

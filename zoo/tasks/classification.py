@@ -106,9 +106,12 @@ class Classification(Task):
             raise ValueError(f"Every training example has the label {labels[0]!r}; there must be at least two classes.")
         weights = self.config.class_weights
         if self.config.balance:
+            self.config.require(
+                not weights, "balance and class_weights both say what a class counts in the loss; give one of them."
+            )
             total = sum(counts.values())
             weights = tuple(total / (len(labels) * counts[label]) if counts[label] else 0.0 for label in labels)
-        self.config = dataclasses.replace(self.config, labels=labels, pair=pair, class_weights=weights)
+        self.config = dataclasses.replace(self.config, labels=labels, pair=pair, balance=False, class_weights=weights)
 
     def encode(self, examples, tokenizer, layout):
         known = {label: i for i, label in enumerate(self.config.labels)}
@@ -276,6 +279,8 @@ def _label(example, number):
     label = example.get("label")
     if label is None or label == "":
         raise ValueError(f"Example {number} has no label; each must have one, in the field or column `label`.")
+    if isinstance(label, list | dict):
+        raise ValueError(f"Example {number} has the label {label!r:.60}; it must be one string or number.")
     return str(label)
 
 
@@ -284,4 +289,6 @@ def _texts(example, pair, number):
     for name, text in zip(("text", "text_pair"), texts, strict=False):
         if not text:
             raise ValueError(f"Example {number} has an empty {name}; there is nothing to classify.")
+        if not isinstance(text, str):
+            raise ValueError(f"Example {number} has {text!r:.60} as its {name}, which must be a string.")
     return texts

@@ -248,6 +248,10 @@ def _sentence(example, number):
     words, tags = example.get("tokens"), example.get("tags")
     if not words:
         raise ValueError(f"Example {number} has no words; each must have some, in the field `tokens`.")
+    if not all(
+        isinstance(some, list | tuple) and all(isinstance(one, str | None) for one in some) for some in (words, tags or [])
+    ):
+        raise ValueError(f"Example {number} must have lists of strings as `tokens` and `tags`, a word and a tag each.")
     if tags is None or len(words) != len(tags):
         raise ValueError(f"Example {number} has {len(words)} words and {len(tags or [])} tags; each word has one tag.")
     if None in tags or "" in tags:

@@ -9,6 +9,7 @@ are. For the others each maximal invalid part becomes one U+FFFD (Unicode chapte
 subparts"), as in Python's `errors="replace"`.
 """
 
+import collections
 import json
 import re
 from pathlib import Path
@@ -208,9 +209,17 @@ def read_text(path):
 
 
 def read_json(path):
-    """The object in a JSON file. Raises ValueError when there is none."""
+    """The object in a JSON file. Raises ValueError when there is none, or a key twice, of which JSON would keep the last."""
+
+    def once(pairs):
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = collections.Counter(key for key, _ in pairs).most_common(1)[0][0]
+            raise ValueError(f"{path} has {twice!r} twice; each must be there once.")
+        return found
+
     try:
-        value = json.loads(read_text(path))
+        value = json.loads(read_text(path), object_pairs_hook=once)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is no JSON ({error}); copy it again from where it was made.") from error
     if not isinstance(value, dict):
