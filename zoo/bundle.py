@@ -8,12 +8,11 @@ bundle/model.weights.h5   the weights, by variable path
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import re
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 import zoo
 from zoo.aside import aside, sweep, take_the_place
@@ -134,7 +133,9 @@ def unfilled():
 def room(shape):
     """A float32 array of zeros that begins where TensorFlow's tensors must, at a multiple of 64 bytes. What was not written to
     takes no memory."""
-    size = 4 * int(np.prod(shape))
+    import numpy as np
+
+    size = 4 * math.prod(shape)
     raw = np.zeros(size + 64, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + size].view(np.float32).reshape(shape)
@@ -149,7 +150,7 @@ def as_tensor(array):
 
 def pieces(shape):
     """Slices along the first axis of a tensor of this shape, each of about `PIECE_BYTES` of float32."""
-    step = max(1, PIECE_BYTES // (4 * max(1, int(np.prod(shape[1:])))))
+    step = max(1, PIECE_BYTES // (4 * max(1, math.prod(shape[1:]))))
     return [slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
 
 
@@ -160,6 +161,7 @@ def _write_weights(model, path):
     """
     import h5py
     import keras
+    import numpy as np
 
     class Numbered(keras.StatelessScope):
         def get_current_value(self, variable):
