@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +115,9 @@ def outputs(bundle, asked):
         return model.project(hidden_1TD[:, first:end])[0]
 
     for i, row in enumerate(asked):
-        hidden_1TD = getattr(model, "backbone", model).encode(tf.constant([row], tf.int32))
+        with warnings.catch_warnings():  # of the softmax over the only token of an empty text
+            warnings.filterwarnings("ignore", "You are using a softmax over axis", UserWarning)
+            hidden_1TD = getattr(model, "backbone", model).encode(tf.constant([row], tf.int32))
         if task.registered_name == "embed":
             yield i, 0, hidden_1TD[0].numpy()
             continue
