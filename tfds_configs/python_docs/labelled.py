@@ -121,7 +121,8 @@ def questions(documents):
 def _question(entries):
     """An example that asks for the first of (key, name, sentence) entries; None if names or sentences are not different."""
     key, name, sentence = entries[0]
-    described = sorted((entry[1:] for entry in entries), key=lambda pair: _digest(key, *pair))
+    together = [entry[0] for entry in entries]  # the same function stands at another place among others
+    described = sorted((entry[1:] for entry in entries), key=lambda pair: _digest(together, *pair))
     if any(len(set(texts)) < len(entries) for texts in zip(*described, strict=True)):
         return None
     context = "".join(f"{other}: {text}\n" for other, text in described)

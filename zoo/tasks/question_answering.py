@@ -58,8 +58,8 @@ class QuestionAnsweringConfig(Config):
     head_dropout: float = 0.1
 
     recipe: ClassVar = dict(
-        dataset="python_docs/question_answering", vocab_size=2_048, learning_rate=1e-2, optimizer="muon", warmup_steps=50,
-        set=("match=true",),
+        dataset="python_docs/question_answering", vocab_size=2_048, steps=2_000, learning_rate=1e-2, optimizer="muon",
+        warmup_steps=50, set=("match=true",),
     )  # fmt: skip
 
     def validate(self):
