@@ -110,7 +110,7 @@ def test_every_line_of_the_metrics_has_the_promised_keys(trained):
 
 def test_the_program_prints_a_sample_and_what_to_do_next(trained):
     model, run, printed = trained
-    assert re.search(r"^Sample: ['\"]The ", printed, re.MULTILINE)
+    assert re.search(r"^Sample: ['\"]The", printed, re.MULTILINE)
     name = run.resolve().relative_to(run.parent.parent.parent)
     assert f"python -m trainers.generate --model_dir={name}" in printed
     assert f"python -m trainers.evaluate --model_dir={name}" in printed

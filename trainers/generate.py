@@ -1,4 +1,4 @@
-"""Lets a trained model write: python -m trainers.generate --model_dir=runs/gpt/latest --prompt='The '"""
+"""Lets a trained model write: python -m trainers.generate --model_dir=runs/gpt/latest --prompt='The'"""
 
 import json
 import sys

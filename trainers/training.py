@@ -167,7 +167,7 @@ def _next_commands(run, config, task):
     served = Path(run).absolute() / "export"
     lines = [
         "Next:",
-        *([f"  python -m trainers.generate --model_dir={run} --prompt='The '"] if task.generates else []),
+        *([f"  python -m trainers.generate --model_dir={run} --prompt='The'"] if task.generates else []),
         f"  python -m trainers.evaluate --model_dir={run}",
         f"  tensorboard --logdir {run / 'tensorboard'}",
     ]

@@ -57,6 +57,11 @@ def test_both_write_the_same(places, tmp_path, capfd, monkeypatch):
     assert [line["text"] for line in lines] == best["text"][:, :2].reshape(-1).tolist()
     assert [line["score"] for line in lines] == pytest.approx(best["score"][:, :2].reshape(-1).tolist())
 
+    (tmp_path / "none.txt").write_text("", encoding="utf8")
+    for place in places:
+        for options in ([], ["--num_beams=3"]):
+            assert printed(capfd, place, f"--prompt_file={tmp_path / 'none.txt'}", *options) == ""
+
     monkeypatch.setattr("sys.stdin", io.StringIO("The cat\n\n"))  # and at a terminal, prompt by prompt
     told = printed(capfd, places[1], "--max_new_tokens=6", "--num_beams=3", "--num_best=2")
     assert told == "".join(f"{line['score']:.4f}  {line['text']}\n" for line in lines)

@@ -107,8 +107,8 @@ There batching is {batching}. A server that batches joins the requests of many c
 Signatures: {signatures}.
 """
 STREAM = """
-    python deployment/stream_client.py --model={name} --prompt='The '       # token by token, over REST
-    python deployment/stream_client.py --model={name} --prompt='The ' --grpc"""
+    python deployment/stream_client.py --model={name} --prompt='The'       # token by token, over REST
+    python deployment/stream_client.py --model={name} --prompt='The' --grpc"""
 # Requests are joined only where their shapes agree (MergeInputTensors of batching_session.cc): two callers seldom are as far.
 APART = (
     "\n- `decode_step`s of different lengths cannot be joined, and refuse each other: stream from a server that does not batch."

@@ -1,4 +1,4 @@
-"""Writes a continuation token by token from a running TF Serving: python stream_client.py --model=gpt --prompt='The '
+"""Writes a continuation token by token from a running TF Serving: python stream_client.py --model=gpt --prompt='The'
 
 Stands alone. Over REST it needs Python only; over gRPC (--grpc) grpcio and tensorflow-serving-api. It calls `prefill` once and
 then `decode_step`, feeding each output whose name is an input back in, until the row is finished.

@@ -111,4 +111,4 @@ class LanguageModeling(Task):
         return requests + streaming_requests(model, tokenizer, first=len(requests))
 
     def sample(self, loaded, seed):
-        return repr(loaded.generate("The ", max_new_tokens=60, temperature=0.8, top_k=40, seed=seed))
+        return repr(loaded.generate("The", max_new_tokens=60, temperature=0.8, top_k=40, seed=seed))
