@@ -3,14 +3,18 @@
 variables   path and shape of every variable, in order: an interface, as bundles and checkpoints are read by them
 logits      of the seeded tiny model: the first and last position of one row, eight ids each; hidden states of an encoder
 losses      of the first ten steps of training on a toy language (a closed-form model has one: after the fit)
+
+`tasks.json` has, for every task that reads examples on every model that serves it, the variables of its head and the losses of the
+seeded model on the first three batches.
 """
 
 import json
 from pathlib import Path
 
+import keras
 import numpy as np
 
-from tests import tiny_models
+from tests import tiny_models, tiny_tasks
 
 FOLDER = Path(__file__).parent
 STEPS = 10
@@ -51,3 +55,25 @@ def losses(case):
     batches = tiny_models.batches(model, seed=1)
     trainer = tiny_models.trainer(model, STEPS)
     return [round(float(trainer.step(batches.batch(step), batches.starts_epoch(step))[0]), 6) for step in range(STEPS)]
+
+
+def of_tasks():
+    """`model:task` -> what the code computes now for a task that reads examples."""
+    return {case: of_task(case) for case in task_cases()}
+
+
+def task_cases():
+    """Those that train all of a model."""
+    return [case for case in tiny_tasks.cases() if case.count(":") == 1]
+
+
+def of_task(case):
+    task, model, batches, _ = tiny_tasks.create(case)
+    tiny_models.strengthen(model)
+    losses = []
+    for step in range(3):
+        batch = {name: keras.ops.convert_to_tensor(value) for name, value in batches.batch(step).items()}
+        total, count = task.loss(batch, task.forward(model, batch)[0])
+        losses.append(round(float(total) / float(count), 6))
+    head = getattr(model, "head", model)
+    return {"head": [[v.path, list(v.shape)] for v in head.weights], "losses": losses}
