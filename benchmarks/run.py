@@ -22,7 +22,7 @@ SHAKESPEARE = [
 FIGURES = {
     "shakespeare": (
         "tinyshakespeare, characters, 4 x 128; mark: validation loss 1.88",
-        [*SHAKESPEARE, "--learning_rate=3e-3"],
+        [*SHAKESPEARE, "--optimizer=adamw", "--learning_rate=3e-3"],
     ),
     "shakespeare_modern": (
         "the same, modern preset; mark: 1.75",

@@ -15,9 +15,9 @@ def resolved(*arguments):
         return trainer_flags.train_config()
 
 
-def test_the_recipe_of_the_family_is_the_default():
+def test_the_recipe_of_the_family_and_preset_is_the_default():
     config, model_config = resolved("--model=gpt")
-    recipe = MODELS.config("gpt").recipe
+    recipe = MODELS.config("gpt").recipe_for("default")
     assert {key: getattr(config, key) for key in recipe} == recipe
     assert (config.preset, config.task) == ("default", "language_modeling")
     assert model_config == MODELS.config("gpt").preset("default")
