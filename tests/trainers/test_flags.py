@@ -46,7 +46,9 @@ def test_trained_weights_take_small_steps_unless_a_rate_is_given(tmp_path):
 def test_a_task_may_have_settings_for_training_from_scratch(tmp_path):
     (tmp_path / "tokenizer").mkdir()
     tiny = MODELS.config("bert").preset("tiny").to_dict()
-    (tmp_path / "config.json").write_text(json.dumps({"model": "bert", "model_config": tiny}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"format_version": 1, "task": "masked_lm", "model": "bert", "model_config": tiny})
+    )
     arguments = ("--model=bert", "--task=question_answering", "--seq_length=16", "--set=max_question=4", "--set=stride=2")
 
     def matches(*further):
@@ -162,13 +164,13 @@ def test_a_mistake_in_the_call_is_one_sentence_and_status_2(mistake, tmp_path, m
 
 
 def test_the_systems_errors_say_which_file_and_what_to_do():
-    assert trainer_flags._sentence(PermissionError(13, "Permission denied", "/a/b")) == (
+    assert trainer_flags.sentence_of(PermissionError(13, "Permission denied", "/a/b")) == (
         "/a/b: Permission denied; choose a place that you may use."
     )
-    assert trainer_flags._sentence(OSError(28, "No space left on device", "x")) == (
+    assert trainer_flags.sentence_of(OSError(28, "No space left on device", "x")) == (
         "x: No space left on device; make room, or choose another place."
     )
-    assert trainer_flags._sentence(ValueError("one\n  two")) == "one two"
+    assert trainer_flags.sentence_of(ValueError("one\n  two")) == "one two"
 
 
 def test_a_librarys_own_error_is_a_bug_and_keeps_its_traceback(monkeypatch, capfd):
