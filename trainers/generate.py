@@ -109,10 +109,10 @@ def _write(loaded, prompt, options):
 
 
 def _search(loaded, prompt, options):
-    """Prints the best continuations of a prompt, best first, with their scores if there are several."""
+    """Prints the best continuation of a prompt; of several each on a line of its own, best first, with its score."""
     (found,) = _best(loaded, [prompt], options)
     for text, score in found:
-        print(f"{score:.4f}  {text}" if FLAGS.num_best > 1 else text)
+        print(f"{score:.4f}  {text!r}" if FLAGS.num_best > 1 else text)
 
 
 def _best(loaded, prompts, options):

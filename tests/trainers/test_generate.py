@@ -64,7 +64,7 @@ def test_both_write_the_same(places, tmp_path, capfd, monkeypatch):
 
     monkeypatch.setattr("sys.stdin", io.StringIO("The cat\n\n"))  # and at a terminal, prompt by prompt
     told = printed(capfd, places[1], "--max_new_tokens=6", "--num_beams=3", "--num_best=2")
-    assert told == "".join(f"{line['score']:.4f}  {line['text']}\n" for line in lines)
+    assert told == "".join(f"{line['score']:.4f}  {line['text']!r}\n" for line in lines)
 
 
 def test_at_a_terminal_a_prompt_that_is_refused_is_not_the_end(places, capfd, monkeypatch):
