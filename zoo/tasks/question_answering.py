@@ -354,22 +354,24 @@ def _checked(example, number):
     if len(answers) != len(starts):
         raise ValueError(f"Example {number} has {len(answers)} answers and {len(starts)} starts of them.")
     for i, answer in enumerate(answers):
-        if answer not in context:
+        if answer in context:
+            if starts[i] < 0 or context[starts[i] : starts[i] + len(answer)] != answer:  # an offset that was counted otherwise
+                starts[i] = context.index(answer)
+        elif starts[i] >= 0 or not any(other in context for other in answers):  # -1: in other words than the context's
             raise ValueError(f"Example {number} has the answer {answer!r:.60}, which is not in its context.")
-        if context[starts[i] : starts[i] + len(answer)] != answer:  # an offset that was counted otherwise
-            starts[i] = context.index(answer)
     return question, context.encode("utf8"), answers, starts
 
 
 def _word_span(context, answers, starts, spans, number):
-    """(first word, last word) of the first answer, or None without one."""
+    """(first word, last word) of the first answer that is in the context, or None without one."""
     if not answers:
         return None
-    before = len(context.decode("utf8")[: starts[0]].encode("utf8"))
-    after = before + len(answers[0].encode("utf8"))
+    answer, start = next((text, start) for text, start in zip(answers, starts, strict=True) if start >= 0)
+    before = len(context.decode("utf8")[:start].encode("utf8"))
+    after = before + len(answer.encode("utf8"))
     inside = np.flatnonzero((spans[0] < after) & (spans[1] > before))
     if not len(inside):
-        raise ValueError(f"Example {number} has the answer {answers[0]!r:.60}, in which there is no word.")
+        raise ValueError(f"Example {number} has the answer {answer!r:.60}, in which there is no word.")
     return int(inside[0]), int(inside[-1])
 
 

@@ -118,7 +118,17 @@ def test_smoothing_is_over_the_positions_that_could_be_labels():
     assert float(smoothed) == pytest.approx(-(targets * np.log(p[0, [0, 2, 3]])).sum() / 2, rel=1e-5) and float(count) == 1
 
 
+def test_an_answer_in_other_words_is_judged_by_and_not_trained_on():
+    """CMRC 2018 tells of it by a start of -1, beside answers that are in the context."""
+    task, tokenizer = parts()
+    example = {**EXAMPLES[2], "answers": ["Tokyo", "東京", "abs"], "answer_starts": [-1, CONTEXT.index("東"), -1]}
+    data = task.encode([EXAMPLES[2], example], tokenizer, Layout(48, 2))
+    np.testing.assert_array_equal(*data.batch["labels"])
+    assert data.batch["labels"].all() and data.answers[1] == ["Tokyo", "東京", "abs"]
+
+
 @pytest.mark.parametrize(("changes", "sentence"), [
+    (dict(answers=["Tokyo"], answer_starts=[-1]), "answer 'Tokyo', which is not in its context"),
     (dict(answers=["no such thing"], answer_starts=[0]), "answer 'no such thing', which is not in its context"),
     (dict(question=""), "Example 1 has an empty question"), (dict(context=None), "Example 1 has an empty context"),
     (dict(answer_starts=[]), "Example 1 has 1 answers and 0 starts"),
