@@ -154,6 +154,11 @@ def test_nothing_is_called_utils():
     assert not wrong, wrong
 
 
+def test_no_two_test_files_share_a_name():
+    names = sorted(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(names) == len(set(names)), names  # pytest would collect neither
+
+
 def test_no_file_is_empty():
     assert not [str(path) for path in SOURCES if not path.read_text(encoding="utf8").strip()]
 
