@@ -69,8 +69,10 @@ def open_h5(directory):
         raise ValueError(f"{path} is damaged ({error}); copy it again from where it was made.") from error
     arrays = {}
     for name, dataset in stored.items():
-        # layer / model / the variable's own name. What layers share stands in the file once for each.
-        own = "/".join(name.removesuffix(":0").split("/")[2:])
+        # layer / model / the variable's own name, which begins with a layer's; without the model where it was built and never
+        # called. What layers share stands in the file once for each.
+        _, *rest = name.removesuffix(":0").split("/")
+        own = "/".join(rest if rest and rest[0] in file else rest[1:])
         arrays.setdefault(table_name(own), _shown(own, dataset))
     return Tensors(arrays)
 

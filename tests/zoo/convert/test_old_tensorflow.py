@@ -14,7 +14,10 @@ from tests import foreign_models
 from zoo.convert import certificate, huggingface, old_tensorflow
 from zoo.convert.weights import variables_by_path
 
-MODELS = {"bert": "tf_bert_model", "bert-masked_lm": "tf_bert_for_masked_lm", "roberta": "tf_roberta_for_masked_lm"}
+MODELS = {
+    "bert": "tf_bert_model", "bert-masked_lm": "tf_bert_for_masked_lm", "roberta": "tf_roberta_for_masked_lm",
+    "xlm-roberta": "tfxlm_roberta_for_masked_lm",
+}  # fmt: skip
 
 
 def keras_2_names(tensors, name):
@@ -37,13 +40,13 @@ def keras_2_names(tensors, name):
         path = "/".join([parts[0], model, *parts, f"{last}:0"])
         stored[re.sub(r"/(layer|h)/(\d+)/", r"/\1_._\2/", path)] = array
     for path in [path for path in stored if "/embeddings/" in path]:
-        head = {"bert-masked_lm": "mlm___cls", "roberta": "lm_head"}.get(name)
+        head = {"bert-masked_lm": "mlm___cls", "roberta": "lm_head", "xlm-roberta": "lm_head"}.get(name)
         if head:  # what the head shares with the encoder stands there again
             stored[f"{head}/{path.split('/', 1)[1]}"] = stored[path]
     return stored
 
 
-@pytest.fixture(scope="module", params=["bert", "bert-masked_lm", "roberta", "gpt2"])
+@pytest.fixture(scope="module", params=["bert", "bert-masked_lm", "roberta", "xlm-roberta", "gpt2"])
 def directories(request, tmp_path_factory):
     """(a directory with safetensors, the same with a tf_model.h5 in their place)."""
     new = huggingface.write(foreign_models.bundle(request.param), tmp_path_factory.mktemp(request.param) / "new")
@@ -69,6 +72,16 @@ def test_tf_model_h5_is_the_same_model(directories):
     assert got.model.config == expected.model.config
     assert got.provenance["converted_from"] == "tf_model.h5"
     assert_equal(got, expected)
+
+
+def test_a_model_that_was_built_and_never_called_has_no_name_in_its_file(tmp_path):
+    directory = huggingface.write(foreign_models.bundle("xlm-roberta"), tmp_path / "new")
+    expected = huggingface.read(directory)
+    with h5py.File(directory / "tf_model.h5", "w") as file:
+        for path, array in keras_2_names(load_file(directory / "model.safetensors"), "xlm-roberta").items():
+            file[path.replace(f"/{MODELS['xlm-roberta']}/", "/")] = array
+    (directory / "model.safetensors").unlink()
+    assert_equal(huggingface.read(directory), expected)
 
 
 def test_a_head_that_no_task_has_is_named(directories, tmp_path):
