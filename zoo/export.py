@@ -21,6 +21,7 @@ from zoo.aside import aside, sweep
 from zoo.serving import deployment, golden, replay
 from zoo.serving.canonical import canonicalise
 from zoo.serving.compiled import compiled
+from zoo.serving.leaner import make_leaner
 from zoo.serving.model_card import model_card
 from zoo.serving.ops import check_ops
 from zoo.serving.weights import at_precision, stored_weights
@@ -60,6 +61,7 @@ def export_saved_model(directory, model, tokenizer, task, version=None, provenan
             # Traced here, once: saving and calling a tf.function would each trace it.
             concrete = {name: function.get_concrete_function() for name, function in functions.items()}
         _save(path, weights, tokenizer, concrete)
+        make_leaner(path)
         canonicalise(path, left_out)
         check_ops(path, xla)
         requests = golden.write(path, concrete, left_out, task.requests(model, tokenizer), model.registered_name)

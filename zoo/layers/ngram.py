@@ -20,6 +20,7 @@ from keras import ops
 
 MISSING_KEY = 2**63 - 1
 MISSING_LOGS = (1.0, 0.0)
+SEARCHES = 4  # into how many parts a search for many keys is cut
 
 
 class BackoffTables(keras.layers.Layer):
@@ -75,8 +76,11 @@ class BackoffTables(keras.layers.Layer):
     def find(self, n, prefixes, words):
         """The nodes of the n-grams that end in `words`, given the nodes of all their other words; int32."""
         wanted = self._first_key(prefixes) + ops.cast(words, "int64")
-        rows = ops.searchsorted(self.keys[n], ops.reshape(wanted, (-1,)))
-        rows = ops.reshape(rows, ops.shape(wanted))
+        flat_R = ops.reshape(wanted, (-1,))
+        # TensorFlow's search runs on one core; several of them run side by side.
+        ends = [ops.shape(flat_R)[0] * part // SEARCHES for part in range(SEARCHES + 1)]
+        parts = [ops.searchsorted(self.keys[n], flat_R[i:j]) for i, j in zip(ends[:-1], ends[1:], strict=True)]
+        rows = ops.reshape(ops.concatenate(parts), ops.shape(wanted))
         return ops.where(ops.take(self.keys[n], rows) == wanted, rows, self.num_ngrams[n - 1])
 
     def _first_key(self, prefixes):

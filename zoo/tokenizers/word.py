@@ -1,7 +1,6 @@
 """Words between white space, a sentence a line: text as KenLM's `lmplz` reads it."""
 
 import collections
-import functools
 import itertools
 import re
 
@@ -61,8 +60,9 @@ class WordTokenizer(Tokenizer):
             twice = collections.Counter(words).most_common(1)[0][0]
             raise ValueError(f"The word {twice!r} is in the vocabulary twice; each must be there once.")
         ids.update({b"": GAP, b"\n": LINE_END, b"\0": TEXT_END})
+        self._knows_replacement = any("\ufffd" in word for word in words)
         self._id_of_word = ids.get  # the bound method: tf.Module would wrap the dict itself and slow it down
-        self._table = None
+        self._stored_words = self._table = None
 
     @classmethod
     def train(cls, texts, vocab_size=None):
@@ -97,26 +97,26 @@ class WordTokenizer(Tokenizer):
         return sum(len(word) for words in _split(_marked(text)) for word in words if known(word) is None)
 
     def tokenize(self, texts):
-        texts = tf.strings.regex_replace(valid_utf8(texts), r"[\x00\t\r ]+", " ")
-        texts = tf.strings.regex_replace(texts, r" *\n[ \n]*", " \n ")
-        words = tf.strings.split(tf.strings.regex_replace(texts, r"^[ \n]+|[ \n]+$", ""), " ")
-        words = kept(words, words.flat_values != "")  # an empty text splits into one empty word
-        return words.with_flat_values(self._graph_table().lookup(words.flat_values))
+        if self._knows_replacement:  # to all other vocabularies a word with an invalid part is unknown either way
+            texts = valid_utf8(texts)
+        texts = tf.strings.regex_replace(texts, r"\n", " \n ")
+        # The first version of the op takes a set of bytes to split at, of which several in a row count as one.
+        words = tf.raw_ops.StringSplit(input=texts, delimiter="\0\t\r ", skip_empty=True)
+        ids = self._graph_side()[1].lookup(words.values)
+        row_of_id = words.indices[:, 0]
+        rows = tf.RaggedTensor.from_value_rowids(ids, row_of_id, tf.size(texts, tf.int64), validate=False)
+        return kept(rows, _is_word_or_separates(ids, row_of_id, rows.row_splits, self.eos_id))
 
-    @functools.cached_property
-    def _word_of_id(self):
-        with tf.init_scope():  # outside any function being traced, so that all its traces share it
-            return tf.constant([word.encode("utf8") for word in self._words])
-
-    def _graph_table(self):
-        if self._table is None:  # an attribute of the module, not a cached property: so it is saved with the module
-            with tf.init_scope():
-                pairs = tf.lookup.KeyValueTensorInitializer(self._word_of_id[1:], tf.range(1, self.vocab_size))
-                self._table = tf.lookup.StaticHashTable(pairs, self.unk_id)
-        return self._table
+    def _graph_side(self):
+        """The words in the order of ids, a variable, and the table of their ids."""
+        if self._table is None:  # attributes of the module, so that they are saved with it
+            with tf.init_scope():  # outside any function being traced, so that all its traces share them
+                self._stored_words = tf.Variable([word.encode("utf8") for word in self._words], trainable=False, name="words")
+                self._table = _IdOfWord(self._stored_words, self.unk_id)
+        return self._stored_words.value(), self._table
 
     def detokenize(self, token_ids):
-        words = tf.gather(self._word_of_id, token_ids.flat_values)
+        words = tf.gather(self._graph_side()[0], token_ids.flat_values)
         texts = tf.strings.unsorted_segment_join(words, row_ids(token_ids), token_ids.nrows(), " ")
         texts = tf.strings.regex_replace(texts, r" *\n[ \n]*", "\n")
         return tf.strings.regex_replace(texts, r"^[ \n]+|[ \n]+$", "")
@@ -131,6 +131,46 @@ class WordTokenizer(Tokenizer):
         if rest:
             raise ValueError(f"words.txt ends in the middle of a line, {rest!r}")
         return cls(words)
+
+
+class _IdOfWord(tf.saved_model.experimental.TrackableResource):
+    """A table from words to ids, filled when a SavedModel is loaded, from a variable: a constant of many strings would stand in each of
+    the half dozen copies of a graph that TensorFlow keeps, at 60 bytes a string.
+
+    Args:
+        words: string variable (V,), in the order of ids; those from 1 on can be found.
+        unk_id: the id of all others.
+    """
+
+    number = itertools.count()
+
+    def __init__(self, words, unk_id):
+        super().__init__()
+        self.words, self.unk_id, self.name = words, unk_id, f"words_{next(self.number)}"
+        self._initialize()
+
+    def _create_resource(self):
+        return tf.raw_ops.HashTableV2(key_dtype=tf.string, value_dtype=tf.int32, shared_name=self.name)
+
+    def _initialize(self):
+        words = self.words.value()[1:]
+        ids = tf.range(1, tf.size(words) + 1)
+        tf.raw_ops.LookupTableImportV2(table_handle=self.resource_handle, keys=words, values=ids)
+
+    def lookup(self, words):
+        """string (N,) -> int32 (N,)."""
+        ids = tf.raw_ops.LookupTableFindV2(table_handle=self.resource_handle, keys=words, default_value=self.unk_id)
+        ids.set_shape(words.shape)
+        return ids
+
+
+def _is_word_or_separates(ids, row_of_id, row_splits, eos_id):
+    """bool (N,): words, and of the line ends between two words of a row the last; `_documents`, in graph."""
+    is_word = ids != eos_id
+    before_word = tf.concat([is_word[1:] & (row_of_id[1:] == row_of_id[:-1]), [False]], 0)
+    words_before = tf.cumsum(tf.cast(is_word, tf.int32), exclusive=True)
+    after_word = words_before > tf.gather(words_before, tf.gather(row_splits, row_of_id))
+    return is_word | (before_word & after_word)
 
 
 def _documents(ids, count, eos_id):

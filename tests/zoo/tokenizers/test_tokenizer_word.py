@@ -37,6 +37,13 @@ def test_no_text_spells_a_special_id():
     assert word.tokenize(tf.constant(["<s> a </s>\n<unk>"])).to_list() == [[UNK, 2, UNK, EOS, UNK]]
 
 
+@pytest.mark.parametrize("words", [["a", "b"], ["a", "\ufffd", "a\ufffdb"]])
+def test_in_graph_an_invalid_part_is_the_replacement_character_and_lines_separate(words):
+    word = WordTokenizer(words)
+    texts = [b"a\xffb \xe2\x82 a", b"\n\n a\xffb \n\n \n a\n", b"\n", b"\xff\n\xff\n\na", b"", b"a\n"]
+    assert word.tokenize(tf.constant(texts)).to_list() == [ids.tolist() for ids in word.encode_batch(texts)]
+
+
 def test_decoding_shows_unknown_words_and_lines():
     word = WordTokenizer(["a", "b"])
     assert word.decode([EOS, 2, UNK, EOS, EOS, 3, EOS]) == "a <unk>\nb"

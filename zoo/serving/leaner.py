@@ -1,0 +1,80 @@
+"""A SavedModel's graph with less in it and the same answers: quicker to load, and smaller in memory.
+
+A function computes once what it computed several times, and no longer what nobody asks for. Half of the operations that tracing writes
+are such (sizes, and constants for slices), and loading a model takes time and memory by their number.
+"""
+
+from pathlib import Path
+
+from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.python.framework import op_def_registry
+
+
+def make_leaner(export):
+    """Rewrites `saved_model.pb` in the directory of a version."""
+    path = Path(export) / "saved_model.pb"
+    saved_model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    graph = saved_model.meta_graphs[0].graph_def
+    for function in graph.library.function:
+        while _merge_equal(function):
+            pass
+        _drop_unused(function)
+    path.write_bytes(saved_model.SerializeToString(deterministic=True))
+
+
+def _merge_equal(function):
+    """Lets what reads one of two equal nodes read the first. Returns whether there were any."""
+    first, merged = {}, {}
+    for node in function.node_def:
+        _rename(node.input, merged)
+        if _has_effects(node) or node.name in function.control_ret.values():
+            continue
+        attributes = sorted((name, value.SerializeToString(deterministic=True)) for name, value in node.attr.items())
+        key = node.op, node.device, tuple(node.input), tuple(attributes)
+        if first.setdefault(key, node.name) != node.name:
+            merged[node.name] = first[key]
+    for node in function.node_def:  # one may be read by a node that stands before it
+        _rename(node.input, merged)
+    for name, source in function.ret.items():
+        outputs = [source]
+        _rename(outputs, merged)
+        function.ret[name] = outputs[0]
+    _keep(function, lambda node: node.name not in merged)
+    return bool(merged)
+
+
+def _drop_unused(function):
+    nodes = {node.name: node for node in function.node_def}
+    wanted = [node.name for node in function.node_def if _has_effects(node)]
+    wanted += [_node_of(source) for source in function.ret.values()] + list(function.control_ret.values())
+    used = set()
+    while wanted:
+        name = wanted.pop()
+        if name in nodes and name not in used:
+            used.add(name)
+            wanted += map(_node_of, nodes[name].input)
+    _keep(function, lambda node: node.name in used)
+
+
+def _has_effects(node):
+    """Whether a node does more than compute its outputs. What calls a function, or begins a list that is written to, counts as such."""
+    known = op_def_registry.get(node.op)
+    return known is None or known.is_stateful or "TensorList" in node.op
+
+
+def _node_of(source):
+    """The name of the node in `node:output:0`, `^node` or `argument`."""
+    return source.removeprefix("^").partition(":")[0]
+
+
+def _rename(sources, names):
+    for i, source in enumerate(sources):
+        name = _node_of(source)
+        if name in names:
+            sources[i] = source.replace(name, names[name], 1)
+
+
+def _keep(function, wanted):
+    kept = [type(node).FromString(node.SerializeToString()) for node in function.node_def if wanted(node)]
+    del function.node_def[:]
+    function.node_def.extend(kept)
