@@ -20,7 +20,6 @@ from keras import ops
 
 MISSING_KEY = 2**63 - 1
 MISSING_LOGS = (1.0, 0.0)
-SEARCHES = 4  # into how many parts a search for many keys is cut
 
 
 class BackoffTables(keras.layers.Layer):
@@ -73,26 +72,30 @@ class BackoffTables(keras.layers.Layer):
             missing = zip(columns, np.float32(MISSING_LOGS), strict=False)
             self.logs[n].assign(np.stack([np.append(column, end) for column, end in missing], axis=1))
 
-    def find(self, n, prefixes, words):
-        """The nodes of the n-grams that end in `words`, given the nodes of all their other words; int32."""
+    def find(self, n, prefixes, words, searches=1):
+        """The nodes of the n-grams that end in `words`, given the nodes of all their other words; int32. `searches` as in `walk`."""
         wanted = self._first_key(prefixes) + ops.cast(words, "int64")
         flat_R = ops.reshape(wanted, (-1,))
-        # TensorFlow's search runs on one core; several of them run side by side.
-        ends = [ops.shape(flat_R)[0] * part // SEARCHES for part in range(SEARCHES + 1)]
-        parts = [ops.searchsorted(self.keys[n], flat_R[i:j]) for i, j in zip(ends[:-1], ends[1:], strict=True)]
-        rows = ops.reshape(ops.concatenate(parts), ops.shape(wanted))
+        if searches == 1:
+            rows = ops.searchsorted(self.keys[n], flat_R)
+        else:
+            ends = [ops.shape(flat_R)[0] * part // searches for part in range(searches + 1)]
+            parts = [ops.searchsorted(self.keys[n], flat_R[i:j]) for i, j in zip(ends[:-1], ends[1:], strict=True)]
+            rows = ops.concatenate(parts)
+        rows = ops.reshape(rows, ops.shape(wanted))
         return ops.where(ops.take(self.keys[n], rows) == wanted, rows, self.num_ngrams[n - 1])
 
     def _first_key(self, prefixes):
         return ops.cast(prefixes, "int64") * (self.vocab_size + 1)
 
-    def walk(self, token_ids, linked, longest):
+    def walk(self, token_ids, linked, longest, searches=1):
         """The n-grams that end at each position of a text.
 
         Args:
             token_ids: int32 (B, T); negative ids stand for "no word".
             linked: bool (B, T), whether a token sees the one before it. Or None: each does.
             longest: order of the longest n-gram wanted.
+            searches: into how many parts to cut each search: TensorFlow's runs on one core, and several run side by side.
 
         Returns:
             A list of int32 (B, T): the nodes of the n-grams of order 1 to `longest` that end at each position.
@@ -103,7 +106,7 @@ class BackoffTables(keras.layers.Layer):
             missing = self.num_ngrams[n - 2]
             before = ops.pad(nodes[-1], ((0, 0), (1, 0)), constant_values=missing)[:, :-1]
             before = before if linked is None else ops.where(linked, before, missing)
-            nodes.append(self.find(n, before, words))
+            nodes.append(self.find(n, before, words, searches))
         return nodes
 
     def follow(self, contexts, labels):

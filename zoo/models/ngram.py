@@ -209,7 +209,7 @@ class NGram(LanguageModel):
         def running_text():
             # Each label is the next token, so one walk finds histories and labels: half of the searches.
             text = ops.concatenate([stream, labels[:, -1:]], axis=1)
-            rows = tables.rows(tables.walk(text, None, length + 1))
+            rows = tables.rows(tables.walk(text, None, length + 1, searches=4))
             contexts = [row[:, length : length + ops.shape(labels)[1]] for row in rows[:-1]]
             return tables.score(contexts, [row[:, length + 1 :] for row in rows])
 

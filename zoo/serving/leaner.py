@@ -4,10 +4,14 @@ A function computes once what it computed several times, and no longer what nobo
 are such (sizes, and constants for slices), and loading a model takes time and memory by their number.
 """
 
+import re
 from pathlib import Path
 
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.framework import op_def_registry
+
+# What changes a variable. Where nothing does, every reading of one gives the same.
+WRITES = re.compile("Assign|ResourceScatter|ResourceApply|Restore")
 
 
 def make_leaner(export):
@@ -15,19 +19,41 @@ def make_leaner(export):
     path = Path(export) / "saved_model.pb"
     saved_model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
     graph = saved_model.meta_graphs[0].graph_def
+    writes = {name for name, ops in _reached(graph.library.function).items() if any(map(WRITES.search, ops))}
     for function in graph.library.function:
-        while _merge_equal(function):
+        while _merge_equal(function, function.signature.name in writes):
             pass
         _drop_unused(function)
     path.write_bytes(saved_model.SerializeToString(deterministic=True))
 
 
-def _merge_equal(function):
-    """Lets what reads one of two equal nodes read the first. Returns whether there were any."""
+def _reached(functions):
+    """Name of a function -> the names of all operations and functions that it reaches."""
+    direct = {
+        function.signature.name: {
+            name
+            for node in function.node_def
+            for name in (node.op, *(call.name for value in node.attr.values() for call in (value.func, *value.list.func)))
+        }
+        for function in functions
+    }
+    reached = {}
+    for name in direct:
+        found, wanted = set(), [name]
+        while wanted:
+            for inner in direct.get(wanted.pop(), set()) - found:
+                found.add(inner)
+                wanted.append(inner)
+        reached[name] = found
+    return reached
+
+
+def _merge_equal(function, writes):
+    """Lets what reads one of two equal nodes read the first. Returns whether there were any; `writes` says that variables change."""
     first, merged = {}, {}
     for node in function.node_def:
         _rename(node.input, merged)
-        if _has_effects(node) or node.name in function.control_ret.values():
+        if _has_effects(node) and (writes or node.op != "ReadVariableOp"):
             continue
         attributes = sorted((name, value.SerializeToString(deterministic=True)) for name, value in node.attr.items())
         key = node.op, node.device, tuple(node.input), tuple(attributes)
@@ -35,10 +61,11 @@ def _merge_equal(function):
             merged[node.name] = first[key]
     for node in function.node_def:  # one may be read by a node that stands before it
         _rename(node.input, merged)
-    for name, source in function.ret.items():
-        outputs = [source]
-        _rename(outputs, merged)
-        function.ret[name] = outputs[0]
+    for outputs in (function.ret, function.control_ret):
+        for name, source in outputs.items():
+            renamed = [source]
+            _rename(renamed, merged)
+            outputs[name] = renamed[0]
     _keep(function, lambda node: node.name not in merged)
     return bool(merged)
 
@@ -72,6 +99,8 @@ def _rename(sources, names):
         name = _node_of(source)
         if name in names:
             sources[i] = source.replace(name, names[name], 1)
+    controls = dict.fromkeys(source for source in sources if source.startswith("^"))
+    sources[:] = [source for source in sources if not source.startswith("^")] + list(controls)
 
 
 def _keep(function, wanted):
