@@ -62,7 +62,7 @@ def _merge_equal(function, writes):
     for node in function.node_def:  # one may be read by a node that stands before it
         _rename(node.input, merged)
     for outputs in (function.ret, function.control_ret):
-        for name, source in outputs.items():
+        for name, source in list(outputs.items()):
             renamed = [source]
             _rename(renamed, merged)
             outputs[name] = renamed[0]
