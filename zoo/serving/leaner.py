@@ -61,11 +61,12 @@ def _merge_equal(function, writes):
             merged[node.name] = first[key]
     for node in function.node_def:  # one may be read by a node that stands before it
         _rename(node.input, merged)
-    for outputs in (function.ret, function.control_ret):
-        for name, source in list(outputs.items()):
-            renamed = [source]
-            _rename(renamed, merged)
-            outputs[name] = renamed[0]
+    for name, source in list(function.ret.items()):
+        function.ret[name] = _renamed(source, merged)
+    for name, node in list(function.control_ret.items()):
+        if node in merged:  # a reading, and the first of its equals is asked for besides
+            del function.control_ret[name]
+            function.signature.control_output.remove(name)
     _keep(function, lambda node: node.name not in merged)
     return bool(merged)
 
@@ -95,12 +96,13 @@ def _node_of(source):
 
 
 def _rename(sources, names):
-    for i, source in enumerate(sources):
-        name = _node_of(source)
-        if name in names:
-            sources[i] = source.replace(name, names[name], 1)
-    controls = dict.fromkeys(source for source in sources if source.startswith("^"))
-    sources[:] = [source for source in sources if not source.startswith("^")] + list(controls)
+    renamed = dict.fromkeys(_renamed(source, names) for source in sources if source.startswith("^"))
+    sources[:] = [_renamed(source, names) for source in sources if not source.startswith("^")] + list(renamed)
+
+
+def _renamed(source, names):
+    name = _node_of(source)
+    return source.replace(name, names[name], 1) if name in names else source
 
 
 def _keep(function, wanted):

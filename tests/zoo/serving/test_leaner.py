@@ -14,7 +14,7 @@ from zoo.serving.leaner import make_leaner
 class Model(tf.Module):
     def __init__(self):
         super().__init__()
-        self.count = tf.Variable(0)
+        self.count, self.weight = tf.Variable(0), tf.Variable(2.0)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.float32)])
     def answer(self, x):
@@ -25,11 +25,15 @@ class Model(tf.Module):
         _, total = tf.while_loop(lambda i, t: i < 3, lambda i, t: (i + 1, t + twice + tf.nn.relu(x)), (0, tf.zeros_like(x)))
         return {"total": total, "once": x + 3.0, "count": self.count.read_value()}
 
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32)])
+    def weigh(self, x):
+        return {"weighed": (x + self.weight) * (x + self.weight) - self.weight}
+
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     path, model = str(tmp_path_factory.mktemp("leaner")), Model()
-    tf.saved_model.save(model, path, signatures={"answer": model.answer.get_concrete_function()})
+    tf.saved_model.save(model, path, signatures={"answer": model.answer, "weigh": model.weigh})
     make_leaner(path)
     return path
 
@@ -50,6 +54,12 @@ def test_equal_operations_are_one_and_unused_ones_none(path):
     assert sum(node.op == "Const" and node.attr["dtype"].type == tf.float32.as_datatype_enum for node in nodes) == 1
 
 
+def test_a_variable_that_nothing_writes_is_read_once(path):
+    assert [node.op for node in functions(path)["weigh"] if node.op in ("ReadVariableOp", "AddV2", "Mul")] == [
+        "ReadVariableOp", "AddV2", "Mul",
+    ]  # fmt: skip
+
+
 def test_the_answers_are_the_same_through_both_loaders(path):
     x = np.array([-2.0, 0.0, 1.5], np.float32)
     expected = 3 * ((x + 3) ** 2 + np.maximum(x, 0))
@@ -58,6 +68,7 @@ def test_the_answers_are_the_same_through_both_loaders(path):
         answer = loaded.signatures["answer"](x=tf.constant(x))
         np.testing.assert_allclose(answer["total"], expected)
         assert answer["count"] == count
+        np.testing.assert_allclose(loaded.signatures["weigh"](x=tf.constant(x))["weighed"], (x + 2) ** 2 - 2)
     answer = c_api.SavedModel(path).run("answer", {"x": x})
     np.testing.assert_allclose(answer["total"], expected)
     np.testing.assert_array_equal(answer["once"], x + 3)
