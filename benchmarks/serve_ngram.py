@@ -3,10 +3,10 @@
     python -m benchmarks.serve_ngram --brown=brown.txt [--peer_python=PATH]
 
 Every tenth line is held out and scored, a sentence a text, `--batch_size` of them a request, text in and log-probabilities out, through
-the exported SavedModel as plain TensorFlow loads it. KenLM is its Python module on the ARPA file that we write, which it turns into its
-default binary form (probing) as it loads. Resident memory is what the process grew by, from before the load until after the first
-round; TensorFlow's own share is in it, which a process pays once. So the same model is then loaded a second time, beside the
-first, and what that adds is the model alone.
+the exported SavedModel as plain TensorFlow loads it (`ours`) and through the C API, TF Serving's loader (`server`). KenLM is its Python
+module on the ARPA file that we write, which it turns into its default binary form (probing) as it loads. Resident memory is what
+the process grew by, from before the load until after the first round; TensorFlow's own share is in it, which a process pays
+once. So the same model is then loaded a second time, beside the first, and what that adds is the model alone.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def main():
         return WORKERS[args.worker](args)
     with tempfile.TemporaryDirectory() as args.directory:
         tokens = _run(args, "export", sys.executable)["tokens"]
-        found = {"ours": _run(args, "ours", sys.executable)}
+        found = {side: _run(args, side, sys.executable) for side in ("ours", "server")}
         if sides.has_module(args.peer_python, "kenlm"):
             found["kenlm"] = _run(args, "kenlm", args.peer_python)
         else:
@@ -48,7 +48,7 @@ def main():
         if "kenlm" in found:
             print(f"ours / kenlm: speed {found['kenlm']['score'] / found['ours']['score']:.2f}, "
                   f"memory {found['ours']['grown_mb'] / found['kenlm']['grown_mb']:.2f}, "
-                  f"of a second one {found['ours']['second_mb'] / found['kenlm']['second_mb']:.2f}")  # fmt: skip
+                  f"of a second one in the server's loader {found['server']['second_mb'] / found['kenlm']['second_mb']:.2f}")  # fmt: skip
             print(f"sum of log10 p: ours {found['ours']['total']:.2f}, KenLM's {found['kenlm']['total']:.2f}")
     return None
 
@@ -126,6 +126,22 @@ def _ours(args):
     _measure(args, load)
 
 
+def _server(args):
+    import math
+
+    from zoo.serving import c_api
+
+    held_out = _lines(args)[1]
+    requests = [held_out[i : i + args.batch_size] for i in range(0, len(held_out), args.batch_size)]
+    c_api.library()
+
+    def load():
+        model = c_api.SavedModel(Path(args.directory) / "export" / "1")
+        return lambda: sum(model.run("score", {"text": text})["log_prob"].sum(dtype=float) for text in requests) / math.log(10)
+
+    _measure(args, load)
+
+
 def _kenlm(args):
     import kenlm
 
@@ -138,7 +154,7 @@ def _kenlm(args):
     _measure(args, load)
 
 
-WORKERS = {"export": _export, "ours": _ours, "kenlm": _kenlm}
+WORKERS = {"export": _export, "ours": _ours, "server": _server, "kenlm": _kenlm}
 
 if __name__ == "__main__":
     main()
