@@ -205,7 +205,7 @@ def test_token_log_probs_are_gathered_from_the_log_softmax(model, ids, logits):
 
 
 def test_a_bundle_brings_back_config_and_weights(case, model, ids, logits, tmp_path):
-    tokenizer = create_tokenizer("byte")
+    tokenizer = create_tokenizer("char", ["naïve"])
     directory = bundles.Bundle(model, tokenizer, "language_modeling", {"steps": 3}).save(tmp_path / "bundle")
     loaded = bundles.load(directory)
     assert type(loaded.model) is type(model)
