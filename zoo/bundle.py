@@ -169,7 +169,7 @@ def _write_weights(model, path):
             return np.int64(len(variables) - 1)
 
     variables = []
-    with Numbered():
+    with Numbered(initialize_variables=False):  # no business of a file
         model.save_weights(str(path))
     with h5py.File(path, "r+") as file:
         places = []
