@@ -102,7 +102,7 @@ class _Reading(keras.StatelessScope):
     """A scope in which some variables are read from elsewhere: id of a variable -> what has a `read()`."""
 
     def __init__(self, reads):
-        super().__init__()
+        super().__init__(initialize_variables=False)
         self.reads = reads
 
     def get_current_value(self, ref):
