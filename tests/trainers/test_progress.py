@@ -1,5 +1,6 @@
 """A bar at a terminal (a real pseudo-terminal, in a process of its own), plain lines elsewhere."""
 
+import errno
 import os
 import pty
 import re
@@ -37,8 +38,9 @@ def shown(at_terminal):
     try:
         while piece := os.read(ours, 65_536):
             sent += piece
-    except OSError:  # Linux: the other side is closed
-        pass
+    except OSError as error:
+        if error.errno != errno.EIO:  # by which Linux says that the other side is closed
+            raise
     os.close(ours)
     _, errors = process.communicate()
     assert process.returncode == 0, errors

@@ -386,15 +386,20 @@ def test_a_version_for_servers_with_xla_is_compiled_and_answers_the_same(name, t
 # Other formats
 
 
+def goes_out(made, directory, kind, name, refused):
+    """Checks that a model is written in another format, and that one which that format cannot hold leaves it untouched."""
+    file, difference = token_level.export_forward(directory, made.model, made.tokenizer, kind)
+    assert file == directory / kind / name and file.is_file() and difference < 1e-4
+    assert (directory / kind / "tokenizer").is_dir()
+    sentence = f"{refused.model.registered_name} uses operations that {kind} has not; export it as a saved_model"
+    with pytest.raises(ValueError, match=sentence):
+        token_level.export_forward(directory, refused.model, refused.tokenizer, kind)
+    assert [path.name for path in directory.iterdir()] == [kind] and file.is_file()
+
+
 def test_one_pass_on_ids_goes_out_as_litert(tmp_path):
     made = exports.made("lstm", "language_modeling")
-    file, difference = token_level.export_forward(tmp_path, made.model, made.tokenizer, "litert")
-    assert file == tmp_path / "litert" / "model.tflite" and file.is_file() and difference < 1e-4
-    assert (tmp_path / "litert" / "tokenizer").is_dir()
-    bag = exports.made("bag_of_words", "classification")
-    with pytest.raises(ValueError, match="bag_of_words uses operations that litert has not; export it as a saved_model"):
-        token_level.export_forward(tmp_path, bag.model, bag.tokenizer, "litert")
-    assert [path.name for path in tmp_path.iterdir()] == ["litert"] and file.is_file()  # the old one is untouched
+    goes_out(made, tmp_path, "litert", "model.tflite", refused=exports.made("bag_of_words", "classification"))
 
 
 def test_one_pass_on_ids_goes_out_as_onnx_where_the_packages_are(tmp_path, monkeypatch):
@@ -405,10 +410,4 @@ def test_one_pass_on_ids_goes_out_as_onnx_where_the_packages_are(tmp_path, monke
     monkeypatch.undo()
     assert list(tmp_path.iterdir()) == []
     pytest.importorskip("tf2onnx", reason="the extra [onnx] is not installed")
-    file, difference = token_level.export_forward(tmp_path, made.model, made.tokenizer, "onnx")
-    assert file == tmp_path / "onnx" / "model.onnx" and file.is_file() and difference < 1e-4
-    assert (tmp_path / "onnx" / "tokenizer").is_dir()
-    ngram = exports.made("ngram", "language_modeling")
-    with pytest.raises(ValueError, match="ngram uses operations that onnx has not; export it as a saved_model"):
-        token_level.export_forward(tmp_path, ngram.model, ngram.tokenizer, "onnx")
-    assert [path.name for path in tmp_path.iterdir()] == ["onnx"] and file.is_file()  # the old one is untouched
+    goes_out(made, tmp_path, "onnx", "model.onnx", refused=exports.made("ngram", "language_modeling"))
