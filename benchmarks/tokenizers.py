@@ -14,7 +14,7 @@ are not those of the reference, or not those of the graph. Any such document mak
 
 With `--shards` instead the whole way from a file to token shards on disk (`trainers/prepare.py`), every line a document and then
 the file as one, beside the reference called directly: the file read, all documents encoded in one call, the ids written to one
-file; and beside that call alone. The sides take turns.
+file; and beside that call alone. The sides take turns, and each reads its tokenizer from a file.
 """
 
 import argparse
@@ -59,11 +59,11 @@ def main(argv=None):
 
     texts = Path(args.train_on).read_text(encoding="utf8").splitlines(keepends=True) if args.train_on else ()
     ours = create(args.tokenizer, texts, args.vocab_size)
-    direct = _direct(ours, args.tokenizer)
     if args.shards:
         for path in paths:
-            _report_shards(path, ours, direct, args.rounds)
+            _report_shards(path, ours, args.rounds)
         return 0
+    direct = _direct(ours, args.tokenizer)
     graph = tf.function(ours.tokenize, input_signature=[tf.TensorSpec([None], tf.string)])
     graph(tf.constant([PROMPT]))
     columns = f"{'MB':>6} {'native MB/s':>12} {'direct MB/s':>12} {'graph MB/s':>11} {'documents':>10} {'!= direct':>10} {'!= graph':>9}"
@@ -94,6 +94,14 @@ def _direct(ours, spec):
         config = json.loads((path if path.is_file() else path / "tokenizer.json").read_text(encoding="utf8"))
     config.update(added_tokens=[], truncation=None, padding=None)  # text that looks like a special token is text
     return functools.partial(_by_rust, tokenizers.Tokenizer.from_str(json.dumps({**config, "post_processor": None})))
+
+
+def _from_saved(directory):
+    """The same function, of a tokenizer that `Tokenizer.save` wrote: the library reads the file itself."""
+    if (directory / "tokenizer.json").is_file():
+        return functools.partial(_by_rust, tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json")))
+    (model,) = directory.glob("*.model")
+    return functools.partial(sentencepiece.SentencePieceProcessor(model_file=str(model)).encode, out_type=int)
 
 
 def _by_rust(native, texts):
@@ -129,7 +137,7 @@ def _report(path, ours, direct, graph):
     return not_direct + not_graph
 
 
-def _report_shards(path, ours, direct, rounds):
+def _report_shards(path, ours, rounds):
     """Prints the speed into shards of one file's lines and of the whole file, and of the two ways to call the reference."""
     for format in ("lines", "text"):
         source = tfds_configs.get("local_text", f"train={path},validation={path},format={format}")
@@ -143,6 +151,7 @@ def _report_shards(path, ours, direct, rounds):
                 prepare(source, scratch / "tokenizer", cache_dir=scratch / "cache", splits=["train"])
                 seconds["ours"].append(time.perf_counter() - start)
                 start = time.perf_counter()
+                direct = _from_saved(scratch / "tokenizer")
                 with path.open(encoding="utf8", newline="\n") as file:
                     documents = [line.removesuffix("\n") for line in file] if format == "lines" else [file.read()]
                 called = time.perf_counter()

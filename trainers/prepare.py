@@ -7,6 +7,8 @@ Each of these directories appears in one step when it is complete: whatever inte
 and the next run goes on from it. The key is made of the text, the tokenizer and the code that turns one into the other.
 """
 
+import collections
+import concurrent.futures
 import contextlib
 import errno
 import hashlib
@@ -22,7 +24,7 @@ from zoo.data import TokenShards, appearing, exclusive, write_shards
 from zoo.registry import TOKENIZERS
 
 # Texts are encoded together until they have this many characters: enough to keep all cores busy, little enough to hold.
-CHUNK_CHARACTERS = 2**22
+CHUNK_CHARACTERS = 2**20
 REPORT_EVERY_BYTES = 2**18
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
@@ -129,9 +131,8 @@ def _tokens(source, split, tokenizer, directory, report):
 def _encoded(texts, tokenizer, meta, where):
     """Ids of each document that has any; counts bytes into `meta`."""
     empty = True
-    for chunk in _chunks(texts):
+    for chunk, encoded in _ahead(tokenizer.encode_batch, _chunks(texts)):
         meta["num_bytes"] += sum(len(text.encode()) for text in chunk)
-        encoded = tokenizer.encode_batch(chunk)
         if tokenizer.unk_id is not None:
             text_of_token = np.repeat(np.arange(len(chunk)), [len(ids) for ids in encoded])
             unknown = np.unique(text_of_token[np.concatenate(encoded) == tokenizer.unk_id])
@@ -142,6 +143,19 @@ def _encoded(texts, tokenizer, meta, where):
                 yield ids
     if empty:
         raise ValueError(f"{where} holds no text: not one token comes of it.")
+
+
+def _ahead(function, items):
+    """Yields (item, function(item)) in order; a thread computes the next ones' while the caller works on one."""
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        waiting = collections.deque()
+        for item in items:
+            waiting.append((item, thread.submit(function, item)))
+            if len(waiting) == 2:
+                item, result = waiting.popleft()
+                yield item, result.result()
+        for item, result in waiting:
+            yield item, result.result()
 
 
 def _chunks(texts):

@@ -123,15 +123,15 @@ def write_shards(directory, documents, *, vocab_size, eos_id, meta=None, shard_t
 
 def _joined(documents, eos_id):
     """Documents with an eos after each, many at a time: numpy's cost by the call would rule over short ones."""
-    pieces, size = [], 0
+    pieces, size, eos = [], 0, np.array([eos_id])
     for ids in documents:
-        pieces += [np.asarray(ids, np.int64), np.array([eos_id])]
+        pieces += (ids, eos)
         size += len(ids) + 1
         if size >= JOINED_TOKENS:
-            yield np.concatenate(pieces)
+            yield np.concatenate(pieces, dtype=np.int64)
             pieces, size = [], 0
     if pieces:
-        yield np.concatenate(pieces)
+        yield np.concatenate(pieces, dtype=np.int64)
 
 
 def _check_ids(ids, vocab_size):

@@ -183,18 +183,14 @@ def encode_pieces(native, texts):
     Returns:
         list of int32 arrays.
     """
-    pieces, counts = [], []
-    for text in several(texts):
-        before = len(pieces)
-        pieces.extend(cut_at_spaces(to_text(text)))
-        counts.append(len(pieces) - before)
-    encodings = iter(native.encode_batch_fast(pieces, add_special_tokens=False))
+    pieces, ends = [], []
+    for text in map(to_text, several(texts)):
+        pieces += cut_at_spaces(text) if len(text) > PIECE_CHARACTERS else (text,)
+        ends.append(len(pieces))
+    ids = [np.array(encoding.ids, np.int32) for encoding in native.encode_batch_fast(pieces, add_special_tokens=False)]
     # Most texts are one piece, and a call of numpy costs as much as the tokens of a short one.
     return [
-        np.array(next(encodings).ids, np.int32)
-        if count == 1
-        else np.concatenate([np.zeros(0, np.int32), *(np.array(next(encodings).ids, np.int32) for _ in range(count))])
-        for count in counts
+        ids[start] if end == start + 1 else np.concatenate(ids[start:end]) for start, end in zip([0, *ends], ends, strict=False)
     ]
 
 

@@ -239,5 +239,5 @@ def _check(vocabulary, merges, special_tokens, eos_token):
     for token in vocabulary:
         if token in special_tokens and token in made:
             raise ValueError(f"The special token {token!r} is also made by merges, so plain text would yield it.")
-        if token not in special_tokens and not all(symbol in BYTE_OF_SYMBOL for symbol in token):
+        if token not in special_tokens and not BYTE_OF_SYMBOL.keys() >= set(token):
             raise ValueError(f"The token {token!r} is neither special nor in byte symbols; only these are read.")
