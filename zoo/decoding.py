@@ -87,7 +87,8 @@ class _Beams(NamedTuple):
 
 
 def generate(
-    step, state, token_ids, padding_mask=None, *, max_new_tokens, sampling=Sampling(), stop_ids=(), pad_id=0
+    step, state, token_ids, padding_mask=None, *, max_new_tokens, sampling=Sampling(), stop_ids=(), pad_id=0,
+    apart=False,
 ):  # fmt: skip
     """Continues each row token by token, greedily or by sampling, until all rows have stopped.
 
@@ -100,30 +101,61 @@ def generate(
         sampling: a `Sampling`.
         stop_ids: ids that end a row once written.
         pad_id: fills the columns after a row's end.
+        apart: whether the loop is one `with_one_row_apart`.
 
     Returns:
         A `Decoded`.
     """
     limit, progress = _begin(token_ids, max_new_tokens, pad_id)
-    seen = _seen_columns(token_ids, padding_mask, progress.ids)
-    write = _writer(tf.shape(token_ids)[1], limit, seen, sampling, stop_ids, pad_id)
+    prompt_length, seen = tf.shape(token_ids)[1], _seen_columns(token_ids, padding_mask, progress.ids)
+    write = _writer(prompt_length, limit, seen, sampling, stop_ids, pad_id)
     logits, state = step(token_ids, state, padding_mask)
     progress = write(logits, progress, tf.constant(0))
 
-    def body(index, last_ids, progress, state):
-        before = last_ids, progress, state
-        logits, state = step(last_ids[:, None], state, None)
-        progress = write(logits, progress, index)
-        last_ids = _column(progress.ids, index + tf.shape(token_ids)[1])
-        return index + 1, *_like((last_ids, progress, state), before)
+    def go_on(limit, seen, sampling, last_ids, progress, state):
+        write = _writer(prompt_length, limit, seen, sampling, stop_ids, pad_id)
 
-    last_ids = _column(progress.ids, tf.minimum(tf.shape(token_ids)[1], tf.shape(progress.ids)[1] - 1))
-    _, _, progress, _ = tf.while_loop(
-        lambda index, last_ids, progress, state: tf.reduce_any(progress.alive),
-        body,
-        (tf.constant(1), last_ids, progress, state),
+        def body(index, last_ids, progress, state):
+            before = last_ids, progress, state
+            logits, state = step(last_ids[:, None], state, None)
+            progress = write(logits, progress, index)
+            last_ids = _column(progress.ids, index + prompt_length)
+            return index + 1, *_like((last_ids, progress, state), before)
+
+        return tf.while_loop(
+            lambda index, last_ids, progress, state: tf.reduce_any(progress.alive),
+            body,
+            (tf.constant(1), last_ids, progress, state),
+        )[2]
+
+    last_ids = _column(progress.ids, tf.minimum(prompt_length, tf.shape(progress.ids)[1] - 1))
+    begun = limit, seen, sampling, last_ids, progress, state
+    progress = with_one_row_apart(go_on, *begun) if apart else go_on(*begun)
+    return Decoded(progress.ids[:, prompt_length:], progress.lengths, progress.log_probs)
+
+
+def with_one_row_apart(function, *tensors):
+    """`function(*tensors)`, but a batch of one row has a graph of its own, in which layers know that it is one.
+
+    Args:
+        function: of nested tensors that are batch-first or scalars, and reads no other batch-first ones; it returns such tensors.
+        *tensors: its arguments; Python numbers among them stay.
+    """
+    batch_first = [leaf for leaf in tf.nest.flatten(tensors) if tf.is_tensor(leaf) and leaf.shape.rank]
+    if batch_first[0].shape[0] is not None:
+        return function(*tensors)
+
+    def one_row(leaf):
+        if not any(leaf is x for x in batch_first):
+            return leaf
+        # A slice: from an assertion or a reshape TensorFlow's optimiser learns that the batch has one row in the other graph too.
+        return tf.slice(leaf, [0] * leaf.shape.rank, [1, *[-1] * (leaf.shape.rank - 1)])
+
+    return tf.cond(
+        tf.shape(batch_first[0])[0] == 1,
+        lambda: function(*tf.nest.map_structure(one_row, tensors)),
+        lambda: function(*tensors),
     )
-    return Decoded(progress.ids[:, tf.shape(token_ids)[1] :], progress.lengths, progress.log_probs)
 
 
 def stream(

@@ -9,7 +9,7 @@ from keras import ops
 
 from zoo.layers import fusion
 from zoo.layers.blockwise_attention import FORMS, attend_in_blocks, attend_in_rows, resolve_form
-from zoo.layers.linear import Linear, leading_shape
+from zoo.layers.linear import Linear, leading_shape, row_matmul
 from zoo.layers.masks import MASKED, MaskRule
 from zoo.layers.norms import Norm
 from zoo.layers.positions import rotate
@@ -30,11 +30,10 @@ def attend(q_BNTH, k_BKSH, v_BKSH, mask):
     num_queries = ops.shape(q_BNTH)[2]
     # Queries that share a key head are stacked along T: grouped-query attention is then a plain batched product.
     q = ops.reshape(q_BNTH * head_dim**-0.5, (-1, num_kv_heads, groups * num_queries, head_dim))
+    if groups == 1 and q_BNTH.shape[2] == 1:
+        return _attend_once(q, k_BKSH, v_BKSH, mask)
     scores = ops.cast(ops.matmul(q, ops.transpose(k_BKSH, (0, 1, 3, 2))), "float32")
-    if mask is not None and groups == 1 and q_BNTH.shape[2] == 1:
-        # A decoding step. TensorFlow makes one kernel of product and sum, which is slow where there is so little to do.
-        scores = ops.where(mask[:, None], scores, MASKED)
-    elif mask is not None:
+    if mask is not None:
         num_keys = ops.shape(k_BKSH)[2]
         bias = ops.where(mask, 0.0, MASKED)[:, None]
         if groups > 1:
@@ -44,6 +43,17 @@ def attend(q_BNTH, k_BKSH, v_BKSH, mask):
             scores = ops.reshape(scores, (-1, num_kv_heads, groups * num_queries, num_keys))
     weights = ops.cast(ops.softmax(scores, axis=-1), v_BKSH.dtype)
     return ops.reshape(ops.matmul(weights, v_BKSH), (-1, num_heads, num_queries, head_dim))
+
+
+def _attend_once(q_BK1H, k_BKSH, v_BKSH, mask_B1S):
+    """`attend` in a decoding step, where there is so little to do that the large kernels (a product and a sum in one, oneDNN's
+    softmax) take longer to begin than the plain ones to end."""
+    scores_BK1S = ops.cast(row_matmul(q_BK1H, k_BKSH, transpose_y=True), "float32")
+    if mask_B1S is not None:
+        scores_BK1S = ops.where(mask_B1S[:, None], scores_BK1S, MASKED)
+    powers_BK1S = ops.exp(scores_BK1S - ops.max(scores_BK1S, axis=-1, keepdims=True))
+    weights_BK1S = ops.cast(powers_BK1S / ops.sum(powers_BK1S, axis=-1, keepdims=True), v_BKSH.dtype)
+    return row_matmul(weights_BK1S, v_BKSH)
 
 
 def attend_by_rule(q_BNTH, k_BKTH, v_BKTH, rule, form):

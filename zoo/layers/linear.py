@@ -9,6 +9,7 @@ import functools
 import keras
 from keras import ops
 
+from zoo.layers import fusion
 from zoo.layers.fusion import add_bias
 
 
@@ -18,37 +19,44 @@ def leading_shape(x):
     return ops.shape(x)[:-1] if known.count(None) > 1 else tuple(-1 if size is None else size for size in known)
 
 
+def row_matmul(x, y, transpose_y=False):
+    """x y, or x y', for stacks of matrices of which each x is one row: float (..., 1, X) -> (..., 1, Y).
+
+    TensorFlow gives every product but `BatchMatMulV3` to oneDNN, whose kernels are made for many rows. With one, Eigen's read a
+    large float32 matrix in nine tenths of the time and do a small product in a third (benchmarks/LOG.md).
+    """
+    if keras.backend.backend() != "tensorflow" or fusion.is_whole() or x.dtype != "float32":
+        return ops.matmul(x, ops.swapaxes(y, -1, -2) if transpose_y else y)
+    import tensorflow as tf  # for one op; other backends need not have it
+
+    return tf.raw_ops.BatchMatMulV3(x=x, y=y, adj_y=transpose_y, Tout=tf.float32)
+
+
 def times_rows(x_BTX, table_YX, bias_Y=None):
     """x W' + b for a table W that has a row an output, such as tied embeddings: float (B, T, X) -> (B, T, Y).
 
-    A decoding step multiplies one position of each row of a batch, which is little work on much memory, and TensorFlow has several
-    CPU kernels for it, which differ by half: which form gets the fastest was measured (benchmarks/LOG.md).
+    TensorFlow has several CPU kernels for it, which differ by half where rows are few. Which form gets the fastest was measured
+    (benchmarks/LOG.md); a single row must be known while the graph is built, since a choice inside would cost as much as it gains.
     """
-    leading, width = leading_shape(x_BTX), x_BTX.shape[-1]
-    half = keras.backend.standardize_dtype(table_YX.dtype) == "bfloat16"
+    width = x_BTX.shape[-1]
+    half, alone = keras.backend.standardize_dtype(table_YX.dtype) == "bfloat16", tuple(x_BTX.shape[:2]) == (1, 1)
 
-    def plus_bias(y):
-        return y if bias_Y is None else ops.add(y, bias_Y)
-
-    def product():
-        return ops.matmul(ops.reshape(x_BTX, (-1, width)), ops.transpose(table_YX))
-
-    def flat():
-        return plus_bias(ops.reshape(product(), (*leading, table_YX.shape[0])))
-
-    def fused():  # product and bias stand side by side, and TensorFlow makes one kernel of them
-        return ops.reshape(plus_bias(product()), (*leading, table_YX.shape[0]))
-
-    def batched():
-        y_1NY = ops.matmul(ops.reshape(x_BTX, (1, -1, width)), ops.transpose(table_YX[None], (0, 2, 1)))
-        return plus_bias(ops.reshape(y_1NY, (*leading, table_YX.shape[0])))
-
-    if x_BTX.shape[1] != 1:
-        return flat()
-    rows = ops.shape(x_BTX)[0]
     if half:
-        return flat() if bias_Y is None else ops.cond(rows > 1, flat, fused)
-    return ops.cond(rows > 2, batched, flat)
+        x_NX = ops.reshape(x_BTX, (-1, width))
+        y = ops.matmul(x_NX, ops.transpose(table_YX))
+        if alone:  # TensorFlow makes one kernel of a product and a bias side by side, which is faster than the product's own
+            y, bias_Y = ops.add(y, _unknown_zeros(x_NX, table_YX.shape[0]) if bias_Y is None else bias_Y), None
+    elif alone:
+        y = row_matmul(ops.reshape(x_BTX, (1, 1, width)), table_YX[None], transpose_y=True)
+    else:
+        y = ops.matmul(ops.reshape(x_BTX, (1, -1, width)), ops.transpose(table_YX[None], (0, 2, 1)))
+    y_BTY = ops.reshape(y, (*leading_shape(x_BTX), table_YX.shape[0]))
+    return y_BTY if bias_Y is None else ops.add(y_BTY, bias_Y)
+
+
+def _unknown_zeros(x_NX, size):
+    """float (size,) of zeros, of which TensorFlow's optimiser does not know that adding them changes nothing; ones after NaN."""
+    return ops.broadcast_to(ops.cast(ops.isnan(x_NX[0, 0]), x_NX.dtype), (size,))
 
 
 class Linear(keras.layers.Layer):

@@ -27,9 +27,11 @@ class LanguageModel(keras.Model):
         context_tokens: how many tokens before a window fix its probabilities exactly (n - 1 for an n-gram); 0 if
             unbounded. Evaluation overlaps its windows by as many.
         max_length: longest sequence the model can take, or None.
+        one_row_apart: whether a served step is faster when its layers know that the batch has one row, which then has a graph
+            of its own.
     """
 
-    carries_state = False
+    carries_state = one_row_apart = False
     context_tokens = 0
     max_length = None
 

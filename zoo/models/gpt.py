@@ -187,6 +187,8 @@ class GPT(LanguageModel):
     Ours -> paper: embeddings -> W_e, positions -> W_p (Radford et al. 2018, eq. 2).
     """
 
+    one_row_apart = True
+
     def __init__(self, config, **kwargs):
         super().__init__(config, **kwargs)
         self.max_length = config.max_length

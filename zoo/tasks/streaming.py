@@ -11,11 +11,12 @@ Transformer's cache is written at, is told once a row and must agree; `padded_le
 Shape letters: B batch, N tokens read and written so far, padding included.
 """
 
+import functools
 import inspect
 
 import tensorflow as tf
 
-from zoo.decoding import choose
+from zoo.decoding import choose, with_one_row_apart
 from zoo.tasks.signatures import refusal_unless, signature
 from zoo.tasks.text_generation import (
     GENERATION,
@@ -94,7 +95,8 @@ def streaming_signatures(model, tokenizer):
         with tf.control_dependencies([_some_are_left(token_ids)]):
             # A row that has finished is stepped along, on any token: nobody reads what comes of it.
             last = tf.maximum(token_ids[:, -1:], 0)
-        logits, new_state = model.next_logits(last, from_wire(state))
+        step = functools.partial(with_one_row_apart, model.next_logits) if model.one_row_apart else model.next_logits
+        logits, new_state = step(last, from_wire(state))
         return write(logits, new_state, prompt, token_ids, prompt_length, remaining, sampling)
 
     ids = tf.TensorSpec([None, None], tf.int32)
