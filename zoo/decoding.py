@@ -87,8 +87,7 @@ class _Beams(NamedTuple):
 
 
 def generate(
-    step, state, token_ids, padding_mask=None, *, max_new_tokens, sampling=Sampling(), stop_ids=(), pad_id=0,
-    apart=False,
+    step, state, token_ids, padding_mask=None, *, max_new_tokens, sampling=Sampling(), stop_ids=(), pad_id=0, enter=None
 ):  # fmt: skip
     """Continues each row token by token, greedily or by sampling, until all rows have stopped.
 
@@ -101,7 +100,7 @@ def generate(
         sampling: a `Sampling`.
         stop_ids: ids that end a row once written.
         pad_id: fills the columns after a row's end.
-        apart: whether the loop is one `with_one_row_apart`.
+        enter: calls the loop, a function of nested tensors, with those that it gets; by default as it is.
 
     Returns:
         A `Decoded`.
@@ -130,32 +129,8 @@ def generate(
 
     last_ids = _column(progress.ids, tf.minimum(prompt_length, tf.shape(progress.ids)[1] - 1))
     begun = limit, seen, sampling, last_ids, progress, state
-    progress = with_one_row_apart(go_on, *begun) if apart else go_on(*begun)
+    progress = go_on(*begun) if enter is None else enter(go_on, *begun)
     return Decoded(progress.ids[:, prompt_length:], progress.lengths, progress.log_probs)
-
-
-def with_one_row_apart(function, *tensors):
-    """`function(*tensors)`, but a batch of one row has a graph of its own, in which layers know that it is one.
-
-    Args:
-        function: of nested tensors that are batch-first or scalars, and reads no other batch-first ones; it returns such tensors.
-        *tensors: its arguments; Python numbers among them stay.
-    """
-    batch_first = [leaf for leaf in tf.nest.flatten(tensors) if tf.is_tensor(leaf) and leaf.shape.rank]
-    if batch_first[0].shape[0] is not None:
-        return function(*tensors)
-
-    def one_row(leaf):
-        if not any(leaf is x for x in batch_first):
-            return leaf
-        # A slice: from an assertion or a reshape TensorFlow's optimiser learns that the batch has one row in the other graph too.
-        return tf.slice(leaf, [0] * leaf.shape.rank, [1, *[-1] * (leaf.shape.rank - 1)])
-
-    return tf.cond(
-        tf.shape(batch_first[0])[0] == 1,
-        lambda: function(*tf.nest.map_structure(one_row, tensors)),
-        lambda: function(*tensors),
-    )
 
 
 def stream(

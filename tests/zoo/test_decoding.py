@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from zoo import decoding
 from zoo.decoding import Sampling, beam_search, generate, stream, uniform
+from zoo.tasks.signatures import with_one_row_apart
 
 V, STOP = 7, 6
 TABLE = np.random.default_rng(3).normal(size=(5, V, V)).astype(np.float32) * 2
@@ -125,6 +126,26 @@ def test_an_empty_batch_and_no_new_tokens():
     none = COMPILED(ids[:0], mask[:0], tf.zeros([0], tf.int32), dict(temperature=tf.zeros([0]), top_p=tf.zeros([0])))
     assert none.token_ids.shape == (0, 0) and none.log_probs.shape == (0,)
     assert decode(PROMPTS, 0).token_ids.shape == (4, 0)
+
+
+def test_one_row_has_a_loop_of_its_own_that_knows_of_it():
+    batches = []
+
+    def step(token_ids, state, padding_mask=None):
+        batches.append(token_ids.shape[0])
+        return toy()(token_ids, state, padding_mask)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None, None], tf.bool)])
+    def apart(ids, mask):
+        return generate(
+            step, start(tf.shape(ids)[0]), ids, mask, max_new_tokens=9, stop_ids=(STOP,), pad_id=5, enter=with_one_row_apart
+        )
+
+    for prompts in (PROMPTS, PROMPTS[:1], PROMPTS[3:]):
+        ids, mask = padded(prompts)
+        for actual, expected in zip(apart(ids, mask), decode(prompts, 9), strict=True):
+            np.testing.assert_array_equal(actual, expected)
+    assert batches == [None, 1, None]  # the prompt, then the two loops
 
 
 # Sampling

@@ -1,4 +1,5 @@
-"""What every signature of a served model has in common: a request that does not fit is refused by a sentence."""
+"""What signatures of served models have in common: a request that does not fit is refused by a sentence, and one row may have a
+graph of its own."""
 
 import inspect
 
@@ -46,3 +47,27 @@ def same_rows(**arrays):
     agree = tf.reduce_all(tf.stack(sizes) == sizes[0])
     with tf.control_dependencies([refusal_unless(agree, sentence, *sizes)]):
         return [tf.identity(array) for array in arrays.values()]
+
+
+def with_one_row_apart(function, *tensors):
+    """`function(*tensors)`, but a batch of one row has a graph of its own, in which layers know that it is one.
+
+    Args:
+        function: of nested tensors that are batch-first or scalars, and reads no other batch-first ones; it returns such tensors.
+        *tensors: its arguments; Python numbers among them stay.
+    """
+    batch_first = [leaf for leaf in tf.nest.flatten(tensors) if tf.is_tensor(leaf) and leaf.shape.rank]
+    if batch_first[0].shape[0] is not None:
+        return function(*tensors)
+
+    def one_row(leaf):
+        if not any(leaf is x for x in batch_first):
+            return leaf
+        # A slice: from an assertion or a reshape TensorFlow's optimiser learns that the batch has one row in the other graph too.
+        return tf.slice(leaf, [0] * leaf.shape.rank, [1, *[-1] * (leaf.shape.rank - 1)])
+
+    return tf.cond(
+        tf.shape(batch_first[0])[0] == 1,
+        lambda: function(*tf.nest.map_structure(one_row, tensors)),
+        lambda: function(*tensors),
+    )

@@ -16,8 +16,8 @@ import inspect
 
 import tensorflow as tf
 
-from zoo.decoding import choose, with_one_row_apart
-from zoo.tasks.signatures import refusal_unless, signature
+from zoo.decoding import choose
+from zoo.tasks.signatures import refusal_unless, signature, with_one_row_apart
 from zoo.tasks.text_generation import (
     GENERATION,
     INTEGERS,

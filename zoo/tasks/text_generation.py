@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from zoo.decoding import Sampling, beam_search, generate
-from zoo.tasks.signatures import refusal_unless, signature
+from zoo.tasks.signatures import refusal_unless, signature, with_one_row_apart
 
 # What a request writes that does not say how much.
 DEFAULT_NEW_TOKENS = 64
@@ -132,7 +132,7 @@ def generation(model, tokenizer, stop_ids=(), **fixed):
         decoded = generate(
             model.next_logits, _state_for(model, prompt_ids, max_new_tokens), prompt_ids, padding_mask,
             max_new_tokens=max_new_tokens, sampling=sampling._replace(**fixed), stop_ids=(tokenizer.eos_id, *stop_ids),
-            pad_id=tokenizer.pad_id, apart=model.one_row_apart,
+            pad_id=tokenizer.pad_id, enter=with_one_row_apart if model.one_row_apart else None,
         )  # fmt: skip
         text = _continued(tokenizer, prompt, prompt_ids, padding_mask, decoded.token_ids, decoded.lengths)
         return {"text": text, "log_prob": decoded.log_probs}
