@@ -17,6 +17,14 @@ import typing
 from typing import Any, ClassVar
 
 
+class Refusal(ValueError):
+    """A mistake of the user: one sentence that says what was wrong and what would be right.
+
+    Programs print it and end with exit status 2. Any other exception is a bug of ours: it keeps its traceback, and the exit
+    status is 1.
+    """
+
+
 def nearest(word, known):
     """The tail of an error message: the closest known word, or all of them when none is close."""
     known = sorted(str(k) for k in known)
