@@ -3,9 +3,9 @@
     python -m benchmarks.checkpoints                       the default GPT, and GPT-2's 124M parameters
     python -m benchmarks.checkpoints --presets=default
 
-Takes steps with AdamW, saves between two of them, and goes on until the checkpoint is on disk. Told are: the state's size; a step
-before; for how long `save` holds up the next one; by how much that one is longer; how long the writing takes; and by how much
-the steps until its end are longer, as the thread that writes has its share of the cores. Medians.
+Takes steps with AdamW, saves between two of them, and goes on until the checkpoint is on disk. Told are: the state's size; a
+step before; for how long `save` holds up the next one; by how much that one is longer; how long the writing takes; and by how
+much the steps until its end are longer, as the thread that writes has its share of the cores. Medians.
 """
 
 import argparse
@@ -28,9 +28,11 @@ def main():
     for preset in args.presets.split(","):
         state, step, stall, following, written, meanwhile = _measured(preset, args.saves)
         print(
-            f"{preset:<12}{state / 1e6:6,.0f} MB{1000 * step:7,.0f} ms{1000 * stall:7,.1f} ms{1000 * (following - step):+9,.0f} ms"
-            f"{1000 * written:9,.0f} ms{meanwhile / step - 1:+17.0%}", flush=True,
-        )  # fmt: skip
+            f"{preset:<12}{state / 1e6:6,.0f} MB{1000 * step:7,.0f} ms{1000 * stall:7,.1f} "
+            f"ms{1000 * (following - step):+9,.0f} ms"
+            f"{1000 * written:9,.0f} ms{meanwhile / step - 1:+17.0%}",
+            flush=True,
+        )
 
 
 def _measured(preset, saves):

@@ -3,9 +3,10 @@
     python -m benchmarks.classification --train=train.tsv --test=test.tsv
     python -m benchmarks.classification --train=train.tsv --test=test.tsv --analyzer=char -- --preset=characters
 
-The files have a row an example, `label TAB text`. Ours is `trainers.run --model=bag_of_words` on all of the training file, with the
-flags that follow; scikit-learn's is TfidfVectorizer (1-2-grams of words, or of characters) and LogisticRegression, as they come, and
-once more with sublinear counts and C=10, which suits such texts better. The test file is read to count and for nothing else.
+The files have a row an example, `label TAB text`. Ours is `trainers.run --model=bag_of_words` on all of the training file, with
+the flags that follow; scikit-learn's is TfidfVectorizer (1-2-grams of words, or of characters) and LogisticRegression, as they
+come, and once more with sublinear counts and C=10, which suits such texts better. The test file is read to count and for
+nothing else.
 """
 
 import argparse

@@ -1,8 +1,9 @@
 """Memory that a conversion takes, beside the size of the weights in float32: python -m benchmarks.convert [--source=PATH ...]
 
-Without `--source` it makes a Hugging Face directory of GPT-2's shape (124 million random weights) and converts that; with it, it converts
-a directory or a GGUF file that is there. Each conversion runs in a process of its own, which loads TensorFlow, notes its memory, and then
-reads, computes the outputs that the certificate compares, and writes the bundle; told is the peak above that note.
+Without `--source` it makes a Hugging Face directory of GPT-2's shape (124 million random weights) and converts that; with it,
+it converts a directory or a GGUF file that is there. Each conversion runs in a process of its own, which loads TensorFlow,
+notes its memory, and then reads, computes the outputs that the certificate compares, and writes the bundle; told is the peak
+above that note.
 """
 
 import argparse

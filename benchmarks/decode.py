@@ -7,7 +7,8 @@
 
 Every side has random weights of one shape and decodes the same number of tokens on all cores; a figure is new tokens
 over the seconds of the whole call, prompt included. Sides with a precision in their name compute in it, the others in float32.
-Ours is the exported SavedModel, text in and text out, loaded by plain TensorFlow. Peers are called as their users would: `generate` of both, keras-hub with its own choice of compilation.
+Ours is the exported SavedModel, text in and text out, loaded by plain TensorFlow. Peers are called as their users would:
+`generate` of both, keras-hub with its own choice of compilation.
 """
 
 import argparse
@@ -164,7 +165,8 @@ def _transformers(args):
         vocab_size=VOCAB_SIZE, n_positions=MAX_LENGTH, n_layer=num_layers, n_head=num_heads, n_embd=hidden_dim
     )
     half = args.worker.endswith("bfloat16")
-    # The faster of the two attentions and caches in each precision, as measured: eager in float32, fused in bfloat16, a growing cache.
+    # The faster of the two attentions and caches in each precision, as measured: eager in float32, fused in bfloat16, a growing
+    # cache.
     config._attn_implementation = "sdpa" if half else "eager"
     torch.set_num_threads(os.cpu_count())
     model = transformers.GPT2LMHeadModel(config).eval().to(torch.bfloat16 if half else torch.float32)

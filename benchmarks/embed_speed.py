@@ -2,8 +2,8 @@
 
     python -m benchmarks.embed_speed --source=all-MiniLM-L6-v2 --peer_python=PATH
 
-Ours is the exported SavedModel, loaded by plain TensorFlow. The peer tokenises, encodes and averages, as sentence-transformers does, in
-float32 with the attention that transformers chooses. Both use all cores.
+Ours is the exported SavedModel, loaded by plain TensorFlow. The peer tokenises, encodes and averages, as sentence-transformers
+does, in float32 with the attention that transformers chooses. Both use all cores.
 """
 
 import argparse

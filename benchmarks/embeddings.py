@@ -2,8 +2,8 @@
 
     python -m benchmarks.embeddings --source=all-MiniLM-L6-v2 --peer_python=PATH [--texts=FILE]
 
-`--source` is the Hugging Face directory; it is converted here. The sentences are those of a file, one a line, or else the docstrings of
-Python's standard library.
+`--source` is the Hugging Face directory; it is converted here. The sentences are those of a file, one a line, or else the
+docstrings of Python's standard library.
 """
 
 import argparse

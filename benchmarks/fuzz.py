@@ -2,9 +2,9 @@
 
     python -m benchmarks.fuzz --export_dir=runs/gpt/latest/export --requests=10000      so many a signature
 
-Random Unicode, invalid UTF-8, empty and 1 MB strings, batches of 0, options that are negative, huge or NaN, wrong shapes, state that
-no model ever had. Ends with status 1 at the first crash of the session, NaN, or error that does not blame the request; a request
-of more than --seconds kills the process. Memory after may be 5% above memory once it is warm.
+Random Unicode, invalid UTF-8, empty and 1 MB strings, batches of 0, options that are negative, huge or NaN, wrong shapes, state
+that no model ever had. Ends with status 1 at the first crash of the session, NaN, or error that does not blame the request; a
+request of more than --seconds kills the process. Memory after may be 5% above memory once it is warm.
 """
 
 import argparse
@@ -161,7 +161,8 @@ def main():
         failed |= growth > 0.05
         counts = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.most_common())
         print(
-            f"{signature}: {counts}; slowest {slowest:.2f} s; memory {warm / 1e6:,.0f} -> {after / 1e6:,.0f} MB ({growth:+.1%})",
+            f"{signature}: {counts}; slowest {slowest:.2f} s; memory {warm / 1e6:,.0f} -> {after / 1e6:,.0f} MB "
+            f"({growth:+.1%})",
             flush=True,
         )
     sys.exit("Memory grew by more than 5%." if failed else 0)

@@ -4,8 +4,8 @@
     python -m benchmarks.load --export_dir=... --signature=score --callers=8
     python -m benchmarks.load --export_dir=... --first                                   the first request beside the later ones
 
-Every caller sends its next request when the last is answered. Prints p50, p95, p99, requests and tokens a second, resident memory.
-With --first the warm-up records are replayed after loading, as the server does, and then the first request is timed.
+Every caller sends its next request when the last is answered. Prints p50, p95, p99, requests and tokens a second, resident
+memory. With --first the warm-up records are replayed after loading, as the server does, and then the first request is timed.
 """
 
 import argparse

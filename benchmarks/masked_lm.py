@@ -53,9 +53,16 @@ def _parser():
     )
     parser.add_argument("--seed", type=int, default=0, help="of weights and of the order of the data")
     for name, value in (
-        ("num_layers", 4), ("num_heads", 4), ("hidden_dim", 128), ("vocab_size", 8_192), ("seq_length", 128), ("batch_size", 16),
-        ("steps", 20), ("rounds", 9), ("judged_tokens", 100_000),
-    ):  # fmt: skip
+        ("num_layers", 4),
+        ("num_heads", 4),
+        ("hidden_dim", 128),
+        ("vocab_size", 8_192),
+        ("seq_length", 128),
+        ("batch_size", 16),
+        ("steps", 20),
+        ("rounds", 9),
+        ("judged_tokens", 100_000),
+    ):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--losses", help=argparse.SUPPRESS)

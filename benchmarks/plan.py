@@ -27,7 +27,10 @@ CASES = {
     "gpt_long": ["--model=gpt", "--seq_length=512", "--batch_size=4"],
     "gpt_remat": ["--model=gpt", "--batch_size=64", "--set=remat=block"],
     "modern": ["--model=gpt", "--preset=modern", "--batch_size=32"],
-    "6x384": ["--model=gpt", "--set=num_layers=6", "--set=num_heads=6", "--set=hidden_dim=384", "--seq_length=256", "--batch_size=8"],
+    "6x384": [
+        *("--model=gpt", "--set=num_layers=6", "--set=num_heads=6", "--set=hidden_dim=384"),
+        *("--seq_length=256", "--batch_size=8"),
+    ],
     "gpt2_small": ["--model=gpt", "--preset=gpt2_small", "--batch_size=2", "--seq_length=128"],
     "gpt_1024_plain": [*LONG, "--seq_length=1024", "--batch_size=2", "--set=attention=plain"],
     "gpt_1024_rows": [*LONG, "--seq_length=1024", "--batch_size=2", "--set=attention=rows"],

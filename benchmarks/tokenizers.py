@@ -12,9 +12,9 @@ Every line (with its end) is a document, and so is every megabyte of lines. For 
 native side, of the reference and of the graph side on megabytes, and the number of documents for which the native ids
 are not those of the reference, or not those of the graph. Any such document makes the exit status 1.
 
-With `--shards` instead the whole way from a file to token shards on disk (`trainers/prepare.py`), every line a document and then
-the file as one, beside the reference called directly: the file read, all documents encoded in one call, the ids written to one
-file; and beside that call alone. The sides take turns, and each reads its tokenizer from a file.
+With `--shards` instead the whole way from a file to token shards on disk (`trainers/prepare.py`), every line a document and
+then the file as one, beside the reference called directly: the file read, all documents encoded in one call, the ids written to
+one file; and beside that call alone. The sides take turns, and each reads its tokenizer from a file.
 """
 
 import argparse
@@ -66,7 +66,8 @@ def main(argv=None):
     direct = _direct(ours, args.tokenizer)
     graph = tf.function(ours.tokenize, input_signature=[tf.TensorSpec([None], tf.string)])
     graph(tf.constant([PROMPT]))
-    columns = f"{'MB':>6} {'native MB/s':>12} {'direct MB/s':>12} {'graph MB/s':>11} {'documents':>10} {'!= direct':>10} {'!= graph':>9}"
+    widths = {"MB": 6, "native MB/s": 12, "direct MB/s": 12, "graph MB/s": 11, "documents": 10, "!= direct": 10, "!= graph": 9}
+    columns = " ".join(f"{title:>{width}}" for title, width in widths.items())
     print(f"{'file':40} {columns}")
     wrong = 0
     for path in paths:

@@ -1,4 +1,5 @@
-"""Training speed of GPT under Keras's JAX backend: forward, backward and update as one compiled step, on whatever device JAX has.
+"""Training speed of GPT under Keras's JAX backend: forward, backward and update as one compiled step, on whatever device JAX
+has.
 
     python -m benchmarks.train_jax                      GPT-2 124M and a modern 1B, bfloat16, T 1,024 and 4,096; wants a GPU
     python -m benchmarks.train_jax --tiny               the same steps at shapes for a CPU: that it runs, not how fast

@@ -1,5 +1,5 @@
-"""What every export promises, for every registered model and every task that it can serve: replayed in a clean process, of operations
-that a stock server has, and with answers that no other row of a batch changes."""
+"""What every export promises, for every registered model and every task that it can serve: replayed in a clean process, of
+operations that a stock server has, and with answers that no other row of a batch changes."""
 
 import json
 
@@ -19,12 +19,17 @@ WORDS = ["the cat", "a", "", "the naive dog ran . a cat is not a dog , the cat"]
 WAYS = {
     "generate": {
         "greedy": dict(max_new_tokens=[5, 2, 6, 4]),
-        "sampled": dict(max_new_tokens=[5, 2, 6, 4], temperature=[0.9, 1.5, 0.7, 0.0], top_k=[9, 0, 0, 0], top_p=[1.0, 0.9, 1.0, 1.0],
-                        seed=[5, 6, 7, 8]),
+        "sampled": dict(
+            max_new_tokens=[5, 2, 6, 4],
+            temperature=[0.9, 1.5, 0.7, 0.0],
+            top_k=[9, 0, 0, 0],
+            top_p=[1.0, 0.9, 1.0, 1.0],
+            seed=[5, 6, 7, 8],
+        ),
     },
     "beam_search": {"beams": dict(max_new_tokens=[5, 2, 6, 4], num_beams=[3, 2, 4, 1], length_penalty=[0.6, 0.0, 1.0, 0.6])},
     "prefill": {"sampled": dict(max_new_tokens=[5, 2, 6, 4], temperature=[0.9, 1.5, 0.7, 0.0], seed=[5, 6, 7, 8])},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module", params=exports.cases(), ids="-".join)
@@ -52,8 +57,8 @@ def test_an_export_is_proved_and_holds_what_a_stock_server_has(case):
 
 
 def test_a_server_that_batches_takes_the_warm_up(case):
-    """It wants as many rows of every input, and of every answer, adds copies of the first row up to a size that it is allowed, and does
-    not serve a model whose warm-up it refuses (batching_session.cc, saved_model_bundle_source_adapter.cc)."""
+    """It wants as many rows of every input, and of every answer, adds copies of the first row up to a size that it is allowed,
+    and does not serve a model whose warm-up it refuses (batching_session.cc, saved_model_bundle_source_adapter.cc)."""
     file = exports.directory(*case) / "1" / golden.EXTRA / "tf_serving_warmup_requests"
     for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
         request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request

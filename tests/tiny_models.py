@@ -100,7 +100,8 @@ def token_ids(model, batch_size=3, length=7, seed=0):
 
 
 def trainer(model, steps=10, *, task=None, xla=False, placement=None, grad_accumulation=1, tuned=None, **settings):
-    """A `loop.Trainer` for the family's first task (or the one given) with the default update rule, by default on one replica and not compiled by XLA."""
+    """A `loop.Trainer` for the family's first task (or the one given) with the default update rule, by default on one replica
+    and not compiled by XLA."""
     flags = dict(
         optimizer="adamw",
         learning_rate=1e-2,

@@ -239,7 +239,8 @@ def named_variables(**groups):
 
 
 def _yield_to_others():
-    """Lets the step have more of the cores. On Linux a thread has a priority of its own; elsewhere it would be the process's."""
+    """Lets the step have more of the cores. On Linux a thread has a priority of its own; elsewhere it would be the
+    process's."""
     if sys.platform == "linux":
         os.nice(5)
 

@@ -1,8 +1,8 @@
 """Carries models in and out: python -m trainers.convert --from=all-MiniLM-L6-v2 --to=minilm
 
-From a Hugging Face directory, a GGUF file, a preset of KerasHub's (a directory, or a published one as `keras_hub:NAME`) or a directory
-of Google's BERT to a bundle, and from a bundle or a run to a Hugging Face directory. It ends with a certificate: what was compared with
-whom, and how far the two are apart.
+From a Hugging Face directory, a GGUF file, a preset of KerasHub's (a directory, or a published one as `keras_hub:NAME`) or a
+directory of Google's BERT to a bundle, and from a bundle or a run to a Hugging Face directory. It ends with a certificate: what
+was compared with whom, and how far the two are apart.
 """
 
 import json

@@ -35,13 +35,15 @@ def main():
         with trainer_flags.quiet():
             file, difference = export_forward(target, loaded.model, loaded.tokenizer, FLAGS.export_format)
         print(
-            f"Export: {file}, {file.stat().st_size / 1e6:,.1f} MB: one pass on token ids, no text; its runtime's outputs are within "
+            f"Export: {file}, {file.stat().st_size / 1e6:,.1f} MB: one pass on token ids, no text; its runtime's "
+            "outputs are within "
             f"{difference:.1e} of the model's. Ids come from {file.parent / 'tokenizer'}"
         )
         return None
     versions = [(target, False)]
     if FLAGS.export_xla:
-        # Elsewhere: a stock server takes the highest version that it finds, and could not run this one. First, as it may be refused.
+        # Elsewhere: a stock server takes the highest version that it finds, and could not run this one. First, as it may be
+        # refused.
         versions.insert(0, (target.with_name(f"{target.name}_xla"), True))
     for parent, xla in versions:
         with trainer_flags.quiet():

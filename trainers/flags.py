@@ -232,7 +232,8 @@ def train_config():
 
 
 def _begun_from(resolved):
-    """The model's config in --init_from; its tokenizer goes into `resolved`, and the sequence length if the recipe's is too long."""
+    """The model's config in --init_from; its tokenizer goes into `resolved`, and the sequence length if the recipe's is too
+    long."""
     from trainers import initial
 
     for name in ("preset", "tokenizer", "vocab_size"):

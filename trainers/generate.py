@@ -46,7 +46,8 @@ def main():
 
 
 def _options():
-    """Whether beams are searched, and the options of that or of sampling. Raises ValueError for flags that do not go together."""
+    """Whether beams are searched, and the options of that or of sampling. Raises ValueError for flags that do not go
+    together."""
     given = {name for name in (*SAMPLING, *PENALTIES, *SEARCH, "stop") if FLAGS[name].present}
     if FLAGS.stop == "":
         raise ValueError("--stop is empty; give the string before which a text is to end.")

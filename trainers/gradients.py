@@ -61,8 +61,8 @@ class Differentiation:
                 outputs, state = self.task.forward(self.model, batch, state=state, training=True)
                 loss_sum, count = self.task.loss(batch, outputs)
                 value = target(loss_sum, count)
-            # Dense, as slices of a table cannot be summed over replicas inside what XLA compiles. A weight that the task does not
-            # touch, such as the output bias of a language model that classifies, has no gradient.
+            # Dense, as slices of a table cannot be summed over replicas inside what XLA compiles. A weight that the task does
+            # not touch, such as the output bias of a language model that classifies, has no gradient.
             gradients = [
                 tf.zeros(variable.shape) if gradient is None else tf.convert_to_tensor(gradient)
                 for gradient, variable in zip(tape.gradient(value, variables), variables, strict=True)

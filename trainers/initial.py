@@ -1,7 +1,7 @@
 """What a run begins with when it goes on from a trained model: --init_from=BUNDLE.
 
-The structure and the vocabulary are those of the bundle, and so are the weights of the model itself. The head is that of the new task;
-it takes over weights only where the bundle's task has the very same one.
+The structure and the vocabulary are those of the bundle, and so are the weights of the model itself. The head is that of the
+new task; it takes over weights only where the bundle's task has the very same one.
 """
 
 from zoo.bundle import find, read_config

@@ -54,9 +54,10 @@ class OnOneReplica:
     how. The training loop shows each replica its own variables instead (`strategies.Placement.view`).
 
     Attributes:
-        rates: what the learning rate of each variable is multiplied by, in the order of the variables; empty where all learn alike.
-        l1: of each matrix rate * l1 is taken away in size a step, and no more than there is (soft thresholding, Duchi and Singer
-            2009): decoupled from the gradient as weight decay is, and with zeros that are zeros.
+        rates: what the learning rate of each variable is multiplied by, in the order of the variables; empty where all learn
+            alike.
+        l1: of each matrix rate * l1 is taken away in size a step, and no more than there is (soft thresholding, Duchi and
+            Singer 2009): decoupled from the gradient as weight decay is, and with zeros that are zeros.
     """
 
     rates, l1 = (), 0.0

@@ -45,7 +45,8 @@ def check_tokenizer(spec, vocab_size=None):
 
 
 def prepare_for(task, layout, source, tokenizer_spec, vocab_size=None, *, splits=None, progress=None):
-    """`(tokenizer, data)` for a task: split -> `TokenShards` for one that reads text, as in `prepare`, or what it makes of examples.
+    """`(tokenizer, data)` for a task: split -> `TokenShards` for one that reads text, as in `prepare`, or what it makes of
+    examples.
 
     A task that reads examples has seen those of the train split (`Task.adapt`) if that is among the splits.
     """

@@ -1,4 +1,5 @@
-"""A SavedModel that writes text, for those who use a `zoo.api.Loaded`; neither TensorFlow's Python nor our model code is in it."""
+"""A SavedModel that writes text, for those who use a `zoo.api.Loaded`; neither TensorFlow's Python nor our model code is in
+it."""
 
 import numpy as np
 
@@ -7,8 +8,8 @@ from zoo.serving.stream_client import stream, until
 
 
 class Served:
-    """The newest SavedModel in a directory of versions, or one version, as a server runs it: through the C API, without TensorFlow's
-    Python or our model code. Raises ValueError if there is none, or if a request is refused."""
+    """The newest SavedModel in a directory of versions, or one version, as a server runs it: through the C API, without
+    TensorFlow's Python or our model code. Raises ValueError if there is none, or if a request is refused."""
 
     def __init__(self, directory):
         versions = [int(path.name) for path in directory.iterdir() if path.name.isdigit()] if directory.is_dir() else []

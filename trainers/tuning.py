@@ -1,14 +1,15 @@
 """Which weights a run moves, and how fast: all alike, some not at all, the lower ones more slowly, or adapters beside them.
 
-    --set=freeze=embeddings     what makes vectors of ids stays as it is; `freeze=3`: the first three blocks too; `backbone`: all
+    --set=freeze=embeddings     what makes vectors of ids stays as it is; `freeze=3`: the first three blocks too; `backbone`:
+    all
                                 but the task's head
     --set=layer_decay=0.8       of D stages, stage d = 0 ... D - 1 learns at rate * 0.8^(D - 1 - d), the head at the rate itself
     --set=lora_rank=8           only adapters of the blocks' matrices, and the head, are trained; they are merged into the
                                 matrices when training ends, so that no bundle and no export has a trace of them
     --set=l1=0.1                matrices shrink towards 0 by rate * l1 a step, and stay there
 
-These are fields of `--set` for every family that has blocks; `l1` for every family that is trained in steps. The bundle does not
-keep them. Imports no TensorFlow: `flags.py` reads the config.
+These are fields of `--set` for every family that has blocks; `l1` for every family that is trained in steps. The bundle does
+not keep them. Imports no TensorFlow: `flags.py` reads the config.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ class TuningConfig(Config):
 
     Attributes:
         freeze: `none`, `embeddings`, a number of blocks (and the embeddings with them), or `backbone`.
-        layer_decay: by what the rate falls from a stage to the one below it (Howard and Ruder 2018, section 3.2; Clark et al. 2020).
+        layer_decay: by what the rate falls from a stage to the one below it (Howard and Ruder 2018, section 3.2; Clark et al.
+            2020).
         lora_rank: of the adapters (Hu et al. 2021); 0 for none.
         lora_alpha: an adapter is weighed with lora_alpha / lora_rank.
         l1: decoupled, as weight decay is.

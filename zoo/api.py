@@ -202,15 +202,18 @@ class Loaded:
         return {name: _plain(value.numpy()) for name, value in answer.items()}
 
     def embed(self, text):
-        """A text, or a list of texts, as vectors: float32 (D,) or (B, D), of length 1 unless the model's task says otherwise."""
+        """A text, or a list of texts, as vectors: float32 (D,) or (B, D), of length 1 unless the model's task says
+        otherwise."""
         vectors = self.predict("embed", text=[text] if isinstance(text, str) else list(text))["embedding"]
         return vectors[0] if isinstance(text, str) else vectors
 
     def _check(self, signature, kind, texts, stop=None, **options):
-        """Raises ValueError if the model has no such signature, or cannot take a text whole, or an option is out of its range."""
+        """Raises ValueError if the model has no such signature, or cannot take a text whole, or an option is out of its
+        range."""
         if signature not in self.signatures:
             raise ValueError(
-                f"A model for {self.task.registered_name} has no signature {signature!r}; it has {', '.join(sorted(self.signatures))}."
+                f"A model for {self.task.registered_name} has no signature {signature!r}; it has "
+                f"{', '.join(sorted(self.signatures))}."
             )
         require_in_range(**options)
         if stop == "":

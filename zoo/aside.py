@@ -1,6 +1,7 @@
 """Directories that are made under another name and renamed, so that nobody sees half of one; what a killed writer left goes.
 
-The writer holds a lock on the directory, which the kernel frees when the process dies, however it dies: one that nobody holds is
+The writer holds a lock on the directory, which the kernel frees when the process dies, however it dies: one that nobody holds
+    is
 a leaving. Where the file system has no locks nothing is swept away.
 """
 

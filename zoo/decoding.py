@@ -4,8 +4,8 @@ Everything here sees a model as one function, `step(token_ids (B, T), state, pad
 `(logits (B, V) float32 of the token after the last one, new state)`, and an initial `state`: a dict of tensors that are
 batch-first or scalars shared by all rows. Prompts of unequal length are padded at the left under `padding_mask`.
 
-A row's text is the same alone, in any batch, and padded: options are per row, and random numbers are a function of the row's seed
-and the index of the token, never of the batch. Only TensorFlow's core ops are used, none of XLA's.
+A row's text is the same alone, in any batch, and padded: options are per row, and random numbers are a function of the row's
+seed and the index of the token, never of the batch. Only TensorFlow's core ops are used, none of XLA's.
 
 Shape letters: B batch, P prompt length, N new tokens, L = P + N, V vocabulary, C candidates, K beams.
 """
@@ -31,9 +31,9 @@ class Sampling(NamedTuple):
         top_k: only the k most probable tokens stay (Fan et al. 2018, section 5.4), and those tied with the last. 0 is off.
         top_p: only the smallest set of most probable tokens with together at least this probability stays (nucleus, Holtzman et
             al. 2020, eq. 2), and those tied with the last. 1 is off.
-        min_p: only tokens with at least this fraction of the largest probability stay (Nguyen et al. 2024, section 3). 0 is off.
+        min_p: tokens with at least this fraction of the largest probability stay (Nguyen et al. 2024, section 3). 0 is off.
         seed: integer; the same seed gives the same text.
-        no_repeat_ngram: Python int n; no n-gram of the row, prompt included, comes twice (Paulus et al. 2017, section 2.5). 0 is off.
+        no_repeat_ngram: Python int n; no n-gram of a row, prompt included, comes twice (Paulus et al. 2017, 2.5). 0 is off.
     """
 
     repetition_penalty: Any = 1.0
@@ -160,9 +160,9 @@ def beam_search(
 ):  # fmt: skip
     """The most probable continuations of each row that a beam of K finds, best first.
 
-    A continuation Y is judged by log p(Y) / lp(Y) with lp(Y) = ((5 + |Y|) / 6)^alpha (Wu et al. 2016, eq. 14, without the coverage
-    term), where |Y| counts the stop token. One that reaches its row's limit counts as ended. A row is done when no unfinished
-    beam can still beat its K-th best ended one, which is exact as log p never rises.
+    A continuation Y is judged by log p(Y) / lp(Y) with lp(Y) = ((5 + |Y|) / 6)^alpha (Wu et al. 2016, eq. 14, without the
+    coverage term), where |Y| counts the stop token. One that reaches its row's limit counts as ended. A row is done when no
+    unfinished beam can still beat its K-th best ended one, which is exact as log p never rises.
 
     Args:
         step, state, token_ids, padding_mask, stop_ids, pad_id: as in `generate`. `state` is that of B rows.
@@ -243,8 +243,8 @@ def choose(logits, index, sampling):
 def uniform(seed, index):
     """float32 (B,) in [0, 1): random numbers that depend on nothing but each row's seed and the index.
 
-    SplitMix64 (Steele et al. 2014, figure 17): the stream of a row starts at the mixed seed; number `index` is the mix of its start
-    plus `index` times the golden gamma. The upper 24 bits make the float, which is then exact.
+    SplitMix64 (Steele et al. 2014, figure 17): the stream of a row starts at the mixed seed; number `index` is the mix of its
+    start plus `index` times the golden gamma. The upper 24 bits make the float, which is then exact.
 
     Args:
         seed: int64 (B,).
@@ -338,7 +338,7 @@ def _begin_beams(progress, limit, num_beams):
 
 
 def _extend_beams(beams, log_probs, limit, prompt_length, index, num_beams, beams_of_row, length_penalty, stop_ids):
-    """Adds one token to each row's beams, given log-probabilities (B * K, V). Also tells each new beam's old one, int32 (B, K)."""
+    """Adds one token to each row's beams, given log-probabilities (B * K, V). Returns also each new beam's old one, (B, K)."""
     vocab_size = tf.shape(log_probs)[1]
 
     def best(values, count, of_row):

@@ -4,8 +4,8 @@
     export/<version>/assets.extra/     golden.json, tf_serving_warmup_requests, model_card.md
     export/deployment/                 what starts a server: a polling server looks at names that are integers, at no others
 
-A version is written aside and renamed, so that nobody sees half of one; what a killed export left goes with the next one. The same
-model gives the same bytes.
+A version is written aside and renamed, so that nobody sees half of one; what a killed export left goes with the next one. The
+same model gives the same bytes.
 """
 
 import contextlib
@@ -46,8 +46,8 @@ def export_saved_model(directory, model, tokenizer, task, version=None, provenan
         The path of the new `<directory>/<version>`.
 
     Raises:
-        ValueError: the version is not higher, the model cannot take the precision, the graph holds an op that a stock server cannot run or is too large, or the
-            clean process answers otherwise than this one. Nothing is left behind.
+        ValueError: the version is not higher, the model cannot take the precision, the graph holds an op that a stock server
+            cannot run or is too large, or the clean process answers otherwise than this one. Nothing is left behind.
         OSError: the directory cannot be written.
     """
     directory = Path(directory)

@@ -128,8 +128,8 @@ def exact_match(answer, wanted):
 
 
 def overlap_f1(answer, wanted):
-    """F1 of what two answers share: of their words (SQuAD), or where there is Chinese of the longest run of units that both have
-    (CMRC 2018); of two without a word, whether both are."""
+    """F1 of what two answers share: of their words (SQuAD), or where there is Chinese of the longest run of units that both
+    have (CMRC 2018); of two without a word, whether both are."""
     if HAN.search(answer + wanted):
         here, there = answer_characters(answer), answer_characters(wanted)
         shared = _longest_common_run(here, there)

@@ -4,8 +4,8 @@ variables   path and shape of every variable, in order: an interface, as bundles
 logits      of the seeded tiny model: the first and last position of one row, eight ids each; hidden states of an encoder
 losses      of the first ten steps of training on a toy language (a closed-form model has one: after the fit)
 
-`tasks.json` has, for every task that reads examples on every model that serves it, the variables of its head and the losses of the
-seeded model on the first three batches.
+`tasks.json` has, for every task that reads examples on every model that serves it, the variables of its head and the losses of
+the seeded model on the first three batches.
 """
 
 import json

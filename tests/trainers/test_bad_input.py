@@ -25,23 +25,107 @@ def tagged(tokens, tags):
 JSON = '{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n'
 # case -> (task, the good file, the bad file, what follows the files, flags, what is said)
 DATA = {
-    "an unseen label": ("classification", ROWS, "z\ta cat\n", COLUMNS, (), "Example 1 has the label 'z', which no training example has: 'x', 'y'."),
+    "an unseen label": (
+        "classification",
+        ROWS,
+        "z\ta cat\n",
+        COLUMNS,
+        (),
+        "Example 1 has the label 'z', which no training example has: 'x', 'y'.",
+    ),
     "no label": ("classification", ROWS, "x\ta\n\tno class\n", COLUMNS, (), "Example 2 has no label"),
-    "no column of labels": ("classification", ROWS, ROWS, ",columns=class:text", (), "Example 1 has no label; each must have one, in the field or column `label`."),
+    "no column of labels": (
+        "classification",
+        ROWS,
+        ROWS,
+        ",columns=class:text",
+        (),
+        "Example 1 has no label; each must have one, in the field or column `label`.",
+    ),
     "a label and no text": ("classification", ROWS, "x\ta\ny\t\n", COLUMNS, (), "Example 2 has an empty text"),
     "one class": ("classification", "x\ta\nx\tb\n", ROWS, COLUMNS, (), "Every training example has the label 'x'"),
-    "a pair too long": ("classification", PAIRS.format("f"), PAIRS.format("a cat " * 40), ",format=csv", ("--set=overlong=refuse", "--seq_length=20"), "Example 2 does not fit into --seq_length=20"),
-    "weights of other classes": ("classification", ROWS, ROWS, COLUMNS, ("--set=class_weights=1,2,3",), "there are 2 labels and 3 class_weights"),
-    "two kinds of weights": ("classification", ROWS, ROWS, COLUMNS, ("--set=class_weights=1,2", "--set=balance=true"), "balance and class_weights"),
-    "two labels": ("classification", JSON, '{"text": "a", "label": ["x", "y"]}\n', "", (), "Example 1 has the label ['x', 'y']; it must be one"),
-    "letters for words": ("tagging", tagged("ab", "DN"), tagged("ab", "DN"), ",format=jsonl", (), "Example 1 must have lists of strings"),
-    "tags missing": ("tagging", tagged(["a", "b"], ["D", "N"]), tagged(["a", "b", "c"], ["D", "N"]), ",format=jsonl", (), "Example 1 has 3 words and 2 tags"),
-    "a word without a tag": ("tagging", "a\tD\nb\tN\n", "a\tD\nb\n", ",format=tagged", (), "bad, line 2 is not a word, a tab and its tag: 'b'."),
-    "an unseen tag": ("tagging", "a\tD\nb\tN\n", "a\tV\n", ",format=tagged", (), "Example 1 has the tag 'V', which no training example has"),
-    "an answer from elsewhere": ("question_answering", squad(), squad(answers=[{"text": "cat", "answer_start": 4}]), ",format=squad", (), "Example 1 has the answer 'cat', which is not in its context."),
-    "no context": ("question_answering", squad(), squad(context="", answers=[]), ",format=squad", (), "Example 1 has an empty context"),
+    "a pair too long": (
+        "classification",
+        PAIRS.format("f"),
+        PAIRS.format("a cat " * 40),
+        ",format=csv",
+        ("--set=overlong=refuse", "--seq_length=20"),
+        "Example 2 does not fit into --seq_length=20",
+    ),
+    "weights of other classes": (
+        "classification",
+        ROWS,
+        ROWS,
+        COLUMNS,
+        ("--set=class_weights=1,2,3",),
+        "there are 2 labels and 3 class_weights",
+    ),
+    "two kinds of weights": (
+        "classification",
+        ROWS,
+        ROWS,
+        COLUMNS,
+        ("--set=class_weights=1,2", "--set=balance=true"),
+        "balance and class_weights",
+    ),
+    "two labels": (
+        "classification",
+        JSON,
+        '{"text": "a", "label": ["x", "y"]}\n',
+        "",
+        (),
+        "Example 1 has the label ['x', 'y']; it must be one",
+    ),
+    "letters for words": (
+        "tagging",
+        tagged("ab", "DN"),
+        tagged("ab", "DN"),
+        ",format=jsonl",
+        (),
+        "Example 1 must have lists of strings",
+    ),
+    "tags missing": (
+        "tagging",
+        tagged(["a", "b"], ["D", "N"]),
+        tagged(["a", "b", "c"], ["D", "N"]),
+        ",format=jsonl",
+        (),
+        "Example 1 has 3 words and 2 tags",
+    ),
+    "a word without a tag": (
+        "tagging",
+        "a\tD\nb\tN\n",
+        "a\tD\nb\n",
+        ",format=tagged",
+        (),
+        "bad, line 2 is not a word, a tab and its tag: 'b'.",
+    ),
+    "an unseen tag": (
+        "tagging",
+        "a\tD\nb\tN\n",
+        "a\tV\n",
+        ",format=tagged",
+        (),
+        "Example 1 has the tag 'V', which no training example has",
+    ),
+    "an answer from elsewhere": (
+        "question_answering",
+        squad(),
+        squad(answers=[{"text": "cat", "answer_start": 4}]),
+        ",format=squad",
+        (),
+        "Example 1 has the answer 'cat', which is not in its context.",
+    ),
+    "no context": (
+        "question_answering",
+        squad(),
+        squad(context="", answers=[]),
+        ",format=squad",
+        (),
+        "Example 1 has an empty context",
+    ),
     "no question": ("question_answering", squad(), squad(question=""), ",format=squad", (), "Example 1 has an empty question"),
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -71,11 +155,22 @@ def test_labelled_data_that_cannot_be_right(case, workplace, capfd):
     assert not (workplace / "run").exists()
 
 
-@pytest.mark.parametrize(("name", "text", "sentence"), [
-    ("vocab.txt", "[UNK]\n[CLS]\n[SEP]\nthe\ncat\nthe\n", "has the token 'the' twice, on line 4 and on line 6; each must be there once."),
-    ("tokenizer.json", '{"model": {"type": "BPE", "vocab": {"the": 0, "cat": 1, "the": 2}}}', "tokenizer.json has 'the' twice; each must be there once."),
-    ("encoder.json", '{"the": 0, "cat": 1, "the": 2}', "encoder.json has 'the' twice; each must be there once."),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        (
+            "vocab.txt",
+            "[UNK]\n[CLS]\n[SEP]\nthe\ncat\nthe\n",
+            "has the token 'the' twice, on line 4 and on line 6; each must be there once.",
+        ),
+        (
+            "tokenizer.json",
+            '{"model": {"type": "BPE", "vocab": {"the": 0, "cat": 1, "the": 2}}}',
+            "tokenizer.json has 'the' twice; each must be there once.",
+        ),
+        ("encoder.json", '{"the": 0, "cat": 1, "the": 2}', "encoder.json has 'the' twice; each must be there once."),
+    ],
+)
 def test_a_vocabulary_with_duplicates(name, text, sentence, workplace, capfd):
     (workplace / "text.txt").write_text("the cat " * 99)
     (workplace / "vocab.bpe").write_text("#version: 0.2\n")

@@ -19,16 +19,27 @@ def bundles(tmp_path_factory):
     return {name: directory / name for name in ("gpt", "ngram")}
 
 
-@pytest.mark.parametrize(("model", "flags", "sentence"), [
-    ("gpt", ["--version=0"], "flag --version=0: 0 is not a positive integer"),
-    ("gpt", ["--export_format=onnx", "--version=2"], "--version is for --export_format=saved_model, and not for onnx; leave it out."),
-    ("gpt", ["--export_format=litert", "--export_precision=int8"], "--export_precision is for --export_format=saved_model"),
-    ("gpt", ["--export_format=litert", "--export_xla"], "--export_xla is for --export_format=saved_model"),
-    ("gpt", ["--export_precision=float8"], "value should be one of <float32|bfloat16|int8>"),
-    ("ngram", ["--export_precision=int8"], "ngram has tables and no matrices, which int8 could store; export it in float32."),
-    ("ngram", ["--export_xla"], "ngram looks its numbers up in tables, which XLA cannot compile; leave --export_xla out."),
-    ("ngram", ["--export_format=litert"], "ngram uses operations that litert has not; export it as a saved_model."),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("model", "flags", "sentence"),
+    [
+        ("gpt", ["--version=0"], "flag --version=0: 0 is not a positive integer"),
+        (
+            "gpt",
+            ["--export_format=onnx", "--version=2"],
+            "--version is for --export_format=saved_model, and not for onnx; leave it out.",
+        ),
+        ("gpt", ["--export_format=litert", "--export_precision=int8"], "--export_precision is for --export_format=saved_model"),
+        ("gpt", ["--export_format=litert", "--export_xla"], "--export_xla is for --export_format=saved_model"),
+        ("gpt", ["--export_precision=float8"], "value should be one of <float32|bfloat16|int8>"),
+        (
+            "ngram",
+            ["--export_precision=int8"],
+            "ngram has tables and no matrices, which int8 could store; export it in float32.",
+        ),
+        ("ngram", ["--export_xla"], "ngram looks its numbers up in tables, which XLA cannot compile; leave --export_xla out."),
+        ("ngram", ["--export_format=litert"], "ngram uses operations that litert has not; export it as a saved_model."),
+    ],
+)
 def test_what_it_refuses_leaves_nothing(bundles, model, flags, sentence, tmp_path, capfd):
     told = refusal(capfd, "export", f"--model_dir={bundles[model]}", f"--export_dir={tmp_path / 'export'}", *flags)
     assert sentence in told

@@ -79,16 +79,31 @@ def test_weights_of_a_hugging_face_directory_begin_a_run_once_they_are_carried_i
     assert_equal(weights(bundles.load("after/bundle").model), weights(bundle.model))
 
 
-@pytest.mark.parametrize(("change", "arguments", "sentence"), [
-    (None, ("--init_from=nowhere",), "nowhere holds no bundle; give the directory of a run, such as runs/gpt/latest."),
-    (None, ("--init_from=saved", "model=gpt"), "--init_from=saved holds a bert, which cannot begin a gpt; say --model=bert."),
-    (None, ("--init_from=saved", "--tokenizer=byte"), "--tokenizer cannot be chosen with --init_from"),
-    (None, ("--init_from=saved", "--preset=default"), "--preset cannot be chosen with --init_from"),
-    (None, ("--init_from=saved", "--set=num_layers=3", "--task=classification", PAIRED), "has another structure than this model"),
-    (None, ("--init_from=saved", "--seq_length=99"), "--seq_length=99 is more than the 16 positions of --init_from."),
-    (dict(vocab_size=50), ("--init_from=saved", "--task=classification", PAIRED), "ids and a model of 50: they do not belong together"),
-    (dict(hidden_dim=14), ("--init_from=saved", "--task=classification", PAIRED), "is damaged or of another model"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "arguments", "sentence"),
+    [
+        (None, ("--init_from=nowhere",), "nowhere holds no bundle; give the directory of a run, such as runs/gpt/latest."),
+        (
+            None,
+            ("--init_from=saved", "model=gpt"),
+            "--init_from=saved holds a bert, which cannot begin a gpt; say --model=bert.",
+        ),
+        (None, ("--init_from=saved", "--tokenizer=byte"), "--tokenizer cannot be chosen with --init_from"),
+        (None, ("--init_from=saved", "--preset=default"), "--preset cannot be chosen with --init_from"),
+        (
+            None,
+            ("--init_from=saved", "--set=num_layers=3", "--task=classification", PAIRED),
+            "has another structure than this model",
+        ),
+        (None, ("--init_from=saved", "--seq_length=99"), "--seq_length=99 is more than the 16 positions of --init_from."),
+        (
+            dict(vocab_size=50),
+            ("--init_from=saved", "--task=classification", PAIRED),
+            "ids and a model of 50: they do not belong together",
+        ),
+        (dict(hidden_dim=14), ("--init_from=saved", "--task=classification", PAIRED), "is damaged or of another model"),
+    ],
+)
 def test_what_cannot_begin_a_run_is_a_sentence(change, arguments, sentence, workplace, capfd):
     foreign_models.bundle("bert").save("saved")
     if change:

@@ -407,8 +407,15 @@ def test_rows_may_have_beams_of_their_own_number_and_penalty():
     ids, mask = padded(PROMPTS)
     widths, alphas = [1, 3, 7, 2], [0.0, 0.6, 2.0, 1.0]
     together = beam_search(
-        toy(), start(4), ids, mask, max_new_tokens=6, num_beams=tf.constant(widths), length_penalty=tf.constant(alphas), **kwargs
-    )  # fmt: skip
+        toy(),
+        start(4),
+        ids,
+        mask,
+        max_new_tokens=6,
+        num_beams=tf.constant(widths),
+        length_penalty=tf.constant(alphas),
+        **kwargs,
+    )
     assert together.scores.shape == (4, 7)
     for row, (prompt, width, alpha) in enumerate(zip(PROMPTS, widths, alphas, strict=True)):
         alone = beam_search(

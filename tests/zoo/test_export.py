@@ -1,4 +1,5 @@
-"""Exports: versions, equal bytes, refused graphs, proof through the C API and the protos, streams, and requests that do not fit."""
+"""Exports: versions, equal bytes, refused graphs, proof through the C API and the protos, streams, and requests that do not
+fit."""
 
 import json
 import os
@@ -85,10 +86,15 @@ def test_what_cannot_be_exported_is_refused_and_nothing_changes(directory, tmp_p
         export_saved_model(tmp_path / "file", *ngram)
 
 
-@pytest.mark.parametrize("error", [
-    EncodeError("Failed to serialize proto"),
-    tf.errors.InvalidArgumentError(None, None, "serialized size (2400000200bytes) would be larger than the limit (2147483647 bytes)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "error",
+    [
+        EncodeError("Failed to serialize proto"),
+        tf.errors.InvalidArgumentError(
+            None, None, "serialized size (2400000200bytes) would be larger than the limit (2147483647 bytes)"
+        ),
+    ],
+)
 def test_a_graph_too_large_for_a_protocol_buffer_is_a_sentence(error, tmp_path, monkeypatch):
     def save(*_, **__):
         raise error
@@ -111,7 +117,8 @@ def test_a_version_that_somebody_else_wrote_meanwhile_stays(tmp_path, monkeypatc
     assert (tmp_path / "1" / "saved_model.pb").read_text() == "theirs"
 
 
-# BatchingParameters of tensorflow_serving/servables/tensorflow/session_bundle_config.proto, which the package of the protos leaves out.
+# BatchingParameters of tensorflow_serving/servables/tensorflow/session_bundle_config.proto, which the package of the protos
+# leaves out.
 BATCHING_FIELDS = {
     "max_batch_size": (1, "Int64Value"), "batch_timeout_micros": (2, "Int64Value"), "max_enqueued_batches": (3, "Int64Value"),
     "num_batch_threads": (4, "Int64Value"), "thread_pool_name": (5, "StringValue"), "allowed_batch_sizes": (6, None),
@@ -305,20 +312,31 @@ def test_rows_join_and_part_between_steps(served):
 # Requests that do not fit
 
 
-@pytest.mark.parametrize(("signature", "inputs", "sentence"), [
-    ("generate", {"prompt": "The"}, r"prompt\w* \[\] is not compatible with expected shape \[\?\]"),
-    ("score", {"text": [["a", "b"]]}, r"text\w* \[1,2\] is not compatible"),
-    ("generate", {"prompt": ["a"], "temperature": [float("nan")]}, r"temperature is 0 \(greedy\) or a positive number; got \[nan\]"),
-    ("generate", {"prompt": ["a"], "top_p": [1.5]}, "top_p is a probability"),
-    ("generate", {"prompt": ["a"], "max_new_tokens": [-1]}, "max_new_tokens is a number of tokens, 0 or more"),
-    ("generate", {"prompt": ["a", "b"], "seed": [1, 2, 3]}, "seed takes one value for all prompts or one each: 3 values for 2"),
-    ("generate", {"prompt": ["a" * 64]}, "The longest prompt has 65 tokens"),
-    ("beam_search", {"prompt": ["a"], "num_beams": [0]}, r"num_beams is 1 to 64; got \[0\]"),
-    ("beam_search", {"prompt": ["a"], "length_penalty": [-1.0]}, r"length_penalty is 0 \(off\) to 100"),
-    ("generate", {"text": ["a"]}, r"generate takes prompt string\[\?\], max_new_tokens int32\[\?\] = 64"),
-    ("generate", {"prompt": ["a"], "top_k": ["many"]}, "top_k takes int32"),
-    ("write", {"prompt": ["a"]}, "no signature is called 'write'; there are beam_search, decode_step, generate"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("signature", "inputs", "sentence"),
+    [
+        ("generate", {"prompt": "The"}, r"prompt\w* \[\] is not compatible with expected shape \[\?\]"),
+        ("score", {"text": [["a", "b"]]}, r"text\w* \[1,2\] is not compatible"),
+        (
+            "generate",
+            {"prompt": ["a"], "temperature": [float("nan")]},
+            r"temperature is 0 \(greedy\) or a positive number; got \[nan\]",
+        ),
+        ("generate", {"prompt": ["a"], "top_p": [1.5]}, "top_p is a probability"),
+        ("generate", {"prompt": ["a"], "max_new_tokens": [-1]}, "max_new_tokens is a number of tokens, 0 or more"),
+        (
+            "generate",
+            {"prompt": ["a", "b"], "seed": [1, 2, 3]},
+            "seed takes one value for all prompts or one each: 3 values for 2",
+        ),
+        ("generate", {"prompt": ["a" * 64]}, "The longest prompt has 65 tokens"),
+        ("beam_search", {"prompt": ["a"], "num_beams": [0]}, r"num_beams is 1 to 64; got \[0\]"),
+        ("beam_search", {"prompt": ["a"], "length_penalty": [-1.0]}, r"length_penalty is 0 \(off\) to 100"),
+        ("generate", {"text": ["a"]}, r"generate takes prompt string\[\?\], max_new_tokens int32\[\?\] = 64"),
+        ("generate", {"prompt": ["a"], "top_k": ["many"]}, "top_k takes int32"),
+        ("write", {"prompt": ["a"]}, "no signature is called 'write'; there are beam_search, decode_step, generate"),
+    ],
+)
 def test_a_signature_called_wrongly_says_what_it_wanted(served, signature, inputs, sentence):
     with pytest.raises(c_api.RequestError, match=sentence):
         served.run(signature, inputs)
@@ -347,9 +365,11 @@ def test_a_smaller_precision_is_smaller_and_answers_nearly_the_same(name, task_n
         model.set_weights([random.normal(size=weight.shape, scale=0.3) for weight in model.get_weights()])
     before = model.get_weights()
     path = export_saved_model(tmp_path, model, tokenizer, task, precision=precision)  # proved like any other
-    signature, output = {"language_modeling": ("score", "log_prob"), "masked_lm": ("score", "log_prob"), "classification": ("classify", "scores")}.get(
-        task_name, ("tag", "num_tokens")
-    )  # fmt: skip
+    signature, output = {
+        "language_modeling": ("score", "log_prob"),
+        "masked_lm": ("score", "log_prob"),
+        "classification": ("classify", "scores"),
+    }.get(task_name, ("tag", "num_tokens"))
     texts = ["the cat sat", "a dog"]
     scores = c_api.SavedModel(path).run(signature, {"text": texts})[output]
     expected = task.signatures(model, tokenizer)[signature](text=tf.constant(texts))[output]

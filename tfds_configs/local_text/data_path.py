@@ -7,7 +7,8 @@
     posts.jsonl.gz,field=body                      the text is in the field `body`
     train.tsv,columns=label:text                   no header; these are the columns
 
-Options: `format` = text, lines, jsonl, csv, tsv, tagged (`word TAB tag`, a blank line between sentences) or squad (by default told by the file's name); `field` (default `text`);
+Options: `format` = text, lines, jsonl, csv, tsv, tagged (`word TAB tag`, a blank line between sentences) or squad (by default
+    told by the file's name); `field` (default `text`);
 `columns`; `errors` = strict or replace. A comma or an equals sign in a file's name is escaped with a backslash; a name
 that exists as it stands needs none.
 

@@ -11,7 +11,8 @@ import zlib
 
 
 def records(path, data_path):
-    """Yields the records of `path`, read as `data_path` (a `DataPath`) says. Empty documents are left out, unless something else
+    """Yields the records of `path`, read as `data_path` (a `DataPath`) says. Empty documents are left out, unless something
+    else
     is told of them: a label without a text is a mistake that the task should see.
 
     Raises:

@@ -1,6 +1,8 @@
-"""From what other people's files say, in Hugging Face's words, to a model with its task: the way that every source of weights shares.
+"""From what other people's files say, in Hugging Face's words, to a model with its task: the way that every source of weights
+shares.
 
-A source brings a config with Hugging Face's fields and tensors under the names of the family's table; no source has a table of its own.
+A source brings a config with Hugging Face's fields and tensors under the names of the family's table; no source has a table of
+its own.
 """
 
 import json
@@ -24,11 +26,13 @@ def assemble(model_type, theirs, tensors, where, tokenizer, task_fields=None):
         task_fields: fields of the task's config, by the name of the task.
 
     Returns:
-        `(model, task, left out)`. The task is masked language modelling where the files have that head, embedding where an encoder has
-        none, and language modelling for a decoder; the last is a list of the tensors of heads that no task here has.
+        `(model, task, left out)`. The task is masked language modelling where the files have that head, embedding where an
+        encoder has none, and language modelling for a decoder; the last is a list of the tensors of heads that no task here
+        has.
 
     Raises:
-        ValueError: the structure is none that our model can have, tensors are missing or left over, or the vocabulary is another one's.
+        ValueError: the structure is none that our model can have, tensors are missing or left over, or the vocabulary is
+            another one's.
     """
     family = FAMILIES[model_type]
     names = {family.our_name(name) for name in tensors.names()}

@@ -103,7 +103,8 @@ def outputs(bundle, asked):
         asked: list of rows.
 
     Yields:
-        `(i, first, array)`: of row i, from position `first` on, float32 (n, V) logits, or (n, D) hidden states where there is no head.
+        `(i, first, array)`: of row i, from position `first` on, float32 (n, V) logits, or (n, D) hidden states where there is
+        no head.
     """
     model, task = bundle.model, bundle.task
 

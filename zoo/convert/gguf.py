@@ -142,7 +142,8 @@ def _tokenizer(reader, path):
     words = field("pre", "gpt-2")
     if field("model") != "gpt2" or words not in WORDS:
         raise ValueError(
-            f"{path} has a {field('model')} tokenizer with words cut as {words!r}; only byte-level BPE (gpt2) with words cut as "
+            f"{path} has a {field('model')} tokenizer with words cut as {words!r}; only byte-level BPE (gpt2) with "
+            "words cut as "
             f"{' or '.join(WORDS)} is read here."
         )
     tokens, kinds = field("tokens"), field("token_type", [])

@@ -23,8 +23,8 @@ def read(directory):
     modelling for a decoder. `provenance` names what was left out.
 
     Raises:
-        ValueError: an unknown `model_type`, a structure that the model cannot have, weights as a pickle, tensors that are missing or
-            left over.
+        ValueError: an unknown `model_type`, a structure that the model cannot have, weights as a pickle, tensors that are
+            missing or left over.
     """
     directory = Path(directory)
     theirs = _json(directory / "config.json")

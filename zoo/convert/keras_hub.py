@@ -3,7 +3,8 @@
 bundle = read("my_preset")                 config.json, model.weights.h5, tokenizer.json, assets/tokenizer/...
 bundle = read(fetch("bert_tiny_en_uncased"))     a published preset by its name, from Kaggle
 
-Keras stores a layer's variables by number under the layer's path; `MODULES` says which path is which module of the family's table.
+Keras stores a layer's variables by number under the layer's path; `MODULES` says which path is which module of the family's
+table.
 """
 
 import re
@@ -119,7 +120,8 @@ def fetch(name):
     except Exception as error:  # whatever its way to the network raises
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"The preset {name} could not be had from Kaggle ({reason}). Without a network, copy its directory here and give that."
+            f"The preset {name} could not be had from Kaggle ({reason}). Without a network, copy its directory here "
+            "and give that."
         ) from error
 
 
@@ -242,8 +244,8 @@ def _add_what_roberta_lacks(arrays):
 def _tokenizer(directory, backbone):
     """The tokenizer of a preset, with the ids of KerasHub's.
 
-    Two things differ on rare text: KerasHub folds case where BERT makes it lower (the German sharp s), and separates words at control
-    characters, which BERT leaves out.
+    Two things differ on rare text: KerasHub folds case where BERT makes it lower (the German sharp s), and separates words at
+    control characters, which BERT leaves out.
     """
     config = read_json(directory / "tokenizer.json")
     if config.get("class_name") != TOKENIZER_OF[backbone]:

@@ -1,7 +1,7 @@
 """Weights that TensorFlow's older libraries left behind, which nothing reads any more.
 
-Hugging Face's `tf_model.h5`, written by transformers up to version 4 beside or instead of other weights, is read as part of their
-directories. Google's BERT (2018) came as a directory of its own, and is read here:
+Hugging Face's `tf_model.h5`, written by transformers up to version 4 beside or instead of other weights, is read as part of
+their directories. Google's BERT (2018) came as a directory of its own, and is read here:
 
 bundle = read("uncased_L-12_H-768_A-12")      bert_config.json, vocab.txt, bert_model.ckpt.index, bert_model.ckpt.data-...
 """
@@ -29,7 +29,8 @@ BIASES = ("beta", "output_bias")
 def table_name(name):
     """TensorFlow's name of a variable -> the name in a family's table.
 
-    The rules are those of transformers 4 (`convert_tf_weight_name_to_pt_weight_name`) and of its reader of Google's checkpoints.
+    The rules are those of transformers 4 (`convert_tf_weight_name_to_pt_weight_name`) and of its reader of Google's
+    checkpoints.
     """
     name = re.sub(r"(^|/)[^/]*___", r"\1", name)  # `mlm___cls` is written `cls`
     name = re.sub(r"(^|/)(layer)_(\d+)(?=/)", r"\1\2/\3", name.replace("_._", "/"))
@@ -88,7 +89,8 @@ class _InCheckpoint:
 
 
 def open_checkpoint(directory):
-    """The tensors of the only checkpoint in a directory as `Tensors`. Raises ValueError where there is none, or it is damaged."""
+    """The tensors of the only checkpoint in a directory as `Tensors`. Raises ValueError where there is none, or it is
+    damaged."""
     found = sorted(Path(directory).glob("*.ckpt*.index"))
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
@@ -108,8 +110,8 @@ def open_checkpoint(directory):
 def read(directory):
     """The bundle of a directory of Google's BERT.
 
-    The files do not say whether text is lower-cased. A vocabulary without a capital letter is taken to be of lower-cased text, as all of
-    Google's are; `provenance` tells what was taken.
+    The files do not say whether text is lower-cased. A vocabulary without a capital letter is taken to be of lower-cased text,
+    as all of Google's are; `provenance` tells what was taken.
 
     Raises:
         ValueError: files are missing or damaged, tensors are missing or left over.

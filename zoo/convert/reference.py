@@ -1,12 +1,12 @@
 """What another library computes from the same files: the other side of a parity certificate.
 
-This file imports nothing of ours and is also a program, so that any interpreter which has torch and transformers, or keras_nlp for
-KerasHub's presets, can run it:
+This file imports nothing of ours and is also a program, so that any interpreter which has torch and transformers, or keras_nlp
+for KerasHub's presets, can run it:
 
     python zoo/convert/reference.py request.json answer.npz
 
-The request names the library, a directory (or a GGUF file), texts, and rows of ids; the answer holds the peer's ids of the texts and its
-float32 logits, or hidden states for a model without a head, of the rows; or the reason why it cannot give them.
+The request names the library, a directory (or a GGUF file), texts, and rows of ids; the answer holds the peer's ids of the
+texts and its float32 logits, or hidden states for a model without a head, of the rows; or the reason why it cannot give them.
 """
 
 import json
@@ -17,7 +17,8 @@ import numpy as np
 
 
 def answer(request):
-    """The peer's ids and outputs as a dict of numpy arrays, its versions under `versions`, and why there are no outputs under `reason`."""
+    """The peer's ids and outputs as a dict of numpy arrays, its versions under `versions`, and why there are no outputs under
+    `reason`."""
     return _keras_hub(request) if request["library"] == "keras_hub" else _transformers(request)
 
 

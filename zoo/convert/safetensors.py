@@ -1,7 +1,7 @@
 """Tensor files as the rest of the world writes them, one tensor in memory at a time.
 
-Hugging Face directories hold `model.safetensors`, or several files and `model.safetensors.index.json`. What is there as a pickle
-(`pytorch_model.bin`) can run code when it is read, and is refused.
+Hugging Face directories hold `model.safetensors`, or several files and `model.safetensors.index.json`. What is there as a
+pickle (`pytorch_model.bin`) can run code when it is read, and is refused.
 """
 
 import contextlib
@@ -43,8 +43,9 @@ class TensorFiles:
             pickles = [name for name in PICKLES if (self._directory / name).is_file()]
             if pickles:
                 raise ValueError(
-                    f"{self._directory / pickles[0]} is a pickle, which can run code when it is read, and is not. Where it can be "
-                    "trusted, save it anew with transformers: AutoModel.from_pretrained(DIR).save_pretrained(NEW) writes safetensors."
+                    f"{self._directory / pickles[0]} is a pickle, which can run code when it is read, and is not. "
+                    "Where it can be trusted, save it anew with transformers: "
+                    "AutoModel.from_pretrained(DIR).save_pretrained(NEW) writes safetensors."
                 )
             raise ValueError(f"{self._directory} holds no weights: there is no {FILE}.")
         with self._opened(FILE) as file:

@@ -1,8 +1,8 @@
 """Which of our variables is which of their tensors, one table a family; read in both directions.
 
-A rule names a variable of ours, by its path without the model's name, and the tensors that it is made of. Several tensors stand side by
-side along our last axis (queries, keys and values; gate and value). `turned` tensors are stored there as (outputs, inputs), here as
-(inputs, outputs). `{i}` counts the layers.
+A rule names a variable of ours, by its path without the model's name, and the tensors that it is made of. Several tensors stand
+side by side along our last axis (queries, keys and values; gate and value). `turned` tensors are stored there as (outputs,
+inputs), here as (inputs, outputs). `{i}` counts the layers.
 """
 
 import re
@@ -179,18 +179,25 @@ def _roberta(model_type):
         embeddings=ENCODER_EMBEDDINGS,
         block=ENCODER_BLOCK,
         pooler=linear("pooler", "pooler.dense"),
-        head=[*linear("head/transform", "lm_head.dense"), *norm("head/norm", "lm_head.layer_norm"), Rule("head/bias", ("lm_head.bias",))],
+        head=[
+            *linear("head/transform", "lm_head.dense"),
+            *norm("head/norm", "lm_head.layer_norm"),
+            Rule("head/bias", ("lm_head.bias",)),
+        ],
         ignored=(r"embeddings\.position_ids",),
         copies={"lm_head.decoder.weight": "embeddings.word_embeddings.weight", "lm_head.decoder.bias": "lm_head.bias"},
         architectures={"embed": f"{model_type}Model", "masked_lm": f"{model_type}ForMaskedLM"},
         # Their number of positions counts the two that stand for padding.
         adjust=lambda config, theirs: {
-            "activation": GELUS[theirs["hidden_act"]], "max_length": theirs["max_position_embeddings"] - 2,
+            "activation": GELUS[theirs["hidden_act"]],
+            "max_length": theirs["max_position_embeddings"] - 2,
         },
         theirs=lambda config: {
-            **_their_mlp(config), "max_position_embeddings": config.max_length + 2, "pad_token_id": 1,
+            **_their_mlp(config),
+            "max_position_embeddings": config.max_length + 2,
+            "pad_token_id": 1,
         },
-    )  # fmt: skip
+    )
 
 
 GPT2 = Family(

@@ -1,6 +1,7 @@
 """Tensors of a foreign file into the variables of a model, a few rows at a time, by the table of its family.
 
-A file is shown as `Tensors`: names, as the family's table writes them, and for each something that has a `shape` and gives rows when it
+A file is shown as `Tensors`: names, as the family's table writes them, and for each something that has a `shape` and gives rows
+    when it
 is sliced. What other libraries store in another form is a view on what they store: `Turned`, `Reshaped`, `Joined`.
 """
 

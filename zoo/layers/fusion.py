@@ -73,8 +73,9 @@ WAYS = (16, 12, 10, 9, 8, 7, 6, 5, 4, 3, 2)  # into how many parts rows are cut 
 def sum_of_rows(x_NY):
     """Sum over the first axis: (N, Y) -> (Y,).
 
-    XLA's own sum walks down one column after the other, a number at a time. Adding up to sixteen parts of the rows, and then again
-    what comes of it, runs along the rows, with vector instructions: a fifth of the time at (768, 512) (benchmarks/LOG.md).
+    XLA's own sum walks down one column after the other, a number at a time. Adding up to sixteen parts of the rows, and then
+    again what comes of it, runs along the rows, with vector instructions: a fifth of the time at (768, 512)
+    (benchmarks/LOG.md).
     """
     number = x_NY.shape[0]
     if not is_whole() or number is None:

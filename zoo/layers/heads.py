@@ -42,8 +42,8 @@ class MaskedLMHead(keras.layers.Layer):
 
 
 class PretrainingHead(MaskedLMHead):
-    """As `MaskedLMHead`, and whether the two parts of a row stand as they did in the text: `pair`, W c + b of the row's vector c
-    (Devlin et al. 2019, section 3.1, task 2).
+    """As `MaskedLMHead`, and whether the two parts of a row stand as they did in the text: `pair`, W c + b of the row's vector
+    c (Devlin et al. 2019, section 3.1, task 2).
 
     Args:
         vocab_size, activation, epsilon: as `MaskedLMHead`.

@@ -14,7 +14,8 @@ from zoo.layers.fusion import add_bias
 
 
 def leading_shape(x):
-    """The leading axes of x, as `ops.reshape` takes them: -1 for one that is unknown, which costs a graph nothing to find out."""
+    """The leading axes of x, as `ops.reshape` takes them: -1 for one that is unknown, which costs a graph nothing to find
+    out."""
     known = tuple(x.shape[:-1])
     return ops.shape(x)[:-1] if known.count(None) > 1 else tuple(-1 if size is None else size for size in known)
 
@@ -36,7 +37,8 @@ def times_rows(x_BTX, table_YX, bias_Y=None):
     """x W' + b for a table W that has a row an output, such as tied embeddings: float (B, T, X) -> (B, T, Y).
 
     TensorFlow has several CPU kernels for it, which differ by half where rows are few. Which form gets the fastest was measured
-    (benchmarks/LOG.md); a single row must be known while the graph is built, since a choice inside would cost as much as it gains.
+    (benchmarks/LOG.md); a single row must be known while the graph is built, since a choice inside would cost as much as it
+    gains.
     """
     width = x_BTX.shape[-1]
     half, alone = keras.backend.standardize_dtype(table_YX.dtype) == "bfloat16", tuple(x_BTX.shape[:2]) == (1, 1)
@@ -55,7 +57,8 @@ def times_rows(x_BTX, table_YX, bias_Y=None):
 
 
 def _unknown_zeros(x_NX, size):
-    """float (size,) of zeros, of which TensorFlow's optimiser does not know that adding them changes nothing; ones after NaN."""
+    """float (size,) of zeros, of which TensorFlow's optimiser does not know that adding them changes nothing; ones after
+    NaN."""
     return ops.broadcast_to(ops.cast(ops.isnan(x_NX[0, 0]), x_NX.dtype), (size,))
 
 

@@ -42,7 +42,8 @@ def conjunction(*masks):
 
 @dataclass(frozen=True, eq=False)
 class MaskRule:
-    """The mask of a sequence that attends to itself, told by columns and not by pairs, so that any block of it can be made alone.
+    """The mask of a sequence that attends to itself, told by columns and not by pairs, so that any block of it can be made
+    alone.
 
     Fields:
         causal: whether a query sees only the keys at its own column and before.

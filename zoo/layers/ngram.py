@@ -73,7 +73,8 @@ class BackoffTables(keras.layers.Layer):
             self.logs[n].assign(np.stack([np.append(column, end) for column, end in missing], axis=1))
 
     def find(self, n, prefixes, words, searches=1):
-        """The nodes of the n-grams that end in `words`, given the nodes of all their other words; int32. `searches` as in `walk`."""
+        """The nodes of the n-grams that end in `words`, given the nodes of all their other words; int32. `searches` as in
+        `walk`."""
         wanted = self._first_key(prefixes) + ops.cast(words, "int64")
         flat_R = ops.reshape(wanted, (-1,))
         if searches == 1:

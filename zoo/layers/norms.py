@@ -1,7 +1,7 @@
 """Layer and RMS normalisation, with their gradients written out.
 
-Automatic differentiation of these few lines makes some twenty passes over the activations; the closed forms below make a third of
-that, which on a CPU is a tenth of a training step (benchmarks/LOG.md). Statistics are in float32 whatever the compute dtype.
+Automatic differentiation of these few lines makes some twenty passes over the activations; the closed forms below make a third
+of that, which on a CPU is a tenth of a training step (benchmarks/LOG.md). Statistics are in float32 whatever the compute dtype.
 
 Shape letters: D hidden; the leading axes are any.
 """

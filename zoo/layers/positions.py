@@ -33,7 +33,8 @@ class LearnedPositions(keras.layers.Layer):
 
 
 def sinusoids(length, width):
-    """sin and cos of m * 10000^(-2i/D) for position m (Vaswani et al. 2017, section 3.5; all sines stand first): (length, width).
+    """sin and cos of m * 10000^(-2i/D) for position m (Vaswani et al. 2017, section 3.5; all sines stand first): (length,
+    width).
 
     The product of two rows depends on their distance alone, and is largest at 0.
     """

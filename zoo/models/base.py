@@ -1,8 +1,8 @@
 """The contracts of models: language models, from the n-gram to GPT; encoders, such as BERT; either with the head of a task;
 and classifiers.
 
-A language model turns token ids into *features*, one vector (or history) a position, and features into logits. Splitting the two
-lets a decoder project only the last position, and lets a family score given tokens without (B, T, V).
+A language model turns token ids into *features*, one vector (or history) a position, and features into logits. Splitting the
+two lets a decoder project only the last position, and lets a family score given tokens without (B, T, V).
 
 Shape letters: B batch, T positions, V vocabulary, D hidden, X whatever a family's features are.
 """

@@ -36,7 +36,8 @@ MINILM = dict(**UNCASED, num_heads=12, hidden_dim=384)
 
 @dataclass(frozen=True)
 class BERTConfig(Config):
-    """Structure of an encoder. `mlp_dim` None means 4 D; `from_sinusoids`: learned positions begin as those, near ones alike."""
+    """Structure of an encoder. `mlp_dim` None means 4 D; `from_sinusoids`: learned positions begin as those, near ones
+    alike."""
 
     vocab_size: int = 8_192
     max_length: int = 128

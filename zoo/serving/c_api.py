@@ -29,7 +29,15 @@ DTYPES = {
     10: "bool",
     14: "bfloat16",
 }
-CODES = {3: "INVALID_ARGUMENT", 5: "NOT_FOUND", 8: "RESOURCE_EXHAUSTED", 9: "FAILED_PRECONDITION", 11: "OUT_OF_RANGE", 12: "UNIMPLEMENTED", 13: "INTERNAL"}  # fmt: skip
+CODES = {
+    3: "INVALID_ARGUMENT",
+    5: "NOT_FOUND",
+    8: "RESOURCE_EXHAUSTED",
+    9: "FAILED_PRECONDITION",
+    11: "OUT_OF_RANGE",
+    12: "UNIMPLEMENTED",
+    13: "INTERNAL",
+}
 
 
 class Slot(NamedTuple):
@@ -80,22 +88,58 @@ def library():
     lib = ctypes.CDLL(str(folder / "libtensorflow_cc.so.2"))
     pointer = ctypes.c_void_p
     for name, result, arguments in (
-        ("TF_NewStatus", pointer, []), ("TF_DeleteStatus", None, [pointer]), ("TF_GetCode", ctypes.c_int, [pointer]),
-        ("TF_Message", ctypes.c_char_p, [pointer]), ("TF_NewGraph", pointer, []), ("TF_DeleteGraph", None, [pointer]),
-        ("TF_NewSessionOptions", pointer, []), ("TF_DeleteSessionOptions", None, [pointer]),
-        ("TF_NewBuffer", ctypes.POINTER(_Buffer), []), ("TF_DeleteBuffer", None, [ctypes.POINTER(_Buffer)]),
-        ("TF_LoadSessionFromSavedModel", pointer, [pointer, pointer, ctypes.c_char_p, pointer, ctypes.c_int, pointer, pointer, pointer]),
-        ("TF_CloseSession", None, [pointer, pointer]), ("TF_DeleteSession", None, [pointer, pointer]),
+        ("TF_NewStatus", pointer, []),
+        ("TF_DeleteStatus", None, [pointer]),
+        ("TF_GetCode", ctypes.c_int, [pointer]),
+        ("TF_Message", ctypes.c_char_p, [pointer]),
+        ("TF_NewGraph", pointer, []),
+        ("TF_DeleteGraph", None, [pointer]),
+        ("TF_NewSessionOptions", pointer, []),
+        ("TF_DeleteSessionOptions", None, [pointer]),
+        ("TF_NewBuffer", ctypes.POINTER(_Buffer), []),
+        ("TF_DeleteBuffer", None, [ctypes.POINTER(_Buffer)]),
+        (
+            "TF_LoadSessionFromSavedModel",
+            pointer,
+            [pointer, pointer, ctypes.c_char_p, pointer, ctypes.c_int, pointer, pointer, pointer],
+        ),
+        ("TF_CloseSession", None, [pointer, pointer]),
+        ("TF_DeleteSession", None, [pointer, pointer]),
         ("TF_GraphOperationByName", pointer, [pointer, ctypes.c_char_p]),
         ("TF_AllocateTensor", pointer, [ctypes.c_int, pointer, ctypes.c_int, ctypes.c_size_t]),
-        ("TF_DeleteTensor", None, [pointer]), ("TF_TensorData", pointer, [pointer]), ("TF_TensorType", ctypes.c_int, [pointer]),
-        ("TF_NumDims", ctypes.c_int, [pointer]), ("TF_Dim", ctypes.c_int64, [pointer, ctypes.c_int]),
-        ("TF_TensorByteSize", ctypes.c_size_t, [pointer]), ("TF_StringInit", None, [pointer]),
-        ("TF_StringCopy", None, [pointer, ctypes.c_char_p, ctypes.c_size_t]), ("TF_StringDealloc", None, [pointer]),
-        ("TF_StringGetDataPointer", pointer, [pointer]), ("TF_StringGetSize", ctypes.c_size_t, [pointer]),
-        ("TF_LoadLibrary", pointer, [ctypes.c_char_p, pointer]), ("TF_GetAllRegisteredKernels", ctypes.POINTER(_Buffer), [pointer]), ("TF_Version", ctypes.c_char_p, []),
-        ("TF_SessionRun", None, [pointer, pointer, pointer, pointer, ctypes.c_int, pointer, pointer, ctypes.c_int, pointer, ctypes.c_int, pointer, pointer]),
-    ):  # fmt: skip
+        ("TF_DeleteTensor", None, [pointer]),
+        ("TF_TensorData", pointer, [pointer]),
+        ("TF_TensorType", ctypes.c_int, [pointer]),
+        ("TF_NumDims", ctypes.c_int, [pointer]),
+        ("TF_Dim", ctypes.c_int64, [pointer, ctypes.c_int]),
+        ("TF_TensorByteSize", ctypes.c_size_t, [pointer]),
+        ("TF_StringInit", None, [pointer]),
+        ("TF_StringCopy", None, [pointer, ctypes.c_char_p, ctypes.c_size_t]),
+        ("TF_StringDealloc", None, [pointer]),
+        ("TF_StringGetDataPointer", pointer, [pointer]),
+        ("TF_StringGetSize", ctypes.c_size_t, [pointer]),
+        ("TF_LoadLibrary", pointer, [ctypes.c_char_p, pointer]),
+        ("TF_GetAllRegisteredKernels", ctypes.POINTER(_Buffer), [pointer]),
+        ("TF_Version", ctypes.c_char_p, []),
+        (
+            "TF_SessionRun",
+            None,
+            [
+                pointer,
+                pointer,
+                pointer,
+                pointer,
+                ctypes.c_int,
+                pointer,
+                pointer,
+                ctypes.c_int,
+                pointer,
+                ctypes.c_int,
+                pointer,
+                pointer,
+            ],
+        ),
+    ):
         function = getattr(lib, name)
         function.restype, function.argtypes = result, arguments
     return lib
@@ -162,7 +206,8 @@ class SavedModel:
         if values.keys() != wanted.inputs.keys():
             raise RequestError(
                 "INVALID_ARGUMENT",
-                f"{signature} takes {described(wanted.inputs, wanted.defaults)}; this request has {', '.join(sorted(inputs)) or 'nothing'}.",
+                f"{signature} takes {described(wanted.inputs, wanted.defaults)}; this request has "
+                f"{', '.join(sorted(inputs)) or 'nothing'}.",
             )
         tensors, places, outputs = [], [], list(wanted.outputs.items())
         try:
@@ -235,7 +280,8 @@ class SavedModel:
 
 
 def plainly(message):
-    """What TensorFlow says of a refused request, in one line and without the names of nodes; of an Assert its sentence alone."""
+    """What TensorFlow says of a refused request, in one line and without the names of nodes; of an Assert its sentence
+    alone."""
     line = " ".join(message.split())
     found = re.search(r"assertion failed: \[(.*?)\] (\[\[|\[Op:)", line)
     return found[1] if found else line.partition(" [[{{")[0]

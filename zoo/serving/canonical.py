@@ -1,7 +1,7 @@
 """The same bytes for the same model: takes out of a SavedModel what depends on when and where it was written.
 
-TensorFlow numbers functions, tables and cached names by a counter of the process, and stamps a fingerprint with random bits. Here
-functions are numbered by the order in which the graph reaches them, and messages are written with their maps sorted.
+TensorFlow numbers functions, tables and cached names by a counter of the process, and stamps a fingerprint with random bits.
+Here functions are numbered by the order in which the graph reaches them, and messages are written with their maps sorted.
 """
 
 import re

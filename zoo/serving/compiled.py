@@ -1,7 +1,8 @@
 """A version for servers that were started with XLA: the passes of the model are compiled, text and choices stay outside.
 
-XLA compiles each shape anew, which takes seconds. Columns are therefore padded to multiples of `COLUMNS`, so that few shapes occur;
-rows come in the batch sizes that the server is told to make. A stock server has XLA switched off and refuses such a graph at the
+XLA compiles each shape anew, which takes seconds. Columns are therefore padded to multiples of `COLUMNS`, so that few shapes
+occur; rows come in the batch sizes that the server is told to make. A stock server has XLA switched off and refuses such a
+graph at the
 first request: it is written only when asked for, and never beside versions for a stock server.
 """
 
@@ -25,9 +26,11 @@ def compiled(model):
     passes = model.backbone if isinstance(model, Headed) else model
     if isinstance(passes, LanguageModel) and passes.projection() is not None:
         replaced = {
-            "init_state": _roomier(passes.init_state), "next_logits": _next_logits(passes), "token_log_probs": _token_log_probs(passes),
+            "init_state": _roomier(passes.init_state),
+            "next_logits": _next_logits(passes),
+            "token_log_probs": _token_log_probs(passes),
             "encode": _encode(passes),
-        }  # fmt: skip
+        }
     elif isinstance(passes, Encoder):
         replaced = {"encode": _encode(passes)}
     else:

@@ -1,7 +1,7 @@
 """A SavedModel's graph with less in it and the same answers: quicker to load, and smaller in memory.
 
-A function computes once what it computed several times, and no longer what nobody asks for. Half of the operations that tracing writes
-are such (sizes, and constants for slices), and loading a model takes time and memory by their number.
+A function computes once what it computed several times, and no longer what nobody asks for. Half of the operations that tracing
+writes are such (sizes, and constants for slices), and loading a model takes time and memory by their number.
 """
 
 import re
@@ -49,7 +49,8 @@ def _reached(functions):
 
 
 def _merge_equal(function, writes):
-    """Lets what reads one of two equal nodes read the first. Returns whether there were any; `writes` says that variables change."""
+    """Lets what reads one of two equal nodes read the first. Returns whether there were any; `writes` says that variables
+    change."""
     first, merged = {}, {}
     for node in function.node_def:
         _rename(node.input, merged)
@@ -85,7 +86,8 @@ def _drop_unused(function):
 
 
 def _has_effects(node):
-    """Whether a node does more than compute its outputs. What calls a function, or begins a list that is written to, counts as such."""
+    """Whether a node does more than compute its outputs. What calls a function, or begins a list that is written to, counts as
+    such."""
     known = op_def_registry.get(node.op)
     return known is None or known.is_stateful or "TensorList" in node.op
 

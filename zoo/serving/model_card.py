@@ -22,20 +22,28 @@ def model_card(model, tokenizer, task, provenance=None):
     known = provenance or {}
     structure = json.dumps(model.config.to_dict(), sort_keys=True)
     lines = [
-        f"# {model.registered_name}", "",
-        f"A {model.registered_name} model for {task.registered_name.replace('_', ' ')}, written by Language Model Zoo {zoo.__version__}.", "",
-        "## Model", "",
+        f"# {model.registered_name}",
+        "",
+        f"A {model.registered_name} model for {task.registered_name.replace('_', ' ')}, written by Language Model "
+        f"Zoo {zoo.__version__}.",
+        "",
+        "## Model",
+        "",
         f"- Parameters: {model.config.num_params():,}",
         f"- Longest text: {f'{model.max_length:,} tokens' if model.max_length else 'set by the server'}",
         f"- Tokenizer: {tokenizer.registered_name}, {tokenizer.vocab_size:,} ids",
-        f"- Structure: `{structure}`", "",
-        "## Data", "",
+        f"- Structure: `{structure}`",
+        "",
+        "## Data",
+        "",
         f"- Training text: {known.get('dataset', 'unknown: this bundle does not say')}",
         f"- Licence of the text: {known.get('licence') or 'unknown; find out before you publish the weights'}",
         "- Licence of the weights: yours to choose, as far as the licence of the text allows it",
-        f"- Training steps: {known.get('steps', 'unknown')}", "",
-        "## Figures", "",
-    ]  # fmt: skip
+        f"- Training steps: {known.get('steps', 'unknown')}",
+        "",
+        "## Figures",
+        "",
+    ]
     scores = known.get("scores") or {}
     for split, values in sorted(scores.items()):
         shown = ", ".join(f"{name} {value:.4f}" for name, value in sorted(values.items()) if isinstance(value, float))

@@ -1,7 +1,9 @@
 """Which operations an export may hold: those that a stock TF Serving can run.
 
-A stock server links TensorFlow's core operations with their CPU kernels, and tensorflow-text's; it has XLA switched off and no Python.
-The list is therefore derived, not kept by hand: what the C library registers a CPU kernel for, without what needs Python or XLA,
+A stock server links TensorFlow's core operations with their CPU kernels, and tensorflow-text's; it has XLA switched off and no
+Python. The list is therefore derived, not kept by hand: what the C library registers a CPU kernel for, without what needs
+Python or
+    XLA,
 or reaches files and the network while it answers.
 """
 

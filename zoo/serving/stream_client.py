@@ -53,7 +53,14 @@ class Grpc:
             tf.make_ndarray,
             grpc.RpcError,
         )
-        self.dtypes = {"temperature": np.float32, "top_p": np.float32, "seed": np.int64, "top_k": np.int32, "max_new_tokens": np.int32, "padded_length": np.int32}  # fmt: skip
+        self.dtypes = {
+            "temperature": np.float32,
+            "top_p": np.float32,
+            "seed": np.int64,
+            "top_k": np.int32,
+            "max_new_tokens": np.int32,
+            "padded_length": np.int32,
+        }
 
     def __call__(self, signature, inputs):
         request = self.request()

@@ -1,6 +1,7 @@
 """The forward pass of a model on token ids as one file for another runtime: ONNX or LiteRT.
 
-    export/onnx/model.onnx        token_ids int32 (B, T), padding_mask bool (B, T) -> what the model gives: logits (B, T, V) of a
+    export/onnx/model.onnx        token_ids int32 (B, T), padding_mask bool (B, T) -> what the model gives: logits (B, T, V) of
+    a
                                   language model or classifier, hidden states (B, T, D) of an encoder or a masked
                                   language model, else what the head of the task gives
     export/litert/model.tflite    the same for one row of a fixed length, since LiteRT wants to know its shapes

@@ -5,8 +5,8 @@
     int8        matrices as int8 with one float32 scale a channel (weight-only): a quarter of the size. They are dequantised
                 once, while the model is loaded, since TensorFlow has no fast int8 product on CPU; the answers are float32's
 
-Matrices of `Linear` layers are stored (out, in). Vectors stay float32. Nothing in a model knows of this: while a graph is traced,
-reading a variable gives what is stored instead.
+Matrices of `Linear` layers are stored (out, in). Vectors stay float32. Nothing in a model knows of this: while a graph is
+traced, reading a variable gives what is stored instead.
 
     w[y, x] ~ q[y, x] * scale[y],   scale[y] = max_x |w[y, x]| / 127     (Jacob et al. 2018, eq. 1, with zero point 0)
 
@@ -29,7 +29,8 @@ LONG_ROW = 32
 
 
 def at_precision(model, precision, task):
-    """The model that computes at a precision: a twin of `model`, with the head of its task, for bfloat16; `model` itself otherwise.
+    """The model that computes at a precision: a twin of `model`, with the head of its task, for bfloat16; `model` itself
+    otherwise.
 
     Raises:
         ValueError: the precision is unknown, or the model cannot take it.
@@ -123,7 +124,8 @@ class _Half(tf.Module):
 
 
 class _Dequantised(tf.saved_model.experimental.TrackableResource):
-    """A matrix as int8 rows (or columns) with a scale each; as a resource it is made when the SavedModel is loaded, after its int8 values."""
+    """A matrix as int8 rows (or columns) with a scale each; as a resource it is made when the SavedModel is loaded, after its
+    int8 values."""
 
     def __init__(self, value, name):
         super().__init__()

@@ -1,7 +1,8 @@
 """Training texts with small changes, drawn anew at every step: fewer words, words in another order, synonyms, typing errors.
 
-After EDA (Wei and Zou 2019, section 2), whose insertion of synonyms is left out, and with the character noise of Belinkov and Bisk
-(2018, section 4.2). Evaluation and serving never see it. Words are what stands between white space; a Chinese character is a word.
+After EDA (Wei and Zou 2019, section 2), whose insertion of synonyms is left out, and with the character noise of Belinkov and
+Bisk (2018, section 4.2). Evaluation and serving never see it. Words are what stands between white space; a Chinese character is
+a word.
 """
 
 import math

@@ -1,8 +1,8 @@
 """The task contract: what a model is trained and judged on, from the examples of a data set to the answers of a server.
 
-A task meets every model that can serve it, so there are N + M files and not N x M. It says what it reads, cuts that into batches,
-adds a head where the model needs one, and owns the loss, the scores and the signatures. The loop, the checkpoints and the export are
-the same for all.
+A task meets every model that can serve it, so there are N + M files and not N x M. It says what it reads, cuts that into
+batches, adds a head where the model needs one, and owns the loss, the scores and the signatures. The loop, the checkpoints and
+the export are the same for all.
 
     task = TASKS.get("masked_lm")(config)        config: the fields that --set may change, saved in the bundle
     task.adapt(examples)                         only if it reads examples: the classes, before there is a model
@@ -74,7 +74,8 @@ class Task:
         return [example["text"]]
 
     def adapt(self, examples):
-        """Learns from the training examples what must be known before a model is made, and keeps it in `config`: the classes."""
+        """Learns from the training examples what must be known before a model is made, and keeps it in `config`: the
+        classes."""
 
     def encode(self, examples, tokenizer, layout):
         """Examples of a split to the data, with a length, that batches are made of. Only for a task that reads examples."""
@@ -88,8 +89,8 @@ class Task:
         """Batches of a split to train on.
 
         Returns:
-            An object with `batch(step)`, a dict of numpy arrays that is a pure function of (layout.seed, step) and of one shape at
-            every step; `starts_epoch(step)`, whether a carried state must be reset; `steps_per_epoch`.
+            An object with `batch(step)`, a dict of numpy arrays that is a pure function of (layout.seed, step) and of one shape
+            at every step; `starts_epoch(step)`, whether a carried state must be reset; `steps_per_epoch`.
         """
         raise TypeError(f"{type(self).__name__} does not implement training_batches().")
 
@@ -135,8 +136,8 @@ class Task:
         """What evaluation needs of a batch, in graph.
 
         Returns:
-            `(totals, rows, state)`: totals, a dict of tensors that are summed over batches and replicas; rows, a dict of tensors
-            (B, ...) that are kept, one a row in the order of the data; the state left (None if none was given).
+            `(totals, rows, state)`: totals, a dict of tensors that are summed over batches and replicas; rows, a dict of
+            tensors (B, ...) that are kept, one a row in the order of the data; the state left (None if none was given).
         """
         raise TypeError(f"{type(self).__name__} does not implement score().")
 
@@ -161,7 +162,8 @@ class Task:
         raise TypeError(f"{type(self).__name__} does not implement signatures().")
 
     def requests(self, model, tokenizer):
-        """(signature, inputs as lists) that exercise every signature at every length: an export is proved and warmed up with them.
+        """(signature, inputs as lists) that exercise every signature at every length: an export is proved and warmed up with
+        them.
 
         A third element is the number of an earlier request whose answer is fed in besides.
         """

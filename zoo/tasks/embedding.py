@@ -97,7 +97,8 @@ def pooled(model, hidden_BTD, padding_mask_BT, pooling):
         model: the encoder, for its `pool`.
         hidden_BTD: its hidden states.
         padding_mask_BT: bool, True for real tokens.
-        pooling: `mean` of the hidden states of real tokens, `first`, that of the first one, or `pooler`, what `model.pool` makes of it.
+        pooling: `mean` of the hidden states of real tokens, `first`, that of the first one, or `pooler`, what `model.pool`
+            makes of it.
     """
     if pooling == "pooler":
         return ops.cast(model.pool(hidden_BTD), "float32")
@@ -134,7 +135,8 @@ def embed_signature(model, tokenizer, pooling="mean", normalize=True, max_length
 
 
 def beside_a_head(model, tokenizer):
-    """`{"embed": function}` for a model with a task's head on an `Encoder`, whose vectors are then served too; {} for any other."""
+    """`{"embed": function}` for a model with a task's head on an `Encoder`, whose vectors are then served too; {} for any
+    other."""
     backbone = getattr(model, "backbone", None)
     return {"embed": embed_signature(backbone, tokenizer)} if isinstance(backbone, Encoder) else {}
 

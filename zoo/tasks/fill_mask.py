@@ -63,8 +63,8 @@ def masked_lm_requests(model, tokenizer):
 
 
 def _holes(model, tokenizer, texts):
-    """`(token_ids, padding_mask, holes, is_hole)`: rows (B, T), the columns of their mask tokens (B, M), padded with column 0, and
-    which of those are real."""
+    """`(token_ids, padding_mask, holes, is_hole)`: rows (B, T), the columns of their mask tokens (B, M), padded with column 0,
+    and which of those are real."""
     mask = tokenizer.mask_token
     pieces = tf.strings.split(texts, mask)  # one more than there are masks; an empty text has none
     some = tf.reduce_all(pieces.row_lengths() > 1)

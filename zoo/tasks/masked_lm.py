@@ -28,8 +28,9 @@ class MaskedLMConfig(Config):
         masking: `token`, `whole_word` or `span`.
         head_activation: `gelu` or `gelu_exact`; None for the encoder's.
         head_epsilon: of the head's norm; None for the encoder's.
-        pairs: what else is asked of a row: nothing (`none`), whether its second part followed the first in the text or came from
-            another place (`next_sentence`, Devlin et al. 2019), or whether its parts changed places (`sentence_order`, Lan et al. 2020).
+        pairs: what else is asked of a row: nothing (`none`), whether its second part followed the first in the text or came
+            from another place (`next_sentence`, Devlin et al. 2019), or whether its parts changed places (`sentence_order`, Lan
+            et al. 2020).
     """
 
     mask_rate: float = 0.15
@@ -56,8 +57,8 @@ class MaskedLMConfig(Config):
 class MaskedLM(Task):
     """loss = -sum over hidden tokens of log p(token | the row), count = their number.
 
-    With pairs, each row adds -log p(its parts stand as in the text), with a weight of as many tokens as are hidden in it: the loss is
-    then the mean of the one and the mean of the other, whatever replica a row is on.
+    With pairs, each row adds -log p(its parts stand as in the text), with a weight of as many tokens as are hidden in it: the
+    loss is then the mean of the one and the mean of the other, whatever replica a row is on.
 
     The head is computed at the hidden positions alone: for a vocabulary of 30,522 it would else cost more than the encoder.
     """

@@ -1,8 +1,8 @@
 """Which tokens a masked language model is asked for, and rows in which they are hidden.
 
 A mask is drawn anew for every batch (dynamic masking, Liu et al. 2019, section 4.1), from a counter-based generator keyed by
-(seed, step): the same step has the same mask in a run that was resumed. Of the chosen tokens 80% become the mask token, 10% a random
-one, and 10% stay (Devlin et al. 2019, section 3.1).
+(seed, step): the same step has the same mask in a run that was resumed. Of the chosen tokens 80% become the mask token, 10% a
+random one, and 10% stay (Devlin et al. 2019, section 3.1).
 
 Shape letters: B batch, T positions, P predictions a row.
 """
@@ -110,7 +110,8 @@ def require_mask(tokenizer):
     """Raises ValueError unless the vocabulary has what masked language modelling needs."""
     if None in (tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id):
         raise ValueError(
-            f"Masked language modelling needs a vocabulary with tokens that begin, end and hide; the {tokenizer.registered_name} "
+            "Masked language modelling needs a vocabulary with tokens that begin, end and hide; the "
+            f"{tokenizer.registered_name} "
             "tokenizer has none: take --tokenizer=wordpiece or unigram."
         )
 
@@ -156,7 +157,8 @@ class MaskedBatches:
     def __init__(self, stream, layout, masking, tokenizer, pairs="none"):
         if layout.seq_length < 6:
             raise ValueError(
-                "Masked rows have a special token at each end, and perhaps one between two parts: seq_length is at least 6, got "
+                "Masked rows have a special token at each end, and perhaps one between two parts: seq_length is at "
+                "least 6, got "
                 f"{layout.seq_length}."
             )
         if pairs == "next_sentence" and layout.batch_size < 2:
@@ -202,7 +204,8 @@ def paired(token_ids, kind, tokenizer, random):
 
     Args:
         token_ids: int32 (B, T).
-        kind: `sentence_order`, which lets the parts change places, or `next_sentence`, which takes the second part of another row.
+        kind: `sentence_order`, which lets the parts change places, or `next_sentence`, which takes the second part of another
+            row.
         tokenizer: for its special ids.
         random: a numpy bit generator.
 

@@ -1,7 +1,7 @@
 """Extractive question answering: which span of a context answers a question, or that none does.
 
-Words are what stands between white space, with every punctuation mark and Chinese character a word of its own. A span goes from a
-word to a word, so its ends are byte offsets of the context as it was given, whatever the tokenizer made of it.
+Words are what stands between white space, with every punctuation mark and Chinese character a word of its own. A span goes from
+a word to a word, so its ends are byte offsets of the context as it was given, whatever the tokenizer made of it.
 
 A long context is read in windows of its tokens that overlap by `stride`; the best span over all windows is the answer. Training
 data is cut by the very function that cuts requests.
@@ -194,8 +194,10 @@ class QuestionAnswering(Task):
         return text[starts[int(start[0])] : ends[int(end[0])]].decode("utf8", "replace")
 
     def signatures(self, model, tokenizer):
-        """`serving_default` = `answer`: `question`, `context` string (B,) -> `answer` string (B,), `start` and `end` int32 (B,),
-        byte offsets in the context; `score` float32 (B,), the log-odds against no answer. -1 and an empty string for none. `embed` besides."""
+        """`serving_default` = `answer`: `question`, `context` string (B,) -> `answer` string (B,), `start` and `end` int32
+        (B,), byte offsets in the context; `score` float32 (B,), the log-odds against no answer. -1 and an empty string for
+        none.
+        `embed` besides."""
         config = self.config
         string = tf.TensorSpec([None], tf.string)
 
@@ -250,9 +252,9 @@ def windows(questions, contexts, tokenizer, config):
     """Questions and contexts, string (B,), as windows.
 
     Returns:
-        A batch of `token_ids`, `segment_ids`, `padding_mask` and `candidates` (where an answer may start or end: the first token of
-        a word, or of the row, which stands for no answer), all (B, K, T); int32 (B, K, T), which word a candidate begins; the byte
-        starts and ends of words, ragged (B, W).
+        A batch of `token_ids`, `segment_ids`, `padding_mask` and `candidates` (where an answer may start or end: the first
+        token of a word, or of the row, which stands for no answer), all (B, K, T); int32 (B, K, T), which word a candidate
+        begins; the byte starts and ends of words, ragged (B, W).
     """
     contexts = valid_utf8(contexts)
     words, starts, ends = words_with_offsets(contexts)

@@ -9,8 +9,8 @@ import tensorflow as tf
 def signature(*specs):
     """Makes a Python function a `tf.function` for a SavedModel. An argument's default, an array, becomes the signature's.
 
-    Neither a server nor a session compares what it is sent with the shapes that a signature names. Here an argument of another rank
-    is an InvalidArgumentError that names both shapes, before it can mislead an operation inside.
+    Neither a server nor a session compares what it is sent with the shapes that a signature names. Here an argument of another
+    rank is an InvalidArgumentError that names both shapes, before it can mislead an operation inside.
 
     Args:
         *specs: a TensorSpec for each argument.
@@ -53,7 +53,8 @@ def with_one_row_apart(function, *tensors):
     """`function(*tensors)`, but a batch of one row has a graph of its own, in which layers know that it is one.
 
     Args:
-        function: of nested tensors that are batch-first or scalars, and reads no other batch-first ones; it returns such tensors.
+        function: of nested tensors that are batch-first or scalars, and reads no other batch-first ones; it returns such
+            tensors.
         *tensors: its arguments; Python numbers among them stay.
     """
     batch_first = [leaf for leaf in tf.nest.flatten(tensors) if tf.is_tensor(leaf) and leaf.shape.rank]
@@ -63,7 +64,8 @@ def with_one_row_apart(function, *tensors):
     def one_row(leaf):
         if not any(leaf is x for x in batch_first):
             return leaf
-        # A slice: from an assertion or a reshape TensorFlow's optimiser learns that the batch has one row in the other graph too.
+        # A slice: from an assertion or a reshape TensorFlow's optimiser learns that the batch has one row in the other graph
+        # too.
         return tf.slice(leaf, [0] * leaf.shape.rank, [1, *[-1] * (leaf.shape.rank - 1)])
 
     return tf.cond(

@@ -45,15 +45,15 @@ def streaming_signatures(model, tokenizer):
         tokenizer: a `Tokenizer`.
 
     Returns:
-        Name -> `tf.function`. `prefill` takes what `generate` takes, and `padded_length` int32 (B,), 0 for no more than needed: the
-        least number of columns that the prompts are padded to. Both answer
+        Name -> `tf.function`. `prefill` takes what `generate` takes, and `padded_length` int32 (B,), 0 for no more than needed:
+        the least number of columns that the prompts are padded to. Both answer
 
         - `text` string (B,), prompt and continuation so far; a character whose bytes have not all come yet ends it as U+FFFD;
         - `log_prob` float32 (B,), natural, of the token just written; 0 in a row that had finished;
         - `finished` bool (B,);
-        - and what the next `decode_step` takes: `prompt`; `token_ids` int32 (B, N); `prompt_length` and `remaining` int32 (B,), tokens
-          of the prompt and tokens that may still come; and the model's state as `state_<name>`, floats as float32, each scalar
-          as (B,). `decode_step` takes the options of sampling besides, which are to be the same in every step.
+        - and what the next `decode_step` takes: `prompt`; `token_ids` int32 (B, N); `prompt_length` and `remaining` int32 (B,),
+          tokens of the prompt and tokens that may still come; and the model's state as `state_<name>`, floats as float32, each
+          scalar as (B,). `decode_step` takes the options of sampling besides, which are to be the same in every step.
     """
     specs, to_wire, from_wire = _state_on_the_wire(model)
 

@@ -1,6 +1,7 @@
 """Text in, text out, in one graph: the signatures of a served language model.
 
-Every text is the beginning of a document, so the model reads `eos_id` before it, and an empty prompt is a prompt like any other.
+Every text is the beginning of a document, so the model reads `eos_id` before it, and an empty prompt is a prompt like any
+other.
 
 Shape letters: B batch, P prompt length (`eos_id` included), T tokens of the longest text.
 """
@@ -54,20 +55,21 @@ def language_model_signatures(model, tokenizer):
         tokenizer: a `Tokenizer`.
 
     Returns:
-        Name -> `tf.function` with a fixed input signature and a dict of named tensors as its result. B may differ from call to call
-        and may be 0. Each row's answer is the same whatever rows stand beside it. An argument with a default, an array of one row,
-        may be left out of a request; each option has one value a row, or one for all.
+        Name -> `tf.function` with a fixed input signature and a dict of named tensors as its result. B may differ from call to
+        call and may be 0. Each row's answer is the same whatever rows stand beside it. An argument with a default, an array of
+        one row, may be left out of a request; each option has one value a row, or one for all.
 
         - `serving_default`: `prompt` string (B,) -> `text` string (B,), the prompt and its greedy continuation.
-        - `generate`: `prompt`; `max_new_tokens` int32 (B,), cut to what the model's `max_length` leaves; `temperature` float32 (B,),
-          0 is greedy; `top_k` int32 (B,), 0 is off; `top_p` float32 (B,), 1 is off; `seed` int64 (B,) -> `text`, and `log_prob`
-          float32 (B,), natural, of the continuation under the model's own distribution, its end included.
-        - `beam_search`: `prompt`; `max_new_tokens`; `num_beams` int32 (B,); `length_penalty` float32 (B,) -> the best continuations that
+        - `generate`: `prompt`; `max_new_tokens` int32 (B,), cut to what the model's `max_length` leaves; `temperature` float32
+          (B,), 0 is greedy; `top_k` int32 (B,), 0 is off; `top_p` float32 (B,), 1 is off; `seed` int64 (B,) -> `text`, and
+          `log_prob` float32 (B,), natural, of the continuation under the model's own distribution, its end included.
+        - `beam_search`: `prompt`; `max_new_tokens`; `num_beams` int32 (B,); `length_penalty` float32 (B,) -> the best
+          continuations that
           a beam finds, best first: `text` string (B, K), `log_prob` float32 (B, K), and `score` float32 (B, K), what they are
           ordered by (`zoo.decoding.beam_search`). K is the largest `num_beams`; a row with fewer continuations ends in empty
           texts of log-probability -inf.
-        - `score`: `text` string (B,) -> `log_prob` float32 (B,), natural, of the text as the beginning of a document (that it ends
-          there is not scored); `num_tokens` int32 (B,); `bits_per_byte` float32 (B,), 0 for an empty text.
+        - `score`: `text` string (B,) -> `log_prob` float32 (B,), natural, of the text as the beginning of a document (that it
+          ends there is not scored); `num_tokens` int32 (B,); `bits_per_byte` float32 (B,), 0 for an empty text.
 
     A text that is longer than `longest_text(model)`, or an option out of its range, is an InvalidArgumentError that says what
     would be right.
@@ -76,8 +78,11 @@ def language_model_signatures(model, tokenizer):
 
     @signature(STRINGS, *(OPTIONS[name][0] for name in BEAM_SEARCH))
     def beam_search_(
-        prompt, max_new_tokens=default("max_new_tokens"), num_beams=default("num_beams"), length_penalty=default("length_penalty")
-    ):  # fmt: skip
+        prompt,
+        max_new_tokens=default("max_new_tokens"),
+        num_beams=default("num_beams"),
+        length_penalty=default("length_penalty"),
+    ):
         options = checked_options(prompt, max_new_tokens=max_new_tokens, num_beams=num_beams, length_penalty=length_penalty)
         prompt_ids, padding_mask, lengths = left_padded(model, tokenizer, prompt)
         options["max_new_tokens"] = as_many_as_fit(model, options["max_new_tokens"], lengths)
@@ -165,7 +170,8 @@ def language_model_requests(model, tokenizer):
 
 
 def long_texts(model, tokenizer):
-    """A text for each of `LENGTH_BUCKETS` that the model takes: of so many tokens or a few less, with room for a few new ones."""
+    """A text for each of `LENGTH_BUCKETS` that the model takes: of so many tokens or a few less, with room for a few new
+    ones."""
     longest = longest_text(model)
     texts = []
     for length in LENGTH_BUCKETS:
@@ -256,7 +262,8 @@ def left_padded(model, tokenizer, prompts, padded_length=1):
 
 
 def texts_of(tokenizer, prompts, prompt_ids, all_ids):
-    """string (B,): each prompt, byte for byte, and its continuation; ids are RaggedTensors (B, None), prompts included in `all_ids`.
+    """string (B,): each prompt, byte for byte, and its continuation; ids are RaggedTensors (B, None), prompts included in
+    `all_ids`.
 
     How a continuation is spelt may depend on what stands before it (a space between words), so both are spelt together. What
     the prompt became on the way through ids (an unknown word) is then replaced by the prompt itself.
@@ -275,7 +282,8 @@ def _state_for(model, prompt_ids, max_new_tokens):
 
 
 def _continued(tokenizer, prompts, prompt_ids, padding_mask, token_ids, lengths):
-    """string (B,): prompts, left-padded ids (B, P) of which `padding_mask` are real, with the first `lengths` (B,) of (B, N) more."""
+    """string (B,): prompts, left-padded ids (B, P) of which `padding_mask` are real, with the first `lengths` (B,) of (B, N)
+    more."""
     written = tf.range(tf.shape(token_ids)[1])[None] < lengths[:, None]
     whole = tf.ragged.boolean_mask(tf.concat([prompt_ids, token_ids], 1), tf.concat([padding_mask, written], 1))
     return texts_of(tokenizer, prompts, tf.ragged.boolean_mask(prompt_ids, padding_mask), whole)
@@ -299,8 +307,8 @@ def _score(model, tokenizer, texts):
 def _score_joined(model, tokenizer, ids):
     """float32 (B,) log-probabilities of rows that each begin with `eos_id`, past which a model of counts sees nothing.
 
-    So they are scored end to end as one text, without padding. What follows a row's last token is the `eos_id` of the next one, and is
-    left out.
+    So they are scored end to end as one text, without padding. What follows a row's last token is the `eos_id` of the next one,
+    and is left out.
     """
     stream = tf.concat([tf.cast(ids.flat_values, tf.int32), [tokenizer.eos_id]], 0)[None]
     log_probs, _ = model.token_log_probs(stream[:, :-1], stream[:, 1:])

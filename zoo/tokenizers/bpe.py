@@ -35,8 +35,8 @@ BYTE_OF_SYMBOL = {symbol: byte for byte, symbol in enumerate(BYTE_SYMBOLS)}
 class BPETokenizer(Tokenizer):
     """Byte-level byte-pair encoding with GPT-2's pattern of words; every string can be spelt.
 
-    Some vocabularies of others lack bytes that their text did not have, control characters mostly. What they lack is left out of a
-    text before anything is merged, as the Rust library does.
+    Some vocabularies of others lack bytes that their text did not have, control characters mostly. What they lack is left out
+    of a text before anything is merged, as the Rust library does.
 
     Args:
         vocabulary: dict, token -> id, each of 0..vocab_size-1 once; all but special tokens in `BYTE_SYMBOLS`.
@@ -125,8 +125,8 @@ class BPETokenizer(Tokenizer):
 
         Args:
             tokenizer_json: path. The model must be BPE, the pre-tokenizer ByteLevel with add_prefix_space=false and
-                use_regex=true, perhaps with Digits of individual_digits=true before it, the normalizer null, and every added token special. Post-processors are not used:
-                special ids are the caller's to add.
+                use_regex=true, perhaps with Digits of individual_digits=true before it, the normalizer null, and every added
+                token special. Post-processors are not used: special ids are the caller's to add.
             eos_token: the special token that separates documents; by default `<|endoftext|>`, `</s>`, or the only one.
         """
         config = read_json(tokenizer_json)

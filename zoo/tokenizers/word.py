@@ -134,8 +134,8 @@ class WordTokenizer(Tokenizer):
 
 
 class _IdOfWord(tf.saved_model.experimental.TrackableResource):
-    """A table from words to ids, filled when a SavedModel is loaded, from a variable: a constant of many strings would stand in each of
-    the half dozen copies of a graph that TensorFlow keeps, at 60 bytes a string.
+    """A table from words to ids, filled when a SavedModel is loaded, from a variable: a constant of many strings would stand in
+    each of the half dozen copies of a graph that TensorFlow keeps, at 60 bytes a string.
 
     Args:
         words: string variable (V,), in the order of ids; those from 1 on can be found.

@@ -143,12 +143,25 @@ def test_the_head_of_another_task_is_left_out_and_told(presets, tmp_path):
     assert bundle.task.registered_name == "embed" and bundle.provenance["left_out"] == ["dense"]
 
 
-@pytest.mark.parametrize(("file", "old", "new", "message"), [
-    ("config.json", "GPT2Backbone", "BloomBackbone", "has a BloomBackbone; only BertBackbone, RobertaBackbone, GPT2Backbone"),
-    ("tokenizer.json", "GPT2Tokenizer", "BertTokenizer", "has a BertTokenizer; a GPT2Backbone is read with a GPT2Tokenizer only"),
-    ("config.json", '"vocabulary_size": 270', '"vocabulary_size": 260', "has 270 ids, the model only 260"),
-    ("config.json", '"max_sequence_length": 32', '"max_sequence_length": 31', r"make shape \(32, 12\), .* has \(31, 12\)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        (
+            "config.json",
+            "GPT2Backbone",
+            "BloomBackbone",
+            "has a BloomBackbone; only BertBackbone, RobertaBackbone, GPT2Backbone",
+        ),
+        (
+            "tokenizer.json",
+            "GPT2Tokenizer",
+            "BertTokenizer",
+            "has a BertTokenizer; a GPT2Backbone is read with a GPT2Tokenizer only",
+        ),
+        ("config.json", '"vocabulary_size": 270', '"vocabulary_size": 260', "has 270 ids, the model only 260"),
+        ("config.json", '"max_sequence_length": 32', '"max_sequence_length": 31', r"make shape \(32, 12\), .* has \(31, 12\)"),
+    ],
+)
 def test_what_cannot_be_read_is_refused(file, old, new, message, presets, tmp_path):
     directory = shutil.copytree(presets["gpt2"], tmp_path / "other")
     text = (directory / file).read_text()

@@ -1,4 +1,5 @@
-"""TensorFlow's old files, written here in the layouts that transformers 4 and Google's BERT wrote, beside the same weights as safetensors."""
+"""TensorFlow's old files, written here in the layouts that transformers 4 and Google's BERT wrote, beside the same weights as
+safetensors."""
 
 import json
 import re

@@ -108,8 +108,10 @@ def test_scores_of_chinese_are_those_of_cmrc():
 
 def test_smoothing_is_over_the_positions_that_could_be_labels():
     batch = {
-        "labels": np.array([[0, 2]]), "loss_weights": np.ones(1, "float32"), "candidates": np.array([[True, False, True, True]]),
-    }  # fmt: skip
+        "labels": np.array([[0, 2]]),
+        "loss_weights": np.ones(1, "float32"),
+        "candidates": np.array([[True, False, True, True]]),
+    }
     p = np.array([[0.5, 0.2], [1e-30, 1e-30], [0.25, 0.3], [0.25, 0.5]], "float32")[None]
     plain, _ = QuestionAnswering().loss(batch, np.log(p))
     assert float(plain) == pytest.approx(-(np.log(0.5) + np.log(0.3)) / 2, rel=1e-5)
