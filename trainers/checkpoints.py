@@ -23,6 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
+from zoo.config import Refusal
+
 KEPT = 2  # newest checkpoints that stay, besides the best
 MARK = "complete.json"
 FORMAT_VERSION = 1
@@ -144,7 +146,7 @@ class Checkpoints:
             Its progress dict with `step` and `metrics`, or None when there is no checkpoint.
 
         Raises:
-            ValueError: if there are checkpoints and every one is damaged, or one belongs to another model.
+            Refusal: if there are checkpoints and every one is damaged, or one belongs to another model.
         """
         self.wait()
         steps = self._steps()
@@ -167,17 +169,17 @@ class Checkpoints:
             self._set_aside(damaged)
             return progress
         if steps:
-            raise ValueError(f"Every checkpoint under {self.directory} is damaged; start anew in another --model_dir.")
+            raise Refusal(f"Every checkpoint under {self.directory} is damaged; start anew in another --model_dir.")
         return None
 
     def _assign(self, path, values):
         if values.keys() != self.variables.keys():
             differing = sorted(values.keys() ^ self.variables.keys())
-            raise ValueError(f"{path} belongs to another model or optimizer; it differs in {', '.join(differing[:5])}.")
+            raise Refusal(f"{path} belongs to another model or optimizer; it differs in {', '.join(differing[:5])}.")
         for name, variable in self.variables.items():
             value = values[name]
             if value.shape != tuple(variable.shape):
-                raise ValueError(f"{path}: {name} has shape {value.shape}, here it is {tuple(variable.shape)}.")
+                raise Refusal(f"{path}: {name} has shape {value.shape}, here it is {tuple(variable.shape)}.")
             if value.dtype.kind == "V":  # numpy's format does not know bfloat16, and keeps its bytes as they are
                 value = value.view(np.asarray(variable).dtype)
             variable.assign(value)
@@ -268,13 +270,13 @@ def _write_files(directory, values, progress, metrics):
 
 
 def _read(directory):
-    """(name -> array, progress with `metrics`) of one checkpoint; ValueError if a file is not what was written."""
+    """(name -> array, progress with `metrics`) of one checkpoint; Refusal if a file is not what was written."""
     mark = json.loads((directory / MARK).read_text(encoding="utf8"))
     if mark["format_version"] > FORMAT_VERSION:
-        raise ValueError(f"format version {mark['format_version']}, this zoo reads up to {FORMAT_VERSION}")
+        raise Refusal(f"format version {mark['format_version']}, this zoo reads up to {FORMAT_VERSION}")
     for name, expected in mark["files"].items():
         if _fingerprint(directory / name) != expected:
-            raise ValueError(f"{name} is not what was written")
+            raise Refusal(f"{name} is not what was written")
     with open(directory / "arrays.npz", "rb") as file, np.load(file, allow_pickle=False) as arrays:
         values = {name: arrays[name] for name in arrays.files}
     progress = json.loads((directory / "progress.json").read_text(encoding="utf8"))

@@ -13,6 +13,7 @@ from pathlib import Path
 from absl import flags
 
 from trainers import flags as trainer_flags
+from zoo.config import Refusal
 
 FLAGS = flags.FLAGS
 # What stands before the name of one of KerasHub's published presets.
@@ -22,12 +23,12 @@ PRESET = "keras_hub:"
 def main():
     source, target = FLAGS["from"].value, FLAGS["to"].value
     if source is None or target is None:
-        raise ValueError("--from and --to are both needed: a directory or a .gguf file, and a directory to be made.")
+        raise Refusal("--from and --to are both needed: a directory or a .gguf file, and a directory to be made.")
     published, target = source.startswith(PRESET), Path(target)
     if not published and not Path(source).exists():
-        raise ValueError(f"--from={source}: there is no such file or directory.")
+        raise Refusal(f"--from={source}: there is no such file or directory.")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"--to={target} is there already and not empty; give the name of a new directory.")
+        raise Refusal(f"--to={target} is there already and not empty; give the name of a new directory.")
     with trainer_flags.quiet():
         import tensorflow  # noqa: F401
     source = _fetched(source.removeprefix(PRESET)) if published else Path(source)

@@ -7,6 +7,7 @@ from absl import flags
 
 from trainers import flags as trainer_flags
 from trainers.progress import Progress
+from zoo.config import Refusal
 
 FLAGS = flags.FLAGS
 
@@ -23,7 +24,7 @@ def main():
 
     bundle = bundles.load(directory)
     if bundle.task.reads == "nothing":
-        raise ValueError(
+        raise Refusal(
             f"{directory} was made for {bundle.task.registered_name}, which has no score; it can begin a run that has one: "
             f"--init_from={directory}."
         )
@@ -65,7 +66,7 @@ def run_of(directory):
     try:
         return dict(json.loads(path.read_text(encoding="utf8"))) if path.is_file() else {}
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); copy the run again from where it was made.") from error
+        raise Refusal(f"{path} is damaged ({error}); copy the run again from where it was made.") from error
 
 
 def _data(directory):
@@ -76,7 +77,7 @@ def _data(directory):
     if FLAGS.dataset:
         return FLAGS.dataset, None, run
     if "dataset" not in run:
-        raise ValueError("This bundle stands alone; say what to judge it on with --dataset or --data_path.")
+        raise Refusal("This bundle stands alone; say what to judge it on with --dataset or --data_path.")
     return run["dataset"], run["data_path"], run
 
 

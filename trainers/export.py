@@ -7,6 +7,7 @@ from pathlib import Path
 from absl import flags
 
 from trainers import flags as trainer_flags
+from zoo.config import Refusal
 
 FLAGS = flags.FLAGS
 
@@ -19,9 +20,7 @@ def main():
     if FLAGS.export_format != "saved_model":
         for name in ("version", "export_precision", "export_xla"):
             if FLAGS[name].value != FLAGS[name].default:
-                raise ValueError(
-                    f"--{name} is for --export_format=saved_model, and not for {FLAGS.export_format}; leave it out."
-                )
+                raise Refusal(f"--{name} is for --export_format=saved_model, and not for {FLAGS.export_format}; leave it out.")
     with trainer_flags.quiet():
         import tensorflow  # noqa: F401
 
@@ -119,7 +118,7 @@ def _verify():
 
     version = latest_version(target)
     if not version:
-        raise ValueError(f"{target} holds no version to verify; write one with python -m trainers.export.")
+        raise Refusal(f"{target} holds no version to verify; write one with python -m trainers.export.")
     for check in verification.CHECKS:
         with trainer_flags.quiet():
             sentence = check(target / str(version))

@@ -17,7 +17,7 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from trainers.tuning import TuningConfig
-from zoo.config import nearest
+from zoo.config import Refusal, nearest
 from zoo.registry import MODELS, TASKS
 
 FLAGS = flags.FLAGS
@@ -131,7 +131,7 @@ def model_dir():
     from zoo.bundle import find
 
     if FLAGS.model_dir is None:
-        raise ValueError("--model_dir is missing; give the directory of a run, such as runs/gpt/latest.")
+        raise Refusal("--model_dir is missing; give the directory of a run, such as runs/gpt/latest.")
     return find(FLAGS.model_dir)
 
 
@@ -197,7 +197,7 @@ def define_conversion():
 def train_config():
     """The TrainConfig and the model's config that the parsed flags ask for. Raises ValueError in a sentence."""
     if FLAGS.model is None:
-        raise ValueError(f"--model is missing; {nearest('', MODELS.names())}")
+        raise Refusal(f"--model is missing; {nearest('', MODELS.names())}")
     config_class = MODELS.config(FLAGS.model)
     preset = FLAGS.preset or DEFAULTS["preset"]
     resolved = {**DEFAULTS, "task": config_class.tasks[0], **config_class.recipe_for(preset)}
@@ -215,7 +215,7 @@ def train_config():
     for field in dataclasses.fields(TrainConfig):
         given = FLAGS[field.name].value
         if isinstance(given, float) and not math.isfinite(given):
-            raise ValueError(f"--{field.name} must be a finite number, got {given}.")
+            raise Refusal(f"--{field.name} must be a finite number, got {given}.")
         if given is not None:
             resolved[field.name] = given
     steps = resolved["steps"]
@@ -238,7 +238,7 @@ def _begun_from(resolved):
 
     for name in ("preset", "tokenizer", "vocab_size"):
         if FLAGS[name].value is not None:
-            raise ValueError(f"--{name} cannot be chosen with --init_from: structure and vocabulary are those of the bundle.")
+            raise Refusal(f"--{name} cannot be chosen with --init_from: structure and vocabulary are those of the bundle.")
     model_config, resolved["tokenizer"] = initial.described(FLAGS.init_from, FLAGS.model)
     resolved["vocab_size"] = None
     longest = getattr(model_config, "max_length", None)
@@ -271,7 +271,7 @@ def _set_for(config_class, config):
         name = assignment.partition("=")[0]
         owner = next((each for each, names in zip(classes, fields, strict=True) if name in names), None)
         if owner is None and "=" in assignment:
-            raise ValueError(f"{classes[0].__name__} has no field {name!r}; {nearest(name, set().union(*fields))}")
+            raise Refusal(f"{classes[0].__name__} has no field {name!r}; {nearest(name, set().union(*fields))}")
         if (owner or classes[0]) is config_class:
             mine.append(assignment)
     return mine
@@ -283,7 +283,7 @@ def profiled_steps():
         return None
     first, _, last = FLAGS.profile.partition(":")
     if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
-        raise ValueError(f"--profile takes two steps such as 10:20, got {FLAGS.profile!r}.")
+        raise Refusal(f"--profile takes two steps such as 10:20, got {FLAGS.profile!r}.")
     return int(first), int(last)
 
 
@@ -293,7 +293,7 @@ def _check_names(config, config_class):
 
     TASKS.check(config.task)
     if config.task not in config_class.tasks:
-        raise ValueError(f"{config.model} is not trained on {config.task}; {nearest(config.task, config_class.tasks)}")
+        raise Refusal(f"{config.model} is not trained on {config.task}; {nearest(config.task, config_class.tasks)}")
     tfds_configs.check(config.dataset, config.data_path)
     check_tokenizer(config.tokenizer)
 
@@ -304,9 +304,9 @@ def _fitted_to_sequence(model_config, config):
     if length is None or length >= config.seq_length:
         return model_config
     if config.init_from:
-        raise ValueError(f"--seq_length={config.seq_length} is more than the {length} positions of --init_from.")
+        raise Refusal(f"--seq_length={config.seq_length} is more than the {length} positions of --init_from.")
     if any(assignment.startswith("max_length=") for assignment in config.set):
-        raise ValueError(f"--seq_length={config.seq_length} does not fit max_length={length}; set them alike.")
+        raise Refusal(f"--seq_length={config.seq_length} does not fit max_length={length}; set them alike.")
     return model_config.replace(max_length=config.seq_length)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from absl import flags
 
 from trainers import flags as trainer_flags
+from zoo.config import Refusal
 
 FLAGS = flags.FLAGS
 
@@ -35,7 +36,7 @@ def main():
         loaded = zoo.load(directory)
         if not loaded.task.generates:
             task = loaded.task.registered_name
-            raise ValueError(f"{directory} was made for {task} and writes no text; in Python, zoo.load(...).predict() asks it.")
+            raise Refusal(f"{directory} was made for {task} and writes no text; in Python, zoo.load(...).predict() asks it.")
     write = _search if search else _write
     if prompts is not None:
         _write_file(loaded, prompts, search, options)
@@ -46,21 +47,21 @@ def main():
 
 
 def _options():
-    """Whether beams are searched, and the options of that or of sampling. Raises ValueError for flags that do not go
+    """Whether beams are searched, and the options of that or of sampling. Raises Refusal for flags that do not go
     together."""
     given = {name for name in (*SAMPLING, *PENALTIES, *SEARCH, "stop") if FLAGS[name].present}
     if FLAGS.stop == "":
-        raise ValueError("--stop is empty; give the string before which a text is to end.")
+        raise Refusal("--stop is empty; give the string before which a text is to end.")
     if FLAGS.num_beams:
         if unfit := sorted(given - {*SEARCH, "max_new_tokens"}):
-            raise ValueError(f"--{unfit[0]} is for sampling, and --num_beams searches; leave one of them out.")
+            raise Refusal(f"--{unfit[0]} is for sampling, and --num_beams searches; leave one of them out.")
         if FLAGS.num_best > FLAGS.num_beams:
-            raise ValueError(f"--num_best={FLAGS.num_best} is more than --num_beams={FLAGS.num_beams}.")
+            raise Refusal(f"--num_best={FLAGS.num_best} is more than --num_beams={FLAGS.num_beams}.")
         return True, {name: FLAGS[name].value for name in ("max_new_tokens", "num_beams", "length_penalty")}
     if unfit := sorted(given & {*SEARCH}):
-        raise ValueError(f"--{unfit[0]} is for a search, which --num_beams asks for.")
+        raise Refusal(f"--{unfit[0]} is for a search, which --num_beams asks for.")
     if FLAGS.export_dir and (unfit := sorted(given & {*PENALTIES})):
-        raise ValueError(f"--{unfit[0]} is no input of a SavedModel's signatures; use it with --model_dir.")
+        raise Refusal(f"--{unfit[0]} is no input of a SavedModel's signatures; use it with --model_dir.")
     asked = {name: FLAGS[name].value for name in (*PENALTIES, "stop") if name in given}
     return False, {**{name: FLAGS[name].value for name in SAMPLING}, **asked}
 
@@ -69,7 +70,7 @@ def _prompts_of_file(path):
     try:
         return Path(path).read_text(encoding="utf8").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: byte {error.start} cannot be read; convert it first.") from error
+        raise Refusal(f"{path} is not UTF-8: byte {error.start} cannot be read; convert it first.") from error
 
 
 def _write_file(loaded, prompts, search, options):

@@ -5,6 +5,7 @@ new task; it takes over weights only where the bundle's task has the very same o
 """
 
 from zoo.bundle import find, read_config
+from zoo.config import Refusal
 from zoo.registry import MODELS
 
 
@@ -12,13 +13,13 @@ def described(directory, model):
     """(the config of the model in a bundle, the path of its tokenizer). Reads no weights and loads no TensorFlow.
 
     Raises:
-        ValueError: there is no bundle, it is damaged or too new, or it holds a model of another family than `model`.
+        Refusal: there is no bundle, it is damaged or too new, or it holds a model of another family than `model`.
     """
     bundle = find(directory)
     config = read_config(bundle)
     name, fields = config["model"], config["model_config"]
     if name != model:
-        raise ValueError(f"--init_from={directory} holds a {name}, which cannot begin a {model}; say --model={name}.")
+        raise Refusal(f"--init_from={directory} holds a {name}, which cannot begin a {model}; say --model={name}.")
     return MODELS.config(name).from_dict(fields), str(bundle / "tokenizer")
 
 
@@ -29,7 +30,7 @@ def assign(model, directory):
         A sentence that says what was taken over.
 
     Raises:
-        ValueError: the models differ in structure.
+        Refusal: the models differ in structure.
     """
     from zoo import bundle as bundles
 
@@ -37,7 +38,7 @@ def assign(model, directory):
     theirs, ours = (_weights(getattr(m, "backbone", m)) for m in (source, model))
     differing = sorted(ours.keys() ^ theirs.keys()) or [path for path in ours if ours[path].shape != theirs[path].shape]
     if differing:
-        raise ValueError(
+        raise Refusal(
             f"--init_from={directory} has another structure than this model: they differ in {', '.join(differing[:5])}. "
             "Leave out what --set changes of it."
         )

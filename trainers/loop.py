@@ -22,6 +22,7 @@ from trainers.gradients import Differentiation
 from trainers.loss_scaling import SMALLEST_SCALE, LossScaling
 from trainers.plan import XLA_CPU_MAX_PARAMS
 from trainers.strategies import Placement, rows_of, share
+from zoo.config import Refusal
 from zoo.layers.fusion import islands, whole
 from zoo.models.base import Encoder
 
@@ -187,7 +188,7 @@ class Trainer:
                 raise
             reason = error.message.partition("\n")[0]
             if self._require_xla:
-                raise ValueError(f"--xla=require: XLA cannot compile this step: {reason}") from error
+                raise Refusal(f"--xla=require: XLA cannot compile this step: {reason}") from error
             print(f"XLA cannot compile this step, which goes on without: {reason}", flush=True)
             self._compile(False)
             return self._step(*arguments)
@@ -232,7 +233,7 @@ class Trainer:
 def evaluate(task, model, score, data, tokenizer, layout, max_tokens=None):
     """Runs `score(batch, state)`, which is the task's in a tf.function, over a split; see `Trainer.evaluate`."""
     if model.max_length is not None and layout.seq_length > model.max_length:
-        raise ValueError(f"seq_length {layout.seq_length} is more than this model's max_length of {model.max_length}.")
+        raise Refusal(f"seq_length {layout.seq_length} is more than this model's max_length of {model.max_length}.")
     state = model.init_state(layout.batch_size, layout.seq_length) if model.carries_state else None
     totals, rows = {}, {}
     for batch in task.evaluation_batches(data, model, tokenizer, layout, max_tokens):

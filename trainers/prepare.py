@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from zoo.config import Refusal
 from zoo.data import TokenShards, appearing, exclusive, write_shards
 from zoo.registry import TOKENIZERS
 
@@ -35,13 +36,13 @@ def cache_directory(cache_dir=None):
 
 
 def check_tokenizer(spec, vocab_size=None):
-    """Raises ValueError when `spec` is neither a registered tokenizer nor a path. Imports no TensorFlow."""
+    """Raises Refusal when `spec` is neither a registered tokenizer nor a path. Imports no TensorFlow."""
     if spec in TOKENIZERS.names():
         return
     if not os.path.exists(spec):
         TOKENIZERS.check(spec)
     if vocab_size is not None:
-        raise ValueError(f"vocab_size is for a tokenizer that is trained here; {spec} has its vocabulary already.")
+        raise Refusal(f"vocab_size is for a tokenizer that is trained here; {spec} has its vocabulary already.")
 
 
 def prepare_for(task, layout, source, tokenizer_spec, vocab_size=None, *, splits=None, progress=None):
@@ -81,7 +82,7 @@ def prepare(source, tokenizer_spec, vocab_size=None, cache_dir=None, *, splits=N
         the documents, and `lost_bytes` those that stand under the unknown token.
 
     Raises:
-        ValueError: an unknown tokenizer or split, or text that is empty or cannot be read.
+        Refusal: an unknown tokenizer or split, or text that is empty or cannot be read.
         OSError: the cache cannot be written.
     """
     report = progress or (lambda what, num_bytes: None)
@@ -143,7 +144,7 @@ def _encoded(texts, tokenizer, meta, where):
                 empty = False
                 yield ids
     if empty:
-        raise ValueError(f"{where} holds no text: not one token comes of it.")
+        raise Refusal(f"{where} holds no text: not one token comes of it.")
 
 
 def _ahead(function, items):

@@ -20,6 +20,7 @@ from absl import flags
 from trainers import flags as trainer_flags
 from trainers import workers
 from trainers.interruption import sigterm_as_ctrl_c
+from zoo.config import Refusal
 
 FLAGS = flags.FLAGS
 LOCK_SECONDS = 5.0  # for a process that was killed to be gone
@@ -62,14 +63,14 @@ def main():
 
 
 def _cluster(config):
-    """The `workers.Cluster` that this process is to train in, or None. Raises ValueError if the flags contradict it."""
+    """The `workers.Cluster` that this process is to train in, or None. Raises Refusal if the flags contradict it."""
     if config.strategy not in ("auto", "multi_worker"):
         if FLAGS.num_workers > 1:
-            raise ValueError(f"--num_workers is for --strategy=multi_worker, and not for {config.strategy}.")
+            raise Refusal(f"--num_workers is for --strategy=multi_worker, and not for {config.strategy}.")
         return None
     cluster = workers.from_environment()
     if cluster is not None and FLAGS.num_workers not in (1, cluster.size):
-        raise ValueError(f"--num_workers={FLAGS.num_workers}, and TF_CONFIG names {cluster.size}; leave one of them out.")
+        raise Refusal(f"--num_workers={FLAGS.num_workers}, and TF_CONFIG names {cluster.size}; leave one of them out.")
     return cluster
 
 
@@ -169,9 +170,7 @@ def _alone(directory):
     try:
         while not _locked(descriptor):
             if time.monotonic() - began > LOCK_SECONDS:
-                raise ValueError(
-                    f"Another process is training in {directory}; wait for its end, or choose another --model_dir."
-                )
+                raise Refusal(f"Another process is training in {directory}; wait for its end, or choose another --model_dir.")
             time.sleep(0.1)
         yield
     finally:
@@ -203,25 +202,25 @@ def _replace(path, write):
 
 
 def _holds_this_run(directory, config):
-    """Whether `directory` holds a run that may go on with this config. Raises ValueError if it holds another."""
+    """Whether `directory` holds a run that may go on with this config. Raises Refusal if it holds another."""
     if directory.exists() and not directory.is_dir():
-        raise ValueError(f"{directory} is a file; --model_dir takes a directory.")
+        raise Refusal(f"{directory} is a file; --model_dir takes a directory.")
     path = directory / "config.json"
     if not path.is_file():
         if directory.exists() and any(directory.iterdir()):
-            raise ValueError(f"{directory} is not empty and holds no run; choose another --model_dir.")
+            raise Refusal(f"{directory} is not empty and holds no run; choose another --model_dir.")
         return False
     if FLAGS.resume == "never":
-        raise ValueError(f"{directory} holds another run; choose another --model_dir, or --resume=auto.")
+        raise Refusal(f"{directory} holds another run; choose another --model_dir, or --resume=auto.")
     try:
         before = dict(json.loads(path.read_text(encoding="utf8")))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); choose another --model_dir.") from error
+        raise Refusal(f"{path} is damaged ({error}); choose another --model_dir.") from error
     now = config.to_dict()
     differing = [key for key in sorted(before.keys() | now.keys()) if not _may_go_on(key, before.get(key), now.get(key))]
     if differing:
         changes = ", ".join(f"{key} ({before.get(key)!r} then, {now.get(key)!r} now)" for key in differing)
-        raise ValueError(f"{directory} holds another run; it differs in {changes}. Choose another --model_dir.")
+        raise Refusal(f"{directory} holds another run; it differs in {changes}. Choose another --model_dir.")
     return True
 
 

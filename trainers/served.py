@@ -3,31 +3,32 @@ it."""
 
 import numpy as np
 
+from zoo.config import Refusal
 from zoo.serving.c_api import SavedModel, plainly
 from zoo.serving.stream_client import stream, until
 
 
 class Served:
     """The newest SavedModel in a directory of versions, or one version, as a server runs it: through the C API, without
-    TensorFlow's Python or our model code. Raises ValueError if there is none, or if a request is refused."""
+    TensorFlow's Python or our model code. Raises Refusal if there is none, or if a request is refused."""
 
     def __init__(self, directory):
         versions = [int(path.name) for path in directory.iterdir() if path.name.isdigit()] if directory.is_dir() else []
         path = directory / str(max(versions)) if versions else directory
         if not (path / "saved_model.pb").is_file():
-            raise ValueError(f"{directory} holds no SavedModel; write one with python -m trainers.export.")
+            raise Refusal(f"{directory} holds no SavedModel; write one with python -m trainers.export.")
         try:
             self.model = SavedModel(path)
         except ValueError as error:
-            raise ValueError(f"{path} cannot be loaded ({plainly(str(error))}); export it again.") from error
+            raise Refusal(f"{path} cannot be loaded ({plainly(str(error))}); export it again.") from error
         if "generate" not in self.model.signatures:
-            raise ValueError(f"{path} does not write text; it has {', '.join(sorted(self.model.signatures))}.")
+            raise Refusal(f"{path} does not write text; it has {', '.join(sorted(self.model.signatures))}.")
 
     def __call__(self, signature, inputs):
         try:
             return self.model.run(signature, inputs)
         except ValueError as error:
-            raise ValueError(plainly(str(error))) from error
+            raise Refusal(plainly(str(error))) from error
 
     @staticmethod
     def first(values):

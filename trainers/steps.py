@@ -14,6 +14,7 @@ from trainers.interruption import Interruption
 from trainers.optimizers import Schedule
 from trainers.plan import seconds_left
 from trainers.progress import Progress, duration
+from zoo.config import Refusal
 from zoo.tasks.base import Layout
 
 VALIDATION_TOKENS_WHILE_TRAINING = 50_000
@@ -75,7 +76,7 @@ class Steps:
         self._compiled = self._all_stop = self._tracing = self._estimated = False
 
     def run(self):
-        """Carries out all steps that are left. Raises SystemExit when interrupted, ValueError when they lead nowhere."""
+        """Carries out all steps that are left. Raises SystemExit when interrupted, Refusal when they lead nowhere."""
         with Progress("step", self.config.steps, self.place.step) as self._progress, Interruption() as self._signals:
             if not self.trainer.placement.from_chief(self.checkpoints.exist):
                 self._save()  # what the first steps can go back to
@@ -221,7 +222,7 @@ class Steps:
         skipped = recovery.widened(self.place.skipped, step)
         if recovery.hopeless(skipped, step):
             near = ", ".join(str(other + 1) for other in skipped if other > step - recovery.SKIPPED_WITHIN)
-            raise ValueError(
+            raise Refusal(
                 f"Step {step + 1:,} (batch {step}) cannot be trained on: {reason}. Leaving out steps {near} and going back "
                 "before them did not help; give a lower --learning_rate, a --clip_norm or more --warmup_steps, in a new run."
             )

@@ -22,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainers import workers
+from zoo.config import Refusal
 
 LOGICAL_CPUS = 2
 # Replica i draws its dropout masks from the run's seed plus i times this: 2^32 over the golden ratio, far apart for any i.
@@ -199,7 +200,7 @@ def place(requested):
     """The placement for `--strategy`. Call it before TensorFlow computes anything: workers connect here.
 
     Raises:
-        ValueError: for a device that is not there, or a strategy that is not supported, in a sentence.
+        Refusal: for a device that is not there, or a strategy that is not supported, in a sentence.
     """
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # tf.distribute tells of every device and all-reduce
     gpus = tf.config.list_physical_devices("GPU")
@@ -210,7 +211,7 @@ def place(requested):
             tf.config.set_visible_devices([], "GPU")
         return Placement("cpu: --strategy=cpu")
     if requested == "parameter_server":
-        raise ValueError(
+        raise Refusal(
             "--strategy=parameter_server is not supported: its workers update without waiting for each other, so that no "
             "run could be repeated; use multi_worker, which scales to as many hosts."
         )
@@ -231,7 +232,7 @@ def _automatic(gpus):
 
 def _one_gpu(gpus):
     if not gpus:
-        raise ValueError("--strategy=gpu: TensorFlow sees no GPU here; use --strategy=cpu, or mend the driver.")
+        raise Refusal("--strategy=gpu: TensorFlow sees no GPU here; use --strategy=cpu, or mend the driver.")
     tf.config.set_visible_devices(gpus[:1], "GPU")
     return Placement("gpu: --strategy=gpu")
 
@@ -253,7 +254,7 @@ def _mirrored(gpus, reason="--strategy=mirrored"):
 def _multi_worker(gpus, reason="--strategy=multi_worker"):
     cluster = workers.from_environment()
     if cluster is None:
-        raise ValueError("--strategy=multi_worker: TF_CONFIG names no workers; set it on every host, or give --num_workers.")
+        raise Refusal("--strategy=multi_worker: TF_CONFIG names no workers; set it on every host, or give --num_workers.")
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     return Placement(
         f"multi_worker: {reason}; {cluster.size} workers, {strategy.num_replicas_in_sync} replicas in all", strategy,
@@ -272,7 +273,7 @@ def _tpu(gpus, reason="--strategy=tpu"):
     del gpus
     address = _tpu_address()
     if address is None:
-        raise ValueError("--strategy=tpu: no TPU here; run on a TPU VM, or set TPU_NAME.")
+        raise Refusal("--strategy=tpu: no TPU here; run on a TPU VM, or set TPU_NAME.")
     resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=address)
     if address != "local":
         tf.config.experimental_connect_to_cluster(resolver)

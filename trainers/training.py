@@ -16,6 +16,7 @@ from trainers.prepare import prepare_for
 from trainers.progress import Progress, duration
 from trainers.steps import Place, Steps, layout_of, shown, split_scores
 from zoo.bundle import Bundle, load
+from zoo.config import Refusal
 from zoo.registry import MODELS, TASKS
 
 OVERHEAD = 8 * 10**6  # bytes of a bundle or an export that are no weights: tokenizer and graph
@@ -51,7 +52,7 @@ def _train(run, config, model_config, placement):
     model_class = MODELS.get(config.model)
     if hasattr(model_class, "adapt"):
         if placement.num_workers > 1:
-            raise ValueError(f"{config.model} is fitted in one pass on one device; leave out --num_workers and TF_CONFIG.")
+            raise Refusal(f"{config.model} is fitted in one pass on one device; leave out --num_workers and TF_CONFIG.")
         placement = strategies.Placement(placement.reason)
     with placement.scope():
         model = task.assemble(model_class(model_config))

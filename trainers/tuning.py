@@ -14,7 +14,7 @@ not keep them. Imports no TensorFlow: `flags.py` reads the config.
 
 from dataclasses import dataclass
 
-from zoo.config import Config
+from zoo.config import Config, Refusal
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,12 @@ def begin(model, config):
     """Makes a built model train only what a `TuningConfig` says.
 
     Raises:
-        ValueError: the family has no such stages, or nothing would be left to train.
+        Refusal: the family has no such stages, or nothing would be left to train.
     """
     if hasattr(model, "adapt"):
         if config != TuningConfig():
             fields = "freeze, layer_decay, lora_rank, lora_alpha and l1"
-            raise ValueError(
+            raise Refusal(
                 f"{model.registered_name} is fitted in closed form: {fields} are for models that are trained in steps."
             )
         return
@@ -65,15 +65,13 @@ def begin(model, config):
     stages = _stages(model)
     blocks = stages[1:-1]
     if config.freeze.isdecimal() and int(config.freeze) > len(blocks):
-        raise ValueError(f"freeze={config.freeze} is more than the {len(blocks)} blocks of this {model.registered_name}.")
+        raise Refusal(f"freeze={config.freeze} is more than the {len(blocks)} blocks of this {model.registered_name}.")
     frozen = {"none": 0, "embeddings": 1, "backbone": len(stages)}.get(config.freeze)
     frozen = 1 + int(config.freeze) if frozen is None else frozen
     if config.lora_rank:
         linears = [layer for block in blocks for layer in _linears(block)]
         if not linears:
-            raise ValueError(
-                f"{model.registered_name} has no matrices that lora_rank could stand beside; it is for bert and gpt."
-            )
+            raise Refusal(f"{model.registered_name} has no matrices that lora_rank could stand beside; it is for bert and gpt.")
         frozen = len(stages)
     for variable in (v for stage in stages[:frozen] for layer in stage for v in layer.trainable_variables):
         variable.trainable = False
@@ -81,9 +79,7 @@ def begin(model, config):
         for layer in linears:
             layer.add_adapter(config.lora_rank, config.lora_alpha)
     if not model.trainable_variables:
-        raise ValueError(
-            f"freeze={config.freeze} leaves nothing to train: this {model.registered_name} has no head of its own."
-        )
+        raise Refusal(f"freeze={config.freeze} leaves nothing to train: this {model.registered_name} has no head of its own.")
 
 
 def rates(model, config):
@@ -106,9 +102,7 @@ def finish(model):
 def _stages(model):
     backbone = getattr(model, "backbone", model)
     if not hasattr(backbone, "stages"):
-        raise ValueError(
-            f"{model.registered_name} has no blocks; freeze, layer_decay and lora_rank are for bert, gpt and lstm."
-        )
+        raise Refusal(f"{model.registered_name} has no blocks; freeze, layer_decay and lora_rank are for bert, gpt and lstm.")
     return backbone.stages()
 
 

@@ -15,6 +15,8 @@ import tempfile
 import time
 from dataclasses import dataclass
 
+from zoo.config import Refusal
+
 GRACE_SECONDS = 30  # for the others to end by themselves when one has died
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
@@ -35,7 +37,7 @@ def from_environment():
     """The `Cluster` that TF_CONFIG describes, or None when it is not set or names one process alone.
 
     Raises:
-        ValueError: TF_CONFIG that cannot be understood, or a task that does not train.
+        Refusal: TF_CONFIG that cannot be understood, or a task that does not train.
     """
     text = os.environ.get("TF_CONFIG")
     if not text:
@@ -46,13 +48,13 @@ def from_environment():
         hosts = {kind: len(cluster.get(kind, [])) for kind in ("chief", "worker")}
         kind, index = config["task"]["type"], int(config["task"]["index"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(
+        raise Refusal(
             "TF_CONFIG must be JSON such as "
             '{"cluster": {"worker": ["a:2222", "b:2222"]}, "task": {"type": "worker", "index": 0}}; it is not: '
             f"{type(error).__name__} {error}."
         ) from error
     if set(cluster) - set(hosts) or kind not in hosts or not 0 <= index < hosts[kind]:
-        raise ValueError(
+        raise Refusal(
             f"TF_CONFIG makes this process {kind} {index} of {json.dumps(cluster)}; only chief and worker tasks train, each "
             "with an index below the number of its hosts."
         )

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from zoo import bundle as bundles
 from zoo import decoding
-from zoo.config import nearest
+from zoo.config import Refusal, nearest
 from zoo.export import export_saved_model
 from zoo.registry import MODELS
 from zoo.serving.c_api import plainly
@@ -29,7 +29,7 @@ def create(model, preset="default", **fields):
         **fields: fields of its config that differ from the preset.
 
     Raises:
-        ValueError: unknown model, preset or field; the message names the nearest.
+        Refusal: unknown model, preset or field; the message names the nearest.
     """
     model_class = MODELS.get(model)
     config = model_class.config_class.preset(preset).replace(**fields)
@@ -40,7 +40,7 @@ def load(path):
     """A trained model with its tokenizer, from a bundle or from the directory of a run.
 
     Raises:
-        ValueError: `path` holds neither, or it is damaged.
+        Refusal: `path` holds neither, or it is damaged.
     """
     return Loaded(bundles.load(bundles.find(path)))
 
@@ -90,7 +90,7 @@ class Loaded:
             The prompt with its continuation: a string, or a list of strings for a list.
 
         Raises:
-            ValueError: the model writes no text, a prompt is too long, or an option is out of its range.
+            Refusal: the model writes no text, a prompt is too long, or an option is out of its range.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         count = len(prompts)
@@ -186,18 +186,18 @@ class Loaded:
             Name -> array, rows first; strings are Python's.
 
         Raises:
-            ValueError: no such signature or input, or a request that it refuses; the sentence says what would be right.
+            Refusal: no such signature or input, or a request that it refuses; the sentence says what would be right.
         """
         if signature not in self.signatures:
-            raise ValueError(f"The model has no signature {signature!r}; {nearest(signature, self.signatures)}")
+            raise Refusal(f"The model has no signature {signature!r}; {nearest(signature, self.signatures)}")
         function = self.signatures[signature]
         parameters = inspect.signature(function.python_function).parameters
         specs = dict(zip(parameters, function.input_signature, strict=True))
         if unknown := sorted(inputs.keys() - specs.keys()):
-            raise ValueError(f"{signature} has no input {unknown[0]!r}; {nearest(unknown[0], specs)}")
+            raise Refusal(f"{signature} has no input {unknown[0]!r}; {nearest(unknown[0], specs)}")
         for parameter in parameters.values():
             if parameter.default is parameter.empty and parameter.name not in inputs:
-                raise ValueError(f"{signature} needs the input {parameter.name!r}.")
+                raise Refusal(f"{signature} needs the input {parameter.name!r}.")
         answer = _called(function, **{name: tf.constant(value, specs[name].dtype) for name, value in inputs.items()})
         return {name: _plain(value.numpy()) for name, value in answer.items()}
 
@@ -208,24 +208,22 @@ class Loaded:
         return vectors[0] if isinstance(text, str) else vectors
 
     def _check(self, signature, kind, texts, stop=None, **options):
-        """Raises ValueError if the model has no such signature, or cannot take a text whole, or an option is out of its
+        """Raises Refusal if the model has no such signature, or cannot take a text whole, or an option is out of its
         range."""
         if signature not in self.signatures:
-            raise ValueError(
+            raise Refusal(
                 f"A model for {self.task.registered_name} has no signature {signature!r}; it has "
                 f"{', '.join(sorted(self.signatures))}."
             )
         require_in_range(**options)
         if stop == "":
-            raise ValueError("stop is an empty string, before which every text ends; leave it out.")
+            raise Refusal("stop is an empty string, before which every text ends; leave it out.")
         longest = self.model.max_length
         for i, text in enumerate(texts):
             length = 1 + len(self.tokenizer.encode(text))
             if longest is not None and length > longest:
                 which = f"The {kind}" if len(texts) == 1 else f"The {kind} number {i + 1}"
-                raise ValueError(
-                    f"{which} has {length} tokens, with the one that begins it; this model takes at most {longest}."
-                )
+                raise Refusal(f"{which} has {length} tokens, with the one that begins it; this model takes at most {longest}.")
 
     def export(self, directory, version=None, precision="float32", xla=False):
         """Writes a SavedModel to `directory/<version>/` and proves it in a clean process. Returns its path.
@@ -243,11 +241,11 @@ class Loaded:
 
 
 def _called(function, **inputs):
-    """The answer of a signature. Raises ValueError for a request that it refuses."""
+    """The answer of a signature. Raises Refusal for a request that it refuses."""
     try:
         return function(**inputs)
     except tf.errors.InvalidArgumentError as error:
-        raise ValueError(plainly(error.message)) from error
+        raise Refusal(plainly(error.message)) from error
 
 
 def _plain(values):

@@ -16,6 +16,7 @@ from typing import Any
 
 import zoo
 from zoo.aside import aside, sweep, take_the_place
+from zoo.config import Refusal
 from zoo.registry import MODELS, TASKS
 
 FORMAT_VERSION = 1
@@ -68,22 +69,22 @@ class Bundle:
 
 
 def read_config(directory):
-    """The config.json of the bundle in `directory`. Raises ValueError, in a sentence, when it is none, damaged, or too new."""
+    """The config.json of the bundle in `directory`. Raises Refusal, in a sentence, when it is none, damaged, or too new."""
     path = Path(directory) / "config.json"
     if not path.is_file():
-        raise ValueError(f"{directory} is no bundle: it holds no config.json.")
+        raise Refusal(f"{directory} is no bundle: it holds no config.json.")
     try:
         config = json.loads(path.read_text(encoding="utf8"))
         version, *_ = (config[name] for name in ("format_version", "model", "task", "model_config"))
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); copy the bundle again from where it was made.") from error
+        raise Refusal(f"{path} is damaged ({error}); copy the bundle again from where it was made.") from error
     if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise ValueError(f"{directory} has format version {version}, this zoo reads up to {FORMAT_VERSION}; update it.")
+        raise Refusal(f"{directory} has format version {version}, this zoo reads up to {FORMAT_VERSION}; update it.")
     return config
 
 
 def load(directory):
-    """Reads the bundle in `directory`. Raises ValueError, in a sentence, when it is none, damaged, or too new."""
+    """Reads the bundle in `directory`. Raises Refusal, in a sentence, when it is none, damaged, or too new."""
     directory, config = Path(directory), read_config(directory)
     from zoo.tokenizers import base as tokenizers  # here, so that `find` answers without TensorFlow
 
@@ -92,7 +93,7 @@ def load(directory):
     structure = model_class.config_class.from_dict(config["model_config"])
     tokenizer = tokenizers.load(directory / "tokenizer")
     if tokenizer.vocab_size > structure.vocab_size:  # a table may have a few rows more, for a round number
-        raise ValueError(
+        raise Refusal(
             f"{directory} has a vocabulary of {tokenizer.vocab_size} ids and a model of {structure.vocab_size}: they do not "
             "belong together. Copy the bundle again from where it was made."
         )
@@ -100,7 +101,7 @@ def load(directory):
         model = task.assemble(model_class(structure)).build_from_ids()
     weights = directory / "model.weights.h5"
     if not weights.is_file():
-        raise ValueError(f"{directory} is damaged: model.weights.h5 is missing.")
+        raise Refusal(f"{directory} is damaged: model.weights.h5 is missing.")
     try:
         model.load_weights(str(weights))
     except PermissionError as error:
@@ -108,7 +109,7 @@ def load(directory):
     except (OSError, KeyError, ValueError) as error:
         reason = str(error).splitlines()[0].partition(" Example error message")[0].rstrip(".")
         sentence = f"{weights} is damaged or of another model ({reason}); copy the bundle again from where it was made."
-        raise ValueError(sentence) from error
+        raise Refusal(sentence) from error
     return Bundle(model, tokenizer, task, config.get("provenance", {}))
 
 
@@ -184,16 +185,16 @@ def _write_weights(model, path):
 
 
 def find(path):
-    """The bundle at `path`, which may be the bundle itself or the run that holds it. Raises ValueError."""
+    """The bundle at `path`, which may be the bundle itself or the run that holds it. Raises Refusal."""
     path = Path(path)
     for directory in (path, path / "bundle"):
         if (directory / "tokenizer").is_dir():
             return directory
     if (path / "checkpoints").is_dir():
-        raise ValueError(f"{path} holds a run that has not ended; start its command again to go on with it.")
+        raise Refusal(f"{path} holds a run that has not ended; start its command again to go on with it.")
     if path.suffix == ".gguf" or any((path / name).is_file() for name in FOREIGN):
-        raise ValueError(
+        raise Refusal(
             f"{path} holds weights of other people's, and no bundle; make one first: python -m trainers.convert --from={path} "
             "--to=NEW"
         )
-    raise ValueError(f"{path} holds no bundle; give the directory of a run, such as runs/gpt/latest.")
+    raise Refusal(f"{path} holds no bundle; give the directory of a run, such as runs/gpt/latest.")

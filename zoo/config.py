@@ -58,21 +58,21 @@ class Config:
         self.validate()
 
     def validate(self):
-        """Raises ValueError, in one sentence, when fields contradict each other. Subclasses override this."""
+        """Raises Refusal, in one sentence, when fields contradict each other. Subclasses override this."""
 
     def require(self, condition, sentence):
-        """Raises ValueError with `sentence` unless `condition` holds."""
+        """Raises Refusal with `sentence` unless `condition` holds."""
         if not condition:
-            raise ValueError(f"{type(self).__name__}: {sentence}")
+            raise Refusal(f"{type(self).__name__}: {sentence}")
 
     def require_positive(self, *names):
-        """Raises ValueError unless each of the named fields is above zero."""
+        """Raises Refusal unless each of the named fields is above zero."""
         for name in names:
             value = getattr(self, name)
             self.require(value > 0, f"{name} must be positive, got {value}.")
 
     def require_rate(self, *names):
-        """Raises ValueError unless each of the named fields is a rate in [0, 1)."""
+        """Raises Refusal unless each of the named fields is a rate in [0, 1)."""
         for name in names:
             value = getattr(self, name)
             self.require(0 <= value < 1, f"{name} must be at least 0 and below 1, got {value}.")
@@ -81,7 +81,7 @@ class Config:
     def preset(cls, name, **overrides):
         """The preset `name`, with fields replaced by `overrides`."""
         if name not in cls.presets:
-            raise ValueError(f"{cls.__name__} has no preset {name!r}; {nearest(name, cls.presets)}")
+            raise Refusal(f"{cls.__name__} has no preset {name!r}; {nearest(name, cls.presets)}")
         return cls(**{**cls.presets[name], **overrides})
 
     @classmethod
@@ -95,7 +95,7 @@ class Config:
         fields = {f.name for f in dataclasses.fields(cls)}
         for key in values:
             if key not in fields:
-                raise ValueError(f"{cls.__name__} has no field {key!r}; {nearest(key, fields)}")
+                raise Refusal(f"{cls.__name__} has no field {key!r}; {nearest(key, fields)}")
         return cls(**values)
 
     def to_dict(self):
@@ -114,9 +114,9 @@ class Config:
         for assignment in assignments:
             key, equals, text = assignment.partition("=")
             if not equals:
-                raise ValueError(f"--set takes key=value, got {assignment!r}.")
+                raise Refusal(f"--set takes key=value, got {assignment!r}.")
             if key not in fields:
-                raise ValueError(f"{type(self).__name__} has no field {key!r}; {nearest(key, fields)}")
+                raise Refusal(f"{type(self).__name__} has no field {key!r}; {nearest(key, fields)}")
             changes[key] = _parsed(key, hints[key], text)
         return self.replace(**changes)
 
@@ -149,11 +149,11 @@ def _parsed(key, annotation, text):
                 return tuple(item(part) for part in text.strip("()[]").split(",") if part.strip())
         except ValueError:
             continue
-    raise ValueError(f"--set={key}={text}: {key} takes {_words(annotation)}.")
+    raise Refusal(f"--set={key}={text}: {key} takes {_words(annotation)}.")
 
 
 def _checked(owner, name, annotation, value):
-    """`value` if it has the field's type (ints become floats, lists tuples), else a ValueError."""
+    """`value` if it has the field's type (ints become floats, lists tuples), else a Refusal."""
     for kind in _alternatives(annotation):
         if typing.get_origin(kind) is tuple and isinstance(value, (list, tuple)):
             return tuple(value)
@@ -162,4 +162,4 @@ def _checked(owner, name, annotation, value):
         plain = typing.get_origin(kind) or kind
         if isinstance(value, plain) and not (isinstance(value, bool) and plain is int):
             return value
-    raise ValueError(f"{owner}: {name} must be {_words(annotation)}, got {value!r}.")
+    raise Refusal(f"{owner}: {name} must be {_words(annotation)}, got {value!r}.")

@@ -31,6 +31,8 @@ from pathlib import Path
 
 import numpy as np
 
+from zoo.config import Refusal
+
 FORMAT_VERSION = 1
 # Checksums are compared when a stream is opened, unless it is so large that reading it all would keep the user waiting.
 VERIFY_BELOW_BYTES = 2**30
@@ -93,13 +95,13 @@ def write_shards(directory, documents, *, vocab_size, eos_id, meta=None, shard_t
         The opened `TokenShards`.
 
     Raises:
-        ValueError: an id out of range, or `directory` exists.
+        Refusal: an id out of range, or `directory` exists.
     """
     directory = Path(directory)
     dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
     with exclusive(directory):
         if directory.exists():
-            raise ValueError(f"{directory} already exists; token shards are never overwritten.")
+            raise Refusal(f"{directory} already exists; token shards are never overwritten.")
         with appearing(directory) as partial:
             num_documents = 0
             with contextlib.closing(_ShardWriter(partial, dtype, shard_tokens)) as writer:
@@ -137,7 +139,7 @@ def _joined(documents, eos_id):
 def _check_ids(ids, vocab_size):
     if ids.min() < 0 or ids.max() >= vocab_size:
         bad = ids[(ids < 0) | (ids >= vocab_size)][0]
-        raise ValueError(f"Token id {bad} is outside the vocabulary: ids must be at least 0 and below {vocab_size}.")
+        raise Refusal(f"Token id {bad} is outside the vocabulary: ids must be at least 0 and below {vocab_size}.")
 
 
 class _ShardWriter:
@@ -192,12 +194,12 @@ class TokenShards:
 
     @classmethod
     def open(cls, directory):
-        """Maps the stream in `directory`. Raises ValueError when it is missing, truncated or damaged."""
+        """Maps the stream in `directory`. Raises Refusal when it is missing, truncated or damaged."""
         directory = Path(directory)
         try:
             index = json.loads((directory / "index.json").read_text(encoding="utf8"))
             if index["format_version"] != FORMAT_VERSION:
-                raise ValueError(
+                raise Refusal(
                     f"{directory} has token shards of format {index['format_version']}, and this version reads format "
                     f"{FORMAT_VERSION}; delete the directory and prepare the tokens again."
                 )
@@ -206,11 +208,9 @@ class TokenShards:
             arrays = [_mapped(directory / shard["file"], shard, dtype, verify) for shard in shards]
             return cls(arrays, index)
         except FileNotFoundError as error:
-            raise ValueError(f"{directory} holds no complete token shards: {error.filename} is missing.") from error
+            raise Refusal(f"{directory} holds no complete token shards: {error.filename} is missing.") from error
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{directory / 'index.json'} is damaged; delete {directory} and prepare the tokens again."
-            ) from error
+            raise Refusal(f"{directory / 'index.json'} is damaged; delete {directory} and prepare the tokens again.") from error
 
     def __len__(self):
         return self.num_tokens
@@ -230,12 +230,12 @@ class TokenShards:
 def _mapped(path, shard, dtype, verify):
     size, expected = path.stat().st_size, shard["num_tokens"] * dtype.itemsize
     if size != expected:
-        raise ValueError(
+        raise Refusal(
             f"{path} has {size} bytes where {expected} were written; delete {path.parent} and prepare the tokens again."
         )
     array = np.memmap(path, dtype, mode="r").view(np.ndarray)  # the subclass would cost time at every slice
     if verify and zlib.crc32(array) != shard["crc32"]:
-        raise ValueError(f"{path} is damaged: its checksum differs; delete {path.parent} and prepare the tokens again.")
+        raise Refusal(f"{path} is damaged: its checksum differs; delete {path.parent} and prepare the tokens again.")
     return array
 
 
@@ -259,13 +259,13 @@ class PackedBatches:
         eos_id: what separates documents; by default the stream's own.
 
     Raises:
-        ValueError: the stream is shorter than one sequence, that is `seq_length + 1` tokens.
+        Refusal: the stream is shorter than one sequence, that is `seq_length + 1` tokens.
     """
 
     def __init__(self, stream, seq_length, batch_size, seed=0, *, separate_documents=False, contiguous=False, eos_id=None):
         _require_positive(seq_length=seq_length, batch_size=batch_size)
         if len(stream) <= seq_length:
-            raise ValueError(
+            raise Refusal(
                 f"The corpus has {len(stream)} tokens, and one sequence takes {seq_length + 1} (seq_length + 1): "
                 "give more text or a smaller seq_length."
             )
@@ -365,16 +365,16 @@ def evaluation_batches(
         eos_id: what separates documents, and pads; by default the stream's own.
 
     Raises:
-        ValueError: nothing to score, or `context_tokens` leaves no room in a window.
+        Refusal: nothing to score, or `context_tokens` leaves no room in a window.
     """
     _require_positive(seq_length=seq_length, batch_size=batch_size)
     if not 0 <= context_tokens < seq_length:
-        raise ValueError(f"context_tokens must be at least 0 and below seq_length ({seq_length}), got {context_tokens}.")
+        raise Refusal(f"context_tokens must be at least 0 and below seq_length ({seq_length}), got {context_tokens}.")
     end = len(stream) - 1 if max_tokens is None else min(len(stream) - 1, max_tokens)
     if end < 1:
-        raise ValueError("There is nothing to score: the split has no tokens, or max_tokens is not positive.")
+        raise Refusal("There is nothing to score: the split has no tokens, or max_tokens is not positive.")
     if contiguous and context_tokens:
-        raise ValueError("context_tokens is for windows on their own; with contiguous rows the state is the context.")
+        raise Refusal("context_tokens is for windows on their own; with contiguous rows the state is the context.")
     pad = stream[0:1][0] if eos_id is None else eos_id
     separator = _separator(stream, eos_id) if separate_documents else None
     plan = _contiguous_spans if contiguous else _window_spans
@@ -445,11 +445,11 @@ def _with_segments(batch, separator):
 def _separator(stream, eos_id):
     eos_id = getattr(stream, "eos_id", None) if eos_id is None else eos_id
     if eos_id is None:
-        raise ValueError("To separate documents the id between them must be known: pass eos_id.")
+        raise Refusal("To separate documents the id between them must be known: pass eos_id.")
     return eos_id
 
 
 def _require_positive(**values):
     for name, value in values.items():
         if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}.")
+            raise Refusal(f"{name} must be at least 1, got {value}.")

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from zoo.config import Refusal
+
 # Candidates sorted first when a nucleus is asked for; a wider one costs a second, full sort.
 NUCLEUS_CANDIDATES = 128
 
@@ -177,13 +179,13 @@ def beam_search(
         possible continuations has score -inf for the missing ones.
 
     Raises:
-        ValueError: an argument is out of range.
+        Refusal: an argument is out of range.
     """
     known = isinstance(num_beams, int)
     if known and (num_beams < 1 or num_best is not None and not 1 <= num_best <= num_beams):
-        raise ValueError(f"num_best must be between 1 and num_beams, got {num_best} of {num_beams}.")
+        raise Refusal(f"num_best must be between 1 and num_beams, got {num_best} of {num_beams}.")
     if isinstance(length_penalty, (int, float)) and length_penalty < 0:
-        raise ValueError(f"length_penalty must not be negative, got {length_penalty}.")
+        raise Refusal(f"length_penalty must not be negative, got {length_penalty}.")
     prompt_length = tf.shape(token_ids)[1]
     limit, progress = _begin(token_ids, max_new_tokens, pad_id)
     # Rows with fewer beams than the most leave the last ones impossible.

@@ -18,6 +18,7 @@ import tensorflow as tf
 from google.protobuf.message import EncodeError
 
 from zoo.aside import aside, sweep
+from zoo.config import Refusal
 from zoo.serving import deployment, golden, replay
 from zoo.serving.canonical import canonicalise
 from zoo.serving.compiled import compiled
@@ -46,7 +47,7 @@ def export_saved_model(directory, model, tokenizer, task, version=None, provenan
         The path of the new `<directory>/<version>`.
 
     Raises:
-        ValueError: the version is not higher, the model cannot take the precision, the graph holds an op that a stock server
+        Refusal: the version is not higher, the model cannot take the precision, the graph holds an op that a stock server
             cannot run or is too large, or the clean process answers otherwise than this one. Nothing is left behind.
         OSError: the directory cannot be written.
     """
@@ -85,7 +86,7 @@ def _save(path, weights, tokenizer, functions):
     except (EncodeError, tf.errors.InvalidArgumentError) as error:
         if isinstance(error, tf.errors.OpError) and "larger than the limit" not in error.message:
             raise
-        raise ValueError(
+        raise Refusal(
             "The graph is larger than the 2 GB that a protocol buffer can hold; a smaller vocabulary makes smaller tables."
         ) from error
 
@@ -102,7 +103,7 @@ def _next_version(directory, version):
     if version is None:
         return latest + 1
     if version <= latest:
-        raise ValueError(f"Version {version} must be above {latest}, the latest in {directory}.")
+        raise Refusal(f"Version {version} must be above {latest}, the latest in {directory}.")
     return version
 
 
@@ -113,7 +114,7 @@ def prove(export):
         A sentence that says how many requests gave the same answers.
 
     Raises:
-        ValueError: an answer differs, or the SavedModel does not load.
+        Refusal: an answer differs, or the SavedModel does not load.
     """
     # -I leaves out PYTHONPATH, the user's site directory and the program's own directory.
     command = [sys.executable, "-I", str(Path(replay.__file__).resolve()), str(Path(export).resolve())]
@@ -121,5 +122,5 @@ def prove(export):
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if result.returncode:
         reason = (result.stderr.strip() or f"exit status {result.returncode}").splitlines()[-1]
-        raise ValueError(f"In a clean process the SavedModel {export} fails or answers otherwise: {reason}")
+        raise Refusal(f"In a clean process the SavedModel {export} fails or answers otherwise: {reason}")
     return result.stdout.strip()

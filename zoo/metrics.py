@@ -7,6 +7,8 @@ import string
 
 import numpy as np
 
+from zoo.config import Refusal
+
 
 def perplexity(nats_per_token):
     """exp of the mean negative log-likelihood a token; infinity where it overflows."""
@@ -23,10 +25,10 @@ def bits_per_byte(nats, num_bytes, lost_bytes=0):
             charged 8 bits each, what it costs to spell them with no model at all.
 
     Raises:
-        ValueError: if `num_bytes` is not positive.
+        Refusal: if `num_bytes` is not positive.
     """
     if num_bytes <= 0:
-        raise ValueError(f"bits_per_byte needs a text of at least one byte, got {num_bytes}.")
+        raise Refusal(f"bits_per_byte needs a text of at least one byte, got {num_bytes}.")
     return (nats / math.log(2) + 8 * lost_bytes) / num_bytes
 
 

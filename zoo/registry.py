@@ -18,6 +18,8 @@ import sys
 import types
 from pathlib import Path
 
+from zoo.config import Refusal
+
 
 class Registry:
     """Names -> classes of one kind, each in a module of one package.
@@ -39,7 +41,7 @@ class Registry:
         def decorate(cls):
             known = self._classes.get(name)
             if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-                raise ValueError(f"Two {self.kind}s are registered as {name!r}: {known.__module__} and {cls.__module__}.")
+                raise Refusal(f"Two {self.kind}s are registered as {name!r}: {known.__module__} and {cls.__module__}.")
             self._classes[name] = cls
             cls.registered_name = name
             if config is not None:
@@ -53,7 +55,7 @@ class Registry:
         return sorted(set(self._walk()) | set(self._classes))
 
     def get(self, name):
-        """The class registered as `name`. Raises ValueError that names the nearest one."""
+        """The class registered as `name`. Raises Refusal that names the nearest one."""
         self.check(name)
         if name not in self._classes:
             importlib.import_module(self._walk()[name].module)
@@ -67,11 +69,11 @@ class Registry:
         return self._walk()[name].config()
 
     def check(self, name):
-        """Raises ValueError, naming the nearest, unless `name` is registered."""
+        """Raises Refusal, naming the nearest, unless `name` is registered."""
         if name not in self.names():
             close = difflib.get_close_matches(str(name), self.names(), n=1, cutoff=0.5)
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(self.names())}."
-            raise ValueError(f"No {self.kind} is called {name!r}; {hint}")
+            raise Refusal(f"No {self.kind} is called {name!r}; {hint}")
 
     def _walk(self):
         if self._declarations is None:
@@ -80,7 +82,7 @@ class Registry:
             for path in sorted(folder.glob("*.py")):
                 for declaration in _declarations(path, f"{self.package}.{path.stem}", self.constant):
                     if declaration.name in found:
-                        raise ValueError(f"Two {self.kind}s are registered as {declaration.name!r}: see {path}.")
+                        raise Refusal(f"Two {self.kind}s are registered as {declaration.name!r}: see {path}.")
                     found[declaration.name] = declaration
             self._declarations = found
         return self._declarations

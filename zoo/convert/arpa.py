@@ -13,6 +13,7 @@ import math
 
 import numpy as np
 
+from zoo.config import Refusal
 from zoo.layers.ngram_estimation import Tables
 from zoo.models.ngram import MAX_ORDER, NGram, NGramConfig
 
@@ -32,7 +33,7 @@ def write(path, model, words):
         path: the file to make.
         model: an NGram.
         words: the spelling of each id, a sequence of V strings; those of `eos_id` and `unk_id` do not matter. Raises
-            ValueError for one that is empty, has white space in it, or is there twice: ARPA could not tell it apart.
+            Refusal for one that is empty, has white space in it, or is there twice: ARPA could not tell it apart.
     """
     words = _spellings(words, model.config)
     num_ngrams = model.tables.num_ngrams
@@ -59,14 +60,14 @@ def _spellings(words, config):
     """An object array of V strings that an ARPA file can hold, with </s> and <unk> in their places."""
     words = np.array(list(words), dtype=object)
     if words.shape != (config.vocab_size,):
-        raise ValueError(f"The model has {config.vocab_size} ids, so ARPA needs as many words, got {len(words)}.")
+        raise Refusal(f"The model has {config.vocab_size} ids, so ARPA needs as many words, got {len(words)}.")
     words[config.eos_id] = EOS
     if config.unk_id is not None:
         words[config.unk_id] = UNK
     seen = {BOS}
     for i, word in enumerate(words):
         if not word or not WHITE_SPACE.isdisjoint(word) or word in seen:
-            raise ValueError(f"ARPA cannot spell id {i} as {word!r}: a word must be unique and without white space.")
+            raise Refusal(f"ARPA cannot spell id {i} as {word!r}: a word must be unique and without white space.")
         seen.add(word)
     return words
 
@@ -101,7 +102,7 @@ def read(path):
     """Reads an ARPA file of any toolkit.
 
     Args:
-        path: the file. Raises ValueError, with the number of the line, where it is not as ARPA should be.
+        path: the file. Raises Refusal, with the number of the line, where it is not as ARPA should be.
 
     Returns:
         `(model, words)`: an NGram, and the spelling of its ids in the order of the file, "</s>" for `eos_id`.
@@ -130,7 +131,7 @@ def read(path):
 
 
 def _malformed(path, number, sentence):
-    return ValueError(f"{path}, line {number}: {sentence}")
+    return Refusal(f"{path}, line {number}: {sentence}")
 
 
 def _expect(path, lines, text):
@@ -157,7 +158,7 @@ def _read_header(path, lines):
             raise _malformed(path, number, f"expected {expected}, got {line.strip()[:40]!r}.")
         sizes.append(int(size))
     if not 1 <= len(sizes) <= MAX_ORDER:
-        raise ValueError(f"{path} is a model of order {len(sizes)}; an NGram has order 1 to {MAX_ORDER}.")
+        raise Refusal(f"{path} is a model of order {len(sizes)}; an NGram has order 1 to {MAX_ORDER}.")
     return sizes
 
 
@@ -194,7 +195,7 @@ def _vocabulary(path, first_line, unigrams):
     """The distinct words as bytes, <s> and </s> being one, and its id."""
     words = [word for word in unigrams if word != BOS.encode()]
     if EOS.encode() not in words:
-        raise ValueError(f"{path} has no {EOS} among its words, so it is no model of sentences.")
+        raise Refusal(f"{path} has no {EOS} among its words, so it is no model of sentences.")
     last_row = {word: row for row, word in enumerate(unigrams)}
     repeated = np.array([last_row[word] != row for row, word in enumerate(unigrams)])
     _check_rows(path, first_line, repeated, "this word stands in the list again further down.")

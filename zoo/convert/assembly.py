@@ -8,6 +8,7 @@ its own.
 import json
 
 from zoo.bundle import unfilled
+from zoo.config import Refusal
 from zoo.convert.tables import FAMILIES
 from zoo.convert.weights import assign
 from zoo.registry import MODELS, TASKS
@@ -31,7 +32,7 @@ def assemble(model_type, theirs, tensors, where, tokenizer, task_fields=None):
         has.
 
     Raises:
-        ValueError: the structure is none that our model can have, tensors are missing or left over, or the vocabulary is
+        Refusal: the structure is none that our model can have, tensors are missing or left over, or the vocabulary is
             another one's.
     """
     family = FAMILIES[model_type]
@@ -47,25 +48,25 @@ def assemble(model_type, theirs, tensors, where, tokenizer, task_fields=None):
 
 
 def our_config(family, theirs, names, where):
-    """Our config of their model. Raises ValueError for what our model cannot be."""
+    """Our config of their model. Raises Refusal for what our model cannot be."""
     try:
         for key, allowed in family.required.items():
             if theirs.get(key) not in allowed:
                 wanted = " or ".join(repr(value) for value in allowed if value is not None) or "none"
-                raise ValueError(f"{where} asks for {key}={theirs[key]!r}, which is not supported; only {wanted} is.")
+                raise Refusal(f"{where} asks for {key}={theirs[key]!r}, which is not supported; only {wanted} is.")
         fields = {ours: theirs[key] for ours, key in family.fields.items() if key in theirs or ours == "vocab_size"}
         config_class = MODELS.config(family.model)
         if family.pooler:
             fields["pooler"] = set(family.pooler[0].theirs) <= names
         return config_class.from_dict({**fields, **family.fixed, **family.adjust(None, theirs)})
     except KeyError as error:
-        raise ValueError(f"The config in {where} has no {error}, which this type of model needs.") from error
+        raise Refusal(f"The config in {where} has no {error}, which this type of model needs.") from error
 
 
 def _check_vocabulary(tokenizer, config, where):
-    """Raises ValueError for a vocabulary that cannot be this model's. A model may have a few rows more, for a round number."""
+    """Raises Refusal for a vocabulary that cannot be this model's. A model may have a few rows more, for a round number."""
     if tokenizer.vocab_size > config.vocab_size:
-        raise ValueError(f"The tokenizer in {where} has {tokenizer.vocab_size} ids, the model only {config.vocab_size}.")
+        raise Refusal(f"The tokenizer in {where} has {tokenizer.vocab_size} ids, the model only {config.vocab_size}.")
 
 
 def _task_name(family, names):
@@ -83,7 +84,7 @@ def pooling(directory):
     modes = {name for name, on in settings.items() if name.startswith("pooling_mode") and on is True}
     known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
     if len(modes) != 1 or not modes <= known.keys():
-        raise ValueError(f"{directory} pools by {sorted(modes)}; only one of {sorted(known)} is supported.")
+        raise Refusal(f"{directory} pools by {sorted(modes)}; only one of {sorted(known)} is supported.")
     modules = json.loads((directory / "modules.json").read_text(encoding="utf8"))
     normalize = any(module["type"].endswith("Normalize") for module in modules)
     limits = directory / "sentence_bert_config.json"

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 import tokenizers
 
+from zoo.config import Refusal
 from zoo.convert import reference, safetensors
 from zoo.convert.old_tensorflow import CONFIG, H5
 from zoo.tasks.embedding import frame
@@ -47,7 +48,7 @@ def certify(bundle, path, peer_python=None, library="transformers"):
         dict of `texts`, how many; `ids` and `outputs`: what was compared with whom, and how far they are apart.
 
     Raises:
-        ValueError: ids differ, or outputs by more than `TOLERANCE`; or the peer fails.
+        Refusal: ids differ, or outputs by more than `TOLERANCE`; or the peer fails.
     """
     path = Path(path)
     certificate = {"texts": len(TEXTS), "dtype": "float32", "ids": _native_ids(bundle.tokenizer, path, library)}
@@ -70,7 +71,7 @@ def certify(bundle, path, peer_python=None, library="transformers"):
             return certificate
         difference, largest = _compared(bundle, asked, answer)
     if not difference <= TOLERANCE * max(1.0, largest):
-        raise ValueError(
+        raise Refusal(
             f"The converted model's outputs are up to {difference:.2e} away from those of {library} ({largest:.2e} at most); "
             "it is not the same model."
         )
@@ -149,7 +150,7 @@ def _native_ids(tokenizer, path, library):
 def _check_ids(tokenizer, theirs, peer):
     for text, ids in zip(TEXTS, theirs, strict=True):
         if tokenizer.encode(text) != ids:
-            raise ValueError(f"The converted tokenizer gives other ids than {peer} for {text!r}: it is not the same.")
+            raise Refusal(f"The converted tokenizer gives other ids than {peer} for {text!r}: it is not the same.")
 
 
 def _has(library):
@@ -168,6 +169,6 @@ def _asked(peer, request):
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
             reason = (result.stderr.strip() or f"exit status {result.returncode}").splitlines()[-1]
-            raise ValueError(f"The peer {peer} could not run this model: {reason}")
+            raise Refusal(f"The peer {peer} could not run this model: {reason}")
         with np.load(answered, allow_pickle=False) as arrays:
             yield arrays

@@ -10,6 +10,7 @@ import gguf
 import numpy as np
 
 from zoo.bundle import Bundle, unfilled
+from zoo.config import Refusal
 from zoo.convert.tables import LLAMA
 from zoo.convert.weights import assign
 from zoo.registry import MODELS, TASKS, TOKENIZERS
@@ -77,18 +78,18 @@ def read(path):
     """The bundle of a GGUF file of the Llama type.
 
     Raises:
-        ValueError: another architecture or tokenizer, tensors that are missing or left over, or no such file.
+        Refusal: another architecture or tokenizer, tensors that are missing or left over, or no such file.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"There is no file {path}.")
+        raise Refusal(f"There is no file {path}.")
     try:
         reader = gguf.GGUFReader(path)
     except (ValueError, IndexError) as error:
-        raise ValueError(f"{path} is no GGUF file, or a damaged one ({error}).") from error
+        raise Refusal(f"{path} is no GGUF file, or a damaged one ({error}).") from error
     fields = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("tokenizer.ggml.")}
     if fields.get("general.architecture") != "llama":
-        raise ValueError(f"{path} has the architecture {fields.get('general.architecture')!r}; only 'llama' is read here.")
+        raise Refusal(f"{path} has the architecture {fields.get('general.architecture')!r}; only 'llama' is read here.")
     tokenizer = _tokenizer(reader, path)
     tensors = reader.tensors
     del reader  # it holds an array for each token and merge: 150 MB for 49,152 of them
@@ -108,12 +109,12 @@ def read(path):
 def _config(fields, vocab_size, tied, path):
     scaling = fields.get("llama.rope.scaling.type", "none")
     if scaling != "none":
-        raise ValueError(f"{path} scales its rotary positions by {scaling!r}; only plain ones are read here.")
+        raise Refusal(f"{path} scales its rotary positions by {scaling!r}; only plain ones are read here.")
     try:
         num_heads, hidden_dim = fields["llama.attention.head_count"], fields["llama.embedding_length"]
         head_dim = fields.get("llama.attention.key_length", hidden_dim // num_heads)
         if fields.get("llama.rope.dimension_count", head_dim) != head_dim:
-            raise ValueError(f"{path} turns a part of each head only; rotary positions turn all of it here.")
+            raise Refusal(f"{path} turns a part of each head only; rotary positions turn all of it here.")
         return MODELS.config("gpt")(
             vocab_size=vocab_size,
             max_length=fields["llama.context_length"],
@@ -129,7 +130,7 @@ def _config(fields, vocab_size, tied, path):
             **LLAMA.fixed,
         )
     except KeyError as error:
-        raise ValueError(f"{path} does not say {error}, without which there is no model.") from error
+        raise Refusal(f"{path} does not say {error}, without which there is no model.") from error
 
 
 def _tokenizer(reader, path):
@@ -141,7 +142,7 @@ def _tokenizer(reader, path):
 
     words = field("pre", "gpt-2")
     if field("model") != "gpt2" or words not in WORDS:
-        raise ValueError(
+        raise Refusal(
             f"{path} has a {field('model')} tokenizer with words cut as {words!r}; only byte-level BPE (gpt2) with "
             "words cut as "
             f"{' or '.join(WORDS)} is read here."

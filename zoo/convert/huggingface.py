@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from zoo.bundle import Bundle
-from zoo.config import nearest
+from zoo.config import Refusal, nearest
 from zoo.convert import old_tensorflow, safetensors
 from zoo.convert.assembly import assemble, pooling
 from zoo.convert.tables import FAMILIES, family_of, parts, to_theirs
@@ -23,14 +23,14 @@ def read(directory):
     modelling for a decoder. `provenance` names what was left out.
 
     Raises:
-        ValueError: an unknown `model_type`, a structure that the model cannot have, weights as a pickle, tensors that are
+        Refusal: an unknown `model_type`, a structure that the model cannot have, weights as a pickle, tensors that are
             missing or left over.
     """
     directory = Path(directory)
     theirs = _json(directory / "config.json")
     model_type = theirs.get("model_type")
     if model_type not in FAMILIES:
-        raise ValueError(f"{directory} has a model of type {model_type!r}; {nearest(model_type, FAMILIES)}")
+        raise Refusal(f"{directory} has a model of type {model_type!r}; {nearest(model_type, FAMILIES)}")
     kind, tensors = _weights(directory)
     tokenizer = tokenizers.create(directory)
     model, task, dropped = assemble(model_type, theirs, tensors, directory, tokenizer, {"embed": pooling(directory)})
@@ -49,33 +49,33 @@ def _json(path):
     try:
         return dict(json.loads(path.read_text(encoding="utf8")))
     except FileNotFoundError as error:
-        raise ValueError(f"{path.parent} is no directory of Hugging Face's: it holds no {path.name}.") from error
+        raise Refusal(f"{path.parent} is no directory of Hugging Face's: it holds no {path.name}.") from error
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); copy it again from where it was made.") from error
+        raise Refusal(f"{path} is damaged ({error}); copy it again from where it was made.") from error
 
 
 def write(bundle, directory):
     """Writes a bundle as Hugging Face's libraries read it: `config.json`, `model.safetensors`, the tokenizer's files.
 
     Raises:
-        ValueError: the model has no counterpart there, or `directory` is not empty.
+        Refusal: the model has no counterpart there, or `directory` is not empty.
     """
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise ValueError(f"{directory} is there already and not empty; give the name of a new directory.")
+        raise Refusal(f"{directory} is there already and not empty; give the name of a new directory.")
     model, task = bundle.model, bundle.task.registered_name
     model_type = family_of(bundle)
     family = FAMILIES[model_type]
     if task not in family.architectures:
-        raise ValueError(f"A {model_type} for {task} cannot be written; {nearest(task, family.architectures)}")
+        raise Refusal(f"A {model_type} for {task} cannot be written; {nearest(task, family.architectures)}")
     offset = getattr(model.config, "position_offset", 0)
     if offset and bundle.tokenizer.pad_id != offset - 1:
-        raise ValueError(
+        raise Refusal(
             f"A {model_type} counts positions from the id of padding, so that must be {offset - 1}; in this tokenizer it is "
             f"{bundle.tokenizer.pad_id}."
         )
     if task == "masked_lm" and not _plain_head(bundle.task, model.config):
-        raise ValueError("Its head has another activation or epsilon than its encoder, which Hugging Face's BERT cannot have.")
+        raise Refusal("Its head has another activation or epsilon than its encoder, which Hugging Face's BERT cannot have.")
     directory.mkdir(parents=True, exist_ok=True)
     bundle.tokenizer.save_huggingface(directory)
     config = {

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from zoo.bundle import Bundle
-from zoo.config import nearest
+from zoo.config import Refusal, nearest
 from zoo.convert.assembly import assemble
 from zoo.convert.old_tensorflow import datasets
 from zoo.convert.tables import FAMILIES
@@ -104,7 +104,7 @@ def fetch(name):
     """The directory of a published preset, loaded down from Kaggle or taken from its cache.
 
     Raises:
-        ValueError: there is no preset of this name among those that are read here, or Kaggle cannot be reached.
+        Refusal: there is no preset of this name among those that are read here, or Kaggle cannot be reached.
     """
     import kagglehub
     import keras_nlp
@@ -113,13 +113,13 @@ def fetch(name):
     for backbone in MODULES:
         published.update(getattr(keras_nlp.models, backbone).presets)
     if name not in published:
-        raise ValueError(f"KerasHub has no preset {name!r} that is read here; {nearest(name, published)}")
+        raise Refusal(f"KerasHub has no preset {name!r} that is read here; {nearest(name, published)}")
     handle = published[name]["kaggle_handle"].removeprefix("kaggle://")
     try:
         return Path(kagglehub.model_download(handle))
     except Exception as error:  # whatever its way to the network raises
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(
+        raise Refusal(
             f"The preset {name} could not be had from Kaggle ({reason}). Without a network, copy its directory here "
             "and give that."
         ) from error
@@ -129,20 +129,18 @@ def read(directory):
     """The bundle of a preset directory.
 
     Raises:
-        ValueError: another architecture or tokenizer, or tensors that are missing or left over.
+        Refusal: another architecture or tokenizer, or tensors that are missing or left over.
     """
     directory = Path(directory)
     config = read_json(directory / "config.json")
     backbone = config.get("class_name")
     if backbone not in MODULES:
-        raise ValueError(f"{directory} has a {backbone}; only {', '.join(MODULES)} are read here.")
+        raise Refusal(f"{directory} has a {backbone}; only {', '.join(MODULES)} are read here.")
     model_type, fields, fixed = STRUCTURES[backbone]
     try:
         theirs = {ours: config["config"][key] for ours, key in fields.items() if key in config["config"]} | fixed
     except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"{directory / 'config.json'} is damaged ({error!r}); copy it again from where it was made."
-        ) from error
+        raise Refusal(f"{directory / 'config.json'} is damaged ({error!r}); copy it again from where it was made.") from error
     if model_type == "roberta" and "max_position_embeddings" in theirs:
         theirs["max_position_embeddings"] += PADDING_ROWS
     tokenizer = _tokenizer(directory, backbone)
@@ -158,11 +156,11 @@ def read(directory):
 
 def _opened(path):
     if not path.is_file() and (path.parent / SHARDED).is_file():
-        raise ValueError(f"{path.parent} holds its weights in several files ({SHARDED}); only one {WEIGHTS} is read here.")
+        raise Refusal(f"{path.parent} holds its weights in several files ({SHARDED}); only one {WEIGHTS} is read here.")
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        raise ValueError(f"{path} is damaged or missing ({error}); copy it again from where it was made.") from error
+        raise Refusal(f"{path} is damaged or missing ({error}); copy it again from where it was made.") from error
 
 
 def _head(directory):
@@ -249,7 +247,7 @@ def _tokenizer(directory, backbone):
     """
     config = read_json(directory / "tokenizer.json")
     if config.get("class_name") != TOKENIZER_OF[backbone]:
-        raise ValueError(
+        raise Refusal(
             f"{directory} has a {config.get('class_name')}; a {backbone} is read with a {TOKENIZER_OF[backbone]} only."
         )
     settings, assets = config.get("config", {}), directory / ASSETS
@@ -257,7 +255,7 @@ def _tokenizer(directory, backbone):
         normalization = {name: bool(settings.get(name, False)) for name in ("lowercase", "strip_accents")}
         return TOKENIZERS.get("wordpiece").from_vocabulary(assets / "vocabulary.txt", normalization)
     if settings.get("add_prefix_space"):
-        raise ValueError(f"{directory} puts a space before each text (add_prefix_space); that is not supported.")
+        raise Refusal(f"{directory} puts a space before each text (add_prefix_space); that is not supported.")
     vocabulary, end = read_json(assets / "vocabulary.json"), "<|endoftext|>" if backbone == "GPT2Backbone" else "</s>"
     known = ("<|endoftext|>",) if backbone == "GPT2Backbone" else ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
     special = [token for token in known if token in vocabulary]

@@ -13,6 +13,7 @@ import h5py
 import tensorflow as tf
 
 from zoo.bundle import Bundle
+from zoo.config import Refusal
 from zoo.convert.assembly import assemble
 from zoo.convert.weights import Reshaped, Tensors, Turned
 from zoo.registry import TOKENIZERS
@@ -61,13 +62,13 @@ def datasets(file):
 
 
 def open_h5(directory):
-    """The tensors of a `tf_model.h5` as `Tensors`. Raises ValueError for a damaged file."""
+    """The tensors of a `tf_model.h5` as `Tensors`. Raises Refusal for a damaged file."""
     path = Path(directory) / H5
     try:
         file = h5py.File(path, "r")
         stored = datasets(file)
     except (OSError, RuntimeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); copy it again from where it was made.") from error
+        raise Refusal(f"{path} is damaged ({error}); copy it again from where it was made.") from error
     arrays = {}
     for name, dataset in stored.items():
         # layer / model / the variable's own name, which begins with a layer's; without the model where it was built and never
@@ -89,12 +90,12 @@ class _InCheckpoint:
 
 
 def open_checkpoint(directory):
-    """The tensors of the only checkpoint in a directory as `Tensors`. Raises ValueError where there is none, or it is
+    """The tensors of the only checkpoint in a directory as `Tensors`. Raises Refusal where there is none, or it is
     damaged."""
     found = sorted(Path(directory).glob("*.ckpt*.index"))
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
-        raise ValueError(f"{directory} must hold one checkpoint, NAME.ckpt.index with its .data files; it has {names}.")
+        raise Refusal(f"{directory} must hold one checkpoint, NAME.ckpt.index with its .data files; it has {names}.")
     prefix = str(found[0]).removesuffix(".index")
     try:
         reader = tf.train.load_checkpoint(prefix)
@@ -103,7 +104,7 @@ def open_checkpoint(directory):
             reader.get_tensor(name)  # the index alone opens without its data
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{prefix} is damaged or incomplete ({reason}); copy its files again.") from error
+        raise Refusal(f"{prefix} is damaged or incomplete ({reason}); copy its files again.") from error
     return Tensors({table_name(name): _shown(name, _InCheckpoint(reader, name, shape)) for name, shape in shapes.items()})
 
 
@@ -114,7 +115,7 @@ def read(directory):
     as all of Google's are; `provenance` tells what was taken.
 
     Raises:
-        ValueError: files are missing or damaged, tensors are missing or left over.
+        Refusal: files are missing or damaged, tensors are missing or left over.
     """
     directory = Path(directory)
     theirs = read_json(directory / CONFIG)

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from zoo.config import Refusal
+
 FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.bin", "pytorch_model.pt")
 
@@ -25,7 +27,7 @@ class TensorFiles:
     """The tensors of a Hugging Face directory: `names()`, `shape(name)`, `read(name)`.
 
     Raises:
-        ValueError: the directory holds no safetensors, only a pickle, or they are damaged.
+        Refusal: the directory holds no safetensors, only a pickle, or they are damaged.
     """
 
     def __init__(self, directory):
@@ -38,16 +40,16 @@ class TensorFiles:
             try:
                 return dict(json.loads(index.read_text(encoding="utf8"))["weight_map"])
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{index} is damaged ({error!r}); copy it again from where it was made.") from error
+                raise Refusal(f"{index} is damaged ({error!r}); copy it again from where it was made.") from error
         if not (self._directory / FILE).is_file():
             pickles = [name for name in PICKLES if (self._directory / name).is_file()]
             if pickles:
-                raise ValueError(
+                raise Refusal(
                     f"{self._directory / pickles[0]} is a pickle, which can run code when it is read, and is not. "
                     "Where it can be trusted, save it anew with transformers: "
                     "AutoModel.from_pretrained(DIR).save_pretrained(NEW) writes safetensors."
                 )
-            raise ValueError(f"{self._directory} holds no weights: there is no {FILE}.")
+            raise Refusal(f"{self._directory} holds no weights: there is no {FILE}.")
         with self._opened(FILE) as file:
             return dict.fromkeys(file.keys(), FILE)
 
@@ -58,7 +60,7 @@ class TensorFiles:
             with safe_open(path, framework="np") as file:
                 yield file
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} is damaged or missing ({error}); copy it again from where it was made.") from error
+            raise Refusal(f"{path} is damaged or missing ({error}); copy it again from where it was made.") from error
 
     def names(self):
         """Sorted names of all tensors."""
@@ -96,6 +98,6 @@ def write(path, tensors):
         for name, shape, read in tensors:
             array = np.ascontiguousarray(read(), "<f4")
             if array.shape != tuple(shape):
-                raise ValueError(f"{name} has shape {array.shape} where {tuple(shape)} was announced.")
+                raise Refusal(f"{name} has shape {array.shape} where {tuple(shape)} was announced.")
             file.write(array.data)
     os.replace(aside, path)

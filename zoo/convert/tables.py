@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from zoo.config import Refusal
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -236,7 +238,7 @@ def _llama_fields(config, theirs):
     rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
-        raise ValueError(f"The rotary positions are scaled by {kind!r}; only plain ones are read here.")
+        raise Refusal(f"The rotary positions are scaled by {kind!r}; only plain ones are read here.")
     return {
         "rotary_theta": float(rope.get("rope_theta", theirs.get("rope_theta", 10_000.0))),
         "num_kv_heads": theirs.get("num_key_value_heads") or theirs["num_attention_heads"],
@@ -289,7 +291,7 @@ FAMILIES = {
 
 
 def family_of(bundle):
-    """The `model_type` that a bundle is written as. Raises ValueError when there is none."""
+    """The `model_type` that a bundle is written as. Raises Refusal when there is none."""
     config, name = bundle.model.config, bundle.model.registered_name
     if name == "bert":
         # One structure; what sets the two apart is the kind of their vocabularies.
@@ -301,6 +303,6 @@ def family_of(bundle):
         fits = name == family.model and all(getattr(config, k) == v for k, v in family.fixed.items())
         if fits and plain and not config.normalize_qk:
             return model_type
-    raise ValueError(
+    raise Refusal(
         f"A {name} of this structure has no counterpart among {', '.join(FAMILIES)}; it cannot be written for Hugging Face."
     )

@@ -10,6 +10,7 @@ import re
 import numpy as np
 
 from zoo.bundle import as_tensor, pieces, room
+from zoo.config import Refusal
 from zoo.convert.tables import made_shape
 
 
@@ -83,23 +84,23 @@ def assign(model, family, tensors, *, with_head, where):
         Sorted names of tensors that belong to heads no task here has, and were left out.
 
     Raises:
-        ValueError: tensors are missing, left over or of another shape; all of them are named.
+        Refusal: tensors are missing, left over or of another shape; all of them are named.
     """
     named = {family.our_name(name): name for name in tensors.names()}
     variables = variables_by_path(model)
     rules = {rule.ours: rule for rule in family.rules(model.config, with_head=with_head)}
     if rules.keys() != variables.keys():
-        raise ValueError(f"The table and the model differ in {sorted(rules.keys() ^ variables.keys())}.")
+        raise Refusal(f"The table and the model differ in {sorted(rules.keys() ^ variables.keys())}.")
     wanted = {name for rule in rules.values() for name in rule.theirs}
     missing = sorted(wanted - named.keys())
     if missing:
-        raise ValueError(f"{where} lacks {len(missing)} tensors that this model has: {', '.join(missing)}.")
+        raise Refusal(f"{where} lacks {len(missing)} tensors that this model has: {', '.join(missing)}.")
     dropped = _check_leftover(family, named, wanted, tensors, where)
     for path, rule in rules.items():
         shape = made_shape(rule, [tensors.shape(named[name]) for name in rule.theirs])
         if shape != tuple(variables[path].shape):
             ours = f"the model's {path} has {tuple(variables[path].shape)}"
-            raise ValueError(f"{where}: {', '.join(rule.theirs)} make shape {shape}, {ours}.")
+            raise Refusal(f"{where}: {', '.join(rule.theirs)} make shape {shape}, {ours}.")
     for path, rule in rules.items():
         _fill(variables[path].value, rule, [named[name] for name in rule.theirs], tensors)
     return dropped
@@ -128,20 +129,20 @@ def _fill(variable, rule, names, tensors):
 
 
 def _check_leftover(family, named, wanted, tensors, where):
-    """Names of tensors that are left out on purpose. Raises ValueError for those that nobody knows, or copies that differ."""
+    """Names of tensors that are left out on purpose. Raises Refusal for those that nobody knows, or copies that differ."""
     dropped, unknown = [], []
     for name in sorted(named.keys() - wanted):
         if any(re.fullmatch(pattern, name) for pattern in family.ignored):
             continue
         if family.copies.get(name) in wanted:
             if not _equal(tensors, named[name], named[family.copies[name]]):
-                raise ValueError(f"{where}: {name} differs from {family.copies[name]}, which this model has only once.")
+                raise Refusal(f"{where}: {name} differs from {family.copies[name]}, which this model has only once.")
         elif any(re.fullmatch(pattern, name) for pattern in family.dropped):
             dropped.append(name)
         else:
             unknown.append(name)
     if unknown:
-        raise ValueError(f"{where} has {len(unknown)} tensors that this model has no place for: {', '.join(unknown)}.")
+        raise Refusal(f"{where} has {len(unknown)} tensors that this model has no place for: {', '.join(unknown)}.")
     return dropped
 
 

@@ -7,6 +7,7 @@ H head width.
 import keras
 from keras import ops
 
+from zoo.config import Refusal
 from zoo.layers import fusion
 from zoo.layers.blockwise_attention import FORMS, attend_in_blocks, attend_in_rows, resolve_form
 from zoo.layers.linear import Linear, leading_shape, row_matmul
@@ -127,7 +128,7 @@ class Attention(keras.layers.Layer):
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
         self.use_bias, self.output_stddev, self.form = use_bias, output_stddev, form
         if form not in FORMS:
-            raise ValueError(f"form must be {' or '.join(FORMS)}, got {form!r}.")
+            raise Refusal(f"form must be {' or '.join(FORMS)}, got {form!r}.")
         self.qkv = Linear((num_heads + 2 * num_kv_heads) * head_dim, use_bias, dtype=self.dtype_policy, name="qkv")
         self.normalize_qk = normalize_qk
         if normalize_qk:

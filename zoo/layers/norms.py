@@ -9,6 +9,7 @@ Shape letters: D hidden; the leading axes are any.
 import keras
 from keras import ops
 
+from zoo.config import Refusal
 from zoo.layers.fusion import sum_of_rows
 
 
@@ -66,13 +67,13 @@ class Norm(keras.layers.Layer):
     Call: (..., D) -> (..., D), in the compute dtype.
 
     Raises:
-        ValueError: for another kind.
+        Refusal: for another kind.
     """
 
     def __init__(self, kind, epsilon=1e-5, **kwargs):
         super().__init__(**kwargs)
         if kind not in ("layer", "rms"):
-            raise ValueError(f"norm must be layer or rms, got {kind!r}.")
+            raise Refusal(f"norm must be layer or rms, got {kind!r}.")
         self.kind, self.epsilon = kind, epsilon
 
     def build(self, input_shape):

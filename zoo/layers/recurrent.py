@@ -12,6 +12,7 @@ Shape letters: B batch, T steps, X input width, D hidden, G gates (1 plain, 3 GR
 import keras
 from keras import ops
 
+from zoo.config import Refusal
 from zoo.layers.fusion import fused
 
 # A loop of at most this many steps is written out in the graph; longer ones, and those of unknown length, are a scan.
@@ -150,13 +151,13 @@ class Recurrent(keras.layers.Layer):
         `(outputs, state)`: h of every step, (B, T, D), and the state after the last.
 
     Raises:
-        ValueError: if `cell` is unknown.
+        Refusal: if `cell` is unknown.
     """
 
     def __init__(self, hidden_dim, cell="lstm", forget_bias=1.0, weight_dropout=0.0, seed=None, **kwargs):
         super().__init__(**kwargs)
         if cell not in CELLS:
-            raise ValueError(f"A recurrent cell is one of {', '.join(CELLS)}, got {cell!r}.")
+            raise Refusal(f"A recurrent cell is one of {', '.join(CELLS)}, got {cell!r}.")
         self.hidden_dim, self.cell, self.forget_bias = hidden_dim, CELLS[cell], forget_bias
         self.weight_dropout = weight_dropout
         self.seed_generator = keras.random.SeedGenerator(seed) if weight_dropout else None

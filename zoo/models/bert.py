@@ -15,7 +15,7 @@ from typing import ClassVar
 import keras
 from keras import ops
 
-from zoo.config import Config
+from zoo.config import Config, Refusal
 from zoo.layers.attention import Attention
 from zoo.layers.linear import Linear
 from zoo.layers.masks import padding_keys
@@ -119,7 +119,7 @@ class BERT(Encoder):
     Call: as `Encoder`, float (B, T, D).
 
     Raises:
-        ValueError: if T is known and above `max_length`.
+        Refusal: if T is known and above `max_length`.
 
     Ours -> paper: embeddings, positions, segments -> the three embeddings of figure 2; `pool` -> C.
     """
@@ -162,7 +162,7 @@ class BERT(Encoder):
     def encode(self, token_ids, padding_mask=None, segment_ids=None, training=False):
         length = token_ids.shape[1]
         if length is not None and length > self.max_length:
-            raise ValueError(f"{length} tokens are more than this model's max_length of {self.max_length}.")
+            raise Refusal(f"{length} tokens are more than this model's max_length of {self.max_length}.")
         positions_1T = ops.arange(ops.shape(token_ids)[1])[None] + self.config.position_offset
         x_BTD = self.embeddings(token_ids) + self.positions(positions_1T) + self._segments(segment_ids)
         x_BTD = self.embedding_norm(x_BTD)

@@ -19,7 +19,7 @@ from typing import ClassVar
 import keras
 from keras import ops
 
-from zoo.config import Config
+from zoo.config import Config, Refusal
 from zoo.layers.attention import Attention
 from zoo.layers.chunked_cross_entropy import Projection
 from zoo.layers.linear import times_rows
@@ -182,7 +182,7 @@ class GPT(LanguageModel):
     Call: as `LanguageModel`. Features are the last hidden states (B, T, D).
 
     Raises:
-        ValueError: if T is known and above `max_length`; if both a state and `segment_ids` are given.
+        Refusal: if T is known and above `max_length`; if both a state and `segment_ids` are given.
 
     Ours -> paper: embeddings -> W_e, positions -> W_p (Radford et al. 2018, eq. 2).
     """
@@ -247,9 +247,9 @@ class GPT(LanguageModel):
     def features(self, token_ids, state=None, *, padding_mask=None, segment_ids=None, positions=None, training=False):
         length = token_ids.shape[1]
         if length is not None and length > self.max_length:
-            raise ValueError(f"{length} tokens are more than this model's max_length of {self.max_length}.")
+            raise Refusal(f"{length} tokens are more than this model's max_length of {self.max_length}.")
         if state is not None and segment_ids is not None:
-            raise ValueError("segment_ids go with whole rows; a state holds one document a row.")
+            raise Refusal("segment_ids go with whole rows; a state holds one document a row.")
         columns_T = ops.arange(ops.shape(token_ids)[1])
         index = 0
         if state is None:

@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 from keras import ops
 
-from zoo.config import Config
+from zoo.config import Config, Refusal
 from zoo.layers import ngram_estimation
 from zoo.layers.ngram import BackoffTables
 from zoo.models.base import LanguageModel
@@ -124,16 +124,16 @@ class NGram(LanguageModel):
         Functions traced before keep the old tables: adapt first, then compile or export.
 
         Args:
-            token_ids: int (N,), `eos_id` before the first sentence and after each. Raises ValueError when there is
+            token_ids: int (N,), `eos_id` before the first sentence and after each. Raises Refusal when there is
                 nothing to predict or an id is out of range.
         """
         config, ids = self.config, np.asarray(token_ids)
         if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
-            raise ValueError(f"adapt takes one stream of integer ids, got {ids.dtype} of shape {ids.shape}.")
+            raise Refusal(f"adapt takes one stream of integer ids, got {ids.dtype} of shape {ids.shape}.")
         if ids.size == 0 or (ids == config.eos_id).all():
-            raise ValueError("The corpus is empty: an n-gram model needs at least one token to count.")
+            raise Refusal("The corpus is empty: an n-gram model needs at least one token to count.")
         if ids.min() < 0 or ids.max() >= config.vocab_size:
-            raise ValueError(
+            raise Refusal(
                 f"Token ids must be in [0, {config.vocab_size}), got {ids.min()} to {ids.max()}; "
                 "set vocab_size to the tokenizer's."
             )

@@ -10,6 +10,7 @@ import contextlib
 
 import tensorflow as tf
 
+from zoo.config import Refusal
 from zoo.layers.fusion import whole
 from zoo.models.base import Encoder, Headed, LanguageModel
 
@@ -21,7 +22,7 @@ def compiled(model):
     """While graphs are traced in this block, the passes of `model` become functions that must be compiled.
 
     Raises:
-        ValueError: the model has no pass that XLA could compile.
+        Refusal: the model has no pass that XLA could compile.
     """
     passes = model.backbone if isinstance(model, Headed) else model
     if isinstance(passes, LanguageModel) and passes.projection() is not None:
@@ -34,7 +35,7 @@ def compiled(model):
     elif isinstance(passes, Encoder):
         replaced = {"encode": _encode(passes)}
     else:
-        raise ValueError(
+        raise Refusal(
             f"{model.registered_name} looks its numbers up in tables, which XLA cannot compile; leave --export_xla out."
         )
     # Past Keras, which would take them for parts of the model.

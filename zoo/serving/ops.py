@@ -13,6 +13,7 @@ from pathlib import Path
 from tensorflow.core.framework import kernel_def_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
+from zoo.config import Refusal
 from zoo.serving import c_api
 
 PYTHON = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
@@ -44,7 +45,7 @@ def allowed_ops():
 
 
 def check_ops(export, xla=False):
-    """Raises ValueError if the SavedModel in `export` holds an operation that a stock TF Serving cannot run.
+    """Raises Refusal if the SavedModel in `export` holds an operation that a stock TF Serving cannot run.
 
     Args:
         export: directory of one version.
@@ -61,8 +62,8 @@ def check_ops(export, xla=False):
             nodes += function.node_def
         must_compile += [node.name for node in nodes if node.attr["_XlaMustCompile"].b]
         if must_compile and not xla:
-            raise ValueError(f"{must_compile[0]} must be compiled by XLA, which a stock server has switched off.")
+            raise Refusal(f"{must_compile[0]} must be compiled by XLA, which a stock server has switched off.")
         strangers = {node.op: node.name for node in nodes if node.op not in allowed and node.op not in functions}
         if strangers:
             op, name = min(strangers.items())
-            raise ValueError(f"{name} is of the kind {op}, which a stock server cannot run; allowed are core operations alone.")
+            raise Refusal(f"{name} is of the kind {op}, which a stock server cannot run; allowed are core operations alone.")

@@ -19,6 +19,7 @@ import keras
 import numpy as np
 
 from zoo.aside import aside, sweep, take_the_place
+from zoo.config import Refusal
 from zoo.models.base import Headed
 
 FORMATS = {"onnx": "model.onnx", "litert": "model.tflite"}
@@ -57,12 +58,12 @@ def export_forward(directory, model, tokenizer, kind):
         The file, and the largest difference from the model's own outputs.
 
     Raises:
-        ValueError: a package is missing, the format cannot hold the model, or its runtime gives other numbers.
+        Refusal: a package is missing, the format cannot hold the model, or its runtime gives other numbers.
         OSError: the directory cannot be written.
     """
     missing = [name for name in ("tf2onnx", "onnxruntime") if kind == "onnx" and importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(f"--export_format=onnx needs {' and '.join(missing)}: pip install 'language-model-zoo[onnx]'.")
+        raise Refusal(f"--export_format=onnx needs {' and '.join(missing)}: pip install 'language-model-zoo[onnx]'.")
     directory = Path(directory)
     with aside(directory, kind) as path:
         sweep(directory, kind)
@@ -79,13 +80,13 @@ def export_forward(directory, model, tokenizer, kind):
             actual = (_onnx if kind == "onnx" else _litert)(file, ids, mask)
         except Exception as error:  # a converter's, or its runtime's, of whatever kind
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ValueError(
+            raise Refusal(
                 f"{model.registered_name} uses operations that {kind} has not; export it as a saved_model. ({reason[:200]})"
             ) from error
         by_token = expected.shape[:2] == mask.shape
         difference = float(np.abs(actual - expected)[mask if by_token else ...].max())
         if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
-            raise ValueError(f"In {kind} the outputs differ by {difference:.1e}; export it as a saved_model.")
+            raise Refusal(f"In {kind} the outputs differ by {difference:.1e}; export it as a saved_model.")
         tokenizer.save(path / "tokenizer")
         take_the_place(path, directory / kind)
     return directory / kind / FORMATS[kind], difference

@@ -1,6 +1,6 @@
 """The ways to prove an export that is already written; each takes the directory of a version and returns a sentence.
 
-Raises ValueError at the first answer that differs from the golden one.
+Raises Refusal at the first answer that differs from the golden one.
 """
 
 import ast
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from zoo.config import Refusal
 from zoo.export import prove
 from zoo.serving import c_api, golden, replay
 from zoo.serving.ops import check_ops
@@ -31,7 +32,7 @@ def through_protos(export):
     requests = json.loads((folder / "golden.json").read_text(encoding="utf8"))
     records = [bytes(record.numpy()) for record in tf.data.TFRecordDataset(str(folder / "tf_serving_warmup_requests"))]
     if len(records) != len(requests):
-        raise ValueError(f"The warm-up file holds {len(records)} records for {len(requests)} golden requests.")
+        raise Refusal(f"The warm-up file holds {len(records)} records for {len(requests)} golden requests.")
     model = c_api.SavedModel(export)
     for record, expected in zip(records, requests, strict=True):
         log = prediction_log_pb2.PredictionLog.FromString(record)
@@ -44,7 +45,7 @@ def through_protos(export):
         response = predict_pb2.PredictResponse.FromString(response.SerializeToString())
         for name, value in expected["outputs"].items():
             if replay.differs(tf.make_ndarray(response.outputs[name]), value):
-                raise ValueError(f"Through the protos, signature {expected['signature']} answers another {name}.")
+                raise Refusal(f"Through the protos, signature {expected['signature']} answers another {name}.")
     model.close()
     return f"Protos: {len(records)} PredictRequests from the warm-up file, the same answers in their PredictResponses."
 
@@ -72,13 +73,13 @@ def through_saved_model_cli(export):
     ]
     result = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)
     if result.returncode:
-        raise ValueError(f"saved_model_cli failed: {(result.stderr.strip() or 'no message').splitlines()[-1]}")
+        raise Refusal(f"saved_model_cli failed: {(result.stderr.strip() or 'no message').splitlines()[-1]}")
     for name, values in request["outputs"].items():
         printed = result.stdout.partition(f"Result for output key {name}:\n")[2].partition("Result for output key")[0]
         if isinstance(values[row], str) and ast.literal_eval(printed.strip()) != [
             values[row].encode("utf8", "surrogateescape")
         ]:
-            raise ValueError(f"saved_model_cli answers another {name}: {printed.strip()}")
+            raise Refusal(f"saved_model_cli answers another {name}: {printed.strip()}")
     return "saved_model_cli: the default signature gives the same answer."
 
 

@@ -20,6 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from zoo.config import Refusal
 from zoo.layers.linear import Linear, turned_kernels
 from zoo.models.base import Headed
 
@@ -33,12 +34,12 @@ def at_precision(model, precision, task):
     otherwise.
 
     Raises:
-        ValueError: the precision is unknown, or the model cannot take it.
+        Refusal: the precision is unknown, or the model cannot take it.
     """
     if precision not in PRECISIONS:
-        raise ValueError(f"An export's precision is {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}, got {precision!r}.")
+        raise Refusal(f"An export's precision is {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}, got {precision!r}.")
     if precision != "float32" and not _matrices(model):
-        raise ValueError(
+        raise Refusal(
             f"{model.registered_name} has tables and no matrices, which {precision} could store; export it in float32."
         )
     if precision != "bfloat16":

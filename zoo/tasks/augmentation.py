@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from zoo.config import Refusal
+
 PIECE = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\s\u3400-\u9fff\uf900-\ufaff]+|\s+")
 
 
@@ -95,12 +97,12 @@ def read_synonyms(path):
     """Word in lower case -> its synonyms, from a UTF-8 file with a row a word: `word TAB synonym TAB synonym ...`.
 
     Raises:
-        ValueError: there is no such file, or a row is none.
+        Refusal: there is no such file, or a row is none.
     """
     try:
         lines = Path(path).read_text(encoding="utf8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
+        raise Refusal(
             f"synonym_table={path} cannot be read ({error}); give a UTF-8 file of word TAB synonym TAB ...."
         ) from error
     table = {}
@@ -109,9 +111,7 @@ def read_synonyms(path):
         if not line.strip():
             continue
         if not word or not synonyms or not all(synonyms):
-            raise ValueError(
-                f"{path}, line {number}: {line!r:.60} is no word with its synonyms; write word TAB synonym TAB ...."
-            )
+            raise Refusal(f"{path}, line {number}: {line!r:.60} is no word with its synonyms; write word TAB synonym TAB ....")
         table.setdefault(word.lower(), []).extend(synonyms)
     return table
 

@@ -16,7 +16,7 @@ import dataclasses
 
 from keras import ops
 
-from zoo.config import Config
+from zoo.config import Config, Refusal
 from zoo.layers.cross_entropy import cross_entropy
 from zoo.models.base import Headed
 
@@ -61,9 +61,9 @@ class Task:
 
     def __init__(self, config=None, *, label_smoothing=0.0, z_loss=0.0):
         if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be at least 0 and below 1, got {label_smoothing}.")
+            raise Refusal(f"label_smoothing must be at least 0 and below 1, got {label_smoothing}.")
         if z_loss < 0:
-            raise ValueError(f"z_loss must not be negative, got {z_loss}.")
+            raise Refusal(f"z_loss must not be negative, got {z_loss}.")
         self.config = self.config_class() if config is None else config
         self.label_smoothing, self.z_loss = label_smoothing, z_loss
 

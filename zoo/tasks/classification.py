@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras import ops
 
 from zoo import metrics
-from zoo.config import Config
+from zoo.config import Config, Refusal
 from zoo.layers.cross_entropy import cross_entropy
 from zoo.layers.heads import SequenceClassifier
 from zoo.models.base import Classifier, Encoder
@@ -103,7 +103,7 @@ class Classification(Task):
             pair = "text_pair" in example
         labels = self.config.labels or tuple(sorted(counts))
         if len(labels) < 2:
-            raise ValueError(f"Every training example has the label {labels[0]!r}; there must be at least two classes.")
+            raise Refusal(f"Every training example has the label {labels[0]!r}; there must be at least two classes.")
         weights = self.config.class_weights
         if self.config.balance:
             self.config.require(
@@ -120,13 +120,13 @@ class Classification(Task):
             label = _label(example, number)
             if label not in known:
                 seen = ", ".join(map(repr, self.config.labels))
-                raise ValueError(f"Example {number} has the label {label!r}, which no training example has: {seen}.")
+                raise Refusal(f"Example {number} has the label {label!r}, which no training example has: {seen}.")
             texts.append(_texts(example, self.config.pair, number))
             labels.append(known[label])
         parts = _encoded(texts, tokenizer)
         over = [i for i, some in enumerate(parts, 1) if sequences.overlong(some, layout.seq_length)]
         if over and self.config.overlong == "refuse":
-            raise ValueError(
+            raise Refusal(
                 f"Example {over[0]} does not fit into --seq_length={layout.seq_length} (nor do {len(over) - 1:,} others); "
                 "raise it, or have long texts cut with --set=overlong=cut."
             )
@@ -278,9 +278,9 @@ def _batch(rows, labels, width, pad_id):
 def _label(example, number):
     label = example.get("label")
     if label is None or label == "":
-        raise ValueError(f"Example {number} has no label; each must have one, in the field or column `label`.")
+        raise Refusal(f"Example {number} has no label; each must have one, in the field or column `label`.")
     if isinstance(label, list | dict):
-        raise ValueError(f"Example {number} has the label {label!r:.60}; it must be one string or number.")
+        raise Refusal(f"Example {number} has the label {label!r:.60}; it must be one string or number.")
     return str(label)
 
 
@@ -288,7 +288,7 @@ def _texts(example, pair, number):
     texts = [example.get("text"), *([example.get("text_pair")] if pair else [])]
     for name, text in zip(("text", "text_pair"), texts, strict=False):
         if not text:
-            raise ValueError(f"Example {number} has an empty {name}; there is nothing to classify.")
+            raise Refusal(f"Example {number} has an empty {name}; there is nothing to classify.")
         if not isinstance(text, str):
-            raise ValueError(f"Example {number} has {text!r:.60} as its {name}, which must be a string.")
+            raise Refusal(f"Example {number} has {text!r:.60} as its {name}, which must be a string.")
     return texts

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from keras import ops
 
 from zoo import metrics
-from zoo.config import Config
+from zoo.config import Config, Refusal
 from zoo.layers.cross_entropy import cross_entropy
 from zoo.layers.heads import MaskedLMHead, PretrainingHead
 from zoo.registry import TASKS
@@ -137,7 +137,7 @@ class MaskedLM(Task):
         `pair_accuracy`, of rows."""
         nats, count, right = (float(totals[name]) for name in ("nats", "tokens", "right"))
         if not count:
-            raise ValueError("There is nothing to score: no token of the split could be hidden.")
+            raise Refusal("There is nothing to score: no token of the split could be hidden.")
         loss = nats / count
         scores = {"loss": loss, "perplexity": metrics.perplexity(loss), "accuracy": right / count, "num_tokens": int(count)}
         if totals.get("pairs"):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from zoo.config import Refusal
 from zoo.data import PackedBatches
 
 HIDDEN, REPLACED = 0.8, 0.1
@@ -107,9 +108,9 @@ class Masking:
 
 
 def require_mask(tokenizer):
-    """Raises ValueError unless the vocabulary has what masked language modelling needs."""
+    """Raises Refusal unless the vocabulary has what masked language modelling needs."""
     if None in (tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id):
-        raise ValueError(
+        raise Refusal(
             "Masked language modelling needs a vocabulary with tokens that begin, end and hide; the "
             f"{tokenizer.registered_name} "
             "tokenizer has none: take --tokenizer=wordpiece or unigram."
@@ -156,13 +157,13 @@ class MaskedBatches:
 
     def __init__(self, stream, layout, masking, tokenizer, pairs="none"):
         if layout.seq_length < 6:
-            raise ValueError(
+            raise Refusal(
                 "Masked rows have a special token at each end, and perhaps one between two parts: seq_length is at "
                 "least 6, got "
                 f"{layout.seq_length}."
             )
         if pairs == "next_sentence" and layout.batch_size < 2:
-            raise ValueError("pairs=next_sentence takes a second part from another row: batch_size is at least 2, got 1.")
+            raise Refusal("pairs=next_sentence takes a second part from another row: batch_size is at least 2, got 1.")
         self._windows = PackedBatches(stream, layout.seq_length - _num_marks(pairs), layout.batch_size, layout.seed)
         self._seed, self._masking, self._tokenizer, self._pairs = layout.seed, masking, tokenizer, pairs
 

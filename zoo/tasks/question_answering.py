@@ -18,7 +18,7 @@ import tensorflow as tf
 from keras import ops
 
 from zoo import metrics
-from zoo.config import Config
+from zoo.config import Config, Refusal
 from zoo.layers.heads import TokenClassifier
 from zoo.registry import TASKS
 from zoo.tasks import embedding, sequences
@@ -347,20 +347,20 @@ def _batch(data, chosen):
 
 
 def _checked(example, number):
-    """(question, context as bytes, answers, their starts in characters). Raises ValueError for what cannot be."""
+    """(question, context as bytes, answers, their starts in characters). Raises Refusal for what cannot be."""
     question, context = example.get("question"), example.get("context")
     for name, text in (("question", question), ("context", context)):
         if not text:
-            raise ValueError(f"Example {number} has an empty {name}.")
+            raise Refusal(f"Example {number} has an empty {name}.")
     answers, starts = list(example.get("answers") or []), list(example.get("answer_starts") or [])
     if len(answers) != len(starts):
-        raise ValueError(f"Example {number} has {len(answers)} answers and {len(starts)} starts of them.")
+        raise Refusal(f"Example {number} has {len(answers)} answers and {len(starts)} starts of them.")
     for i, answer in enumerate(answers):
         if answer in context:
             if starts[i] < 0 or context[starts[i] : starts[i] + len(answer)] != answer:  # an offset that was counted otherwise
                 starts[i] = context.index(answer)
         elif starts[i] >= 0 or not any(other in context for other in answers):  # -1: in other words than the context's
-            raise ValueError(f"Example {number} has the answer {answer!r:.60}, which is not in its context.")
+            raise Refusal(f"Example {number} has the answer {answer!r:.60}, which is not in its context.")
     return question, context.encode("utf8"), answers, starts
 
 
@@ -373,7 +373,7 @@ def _word_span(context, answers, starts, spans, number):
     after = before + len(answer.encode("utf8"))
     inside = np.flatnonzero((spans[0] < after) & (spans[1] > before))
     if not len(inside):
-        raise ValueError(f"Example {number} has the answer {answer!r:.60}, in which there is no word.")
+        raise Refusal(f"Example {number} has the answer {answer!r:.60}, in which there is no word.")
     return int(inside[0]), int(inside[-1])
 
 

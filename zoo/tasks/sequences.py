@@ -11,6 +11,8 @@ Shape letters: B batch, T positions.
 import numpy as np
 import tensorflow as tf
 
+from zoo.config import Refusal
+
 
 def marks(tokenizer):
     """(begin, end): the ids that stand before and after texts."""
@@ -111,7 +113,7 @@ class ExampleBatches:
 
     def __init__(self, num_examples, batch_size, seed, make):
         if num_examples < 1:
-            raise ValueError("There is nothing to train on: the train split holds no examples.")
+            raise Refusal("There is nothing to train on: the train split holds no examples.")
         self.num_examples, self.batch_size, self.seed, self._make = num_examples, batch_size, seed, make
         self.steps_per_epoch = -(-num_examples // batch_size)
 

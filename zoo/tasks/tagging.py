@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras import ops
 
 from zoo import metrics
-from zoo.config import Config
+from zoo.config import Config, Refusal
 from zoo.layers.cross_entropy import cross_entropy
 from zoo.layers.heads import TokenClassifier
 from zoo.registry import TASKS
@@ -88,7 +88,7 @@ class Tagging(Task):
             words, tags = _sentence(example, number)
             for tag in tags:
                 if tag not in known:
-                    raise ValueError(f"Example {number} has the tag {tag!r}, which no training example has.")
+                    raise Refusal(f"Example {number} has the tag {tag!r}, which no training example has.")
             pieces = tokenizer.encode_batch([word if i == 0 else f" {word}" for i, word in enumerate(words)])
             pieces = [list(some[: layout.seq_length - 2]) or [_blank(tokenizer)] for some in pieces]
             for start, end in _spans(list(map(len, pieces)), layout.seq_length - 2):
@@ -247,13 +247,13 @@ def _batch(rows, width, pad_id):
 def _sentence(example, number):
     words, tags = example.get("tokens"), example.get("tags")
     if not words:
-        raise ValueError(f"Example {number} has no words; each must have some, in the field `tokens`.")
+        raise Refusal(f"Example {number} has no words; each must have some, in the field `tokens`.")
     if not all(
         isinstance(some, list | tuple) and all(isinstance(one, str | None) for one in some) for some in (words, tags or [])
     ):
-        raise ValueError(f"Example {number} must have lists of strings as `tokens` and `tags`, a word and a tag each.")
+        raise Refusal(f"Example {number} must have lists of strings as `tokens` and `tags`, a word and a tag each.")
     if tags is None or len(words) != len(tags):
-        raise ValueError(f"Example {number} has {len(words)} words and {len(tags or [])} tags; each word has one tag.")
+        raise Refusal(f"Example {number} has {len(words)} words and {len(tags or [])} tags; each word has one tag.")
     if None in tags or "" in tags:
-        raise ValueError(f"Example {number} has a word without a tag.")
+        raise Refusal(f"Example {number} has a word without a tag.")
     return words, tags

@@ -11,6 +11,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from zoo.config import Refusal
 from zoo.decoding import Sampling, beam_search, generate
 from zoo.tasks.signatures import refusal_unless, signature, with_one_row_apart
 
@@ -191,13 +192,13 @@ def longest_text(model):
 
 
 def require_in_range(**values):
-    """Raises ValueError, in the words of the signatures, for the first option, a Python number, that is out of its range."""
+    """Raises Refusal, in the words of the signatures, for the first option, a Python number, that is out of its range."""
     for name, value in values.items():
         spec, _, is_right, wanted = OPTIONS[name]
         if is_right is not None and not is_right(value):
-            raise ValueError(f"{name} {wanted}; got {value}.")
+            raise Refusal(f"{name} {wanted}; got {value}.")
         if spec.dtype.is_integer and not spec.dtype.min <= value <= spec.dtype.max:
-            raise ValueError(f"{name} is an integer of {spec.dtype.size * 8} bits; got {value}.")
+            raise Refusal(f"{name} is an integer of {spec.dtype.size * 8} bits; got {value}.")
 
 
 def checked_options(prompt, **values):

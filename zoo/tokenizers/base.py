@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from zoo.config import nearest
+from zoo.config import Refusal, nearest
 from zoo.registry import TOKENIZERS
 
 # The Rust side tracks every character of a text; pieces keep that small and share the work among cores.
@@ -82,19 +82,19 @@ class Tokenizer(tf.Module):
     def decode(self, ids):
         """Ids -> string. Special ids are left out, `unk_id` leaves a mark; bytes that are no UTF-8 become U+FFFD.
 
-        Raises ValueError when an id is outside [0, vocab_size).
+        Raises Refusal when an id is outside [0, vocab_size).
         """
         raise TypeError(f"{type(self).__name__} cannot decode.")
 
     def checked_ids(self, ids):
-        """Ids as a flat int64 numpy array. Raises ValueError when one is outside [0, vocab_size)."""
+        """Ids as a flat int64 numpy array. Raises Refusal when one is outside [0, vocab_size)."""
         ids = np.asarray(ids)
         if ids.size and not np.issubdtype(ids.dtype, np.integer):
-            raise ValueError(f"Token ids are integers, got {ids.dtype}.")
+            raise Refusal(f"Token ids are integers, got {ids.dtype}.")
         ids = ids.astype(np.int64).reshape(-1)
         outside = ids[(ids < 0) | (ids >= self.vocab_size)]
         if outside.size:
-            raise ValueError(f"Token id {outside[0]} is outside this tokenizer's 0..{self.vocab_size - 1}.")
+            raise Refusal(f"Token id {outside[0]} is outside this tokenizer's 0..{self.vocab_size - 1}.")
         return ids
 
     def lost_bytes(self, text):
@@ -133,22 +133,22 @@ class Tokenizer(tf.Module):
 
 
 def to_bytes(text):
-    """UTF-8 of a string; bytes as they are. Raises ValueError for a lone surrogate, which UTF-8 cannot spell."""
+    """UTF-8 of a string; bytes as they are. Raises Refusal for a lone surrogate, which UTF-8 cannot spell."""
     if isinstance(text, bytes):
         return text
     if not isinstance(text, str):
-        raise ValueError(f"A tokenizer takes strings, got {type(text).__name__}.")
+        raise Refusal(f"A tokenizer takes strings, got {type(text).__name__}.")
     try:
         return text.encode("utf8")
     except UnicodeEncodeError as error:
         sentence = f"The text has a lone surrogate at character {error.start}, which no UTF-8 can spell."
-        raise ValueError(sentence) from error
+        raise Refusal(sentence) from error
 
 
 def several(texts):
-    """The texts unchanged. Raises ValueError for one string, which would pass for a list of its characters."""
+    """The texts unchanged. Raises Refusal for one string, which would pass for a list of its characters."""
     if isinstance(texts, (str, bytes)):
-        raise ValueError("A list of texts is expected here, got one string; put it in a list.")
+        raise Refusal("A list of texts is expected here, got one string; put it in a list.")
     return texts
 
 
@@ -195,31 +195,31 @@ def encode_pieces(native, texts):
 
 
 def read_text(path):
-    """The text of a vocabulary's file. Raises ValueError when there is none or it is no UTF-8."""
+    """The text of a vocabulary's file. Raises Refusal when there is none or it is no UTF-8."""
     try:
         return Path(path).read_text(encoding="utf8")
     except FileNotFoundError as error:
-        raise ValueError(f"There is no file {path}.") from error
+        raise Refusal(f"There is no file {path}.") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}).") from error
+        raise Refusal(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}).") from error
 
 
 def read_json(path):
-    """The object in a JSON file. Raises ValueError when there is none, or a key twice, of which JSON would keep the last."""
+    """The object in a JSON file. Raises Refusal when there is none, or a key twice, of which JSON would keep the last."""
 
     def once(pairs):
         found = dict(pairs)
         if len(found) < len(pairs):
             twice = collections.Counter(key for key, _ in pairs).most_common(1)[0][0]
-            raise ValueError(f"{path} has {twice!r} twice; each must be there once.")
+            raise Refusal(f"{path} has {twice!r} twice; each must be there once.")
         return found
 
     try:
         value = json.loads(read_text(path), object_pairs_hook=once)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON ({error}); copy it again from where it was made.") from error
+        raise Refusal(f"{path} is no JSON ({error}); copy it again from where it was made.") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold a JSON object, not a {type(value).__name__}.")
+        raise Refusal(f"{path} must hold a JSON object, not a {type(value).__name__}.")
     return value
 
 
@@ -262,7 +262,7 @@ def create(spec, texts=(), vocab_size=None):
         vocab_size: for a name; None means the algorithm's own default.
 
     Raises:
-        ValueError: `spec` is neither.
+        Refusal: `spec` is neither.
     """
     path = Path(spec)
     if str(spec) in TOKENIZERS.names():
@@ -272,11 +272,11 @@ def create(spec, texts=(), vocab_size=None):
     if path.is_file() or path.is_dir():
         return _from_files(path)
     hint = nearest(spec, TOKENIZERS.names())
-    raise ValueError(f"No tokenizer is called {str(spec)!r} and no such path exists; {hint}")
+    raise Refusal(f"No tokenizer is called {str(spec)!r} and no such path exists; {hint}")
 
 
 def _from_files(path):
-    """The tokenizer in other people's files. Raises ValueError when there is none."""
+    """The tokenizer in other people's files. Raises Refusal when there is none."""
     json_path = path if path.is_file() else path / "tokenizer.json"
     models = [path] if path.suffix == ".model" else sorted(path.glob("*.model"))
     if json_path.name == "vocab.txt":
@@ -292,22 +292,22 @@ def _from_files(path):
     if (path / "vocab.txt").is_file():
         return TOKENIZERS.get("wordpiece").from_pretrained(path)
     files = "zoo_tokenizer.json, tokenizer.json, vocab.txt, a .model, nor encoder.json with vocab.bpe"
-    raise ValueError(f"{path} holds no tokenizer: it has neither {files}.")
+    raise Refusal(f"{path} holds no tokenizer: it has neither {files}.")
 
 
 def load(directory):
-    """The tokenizer saved in `directory`. Raises ValueError when there is none or it is damaged."""
+    """The tokenizer saved in `directory`. Raises Refusal when there is none or it is damaged."""
     path = Path(directory) / "zoo_tokenizer.json"
     if not path.is_file():
-        raise ValueError(f"{directory} holds no tokenizer: {path.name} is missing.")
+        raise Refusal(f"{directory} holds no tokenizer: {path.name} is missing.")
     try:
         config = json.loads(path.read_text(encoding="utf8"))
         algorithm, vocab_size = config.pop("algorithm"), config.pop("vocab_size")
         tokenizer = TOKENIZERS.get(algorithm).from_directory(Path(directory), config)
         if tokenizer.vocab_size != vocab_size:
-            raise ValueError(f"{path.name} speaks of {vocab_size} ids, the files beside it have {tokenizer.vocab_size}")
+            raise Refusal(f"{path.name} speaks of {vocab_size} ids, the files beside it have {tokenizer.vocab_size}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         sentence = f"The tokenizer in {directory} is damaged ({reason}); copy it again from where it was made."
-        raise ValueError(sentence) from error
+        raise Refusal(sentence) from error
     return tokenizer

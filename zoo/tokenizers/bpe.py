@@ -10,6 +10,7 @@ import json
 import numpy as np
 import tokenizers
 
+from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
 from zoo.tokenizers.base import Tokenizer, cut_at_spaces, encode_pieces, read_json, read_text, to_text
 from zoo.tokenizers.bpe_graph import BPEGraph
@@ -46,7 +47,7 @@ class BPETokenizer(Tokenizer):
         individual_digits: whether every digit is a word of its own.
 
     Raises:
-        ValueError: the vocabulary and the merges do not fit together.
+        Refusal: the vocabulary and the merges do not fit together.
     """
 
     def __init__(self, vocabulary, merges, special_tokens=(END_OF_TEXT,), eos_token=END_OF_TEXT, individual_digits=False):
@@ -89,7 +90,7 @@ class BPETokenizer(Tokenizer):
         vocab_size = DEFAULT_VOCAB_SIZE if vocab_size is None else vocab_size
         if vocab_size < 257:
             needs = f"at least 257 ids (the bytes and {END_OF_TEXT})"
-            raise ValueError(f"A byte-level vocabulary has {needs}, got vocab_size {vocab_size}.")
+            raise Refusal(f"A byte-level vocabulary has {needs}, got vocab_size {vocab_size}.")
         native = tokenizers.Tokenizer(tokenizers.models.BPE())
         native.pre_tokenizer = _words()
         trainer = tokenizers.trainers.BpeTrainer(
@@ -110,7 +111,7 @@ class BPETokenizer(Tokenizer):
 
         native.train_from_iterator(pieces(), trainer)
         if not seen:
-            raise ValueError("There is no text to learn merges from.")
+            raise Refusal("There is no text to learn merges from.")
         model = json.loads(native.to_str())["model"]
         return cls(model["vocab"], model["merges"])
 
@@ -138,12 +139,12 @@ class BPETokenizer(Tokenizer):
             specials = [token["content"] for token in config.get("added_tokens") or []]
             vocabulary.update({token["content"]: token["id"] for token in config.get("added_tokens") or []})
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{tokenizer_json} is no tokenizer.json of Hugging Face ({error!r}).") from error
+            raise Refusal(f"{tokenizer_json} is no tokenizer.json of Hugging Face ({error!r}).") from error
         candidates = [eos_token] if eos_token else [END_OF_TEXT, "</s>", *specials[: len(specials) == 1]]
         for candidate in candidates:
             if candidate in specials:
                 return cls(vocabulary, merges, specials, candidate, _digits(config))
-        raise ValueError(f"{tokenizer_json} does not say which token ends a text; give one of {specials} as eos_token.")
+        raise Refusal(f"{tokenizer_json} does not say which token ends a text; give one of {specials} as eos_token.")
 
     def encode_batch(self, texts):
         return encode_pieces(self._native, texts)
@@ -192,12 +193,12 @@ def _pair(merge, path):
     """A merge as the files write it, "left right" or [left, right] -> (left, right)."""
     pair = tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge)
     if len(pair) != 2:
-        raise ValueError(f"{path} has the merge {merge!r}; a merge is two tokens with one space between.")
+        raise Refusal(f"{path} has the merge {merge!r}; a merge is two tokens with one space between.")
     return pair
 
 
 def _check_supported(config, model, path):
-    """Raises ValueError for what a tokenizer.json may ask and this class does not do."""
+    """Raises Refusal for what a tokenizer.json may ask and this class does not do."""
     words, added = config.get("pre_tokenizer") or {}, config.get("added_tokens") or []
     if _digits(config):
         digits, *others = words.get("pretokenizers") or [{}]
@@ -216,28 +217,28 @@ def _check_supported(config, model, path):
         (all(token["special"] for token in added), "added tokens that are not special; only those are supported"),
     ]:
         if not true:
-            raise ValueError(f"{path} has {sentence}.")
+            raise Refusal(f"{path} has {sentence}.")
 
 
 def _check(vocabulary, merges, special_tokens, eos_token):
-    """Raises ValueError unless ids are 0..n-1, every merge has one, and no merge comes before its parts."""
+    """Raises Refusal unless ids are 0..n-1, every merge has one, and no merge comes before its parts."""
     missing = set(range(len(vocabulary))) - set(vocabulary.values())
     if missing:
         ids = f"0..{len(vocabulary) - 1}, each once"
-        raise ValueError(f"The vocabulary's ids must be {ids}; id {min(missing)} is missing.")
+        raise Refusal(f"The vocabulary's ids must be {ids}; id {min(missing)} is missing.")
     if eos_token not in special_tokens:
-        raise ValueError(f"The end of text {eos_token!r} must be one of the special tokens {list(special_tokens)}.")
+        raise Refusal(f"The end of text {eos_token!r} must be one of the special tokens {list(special_tokens)}.")
     made = dict.fromkeys(symbol for symbol in BYTE_SYMBOLS if symbol in vocabulary)
     for left, right in merges:
         if left not in made or right not in made or left + right in made:
             order = f"its parts must be made before it, and {left + right!r} by it alone"
-            raise ValueError(f"The merge {left!r} {right!r} is out of order: {order}.")
+            raise Refusal(f"The merge {left!r} {right!r} is out of order: {order}.")
         made[left + right] = None
     for token in (*made, *special_tokens):
         if token not in vocabulary and token not in BYTE_OF_SYMBOL:
-            raise ValueError(f"The vocabulary has no id for {token!r}, a special token or made by a merge.")
+            raise Refusal(f"The vocabulary has no id for {token!r}, a special token or made by a merge.")
     for token in vocabulary:
         if token in special_tokens and token in made:
-            raise ValueError(f"The special token {token!r} is also made by merges, so plain text would yield it.")
+            raise Refusal(f"The special token {token!r} is also made by merges, so plain text would yield it.")
         if token not in special_tokens and not BYTE_OF_SYMBOL.keys() >= set(token):
-            raise ValueError(f"The token {token!r} is neither special nor in byte symbols; only these are read.")
+            raise Refusal(f"The token {token!r} is neither special nor in byte symbols; only these are read.")

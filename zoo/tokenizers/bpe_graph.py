@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 import tokenizers
 
+from zoo.config import Refusal
 from zoo.tokenizers.base import byte_values, kept, row_ids, valid_utf8
 
 LETTER, NUMBER, SPACE, OTHER = range(4)
@@ -46,7 +47,7 @@ class BPEGraph(tf.Module):
     def __init__(self, pairs, ids, pieces, individual_digits=False):
         super().__init__()
         if len(ids) >= 2**SYMBOL_BITS:
-            raise ValueError(f"There are {len(pairs)} merges; fewer than {2**SYMBOL_BITS - 256} are supported.")
+            raise Refusal(f"There are {len(pairs)} merges; fewer than {2**SYMBOL_BITS - 256} are supported.")
         self._pairs, self._ids, self._pieces, self._individual_digits = pairs, ids, pieces, individual_digits
 
     @functools.cached_property

@@ -6,6 +6,7 @@ import functools
 import numpy as np
 import tensorflow as tf
 
+from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
 from zoo.tokenizers.base import Tokenizer, byte_values, kept, row_ids, several, to_bytes, to_text, valid_utf8
 
@@ -23,7 +24,7 @@ class ByteTokenizer(Tokenizer):
     @classmethod
     def train(cls, texts, vocab_size=None):
         if vocab_size not in (None, cls.vocab_size):
-            raise ValueError(f"The byte tokenizer has 257 ids; leave vocab_size out, it cannot be {vocab_size}.")
+            raise Refusal(f"The byte tokenizer has 257 ids; leave vocab_size out, it cannot be {vocab_size}.")
         return cls()
 
     def encode_batch(self, texts):
@@ -54,7 +55,7 @@ class CharTokenizer(Tokenizer):
     """Every Unicode character seen in training is an id, in order of code point; then `eos_id` and `unk_id`.
 
     Args:
-        characters: string of the distinct characters. Raises ValueError when one is there twice.
+        characters: string of the distinct characters. Raises Refusal when one is there twice.
     """
 
     def __init__(self, characters):
@@ -62,7 +63,7 @@ class CharTokenizer(Tokenizer):
         points = np.array(sorted(map(ord, to_text(characters))), np.int32)
         if len(np.unique(points)) != len(points):
             twice = chr(points[:-1][points[:-1] == points[1:]][0])
-            raise ValueError(f"The character {twice!r} is in the vocabulary twice; each must be there once.")
+            raise Refusal(f"The character {twice!r} is in the vocabulary twice; each must be there once.")
         self.eos_id, self.unk_id, self.vocab_size = len(points), len(points) + 1, len(points) + 2
         self._points = points
 
@@ -73,9 +74,9 @@ class CharTokenizer(Tokenizer):
         for text in texts:
             counts.update(to_text(text))
         if not counts:
-            raise ValueError("There is no text to take characters from.")
+            raise Refusal("There is no text to take characters from.")
         if vocab_size is not None and vocab_size < 3:
-            raise ValueError(f"A character vocabulary needs at least 3 ids, got vocab_size {vocab_size}.")
+            raise Refusal(f"A character vocabulary needs at least 3 ids, got vocab_size {vocab_size}.")
         return cls("".join(c for c, _ in counts.most_common(vocab_size and vocab_size - 2)))
 
     @functools.cached_property

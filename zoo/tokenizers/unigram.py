@@ -14,6 +14,7 @@ import tensorflow as tf
 import tokenizers
 from sentencepiece import sentencepiece_model_pb2
 
+from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
 from zoo.tokenizers.base import Tokenizer, cut_at_spaces, read_json, several, to_text, valid_utf8
 
@@ -39,7 +40,7 @@ class UnigramTokenizer(Tokenizer):
             can spell one.
 
     Raises:
-        ValueError: the bytes are no such model, or it has neither [SEP] nor </s>.
+        Refusal: the bytes are no such model, or it has neither [SEP] nor </s>.
     """
 
     def __init__(self, model):
@@ -48,14 +49,14 @@ class UnigramTokenizer(Tokenizer):
         try:
             proto.ParseFromString(model)
         except Exception as error:  # protobuf's DecodeError is another class in each of its implementations
-            raise ValueError(f"This is no SentencePiece model ({error}).") from error
+            raise Refusal(f"This is no SentencePiece model ({error}).") from error
         ids = {piece.piece: i for i, piece in enumerate(proto.pieces)}
         if len(ids) < len(proto.pieces) or not ids:
             twice = next((p.piece for i, p in enumerate(proto.pieces) if ids[p.piece] != i), None)
-            raise ValueError(f"The model has the piece {twice!r} twice." if ids else "The model has no pieces.")
+            raise Refusal(f"The model has the piece {twice!r} twice." if ids else "The model has no pieces.")
         named = {role: next((ids[name] for name in names if name in ids), None) for role, names in ROLES.items()}
         if named["sep"] is None:
-            raise ValueError(f"The model has neither of {' and '.join(ROLES['sep'])}; one must end what is read.")
+            raise Refusal(f"The model has neither of {' and '.join(ROLES['sep'])}; one must end what is read.")
         for i in named.values():
             if i is not None:
                 proto.pieces[i].type = Piece.CONTROL
@@ -84,10 +85,10 @@ class UnigramTokenizer(Tokenizer):
         vocab_size = DEFAULT_VOCAB_SIZE if vocab_size is None else vocab_size
         if vocab_size < len(ROLES) + 2:
             needs = f"at least {len(ROLES) + 2} ids ({len(ROLES)} of them special)"
-            raise ValueError(f"A unigram vocabulary has {needs}, got vocab_size {vocab_size}.")
+            raise Refusal(f"A unigram vocabulary has {needs}, got vocab_size {vocab_size}.")
         lines = list(_lines(texts))
         if not lines:
-            raise ValueError("There is no text to learn pieces from.")
+            raise Refusal("There is no text to learn pieces from.")
         model = io.BytesIO()
         # Every character of the text has a piece, unless they are too many; then the most frequent have.
         num_characters = len(set().union(*lines))
@@ -102,12 +103,12 @@ class UnigramTokenizer(Tokenizer):
 
     @classmethod
     def from_sentencepiece(cls, path):
-        """From a `.model` file. Raises ValueError when there is none or it is something else."""
+        """From a `.model` file. Raises Refusal when there is none or it is something else."""
         try:
             with open(path, "rb") as file:
                 return cls(file.read())
         except FileNotFoundError as error:
-            raise ValueError(f"There is no file {path}.") from error
+            raise Refusal(f"There is no file {path}.") from error
 
     @classmethod
     def from_huggingface(cls, tokenizer_json):
@@ -116,7 +117,7 @@ class UnigramTokenizer(Tokenizer):
         try:
             return cls(_model_of(config, tokenizer_json).SerializeToString())
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{tokenizer_json} is no tokenizer.json of Hugging Face ({error!r}).") from error
+            raise Refusal(f"{tokenizer_json} is no tokenizer.json of Hugging Face ({error!r}).") from error
 
     def encode_batch(self, texts):
         texts = [to_text(text) for text in several(texts)]
@@ -189,7 +190,7 @@ def _lines(texts):
 
 
 def _model_of(config, path):
-    """The SentencePiece model that a tokenizer.json describes. Raises ValueError for what it cannot describe."""
+    """The SentencePiece model that a tokenizer.json describes. Raises Refusal for what it cannot describe."""
     model, added = config["model"], config.get("added_tokens") or []
     normalizer, words = config.get("normalizer") or {}, config.get("pre_tokenizer") or {}
     normalizers = normalizer["normalizers"] if normalizer.get("type") == "Sequence" else [normalizer]
@@ -203,7 +204,7 @@ def _model_of(config, path):
         (not model.get("byte_fallback"), "byte_fallback=true; read the .model file that it was made of instead"),
     ]:
         if not true:
-            raise ValueError(f"{path} has {sentence}.")
+            raise Refusal(f"{path} has {sentence}.")
     proto = sentencepiece_model_pb2.ModelProto()
     special = {token["content"] for token in added}
     for i, (piece, score) in enumerate(model["vocab"]):
@@ -213,7 +214,7 @@ def _model_of(config, path):
     for token in sorted(added, key=lambda token: token["id"]):
         if token["content"] not in known:
             if token["id"] != len(proto.pieces):
-                raise ValueError(f"{path} gives {token['content']!r} the id {token['id']}, and none {len(proto.pieces)}.")
+                raise Refusal(f"{path} gives {token['content']!r} the id {token['id']}, and none {len(proto.pieces)}.")
             proto.pieces.add(piece=token["content"], score=0.0, type=Piece.CONTROL)
     proto.trainer_spec.model_type = sentencepiece_model_pb2.TrainerSpec.UNIGRAM
     proto.trainer_spec.unk_piece = model["vocab"][model["unk_id"]][0]

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import tensorflow as tf
 
+from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
 from zoo.tokenizers.base import Tokenizer, kept, row_ids, several, to_text, valid_utf8
 
@@ -41,7 +42,7 @@ class WordTokenizer(Tokenizer):
     `</s>` and `<unk>`, where they stand in a text, are unknown words: no text can spell a special id.
 
     Args:
-        words: the distinct words. Raises ValueError for one that is there twice, is special, or has white space in it.
+        words: the distinct words. Raises Refusal for one that is there twice, is special, or has white space in it.
     """
 
     unk_id = 0
@@ -55,10 +56,10 @@ class WordTokenizer(Tokenizer):
         ids = {to_text(word).encode("utf8"): i for i, word in enumerate(words, 2)}
         for word in words:
             if word.encode("utf8") in SPECIALS or not word or re.search("[\0\t\n\r ]", word):
-                raise ValueError(f"{word!r} cannot be a word: it is empty, a special token, or has white space in it.")
+                raise Refusal(f"{word!r} cannot be a word: it is empty, a special token, or has white space in it.")
         if len(ids) != len(words):
             twice = collections.Counter(words).most_common(1)[0][0]
-            raise ValueError(f"The word {twice!r} is in the vocabulary twice; each must be there once.")
+            raise Refusal(f"The word {twice!r} is in the vocabulary twice; each must be there once.")
         ids.update({b"": GAP, b"\n": LINE_END, b"\0": TEXT_END})
         self._knows_replacement = any("\ufffd" in word for word in words)
         self._id_of_word = ids.get  # the bound method: tf.Module would wrap the dict itself and slow it down
@@ -68,7 +69,7 @@ class WordTokenizer(Tokenizer):
     def train(cls, texts, vocab_size=None):
         """Keeps all words, or the most frequent `vocab_size` - 2; ties go to the one that appeared first."""
         if vocab_size is not None and vocab_size < 3:
-            raise ValueError(f"A word vocabulary needs at least 3 ids, got vocab_size {vocab_size}.")
+            raise Refusal(f"A word vocabulary needs at least 3 ids, got vocab_size {vocab_size}.")
         counts = collections.Counter()
         for text in texts:
             for words in _split(_marked(text)):
@@ -76,7 +77,7 @@ class WordTokenizer(Tokenizer):
         for word in (b"", b"\n", *SPECIALS):
             counts.pop(word, None)
         if not counts:
-            raise ValueError("There is no text to take words from.")
+            raise Refusal("There is no text to take words from.")
         by_count = sorted(counts.items(), key=lambda item: -item[1])
         return cls([word.decode("utf8") for word, _ in by_count[: vocab_size and vocab_size - 2]])
 
@@ -129,7 +130,7 @@ class WordTokenizer(Tokenizer):
     def from_directory(cls, directory, config):
         *words, rest = (directory / "words.txt").read_bytes().decode("utf8").split("\n")
         if rest:
-            raise ValueError(f"words.txt ends in the middle of a line, {rest!r}")
+            raise Refusal(f"words.txt ends in the middle of a line, {rest!r}")
         return cls(words)
 
 

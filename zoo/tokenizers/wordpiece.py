@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
+from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
 from zoo.tokenizers.base import Tokenizer, cut_at_spaces, encode_pieces, read_json, read_text, to_text
 from zoo.tokenizers.wordpiece_graph import WordPieceGraph
@@ -38,7 +39,7 @@ class WordPieceTokenizer(Tokenizer):
         special_tokens: role (`pad`, `unk`, `cls`, `sep`, `mask`) -> token, where they differ from BERT's `ROLES`.
 
     Raises:
-        ValueError: an id is missing or there twice, or the vocabulary has no [UNK], [CLS] or [SEP].
+        Refusal: an id is missing or there twice, or the vocabulary has no [UNK], [CLS] or [SEP].
     """
 
     def __init__(self, vocabulary, normalization=None, special_tokens=None):
@@ -77,11 +78,11 @@ class WordPieceTokenizer(Tokenizer):
         vocab_size = DEFAULT_VOCAB_SIZE if vocab_size is None else vocab_size
         if vocab_size <= len(ROLES):
             needs = f"at least {len(ROLES) + 1} ids ({len(ROLES)} of them special)"
-            raise ValueError(f"A WordPiece vocabulary has {needs}, got vocab_size {vocab_size}.")
+            raise Refusal(f"A WordPiece vocabulary has {needs}, got vocab_size {vocab_size}.")
         normalization = {**UNCASED, **(normalization or {})}
         counts = _word_counts(texts, normalization)
         if not counts:
-            raise ValueError("There is no text to learn pieces from.")
+            raise Refusal("There is no text to learn pieces from.")
         pieces = _learnt(counts, vocab_size - len(ROLES))
         return cls({token: i for i, token in enumerate([*ROLES.values(), *pieces])}, normalization)
 
@@ -89,14 +90,14 @@ class WordPieceTokenizer(Tokenizer):
     def from_vocabulary(cls, vocab_txt, normalization=None, special_tokens=None):
         """From a `vocab.txt`, a token a line. The file does not tell how text is normalised; an uncased one is assumed.
 
-        Raises ValueError when a token is there twice or there is no such file.
+        Raises Refusal when a token is there twice or there is no such file.
         """
         tokens = read_text(vocab_txt).removesuffix("\n").split("\n")
         vocabulary = {}
         for i, token in enumerate(tokens):
             if token in vocabulary:
                 lines = f"on line {vocabulary[token] + 1} and on line {i + 1}"
-                raise ValueError(f"{vocab_txt} has the token {token!r} twice, {lines}; each must be there once.")
+                raise Refusal(f"{vocab_txt} has the token {token!r} twice, {lines}; each must be there once.")
             vocabulary[token] = i
         return cls(vocabulary, normalization, special_tokens)
 
@@ -134,7 +135,7 @@ class WordPieceTokenizer(Tokenizer):
             added = {token["content"]: token["id"] for token in config.get("added_tokens") or []}
             normalization = {name: config["normalizer"][name] for name in UNCASED}
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{tokenizer_json} is no tokenizer.json of Hugging Face ({error!r}).") from error
+            raise Refusal(f"{tokenizer_json} is no tokenizer.json of Hugging Face ({error!r}).") from error
         if normalization["strip_accents"] is None:  # then it goes with the case
             normalization["strip_accents"] = normalization["lowercase"]
         special_tokens = {"unk": model.get("unk_token", ROLES["unk"]), **(special_tokens or {})}
@@ -241,7 +242,7 @@ def _learnt(counts, size):
 
 
 def _check_supported(config, model, path):
-    """Raises ValueError for what a tokenizer.json may ask and this class does not do."""
+    """Raises Refusal for what a tokenizer.json may ask and this class does not do."""
     normalizer, words = config.get("normalizer") or {}, config.get("pre_tokenizer") or {}
     longest, prefix = model.get("max_input_chars_per_word", MAX_WORD_LENGTH), model.get("continuing_subword_prefix")
     for true, sentence in [
@@ -252,21 +253,21 @@ def _check_supported(config, model, path):
         (prefix in (None, PREFIX), f"continuing_subword_prefix={prefix!r}; only {PREFIX!r} is supported"),
     ]:
         if not true:
-            raise ValueError(f"{path} has {sentence}.")
+            raise Refusal(f"{path} has {sentence}.")
 
 
 def _check(vocabulary, normalization, special_tokens):
-    """Raises ValueError unless ids are 0..n-1, each once, and the tokens that BERT cannot do without are there."""
+    """Raises Refusal unless ids are 0..n-1, each once, and the tokens that BERT cannot do without are there."""
     for name in normalization:
         if name not in UNCASED:
-            raise ValueError(f"BERT's normalisation has no option {name!r}; it has {', '.join(UNCASED)}.")
+            raise Refusal(f"BERT's normalisation has no option {name!r}; it has {', '.join(UNCASED)}.")
     for role in special_tokens:
         if role not in ROLES:
-            raise ValueError(f"There is no special token for {role!r}; there are {', '.join(ROLES)}.")
+            raise Refusal(f"There is no special token for {role!r}; there are {', '.join(ROLES)}.")
     missing = set(range(len(vocabulary))) - set(vocabulary.values())
     if missing:
         ids = f"0..{len(vocabulary) - 1}, each once"
-        raise ValueError(f"The vocabulary's ids must be {ids}; id {min(missing)} is missing.")
+        raise Refusal(f"The vocabulary's ids must be {ids}; id {min(missing)} is missing.")
     for role in NEEDED:
         if special_tokens[role] not in vocabulary:
-            raise ValueError(f"The vocabulary has no {special_tokens[role]}, which a WordPiece vocabulary must have.")
+            raise Refusal(f"The vocabulary has no {special_tokens[role]}, which a WordPiece vocabulary must have.")
