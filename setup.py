@@ -4,11 +4,15 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+HERE = Path(__file__).parent
+VERSION = {}
+exec((HERE / "zoo/version.py").read_text(encoding="utf8"), VERSION)
+
 setup(
     name="language-model-zoo",
-    version="0.1.0",
+    version=VERSION["__version__"],
     description="Language models from the n-gram to GPT as Keras layers: trained with tf.distribute, served by TF Serving.",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf8"),
+    long_description=(HERE / "README.md").read_text(encoding="utf8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
@@ -32,7 +36,7 @@ setup(
         "tensorboard>=2.19",
     ],
     extras_require={
-        "test": ["pytest>=8", "hypothesis>=6.100", "tensorflow-serving-api>=2.19", "pyyaml>=6"],
+        "test": ["pytest>=8", "hypothesis>=6.100", "tensorflow-serving-api>=2.19", "pyyaml>=6", "ruff>=0.17,<0.18"],
         "bench": ["torch>=2.4", "transformers>=4.45", "kenlm>=0.2"],
         "serving": ["tensorflow-serving-api>=2.19"],
         "onnx": ["tf2onnx>=1.17", "onnxruntime>=1.20"],

@@ -40,8 +40,8 @@ def _measured(preset, saves):
     import numpy as np
 
     from benchmarks.train_gpt import SETTINGS
-    from trainers import loop, optimizers
-    from trainers.checkpoints import Checkpoints, named_variables
+    from trainers.engine import loop, optimizers
+    from trainers.engine.checkpoints import Checkpoints, named_variables
     from zoo.registry import MODELS, TASKS
 
     size, model_class = SIZES[preset], MODELS.get("gpt")

@@ -31,8 +31,9 @@ def main():
     parser.add_argument("--tokens", type=int, default=20_000_000, help="of the stream")
     parser.add_argument("--seconds", type=float, default=5.0, help="for each layout")
     args = parser.parse_args()
-    from trainers.loop import Prefetcher
-    from zoo.data import PackedBatches, TokenShards, write_shards
+    from trainers.engine.loop import Prefetcher
+    from zoo.data.packing import PackedBatches
+    from zoo.data.shards import TokenShards, write_shards
 
     work = _work()
     failed = False

@@ -191,7 +191,7 @@ def newest(run):
 
 def compare(reference, run):
     """What differs between two runs that have ended, as a list of sentences."""
-    from trainers.metrics_log import MEASURED
+    from trainers.engine.metrics_log import MEASURED
 
     def lines(directory):
         text = (directory / "metrics.jsonl").read_text(encoding="utf8")

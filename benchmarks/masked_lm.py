@@ -111,7 +111,7 @@ def _loss(judged, logits_of):
 
 
 def _batches(args, task, model):
-    from zoo.tasks.base import Layout
+    from zoo.data.batch import Layout
 
     tokenizer, data = _data(args)
     layout = Layout(args.seq_length, args.batch_size, args.seed)
@@ -123,7 +123,7 @@ def _ours(args):
     import keras
     import tensorflow as tf
 
-    from trainers import loop, optimizers
+    from trainers.engine import loop, optimizers
     from zoo.registry import MODELS, TASKS
 
     keras.utils.set_random_seed(args.seed)
@@ -155,7 +155,7 @@ def _keras_hub(args):
     import numpy as np
     from keras_hub.models import BertBackbone, BertMaskedLM
 
-    from trainers.optimizers import Schedule
+    from trainers.engine.optimizers import Schedule
     from zoo.registry import TASKS
 
     keras.utils.set_random_seed(args.seed)

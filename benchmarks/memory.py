@@ -80,7 +80,7 @@ def _step(args):
     import numpy as np
 
     from benchmarks.train_gpt import SETTINGS
-    from trainers import loop, optimizers
+    from trainers.engine import loop, optimizers
     from zoo.registry import MODELS, TASKS
 
     way, length = WAYS[args.worker], int(args.lengths)

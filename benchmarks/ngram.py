@@ -5,7 +5,7 @@
     python -m benchmarks.ngram --brown=PATH --kenlm --peer_python=PATH    KenLM's module is in another interpreter
 
 The fit is measured twice, each time in a process of its own: the numpy part alone, without TensorFlow, and
-`NGram.adapt` in a process that has TensorFlow. KenLM's lmplz is a program that no package index carries; the figures
+`NGram.fit_closed_form` in a process that has TensorFlow. KenLM's lmplz is a program that no package index carries; the figures
 printed for it were measured once on two cores, elsewhere, and cover reading text and writing ARPA too; ours for these
 two are printed apart. KenLM's queries are measured in this run through its Python module, sentence by sentence, on the
 ARPA file that we write; our side scores the same text in one call of a TensorFlow graph, without XLA.
@@ -134,12 +134,12 @@ def _fitted(args):
     ids, sizes, words = _read(args, "train")
     model = NGram(NGramConfig(order=args.order, **sizes))
     before, start = _peak_mb(), time.perf_counter()
-    model.adapt(ids)
+    model.fit_closed_form(ids)
     fit = {"seconds": time.perf_counter() - start, "before_mb": before, "peak_mb": _peak_mb()}
     return model, words, fit
 
 
-def _adapt(args):
+def _fit(args):
     print(json.dumps(_fitted(args)[2]))
 
 
@@ -189,11 +189,18 @@ def _kenlm(args):
     sides.serve(lambda: sum(map(model.score, sentences)))
 
 
-WORKERS = {"prepare": _prepare, "estimate": _estimate, "adapt": _adapt, "judge": _judge, "ours": _ours, "kenlm": _kenlm}
+WORKERS = {
+    "prepare": _prepare,
+    "estimate": _estimate,
+    "fit": _fit,
+    "judge": _judge,
+    "ours": _ours,
+    "kenlm": _kenlm,
+}
 
 
 def _report_fit(args):
-    for name, title in [("estimate", "fit, numpy alone"), ("adapt", "fit, NGram.adapt")]:
+    for name, title in [("estimate", "fit, numpy alone"), ("fit", "fit, NGram.fit_closed_form")]:
         runs = [_worker(args, name) for _ in range(args.fits)]
         seconds = sorted(run["seconds"] for run in runs)
         peak, before = max(run["peak_mb"] for run in runs), max(run["before_mb"] for run in runs)

@@ -118,7 +118,7 @@ def _worker(name):
     from absl import flags
 
     from trainers import flags as trainer_flags
-    from trainers import machine, plan
+    from trainers.cost import machine, plan
 
     trainer_flags.define_training()
     flags.FLAGS(["plan", *CASES[name]])
@@ -126,10 +126,10 @@ def _worker(name):
     import tensorflow as tf
 
     import tfds_configs
-    from trainers import loop, optimizers, tuning
-    from trainers.checkpoints import Checkpoints, named_variables
+    from trainers.engine import loop, optimizers, tuning
+    from trainers.engine.checkpoints import Checkpoints, named_variables
+    from trainers.engine.steps import layout_of
     from trainers.prepare import prepare_for
-    from trainers.steps import layout_of
     from zoo.registry import MODELS, TASKS
 
     task = TASKS.get(config.task)(trainer_flags.task_config(config))

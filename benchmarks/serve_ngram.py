@@ -82,7 +82,7 @@ def _export(args):
     train, held_out = _lines(args)
     tokenizer = WordTokenizer.train(["\n".join(train)])
     model = NGram(NGramConfig(args.order, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, unk_id=tokenizer.unk_id))
-    model.adapt(np.array([tokenizer.eos_id, *tokenizer.encode("\n".join(train)), tokenizer.eos_id], np.int32))
+    model.fit_closed_form(np.array([tokenizer.eos_id, *tokenizer.encode("\n".join(train)), tokenizer.eos_id], np.int32))
     export_saved_model(Path(args.directory) / "export", model, tokenizer, TASKS.get("language_modeling")())
     words = [tokenizer.decode([i]) for i in range(tokenizer.vocab_size)]
     arpa.write(Path(args.directory) / "model.arpa", model, words)

@@ -72,7 +72,7 @@ def _ours(args):
     import tensorflow as tf
 
     from benchmarks.sides import serve
-    from trainers import loop, optimizers
+    from trainers.engine import loop, optimizers
     from zoo.registry import MODELS, TASKS
 
     if args.precision == "bfloat16":

@@ -62,7 +62,7 @@ def _tensorflow(args):
     import numpy as np
 
     from benchmarks.sides import serve
-    from trainers import loop, optimizers
+    from trainers.engine import loop, optimizers
     from zoo.registry import MODELS, TASKS
 
     model_class = MODELS.get("lstm")

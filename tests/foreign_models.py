@@ -18,7 +18,7 @@ LLAMA = dict(
 )
 # name -> (model, its fields, task, tokenizer)
 CASES = {
-    "bert": ("bert", dict(pooler=True), "embed", "wordpiece"),
+    "bert": ("bert", dict(pooler=True), "embedding", "wordpiece"),
     "bert-masked_lm": ("bert", dict(activation="gelu"), "masked_lm", "wordpiece"),
     "roberta": ("bert", dict(num_segments=1, position_offset=2, epsilon=1e-5), "masked_lm", "roberta"),
     "xlm-roberta": ("bert", dict(num_segments=1, position_offset=2, epsilon=1e-5), "masked_lm", "xlm-roberta"),

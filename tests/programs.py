@@ -44,6 +44,7 @@ def parsed(program, *arguments):
 def call(capfd, program, *arguments):
     """Runs `python -m trainers.<program> <arguments>` in this process."""
     from trainers import flags as trainer_flags
+    from trainers import program as surroundings
 
     module = importlib.import_module(f"trainers.{program}")
     before = set(flags.FLAGS)
@@ -52,7 +53,7 @@ def call(capfd, program, *arguments):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [f"trainers/{program}.py", *map(str, arguments)])
         try:
-            trainer_flags.program(module.main)
+            surroundings.start(module.main)
             status = 0
         except SystemExit as end:
             status = end.code or 0

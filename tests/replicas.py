@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from tests import tiny_models, tiny_tasks
-from trainers import strategies, workers
+from trainers.engine import strategies, workers
 from zoo.registry import MODELS, TASKS
 
 SIDES = ("replicas", "micro-batches", "both", "workers")

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tests import goldens, tiny_models
-from trainers.checkpoints import Checkpoints, named_variables
+from trainers.engine.checkpoints import Checkpoints, named_variables
 from zoo import bundle as bundles
 from zoo.models.base import Classifier, Encoder, LanguageModel
 from zoo.registry import MODELS, TASKS

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests import programs
-from trainers.metrics_log import MEASURED
+from trainers.engine.metrics_log import MEASURED
 
 ROOT = Path(__file__).parent.parent
 WORDS = ("the", "a", "cat", "dog", "house", "garden", "sees", "finds", "likes", "leaves", "old", "small", "and")

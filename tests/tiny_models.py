@@ -8,10 +8,10 @@ import contextlib
 import keras
 import numpy as np
 
-from trainers import loop, optimizers, tuning
+from trainers.engine import loop, optimizers, tuning
+from zoo.data.batch import Layout
 from zoo.models.base import Encoder, LanguageModel
 from zoo.registry import MODELS, TASKS
-from zoo.tasks.base import Layout
 
 EOS_ID, CLS_ID, MASK_ID = 0, 59, 60
 SEQ_LENGTH, BATCH_SIZE = 13, 5
@@ -45,7 +45,7 @@ def cases(kind=LanguageModel):
     return [case for case in [*MODELS.names(), *VARIANTS] if issubclass(class_of(case), kind)]
 
 
-class Marks:
+class ToyVocabulary:
     """The special ids of a toy vocabulary of 61, of which the last 51 begin a word."""
 
     registered_name, vocab_size, unk_id = "toy", 61, None
@@ -64,8 +64,8 @@ def create(case, seed=7, **fields):
         raise TypeError(f"{name} is registered, and the conformance suite does not know its kind: extend the suite.")
     keras.utils.set_random_seed(seed)
     model = model_class(model_class.config_class.preset("tiny", **{**variant, **fields}))
-    if hasattr(model, "adapt"):
-        model.adapt(stream(model.config.vocab_size))
+    if hasattr(model, "fit_closed_form"):
+        model.fit_closed_form(stream(model.config.vocab_size))
     return model.build_from_ids()
 
 
@@ -116,8 +116,8 @@ def trainer(model, steps=10, *, task=None, xla=False, placement=None, grad_accum
         optimizer = optimizers.create(_Settings({**flags, **settings}), model.trainable_variables, rates, l1)
     task = task or TASKS.get(model.config.tasks[0])()
     return loop.Trainer(
-        model, task, optimizer, tokenizer=Marks(), batch_size=BATCH_SIZE, seq_length=SEQ_LENGTH, xla=xla, placement=placement,
-        grad_accumulation=grad_accumulation,
+        model, task, optimizer, tokenizer=ToyVocabulary(), batch_size=BATCH_SIZE, seq_length=SEQ_LENGTH, xla=xla,
+        placement=placement, grad_accumulation=grad_accumulation,
     )  # fmt: skip
 
 
@@ -145,7 +145,7 @@ def batches(model, seed=0):
     """Training batches of the toy language for a model's first task."""
     task = TASKS.get(model.config.tasks[0])()
     ids = stream(model.config.vocab_size).view(_Stream)
-    return task.training_batches(ids, model, Marks(), Layout(SEQ_LENGTH, BATCH_SIZE, seed))
+    return task.training_batches(ids, model, ToyVocabulary(), Layout(SEQ_LENGTH, BATCH_SIZE, seed))
 
 
 class _Stream(np.ndarray):

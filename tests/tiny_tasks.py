@@ -2,9 +2,9 @@
 
 import keras
 
-from trainers import tuning
+from trainers.engine import tuning
+from zoo.data.batch import Layout
 from zoo.registry import MODELS, TASKS
-from zoo.tasks.base import Layout
 from zoo.tokenizers.base import create as create_tokenizer
 
 CONTEXT = "abs: the value. len: a number of items. max: the largest of all items."
@@ -26,7 +26,7 @@ FIELDS = {
     "question_answering": dict(head_dropout=0.0, max_question=6, stride=4),
 }  # fmt: skip
 LAYOUT = Layout(seq_length=24, batch_size=5)
-# Two ways of training a part of a model; see trainers/tuning.py.
+# Two ways of training a part of a model; see trainers/engine/tuning.py.
 TUNED = {
     "lora": tuning.TuningConfig(lora_rank=2, lora_alpha=2.0, layer_decay=0.5),
     "frozen": tuning.TuningConfig(freeze="1", layer_decay=0.5, l1=0.01),
@@ -45,7 +45,7 @@ def create(case):
     keras.utils.set_random_seed(7)
     examples, task_class = EXAMPLES[task_name], TASKS.get(task_name)
     task = task_class(task_class.config_class(**FIELDS[task_name]))
-    task.adapt(examples)
+    task.inspect(examples)
     tokenizer = create_tokenizer("wordpiece", [text for example in examples for text in task.texts(example)] * 3, 90)
     fields = {**task.model_fields(tokenizer), "dropout": 0.0, "max_length": LAYOUT.seq_length}
     config = MODELS.config(name).preset("tiny")

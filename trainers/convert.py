@@ -13,6 +13,7 @@ from pathlib import Path
 from absl import flags
 
 from trainers import flags as trainer_flags
+from trainers import program
 from zoo.config import Refusal
 
 FLAGS = flags.FLAGS
@@ -29,7 +30,7 @@ def main():
         raise Refusal(f"--from={source}: there is no such file or directory.")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise Refusal(f"--to={target} is there already and not empty; give the name of a new directory.")
-    with trainer_flags.quiet():
+    with program.quiet():
         import tensorflow  # noqa: F401
     source = _fetched(source.removeprefix(PRESET)) if published else Path(source)
     outward = _is_ours(source)
@@ -74,12 +75,12 @@ def _read(source, target):
 def _write(source, target):
     """From a bundle to a Hugging Face directory. Returns the certificate."""
     from zoo import bundle as bundles
-    from zoo.aside import aside, sweep
     from zoo.convert import certificate, huggingface
+    from zoo.files import remove_stale, staged
 
     bundle = bundles.load(bundles.find(source))
-    with aside(target.parent, target.name) as path:
-        sweep(target.parent, re.escape(target.name))
+    with staged(target.parent, target.name) as path:
+        remove_stale(target.parent, re.escape(target.name))
         written = huggingface.write(bundle, path / target.name)
         result = certificate.certify(bundle, written, FLAGS.peer_python)
         (written / "certificate.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf8")
@@ -89,4 +90,4 @@ def _write(source, target):
 
 if __name__ == "__main__":
     trainer_flags.define_conversion()
-    trainer_flags.program(main)
+    program.start(main)

@@ -18,7 +18,8 @@ from pathlib import Path
 from absl import flags
 
 from trainers import flags as trainer_flags
-from trainers import machine
+from trainers import program
+from trainers.cost import machine
 
 FLAGS = flags.FLAGS
 PACKAGES = ("tensorflow", "keras", "keras-nlp", "numpy", "tensorflow-datasets", "tokenizers", "absl-py")
@@ -49,7 +50,7 @@ def main():
     report = Report()
     check_versions(report)
     check_disk(report)
-    with trainer_flags.quiet():
+    with program.quiet():
         import tensorflow as tf
     check_devices(report, tf)
     check_xla(report, tf)
@@ -134,7 +135,7 @@ def check_xla(report, tf):
 
     x = tf.random.stateless_uniform((7, 11), (1, 2))
     try:
-        with trainer_flags.quiet():
+        with program.quiet():
             compiled = float(tf.function(work, jit_compile=True, autograph=False)(x))
     except tf.errors.OpError as error:
         report.fail(f"XLA does not compile: {str(error).splitlines()[0]}")
@@ -151,7 +152,7 @@ def check_precisions(report, tf):
     speeds = {}
     for dtype in PRECISIONS:
         try:
-            with trainer_flags.quiet():
+            with program.quiet():
                 finite = bool(tf.reduce_all(tf.math.is_finite(tf.matmul(tf.ones((8, 8), dtype), tf.ones((8, 8), dtype)))))
         except tf.errors.OpError as error:
             report.note(f"{dtype}: does not compute here ({str(error).splitlines()[0]})")
@@ -174,7 +175,7 @@ def check_memory(report):
 
 def trainable(report):
     """The largest preset of each family whose training fits into memory, one sequence at a time."""
-    from trainers.plan import fits, output_of, training_memory
+    from trainers.cost.plan import fits, output_of, training_memory
     from zoo.registry import MODELS
 
     limit = machine.memory_limit()
@@ -201,4 +202,4 @@ def trainable(report):
 
 if __name__ == "__main__":
     trainer_flags.define_doctor()
-    trainer_flags.program(main)
+    program.start(main)

@@ -6,6 +6,7 @@ from pathlib import Path
 from absl import flags
 
 from trainers import flags as trainer_flags
+from trainers import program
 from trainers.progress import Progress
 from zoo.config import Refusal
 
@@ -15,15 +16,15 @@ FLAGS = flags.FLAGS
 def main():
     directory = trainer_flags.model_dir()
     dataset, data_path, run = _data(directory)
-    with trainer_flags.quiet():
+    with program.quiet():
         import tensorflow  # noqa: F401
 
     import tfds_configs
     from zoo import bundle as bundles
-    from zoo.tasks.base import Layout
+    from zoo.data.batch import Layout
 
     bundle = bundles.load(directory)
-    if bundle.task.reads == "nothing":
+    if not bundle.task.trains:
         raise Refusal(
             f"{directory} was made for {bundle.task.registered_name}, which has no score; it can begin a run that has one: "
             f"--init_from={directory}."
@@ -54,7 +55,7 @@ def judge(task, model, data, tokenizer, layout):
     """The scores of a model on a split, a dict of numbers."""
     import tensorflow as tf
 
-    from trainers import loop
+    from trainers.engine import loop
 
     score = tf.function(lambda batch, state: task.score(model, batch, state=state), reduce_retracing=True, autograph=False)
     return loop.evaluate(task, model, score, data, tokenizer, layout)
@@ -83,4 +84,4 @@ def _data(directory):
 
 if __name__ == "__main__":
     trainer_flags.define_evaluation()
-    trainer_flags.program(main)
+    program.start(main)

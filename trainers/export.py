@@ -7,6 +7,7 @@ from pathlib import Path
 from absl import flags
 
 from trainers import flags as trainer_flags
+from trainers import program
 from zoo.config import Refusal
 
 FLAGS = flags.FLAGS
@@ -21,7 +22,7 @@ def main():
         for name in ("version", "export_precision", "export_xla"):
             if FLAGS[name].value != FLAGS[name].default:
                 raise Refusal(f"--{name} is for --export_format=saved_model, and not for {FLAGS.export_format}; leave it out.")
-    with trainer_flags.quiet():
+    with program.quiet():
         import tensorflow  # noqa: F401
 
     import zoo
@@ -31,7 +32,7 @@ def main():
     if FLAGS.export_format != "saved_model":
         from zoo.serving.token_level import export_forward
 
-        with trainer_flags.quiet():
+        with program.quiet():
             file, difference = export_forward(target, loaded.model, loaded.tokenizer, FLAGS.export_format)
         print(
             f"Export: {file}, {file.stat().st_size / 1e6:,.1f} MB: one pass on token ids, no text; its runtime's "
@@ -45,7 +46,7 @@ def main():
         # refused.
         versions.insert(0, (target.with_name(f"{target.name}_xla"), True))
     for parent, xla in versions:
-        with trainer_flags.quiet():
+        with program.quiet():
             path = loaded.export(parent, version=FLAGS.version, precision=FLAGS.export_precision, xla=xla)
         print(written(path, loaded.model.registered_name, xla))
     print(f"{time.perf_counter() - start:.1f} s in all")
@@ -89,15 +90,15 @@ def _quality(directory, loaded, precision):
     """
     import tfds_configs
     from trainers import evaluate
+    from zoo.data.batch import Layout
     from zoo.serving.weights import at_precision, stored_weights
-    from zoo.tasks.base import Layout
 
     run, task = evaluate.run_of(directory), loaded.task
     if "dataset" not in run:
         return "What that costs cannot be told: this bundle stands alone, and no text is known that it was not trained on."
     source = tfds_configs.get(run["dataset"], run["data_path"])
     layout = Layout(run["seq_length"], run["batch_size"], separate_documents=run.get("separate_documents", False))
-    with trainer_flags.quiet():
+    with program.quiet():
         data = evaluate.splits(task, layout, source, directory, ["validation"])["validation"]
         before = evaluate.judge(task, loaded.model, data, loaded.tokenizer, layout)
         served = at_precision(loaded.model, precision, task)
@@ -110,21 +111,21 @@ def _quality(directory, loaded, precision):
 def _verify():
     """Proves the newest version of --export_dir, or of the run's export/, in every way that there is."""
     target = Path(FLAGS.export_dir) if FLAGS.export_dir else trainer_flags.model_dir().parent / "export"
-    with trainer_flags.quiet():
+    with program.quiet():
         import tensorflow  # noqa: F401
 
     from zoo.export import latest_version
-    from zoo.serving import verification
+    from zoo.serving import proof
 
     version = latest_version(target)
     if not version:
         raise Refusal(f"{target} holds no version to verify; write one with python -m trainers.export.")
-    for check in verification.CHECKS:
-        with trainer_flags.quiet():
+    for check in proof.CHECKS:
+        with program.quiet():
             sentence = check(target / str(version))
         print(sentence, flush=True)
 
 
 if __name__ == "__main__":
     trainer_flags.define_export()
-    trainer_flags.program(main)
+    program.start(main)

@@ -3,29 +3,16 @@
 Imports no TensorFlow: `--help`, `--list` and a wrong flag answer at once.
 """
 
-import contextlib
 import dataclasses
-import errno
 import math
-import os
-import shlex
-import sys
-import tempfile
-import traceback
-from pathlib import Path
 
-from absl import app, flags, logging
+from absl import flags
 
-from trainers.tuning import TuningConfig
+from trainers.engine.tuning import TuningConfig
 from zoo.config import Refusal, nearest
 from zoo.registry import MODELS, TASKS
 
 FLAGS = flags.FLAGS
-OUR_PACKAGES = tuple(str(Path(__file__).parent.parent / name) + os.sep for name in ("zoo", "trainers", "tfds_configs"))
-FULL = os.strerror(errno.ENOSPC)
-USER_ERROR = 2  # exit status of a mistake in the call
-RESUME_STATUS = 75  # EX_TEMPFAIL of sysexits.h: interrupted and saved; the same command goes on
-INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
 OPTIMIZERS = ("adamw", "sgd", "adafactor", "muon")
 STRATEGIES = ("auto", "cpu", "gpu", "mirrored", "multi_worker", "tpu", "parameter_server")
@@ -86,7 +73,7 @@ def define_training():
     flags.DEFINE_bool("list", False, "Print the models with their presets, tasks and default dataset, and stop.")
     flags.DEFINE_string("model", None, "Family to train: " + ", ".join(MODELS.names()) + ".")
     flags.DEFINE_string("preset", None, "Named structure of the family; --list shows them. [default]")
-    flags.DEFINE_multi_string("set", [], "key=value for a field of the model's or the task's config, or of trainers/tuning.py")
+    flags.DEFINE_multi_string("set", [], "key=value for a field of the model, of the task, or of trainers/engine/tuning.py.")
     flags.DEFINE_string("task", None, "What to train for. [the family's first task]")
     flags.DEFINE_string("dataset", None, "Where the text comes from. [python_docs, or local_text with --data_path]")
     flags.DEFINE_string("data_path", None, "Your text: a file, a glob, or train=...,validation=...,test=....")
@@ -234,7 +221,7 @@ def train_config():
 def _begun_from(resolved):
     """The model's config in --init_from; its tokenizer goes into `resolved`, and the sequence length if the recipe's is too
     long."""
-    from trainers import initial
+    from trainers.engine import initial
 
     for name in ("preset", "tokenizer", "vocab_size"):
         if FLAGS[name].value is not None:
@@ -308,101 +295,3 @@ def _fitted_to_sequence(model_config, config):
     if any(assignment.startswith("max_length=") for assignment in config.set):
         raise Refusal(f"--seq_length={config.seq_length} does not fit max_length={length}; set them alike.")
     return model_config.replace(max_length=config.seq_length)
-
-
-@contextlib.contextmanager
-def quiet():
-    """Holds back what TensorFlow's C++ side writes to stderr; shows it after all when the block ends in a bug."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as chatter:
-        stderr = os.dup(2)
-        os.dup2(chatter.fileno(), 2)
-        try:
-            yield
-        except BaseException as error:
-            if not is_ours(error):
-                chatter.seek(0)
-                os.write(stderr, chatter.read())
-            raise
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-
-
-def command_to_go_on(run):
-    """The command that goes on with the run in directory `run`."""
-    kept, given = [], iter(sys.argv[1:])
-    for argument in given:
-        name, equals, _ = argument.lstrip("-").partition("=")
-        if name not in ("model_dir", "resume"):
-            kept.append(argument)
-        elif not equals:
-            next(given, None)
-    return shlex.join(["python", "-m", "trainers.run", *kept, f"--model_dir={run}"])
-
-
-def program(main):
-    """Runs `main()` as a program: flags parsed, a user's mistake is one sentence and exit status 2."""
-
-    def parse(argv):
-        try:
-            rest = FLAGS(argv)
-        except flags.Error as error:
-            _mistake(error)
-        except SystemExit:  # absl has printed the help, and takes that for a failure
-            sys.exit(0)
-        if len(rest) > 1:
-            _mistake(f"{rest[1]!r} is no flag; write --name=value.")
-        return rest
-
-    def run(_):
-        logging.set_verbosity(logging.ERROR)  # TFDS tells of every file it opens
-        try:
-            main()
-        except KeyboardInterrupt:
-            print("\nInterrupted.", file=sys.stderr)
-            sys.exit(INTERRUPTED)
-        except Exception as error:
-            if not is_ours(error):
-                raise
-            _mistake(sentence_of(error))
-
-    for flag in FLAGS.get_key_flags_for_module(__name__):
-        FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # so that --help shows them
-    app.run(run, flags_parser=parse)
-
-
-def _mistake(message):
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(USER_ERROR)
-
-
-def sentence_of(error):
-    """What an exception says, in one line; for one of the system's, which file and what could be done."""
-    if _of_a_full_disk(error) and not getattr(error, "filename", None):
-        return f"{FULL}; make room, and start the same command again."
-    if not (isinstance(error, OSError) and error.errno and error.filename):
-        return " ".join(str(error).split())
-    remedies = {
-        **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a place that you may use"),
-        **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room, or choose another place"),
-        errno.ENOENT: "give the path of something that is there",
-    }
-    remedy = remedies.get(error.errno)
-    return f"{error.filename}: {error.strerror}{f'; {remedy}' if remedy else ''}."
-
-
-def _of_a_full_disk(error):
-    """HDF5 and TensorFlow tell of it in errors of their own."""
-    return FULL in str(error)
-
-
-def is_ours(error):
-    """Whether our own line raised it: then it is a sentence for the user. A library's ValueError is a bug of ours."""
-    if isinstance(error, OSError) or _of_a_full_disk(error):
-        return True
-    if not isinstance(error, ValueError):
-        return False
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and frames[-1].filename.startswith(OUR_PACKAGES)

@@ -7,6 +7,7 @@ from pathlib import Path
 from absl import flags
 
 from trainers import flags as trainer_flags
+from trainers import program
 from zoo.config import Refusal
 
 FLAGS = flags.FLAGS
@@ -25,10 +26,10 @@ def main():
     if FLAGS.export_dir:
         from trainers import served
 
-        with trainer_flags.quiet():
+        with program.quiet():
             loaded = served.Served(Path(FLAGS.export_dir))
     else:
-        with trainer_flags.quiet():
+        with program.quiet():
             import tensorflow  # noqa: F401
 
         import zoo
@@ -96,9 +97,9 @@ def _converse(loaded, write, options):
         try:
             write(loaded, line.rstrip("\n"), options)
         except ValueError as error:
-            if not (terminal and trainer_flags.is_ours(error)):
+            if not (terminal and program.is_refusal(error)):
                 raise
-            print(f"error: {trainer_flags.sentence_of(error)}")  # and whoever sits there tries another
+            print(f"error: {program.sentence_of(error)}")  # and whoever sits there tries another
 
 
 def _write(loaded, prompt, options):
@@ -127,4 +128,4 @@ def _best(loaded, prompts, options):
 
 if __name__ == "__main__":
     trainer_flags.define_generation()
-    trainer_flags.program(main)
+    program.start(main)

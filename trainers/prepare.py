@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from zoo.config import Refusal
-from zoo.data import TokenShards, appearing, exclusive, write_shards
+from zoo.data.shards import TokenShards, write_shards
+from zoo.files import appearing, exclusive
 from zoo.registry import TOKENIZERS
 
 # Texts are encoded together until they have this many characters: enough to keep all cores busy, little enough to hold.
@@ -49,7 +50,7 @@ def prepare_for(task, layout, source, tokenizer_spec, vocab_size=None, *, splits
     """`(tokenizer, data)` for a task: split -> `TokenShards` for one that reads text, as in `prepare`, or what it makes of
     examples.
 
-    A task that reads examples has seen those of the train split (`Task.adapt`) if that is among the splits.
+    A task that reads examples has seen those of the train split (`Task.inspect`) if that is among the splits.
     """
     if task.reads == "text":
         return prepare(source, tokenizer_spec, vocab_size, splits=splits, progress=progress)
@@ -62,7 +63,7 @@ def prepare_for(task, layout, source, tokenizer_spec, vocab_size=None, *, splits
         texts = (text for example in source.examples("train") for text in task.texts(example))
         _, tokenizer = _tokenizer(source, str(tokenizer_spec), vocab_size, cache_directory(), report, texts)
     if "train" in splits:
-        task.adapt(source.examples("train"))
+        task.inspect(source.examples("train"))
     return tokenizer, {split: task.encode(source.examples(split), tokenizer, layout) for split in splits}
 
 
@@ -212,6 +213,6 @@ def _disk_errors_named(cache):
         where, place = Path(error.filename or cache).absolute(), Path(cache).absolute()
         if error.errno not in UNWRITABLE or not (where.is_relative_to(place) or place.is_relative_to(where)):
             raise  # such as of the text itself, that may not be read
-        raise OSError(
+        raise Refusal(
             f"{where} cannot be written ({error.strerror}): make room, or set ZOO_CACHE to a directory of your own."
         ) from error

@@ -16,7 +16,7 @@ def duration(seconds):
     return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
 
 
-class Progress:
+class ProgressBar:
     """Shows how far a long piece of work is.
 
     Args:
@@ -31,7 +31,7 @@ class Progress:
         self._bar = None
         if sys.stdout.isatty():
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-            from rich.progress import Progress as Bar
+            from rich.progress import ProgressBar as Bar
 
             title_column, figures = TextColumn("{task.description}"), TextColumn("{task.fields[s]}")
             self._bar = Bar(title_column, BarColumn(), MofNCompleteColumn(), figures, transient=True)

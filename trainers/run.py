@@ -18,15 +18,17 @@ from pathlib import Path
 from absl import flags
 
 from trainers import flags as trainer_flags
-from trainers import workers
-from trainers.interruption import sigterm_as_ctrl_c
+from trainers import program
+from trainers.engine import workers
+from trainers.engine.interruption import sigterm_as_ctrl_c
 from zoo.config import Refusal
+from zoo.files import replace_file
 
 FLAGS = flags.FLAGS
 LOCK_SECONDS = 5.0  # for a process that was killed to be gone
 # Fields of config.json that may change when a run goes on: they move no weight (a strategy: by rounding alone). So
 # may `steps`, upwards: what is done stays done, and from there on the learning rate follows the schedule of the new length.
-HARMLESS = ("export", "eval_every", "checkpoint_every", "strategy")
+RESUMABLE_CHANGES = ("export", "eval_every", "checkpoint_every", "strategy")
 
 
 def main():
@@ -48,16 +50,16 @@ def main():
     with sigterm_as_ctrl_c(), _run_directory(config) as run:
         print(f"Run: {run}  (TensorBoard: tensorboard --logdir {run / 'tensorboard'})", flush=True)
         try:
-            with trainer_flags.quiet():
+            with program.quiet():
                 import tensorflow  # noqa: F401
             from trainers.training import train
 
             train(run, config, model_config)
         except KeyboardInterrupt:  # between preparation and the first step, or while the bundle is made
-            print(f"\nInterrupted. Go on with: {trainer_flags.command_to_go_on(run)}", flush=True)
-            raise SystemExit(trainer_flags.RESUME_STATUS) from None
+            print(f"\nInterrupted. Go on with: {program.command_to_go_on(run)}", flush=True)
+            raise SystemExit(program.RESUME_STATUS) from None
         except workers.WorkerGone as gone:
-            go_on = trainer_flags.command_to_go_on(run)
+            go_on = program.command_to_go_on(run)
             print(f"A worker has gone ({gone}). On every host, go on with: {go_on}", flush=True)
             _leave()
 
@@ -79,14 +81,14 @@ def _work(config, model_config):
     with sigterm_as_ctrl_c(), tempfile.TemporaryDirectory() as directory:
         print("A worker: the chief tells how it goes, and writes.", flush=True)
         try:
-            with trainer_flags.quiet():
+            with program.quiet():
                 import tensorflow  # noqa: F401
             from trainers.training import train
 
             with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
                 train(Path(directory), config, model_config)
         except KeyboardInterrupt:
-            raise SystemExit(trainer_flags.RESUME_STATUS) from None
+            raise SystemExit(program.RESUME_STATUS) from None
         except workers.WorkerGone as gone:
             print(f"A worker has gone ({gone}). Start the same command on every host again.", file=sys.stderr, flush=True)
             shutil.rmtree(directory)
@@ -97,7 +99,7 @@ def _leave():
     """Ends the process where it stands: TensorFlow's orderly way out would wait for the worker that has gone."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(trainer_flags.RESUME_STATUS)
+    os._exit(program.RESUME_STATUS)
 
 
 def _launch(config):
@@ -112,9 +114,9 @@ def _launch(config):
         run = FLAGS.model_dir
         if run is None and latest.is_symlink() and os.readlink(latest) != before:
             run = latest.parent / os.readlink(latest)
-        go_on = f"Go on with: {trainer_flags.command_to_go_on(run)}" if run else "No run had begun."
+        go_on = f"Go on with: {program.command_to_go_on(run)}" if run else "No run had begun."
         print(f"Worker {names} died, and the others have ended. {go_on}", flush=True)
-        return trainer_flags.RESUME_STATUS if run else 1
+        return program.RESUME_STATUS if run else 1
     # A mistake or a bug weighs more than the others' having found a worker gone.
     return min((status for status in statuses if status > 0), default=1)
 
@@ -124,7 +126,7 @@ def _described(config, model_config):
         model_config = model_config.replace(vocab_size=config.vocab_size)
     described = {**config.to_dict(), "model_config": model_config.to_dict(), "num_params": model_config.num_params()}
     if config.steps:
-        from trainers import plan
+        from trainers.cost import plan
 
         planned = plan.make(config, model_config, trainer_flags.task_config(config), tuning=trainer_flags.tuning_config(config))
         described["plan"] = planned.to_dict()
@@ -145,14 +147,14 @@ def _run_directory(config):
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with _alone(directory):
-            _replace(directory / "config.json", lambda path: path.write_text(json.dumps(config.to_dict(), indent=1) + "\n"))
+            replace_file(directory / "config.json", lambda path: path.write_text(json.dumps(config.to_dict(), indent=1) + "\n"))
             if latest:
-                _replace(latest, lambda path: path.symlink_to(directory.name))
+                replace_file(latest, lambda path: path.symlink_to(directory.name))
             yield directory
     except (ValueError, OSError):
         if not resumed and not (directory / "metrics.jsonl").exists():
             if latest and before:
-                _replace(latest, lambda path: path.symlink_to(before))
+                replace_file(latest, lambda path: path.symlink_to(before))
             elif latest:
                 latest.unlink(missing_ok=True)
             for path in directory.glob("*"):
@@ -190,17 +192,6 @@ def _missing_parents(directory):
     return [path for path in (directory, *directory.parents) if not path.exists()]
 
 
-def _replace(path, write):
-    """Writes a file or link aside and renames it into place."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.unlink(missing_ok=True)
-        write(aside)
-        os.replace(aside, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
 def _holds_this_run(directory, config):
     """Whether `directory` holds a run that may go on with this config. Raises Refusal if it holds another."""
     if directory.exists() and not directory.is_dir():
@@ -228,9 +219,9 @@ def _may_go_on(key, then, now):
     """Whether a run may go on when the field `key` of its config changes like this."""
     if key == "steps" and isinstance(then, int):
         return now >= then
-    return then == now or key in HARMLESS
+    return then == now or key in RESUMABLE_CHANGES
 
 
 if __name__ == "__main__":
     trainer_flags.define_training()
-    trainer_flags.program(main)
+    program.start(main)

@@ -7,14 +7,16 @@ import numpy as np
 import tensorflow as tf
 
 import tfds_configs
-from trainers import initial, loop, machine, optimizers, plan, strategies, tuning
-from trainers.checkpoints import Checkpoints, named_variables
-from trainers.flags import profiled_steps, quiet, task_config, tuning_config
-from trainers.meter import Meter, devices_peak
-from trainers.metrics_log import MEASURED, MetricsLog
+from trainers.cost import machine, plan
+from trainers.cost.meter import Meter, devices_peak
+from trainers.engine import initial, loop, optimizers, strategies, tuning
+from trainers.engine.checkpoints import Checkpoints, named_variables
+from trainers.engine.metrics_log import MEASURED, MetricsLog
+from trainers.engine.steps import Progress, Run, layout_of, shown, split_scores
+from trainers.flags import profiled_steps, task_config, tuning_config
 from trainers.prepare import prepare_for
-from trainers.progress import Progress, duration
-from trainers.steps import Place, Steps, layout_of, shown, split_scores
+from trainers.program import quiet
+from trainers.progress import ProgressBar, duration
 from zoo.bundle import Bundle, load
 from zoo.config import Refusal
 from zoo.registry import MODELS, TASKS
@@ -37,7 +39,7 @@ def _train(run, config, model_config, placement):
     task = TASKS.get(config.task)(task_config(config), label_smoothing=config.label_smoothing, z_loss=config.z_loss)
     source = tfds_configs.get(config.dataset, config.data_path)
     print(f"Data: {source.name}, tokenizer {config.tokenizer}", flush=True)
-    with Progress("Preparing") as progress:
+    with ProgressBar("Preparing") as progress:
         tokenizer, data = prepare_for(
             task, layout_of(config), source, config.tokenizer, config.vocab_size,
             progress=lambda split, done: progress.update(done, split=split),
@@ -50,17 +52,17 @@ def _train(run, config, model_config, placement):
         fields.pop("vocab_size", None)  # its table may have a few rows more than there are ids, for a round number
     model_config = model_config.replace(**{k: v for k, v in fields.items() if hasattr(model_config, k)})
     model_class = MODELS.get(config.model)
-    if hasattr(model_class, "adapt"):
+    if hasattr(model_class, "fit_closed_form"):
         if placement.num_workers > 1:
             raise Refusal(f"{config.model} is fitted in one pass on one device; leave out --num_workers and TF_CONFIG.")
         placement = strategies.Placement(placement.reason)
     with placement.scope():
         model = task.assemble(model_class(model_config))
     began = time.perf_counter()
-    if hasattr(model, "adapt"):
+    if hasattr(model, "fit_closed_form"):
         tuning.begin(model, tuning_config(config))
         log = MetricsLog(run)
-        model.adapt(data["train"][:])
+        model.fit_closed_form(data["train"][:])
         print(f"Model: {config.model}, {model.config.num_params():,} parameters, fitted in closed form", flush=True)
         trainer = loop.Trainer(
             model, task, None, tokenizer=tokenizer, batch_size=config.batch_size, seq_length=config.seq_length, xla=False
@@ -101,17 +103,17 @@ def _fit(run, config, model, task, tokenizer, data, placement):
     )  # fmt: skip
     checkpoints = Checkpoints(run / "checkpoints", named_variables(**trainer.variables()), placement.is_chief)
     restored = trainer.follow_chief(checkpoints.restore())
-    place = Place.of(restored) if restored else Place()
+    progress = Progress.of(restored) if restored else Progress()
     log = MetricsLog(run, restored["metrics"] if restored else "")
     trained, held = sum(int(np.prod(v.shape)) for v in model.trainable_variables), model.count_params()
     print(
         f"Model: {config.model} {config.preset}, {held:,} parameters{f', {trained:,} of them trained' * (trained < held)}; "
         f"XLA {'on' if xla else 'for elementwise chains' if fuse else 'off'} ({why}); {config.precision}", flush=True,
     )  # fmt: skip
-    if place.step:
-        print(f"Resuming after step {place.step:,}.", flush=True)
+    if progress.step:
+        print(f"Resuming after step {progress.step:,}.", flush=True)
     meter = _meter(config, model, task, placement)
-    Steps(run, config, trainer, batches, checkpoints, log, data, place, meter, profiled_steps()).run()
+    Run(run, config, trainer, batches, checkpoints, log, data, progress, meter, profiled_steps()).run()
     print(checkpoints.summary(), flush=True)
     print(
         f"Graphs of the step: {trainer.num_compilations}, {'compiled by XLA' if trainer.xla else 'not compiled by XLA'}.",

@@ -7,8 +7,9 @@
 Names are imported on first use, so `import zoo` stays light.
 """
 
-__version__ = "0.1.0"
-__all__ = ["create", "list_models", "load"]
+from zoo.version import __version__
+
+__all__ = ["__version__", "create", "list_models", "load"]
 
 
 def __getattr__(name):

@@ -12,7 +12,7 @@ from zoo.export import export_saved_model
 from zoo.registry import MODELS
 from zoo.serving.c_api import plainly
 from zoo.serving.stream_client import until
-from zoo.tasks.text_generation import OPTIONS, generation, require_in_range
+from zoo.signatures.generation import OPTIONS, generation, require_in_range
 
 
 def list_models():

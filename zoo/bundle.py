@@ -14,12 +14,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-import zoo
-from zoo.aside import aside, sweep, take_the_place
 from zoo.config import Refusal
+from zoo.files import remove_stale, replace_directory, staged
 from zoo.registry import MODELS, TASKS
+from zoo.version import __version__
 
 FORMAT_VERSION = 1
+FORMER_TASKS = {"embed": "embedding"}  # what version 0.1 called a task
 # By these a directory is known that `trainers.convert` makes a bundle of.
 FOREIGN = ("model.safetensors", "model.safetensors.index.json", "tf_model.h5", "bert_config.json")
 # What is read or written at once of a weight. A whole table of embeddings would be a third of a small model over again.
@@ -49,10 +50,10 @@ class Bundle:
     def save(self, directory):
         """Writes the bundle aside and renames it into place; an older bundle there is replaced at the last moment."""
         directory = Path(directory)
-        with aside(directory.parent, directory.name) as path:
+        with staged(directory.parent, directory.name) as path:
             config = {
                 "format_version": FORMAT_VERSION,
-                "zoo_version": zoo.__version__,
+                "zoo_version": __version__,
                 "model": self.model.registered_name,
                 "model_config": self.model.config.to_dict(),
                 "task": self.task.registered_name,
@@ -62,9 +63,9 @@ class Bundle:
             (path / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf8")
             self.tokenizer.save(path / "tokenizer")
             _write_weights(self.model, path / "model.weights.h5")
-            take_the_place(path, directory)
+            replace_directory(path, directory)
         # Not before: of one that was killed between two names, nothing but leavings may be whole.
-        sweep(directory.parent, re.escape(directory.name))
+        remove_stale(directory.parent, re.escape(directory.name))
         return directory
 
 
@@ -80,7 +81,7 @@ def read_config(directory):
         raise Refusal(f"{path} is damaged ({error}); copy the bundle again from where it was made.") from error
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise Refusal(f"{directory} has format version {version}, this zoo reads up to {FORMAT_VERSION}; update it.")
-    return config
+    return {**config, "task": FORMER_TASKS.get(config["task"], config["task"])}
 
 
 def load(directory):
@@ -124,14 +125,14 @@ def unfilled():
         if callable(draw) and fields.get("dtype") == "float32":
             with tf.Graph().as_default():  # tells the shape, and computes nothing
                 shape = draw().shape
-            fields["initial_value"] = lambda: as_tensor(room(shape))
+            fields["initial_value"] = lambda: as_tensor(aligned_zeros(shape))
         return next_creator(**fields)
 
     with tf.variable_creator_scope(zeros):
         yield
 
 
-def room(shape):
+def aligned_zeros(shape):
     """A float32 array of zeros that begins where TensorFlow's tensors must, at a multiple of 64 bytes. What was not written to
     takes no memory."""
     import numpy as np
@@ -143,13 +144,13 @@ def room(shape):
 
 
 def as_tensor(array):
-    """The tensor of an array from `room`, in the same memory: what is written to the one is written to the other."""
+    """The tensor of an array from `aligned_zeros`, in the same memory: what is written to the one is written to the other."""
     import tensorflow as tf
 
     return tf.experimental.dlpack.from_dlpack(array.__dlpack__()) if array.size else tf.constant(array)
 
 
-def pieces(shape):
+def row_slices(shape):
     """Slices along the first axis of a tensor of this shape, each of about `PIECE_BYTES` of float32."""
     step = max(1, PIECE_BYTES // (4 * max(1, math.prod(shape[1:]))))
     return [slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
@@ -180,7 +181,7 @@ def _write_weights(model, path):
             value, shape = variable.value, tuple(variable.shape)
             del file[place]
             dataset = file.create_dataset(place, shape, keras.backend.standardize_dtype(variable.dtype))
-            for rows in pieces(shape) if shape else [...]:
+            for rows in row_slices(shape) if shape else [...]:
                 dataset[rows] = np.asarray(value[rows])
 
 

@@ -16,8 +16,7 @@ import tensorflow as tf
 
 from zoo.config import Refusal
 
-# Candidates sorted first when a nucleus is asked for; a wider one costs a second, full sort.
-NUCLEUS_CANDIDATES = 128
+NUCLEUS_CANDIDATES = 128  # sorted first when a nucleus is asked for; a wider one costs a second, full sort
 
 
 class Sampling(NamedTuple):

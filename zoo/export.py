@@ -10,21 +10,20 @@ same model gives the same bytes.
 
 import contextlib
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import tensorflow as tf
 from google.protobuf.message import EncodeError
 
-from zoo.aside import aside, sweep
 from zoo.config import Refusal
-from zoo.serving import deployment, golden, replay
+from zoo.files import remove_stale, staged
+from zoo.serving import deployment, golden
 from zoo.serving.canonical import canonicalise
 from zoo.serving.compiled import compiled
-from zoo.serving.leaner import make_leaner
 from zoo.serving.model_card import model_card
 from zoo.serving.ops import check_ops
+from zoo.serving.proof import prove
+from zoo.serving.simplify import simplify
 from zoo.serving.weights import at_precision, stored_weights
 
 
@@ -53,8 +52,8 @@ def export_saved_model(directory, model, tokenizer, task, version=None, provenan
     """
     directory = Path(directory)
     version = _next_version(directory, version)
-    with aside(directory, version) as path:
-        sweep(directory, r"\d+")
+    with staged(directory, version) as path:
+        remove_stale(directory, r"\d+")
         served = at_precision(model, precision, task)
         functions = task.signatures(served, tokenizer)
         left_out = {name: golden.defaults(function) for name, function in functions.items()}
@@ -62,7 +61,7 @@ def export_saved_model(directory, model, tokenizer, task, version=None, provenan
             # Traced here, once: saving and calling a tf.function would each trace it.
             concrete = {name: function.get_concrete_function() for name, function in functions.items()}
         _save(path, weights, tokenizer, concrete)
-        make_leaner(path)
+        simplify(path)
         canonicalise(path, left_out)
         check_ops(path, xla)
         requests = golden.write(path, concrete, left_out, task.requests(model, tokenizer), model.registered_name)
@@ -71,7 +70,7 @@ def export_saved_model(directory, model, tokenizer, task, version=None, provenan
         try:
             os.rename(path, directory / str(version))
         except OSError as error:
-            raise OSError(f"Version {version} appeared in {directory} while this one was made; export again.") from error
+            raise Refusal(f"Version {version} appeared in {directory} while this one was made; export again.") from error
     deployment.write(directory, model.registered_name, list(functions), deployment.example_instances(requests), xla)
     return directory / str(version)
 
@@ -105,22 +104,3 @@ def _next_version(directory, version):
     if version <= latest:
         raise Refusal(f"Version {version} must be above {latest}, the latest in {directory}.")
     return version
-
-
-def prove(export):
-    """Repeats the golden requests of an export in a process that has neither TensorFlow's Python nor our code.
-
-    Returns:
-        A sentence that says how many requests gave the same answers.
-
-    Raises:
-        Refusal: an answer differs, or the SavedModel does not load.
-    """
-    # -I leaves out PYTHONPATH, the user's site directory and the program's own directory.
-    command = [sys.executable, "-I", str(Path(replay.__file__).resolve()), str(Path(export).resolve())]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if result.returncode:
-        reason = (result.stderr.strip() or f"exit status {result.returncode}").splitlines()[-1]
-        raise Refusal(f"In a clean process the SavedModel {export} fails or answers otherwise: {reason}")
-    return result.stdout.strip()

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from tests import programs
-from trainers import doctor, machine
+from trainers import doctor
+from trainers.cost import machine
 from zoo.registry import MODELS
 
 

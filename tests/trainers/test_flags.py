@@ -7,6 +7,7 @@ import pytest
 
 from tests import programs
 from trainers import flags as trainer_flags
+from trainers import program
 from zoo.registry import MODELS
 
 
@@ -116,7 +117,7 @@ def test_dry_run_prints_what_would_run_and_writes_nothing(tmp_path, monkeypatch,
 ])  # fmt: skip
 def test_the_command_to_go_on(given, kept, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["run.py", *given])
-    assert trainer_flags.command_to_go_on("runs/x") == f"python -m trainers.run {kept} --model_dir=runs/x"
+    assert program.command_to_go_on("runs/x") == f"python -m trainers.run {kept} --model_dir=runs/x"
 
 
 MISTAKES = {
@@ -164,13 +165,13 @@ def test_a_mistake_in_the_call_is_one_sentence_and_status_2(mistake, tmp_path, m
 
 
 def test_the_systems_errors_say_which_file_and_what_to_do():
-    assert trainer_flags.sentence_of(PermissionError(13, "Permission denied", "/a/b")) == (
+    assert program.sentence_of(PermissionError(13, "Permission denied", "/a/b")) == (
         "/a/b: Permission denied; choose a place that you may use."
     )
-    assert trainer_flags.sentence_of(OSError(28, "No space left on device", "x")) == (
+    assert program.sentence_of(OSError(28, "No space left on device", "x")) == (
         "x: No space left on device; make room, or choose another place."
     )
-    assert trainer_flags.sentence_of(ValueError("one\n  two")) == "one two"
+    assert program.sentence_of(ValueError("one\n  two")) == "one two"
 
 
 def test_a_librarys_own_error_is_a_bug_and_keeps_its_traceback(monkeypatch, capfd):
@@ -184,10 +185,10 @@ def test_a_librarys_own_error_is_a_bug_and_keeps_its_traceback(monkeypatch, capf
 def test_what_tensorflow_writes_to_stderr_is_held_back_unless_it_fails(capfd):
     import os
 
-    with trainer_flags.quiet():
+    with program.quiet():
         os.write(2, b"chatter\n")
     assert capfd.readouterr().err == ""
-    with pytest.raises(RuntimeError), trainer_flags.quiet():
+    with pytest.raises(RuntimeError), program.quiet():
         os.write(2, b"the reason\n")
         raise RuntimeError
     assert capfd.readouterr().err == "the reason\n"

@@ -13,6 +13,7 @@ import tfds_configs
 from tfds_configs.sources import TextSource
 from trainers import prepare as module
 from trainers.prepare import cache_directory, check_tokenizer, prepare
+from zoo.config import Refusal
 
 
 class Counted(TextSource):
@@ -134,7 +135,7 @@ def test_sentences(tmp_path, documents, spec, sentence):
 
 def test_a_cache_that_cannot_be_written_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match="cannot be written .*set ZOO_CACHE"):
+    with pytest.raises(Refusal, match="cannot be written .*set ZOO_CACHE"):
         prepare(Counted(**DOCUMENTS), "byte", cache_dir=tmp_path / "file")
 
 

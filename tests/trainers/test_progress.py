@@ -15,7 +15,7 @@ WORK = """
 import time
 from trainers import progress
 progress.LINE_EVERY_SECONDS = 0.0
-with progress.Progress("Training", total=40, start=10) as bar:
+with progress.ProgressBar("Training", total=40, start=10) as bar:
     for done in range(11, 41):
         time.sleep(0.01)
         bar.update(done, loss=1.23456, tokens=12345.6)

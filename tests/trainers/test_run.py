@@ -12,10 +12,10 @@ import tensorflow as tf
 from tests import programs, tiny_models
 from tests.programs import refusal
 from trainers import run as run_program
-from trainers.interruption import Interruption
-from trainers.metrics_log import MEASURED, MetricsLog
+from trainers.engine.interruption import Interruption
+from trainers.engine.metrics_log import MEASURED, MetricsLog
 from zoo.bundle import Bundle
-from zoo.data import PackedBatches
+from zoo.data.packing import PackedBatches
 from zoo.tokenizers.base import create as create_tokenizer
 
 TRAIN = (

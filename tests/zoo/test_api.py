@@ -165,7 +165,7 @@ def test_predict_refuses_in_a_sentence(loaded, signature, inputs, message):
 
 def test_embed_gives_a_vector_for_a_string_and_rows_for_a_list(tmp_path):
     model, tokenizer = tiny_models.create("bert", vocab_size=257), create_tokenizer("byte")
-    Bundle(model, tokenizer, "embed", {}).save(tmp_path / "bundle")
+    Bundle(model, tokenizer, "embedding", {}).save(tmp_path / "bundle")
     encoder = zoo.load(tmp_path)
     one, rows = encoder.embed("abc"), encoder.embed(["abc", "a longer one"])
     assert one.shape == (model.config.hidden_dim,) and rows.shape == (2, model.config.hidden_dim)

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from zoo import decoding
 from zoo.decoding import Sampling, beam_search, generate, stream, uniform
-from zoo.tasks.signatures import with_one_row_apart
+from zoo.signatures.request import with_one_row_apart
 
 V, STOP = 7, 6
 TABLE = np.random.default_rng(3).normal(size=(5, V, V)).astype(np.float32) * 2

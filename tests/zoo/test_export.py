@@ -16,8 +16,9 @@ from google.protobuf.message import EncodeError
 
 from tests import exports
 from zoo import export
+from zoo.config import Refusal
 from zoo.export import export_saved_model, latest_version
-from zoo.serving import c_api, deployment, golden, ops, token_level, verification
+from zoo.serving import c_api, deployment, golden, ops, proof, token_level
 from zoo.serving.stream_client import stream
 
 GPT = ("gpt", "language_modeling")
@@ -45,7 +46,7 @@ from tests import exports
 from zoo import export
 
 export.export_saved_model(sys.argv[1], *exports.made("gpt", "language_modeling"), provenance=exports.PROVENANCE)
-export.prove = lambda aside: os.kill(os.getpid(), signal.SIGKILL)  # all is written, and nothing has its name yet
+export.prove = lambda path: os.kill(os.getpid(), signal.SIGKILL)  # all is written, and nothing has its name yet
 export.export_saved_model(sys.argv[1], *exports.made("gpt", "language_modeling"), provenance=exports.PROVENANCE)
 """
 
@@ -82,7 +83,7 @@ def test_what_cannot_be_exported_is_refused_and_nothing_changes(directory, tmp_p
         export_saved_model(tmp_path / "new", *ngram, xla=True)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="The directory .*file cannot be written: File exists; choose another place"):
+    with pytest.raises(Refusal, match="The directory .*file cannot be written: File exists; choose another place"):
         export_saved_model(tmp_path / "file", *ngram)
 
 
@@ -111,7 +112,7 @@ def test_a_version_that_somebody_else_wrote_meanwhile_stays(tmp_path, monkeypatc
         (tmp_path / "1" / "saved_model.pb").write_text("theirs")
 
     monkeypatch.setattr("zoo.export.prove", meanwhile)
-    with pytest.raises(OSError, match="Version 1 appeared in .* while this one was made; export again"):
+    with pytest.raises(Refusal, match="Version 1 appeared in .* while this one was made; export again"):
         export_saved_model(tmp_path, *exports.made("bag_of_words", "classification"))
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
     assert (tmp_path / "1" / "saved_model.pb").read_text() == "theirs"
@@ -217,7 +218,7 @@ def test_the_curl_line_asks_with_the_longest_plain_row():
 
 
 def test_every_way_to_prove_an_export(directory):
-    sentences = [check(directory / "1") for check in verification.CHECKS]
+    sentences = [check(directory / "1") for check in proof.CHECKS]
     assert [sentence.split(":")[0] for sentence in sentences] == ["C API", "Protos", "saved_model_cli", "Operations"]
     assert "beam_search, decode_step, generate, prefill, score, serving_default" in sentences[0]
 

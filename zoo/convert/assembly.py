@@ -72,7 +72,7 @@ def _check_vocabulary(tokenizer, config, where):
 def _task_name(family, names):
     if family.model == "gpt":
         return "language_modeling"
-    return "masked_lm" if set(family.head[0].theirs) <= names else "embed"
+    return "masked_lm" if set(family.head[0].theirs) <= names else "embedding"
 
 
 def pooling(directory):

@@ -21,7 +21,7 @@ import tokenizers
 from zoo.config import Refusal
 from zoo.convert import reference, safetensors
 from zoo.convert.old_tensorflow import CONFIG, H5
-from zoo.tasks.embedding import frame
+from zoo.signatures.embedding import frame
 
 TEXTS = (
     "The capital of France is Paris, and in 1984 it was, too.",
@@ -75,7 +75,7 @@ def certify(bundle, path, peer_python=None, library="transformers"):
             f"The converted model's outputs are up to {difference:.2e} away from those of {library} ({largest:.2e} at most); "
             "it is not the same model."
         )
-    what = "hidden states" if task == "embed" else "logits"
+    what = "hidden states" if task == "embedding" else "logits"
     certificate["outputs"] = {"what": what, "largest_difference": difference, "largest_output": largest, **compared}
     return certificate
 
@@ -109,7 +109,7 @@ def outputs(bundle, asked):
     """
     model, task = bundle.model, bundle.task
 
-    # In a graph, a tied table is multiplied as it is; line by line it would be turned first, which takes its size again.
+    # In a graph, a tied table is multiplied as it is; line by line it would be transposed first, which takes its size again.
     @tf.function(reduce_retracing=True, autograph=False)
     def projected(hidden_1TD, first, end):
         if task.registered_name == "masked_lm":
@@ -120,7 +120,7 @@ def outputs(bundle, asked):
         with warnings.catch_warnings():  # of the softmax over the only token of an empty text
             warnings.filterwarnings("ignore", "You are using a softmax over axis", UserWarning)
             hidden_1TD = getattr(model, "backbone", model).encode(tf.constant([row], tf.int32))
-        if task.registered_name == "embed":
+        if task.registered_name == "embedding":
             yield i, 0, hidden_1TD[0].numpy()
             continue
         for first in range(0, len(row), POSITIONS):

@@ -33,7 +33,7 @@ def read(directory):
         raise Refusal(f"{directory} has a model of type {model_type!r}; {nearest(model_type, FAMILIES)}")
     kind, tensors = _weights(directory)
     tokenizer = tokenizers.create(directory)
-    model, task, dropped = assemble(model_type, theirs, tensors, directory, tokenizer, {"embed": pooling(directory)})
+    model, task, dropped = assemble(model_type, theirs, tensors, directory, tokenizer, {"embedding": pooling(directory)})
     provenance = {"converted_from": kind, "model_type": model_type, "source": directory.name, "left_out": dropped}
     return Bundle(model, tokenizer, task, provenance)
 
@@ -115,7 +115,7 @@ def _tensors(model, family, with_head):
             own = bare or rule.ours.startswith("head/") or name.startswith("lm_head")
             yield (
                 name if own else family.prefix + name,
-                piece[::-1] if rule.turned else piece,
+                piece[::-1] if rule.transposed else piece,
                 lambda rule=rule, variable=variable, widths=widths, place=place: to_theirs(rule, variable.numpy(), widths)[
                     place
                 ],

@@ -18,7 +18,7 @@ from zoo.config import Refusal, nearest
 from zoo.convert.assembly import assemble
 from zoo.convert.old_tensorflow import datasets
 from zoo.convert.tables import FAMILIES
-from zoo.convert.weights import Joined, Reshaped, Tensors, Turned
+from zoo.convert.weights import Joined, Reshaped, Tensors, Transposed
 from zoo.registry import TOKENIZERS
 from zoo.tokenizers.base import read_json
 from zoo.tokenizers.bpe import read_merges
@@ -176,7 +176,7 @@ def _tensors(directory, backbone, weights, head):
     in_head = {f"head/{path}": variables for path, variables in _variables(head).items()}
     places = _spelt_out(MODULES[backbone], stored)
     family = FAMILIES[STRUCTURES[backbone][0]]
-    turned = {name for rule in (*family.block, *family.pooler, *family.head) if rule.turned for name in rule.theirs}
+    transposed = {name for rule in (*family.block, *family.pooler, *family.head) if rule.transposed for name in rule.theirs}
     arrays = {}
     for module, paths in places.items():
         found = [(stored if path in stored else in_head).pop(path, None) for path in paths]
@@ -191,7 +191,7 @@ def _tensors(directory, backbone, weights, head):
             if pieces:
                 name = f"{module}.{kind}"
                 array = Joined(pieces) if len(pieces) > 1 else pieces[0]
-                arrays[name] = Turned(array) if re.sub(r"\.\d+\.", ".{i}.", name, count=1) in turned else array
+                arrays[name] = Transposed(array) if re.sub(r"\.\d+\.", ".{i}.", name, count=1) in transposed else array
     for path in stored:
         arrays[f"{WEIGHTS}/{path}"] = stored[path][0]  # for `assign` to say that nobody knows it
     if STRUCTURES[backbone][0] == "roberta":

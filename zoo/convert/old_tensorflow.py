@@ -15,7 +15,7 @@ import tensorflow as tf
 from zoo.bundle import Bundle
 from zoo.config import Refusal
 from zoo.convert.assembly import assemble
-from zoo.convert.weights import Reshaped, Tensors, Turned
+from zoo.convert.weights import Reshaped, Tensors, Transposed
 from zoo.registry import TOKENIZERS
 from zoo.tokenizers.base import read_json
 
@@ -48,7 +48,7 @@ def table_name(name):
 def _shown(name, array):
     """The view of a stored tensor that the tables speak of."""
     if name.endswith("/kernel"):
-        return Turned(array)
+        return Transposed(array)
     if name.endswith("/bias") and len(array.shape) == 2 and array.shape[0] == 1:
         return Reshaped(array, (array.shape[1],))
     return array

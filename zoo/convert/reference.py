@@ -35,7 +35,7 @@ def _transformers(request):
         for i, ids in enumerate(request["rows"]):
             with torch.no_grad():
                 outputs = model(torch.tensor([ids]))
-            result = outputs.last_hidden_state if request["task"] == "embed" else outputs[0]
+            result = outputs.last_hidden_state if request["task"] == "embedding" else outputs[0]
             results[f"outputs_{i}"] = result[0].float().numpy()
     where = dict(pretrained_model_name_or_path=str(path))
     if path.is_file():
@@ -56,7 +56,7 @@ def _of_directory(transformers, request, path):
     classes = {
         "language_modeling": transformers.AutoModelForCausalLM,
         "masked_lm": transformers.AutoModelForMaskedLM,
-        "embed": transformers.AutoModel,
+        "embedding": transformers.AutoModel,
     }
     old = int(transformers.__version__.split(".")[0]) < 5
     options = {"torch_dtype" if old else "dtype": torch.float32, "attn_implementation": "eager"}
@@ -67,7 +67,7 @@ def _of_directory(transformers, request, path):
             (path,) = path.glob("*.ckpt*.index")
             # Its reader of these files wants both of their heads; the first output is the masked language model's.
             whole = transformers.BertForPreTraining.from_pretrained(path, **options).eval()
-            return whole.bert if request["task"] == "embed" else whole
+            return whole.bert if request["task"] == "embedding" else whole
     return classes[request["task"]].from_pretrained(path, **options).eval()
 
 

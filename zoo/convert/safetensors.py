@@ -6,13 +6,13 @@ pickle (`pytorch_model.bin`) can run code when it is read, and is refused.
 
 import contextlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from zoo.config import Refusal
+from zoo.files import replace_file
 
 FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.bin", "pytorch_model.pt")
@@ -91,13 +91,14 @@ def write(path, tensors):
         start = end
     text = json.dumps(header).encode("utf8")
     text += b" " * (-len(text) % 8)
-    path = Path(path)
-    aside = path.with_name(f".{path.name}.partial")
-    with open(aside, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name, shape, read in tensors:
-            array = np.ascontiguousarray(read(), "<f4")
-            if array.shape != tuple(shape):
-                raise Refusal(f"{name} has shape {array.shape} where {tuple(shape)} was announced.")
-            file.write(array.data)
-    os.replace(aside, path)
+
+    def write_to(path):
+        with open(path, "wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name, shape, read in tensors:
+                array = np.ascontiguousarray(read(), "<f4")
+                if array.shape != tuple(shape):
+                    raise Refusal(f"{name} has shape {array.shape} where {tuple(shape)} was announced.")
+                file.write(array.data)
+
+    replace_file(path, write_to)

@@ -1,7 +1,7 @@
 """Which of our variables is which of their tensors, one table a family; read in both directions.
 
 A rule names a variable of ours, by its path without the model's name, and the tensors that it is made of. Several tensors stand
-side by side along our last axis (queries, keys and values; gate and value). `turned` tensors are stored there as (outputs,
+side by side along our last axis (queries, keys and values; gate and value). `transposed` tensors are stored there as (outputs,
 inputs), here as (inputs, outputs). `{i}` counts the layers.
 """
 
@@ -20,16 +20,16 @@ class Rule:
 
     ours: str
     theirs: tuple
-    turned: bool = False
+    transposed: bool = False
 
     def of_layer(self, i):
         """The rule with its `{i}` filled in."""
-        return Rule(self.ours.format(i=i), tuple(name.format(i=i) for name in self.theirs), self.turned)
+        return Rule(self.ours.format(i=i), tuple(name.format(i=i) for name in self.theirs), self.transposed)
 
 
-def linear(ours, *theirs, bias=True, turned=True):
+def linear(ours, *theirs, bias=True, transposed=True):
     """The rules of a matrix and perhaps its bias."""
-    rules = [Rule(f"{ours}/kernel", tuple(f"{name}.weight" for name in theirs), turned)]
+    rules = [Rule(f"{ours}/kernel", tuple(f"{name}.weight" for name in theirs), transposed)]
     return rules + ([Rule(f"{ours}/bias", tuple(f"{name}.bias" for name in theirs))] if bias else [])
 
 
@@ -105,14 +105,14 @@ def parts(config, rule):
 
 def made_shape(rule, shapes):
     """The shape of our variable, from those of the tensors of a rule."""
-    pieces = [tuple(shape)[::-1] if rule.turned else tuple(shape) for shape in shapes]
+    pieces = [tuple(shape)[::-1] if rule.transposed else tuple(shape) for shape in shapes]
     return (*pieces[0][:-1], sum(piece[-1] for piece in pieces))
 
 
 def to_theirs(rule, value, widths):
     """The tensors of a rule from the value of our variable."""
     pieces = [value] if widths is None else np.split(value, np.cumsum(widths)[:-1], axis=-1)
-    return [piece.T if rule.turned else piece for piece in pieces]
+    return [piece.T if rule.transposed else piece for piece in pieces]
 
 
 ENCODER_BLOCK = [
@@ -165,7 +165,7 @@ BERT = Family(
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     },
     dropped=(r"cls\.seq_relationship\.(weight|bias)",),
-    architectures={"embed": "BertModel", "masked_lm": "BertForMaskedLM"},
+    architectures={"embedding": "BertModel", "masked_lm": "BertForMaskedLM"},
     adjust=lambda config, theirs: {"activation": GELUS[theirs["hidden_act"]]},
     theirs=_their_mlp,
 )
@@ -188,7 +188,7 @@ def _roberta(model_type):
         ],
         ignored=(r"embeddings\.position_ids",),
         copies={"lm_head.decoder.weight": "embeddings.word_embeddings.weight", "lm_head.decoder.bias": "lm_head.bias"},
-        architectures={"embed": f"{model_type}Model", "masked_lm": f"{model_type}ForMaskedLM"},
+        architectures={"embedding": f"{model_type}Model", "masked_lm": f"{model_type}ForMaskedLM"},
         # Their number of positions counts the two that stand for padding.
         adjust=lambda config, theirs: {
             "activation": GELUS[theirs["hidden_act"]],
@@ -217,11 +217,11 @@ GPT2 = Family(
     embeddings=[Rule("embeddings/embeddings", ("wte.weight",)), Rule("positions/embeddings", ("wpe.weight",))],
     block=[
         *norm("block_{i}/attention_norm", "h.{i}.ln_1"),
-        *linear("block_{i}/attention/qkv", "h.{i}.attn.c_attn", turned=False),
-        *linear("block_{i}/attention/output_projection", "h.{i}.attn.c_proj", turned=False),
+        *linear("block_{i}/attention/qkv", "h.{i}.attn.c_attn", transposed=False),
+        *linear("block_{i}/attention/output_projection", "h.{i}.attn.c_proj", transposed=False),
         *norm("block_{i}/mlp_norm", "h.{i}.ln_2"),
-        *linear("block_{i}/mlp/expand", "h.{i}.mlp.c_fc", turned=False),
-        *linear("block_{i}/mlp/contract", "h.{i}.mlp.c_proj", turned=False),
+        *linear("block_{i}/mlp/expand", "h.{i}.mlp.c_fc", transposed=False),
+        *linear("block_{i}/mlp/contract", "h.{i}.mlp.c_proj", transposed=False),
     ],
     final=norm("final_norm", "ln_f"),
     ignored=(r"h\.\d+\.attn\.(masked_)?bias",),
@@ -268,7 +268,7 @@ LLAMA = Family(
         *linear("block_{i}/mlp/contract", "layers.{i}.mlp.down_proj", bias=False),
     ],
     final=norm("final_norm", "norm", bias=False),
-    untied=[Rule("embeddings/reverse_embeddings", ("lm_head.weight",), turned=True)],
+    untied=[Rule("embeddings/reverse_embeddings", ("lm_head.weight",), transposed=True)],
     ignored=(r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
     copies={"lm_head.weight": "embed_tokens.weight"},
     architectures={"language_modeling": "LlamaForCausalLM"},

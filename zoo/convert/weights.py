@@ -2,14 +2,14 @@
 
 A file is shown as `Tensors`: names, as the family's table writes them, and for each something that has a `shape` and gives rows
     when it
-is sliced. What other libraries store in another form is a view on what they store: `Turned`, `Reshaped`, `Joined`.
+is sliced. What other libraries store in another form is a view on what they store: `Transposed`, `Reshaped`, `Joined`.
 """
 
 import re
 
 import numpy as np
 
-from zoo.bundle import as_tensor, pieces, room
+from zoo.bundle import aligned_zeros, as_tensor, row_slices
 from zoo.config import Refusal
 from zoo.convert.tables import made_shape
 
@@ -37,7 +37,7 @@ class Tensors:
         return np.asarray(self._arrays[name][rows]).astype(np.float32, copy=False)
 
 
-class Turned:
+class Transposed:
     """A matrix that is stored as (columns, rows)."""
 
     def __init__(self, array):
@@ -111,16 +111,16 @@ def _fill(variable, rule, names, tensors):
 
     Assigning to a part of the variable would do, were it not that TensorFlow from then on copies all of it whenever it is read.
     """
-    array = room(tuple(variable.shape))
+    array = aligned_zeros(tuple(variable.shape))
     start = 0  # along our last axis
     for name in names:
         shape = tensors.shape(name)
-        width = shape[0] if rule.turned else shape[-1]
-        for rows in pieces(shape):
+        width = shape[0] if rule.transposed else shape[-1]
+        for rows in row_slices(shape):
             piece = tensors.read(name, rows)
             if len(shape) == 1:
                 array[start + rows.start : start + rows.stop] = piece
-            elif rule.turned:
+            elif rule.transposed:
                 array[:, start + rows.start : start + rows.stop] = piece.T
             else:
                 array[rows, start : start + width] = piece
@@ -149,7 +149,7 @@ def _check_leftover(family, named, wanted, tensors, where):
 def _equal(tensors, one, other):
     shape = tensors.shape(one)
     same = shape == tensors.shape(other)
-    return same and all(np.array_equal(tensors.read(one, rows), tensors.read(other, rows)) for rows in pieces(shape))
+    return same and all(np.array_equal(tensors.read(one, rows), tensors.read(other, rows)) for rows in row_slices(shape))
 
 
 def variables_by_path(model):

@@ -2,8 +2,9 @@
 
 On a CPU the two compilers are good at different things: TensorFlow's matrix products (oneDNN) are faster than XLA's, but it
 runs each elementwise operation as a pass over memory of its own, where XLA makes one pass of the whole chain. A training step
-inside `islands()` takes the better half of each; everywhere else, and so in every export, a `fused` function is plain. Inside
-`whole()`, where XLA compiles all of a step for a CPU, layers choose forms that it does well there, such as `sum_of_rows`.
+inside `fuse_elementwise()` takes the better half of each. Everywhere else, and so in every export, a `fused` function is plain.
+Inside `compiled_whole()` XLA compiles the whole step for a CPU; there layers choose forms that XLA does well, such as
+`sum_of_rows`.
 
 Shape letters: N rows, Y their width.
 """
@@ -18,16 +19,16 @@ _scope = threading.local()
 
 
 @contextlib.contextmanager
-def islands():
+def fuse_elementwise():
     """While a graph is traced in this block, `fused` functions become XLA kernels in it."""
-    with _as("islands"):
+    with _as("fuse_elementwise"):
         yield
 
 
 @contextlib.contextmanager
-def whole():
+def compiled_whole():
     """While a graph is traced in this block, layers know that XLA will compile it as a whole."""
-    with _as("whole"):
+    with _as("compiled_whole"):
         yield
 
 
@@ -46,20 +47,20 @@ def _current():
 
 
 def is_whole():
-    """Whether a graph is being traced inside `whole()`."""
-    return _current() == "whole"
+    """Whether a graph is being traced inside `compiled_whole()`."""
+    return _current() == "compiled_whole"
 
 
 def fused(function):
-    """Decorates a function of tensors alone, which may become one XLA kernel; see `islands`."""
+    """Decorates a function of tensors alone, which may become one XLA kernel; see `fuse_elementwise`."""
     compiled = []
 
     @functools.wraps(function)
     def call(*tensors):
-        if _current() != "islands":
+        if _current() != "fuse_elementwise":
             return function(*tensors)
         if not compiled:
-            import tensorflow as tf  # other backends compile whole steps and have no islands
+            import tensorflow as tf  # other backends compile whole steps and have no use for it
 
             compiled.append(tf.function(function, jit_compile=True, autograph=False))
         return compiled[0](*tensors)
@@ -67,7 +68,7 @@ def fused(function):
     return call
 
 
-WAYS = (16, 12, 10, 9, 8, 7, 6, 5, 4, 3, 2)  # into how many parts rows are cut to be added up
+SPLITS = (16, 12, 10, 9, 8, 7, 6, 5, 4, 3, 2)  # into how many parts rows are cut to be added up
 
 
 def sum_of_rows(x_NY):
@@ -80,7 +81,7 @@ def sum_of_rows(x_NY):
     number = x_NY.shape[0]
     if not is_whole() or number is None:
         return ops.sum(x_NY, axis=0)
-    while parts := next((n for n in WAYS if number % n == 0), None):
+    while parts := next((n for n in SPLITS if number % n == 0), None):
         number //= parts
         x_NY = functools.reduce(ops.add, (x_NY[i * number : (i + 1) * number] for i in range(parts)))
     return ops.sum(x_NY, axis=0)

@@ -80,7 +80,7 @@ class Linear(keras.layers.Layer):
 
     def __init__(self, units, use_bias=True, stddev=0.02, **kwargs):
         super().__init__(**kwargs)
-        self.turned = None  # see `turned_kernels`
+        self.transposed = None  # see `transposed_kernels`
         self.adapter_a = self.adapter_b = None
         self.units, self.use_bias, self.stddev = units, use_bias, stddev
 
@@ -115,9 +115,9 @@ class Linear(keras.layers.Layer):
         self.adapter_a = self.adapter_b = None
 
     def call(self, x):
-        if self.turned is not None and len(x.shape) == 3:
-            return times_rows(x, self.turned(), self.bias)
-        kernel = self.kernel if self.turned is None else ops.transpose(self.turned())
+        if self.transposed is not None and len(x.shape) == 3:
+            return times_rows(x, self.transposed(), self.bias)
+        kernel = self.kernel if self.transposed is None else ops.transpose(self.transposed())
         x_NX = ops.reshape(x, (-1, x.shape[-1]))
         y_NY = ops.matmul(x_NX, kernel)
         if self.adapter_a is not None:
@@ -131,7 +131,7 @@ class Linear(keras.layers.Layer):
 
 
 @contextlib.contextmanager
-def turned_kernels(model):
+def transposed_kernels(model):
     """While graphs are traced in this block, the `Linear` layers of `model` multiply by W' (Y, X), stored that way round.
 
     A decoding step reads every weight for a few rows of numbers, and TensorFlow's CPU kernels read W' faster than W
@@ -145,11 +145,11 @@ def turned_kernels(model):
     variables = [variable for variable in model.variables if id(variable) not in replaced]
     try:
         for layer in linears:
-            turned = keras.Variable(ops.transpose(layer.kernel), trainable=False, name="turned_kernel")
-            variables.append(turned)
+            transposed = keras.Variable(ops.transpose(layer.kernel), trainable=False, name="turned_kernel")
+            variables.append(transposed)
             # A function, which Keras does not take for a weight of the layer.
-            layer.turned = functools.partial(ops.cast, turned, layer.compute_dtype)
+            layer.transposed = functools.partial(ops.cast, transposed, layer.compute_dtype)
         yield variables
     finally:
         for layer in linears:
-            layer.turned = None
+            layer.transposed = None

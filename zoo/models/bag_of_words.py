@@ -124,7 +124,7 @@ class BagOfWords(Classifier):
             all_counts.append(ops.where(real_BT, counts_BT, 0.0))
         return ops.concatenate(all_features, axis=1), ops.concatenate(all_counts, axis=1)
 
-    def adapt_weights(self, rows):
+    def fit_statistics(self, rows):
         """Sets how rare each feature is, from the training texts: 1 + ln((1 + n) / (1 + n_f)).
 
         Args:

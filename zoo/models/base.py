@@ -71,9 +71,9 @@ class LanguageModel(keras.Model):
         """The state before the first token. Both arguments may be ints or scalar int32 tensors."""
         raise TypeError(f"{type(self).__name__} does not implement init_state().")
 
-    def stages(self):
+    def layers_by_depth(self):
         """Layers from the input to the output, as lists: what makes vectors of ids; each block; what follows the last block."""
-        raise TypeError(f"{type(self).__name__} does not implement stages().")
+        raise TypeError(f"{type(self).__name__} does not implement layers_by_depth().")
 
     def encode(self, token_ids, padding_mask=None, segment_ids=None, training=False):
         """Hidden states (B, T, D), as an `Encoder` gives them, each position seeing those up to itself.
@@ -141,9 +141,9 @@ class Encoder(keras.Model):
         super().__init__(**kwargs)
         self.config = config
 
-    def stages(self):
+    def layers_by_depth(self):
         """Layers from the input to the output, as lists: what makes vectors of ids; each block; what follows the last block."""
-        raise TypeError(f"{type(self).__name__} does not implement stages().")
+        raise TypeError(f"{type(self).__name__} does not implement layers_by_depth().")
 
     def encode(self, token_ids, padding_mask=None, segment_ids=None, training=False):
         """Token ids to hidden states.
@@ -175,7 +175,7 @@ class Encoder(keras.Model):
 class Classifier(keras.Model):
     """Base class of models that are classifiers as they stand: `model(token_ids, padding_mask) -> logits (B, C)`.
 
-    A family's config has `num_classes`, which a task sets. A family implements `call`, and `adapt_weights` if it must see the
+    A family's config has `num_classes`, which a task sets. A family implements `call`, and `fit_statistics` if it must see the
     training texts before the first step.
 
     Attributes:
@@ -191,7 +191,7 @@ class Classifier(keras.Model):
         super().__init__(**kwargs)
         self.config = config
 
-    def adapt_weights(self, rows):
+    def fit_statistics(self, rows):
         """Sets what follows from the training texts in closed form.
 
         Args:
@@ -207,7 +207,7 @@ class Classifier(keras.Model):
         return self.config.to_dict()
 
 
-class Headed(keras.Model):
+class WithHead(keras.Model):
     """A model and the head that a task has put on it, both kept whole: the head can be exchanged for that of another task.
 
     Args:

@@ -155,7 +155,7 @@ class BERT(Encoder):
             self.pooler.build((None, self.config.hidden_dim))
         self.built = True
 
-    def stages(self):
+    def layers_by_depth(self):
         first = [self.embeddings, self.positions, self.segments, self.embedding_norm]
         return [first, *([block] for block in self.blocks), [] if self.pooler is None else [self.pooler]]
 

@@ -230,7 +230,7 @@ class GPT(LanguageModel):
             self.final_norm.build(shape)
         self.built = True
 
-    def stages(self):
+    def layers_by_depth(self):
         first = [self.embeddings] if self.positions is None else [self.embeddings, self.positions]
         return [first, *([block] for block in self.blocks), [] if self.final_norm is None else [self.final_norm]]
 

@@ -149,7 +149,7 @@ class LSTM(LanguageModel):
         self.head.build((None, None, c.layer_dims[-1]))
         self.built = True
 
-    def stages(self):
+    def layers_by_depth(self):
         return [[self.embeddings], *([layer] for layer in self.recurrent), [self.head]]
 
     def init_state(self, batch_size, max_length):

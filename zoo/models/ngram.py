@@ -1,7 +1,7 @@
 """The back-off n-gram language model: interpolated modified Kneser-Ney, add-k or Stupid Backoff, in closed form.
 
     model = NGram(NGramConfig.preset("trigram", vocab_size=4096, eos_id=0))
-    model.adapt(token_ids)                       counts, discounts, back-off weights: no gradient steps
+    model.fit_closed_form(token_ids)                       counts, discounts, back-off weights: no gradient steps
     log_probs = model(token_ids)                 (B, T, V), or score given labels with model.token_log_probs
 
 `eos_id` opens and closes every sentence, as <s> when it is history and as </s> when it is predicted; no history reaches
@@ -118,10 +118,10 @@ class NGram(LanguageModel):
     def context_tokens(self):
         return self.config.order - 1
 
-    def adapt(self, token_ids):
+    def fit_closed_form(self, token_ids):
         """Fits the model to a stream of ids in closed form and enlarges the tables to what was counted.
 
-        Functions traced before keep the old tables: adapt first, then compile or export.
+        Functions traced before keep the old tables: fit first, then compile or export.
 
         Args:
             token_ids: int (N,), `eos_id` before the first sentence and after each. Raises Refusal when there is
@@ -129,7 +129,7 @@ class NGram(LanguageModel):
         """
         config, ids = self.config, np.asarray(token_ids)
         if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
-            raise Refusal(f"adapt takes one stream of integer ids, got {ids.dtype} of shape {ids.shape}.")
+            raise Refusal(f"fit_closed_form takes one stream of integer ids, got {ids.dtype} of shape {ids.shape}.")
         if ids.size == 0 or (ids == config.eos_id).all():
             raise Refusal("The corpus is empty: an n-gram model needs at least one token to count.")
         if ids.min() < 0 or ids.max() >= config.vocab_size:

@@ -11,8 +11,8 @@ import contextlib
 import tensorflow as tf
 
 from zoo.config import Refusal
-from zoo.layers.fusion import whole
-from zoo.models.base import Encoder, Headed, LanguageModel
+from zoo.layers.fusion import compiled_whole
+from zoo.models.base import Encoder, LanguageModel, WithHead
 
 COLUMNS = 64
 
@@ -24,7 +24,7 @@ def compiled(model):
     Raises:
         Refusal: the model has no pass that XLA could compile.
     """
-    passes = model.backbone if isinstance(model, Headed) else model
+    passes = model.backbone if isinstance(model, WithHead) else model
     if isinstance(passes, LanguageModel) and passes.projection() is not None:
         replaced = {
             "init_state": _roomier(passes.init_state),
@@ -50,7 +50,7 @@ def compiled(model):
 
 def _compiled(function):
     def traced(*args, **kwargs):
-        with whole():
+        with compiled_whole():
             return function(*args, **kwargs)
 
     return tf.function(traced, jit_compile=True, autograph=False)

@@ -4,11 +4,11 @@ The files stand beside the versions, in `deployment/`: a polling server looks on
 (file_system_storage_path_source.cc). Their contents depend on the model alone, not on a version or a place.
 """
 
+import functools
 import json
-import os
-import shutil
 from pathlib import Path
 
+from zoo.files import replace_file
 from zoo.serving import stream_client
 
 IMAGE = "tensorflow/serving"
@@ -170,7 +170,5 @@ def write(directory, name, signatures, instances, xla=False):
     }  # fmt: skip
     if streams:
         texts["stream_client.py"] = Path(stream_client.__file__).read_text(encoding="utf8")
-    aside = folder / f".{os.getpid()}"
     for file_name, text in texts.items():
-        aside.write_text(text, encoding="utf8")
-        shutil.move(aside, folder / file_name)
+        replace_file(folder / file_name, functools.partial(Path.write_text, data=text, encoding="utf8"))

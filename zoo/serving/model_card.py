@@ -2,7 +2,7 @@
 
 import json
 
-import zoo
+from zoo.version import __version__
 
 LIMITS = """- It says what is likely in text like its training text. It does not know whether that is true.
 - It may repeat what its training text holds, names and errors included.
@@ -25,7 +25,7 @@ def model_card(model, tokenizer, task, provenance=None):
         f"# {model.registered_name}",
         "",
         f"A {model.registered_name} model for {task.registered_name.replace('_', ' ')}, written by Language Model "
-        f"Zoo {zoo.__version__}.",
+        f"Zoo {__version__}.",
         "",
         "## Model",
         "",

@@ -18,9 +18,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from zoo.aside import aside, sweep, take_the_place
 from zoo.config import Refusal
-from zoo.models.base import Headed
+from zoo.files import remove_stale, replace_directory, staged
+from zoo.models.base import WithHead
 
 FORMATS = {"onnx": "model.onnx", "litert": "model.tflite"}
 # Tokens of the row of a LiteRT file, where the model sets no limit.
@@ -36,7 +36,7 @@ class Forward(keras.Model):
         self.model, self.built = model, True
 
     def call(self, token_ids, padding_mask):
-        if not isinstance(self.model, Headed):
+        if not isinstance(self.model, WithHead):
             return self.model(token_ids, padding_mask=padding_mask)
         head, hidden_BTD = self.model.head, self.model.backbone.encode(token_ids, padding_mask)
         takes = inspect.signature(head.call).parameters
@@ -65,8 +65,8 @@ def export_forward(directory, model, tokenizer, kind):
     if missing:
         raise Refusal(f"--export_format=onnx needs {' and '.join(missing)}: pip install 'language-model-zoo[onnx]'.")
     directory = Path(directory)
-    with aside(directory, kind) as path:
-        sweep(directory, kind)
+    with staged(directory, kind) as path:
+        remove_stale(directory, kind)
         forward, (rows, length) = Forward(model), (None, None) if kind == "onnx" else (1, model.max_length or ROW)
         ids, mask = _example(model, length)
         expected = np.asarray(forward(ids, mask), np.float32)
@@ -88,7 +88,7 @@ def export_forward(directory, model, tokenizer, kind):
         if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
             raise Refusal(f"In {kind} the outputs differ by {difference:.1e}; export it as a saved_model.")
         tokenizer.save(path / "tokenizer")
-        take_the_place(path, directory / kind)
+        replace_directory(path, directory / kind)
     return directory / kind / FORMATS[kind], difference
 
 

@@ -21,8 +21,8 @@ import numpy as np
 import tensorflow as tf
 
 from zoo.config import Refusal
-from zoo.layers.linear import Linear, turned_kernels
-from zoo.models.base import Headed
+from zoo.layers.linear import Linear, transposed_kernels
+from zoo.models.base import WithHead
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 # A row of so many numbers or more has a scale of its own in int8: 4 bytes beside 32.
@@ -44,7 +44,7 @@ def at_precision(model, precision, task):
         )
     if precision != "bfloat16":
         return model
-    backbone = model.backbone if isinstance(model, Headed) else model
+    backbone = model.backbone if isinstance(model, WithHead) else model
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
@@ -64,7 +64,7 @@ def stored_weights(model, precision):
         The objects that such graphs read, which a SavedModel must track and which must live as long as the graphs are called.
     """
     if precision == "float32":
-        with turned_kernels(model) as variables:
+        with transposed_kernels(model) as variables:
             yield [variable.value for variable in variables]
         return
     store = _Dequantised if precision == "int8" else _Half
@@ -81,7 +81,7 @@ def stored_weights(model, precision):
         stored += [weight, *weight.variables]
         if layer:
             # A function, which Keras does not take for a weight of the layer.
-            layer.turned = functools.partial(_read, weight)
+            layer.transposed = functools.partial(_read, weight)
         else:
             reads[id(variable)] = weight
     try:
@@ -89,7 +89,7 @@ def stored_weights(model, precision):
             yield stored
     finally:
         for layer in kernels.values():
-            layer.turned = None
+            layer.transposed = None
 
 
 def _matrices(model):

@@ -5,37 +5,18 @@ batches, adds a head where the model needs one, and owns the loss, the scores an
 the export are the same for all.
 
     task = TASKS.get("masked_lm")(config)        config: the fields that --set may change, saved in the bundle
-    task.adapt(examples)                         only if it reads examples: the classes, before there is a model
-    model = task.assemble(GPT(...))              the model, or a `Headed` one
+    task.inspect(examples)                         only if it reads examples: the classes, before there is a model
+    model = task.assemble(GPT(...))              the model, or a `WithHead` one
     batches = task.training_batches(data, model, tokenizer, layout);  batches.batch(step)
     outputs, state = task.forward(model, batch);  total, count = task.loss(batch, outputs)
     totals, rows, state = task.score(model, batch);  task.metrics(totals, rows, data) -> {"loss": ...}
 """
 
-import dataclasses
-
 from keras import ops
 
 from zoo.config import Config, Refusal
 from zoo.layers.cross_entropy import cross_entropy
-from zoo.models.base import Headed
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """How data is cut into batches.
-
-    Attributes:
-        seq_length: T, the most tokens of a row.
-        batch_size: B, over all replicas.
-        seed: the order of the data, and whatever else is random in a batch, is a pure function of (seed, step).
-        separate_documents: for token streams, whether documents packed into one row see each other.
-    """
-
-    seq_length: int
-    batch_size: int
-    seed: int = 0
-    separate_documents: bool = False
+from zoo.models.base import WithHead
 
 
 class Task:
@@ -50,12 +31,14 @@ class Task:
 
     Attributes:
         reads: `text` or `examples`.
+        trains: whether it can be trained; the task that only serves vectors cannot.
         shown: names of the scores that a line of progress shows.
         generates: whether its models go on with a prompt.
     """
 
     config_class = Config
     reads = "text"
+    trains = True
     shown = ("loss",)
     generates = False
 
@@ -73,7 +56,7 @@ class Task:
         """The strings of an example (a dict of the data set's features) that a tokenizer is trained on."""
         return [example["text"]]
 
-    def adapt(self, examples):
+    def inspect(self, examples):
         """Learns from the training examples what must be known before a model is made, and keeps it in `config`: the
         classes."""
 
@@ -111,7 +94,7 @@ class Task:
     def assemble(self, model):
         """The model with this task's head, if it has one."""
         head = self.head(model)
-        return model if head is None else Headed(model, head)
+        return model if head is None else WithHead(model, head)
 
     def forward(self, model, batch, state=None, training=False):
         """The outputs for a batch, and the state it leaves (None if none was given)."""

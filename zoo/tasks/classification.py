@@ -14,14 +14,16 @@ from keras import ops
 
 from zoo import metrics
 from zoo.config import Config, Refusal
+from zoo.data.augmentation import Augmentation, read_synonyms, uniform
+from zoo.data.examples import ExampleBatches, in_order, overlong, padded, row
 from zoo.layers.cross_entropy import cross_entropy
 from zoo.layers.heads import SequenceClassifier
 from zoo.models.base import Classifier, Encoder
 from zoo.registry import TASKS
-from zoo.tasks import embedding, sequences
-from zoo.tasks.augmentation import Augmentation, read_synonyms, uniform
+from zoo.signatures import embedding
+from zoo.signatures.request import refusal_unless, same_rows, signature
+from zoo.signatures.rows import rows_in_graph
 from zoo.tasks.base import Task
-from zoo.tasks.signatures import refusal_unless, same_rows, signature
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Classification(Task):
     def texts(self, example):
         return [example[name] for name in ("text", "text_pair") if name in example]
 
-    def adapt(self, examples):
+    def inspect(self, examples):
         counts, pair = collections.Counter(), False
         for number, example in enumerate(examples, 1):
             counts[_label(example, number)] += 1
@@ -124,7 +126,7 @@ class Classification(Task):
             texts.append(_texts(example, self.config.pair, number))
             labels.append(known[label])
         parts = _encoded(texts, tokenizer)
-        over = [i for i, some in enumerate(parts, 1) if sequences.overlong(some, layout.seq_length)]
+        over = [i for i, some in enumerate(parts, 1) if overlong(some, layout.seq_length)]
         if over and self.config.overlong == "refuse":
             raise Refusal(
                 f"Example {over[0]} does not fit into --seq_length={layout.seq_length} (nor do {len(over) - 1:,} others); "
@@ -138,9 +140,9 @@ class Classification(Task):
 
     def training_batches(self, data, model, tokenizer, layout):
         self.config = dataclasses.replace(self.config, max_tokens=layout.seq_length)
-        rows = [sequences.row(parts, tokenizer, layout.seq_length) for parts in data.parts]
+        rows = [row(parts, tokenizer, layout.seq_length) for parts in data.parts]
         if isinstance(model, Classifier):
-            model.adapt_weights([ids for ids, _ in rows])
+            model.fit_statistics([ids for ids, _ in rows])
         width = max(len(ids) for ids, _ in rows)
         weights = np.array(self.config.class_weights or [1.0] * len(self.config.labels), np.float32)
 
@@ -151,11 +153,11 @@ class Classification(Task):
             if augmentation is not None:
                 random = uniform(layout.seed, step)
                 texts = [[augmentation(text, random) for text in data.texts[i]] for i in chosen]
-                some = [sequences.row(parts, tokenizer, width) for parts in _encoded(texts, tokenizer)]
+                some = [row(parts, tokenizer, width) for parts in _encoded(texts, tokenizer)]
             batch = _batch(some, data.labels[chosen], width, tokenizer.pad_id)
             return {**batch, "loss_weights": weights[batch["labels"]]}
 
-        return sequences.ExampleBatches(len(data), layout.batch_size, layout.seed, make)
+        return ExampleBatches(len(data), layout.batch_size, layout.seed, make)
 
     def _augmentation(self):
         """What changes training texts, or None."""
@@ -167,9 +169,9 @@ class Classification(Task):
 
     def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
         count = len(data) if max_tokens is None else min(len(data), max(max_tokens // layout.seq_length, 1))
-        rows = [sequences.row(parts, tokenizer, layout.seq_length) for parts in data.parts[:count]]
+        rows = [row(parts, tokenizer, layout.seq_length) for parts in data.parts[:count]]
         width = max(len(ids) for ids, _ in rows)
-        return sequences.in_order(
+        return in_order(
             count, layout.batch_size,
             lambda chosen: _batch([rows[i] for i in chosen], data.labels[chosen], width, tokenizer.pad_id),
         )  # fmt: skip
@@ -228,7 +230,7 @@ class Classification(Task):
         string = tf.TensorSpec([None], tf.string)
 
         def classes(texts):
-            batch = sequences.rows_in_graph(texts, tokenizer, None if self.config.overlong == "refuse" else limit)
+            batch = rows_in_graph(texts, tokenizer, None if self.config.overlong == "refuse" else limit)
             if self.config.overlong == "refuse" and limit is not None:
                 longest = tf.shape(batch["token_ids"])[1]
                 sentence = f"The longest text has {{}} tokens, with the marks around it; this model takes at most {limit}."
@@ -267,8 +269,8 @@ def _encoded(texts, tokenizer):
 def _batch(rows, labels, width, pad_id):
     ids = [ids for ids, _ in rows]
     return {
-        "token_ids": sequences.padded(ids, width, pad_id),
-        "segment_ids": sequences.padded([segments for _, segments in rows], width, 0),
+        "token_ids": padded(ids, width, pad_id),
+        "segment_ids": padded([segments for _, segments in rows], width, 0),
         "padding_mask": np.arange(width) < np.array(list(map(len, ids)))[:, None],
         "labels": labels.astype(np.int32),
         "loss_weights": np.ones(len(rows), np.float32),

@@ -10,7 +10,7 @@ from keras import ops
 
 from zoo import metrics
 from zoo.config import Config
-from zoo.data import PackedBatches, evaluation_batches
+from zoo.data.packing import PackedBatches, evaluation_batches
 from zoo.layers.chunked_cross_entropy import Unprojected, resolve_logits, summed_cross_entropy
 from zoo.registry import TASKS
 from zoo.tasks.base import Task
@@ -94,8 +94,8 @@ class LanguageModeling(Task):
     def signatures(self, model, tokenizer):
         """Name -> tf.function: `serving_default`, `generate`, `score`, `prefill`, `decode_step`."""
         # Serving needs TensorFlow, which the loss does not.
-        from zoo.tasks.streaming import streaming_signatures
-        from zoo.tasks.text_generation import language_model_signatures
+        from zoo.signatures.generation import language_model_signatures
+        from zoo.signatures.streaming import streaming_signatures
 
         return {**language_model_signatures(model, tokenizer), **streaming_signatures(model, tokenizer)}
 
@@ -104,8 +104,8 @@ class LanguageModeling(Task):
 
         A third element is the number of an earlier request whose answer is fed in besides.
         """
-        from zoo.tasks.streaming import streaming_requests
-        from zoo.tasks.text_generation import language_model_requests
+        from zoo.signatures.generation import language_model_requests
+        from zoo.signatures.streaming import streaming_requests
 
         requests = language_model_requests(model, tokenizer)
         return requests + streaming_requests(model, tokenizer, first=len(requests))

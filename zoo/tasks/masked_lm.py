@@ -9,12 +9,12 @@ from keras import ops
 
 from zoo import metrics
 from zoo.config import Config, Refusal
+from zoo.data.masking import MaskedBatches, Masking, evaluation_batches, require_mask
 from zoo.layers.cross_entropy import cross_entropy
 from zoo.layers.heads import MaskedLMHead, PretrainingHead
 from zoo.registry import TASKS
+from zoo.signatures.fill_mask import masked_lm_requests, masked_lm_signatures
 from zoo.tasks.base import Task
-from zoo.tasks.fill_mask import masked_lm_requests, masked_lm_signatures
-from zoo.tasks.masking import MaskedBatches, Masking, evaluation_batches, require_mask
 
 PAIRS = ("none", "next_sentence", "sentence_order")
 

@@ -19,11 +19,12 @@ from keras import ops
 
 from zoo import metrics
 from zoo.config import Config, Refusal
+from zoo.data.examples import ExampleBatches, in_order, marks
 from zoo.layers.heads import TokenClassifier
 from zoo.registry import TASKS
-from zoo.tasks import embedding, sequences
+from zoo.signatures import embedding
+from zoo.signatures.request import same_rows, signature
 from zoo.tasks.base import Task
-from zoo.tasks.signatures import same_rows, signature
 from zoo.tokenizers.base import byte_values, row_ids, valid_utf8
 
 ALONE = r"([\p{P}\p{S}\p{Han}])"
@@ -101,7 +102,7 @@ class QuestionAnswering(Task):
     def texts(self, example):
         return [example["question"], example["context"]]
 
-    def adapt(self, examples):
+    def inspect(self, examples):
         self.config = dataclasses.replace(self.config, no_answer=any(not example.get("answers") for example in examples))
 
     def encode(self, examples, tokenizer, layout):
@@ -133,11 +134,11 @@ class QuestionAnswering(Task):
         return f"{len(data.contexts):,} questions in {len(data):,} windows"
 
     def training_batches(self, data, model, tokenizer, layout):
-        return sequences.ExampleBatches(len(data), layout.batch_size, layout.seed, lambda chosen, step: _batch(data, chosen))
+        return ExampleBatches(len(data), layout.batch_size, layout.seed, lambda chosen, step: _batch(data, chosen))
 
     def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
         count = len(data) if max_tokens is None else min(len(data), max(max_tokens // layout.seq_length, 1))
-        return sequences.in_order(count, layout.batch_size, lambda chosen: _batch(data, chosen))
+        return in_order(count, layout.batch_size, lambda chosen: _batch(data, chosen))
 
     def model_fields(self, tokenizer):
         return {**super().model_fields(tokenizer), **({"num_segments": MATCHED + 1} if self.config.match else {})}
@@ -282,7 +283,7 @@ def windows(questions, contexts, tokenizer, config):
 
 def _rows(questions, tokenizer, config, ids_BKC, word_BKC, real_BKC):
     """[CLS] question [SEP] window [SEP], padded: the batch (B, K, T) and the words (B, K, T)."""
-    begin, end = sequences.marks(tokenizer)
+    begin, end = marks(tokenizer)
     asked = tokenizer.tokenize(questions)[:, : config.max_question]
     column = tf.zeros([tf.shape(questions)[0], 1], tf.int32)
     asked = tf.concat([column + begin, asked, column + end], 1)

@@ -15,12 +15,13 @@ from keras import ops
 
 from zoo import metrics
 from zoo.config import Config, Refusal
+from zoo.data.examples import ExampleBatches, in_order, marks, padded
 from zoo.layers.cross_entropy import cross_entropy
 from zoo.layers.heads import TokenClassifier
 from zoo.registry import TASKS
-from zoo.tasks import embedding, sequences
+from zoo.signatures import embedding
+from zoo.signatures.request import refusal_unless, signature
 from zoo.tasks.base import Task
-from zoo.tasks.signatures import refusal_unless, signature
 from zoo.tokenizers.base import row_ids
 
 
@@ -77,7 +78,7 @@ class Tagging(Task):
     def texts(self, example):
         return [" ".join(example.get("tokens") or [])]
 
-    def adapt(self, examples):
+    def inspect(self, examples):
         found = {tag for number, example in enumerate(examples, 1) for tag in _sentence(example, number)[1]}
         self.config = dataclasses.replace(self.config, labels=self.config.labels or tuple(sorted(found)))
 
@@ -92,7 +93,7 @@ class Tagging(Task):
             pieces = tokenizer.encode_batch([word if i == 0 else f" {word}" for i, word in enumerate(words)])
             pieces = [list(some[: layout.seq_length - 2]) or [_blank(tokenizer)] for some in pieces]
             for start, end in _spans(list(map(len, pieces)), layout.seq_length - 2):
-                begin, finish = sequences.marks(tokenizer)
+                begin, finish = marks(tokenizer)
                 ids = [begin, *(i for some in pieces[start:end] for i in some), finish]
                 places = np.cumsum([1, *map(len, pieces[start : end - 1])])
                 labels = [known[tag] for tag in tags[start:end]]
@@ -106,7 +107,7 @@ class Tagging(Task):
     def training_batches(self, data, model, tokenizer, layout):
         self.config = dataclasses.replace(self.config, max_tokens=layout.seq_length)
         width = max(len(ids) for ids, _, _ in data.rows)
-        return sequences.ExampleBatches(
+        return ExampleBatches(
             len(data), layout.batch_size, layout.seed,
             lambda chosen, step: _batch([data.rows[i] for i in chosen], width, tokenizer.pad_id),
         )  # fmt: skip
@@ -114,7 +115,7 @@ class Tagging(Task):
     def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
         count = len(data) if max_tokens is None else min(len(data), max(max_tokens // layout.seq_length, 1))
         width = max(len(ids) for ids, _, _ in data.rows[:count])
-        return sequences.in_order(
+        return in_order(
             count, layout.batch_size, lambda chosen: _batch([data.rows[i] for i in chosen], width, tokenizer.pad_id)
         )
 
@@ -199,7 +200,7 @@ def _rows_in_graph(texts, tokenizer, limit):
     splits = tf.gather(pieces.row_splits, words.row_splits)
     ids = tf.RaggedTensor.from_row_splits(pieces.flat_values, splits, validate=False)
     places = tf.cast(pieces.row_splits[:-1] - tf.gather(splits, row) + 1, tf.int32)
-    begin, end = sequences.marks(tokenizer)
+    begin, end = marks(tokenizer)
     column = tf.zeros([tf.shape(texts)[0], 1], tf.int32)
     ids = tf.concat([column + begin, ids, column + end], 1)
     longest = tf.reduce_max(tf.concat([ids.row_lengths(), [2]], 0))
@@ -233,7 +234,7 @@ def _spans(lengths, room):
 
 def _batch(rows, width, pad_id):
     batch = {
-        "token_ids": sequences.padded([ids for ids, _, _ in rows], width, pad_id),
+        "token_ids": padded([ids for ids, _, _ in rows], width, pad_id),
         "padding_mask": np.arange(width) < np.array([len(ids) for ids, _, _ in rows])[:, None],
         "labels": np.zeros((len(rows), width), np.int32),
         "loss_weights": np.zeros((len(rows), width), np.float32),

@@ -145,7 +145,7 @@ def to_bytes(text):
         raise Refusal(sentence) from error
 
 
-def several(texts):
+def require_list(texts):
     """The texts unchanged. Raises Refusal for one string, which would pass for a list of its characters."""
     if isinstance(texts, (str, bytes)):
         raise Refusal("A list of texts is expected here, got one string; put it in a list.")
@@ -184,7 +184,7 @@ def encode_pieces(native, texts):
         list of int32 arrays.
     """
     pieces, ends = [], []
-    for text in map(to_text, several(texts)):
+    for text in map(to_text, require_list(texts)):
         pieces += cut_at_spaces(text) if len(text) > PIECE_CHARACTERS else (text,)
         ends.append(len(pieces))
     ids = [np.array(encoding.ids, np.int32) for encoding in native.encode_batch_fast(pieces, add_special_tokens=False)]
@@ -266,7 +266,7 @@ def create(spec, texts=(), vocab_size=None):
     """
     path = Path(spec)
     if str(spec) in TOKENIZERS.names():
-        return TOKENIZERS.get(str(spec)).train(several(texts), vocab_size)
+        return TOKENIZERS.get(str(spec)).train(require_list(texts), vocab_size)
     if (path / "zoo_tokenizer.json").is_file():
         return load(path)
     if path.is_file() or path.is_dir():

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
-from zoo.tokenizers.base import Tokenizer, byte_values, kept, row_ids, several, to_bytes, to_text, valid_utf8
+from zoo.tokenizers.base import Tokenizer, byte_values, kept, require_list, row_ids, to_bytes, to_text, valid_utf8
 
 REPLACEMENT = 0xFFFD
 NUM_CODE_POINTS = 0x110000
@@ -28,7 +28,7 @@ class ByteTokenizer(Tokenizer):
         return cls()
 
     def encode_batch(self, texts):
-        return [np.frombuffer(to_bytes(text), np.uint8).astype(np.int32) for text in several(texts)]
+        return [np.frombuffer(to_bytes(text), np.uint8).astype(np.int32) for text in require_list(texts)]
 
     def decode(self, ids):
         ids = self.checked_ids(ids)
@@ -86,7 +86,7 @@ class CharTokenizer(Tokenizer):
         return table
 
     def encode_batch(self, texts):
-        points = (np.frombuffer(to_text(text).encode("utf-32-le"), np.uint32) for text in several(texts))
+        points = (np.frombuffer(to_text(text).encode("utf-32-le"), np.uint32) for text in require_list(texts))
         return [self._id_of_point[row] for row in points]
 
     def decode(self, ids):

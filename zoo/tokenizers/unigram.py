@@ -16,7 +16,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
-from zoo.tokenizers.base import Tokenizer, cut_at_spaces, read_json, several, to_text, valid_utf8
+from zoo.tokenizers.base import Tokenizer, cut_at_spaces, read_json, require_list, to_text, valid_utf8
 
 DEFAULT_VOCAB_SIZE = 8_192
 # What each special token is for, and the names it goes by, those of models trained here first.
@@ -120,7 +120,7 @@ class UnigramTokenizer(Tokenizer):
             raise Refusal(f"{tokenizer_json} is no tokenizer.json of Hugging Face ({error!r}).") from error
 
     def encode_batch(self, texts):
-        texts = [to_text(text) for text in several(texts)]
+        texts = [to_text(text) for text in require_list(texts)]
         return [np.array(ids, np.int32) for ids in self._native.encode(texts, out_type=int)]
 
     def decode(self, ids):

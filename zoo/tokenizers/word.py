@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
-from zoo.tokenizers.base import Tokenizer, kept, row_ids, several, to_text, valid_utf8
+from zoo.tokenizers.base import Tokenizer, kept, require_list, row_ids, to_text, valid_utf8
 
 # lmplz separates words at NUL, tab, carriage return and space, sentences at line feed; all else is part of a word.
 SPACES = bytes.maketrans(b"\0\t\r", b"   ")
@@ -82,7 +82,7 @@ class WordTokenizer(Tokenizer):
         return cls([word.decode("utf8") for word, _ in by_count[: vocab_size and vocab_size - 2]])
 
     def encode_batch(self, texts):
-        texts = list(several(texts))
+        texts = list(require_list(texts))
         ids = [np.zeros(0, np.int32)]
         for words in _split(b" \0 ".join(map(_marked, texts))):
             ids.append(np.fromiter(map(self._id_of_word, words, itertools.repeat(self.unk_id)), np.int32, len(words)))

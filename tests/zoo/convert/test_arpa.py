@@ -32,7 +32,7 @@ ngram 2=2
 def fitted(order):
     ids = np.random.default_rng(0).choice(6, 307, p=[0.3, 0.2, 0.2, 0.05, 0.25, 0])
     model = NGram(NGramConfig(order=order, vocab_size=6, eos_id=EOS, unk_id=UNK))
-    model.adapt(np.concatenate([[EOS], ids, [EOS]]))
+    model.fit_closed_form(np.concatenate([[EOS], ids, [EOS]]))
     return model
 
 

@@ -78,7 +78,7 @@ def test_hidden_states_without_the_head(presets, here, tmp_path):
     for name in ("task.json", "task.weights.h5"):
         (directory / name).unlink()
     bundle = keras_hub.read(directory)
-    assert bundle.task.registered_name == "embed"
+    assert bundle.task.registered_name == "embedding"
     assert certificate.certify(bundle, directory, library="keras_hub")["outputs"]["largest_difference"] < 1e-4
 
 
@@ -140,7 +140,7 @@ def test_the_head_of_another_task_is_left_out_and_told(presets, tmp_path):
     with h5py.File(directory / "task.weights.h5", "w") as file:
         file["layers/dense/vars/0"] = np.ones((12, 2))
     bundle = keras_hub.read(directory)
-    assert bundle.task.registered_name == "embed" and bundle.provenance["left_out"] == ["dense"]
+    assert bundle.task.registered_name == "embedding" and bundle.provenance["left_out"] == ["dense"]
 
 
 @pytest.mark.parametrize(

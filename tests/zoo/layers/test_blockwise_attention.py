@@ -10,7 +10,7 @@ import tensorflow as tf
 from zoo.layers import blockwise_attention
 from zoo.layers.attention import Attention, attend, attend_by_rule
 from zoo.layers.blockwise_attention import attend_in_blocks, attend_in_rows, resolve_form
-from zoo.layers.fusion import islands
+from zoo.layers.fusion import fuse_elementwise
 from zoo.layers.masks import MaskRule
 
 B, N, H = 2, 6, 5
@@ -95,15 +95,15 @@ def test_bfloat16(form):
 
 
 @pytest.mark.parametrize("form", ["rows", "blocks of 8"])
-@pytest.mark.parametrize("graph", ["islands", "xla"])
+@pytest.mark.parametrize("graph", ["fuse_elementwise", "xla"])
 def test_in_a_graph(form, graph):
     rule, tensors = RULES["causal"], inputs(3)
 
     @tf.function(jit_compile=graph == "xla", autograph=False)
     def compute(*tensors):
-        if graph != "islands":
+        if graph != "fuse_elementwise":
             return _value_and_gradients(FORMS[form], rule, *tensors)
-        with islands():
+        with fuse_elementwise():
             return _value_and_gradients(FORMS[form], rule, *tensors)
 
     assert_alike(compute(*tensors), value_and_gradients(plain, rule, *tensors), 1e-5)

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from zoo.layers.fusion import add_bias, sum_of_rows, whole
+from zoo.layers.fusion import add_bias, compiled_whole, sum_of_rows
 
 
 @pytest.mark.parametrize("number", [1, 13, 30, 96, 2 * 17])
 def test_sum_of_rows(number):
     x = np.random.default_rng(0).integers(-9, 9, (number, 5)).astype("float32")  # integers: their sums are exact
     np.testing.assert_array_equal(sum_of_rows(tf.constant(x)), x.sum(0))
-    with whole():
+    with compiled_whole():
         np.testing.assert_array_equal(sum_of_rows(tf.constant(x)), x.sum(0))
 
 
@@ -22,7 +22,7 @@ def test_a_bias_has_the_same_gradients_in_a_whole_step():
 
     @tf.function(jit_compile=True, autograph=False)
     def step(x):
-        with whole(), tf.GradientTape() as tape:
+        with compiled_whole(), tf.GradientTape() as tape:
             tape.watch(x)
             y = add_bias(x, bias)
             value = tf.reduce_sum(y * weights)

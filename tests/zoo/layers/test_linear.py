@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from zoo.layers.linear import Linear, leading_shape, times_rows, turned_kernels
+from zoo.layers.linear import Linear, leading_shape, times_rows, transposed_kernels
 
 
 def linear(inputs, units, **options):
@@ -62,7 +62,7 @@ def test_a_kernel_stored_the_other_way_round_gives_the_same(shape):
     x = np.random.default_rng(0).normal(size=shape if len(shape) > 1 else (2, *shape)).astype("float32")
     expected = layer(x)
     holder = keras.Sequential([layer])
-    with turned_kernels(holder) as variables:
+    with transposed_kernels(holder) as variables:
         assert sorted(tuple(variable.shape) for variable in variables) == [(11,), (11, 5)]
         layer.kernel.assign(0 * layer.kernel)  # is not read
         np.testing.assert_allclose(layer(x), expected, rtol=1e-6, atol=1e-5)

@@ -27,7 +27,7 @@ def test_counts(counting, twice):
 
 def test_tfidf_with_length_one():
     model = made(tfidf=True, counting="count")
-    model.adapt_weights([np.array([3, 5, 3], np.int32), np.array([3, 1], np.int32), np.array([1], np.int32)])
+    model.fit_statistics([np.array([3, 5, 3], np.int32), np.array([3, 1], np.int32), np.array([1], np.int32)])
     rare, common = 1 + math.log(4 / 2), 1 + math.log(4 / 3)  # token 5 is in one of three texts, token 3 in two
     np.testing.assert_allclose(ops.take(model.rarity, np.array([5, 3, 0])), [rare, common, 1 + math.log(4)], rtol=1e-6)
     length = math.hypot(rare, 2 * common)

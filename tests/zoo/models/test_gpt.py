@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests import tiny_models
-from trainers import loop
-from zoo.data import PackedBatches
+from trainers.engine import loop
+from zoo.data.packing import PackedBatches
 from zoo.models.gpt import GPT, GPTConfig
 from zoo.tasks.language_modeling import LanguageModeling, LanguageModelingConfig
 

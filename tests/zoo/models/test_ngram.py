@@ -18,7 +18,7 @@ def corpus(length=211, seed=0):
 
 def fitted(order=3, seed=0, **fields):
     model = NGram(NGramConfig(order=order, vocab_size=V, eos_id=EOS, **fields))
-    model.adapt(corpus(seed=seed))
+    model.fit_closed_form(corpus(seed=seed))
     return model
 
 
@@ -51,7 +51,7 @@ def test_all_histories_of_a_trigram_sum_to_one():
 def test_bigram_by_hand():
     """The corpus and the numbers of tests/zoo/layers/test_ngram_estimation.py, seen through the model."""
     model = NGram(NGramConfig(order=2, vocab_size=4, eos_id=0))
-    model.adapt(np.array([0, 1, 2, 0, 1, 1, 0]))
+    model.fit_closed_form(np.array([0, 1, 2, 0, 1, 1, 0]))
     probs = np.exp(as_numpy(model(np.array([[0, 2, 3]]))))[0]
     p = np.array([0.39, 0.39, 0.19, 0.03])
     np.testing.assert_allclose(probs[0], p / 3 + [0, 2 / 3, 0, 0], rtol=1e-6)
@@ -133,7 +133,7 @@ def test_weights_return_from_a_file_through_the_config(tmp_path):
 
 def test_adapt_again_replaces_the_tables():
     model = fitted(3, seed=1).build_from_ids()
-    model.adapt(corpus(seed=0))
+    model.fit_closed_form(corpus(seed=0))
     ids = some_ids(2, 5)
     np.testing.assert_array_equal(as_numpy(model(ids)), as_numpy(fitted(3, seed=0)(ids)))
     assert len(model.weights) == 5  # keys of two orders, logs of three
@@ -146,7 +146,7 @@ def test_without_a_fit_every_id_is_equally_probable():
 
 def test_a_corpus_shorter_than_the_order():
     model = NGram(NGramConfig(order=5, vocab_size=V, eos_id=EOS))
-    model.adapt(np.array([4]))  # the sentence mark before it is understood
+    model.fit_closed_form(np.array([4]))  # the sentence mark before it is understood
     assert model.config.ngram_counts == (V, 1, 0, 0, 0)
     assert as_numpy(model(np.array([[EOS]])))[0, 0].argmax() == 4
 
@@ -164,7 +164,7 @@ def test_a_corpus_shorter_than_the_order():
 )
 def test_adapt_refuses(ids, sentence):
     with pytest.raises(ValueError, match=sentence):
-        NGram(NGramConfig(vocab_size=V, eos_id=EOS)).adapt(ids)
+        NGram(NGramConfig(vocab_size=V, eos_id=EOS)).fit_closed_form(ids)
 
 
 @pytest.mark.parametrize(

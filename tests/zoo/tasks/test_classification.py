@@ -9,10 +9,11 @@ import tensorflow as tf
 
 from tests import tiny_models
 from zoo import metrics
+from zoo.data import examples
+from zoo.data.batch import Layout
 from zoo.models.bag_of_words import BagOfWords, BagOfWordsConfig
 from zoo.registry import MODELS
-from zoo.tasks import sequences
-from zoo.tasks.base import Layout
+from zoo.signatures.rows import rows_in_graph
 from zoo.tasks.classification import Classification, ClassificationConfig
 from zoo.tokenizers.base import create
 
@@ -26,7 +27,7 @@ NAMES = [name for name in MODELS.names() if "classification" in MODELS.config(na
 
 def adapted(examples=EXAMPLES, **fields):
     task = Classification(ClassificationConfig(**fields))
-    task.adapt(examples)
+    task.inspect(examples)
     return task
 
 
@@ -42,37 +43,37 @@ def test_classes_are_those_of_the_training_split():
 
 def test_rows_of_one_and_two_texts():
     begin = end = BYTES.eos_id
-    ids, segments = sequences.row([[1, 2, 3]], BYTES, 8)
+    ids, segments = examples.row([[1, 2, 3]], BYTES, 8)
     assert (ids.tolist(), segments.tolist()) == ([begin, 1, 2, 3, end], [0] * 5)
-    ids, segments = sequences.row([[1, 2, 3, 4, 5], [6, 7]], BYTES, 8)
+    ids, segments = examples.row([[1, 2, 3, 4, 5], [6, 7]], BYTES, 8)
     assert ids.tolist() == [begin, 1, 2, 3, end, 6, 7, end]  # the longer one gives way
     assert segments.tolist() == [0, 0, 0, 0, 0, 1, 1, 1]
-    assert sequences.row([[1] * 9, [2] * 9], BYTES, 10)[0].tolist() == [begin, 1, 1, 1, end, 2, 2, 2, 2, end]
-    assert sequences.overlong([[1, 2], [3]], 5) and not sequences.overlong([[1, 2], [3]], 6)
+    assert examples.row([[1] * 9, [2] * 9], BYTES, 10)[0].tolist() == [begin, 1, 1, 1, end, 2, 2, 2, 2, end]
+    assert examples.overlong([[1, 2], [3]], 5) and not examples.overlong([[1, 2], [3]], 6)
 
 
 @pytest.mark.parametrize("limit", [5, 8, 11, None])
 def test_rows_in_graph_are_the_native_rows(limit):
     texts = [["abcdefgh", "", "a", "xyz"], ["12", "3456789", "", "4567"]]
     for some in (texts, texts[:1]):
-        batch = sequences.rows_in_graph([tf.constant(column) for column in some], BYTES, limit)
+        batch = rows_in_graph([tf.constant(column) for column in some], BYTES, limit)
         for number, row in enumerate(zip(*some, strict=True)):
-            ids, segments = sequences.row([BYTES.encode(text) for text in row], BYTES, limit or 99)
+            ids, segments = examples.row([BYTES.encode(text) for text in row], BYTES, limit or 99)
             length = int(tf.reduce_sum(tf.cast(batch["padding_mask"][number], tf.int32)))
             assert batch["token_ids"][number, :length].numpy().tolist() == ids.tolist()
             assert batch["segment_ids"][number, :length].numpy().tolist() == segments.tolist()
-    assert sequences.rows_in_graph([tf.constant([], tf.string)], BYTES, limit)["token_ids"].shape[0] == 0
+    assert rows_in_graph([tf.constant([], tf.string)], BYTES, limit)["token_ids"].shape[0] == 0
 
 
 def test_every_epoch_takes_each_example_once_and_only_seed_and_step_count():
-    batches = sequences.ExampleBatches(7, 3, 5, lambda chosen, step: chosen)
+    batches = examples.ExampleBatches(7, 3, 5, lambda chosen, step: chosen)
     seen = [i for step in range(14) for i in batches.batch(step)]
     assert [sorted(seen[start : start + 7]) for start in range(0, 42, 7)] == [list(range(7))] * 6
     assert len({tuple(seen[start : start + 7]) for start in range(0, 42, 7)}) == 6
-    assert sequences.ExampleBatches(7, 3, 5, lambda chosen, step: chosen).batch(9) == batches.batch(9)
-    assert sequences.ExampleBatches(7, 3, 6, lambda chosen, step: chosen).batch(9) != batches.batch(9)
+    assert examples.ExampleBatches(7, 3, 5, lambda chosen, step: chosen).batch(9) == batches.batch(9)
+    assert examples.ExampleBatches(7, 3, 6, lambda chosen, step: chosen).batch(9) != batches.batch(9)
     with pytest.raises(ValueError, match="nothing to train on"):
-        sequences.ExampleBatches(0, 3, 5, None)
+        examples.ExampleBatches(0, 3, 5, None)
 
 
 def test_loss_with_weights_of_classes():

@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 
 from tests import tiny_models
+from zoo.data.batch import Layout
 from zoo.models.bert import BERT, BERTConfig
-from zoo.tasks.base import Layout
 from zoo.tasks.masked_lm import MaskedLM, MaskedLMConfig
 from zoo.tokenizers.base import create as create_tokenizer
 

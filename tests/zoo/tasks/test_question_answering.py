@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from tests import tiny_models
 from zoo import metrics
+from zoo.data.batch import Layout
 from zoo.registry import MODELS
-from zoo.tasks.base import Layout
 from zoo.tasks.question_answering import IMPOSSIBLE, QuestionAnswering, QuestionAnsweringConfig, best_spans, words_with_offsets
 from zoo.tokenizers.base import create
 
@@ -24,7 +24,7 @@ LAYOUT = Layout(seq_length=24, batch_size=4)
 
 def parts():
     task = QuestionAnswering(QuestionAnsweringConfig(max_question=6, stride=4, head_dropout=0.0))
-    task.adapt(EXAMPLES)
+    task.inspect(EXAMPLES)
     return task, create("wordpiece", [CONTEXT, "What is abs? max len"] * 3, vocab_size=120)
 
 

@@ -6,8 +6,8 @@ import tensorflow as tf
 
 from tests import tiny_models
 from zoo import metrics
+from zoo.data.batch import Layout
 from zoo.registry import MODELS
-from zoo.tasks.base import Layout
 from zoo.tasks.tagging import Tagging, TaggingConfig
 from zoo.tokenizers.base import create
 
@@ -23,7 +23,7 @@ NAMES = [name for name in MODELS.names() if "tagging" in MODELS.config(name).tas
 
 def adapted():
     task = Tagging()
-    task.adapt(EXAMPLES)
+    task.inspect(EXAMPLES)
     return task
 
 

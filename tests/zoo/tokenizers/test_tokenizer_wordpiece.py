@@ -18,7 +18,7 @@ PIECES = ["un", "##aff", "##able", "##a", "a", "aff", "runn", "##ing", ",", "中
 VOCABULARY = {token: i for i, token in enumerate([*ROLES.values(), *PIECES])}
 OPTIONS = ("clean_text", "handle_chinese_chars", "strip_accents", "lowercase")
 VARIANTS = (15, 3, 4, 8)  # uncased, cased, accents alone, lower case alone
-# Marks that no normalisation strips, in an order that is not canonical, with some that it strips between.
+# ToyVocabulary that no normalisation strips, in an order that is not canonical, with some that it strips between.
 MARKS = ["\U0001d165", "\U0001d16d", "\u1b44", "\u302e", "\u0c3c", "\u0301", "\u0334", "\u0345", "\u0901", "a", " ", "中"]
 
 

@@ -1,0 +1,118 @@
+"""A run that begins with another one's weights, and what cannot begin one: --init_from."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests import foreign_models, programs
+from trainers.engine import initial
+from zoo import bundle as bundles
+from zoo.convert import huggingface
+
+ROWS = "animal\tthe cat sat\nnumber\ta page of 1984\nanimal\tthe dog ran\nnumber\tin 1984 it was 7\n"
+PAIRED = "--data_path=train=rows.tsv,validation=rows.tsv,columns=label:text"
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A directory with labelled texts."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.tsv").write_text(ROWS, encoding="utf8")
+    return tmp_path
+
+
+def run(capfd, *arguments, steps=0, model="bert"):
+    return programs.call(
+        capfd, "run", f"--model={model}", "--batch_size=2", "--xla=off", "--noexport", f"--steps={steps}", *arguments
+    )
+
+
+def weights(model, part="backbone"):
+    """Path -> array of the weights of a model without its head, or of the head alone."""
+    return {variable.path: variable.numpy() for variable in getattr(model, part, model).weights}
+
+
+def assert_equal(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for path, value in ours.items():
+        np.testing.assert_array_equal(value, theirs[path], err_msg=path)
+
+
+def test_what_was_pretrained_here_is_fine_tuned_with_its_vocabulary_and_a_new_head(workplace, capfd):
+    (workplace / "text.txt").write_text("the cat sat on the mat , and in 1984 a dog ran over page 7 . " * 20, encoding="utf8")
+    first = run(
+        capfd,
+        "--preset=tiny",
+        "--tokenizer=wordpiece",
+        "--vocab_size=48",
+        "--data_path=text.txt",
+        "--model_dir=before",
+        steps=2,
+    )
+    assert first.status == 0, first.err
+    second = run(capfd, "--init_from=before", "--task=classification", PAIRED, "--model_dir=after")
+    assert second.status == 0, second.err
+    assert "variables from before, with a new head" in second.out
+    before, after = bundles.load("before/bundle"), bundles.load("after/bundle")
+    assert_equal(weights(after.model), weights(before.model))
+    assert not weights(after.model, "head").keys() & weights(before.model, "head").keys()
+    assert after.tokenizer.vocabulary == before.tokenizer.vocabulary
+    assert after.task.config.labels == ("animal", "number")
+    # For the same task the head goes along.
+    again = before.task.assemble(type(before.model.backbone)(before.model.config)).build_from_ids()
+    assert initial.assign(again, "before").endswith("variables from before, its head too")
+    assert_equal(weights(again, "head"), weights(before.model, "head"))
+
+
+def test_weights_of_a_hugging_face_directory_begin_a_run_once_they_are_carried_in(workplace, capfd):
+    bundle = foreign_models.bundle("bert-masked_lm")
+    # A table may have a few rows more than there are ids, for a round number.
+    config = bundle.model.config.replace(vocab_size=bundle.tokenizer.vocab_size + 3)
+    bundle.model = bundle.task.assemble(type(bundle.model.backbone)(config)).build_from_ids()
+    directory = huggingface.write(bundle, workplace / "theirs")
+    refused = run(capfd, f"--init_from={directory}", "--task=tagging")
+    assert refused.status == 2 and f"python -m trainers.convert --from={directory} --to=NEW" in refused.err
+    huggingface.read(directory).save("ours")
+    answer = run(capfd, "--init_from=ours", "--task=classification", PAIRED, "--model_dir=after")
+    assert answer.status == 0, answer.err
+    assert_equal(weights(bundles.load("after/bundle").model), weights(bundle.model))
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "sentence"),
+    [
+        (None, ("--init_from=nowhere",), "nowhere holds no bundle; give the directory of a run, such as runs/gpt/latest."),
+        (
+            None,
+            ("--init_from=saved", "model=gpt"),
+            "--init_from=saved holds a bert, which cannot begin a gpt; say --model=bert.",
+        ),
+        (None, ("--init_from=saved", "--tokenizer=byte"), "--tokenizer cannot be chosen with --init_from"),
+        (None, ("--init_from=saved", "--preset=default"), "--preset cannot be chosen with --init_from"),
+        (
+            None,
+            ("--init_from=saved", "--set=num_layers=3", "--task=classification", PAIRED),
+            "has another structure than this model",
+        ),
+        (None, ("--init_from=saved", "--seq_length=99"), "--seq_length=99 is more than the 16 positions of --init_from."),
+        (
+            dict(vocab_size=50),
+            ("--init_from=saved", "--task=classification", PAIRED),
+            "ids and a model of 50: they do not belong together",
+        ),
+        (dict(hidden_dim=14), ("--init_from=saved", "--task=classification", PAIRED), "is damaged or of another model"),
+    ],
+)
+def test_what_cannot_begin_a_run_is_a_sentence(change, arguments, sentence, workplace, capfd):
+    foreign_models.bundle("bert").save("saved")
+    if change:
+        path = workplace / "saved" / "config.json"
+        config = json.loads(path.read_text())
+        path.write_text(json.dumps({**config, "model_config": {**config["model_config"], **change}}))
+    model = next((argument[6:] for argument in arguments if argument.startswith("model=")), "bert")
+    arguments = [argument for argument in arguments if argument.startswith("--")]
+    answer = run(capfd, *arguments, "--model_dir=after", model=model)
+    assert answer.status == 2, answer.err
+    assert sentence in answer.err and len(answer.err.splitlines()) == 1
+    assert not (workplace / "after").exists()

@@ -1,0 +1,1 @@
+"""What a run costs: the plan before it, the machine under it, the meter while it goes."""

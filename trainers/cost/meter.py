@@ -1,0 +1,62 @@
+"""What a run does with its machine between two lines of the log: speed, utilisation, waiting for data, memory."""
+
+import time
+
+import tensorflow as tf
+
+from trainers.cost import machine
+
+
+class Meter:
+    """Counts steps and seconds from `begin` on.
+
+    Args:
+        tokens_per_step: tokens that a step trains on.
+        flops_per_token: of training.
+        peak: FLOP/s of the devices together, measured with a large matrix product.
+    """
+
+    def __init__(self, tokens_per_step, flops_per_token, peak):
+        self.tokens_per_step, self.flops_per_token, self.peak = tokens_per_step, flops_per_token, peak
+        self.begin(0)
+
+    def begin(self, step):
+        """Counts anew from the end of `step`."""
+        self._step, self._began, self._waited = step, time.perf_counter(), 0.0
+
+    def waited(self, seconds):
+        """Notes that a step had to wait for its batch."""
+        self._waited += seconds
+
+    def leave_out(self, seconds):
+        """Notes time that was not spent on steps."""
+        self._began += seconds
+
+    def read(self, step):
+        """What `metrics_log.MEASURED` names, from `begin` to the end of `step`, which must be later.
+
+        Returns:
+            dict: `tokens_per_second`; `flop_utilisation`, the share of the peak that they make; `data_wait`, the share of
+            the time that went by waiting for batches; `memory_bytes` in use, on the first GPU if there is one and else by
+            this process.
+        """
+        seconds = time.perf_counter() - self._began
+        speed = (step - self._step) * self.tokens_per_step / seconds
+        return {
+            "tokens_per_second": speed,
+            "flop_utilisation": speed * self.flops_per_token / self.peak,
+            "data_wait": self._waited / seconds,
+            "memory_bytes": _memory_in_use(),
+        }
+
+
+def devices_peak(precision, num_replicas):
+    """FLOP/s of all devices that train, measured on one. Replicas on a CPU share its cores."""
+    peak = machine.matmul_peak(precision)
+    return peak * num_replicas if tf.config.list_logical_devices("GPU") else peak
+
+
+def _memory_in_use():
+    if tf.config.list_logical_devices("GPU"):
+        return tf.config.experimental.get_memory_info("GPU:0")["current"]
+    return machine.resident_bytes()

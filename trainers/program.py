@@ -1,0 +1,134 @@
+"""What surrounds every program: flags are parsed, a user's mistake ends in one sentence, TensorFlow's messages are held back.
+
+Imports no TensorFlow: `--help`, `--list` and a wrong flag answer at once.
+"""
+
+import contextlib
+import errno
+import os
+import shlex
+import sys
+import tempfile
+
+from absl import app, flags, logging
+
+from zoo.config import Refusal
+
+FLAGS = flags.FLAGS
+
+
+FULL = os.strerror(errno.ENOSPC)
+
+
+USER_ERROR = 2  # exit status of a mistake in the call
+
+
+RESUME_STATUS = 75  # EX_TEMPFAIL of sysexits.h: interrupted and saved; the same command goes on
+
+
+# What the user can do about an error of the system that names a path.
+REMEDIES = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a place that you may use"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room, or choose another place"),
+    errno.ENOENT: "give the path of something that is there",
+    errno.EISDIR: "give a file",
+    errno.ENOTDIR: "give a directory",
+    errno.EEXIST: "choose another name",
+    errno.ENOTEMPTY: "choose another name",
+    errno.ENAMETOOLONG: "give a shorter name",
+}
+INTERRUPTED = 130  # what a shell reports for Ctrl-C
+
+
+@contextlib.contextmanager
+def quiet():
+    """Holds back what TensorFlow's C++ side writes to stderr; shows it after all when the block ends in a bug."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as chatter:
+        stderr = os.dup(2)
+        os.dup2(chatter.fileno(), 2)
+        try:
+            yield
+        except BaseException as error:
+            if not is_refusal(error):
+                chatter.seek(0)
+                os.write(stderr, chatter.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def command_to_go_on(run):
+    """The command that goes on with the run in directory `run`."""
+    kept, given = [], iter(sys.argv[1:])
+    for argument in given:
+        name, equals, _ = argument.lstrip("-").partition("=")
+        if name not in ("model_dir", "resume"):
+            kept.append(argument)
+        elif not equals:
+            next(given, None)
+    return shlex.join(["python", "-m", "trainers.run", *kept, f"--model_dir={run}"])
+
+
+def start(main):
+    """Runs `main()` as a program: flags parsed, a user's mistake is one sentence and exit status 2."""
+
+    def parse(argv):
+        try:
+            rest = FLAGS(argv)
+        except flags.Error as error:
+            _mistake(error)
+        except SystemExit:  # absl has printed the help, and takes that for a failure
+            sys.exit(0)
+        if len(rest) > 1:
+            _mistake(f"{rest[1]!r} is no flag; write --name=value.")
+        return rest
+
+    def run(_):
+        logging.set_verbosity(logging.ERROR)  # TFDS tells of every file it opens
+        try:
+            main()
+        except KeyboardInterrupt:
+            print("\nInterrupted.", file=sys.stderr)
+            sys.exit(INTERRUPTED)
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            _mistake(sentence_of(error))
+
+    for flag in FLAGS.get_key_flags_for_module("trainers.flags"):
+        FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # so that --help shows them
+    app.run(run, flags_parser=parse)
+
+
+def _mistake(message):
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(USER_ERROR)
+
+
+def sentence_of(error):
+    """What an exception says, in one line; for one of the system's, which file and what could be done."""
+    if _of_a_full_disk(error) and not getattr(error, "filename", None):
+        return f"{FULL}; make room, and start the same command again."
+    if not (isinstance(error, OSError) and error.errno and error.filename):
+        return " ".join(str(error).split())
+    remedy = REMEDIES.get(error.errno)
+    return f"{error.filename}: {error.strerror}{f'; {remedy}' if remedy else ''}."
+
+
+def _of_a_full_disk(error):
+    """HDF5 and TensorFlow tell of it in errors of their own."""
+    return FULL in str(error)
+
+
+def is_refusal(error):
+    """Whether an exception is a mistake of the user, or of the machine around the program: then its sentence is enough.
+
+    A `Refusal` is raised on purpose. Of the system's errors only those are meant for the user that name a path and that the
+    user can do something about; anything else is a bug and keeps its traceback.
+    """
+    if isinstance(error, Refusal) or _of_a_full_disk(error):
+        return True
+    return isinstance(error, OSError) and error.errno in REMEDIES and bool(error.filename)

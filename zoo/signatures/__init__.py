@@ -1,0 +1,1 @@
+"""Text in, text out, in one graph: the functions that an exported model answers requests with."""

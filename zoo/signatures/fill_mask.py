@@ -1,0 +1,108 @@
+"""Text with holes in, what fills them out: the signatures of a served masked language model.
+
+Shape letters: B batch, T positions, D hidden, M holes of a row, K answers a hole, V vocabulary.
+"""
+
+import math
+
+import tensorflow as tf
+
+from zoo.signatures.embedding import embed_signature, rows
+from zoo.signatures.request import refusal_unless, signature
+
+NUM_ANSWERS = 5
+
+
+def masked_lm_signatures(task, model, tokenizer):
+    """The functions that an exported masked language model answers requests with.
+
+    Args:
+        task: a `MaskedLM`.
+        model: an encoder with that task's head.
+        tokenizer: a `Tokenizer` with a mask token.
+
+    Returns:
+        Name -> `tf.function`.
+
+        - `serving_default` and `fill_mask`: `text` string (B,), each with the mask token in it once or more -> `tokens` string
+          (B, M, K), the likeliest first, and `probs` float32 (B, M, K); a row with fewer than M holes ends in empty strings of
+          probability 0. A text without a hole, or too long for the model, is an InvalidArgumentError.
+        - `score`: `text` string (B,) -> `log_prob` float32 (B,), natural: the sum over the tokens of log p(token | all others),
+          each hidden in turn (Salazar et al. 2020, eq. 1); `num_tokens` int32 (B,); `bits_per_byte` float32 (B,).
+        - `embed`: `text` -> `embedding` float32 (B, D), the mean of the hidden states, of length 1.
+    """
+    strings = tf.TensorSpec([None], tf.string)
+
+    @signature(strings)
+    def fill_mask(text):
+        token_ids, padding_mask, holes_BM, is_hole_BM = _holes(model, tokenizer, text)
+        hidden_BTD = model.backbone.encode(token_ids, padding_mask)
+        probs, answers = tf.math.top_k(tf.nn.softmax(task.logits(model, hidden_BTD, holes_BM)), NUM_ANSWERS)
+        spelt = _spelt(tokenizer, answers)
+        there = is_hole_BM[..., None]
+        return {"tokens": tf.where(there, spelt, ""), "probs": tf.where(there, probs, 0.0)}
+
+    @signature(strings)
+    def score(text):
+        log_prob, num_tokens = _pseudo_log_probs(task, model, tokenizer, text)
+        num_bytes = tf.cast(tf.strings.length(text), tf.float32)
+        bits_per_byte = tf.math.divide_no_nan(-log_prob / math.log(2), num_bytes)
+        return {"log_prob": log_prob, "num_tokens": num_tokens, "bits_per_byte": bits_per_byte}
+
+    embed = embed_signature(model.backbone, tokenizer)
+    return {"serving_default": fill_mask, "fill_mask": fill_mask, "score": score, "embed": embed}
+
+
+def masked_lm_requests(model, tokenizer):
+    """Requests that exercise every signature."""
+    mask = tokenizer.mask_token
+    holes = [f"The {mask} is", mask, f"{mask} {mask}."]
+    texts = ["", "The list"]
+    filled = [(name, {"text": holes}) for name in ("serving_default", "fill_mask")]
+    return [*filled, ("score", {"text": texts}), ("embed", {"text": texts})]
+
+
+def _holes(model, tokenizer, texts):
+    """`(token_ids, padding_mask, holes, is_hole)`: rows (B, T), the columns of their mask tokens (B, M), padded with column 0,
+    and which of those are real."""
+    mask = tokenizer.mask_token
+    pieces = tf.strings.split(texts, mask)  # one more than there are masks; an empty text has none
+    some = tf.reduce_all(pieces.row_lengths() > 1)
+    with tf.control_dependencies([refusal_unless(some, f"Each text needs a hole to be filled, written {mask}.")]):
+        ids = tokenizer.tokenize(tf.identity(pieces.flat_values))
+    # After each piece a mask, which is taken away again where the text ends.
+    ids = tf.concat([tf.cast(ids, tf.int32), tf.fill([ids.nrows(), 1], tf.constant(tokenizer.mask_id, tf.int32))], 1)
+    ends = tf.gather(tf.cast(ids.row_splits, tf.int32), tf.cast(pieces.row_splits, tf.int32))
+    whole = tf.RaggedTensor.from_row_splits(ids.flat_values, ends, validate=False)[:, :-1]
+    token_ids, padding_mask = rows(tokenizer, whole, model.max_length)
+    is_mask = token_ids == tokenizer.mask_id
+    columns = tf.ragged.boolean_mask(tf.broadcast_to(tf.range(tf.shape(token_ids)[1]), tf.shape(token_ids)), is_mask)
+    holes = columns.to_tensor(default_value=-1)
+    return token_ids, padding_mask, tf.maximum(holes, 0), holes >= 0
+
+
+def _spelt(tokenizer, ids):
+    """string, of the shape of `ids`: how each id is written, on its own."""
+    alone = tf.RaggedTensor.from_uniform_row_length(tf.reshape(ids, [-1]), 1)
+    return tf.reshape(tf.strings.strip(tokenizer.detokenize(alone)), tf.shape(ids))
+
+
+def _pseudo_log_probs(task, model, tokenizer, texts):
+    """float32 (B,) and the number of tokens, int32 (B,): one pass of the model for each column of the batch."""
+    token_ids, padding_mask = rows(tokenizer, tokenizer.tokenize(texts), model.max_length)
+    num_tokens = tf.reduce_sum(tf.cast(padding_mask, tf.int32), 1) - 2
+    batch = tf.shape(token_ids)[0]
+    columns = tf.range(tf.shape(token_ids)[1])[None]
+
+    def hide(column, total):
+        masked = tf.where(columns == column, tokenizer.mask_id, token_ids)
+        hidden_BTD = model.backbone.encode(masked, padding_mask)
+        log_probs_BV = tf.nn.log_softmax(task.logits(model, hidden_BTD, tf.fill([batch, 1], column))[:, 0])
+        there = tf.gather(log_probs_BV, token_ids[:, column], axis=1, batch_dims=1)
+        return column + 1, total + tf.where(column <= num_tokens, there, 0.0)
+
+    longest = tf.reduce_max(tf.concat([num_tokens, [0]], 0))
+    _, total = tf.while_loop(
+        lambda column, _: column <= longest, hide, (tf.constant(1), tf.zeros([batch])), parallel_iterations=1
+    )
+    return total, num_tokens
