@@ -121,8 +121,8 @@ def _batches(args, task, model):
 
 def _ours(args):
     import keras
-    import tensorflow as tf
 
+    from trainers.cost import plan
     from trainers.engine import loop, optimizers
     from zoo.registry import MODELS, TASKS
 
@@ -136,7 +136,7 @@ def _ours(args):
     model = task.assemble(model_class(config)).build_from_ids()
     optimizer = optimizers.create(_settings(args), model.trainable_variables)
     chains = args.xla == "chains"
-    xla, _ = loop.resolve_xla("off" if chains else args.xla, model, tf.config.list_logical_devices())
+    xla, _ = plan.resolve_xla("off" if chains else args.xla, model.config.cost(1), model.count_params(), loop.has_accelerator())
     trainer = loop.Trainer(
         model, task, optimizer, batch_size=args.batch_size, seq_length=args.seq_length, xla=xla,
         fuse=chains or (args.xla == "auto" and not xla),

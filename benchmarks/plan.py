@@ -136,13 +136,13 @@ def _worker(name):
     source = tfds_configs.get(config.dataset, config.data_path)
     tokenizer, data = prepare_for(task, layout_of(config), source, config.tokenizer, config.vocab_size, splits=["train"])
     fields = {**task.model_fields(tokenizer), "vocab_size": max(tokenizer.vocab_size, model_config.vocab_size)}
-    model_config = model_config.replace(**{k: v for k, v in fields.items() if hasattr(model_config, k)})
+    model_config = model_config.replace(**{k: v for k, v in fields.items() if k in model_config.field_names()})
     tf.matmul(tf.ones((512, 512)), tf.ones((512, 512)))  # threads and their buffers
     before = machine.resident_bytes()
     model = task.assemble(MODELS.get(config.model)(model_config)).build_from_ids()
     settings = trainer_flags.tuning_config(config)
     tuning.begin(model, settings)
-    xla, _ = loop.resolve_xla(config.xla, model, tf.config.list_logical_devices())
+    xla, _ = plan.resolve_xla(config.xla, model.config.cost(1), model.count_params(), loop.has_accelerator())
     trainer = loop.Trainer(
         model, task, optimizers.create(config, model.trainable_variables), tokenizer=tokenizer,
         batch_size=config.batch_size, seq_length=config.seq_length, xla=xla, fuse=config.xla == "auto" and not xla,
@@ -159,7 +159,7 @@ def _worker(name):
             float(trainer.step(batches.batch(step))[0])
         checkpoints.wait()
         peak = machine.peak_resident_bytes()
-    planned = plan.make(config, model_config, task.config, tuning=settings)
+    planned = plan.make(config, model_config, task.config, tuning=settings, facts=task.facts)
     tokens = config.batch_size * config.seq_length
     print(json.dumps({
         "memory_plan": planned.memory.total, "memory": peak - before, "memory_parts": planned.memory.to_dict(),

@@ -69,9 +69,9 @@ def _ids(args, random):
 def _ours(args):
     import keras
     import numpy as np
-    import tensorflow as tf
 
     from benchmarks.sides import serve
+    from trainers.cost import plan
     from trainers.engine import loop, optimizers
     from zoo.registry import MODELS, TASKS
 
@@ -90,7 +90,7 @@ def _ours(args):
         )  # fmt: skip
     ).build_from_ids()
     optimizer = optimizers.create(SETTINGS, model.trainable_variables)
-    xla, _ = loop.resolve_xla(args.xla, model, tf.config.list_logical_devices())
+    xla, _ = plan.resolve_xla(args.xla, model.config.cost(1), model.count_params(), loop.has_accelerator())
     trainer = loop.Trainer(
         model, TASKS.get("language_modeling")(), optimizer, batch_size=args.batch_size, seq_length=args.seq_length,
         xla=xla, fuse=args.xla == "auto" and not xla,

@@ -12,19 +12,19 @@ from typing import Any, NamedTuple
 
 from tests import tiny_models
 from zoo.export import export_saved_model
-from zoo.models.base import Classifier, Encoder
-from zoo.registry import MODELS, TASKS
+from zoo.registry import MODELS, TASKS, tasks_of
 from zoo.serving import c_api
 from zoo.tokenizers.base import create as create_tokenizer
 
 PROVENANCE = {"dataset": "toy", "licence": "CC0", "steps": 3, "scores": {"test": {"loss": 1.5}}}
 TEXTS = ["the cat sat on the mat .", "a cat is not a dog ,", "the naive dog ran ."]
 LABELS = ("no", "perhaps", "yes")
-# What a task would have learnt from its data.
-FIELDS = {
+# What is asked of a task, and what it would have learnt from its data.
+FIELDS = {"question_answering": dict(max_question=12, stride=8, match=True)}
+FACTS = {
     "classification": dict(labels=LABELS, max_tokens=64),
     "tagging": dict(labels=LABELS, max_tokens=64),
-    "question_answering": dict(max_tokens=48, max_question=12, stride=8, match=True),
+    "question_answering": dict(max_tokens=48),
 }
 
 
@@ -38,7 +38,7 @@ class Made(NamedTuple):
 
 def cases():
     """(model, task) of every registered model and every task that its config names."""
-    return [(name, task) for name in MODELS.names() for task in MODELS.config(name).tasks]
+    return [(name, task) for name in MODELS.names() for task in tasks_of(MODELS.config(name))]
 
 
 @functools.cache
@@ -53,15 +53,13 @@ def make(name, task_name, strong=True, **fields):
     Args:
         fields: of the model's config.
     """
-    model_class, task_class = MODELS.get(name), TASKS.get(task_name)
-    tokenizer = create_tokenizer("wordpiece", TEXTS, 61) if issubclass(model_class, Encoder) else create_tokenizer("byte")
-    task = task_class(task_class.config_class(**FIELDS.get(task_name, {})))
+    task_class = TASKS.get(task_name)
+    tokenizer = create_tokenizer("wordpiece", TEXTS, 61) if MODELS.config(name).kind == "encoder" else create_tokenizer("byte")
+    facts = task_class.facts_class(**FACTS.get(task_name, {}))
+    task = task_class(task_class.config_class(**FIELDS.get(task_name, {})), facts)
     fields = {**task.model_fields(tokenizer), "max_length": 64, "num_layers": 1, "dropout": 0.0, **fields}
-    fields = {key: value for key, value in fields.items() if hasattr(MODELS.config(name), key)}
-    if issubclass(model_class, Classifier):
-        model = model_class(model_class.config_class.preset("tiny", **fields))
-    else:
-        model = tiny_models.create(name, **fields)
+    fields = {key: value for key, value in fields.items() if key in MODELS.config(name).field_names()}
+    model = tiny_models.create(name, **fields)
     model = task.assemble(model).build_from_ids()
     return Made(tiny_models.strengthen(model) if strong else model, tokenizer, task)
 

@@ -48,8 +48,8 @@ def main():
 
 def _cases():
     """Every model with its first task, if that reads text, and every other task that it has."""
-    trained = [name for name in MODELS.names() if not hasattr(MODELS.get(name), "adapt")]
-    return [*(name for name in trained if TASKS.get(MODELS.config(name).tasks[0]).reads == "text"), *tiny_tasks.cases()]
+    trained = [name for name in MODELS.names() if not MODELS.config(name).fitted]
+    return [*(name for name in trained if TASKS.get(MODELS.config(name).default_task).reads == "text"), *tiny_tasks.cases()]
 
 
 def _parser():

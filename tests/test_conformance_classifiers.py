@@ -10,16 +10,15 @@ import tensorflow as tf
 
 from tests import tiny_models
 from zoo import bundle as bundles
-from zoo.models.base import Classifier
 from zoo.registry import MODELS
-from zoo.tasks.classification import Classification, ClassificationConfig
+from zoo.tasks.classification import Classification, ClassificationFacts
 from zoo.tokenizers.base import create as create_tokenizer
 
 B, T = 3, 7
 LABELS = ("no", "perhaps", "yes")
 
 
-@pytest.fixture(params=tiny_models.cases(Classifier))
+@pytest.fixture(params=tiny_models.cases("classifier"))
 def model(request):
     model_class = MODELS.get(request.param)
     made = model_class(model_class.config_class.preset("tiny", dropout=0.0)).build_from_ids()
@@ -70,9 +69,9 @@ def test_a_bundle_brings_back_task_and_weights(model, tmp_path):
     tokenizer = create_tokenizer("byte")
     made = type(model)(model.config.replace(vocab_size=tokenizer.vocab_size)).build_from_ids()
     tiny_models.strengthen(made)
-    task = Classification(ClassificationConfig(labels=LABELS, max_tokens=20))
+    task = Classification(facts=ClassificationFacts(labels=LABELS, max_tokens=20))
     bundles.Bundle(made, tokenizer, task, {}).save(tmp_path / "bundle")
     loaded = bundles.load(tmp_path / "bundle")
-    assert loaded.task.config == task.config and type(loaded.model) is type(made)
+    assert (loaded.task.config, loaded.task.facts) == (task.config, task.facts) and type(loaded.model) is type(made)
     ids = tiny_models.token_ids(made, B, T)
     np.testing.assert_array_equal(loaded.model(ids), made(ids))

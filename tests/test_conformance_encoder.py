@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from tests import goldens, tiny_models
 from zoo import bundle as bundles
-from zoo.models.base import Encoder
 from zoo.registry import MODELS, TASKS
 from zoo.tokenizers.base import create as create_tokenizer
 
@@ -19,7 +18,7 @@ CLOSE = dict(rtol=2e-5, atol=2e-5)
 TEXTS = ["the cat sat on the mat .", "a cat is not a dog ,", "the naive dog ran ."]
 
 
-@pytest.fixture(scope="module", params=tiny_models.cases(Encoder))
+@pytest.fixture(scope="module", params=tiny_models.cases("encoder"))
 def case(request):
     return request.param
 
@@ -44,8 +43,10 @@ def test_hidden_states_have_one_row_a_position(model, hidden):
     assert np.isfinite(hidden).all()
 
 
-def test_encode_is_the_call(model, ids, hidden):
-    np.testing.assert_allclose(model.encode(ids), hidden, rtol=0, atol=0)
+def test_a_batch_goes_in_whole(model, ids, hidden):
+    batch = {"token_ids": ids, "labels": ids, "loss_weights": np.ones((B, T), np.float32)}
+    np.testing.assert_allclose(model(batch), hidden, rtol=0, atol=0)
+    np.testing.assert_allclose(model.hidden(batch), hidden, rtol=0, atol=0)
 
 
 def test_num_params_of_the_config_counts_the_model(model):
@@ -112,7 +113,7 @@ def test_xla_computes_the_same(model, ids, hidden):
 
 
 def test_gradients_reach_every_weight_of_the_first_task(case):
-    task = TASKS.get(tiny_models.class_of(case).config_class.tasks[0])()
+    task = TASKS.get(tiny_models.class_of(case).config_class.default_task)()
     model = tiny_models.strengthen(tiny_models.assembled(case))
     batch = tiny_models.batches(model).batch(0)
     variables = model.trainable_variables
@@ -127,10 +128,10 @@ def test_gradients_reach_every_weight_of_the_first_task(case):
         assert np.isfinite(values).all() and (np.abs(values).max() > 1e-7 or not used), variable.path
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS.names() if issubclass(MODELS.get(name), Encoder)])
+@pytest.mark.parametrize("name", [name for name in MODELS.names() if MODELS.config(name).kind == "encoder"])
 def test_a_bundle_brings_back_task_and_weights(name, tmp_path):
     tokenizer = create_tokenizer("wordpiece", TEXTS, 61)
-    task = TASKS.get(MODELS.config(name).tasks[0])()
+    task = TASKS.get(MODELS.config(name).default_task)()
     backbone = tiny_models.create(name, vocab_size=tokenizer.vocab_size)
     model = tiny_models.strengthen(task.assemble(backbone).build_from_ids())
     loaded = bundles.load(bundles.Bundle(model, tokenizer, task, {"steps": 3}).save(tmp_path / "bundle"))

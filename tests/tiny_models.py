@@ -10,7 +10,6 @@ import numpy as np
 
 from trainers.engine import loop, optimizers, tuning
 from zoo.data.batch import Layout
-from zoo.models.base import Encoder, LanguageModel
 from zoo.registry import MODELS, TASKS
 
 EOS_ID, CLS_ID, MASK_ID = 0, 59, 60
@@ -40,9 +39,9 @@ def class_of(case):
     return MODELS.get(VARIANTS.get(case, (case,))[0])
 
 
-def cases(kind=LanguageModel):
-    """Names of all cases of a kind: the registered models, then the variants."""
-    return [case for case in [*MODELS.names(), *VARIANTS] if issubclass(class_of(case), kind)]
+def cases(*kinds):
+    """Names of all cases of some kinds: the registered models, then the variants."""
+    return [case for case in [*MODELS.names(), *VARIANTS] if class_of(case).config_class.kind in kinds]
 
 
 class ToyVocabulary:
@@ -60,11 +59,9 @@ def create(case, seed=7, **fields):
     """The model of a case with seeded weights; an n-gram is fitted to `stream`."""
     name, variant = VARIANTS.get(case, (case, {}))
     model_class = MODELS.get(name)
-    if not issubclass(model_class, (LanguageModel, Encoder)):
-        raise TypeError(f"{name} is registered, and the conformance suite does not know its kind: extend the suite.")
     keras.utils.set_random_seed(seed)
     model = model_class(model_class.config_class.preset("tiny", **{**variant, **fields}))
-    if hasattr(model, "fit_closed_form"):
+    if model.fitted:
         model.fit_closed_form(stream(model.config.vocab_size))
     return model.build_from_ids()
 
@@ -72,7 +69,7 @@ def create(case, seed=7, **fields):
 def assembled(case, seed=7, **fields):
     """The model of a case with the head of its first task, if that has one."""
     model = create(case, seed, **fields)
-    with_head = TASKS.get(model.config.tasks[0])().assemble(model)
+    with_head = TASKS.get(model.config.default_task)().assemble(model)
     return model if with_head is model else with_head.build_from_ids()
 
 
@@ -114,7 +111,7 @@ def trainer(model, steps=10, *, task=None, xla=False, placement=None, grad_accum
     with placement.scope() if placement else contextlib.nullcontext():
         rates, l1 = (tuning.rates(model, tuned), tuned.l1) if tuned else (None, 0.0)
         optimizer = optimizers.create(_Settings({**flags, **settings}), model.trainable_variables, rates, l1)
-    task = task or TASKS.get(model.config.tasks[0])()
+    task = task or TASKS.get(model.config.default_task)()
     return loop.Trainer(
         model, task, optimizer, tokenizer=ToyVocabulary(), batch_size=BATCH_SIZE, seq_length=SEQ_LENGTH, xla=xla,
         placement=placement, grad_accumulation=grad_accumulation,
@@ -143,7 +140,7 @@ class UnevenBatches:
 
 def batches(model, seed=0):
     """Training batches of the toy language for a model's first task."""
-    task = TASKS.get(model.config.tasks[0])()
+    task = TASKS.get(model.config.default_task)()
     ids = stream(model.config.vocab_size).view(_Stream)
     return task.training_batches(ids, model, ToyVocabulary(), Layout(SEQ_LENGTH, BATCH_SIZE, seed))
 

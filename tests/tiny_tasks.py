@@ -4,7 +4,7 @@ import keras
 
 from trainers.engine import tuning
 from zoo.data.batch import Layout
-from zoo.registry import MODELS, TASKS
+from zoo.registry import MODELS, TASKS, tasks_of
 from zoo.tokenizers.base import create as create_tokenizer
 
 CONTEXT = "abs: the value. len: a number of items. max: the largest of all items."
@@ -35,7 +35,7 @@ TUNED = {
 
 def cases():
     """`model:task` of each pair, and `model:task:way` of what is trained in part."""
-    pairs = [f"{name}:{task}" for name in MODELS.names() for task in MODELS.config(name).tasks if task in EXAMPLES]
+    pairs = [f"{name}:{task}" for name in MODELS.names() for task in tasks_of(MODELS.config(name)) if task in EXAMPLES]
     return [*pairs, *(f"gpt:classification:{way}" for way in TUNED)]
 
 
@@ -49,7 +49,7 @@ def create(case):
     tokenizer = create_tokenizer("wordpiece", [text for example in examples for text in task.texts(example)] * 3, 90)
     fields = {**task.model_fields(tokenizer), "dropout": 0.0, "max_length": LAYOUT.seq_length}
     config = MODELS.config(name).preset("tiny")
-    model = task.assemble(MODELS.get(name)(config.replace(**{k: v for k, v in fields.items() if hasattr(config, k)})))
+    model = task.assemble(MODELS.get(name)(config.replace(**{k: v for k, v in fields.items() if k in config.field_names()})))
     model.build_from_ids()
     settings = TUNED[way[0]] if way else tuning.TuningConfig()
     tuning.begin(model, settings)

@@ -181,14 +181,14 @@ def trainable(report):
     limit = machine.memory_limit()
     for name in MODELS.names():
         config_class = MODELS.config(name)
-        if config_class.recipe["steps"] == 0:
+        if config_class.fitted:
             report.ok(f"{name}: fitted in closed form; the text decides how much memory it takes")
             continue
         sizes = {}
         for preset in config_class.presets:
             recipe, structure = config_class.recipe_for(preset), config_class.preset(preset)
             length = min(recipe["seq_length"], getattr(structure, "max_length", recipe["seq_length"]))
-            output = output_of(structure, length, config_class.tasks[0])
+            output = output_of(structure, length)
             settings = dict(optimizer=recipe["optimizer"], clip_norm=recipe.get("clip_norm", 0.0))
             memory = training_memory(structure, 1, length, output=output, **settings)
             if fits(memory, limit):

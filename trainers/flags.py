@@ -10,7 +10,7 @@ from absl import flags
 
 from trainers.engine.tuning import TuningConfig
 from zoo.config import Refusal, nearest
-from zoo.registry import MODELS, TASKS
+from zoo.registry import MODELS, TASKS, tasks_of
 
 FLAGS = flags.FLAGS
 
@@ -187,8 +187,8 @@ def train_config():
         raise Refusal(f"--model is missing; {nearest('', MODELS.names())}")
     config_class = MODELS.config(FLAGS.model)
     preset = FLAGS.preset or DEFAULTS["preset"]
-    resolved = {**DEFAULTS, "task": config_class.tasks[0], **config_class.recipe_for(preset)}
-    if FLAGS.task not in (None, config_class.tasks[0]):
+    resolved = {**DEFAULTS, "task": config_class.default_task, **config_class.recipe_for(preset)}
+    if FLAGS.task not in (None, config_class.default_task):
         resolved.update(TASKS.config(FLAGS.task).recipe)  # the family's own is for its first task
     model_config = config_class.preset(preset)
     if FLAGS.init_from:
@@ -279,8 +279,12 @@ def _check_names(config, config_class):
     from trainers.prepare import check_tokenizer
 
     TASKS.check(config.task)
-    if config.task not in config_class.tasks:
-        raise Refusal(f"{config.model} is not trained on {config.task}; {nearest(config.task, config_class.tasks)}")
+    tasks = [task for task in tasks_of(config_class) if TASKS.config(task).trains]
+    if config.task not in tasks:
+        raise Refusal(f"{config.model} is not trained on {config.task}; {nearest(config.task, tasks)}")
+    least = TASKS.config(config.task).least_seq_length
+    if config.seq_length < least:
+        raise Refusal(f"--seq_length={config.seq_length} is too short for {config.task}: a row has at least {least} tokens.")
     tfds_configs.check(config.dataset, config.data_path)
     check_tokenizer(config.tokenizer)
 

@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 from rich.table import Table
 
-from zoo.registry import MODELS
+from zoo.registry import MODELS, TASKS, tasks_of
 
 
 def _size(num_params):
@@ -27,9 +27,14 @@ def table():
     shown = Table("model", "presets (parameters)", "tasks", "default dataset", show_lines=True)
     for name in MODELS.names():
         config = MODELS.config(name)
-        closed_form = config.recipe["steps"] == 0  # then the text decides how many parameters there are
-        presets = [preset if closed_form else f"{preset} ({_size(_num_params(config, preset))})" for preset in config.presets]
-        shown.add_row(name, ", ".join(presets), ", ".join(config.tasks), config.recipe["dataset"])
+        # Of a model that is fitted in closed form the text decides how many parameters there are.
+        presets = [preset if config.fitted else f"{preset} ({_size(_num_params(config, preset))})" for preset in config.presets]
+        shown.add_row(
+            name,
+            ", ".join(presets),
+            ", ".join(task for task in tasks_of(config) if TASKS.config(task).trains),
+            config.recipe["dataset"],
+        )
     text = io.StringIO()
     Console(file=text, width=110).print(shown)
     return text.getvalue().rstrip()

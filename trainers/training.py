@@ -50,16 +50,16 @@ def _train(run, config, model_config, placement):
     fields = task.model_fields(tokenizer)
     if config.init_from:
         fields.pop("vocab_size", None)  # its table may have a few rows more than there are ids, for a round number
-    model_config = model_config.replace(**{k: v for k, v in fields.items() if hasattr(model_config, k)})
+    model_config = model_config.replace(**{k: v for k, v in fields.items() if k in model_config.field_names()})
     model_class = MODELS.get(config.model)
-    if hasattr(model_class, "fit_closed_form"):
+    if model_config.fitted:
         if placement.num_workers > 1:
             raise Refusal(f"{config.model} is fitted in one pass on one device; leave out --num_workers and TF_CONFIG.")
         placement = strategies.Placement(placement.reason)
     with placement.scope():
         model = task.assemble(model_class(model_config))
     began = time.perf_counter()
-    if hasattr(model, "fit_closed_form"):
+    if model.fitted:
         tuning.begin(model, tuning_config(config))
         log = MetricsLog(run)
         model.fit_closed_form(data["train"][:])
@@ -91,7 +91,7 @@ def _train(run, config, model_config, placement):
 def _fit(run, config, model, task, tokenizer, data, placement):
     """Gradient descent, from the newest checkpoint or from step 0. Returns the trainer and the log."""
     batches = task.training_batches(data["train"], model, tokenizer, layout_of(config))
-    xla, why = loop.resolve_xla(config.xla, model, tf.config.list_logical_devices())
+    xla, why = plan.resolve_xla(config.xla, model.config.cost(config.seq_length), model.count_params(), loop.has_accelerator())
     settings = tuning_config(config)
     with placement.scope():
         optimizer = optimizers.create(config, model.trainable_variables, tuning.rates(model, settings), settings.l1)
@@ -125,7 +125,7 @@ def _fit(run, config, model, task, tokenizer, data, placement):
 
 def _meter(config, model, task, placement):
     """Says what the run will cost, and gives the `Meter` that tells what it does cost."""
-    planned = plan.make(config, model.config, task.config, tuning=tuning_config(config))
+    planned = plan.make(config, model.config, task.config, tuning=tuning_config(config), facts=task.facts)
     print(planned.sentence(), flush=True)
     if tf.config.list_logical_devices("GPU"):
         megabytes = planned.memory.on_accelerator / 1e6

@@ -106,6 +106,11 @@ class Loaded:
             texts = [given + "".join(until([text[len(given) :]], stop)) for given, text in zip(prompts, texts, strict=True)]
         return texts[0] if isinstance(prompt, str) else texts
 
+    @property
+    def _frame(self):
+        """What stands around a text as this model's task reads it."""
+        return self.task.frame(self.model.kind, self.tokenizer)
+
     def _generation(self, stop, fixed):
         """The function that `generate` calls: the signature, unless something is asked for that it has not."""
         stop_ids = ()
@@ -118,7 +123,7 @@ class Loaded:
             return self.signatures["generate"]
         key = (stop_ids, *sorted(fixed.items()))
         if key not in self._generations:
-            self._generations[key] = generation(self.model, self.tokenizer, stop_ids, **fixed)
+            self._generations[key] = generation(self.model, self.tokenizer, self._frame, stop_ids, **fixed)
         return self._generations[key]
 
     def stream(
@@ -136,7 +141,8 @@ class Loaded:
 
     def _pieces(self, prompt, max_new_tokens, sampling):
         eos_id, longest = self.tokenizer.eos_id, self.model.max_length
-        ids = [eos_id, *self.tokenizer.encode(prompt)]
+        before, after = self._frame.before, self._frame.after
+        ids = [*before, *self.tokenizer.encode(prompt), *after]
         if longest is not None:
             max_new_tokens = min(max_new_tokens, longest + 1 - len(ids))
         if self._next_logits is None:
@@ -163,12 +169,12 @@ class Loaded:
             text: string, or a list of strings.
 
         Returns:
-            dict of `log_prob` (natural, of the whole text and its end), `num_tokens` and `bits_per_byte`; a list of
-            dicts for a list.
+            dict of `log_prob` (natural, of the whole text; that it ends there is not scored), `num_tokens` and
+            `bits_per_byte`; a list of dicts for a list.
         """
         texts = [text] if isinstance(text, str) else list(text)
         self._check("score", "text", texts)
-        answer = self.signatures["score"](text=tf.constant(texts, tf.string))
+        answer = _called(self.signatures["score"], text=tf.constant(texts, tf.string))
         columns = {name: value.numpy().tolist() for name, value in answer.items()}
         rows = [{name: column[i] for name, column in columns.items()} for i in range(len(texts))]
         return rows[0] if isinstance(text, str) else rows
@@ -218,12 +224,14 @@ class Loaded:
         require_in_range(**options)
         if stop == "":
             raise Refusal("stop is an empty string, before which every text ends; leave it out.")
-        longest = self.model.max_length
+        longest, special = self.model.max_length, self._frame.num_special()
         for i, text in enumerate(texts):
-            length = 1 + len(self.tokenizer.encode(text))
+            length = special + len(self.tokenizer.encode(text))
             if longest is not None and length > longest:
                 which = f"The {kind}" if len(texts) == 1 else f"The {kind} number {i + 1}"
-                raise Refusal(f"{which} has {length} tokens, with the one that begins it; this model takes at most {longest}.")
+                raise Refusal(
+                    f"{which} has {length} tokens, with the special ones around it; this model takes at most {longest}."
+                )
 
     def export(self, directory, version=None, precision="float32", xla=False):
         """Writes a SavedModel to `directory/<version>/` and proves it in a clean process. Returns its path.

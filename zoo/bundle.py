@@ -19,7 +19,7 @@ from zoo.files import remove_stale, replace_directory, staged
 from zoo.registry import MODELS, TASKS
 from zoo.version import __version__
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had what the task learnt from its data among what the user asked
 FORMER_TASKS = {"embed": "embedding"}  # what version 0.1 called a task
 # By these a directory is known that `trainers.convert` makes a bundle of.
 FOREIGN = ("model.safetensors", "model.safetensors.index.json", "tf_model.h5", "bert_config.json")
@@ -58,6 +58,7 @@ class Bundle:
                 "model_config": self.model.config.to_dict(),
                 "task": self.task.registered_name,
                 "task_config": self.task.config.to_dict(),
+                "task_facts": self.task.facts.to_dict(),
                 "provenance": self.provenance,
             }
             (path / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf8")
@@ -84,13 +85,23 @@ def read_config(directory):
     return {**config, "task": FORMER_TASKS.get(config["task"], config["task"])}
 
 
+def _asked_and_learnt(config, task_class):
+    """Fields of the task's config and of its facts, as dicts, from a bundle's config.json of any format."""
+    asked, learnt = config.get("task_config", {}), config.get("task_facts")
+    if learnt is not None:
+        return asked, learnt
+    names = {field.name for field in dataclasses.fields(task_class.facts_class)}
+    return ({k: v for k, v in asked.items() if k not in names}, {k: v for k, v in asked.items() if k in names})
+
+
 def load(directory):
     """Reads the bundle in `directory`. Raises Refusal, in a sentence, when it is none, damaged, or too new."""
     directory, config = Path(directory), read_config(directory)
     from zoo.tokenizers import base as tokenizers  # here, so that `find` answers without TensorFlow
 
     task_class, model_class = TASKS.get(config["task"]), MODELS.get(config["model"])
-    task = task_class(task_class.config_class.from_dict(config.get("task_config", {})))
+    asked, learnt = _asked_and_learnt(config, task_class)
+    task = task_class(task_class.config_class.from_dict(asked), task_class.facts_class.from_dict(learnt))
     structure = model_class.config_class.from_dict(config["model_config"])
     tokenizer = tokenizers.load(directory / "tokenizer")
     if tokenizer.vocab_size > structure.vocab_size:  # a table may have a few rows more, for a round number

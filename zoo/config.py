@@ -32,23 +32,106 @@ def nearest(word, known):
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}."
 
 
+KINDS = ("language_model", "encoder", "encoder_decoder", "classifier")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What one token of a sequence costs in training, below what a task puts on top. A family's own file knows it.
+
+    Attributes:
+        hidden_dim: width of the last hidden states; 0 where a task puts no head on them.
+        body_params: parameters that every token is multiplied by. Tables in which rows are looked up do not count.
+        num_blocks: how many blocks stand on each other, as `--set=freeze=` counts them.
+        attended: keys that a query meets times N H, summed over the layers.
+        adapted: inputs plus outputs of every matrix that may have an adapter, summed.
+        kept: numbers that the layers keep for the gradient, in the precision of the computation.
+        kept_float32: likewise, in float32 whatever the precision.
+        kept_uncompiled: likewise, in float32, only where XLA does not compile the step.
+        graph: what the step's graph is like: `blocks`, `recurrent` (a loop over time written out) or `flat`.
+        parts: into how many parts attention is cut; XLA needs memory to compile each.
+        faster_compiled: whether XLA makes the step of a small model faster on a CPU (benchmarks/LOG.md).
+        sparse_tables: paths of tables of which a batch reads few rows, so that their gradients stay sparse.
+    """
+
+    hidden_dim: int
+    body_params: int
+    num_blocks: int = 1
+    attended: float = 0.0
+    adapted: int = 0
+    kept: float = 0.0
+    kept_float32: float = 0.0
+    kept_uncompiled: float = 0.0
+    graph: str = "blocks"
+    parts: int = 0
+    faster_compiled: bool = False
+    sparse_tables: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What a task makes of the hidden states of a sequence.
+
+    Attributes:
+        positions: at how many positions of a sequence it looks.
+        width: numbers that it makes at each: V, or classes.
+        weights: that each of these positions is multiplied by.
+        params: those of them that the model's config does not count: a head.
+        chunks: whether the loss makes the numbers a chunk at a time: True, False, or None when their count decides.
+    """
+
+    positions: int
+    width: int
+    weights: int
+    params: int = 0
+    chunks: bool | None = False
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Base class of every model's config.
+    """Base class of every model's config, and of a task's (`TaskConfig`).
 
     Subclasses are frozen dataclasses whose fields are int, float, bool, str, a tuple of those, or None.
     They also declare, as class variables, what the command line needs to know before Keras is loaded:
 
+    - `kind`: what the model is, one of `KINDS`. Nothing outside the family's file asks again.
+    - `default_task`: the task that it is trained for unless another is asked for.
+    - `fitted`: whether it is fitted in closed form, without gradient steps. Such a model has its default task only.
     - `presets`: name -> fields that differ from the dataclass defaults. Every family has `tiny` and `default`.
-    - `tasks`: names of the tasks that the model can be trained on; the first is its default.
     - `recipe`: defaults of training flags for this family (`dataset`, `tokenizer`, `steps`, ...), and
       `preset_recipes`: preset -> the entries of `recipe` that differ for it.
+
+    Two configs are equal when their classes have one name and their fields are equal: the command line makes the class from the
+    light part of a file (`zoo/registry.py`), Python from all of it.
     """
 
+    kind: ClassVar[str] = ""
+    default_task: ClassVar[str] = ""
+    fitted: ClassVar[bool] = False
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
-    tasks: ClassVar[tuple[str, ...]] = ()
     recipe: ClassVar[dict[str, Any]] = {}
     preset_recipes: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        cls.__eq__, cls.__hash__ = Config._equal, Config._hashed  # before `dataclass`, which would compare classes
+
+    def _equal(self, other):
+        return isinstance(other, Config) and self._identity() == other._identity()
+
+    def _hashed(self):
+        return hash(self._identity())
+
+    def _identity(self):
+        return type(self).__name__, tuple((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
+
+    def cost(self, seq_length):
+        """The `Cost` of training on sequences of `seq_length` tokens. Every family implements it."""
+        raise TypeError(f"{type(self).__name__} does not implement cost().")
+
+    def num_params(self):
+        """Number of parameters of the model, without any task's head. Every family implements it."""
+        raise TypeError(f"{type(self).__name__} does not implement num_params().")
 
     def __post_init__(self):
         hints = typing.get_type_hints(type(self))
@@ -98,6 +181,11 @@ class Config:
                 raise Refusal(f"{cls.__name__} has no field {key!r}; {nearest(key, fields)}")
         return cls(**values)
 
+    @classmethod
+    def field_names(cls):
+        """Names of the fields, in order."""
+        return tuple(field.name for field in dataclasses.fields(cls))
+
     def to_dict(self):
         """The fields as JSON types."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
@@ -119,6 +207,32 @@ class Config:
                 raise Refusal(f"{type(self).__name__} has no field {key!r}; {nearest(key, fields)}")
             changes[key] = _parsed(key, hints[key], text)
         return self.replace(**changes)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig(Config):
+    """Base class of every task's config: what the user may ask of the task with `--set`.
+
+    What a task learns from its data (labels, whether examples are pairs) is not here: see `Task.facts`.
+
+    - `kinds`: the kinds of model that it serves.
+    - `least_seq_length`: the fewest tokens that a row of it has.
+    - `trains`: whether it can be trained; the task that only serves vectors cannot.
+    """
+
+    kinds: ClassVar[tuple[str, ...]] = ()
+    trains: ClassVar[bool] = True
+    least_seq_length: ClassVar[int] = 1
+
+    def output(self, model_config, seq_length, facts=None):
+        """The `Output` of this task on a model with `model_config`.
+
+        Args:
+            model_config: the model's config.
+            seq_length: T.
+            facts: what the task has learnt from its data, or None: classes that only the text will tell are taken for two.
+        """
+        raise TypeError(f"{type(self).__name__} does not implement output().")
 
 
 def _alternatives(annotation):
@@ -156,7 +270,8 @@ def _checked(owner, name, annotation, value):
     """`value` if it has the field's type (ints become floats, lists tuples), else a Refusal."""
     for kind in _alternatives(annotation):
         if typing.get_origin(kind) is tuple and isinstance(value, (list, tuple)):
-            return tuple(value)
+            item = typing.get_args(kind)[0]
+            return tuple(_checked(owner, f"each of {name}", item, one) for one in value)
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         plain = typing.get_origin(kind) or kind

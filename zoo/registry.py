@@ -20,6 +20,8 @@ from pathlib import Path
 
 from zoo.config import Refusal
 
+LIGHT = ("zoo.config", "zoo.layers.forms")  # modules of ours that load no Keras, so a config may import them
+
 
 class Registry:
     """Names -> classes of one kind, each in a module of one package.
@@ -127,12 +129,21 @@ def _is_light(node):
         case ast.Import(names=names):
             return all(n.name.partition(".")[0] in sys.stdlib_module_names for n in names)
         case ast.ImportFrom(module=name):
-            return name == "zoo.config" or name.partition(".")[0] in sys.stdlib_module_names
+            return name in LIGHT or name.partition(".")[0] in sys.stdlib_module_names
         case ast.ClassDef(decorator_list=decorators):
             return any("dataclass" in ast.unparse(d) for d in decorators)
         case ast.Assign(targets=[ast.Name(id=name)]):
             return name.isupper()
     return False
+
+
+def tasks_of(config):
+    """Names of the tasks that a model with this config (or class of configs) can be trained and served for, its default first.
+
+    A model that is fitted in closed form has its default task alone: a task's head is trained by gradients.
+    """
+    others = [] if config.fitted else [name for name in TASKS.names() if config.kind in TASKS.config(name).kinds]
+    return [config.default_task, *(name for name in others if name != config.default_task)]
 
 
 MODELS = Registry("model", "zoo.models", "MODELS")

@@ -48,7 +48,7 @@ def logits(case):
 
 def losses(case):
     model = tiny_models.assembled(case)
-    if hasattr(model, "adapt"):
+    if model.fitted:
         ids = tiny_models.stream(model.config.vocab_size)
         log_probs, _ = model.token_log_probs(ids[None, :-1], ids[None, 1:])
         return [round(-float(np.mean(log_probs)), 6)]

@@ -17,20 +17,19 @@ import math
 
 from trainers.cost import machine
 from trainers.engine.tuning import TuningConfig
+from zoo.registry import TASKS
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MOMENTS = {"adamw": 2.0, "sgd": 1.0, "muon": 1.0, "adafactor": 0.0}  # floats a parameter; Adafactor keeps rows and columns
 LOADED = 0.5e9  # bytes of a process that has loaded TensorFlow
 # Bytes that tracing and compiling the step add: where XLA compiles it, where it does not, where a loop over time is written out
 # in the graph, and where there are no layers. XLA takes more to compile attention in parts, `PART` for each.
-GRAPHS = {"compiled": 0.36e9, "plain": 0.20e9, "recurrent": 0.29e9, "flat": 0.04e9}
-PART, MOST_PARTS = 25e6, 8
+GRAPHS = {"compiled": 0.36e9, "blocks": 0.20e9, "recurrent": 0.29e9, "flat": 0.04e9}
+PART = 25e6
 # Measured on two CPU cores (benchmarks/LOG.md): below, XLA's fusion wins; above, the matrix products rule and it loses.
 XLA_CPU_MAX_PARAMS = 3_000_000
 # Logits that the loss makes at a time; `auto` does when there are more than twice as many (zoo/layers/chunked_cross_entropy.py)
 CHUNK = 2**25
-ROWS_FROM, BLOCKS_FROM = 256, 2_048  # T, as in zoo/layers/blockwise_attention.py
-MAX_ROWS, ROW, BLOCK = 8, 128, 512  # likewise
 FORWARD_SHARE = 1 / 3  # of the time that training on a token takes
 WHOLE = TuningConfig()  # everything is trained
 SAFE = 0.95  # of the memory there is; the rest is other people's
@@ -60,62 +59,32 @@ class Memory:
         return {name: round(value) for name, value in {**dataclasses.asdict(self), "total": self.total}.items()}
 
 
-@dataclasses.dataclass(frozen=True)
-class Output:
-    """What a task makes of the hidden states of a sequence.
+def resolve_xla(requested, cost, num_params, accelerator=False):
+    """(whether XLA compiles the step, why), for `--xla`: what the loop does and what the plan counts with.
 
-    Attributes:
-        positions: at how many positions of a sequence it looks.
-        width: numbers that it makes at each: V, or classes.
-        weights: that each of these positions is multiplied by.
-        params: those of them that the model's config does not count: a head.
-        chunks: whether the loss makes the numbers a chunk at a time: True, False, or None when their count decides.
+    Args:
+        requested: `auto`, `on`, `off` or `require`.
+        cost: the `Cost` of the model.
+        num_params: parameters of the model with its head.
+        accelerator: whether a GPU or a TPU computes.
     """
-
-    positions: int
-    width: int
-    weights: int
-    params: int = 0
-    chunks: bool | None = False
-
-
-def output_of(config, seq_length, task="language_modeling", task_config=None):
-    """The `Output` of a task on a model with `config`. Classes that only the text will tell are taken for two."""
-    width = _output_width(config)
-    if task == "language_modeling":
-        chunks = {"auto": None, "chunks": True, "whole": False}[getattr(task_config, "logits", "auto")]
-        return Output(seq_length, config.vocab_size, config.vocab_size * width, chunks=chunks)
-    if task == "masked_lm":
-        positions = math.ceil(getattr(task_config, "mask_rate", 0.15) * seq_length)
-        head = width * (width + 3) + config.vocab_size
-        return Output(positions, config.vocab_size, config.vocab_size * width + head, head)
-    if not hasattr(config, "num_layers"):
-        return Output(1, config.num_classes, 0)
-    classes = len(getattr(task_config, "labels", ())) or 2
-    if task == "classification":
-        head = (width + 1) * (width + classes)  # with the square matrix below the classes
-        return Output(1, classes, head, head)
-    return Output(seq_length, classes, (width + 1) * classes, (width + 1) * classes)
+    if requested in ("on", "require"):
+        return True, f"--xla={requested}"
+    if requested == "off":
+        return False, "--xla=off"
+    if accelerator:
+        return True, "auto: an accelerator is present"
+    if not cost.faster_compiled:
+        what = {"recurrent": "a recurrent loop", "flat": "a model of counts"}.get(cost.graph, "an encoder")
+        return False, f"auto: on a CPU {what} is faster without"  # measured: benchmarks/LOG.md
+    small = num_params <= XLA_CPU_MAX_PARAMS
+    return small, f"auto: {num_params:,} parameters are {'few' if small else 'many'} for a CPU"
 
 
-def _output_width(config):
-    """D of the last hidden states; 0 where there are none."""
-    dims = getattr(config, "layer_dims", None)
-    return dims[-1] if dims else getattr(config, "hidden_dim", 0)
-
-
-def body_params(config):
-    """Parameters that every token is multiplied by, below what a task puts on top: no tables in which rows are looked up."""
-    if not hasattr(config, "num_layers"):
-        return getattr(config, "order", 1) * getattr(config, "num_classes", 1)  # a row of a table for each n-gram
-    apart = config.vocab_size * getattr(config, "embedding_dim", config.hidden_dim)
-    if not getattr(config, "tie_embeddings", True):
-        apart += config.vocab_size * _output_width(config)
-    if hasattr(config, "max_length") and getattr(config, "position", "learned") == "learned":
-        apart += (config.max_length + getattr(config, "position_offset", 0)) * config.hidden_dim
-    if getattr(config, "pooler", False):
-        apart += config.hidden_dim * (config.hidden_dim + 1)  # of one position a row, if any
-    return config.num_params() - apart
+def output_of(config, seq_length, task=None, task_config=None, facts=None):
+    """The `Output` of a task (a name; by default the family's own) on a model with `config`."""
+    task_config = TASKS.config(task or config.default_task)() if task_config is None else task_config
+    return task_config.output(config, seq_length, facts)
 
 
 def flops_per_token(config, seq_length, output=None, tuning=WHOLE):
@@ -125,47 +94,32 @@ def flops_per_token(config, seq_length, output=None, tuning=WHOLE):
     has no gradient of its own, but passes one on: two thirds are left.
     """
     output = output_of(config, seq_length) if output is None else output
-    body, attended = body_params(config), 0
-    if hasattr(config, "num_heads"):
-        attended = 12 * config.num_layers * seq_length * _attention_width(config)
+    cost = config.cost(seq_length)
+    body, attended = cost.body_params, 12 * cost.attended
     if tuning.lora_rank:
-        blocks = 4 * body + 6 * _adapters(config, tuning.lora_rank) + attended
+        blocks = 4 * body + 6 * tuning.lora_rank * cost.adapted + attended
     else:
-        blocks = (6 * body + attended) * (1 - _frozen_share(config, tuning) * 2 / 3)
+        blocks = (6 * body + attended) * (1 - _frozen_share(cost, tuning) * 2 / 3)
     return blocks + 6 * output.weights * output.positions / seq_length
 
 
-def _frozen_share(config, tuning):
+def _frozen_share(cost, tuning):
     """Which part of the blocks has no backward pass. Blocks are taken for alike."""
     if tuning.freeze.isdecimal():
-        return min(int(tuning.freeze) / getattr(config, "num_layers", 1), 1.0)
+        return min(int(tuning.freeze) / cost.num_blocks, 1.0)
     return 1.0 if tuning.freeze == "backbone" else 0.0
-
-
-def _adapters(config, rank):
-    """Parameters of adapters beside every matrix of the blocks: `rank` for each row and each column."""
-    if not hasattr(config, "num_heads"):
-        return 0  # nothing there can have one, which the run will say
-    d, attended = config.hidden_dim, _attention_width(config)
-    queries = attended * (1 + 2 * getattr(config, "kv_heads", config.num_heads) / config.num_heads)
-    expanded = (2 if getattr(config, "activation", "") == "swiglu" else 1) * config.mlp_width
-    return config.num_layers * rank * round((d + queries) + (attended + d) + (d + expanded) + (config.mlp_width + d))
 
 
 def trained_params(config, output, tuning=WHOLE):
     """Parameters that a run moves: all, or what `tuning` leaves of them."""
+    cost = config.cost(1)
     if tuning.lora_rank:
-        return _adapters(config, tuning.lora_rank) + output.params
+        return tuning.lora_rank * cost.adapted + output.params
     every = config.num_params() + output.params
     if tuning.freeze == "none":
         return every
-    body = body_params(config)
-    return every - (config.num_params() - body) - round(_frozen_share(config, tuning) * body)
-
-
-def _attention_width(config):
-    """N H."""
-    return config.num_heads * (getattr(config, "head_dim", None) or config.hidden_dim // config.num_heads)
+    body = cost.body_params
+    return every - (config.num_params() - body) - round(_frozen_share(cost, tuning) * body)
 
 
 def training_memory(
@@ -195,72 +149,20 @@ def training_memory(
     trained = 4 * trained_params(config, output, tuning)
     params = 4 * (config.num_params() + output.params) + (trained if tuning.lora_rank else 0)
     rows = math.ceil(batch_size / grad_accumulation)
-    compiled = _compiled(config, xla)
-    layers = _layers(config, seq_length, BYTES[precision], compiled) * (1 - _frozen_share(config, tuning))
+    cost = config.cost(seq_length)
+    compiled, _ = resolve_xla(xla, cost, config.num_params() + output.params)
+    kept = BYTES[precision] * cost.kept + 4 * (cost.kept_float32 + (0.0 if compiled else cost.kept_uncompiled))
+    layers = kept * (1 - _frozen_share(cost, tuning))
     activations = rows * seq_length * layers + _output_memory(output, rows)
     moments = MOMENTS[optimizer] * trained
     gradients = trained * (1 + (grad_accumulation > 1) + (clip_norm > 0))  # their sum and the clipped ones are others
-    return Memory(params, moments, gradients, params + moments, activations, _graphs(config, seq_length, compiled))
+    return Memory(params, moments, gradients, params + moments, activations, _graphs(cost, compiled))
 
 
-def _compiled(config, xla):
-    """Whether XLA compiles the step on a CPU, as `loop.resolve_xla` decides."""
-    decoder = hasattr(config, "num_heads") and not hasattr(config, "num_segments")
-    few = decoder and config.num_params() <= XLA_CPU_MAX_PARAMS
-    return xla in ("on", "require") or (xla == "auto" and few)
-
-
-def _graphs(config, seq_length, compiled):
-    if not hasattr(config, "num_layers"):
-        return GRAPHS["flat"]
-    if not hasattr(config, "num_heads"):
-        return GRAPHS["recurrent"]
-    if not compiled:
-        return GRAPHS["plain"]
-    form = _form(config, seq_length)
-    parts = {"plain": 0, "rows": _num_rows(seq_length), "blockwise": MOST_PARTS}[form]
-    return GRAPHS["compiled"] + PART * parts
-
-
-def _layers(config, seq_length, width, compiled):
-    """Bytes a token that the layers keep for the gradient."""
-    if not hasattr(config, "num_layers"):
-        # which positions hold the same n-gram, (T, T) for each order, in several forms
-        return 14.0 * getattr(config, "order", 1) * (seq_length + 2.0 * getattr(config, "num_classes", 1))
-    if not hasattr(config, "num_heads"):
-        gates = {"rnn": 1, "gru": 3, "lstm": 4}[getattr(config, "cell", "lstm")]
-        return width * config.num_layers * config.hidden_dim * (3.0 * gates + 6.0)
-    heads = _attention_width(config)
-    mlp = getattr(config, "mlp_dim", None) or 4 * config.hidden_dim
-    kept = 5.0 * config.hidden_dim + 2.0 * heads + (5.0 if getattr(config, "activation", "") == "swiglu" else 3.0) * mlp
-    if getattr(config, "normalize_qk", False):  # and turned: queries and keys are kept before and after
-        kept += 3.0 * (config.num_heads + config.kv_heads) * heads / config.num_heads
-    block = width * kept + 1.5 * 4 * config.num_heads * _scores(config, seq_length)
-    if getattr(config, "remat", "none") != "none":
-        return config.num_layers * width * config.hidden_dim + block
-    if _form(config, seq_length) == "blockwise" and not compiled:
-        block += 3.0 * 4 * config.num_heads * min(seq_length, BLOCK)  # as seen where XLA does not compile it
-    return config.num_layers * block
-
-
-def _form(config, seq_length):
-    """How attention is computed: plain, rows or blockwise."""
-    form = getattr(config, "attention", "plain")
-    if form == "auto":
-        return "plain" if seq_length < ROWS_FROM else "rows" if seq_length < BLOCKS_FROM else "blockwise"
-    return form
-
-
-def _num_rows(seq_length):
-    return max(1, min(MAX_ROWS, seq_length // ROW))
-
-
-def _scores(config, seq_length):
-    """Scores of a head that a query keeps, on average."""
-    form = _form(config, seq_length)
-    if form == "rows":
-        return seq_length * (1 + 1 / _num_rows(seq_length)) / 2
-    return 0 if form == "blockwise" else seq_length
+def _graphs(cost, compiled):
+    if cost.graph == "blocks" and compiled:
+        return GRAPHS["compiled"] + PART * cost.parts
+    return GRAPHS[cost.graph]
 
 
 def _output_memory(output, rows):
@@ -324,18 +226,19 @@ class Plan:
         return f"{need}; no batch is small enough: choose a smaller --preset, or a machine with more memory."
 
 
-def make(config, model_config, task_config=None, limit=None, tuning=WHOLE):
+def make(config, model_config, task_config=None, limit=None, tuning=WHOLE, facts=None):
     """The `Plan` of a `TrainConfig`.
 
     Args:
         config: the run.
         model_config: its model's, with the vocabulary that is known by now.
-        task_config: its task's, with the classes that are known by now.
+        task_config: its task's.
         limit: bytes of memory; by default what this machine has.
         tuning: a `TuningConfig`: what is trained.
+        facts: what the task has learnt from its data by now.
     """
     limit = machine.memory_limit() if limit is None else limit
-    output = output_of(model_config, config.seq_length, config.task, task_config)
+    output = output_of(model_config, config.seq_length, config.task, task_config, facts)
     settled = functools.partial(_memory_of, config, output=output, tuning=tuning)
     memory = settled(model_config)
     proposals = () if fits(memory, limit) else tuple(_proposals(config, model_config, limit, settled))

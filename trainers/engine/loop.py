@@ -17,31 +17,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainers.cost.plan import XLA_CPU_MAX_PARAMS
 from trainers.engine.carried import Carried, CarriedRows
 from trainers.engine.gradients import Differentiation
 from trainers.engine.loss_scaling import SMALLEST_SCALE, LossScaling
 from trainers.engine.strategies import Placement, rows_of, share
 from zoo.config import Refusal
 from zoo.layers.fusion import compiled_whole, fuse_elementwise
-from zoo.models.base import Encoder
 
 
-def resolve_xla(requested, model, devices):
-    """(whether the step is compiled by XLA, why), for `--xla`."""
-    if requested in ("on", "require"):
-        return True, f"--xla={requested}"
-    if requested == "off":
-        return False, "--xla=off"
-    if any(device.device_type in ("GPU", "TPU") for device in devices):
-        return True, "auto: an accelerator is present"
-    if model.carries_state:
-        return False, "auto: on a CPU the recurrent loop is faster without"
-    if isinstance(getattr(model, "backbone", model), Encoder):
-        return False, "auto: on a CPU an encoder is faster without"  # measured: benchmarks/LOG.md
-    num_params = model.count_params()
-    small = num_params <= XLA_CPU_MAX_PARAMS
-    return small, f"auto: {num_params:,} parameters are {'few' if small else 'many'} for a CPU"
+def has_accelerator():
+    """Whether a GPU or a TPU computes."""
+    return any(device.device_type in ("GPU", "TPU") for device in tf.config.list_logical_devices())
 
 
 class Step(NamedTuple):

@@ -1,8 +1,7 @@
 """Which weights a run moves, and how fast: all alike, some not at all, the lower ones more slowly, or adapters beside them.
 
     --set=freeze=embeddings     what makes vectors of ids stays as it is; `freeze=3`: the first three blocks too; `backbone`:
-    all
-                                but the task's head
+                                all but the task's head
     --set=layer_decay=0.8       of D stages, stage d = 0 ... D - 1 learns at rate * 0.8^(D - 1 - d), the head at the rate itself
     --set=lora_rank=8           only adapters of the blocks' matrices, and the head, are trained; they are merged into the
                                 matrices when training ends, so that no bundle and no export has a trace of them
@@ -53,7 +52,7 @@ def begin(model, config):
     Raises:
         Refusal: the family has no such stages, or nothing would be left to train.
     """
-    if hasattr(model, "fit_closed_form"):
+    if model.fitted:
         if config != TuningConfig():
             fields = "freeze, layer_decay, lora_rank, lora_alpha and l1"
             raise Refusal(
@@ -62,7 +61,7 @@ def begin(model, config):
         return
     if config.freeze == "none" and config.layer_decay == 1 and not config.lora_rank:
         return
-    stages = _layers_by_depth(model)
+    stages = model.layers_by_depth()
     blocks = stages[1:-1]
     if config.freeze.isdecimal() and int(config.freeze) > len(blocks):
         raise Refusal(f"freeze={config.freeze} is more than the {len(blocks)} blocks of this {model.registered_name}.")
@@ -86,7 +85,7 @@ def rates(model, config):
     """What the learning rate of each trainable variable is multiplied by, in their order; None where all learn alike."""
     if config.layer_decay == 1:
         return None
-    stages, below = _layers_by_depth(model), {}
+    stages, below = model.layers_by_depth(), {}
     for depth, stage in enumerate(stages):
         for variable in (v for layer in stage for v in layer.variables):
             below.setdefault(id(variable), len(stages) - 1 - depth)  # a table that the output shares belongs to the input
@@ -99,13 +98,8 @@ def finish(model):
         layer.merge_adapter()
 
 
-def _layers_by_depth(model):
-    backbone = getattr(model, "backbone", model)
-    if not hasattr(backbone, "stages"):
-        raise Refusal(f"{model.registered_name} has no blocks; freeze, layer_decay and lora_rank are for bert, gpt and lstm.")
-    return backbone.layers_by_depth()
-
-
 def _linears(layers):
     """All layers under some that can have an adapter."""
-    return [inner for layer in layers for inner in layer._flatten_layers() if hasattr(inner, "add_adapter")]
+    from zoo.layers.linear import Linear  # here, so that a wrong flag is refused without Keras
+
+    return [inner for layer in layers for inner in layer._flatten_layers() if isinstance(inner, Linear)]

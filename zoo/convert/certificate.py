@@ -21,7 +21,7 @@ import tokenizers
 from zoo.config import Refusal
 from zoo.convert import reference, safetensors
 from zoo.convert.old_tensorflow import CONFIG, H5
-from zoo.signatures.embedding import frame
+from zoo.data import examples
 
 TEXTS = (
     "The capital of France is Paris, and in 1984 it was, too.",
@@ -113,13 +113,13 @@ def outputs(bundle, asked):
     @tf.function(reduce_retracing=True, autograph=False)
     def projected(hidden_1TD, first, end):
         if task.registered_name == "masked_lm":
-            return task.logits(model, hidden_1TD, tf.range(first, end)[None])[0]
+            return model.head.logits(hidden_1TD[:, first:end])[0]
         return model.project(hidden_1TD[:, first:end])[0]
 
     for i, row in enumerate(asked):
         with warnings.catch_warnings():  # of the softmax over the only token of an empty text
             warnings.filterwarnings("ignore", "You are using a softmax over axis", UserWarning)
-            hidden_1TD = getattr(model, "backbone", model).encode(tf.constant([row], tf.int32))
+            hidden_1TD = model.without_head().hidden({"token_ids": tf.constant([row], tf.int32)})
         if task.registered_name == "embedding":
             yield i, 0, hidden_1TD[0].numpy()
             continue
@@ -130,9 +130,9 @@ def outputs(bundle, asked):
 
 def rows(bundle):
     """The fixed texts as rows of ids, with the special ids around them."""
-    before, after = frame(bundle.tokenizer)
+    frame = bundle.task.frame(bundle.model.kind, bundle.tokenizer)
     longest = min(bundle.model.max_length, 128)
-    return [[*before, *bundle.tokenizer.encode(text)[: longest - 2], *after] for text in TEXTS]
+    return [examples.row([bundle.tokenizer.encode(text)], frame, longest)[0].tolist() for text in TEXTS]
 
 
 def _native_ids(tokenizer, path, library):

@@ -1,54 +1,112 @@
-"""One or two texts as one row of ids, natively and in graph, and batches of such rows.
+"""Rows of ids that stand for examples, and batches of such rows.
 
-    begin  text  end                  begin  text  end  second text  end
-    0      0     0      segment ids   0      0     0    1            1
+A `Frame` says what stands around the texts of a row. Training, evaluation, decoding and serving all use it, natively here and
+in graph in `zoo/signatures/rows.py`.
 
-`begin` and `end` are the tokenizer's [CLS] and [SEP], or its `eos_id` where it has none.
+    before  text  after                  before  text  between  second text  after
+    0       0     0      segment ids     0       0     0        1            1
 
 Shape letters: B batch, T positions.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
-import tensorflow as tf
 
 from zoo.config import Refusal
 from zoo.data.batch import random_stream
 
 
-def marks(tokenizer):
-    """(begin, end): the ids that stand before and after texts."""
+@dataclass(frozen=True)
+class Frame:
+    """What stands around the texts of a row: tuples of ids, each of which may be empty.
+
+        frame = Frame(before=(2,), between=(3,), after=(3,), segments=True)
+        row([[7, 8], [9]], frame, 6)   ->   [2, 7, 8, 3, 9, 3] and segments [0, 0, 0, 0, 1, 1]
+
+    Attributes:
+        before: in front of the first text.
+        between: between two texts.
+        after: behind the last text.
+        segments: whether the model tells the parts of a row by `segment_ids`.
+        target_start: what a decoder reads before the first token of its target.
+    """
+
+    before: tuple = ()
+    between: tuple = ()
+    after: tuple = ()
+    segments: bool = False
+    target_start: tuple = ()
+
+    def num_special(self, num_parts=1):
+        """How many ids of a row with so many texts are the frame's."""
+        return len(self.before) + len(self.between) * (num_parts - 1) + len(self.after)
+
+    def behind(self, part, num_parts):
+        """The ids behind text number `part`, counted from 0."""
+        return self.after if part == num_parts - 1 else self.between
+
+
+def framed_texts(kind, tokenizer):
+    """The `Frame` of one or two texts as a model of this kind reads them, whatever its task asks of them.
+
+    It is `[CLS] text [SEP] text [SEP]`, with `eos_id` where the vocabulary has no such tokens. An encoder tells the parts by
+    segment ids. The source of an encoder-decoder has nothing in front, and its decoder starts with the padding id.
+    """
     begin = tokenizer.eos_id if tokenizer.cls_id is None else tokenizer.cls_id
-    return begin, tokenizer.eos_id if tokenizer.sep_id is None else tokenizer.sep_id
+    end = tokenizer.eos_id if tokenizer.sep_id is None else tokenizer.sep_id
+    if kind == "encoder_decoder":
+        return Frame((), (tokenizer.eos_id,), (tokenizer.eos_id,), target_start=(tokenizer.pad_id,))
+    return Frame((begin,), (end,), (end,), segments=kind == "encoder")
 
 
-def kept_lengths(lengths, room):
+def kept_lengths(lengths, room, minimum=min, maximum=max):
     """How many tokens of each of one or two texts remain when there is room for `room`: the longer one gives way first.
 
     Args:
-        lengths: list of ints, or of integer tensors (B,).
+        lengths: list of ints, or of whatever `minimum` and `maximum` take.
         room: int.
+        minimum, maximum: of two lengths.
     """
-    minimum, maximum = (tf.minimum, tf.maximum) if tf.is_tensor(lengths[0]) else (min, max)
     if len(lengths) == 1:
         return [minimum(lengths[0], room)]
     first = minimum(lengths[0], maximum(room - lengths[1], room // 2))
     return [first, minimum(lengths[1], room - first)]
 
 
-def row(parts, tokenizer, max_tokens):
-    """Ids of one or two texts -> (token ids, segment ids) of a row of at most `max_tokens`, int32 arrays."""
-    begin, end = marks(tokenizer)
-    lengths = kept_lengths([len(part) for part in parts], max_tokens - 1 - len(parts))
-    ids, segments = [begin], [0]
+def row(parts, frame, limit):
+    """Ids of one or two texts -> (token ids, segment ids) of a row of at most `limit`, int32 arrays."""
+    lengths = kept_lengths([len(part) for part in parts], limit - frame.num_special(len(parts)))
+    ids, segments = [*frame.before], [0] * len(frame.before)
     for number, (part, length) in enumerate(zip(parts, lengths, strict=True)):
-        ids += [*part[:length], end]
-        segments += [number] * (length + 1)
+        behind = frame.behind(number, len(parts))
+        ids += [*part[:length], *behind]
+        segments += [number] * (length + len(behind))
     return np.array(ids, np.int32), np.array(segments, np.int32)
 
 
-def overlong(parts, max_tokens):
-    """Whether the ids of one or two texts, with the marks around them, do not fit into a row."""
-    return sum(map(len, parts)) + 1 + len(parts) > max_tokens
+def overlong(parts, frame, limit):
+    """Whether the ids of one or two texts, with the frame around them, do not fit into a row."""
+    return sum(map(len, parts)) + frame.num_special(len(parts)) > limit
+
+
+def row_batch(rows, width, frame, pad_id):
+    """A batch of `token_ids`, `padding_mask`, and where the frame has them `segment_ids`, all (B, T).
+
+    Args:
+        rows: list of what `row` gives.
+        width: T.
+        frame: a `Frame`.
+        pad_id: what fills rows up.
+    """
+    ids = [ids for ids, _ in rows]
+    batch = {
+        "token_ids": padded(ids, width, pad_id),
+        "padding_mask": np.arange(width) < np.array([len(one) for one in ids])[:, None],
+    }
+    if frame.segments:
+        batch["segment_ids"] = padded([segments for _, segments in rows], width, 0)
+    return batch
 
 
 def padded(rows, width, fill):

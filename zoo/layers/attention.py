@@ -9,7 +9,8 @@ from keras import ops
 
 from zoo.config import Refusal
 from zoo.layers import fusion
-from zoo.layers.blockwise_attention import FORMS, attend_in_blocks, attend_in_rows, resolve_form
+from zoo.layers.blockwise_attention import attend_in_blocks, attend_in_rows
+from zoo.layers.forms import FORMS, resolve_form
 from zoo.layers.linear import Linear, leading_shape, row_matmul
 from zoo.layers.masks import MASKED, MaskRule
 from zoo.layers.norms import Norm
@@ -108,7 +109,7 @@ class Attention(keras.layers.Layer):
         dropout: rate on the output.
         normalize_qk: RMS-normalise queries and keys a head (Henry et al. 2020).
         output_stddev: of the output projection's initialisation.
-        form: how attention under a `MaskRule` is computed, one of `blockwise_attention.FORMS`.
+        form: how attention under a `MaskRule` is computed, one of `forms.FORMS`.
 
     Call:
         x: (B, T, D).

@@ -15,32 +15,10 @@ from dataclasses import replace
 
 from keras import ops
 
+from zoo.layers.forms import BLOCK, MAX_ROWS, ROW
 from zoo.layers.fusion import fused
 from zoo.layers.masks import MASKED
 from zoo.layers.stacks import read_block, write_block
-
-FORMS = ("auto", "plain", "rows", "blockwise")
-ROW = 128  # queries in a row, and
-MAX_ROWS = 8
-BLOCK = 512  # queries or keys in a block, at most
-# Rows are faster from here on (benchmarks/LOG.md); from there on blocks, for memory: plain or in rows, twelve heads would hold
-# over 100 MB a layer and sequence.
-ROWS_FROM, BLOCKS_FROM = 256, 2_048
-
-
-def resolve_form(form, length, causal):
-    """The form that `auto` stands for: plain, rows or blockwise.
-
-    Args:
-        form: one of `FORMS`.
-        length: T, or None where it is not known: such a trace is for serving, and plain.
-        causal: whether the rule is; rows gain nothing otherwise.
-    """
-    if form != "auto":
-        return form
-    if length is None or length < (ROWS_FROM if causal else BLOCKS_FROM):
-        return "plain"
-    return "rows" if length < BLOCKS_FROM else "blockwise"
 
 
 def attend_in_rows(q_BNTH, k_BKTH, v_BKTH, rule):

@@ -1,6 +1,7 @@
 """What stands between hidden states and a task's outputs.
 
-Shape letters: B batch, T positions, N all leading axes in one, D hidden, V vocabulary, C classes.
+Shape letters: B batch, T positions, P positions that are asked for, N all leading axes in one, D hidden, E width of a table,
+V vocabulary, C classes.
 """
 
 import keras
@@ -10,51 +11,80 @@ from zoo.layers.activations import gelu, gelu_exact
 from zoo.layers.linear import Linear
 from zoo.layers.norms import Norm
 
+IMPOSSIBLE = -1e9  # the logit of a position at which no answer starts or ends
+
 
 class MaskedLMHead(keras.layers.Layer):
     """Logits over the vocabulary: norm(gelu(W x + b)) E' + c, with the encoder's own table E (Devlin et al. 2019, section 3.1).
 
+    The head is computed at the hidden positions alone: for a vocabulary of 30,522 it would else cost more than the encoder.
+
     Args:
-        vocab_size: V.
+        table: a function without arguments that gives the table, a variable (V, E).
         activation: `gelu` or `gelu_exact`.
         epsilon: of the norm.
 
-    Call: hidden states (..., D) and the table (V, D) -> float32 (..., V).
+    Call: hidden states (B, T, D) and a batch -> float32 (B, P, V), at the batch's `label_positions` int32 (B, P); without
+    those at every position, (B, T, V).
     """
 
-    def __init__(self, vocab_size, activation="gelu_exact", epsilon=1e-12, **kwargs):
+    def __init__(self, table, activation="gelu_exact", epsilon=1e-12, **kwargs):
         super().__init__(**kwargs)
-        self.vocab_size, self.activation = vocab_size, activation
+        self.table, self.activation = table, activation  # a function, so that Keras does not take the table for the head's own
         self.norm = Norm("layer", epsilon, dtype=self.dtype_policy, name="norm")
 
     def build(self, input_shape):
-        self.transform = Linear(input_shape[-1], dtype=self.dtype_policy, name="transform")
+        vocab_size, width = self.table().shape
+        self.transform = Linear(width, dtype=self.dtype_policy, name="transform")
         self.transform.build(input_shape)
-        self.norm.build(input_shape)
-        self.bias = self.add_weight(shape=(self.vocab_size,), initializer="zeros", name="bias")
+        self.norm.build((*input_shape[:-1], width))
+        self.bias = self.add_weight(shape=(vocab_size,), initializer="zeros", name="bias")
 
-    def call(self, x, table_VD):
+    def call(self, hidden_BTD, batch, training=False):
+        positions_BP = batch.get("label_positions")
+        return self.logits(hidden_BTD if positions_BP is None else taken_at(hidden_BTD, positions_BP))
+
+    def logits(self, x):
+        """float32 (..., V) of hidden states (..., D)."""
         x = self.transform(x)
         x = self.norm(gelu_exact(x) if self.activation == "gelu_exact" else gelu(x))
-        x_ND = ops.reshape(x, (-1, x.shape[-1]))
-        logits_NV = ops.matmul(x_ND, ops.transpose(ops.cast(table_VD, x.dtype))) + self.bias
-        return ops.cast(ops.reshape(logits_NV, (*ops.shape(x)[:-1], self.vocab_size)), "float32")
+        x_NE = ops.reshape(x, (-1, x.shape[-1]))
+        logits_NV = ops.matmul(x_NE, ops.transpose(ops.cast(self.table(), x.dtype))) + self.bias
+        return ops.cast(ops.reshape(logits_NV, (*ops.shape(x)[:-1], logits_NV.shape[-1])), "float32")
 
 
 class PretrainingHead(MaskedLMHead):
-    """As `MaskedLMHead`, and whether the two parts of a row stand as they did in the text: `pair`, W c + b of the row's vector
-    c (Devlin et al. 2019, section 3.1, task 2).
+    """As `MaskedLMHead`, and whether the two parts of a row stand as they did in the text.
+
+    `pair` is W c + b of the row's vector c (Devlin et al. 2019, section 3.1, task 2).
 
     Args:
-        vocab_size, activation, epsilon: as `MaskedLMHead`.
+        table, activation, epsilon: as `MaskedLMHead`.
+        pool: a function from hidden states (B, T, D) to the vector of each row, (B, D).
 
-    Call: as `MaskedLMHead`.
+    Call: as `MaskedLMHead` -> its logits, and float32 (B, 2) for the parts.
     """
+
+    def __init__(self, table, activation="gelu_exact", epsilon=1e-12, *, pool, **kwargs):
+        super().__init__(table, activation, epsilon, **kwargs)
+        self.pool = pool
 
     def build(self, input_shape):
         super().build(input_shape)
         self.pair = Linear(2, dtype=self.dtype_policy, name="pair")
         self.pair.build((None, input_shape[-1]))
+
+    def call(self, hidden_BTD, batch, training=False):
+        return super().call(hidden_BTD, batch), ops.cast(self.pair(self.pool(hidden_BTD)), "float32")
+
+
+def taken_at(hidden_BTD, positions_BP):
+    """(B, P, D): the hidden states at some positions of each row, int32 (B, P)."""
+    length, width = ops.shape(hidden_BTD)[1], hidden_BTD.shape[-1]
+    rows_B1 = ops.arange(ops.shape(positions_BP)[0], dtype="int32")[:, None]
+    places_N = ops.reshape(rows_B1 * length + positions_BP, (-1,))
+    picked_ND = ops.take(ops.reshape(hidden_BTD, (-1, width)), places_N, axis=0)
+    return ops.reshape(picked_ND, (*ops.shape(positions_BP), width))
 
 
 def pooled(hidden_BTD, padding_mask_BT, pooling):
@@ -83,7 +113,7 @@ class SequenceClassifier(keras.layers.Layer):
         pooling: how a row becomes one vector; see `pooled`.
         dropout: rate on what each of the two matrices takes.
 
-    Call: hidden states (B, T, D) and their padding mask (B, T) -> float32 (B, C).
+    Call: hidden states (B, T, D) and a batch, of which `padding_mask` bool (B, T) is read -> float32 (B, C).
     """
 
     def __init__(self, num_classes, pooling="first", dropout=0.1, **kwargs):
@@ -98,7 +128,8 @@ class SequenceClassifier(keras.layers.Layer):
         self.projection = Linear(self.num_classes, name="projection")
         self.projection.build((None, width))
 
-    def call(self, hidden_BTD, padding_mask=None, training=False):
+    def call(self, hidden_BTD, batch, training=False):
+        padding_mask = batch.get("padding_mask")
         mask_BT = ops.ones(ops.shape(hidden_BTD)[:2], "bool") if padding_mask is None else padding_mask
         x_BD = self.dropped(pooled(hidden_BTD, mask_BT, self.pooling), training=training)
         x_BD = self.dropped(ops.tanh(self.dense(x_BD)), training=training)
@@ -106,13 +137,14 @@ class SequenceClassifier(keras.layers.Layer):
 
 
 class TokenClassifier(keras.layers.Layer):
-    """One answer a position: logits = W h + b.
+    """One answer a position: logits = W h + b. Where the batch says which positions are asked for, only those are computed.
 
     Args:
         num_classes: C.
         dropout: rate on the hidden states.
 
-    Call: hidden states (B, T, D) -> float32 (B, T, C).
+    Call: hidden states (B, T, D) and a batch -> float32 (B, P, C), at the batch's `label_positions` int32 (B, P); without those
+    at every position, (B, T, C).
     """
 
     def __init__(self, num_classes, dropout=0.1, **kwargs):
@@ -124,5 +156,26 @@ class TokenClassifier(keras.layers.Layer):
         self.projection = Linear(self.num_classes, name="projection")
         self.projection.build(input_shape)
 
-    def call(self, hidden_BTD, training=False):
-        return ops.cast(self.projection(self.dropped(hidden_BTD, training=training)), "float32")
+    def call(self, hidden_BTD, batch, training=False):
+        positions_BP = batch.get("label_positions")
+        x = hidden_BTD if positions_BP is None else taken_at(hidden_BTD, positions_BP)
+        return ops.cast(self.projection(self.dropped(x, training=training)), "float32")
+
+
+class SpanHead(TokenClassifier):
+    """Where an answer starts and where it ends: two logits a position, very low where neither can be.
+
+    Args:
+        dropout: rate on the hidden states.
+
+    Call: hidden states (B, T, D) and a batch, of which `candidates` bool (B, T) is read, if it is there -> float32 (B, T, 2).
+    """
+
+    def __init__(self, dropout=0.1, **kwargs):
+        super().__init__(2, dropout, **kwargs)
+
+    def call(self, hidden_BTD, batch, training=False):
+        logits_BT2 = super().call(hidden_BTD, batch, training=training)
+        if batch.get("candidates") is None:
+            return logits_BT2
+        return ops.where(ops.expand_dims(batch["candidates"], -1), logits_BT2, IMPOSSIBLE)

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from zoo.config import Config
+from zoo.config import Config, Cost
 from zoo.models.base import Classifier
 from zoo.registry import MODELS
 
@@ -36,7 +36,8 @@ class BagOfWordsConfig(Config):
     tfidf: bool = True
     dropout: float = 0.0
 
-    tasks: ClassVar = ("classification",)
+    kind: ClassVar = "classifier"
+    default_task: ClassVar = "classification"
     recipe: ClassVar = dict(
         dataset="python_docs/classification", tokenizer="wordpiece", vocab_size=16_000, seq_length=256, batch_size=64,
         steps=400, learning_rate=2e-2, optimizer="adamw", schedule="linear",
@@ -65,6 +66,11 @@ class BagOfWordsConfig(Config):
         """Number of trainable parameters."""
         return (self.num_features + 1) * self.num_classes
 
+    def cost(self, seq_length):
+        # Kept: which positions hold the same n-gram, (T, T) for each order, in several forms.
+        kept = 3.5 * self.order * (seq_length + 2.0 * self.num_classes)
+        return Cost(hidden_dim=0, body_params=self.order * self.num_classes, kept_float32=kept, graph="flat")
+
 
 @MODELS.register("bag_of_words", BagOfWordsConfig)
 class BagOfWords(Classifier):
@@ -77,7 +83,7 @@ class BagOfWords(Classifier):
     Args:
         config: a `BagOfWordsConfig`.
 
-    Call: int32 token ids (B, T) and their padding mask, bool (B, T) or None -> float32 logits (B, C).
+    Call: as `Classifier`, float32 logits (B, C).
     """
 
     def build(self, input_shape=None):
@@ -87,7 +93,7 @@ class BagOfWords(Classifier):
         self.rarity = self.add_weight(shape=(c.num_features,), initializer="ones", trainable=False, name="rarity")
         self.dropped = keras.layers.Dropout(c.dropout, name="dropout")
 
-    def call(self, token_ids, padding_mask=None, training=False):
+    def logits(self, token_ids, padding_mask=None, training=False):
         features_BP, counts_BP = self._places(token_ids, padding_mask)
         weights_BP = self._weights(counts_BP)
         if self.config.tfidf:

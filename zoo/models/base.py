@@ -1,37 +1,44 @@
-"""The contracts of models: language models, from the n-gram to GPT; encoders, such as BERT; either with the head of a task;
-and classifiers.
+"""What every model is: a language model, an encoder, an encoder-decoder, a classifier, or one of them with the head of a task.
 
-A language model turns token ids into *features*, one vector (or history) a position, and features into logits. Splitting the
-two lets a decoder project only the last position, and lets a family score given tokens without (B, T, V).
+A batch goes into a model whole: `model(batch)`, a dict with the names of `zoo/data/batch.py`. A model takes the inputs that it
+names in `takes`, leaves alone what belongs to the loss, and refuses an input that it would otherwise ignore.
 
-Shape letters: B batch, T positions, V vocabulary, D hidden, X whatever a family's features are.
+Shape letters: B batch, T positions, S positions of a source, V vocabulary, D hidden, X whatever a family's features are.
 """
 
 import keras
 from keras import ops
 
+from zoo.config import Refusal
 from zoo.layers.chunked_cross_entropy import Unprojected, chunked_log_probs, resolve_logits
 
+# Names of a batch that a model may take; all others belong to a head or to the loss (zoo/data/batch.py has the table).
+INPUTS = ("token_ids", "padding_mask", "segment_ids", "positions", "prefix_lengths", "source_ids", "source_mask")
 
-class LanguageModel(keras.Model):
-    """Base class: `model(token_ids, state=None) -> logits`, or `(logits, state)` when a state is given.
 
-    A family implements `features`, `project` and `init_state`, and a `build` that makes its weights; everything else follows.
+class Model(keras.Model):
+    """Base class of all models.
 
-    A state is a dict of tensors. Each is batch-first, (B, ...), or a scalar that all rows share, so a beam can reorder
-    any family's state with one gather along axis 0.
+    Args:
+        config: the family's config. `config.kind` says what the model is, `config.fitted` whether it is fitted in closed form.
 
     Attributes:
+        takes: names of `INPUTS` that the model takes.
+        passes: names of the methods that one pass of the model goes through; a server with XLA compiles them
+            (`zoo/serving/compiled.py`). Empty for a model that looks its numbers up in tables.
         carries_state: True when training feeds each batch the state that the last one left (truncated backpropagation
             through time); the data is then laid out so that rows go on where they stopped.
         context_tokens: how many tokens before a window fix its probabilities exactly (n - 1 for an n-gram); 0 if
             unbounded. Evaluation overlaps its windows by as many.
+        forgets_at_eos: whether nothing before an `eos_id` changes what comes after it, so that texts may be scored end to end.
         max_length: longest sequence the model can take, or None.
         one_row_apart: whether a served step is faster when its layers know that the batch has one row, which then has a graph
             of its own.
     """
 
-    carries_state = one_row_apart = False
+    takes = ("token_ids", "padding_mask")
+    passes = ()
+    carries_state = one_row_apart = forgets_at_eos = False
     context_tokens = 0
     max_length = None
 
@@ -40,18 +47,101 @@ class LanguageModel(keras.Model):
         super().__init__(**kwargs)
         self.config = config
 
-    def features(self, token_ids, state=None, *, padding_mask=None, segment_ids=None, positions=None, training=False):
+    @property
+    def kind(self):
+        """What the model is: one of `zoo.config.KINDS`."""
+        return self.config.kind
+
+    @property
+    def fitted(self):
+        """Whether the model is fitted in closed form, by `fit_closed_form`, and not in steps."""
+        return self.config.fitted
+
+    def without_head(self):
+        """The model below the head of a task: the model itself where it has none."""
+        return self
+
+    def taken(self, batch):
+        """The inputs of a batch that this model takes, as a dict.
+
+        Args:
+            batch: a dict with the names of `zoo/data/batch.py`, or token ids alone.
+
+        Raises:
+            Refusal: the batch has an input that this model would ignore.
+        """
+        if not isinstance(batch, dict):
+            return {"token_ids": batch}
+        ignored = [name for name in INPUTS if batch.get(name) is not None and name not in self.takes]
+        if ignored:
+            raise Refusal(
+                f"{self.registered_name} does not take {', '.join(ignored)}; it takes {', '.join(self.takes)}. "
+                "Leave the others out of the batch."
+            )
+        return {name: batch[name] for name in self.takes if batch.get(name) is not None}
+
+    def layers_by_depth(self):
+        """Layers from the input to the output, as lists: what makes vectors of ids; each block; what follows the last block.
+
+        Raises:
+            Refusal: the model has no blocks.
+        """
+        raise Refusal(f"{self.registered_name} has no blocks; freeze, layer_decay and lora_rank are for models that have some.")
+
+    def build_from_ids(self):
+        """Creates every weight, without a pass. Returns the model."""
+        if not self.built:
+            self.build()
+        return self
+
+    def get_config(self):
+        return self.config.to_dict()
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """The model with the fields of `get_config`, with fresh weights: what `keras.models.clone_model` calls."""
+        return cls(cls.config_class.from_dict(config)).build_from_ids()
+
+    def save(self, filepath, *args, **kwargs):
+        """Refuses: a `.keras` file would not hold the tokenizer, the task and what it has learnt.
+
+        `save_weights` and `load_weights` work as in Keras.
+        """
+        raise Refusal(
+            f"{self.registered_name} is saved as a bundle, which holds its tokenizer and its task too: "
+            f"zoo.bundle.Bundle(model, tokenizer, task).save({str(filepath)!r}), or model.save_weights for the weights alone."
+        )
+
+
+class LanguageModel(Model):
+    """Base class: `model(batch) -> logits`, or `model(batch, state=state) -> (logits, state)`.
+
+    A language model turns token ids into *features*, one vector (or history) a position, and features into logits. Splitting
+    the two lets a decoder project only the last position, and lets a family score given tokens without (B, T, V).
+
+    A family implements `features`, `project` and `init_state`, and a `build` that makes its weights; everything else follows.
+
+    A state is a dict of tensors. Each is batch-first, (B, ...), or a scalar that all rows share, so a beam can reorder
+    any family's state with one gather along axis 0.
+    """
+
+    takes = ("token_ids", "padding_mask", "segment_ids", "positions")
+    passes = ("init_state", "next_logits", "token_log_probs", "hidden")
+
+    def features(self, token_ids, state=None, *, training=False, padding_mask=None, segment_ids=None, positions=None):
         """Token ids to features.
 
         Args:
             token_ids: int32 (B, T).
             state: a dict from `init_state` or an earlier call, or None.
+            training: whether dropout is on.
             padding_mask: bool (B, T), True for real tokens, or None. With a state, padding may only stand at the left
-                of a row and leaves that row's state as it was.
+                of a row's chunk and leaves that row's state as it was.
             segment_ids: int32 (B, T), the document each token belongs to; documents do not see each other. Or None.
             positions: int32 (B, T), the position of each token in its document. Or None: counted from the row's first
                 real token.
-            training: whether dropout is on.
+
+        A family may take further names of `INPUTS`; it says so in `takes`.
 
         Returns:
             `(features, state)`: features (B, T, X); the new state, or None if none was given.
@@ -71,125 +161,100 @@ class LanguageModel(keras.Model):
         """The state before the first token. Both arguments may be ints or scalar int32 tensors."""
         raise TypeError(f"{type(self).__name__} does not implement init_state().")
 
-    def layers_by_depth(self):
-        """Layers from the input to the output, as lists: what makes vectors of ids; each block; what follows the last block."""
-        raise TypeError(f"{type(self).__name__} does not implement layers_by_depth().")
+    def state_axes(self):
+        """Name of a tensor of the state -> {axis: what its length goes by}: `room` for the tokens that there is room for,
+        `source` for the length of a source. Axes that are not named have one length for all requests."""
+        # Lengths far enough apart for a model that rounds its room up.
+        short, long = self.init_state(1, 2), self.init_state(1, 130)
+        return {
+            name: {axis: "room" for axis in range(1, len(value.shape)) if value.shape[axis] != long[name].shape[axis]}
+            for name, value in short.items()
+        }
 
-    def encode(self, token_ids, padding_mask=None, segment_ids=None, training=False):
-        """Hidden states (B, T, D), as an `Encoder` gives them, each position seeing those up to itself.
+    def hidden(self, batch, training=False):
+        """Hidden states (B, T, D) for the head of a task, each position seeing those up to itself."""
+        inputs = self.taken(batch)
+        return self.features(inputs.pop("token_ids"), training=training, **inputs)[0]
 
-        `segment_ids`, the parts of a pair, are an encoder's; a language model tells them by the token between.
-        """
-        return self.features(token_ids, padding_mask=padding_mask, training=training)[0]
-
-    def call(self, token_ids, state=None, padding_mask=None, segment_ids=None, positions=None, training=False):
-        features, new_state = self.features(
-            token_ids, state, padding_mask=padding_mask, segment_ids=segment_ids, positions=positions, training=training
-        )
+    def call(self, batch, state=None, padding_mask=None, segment_ids=None, positions=None, training=False):
+        given = dict(padding_mask=padding_mask, segment_ids=segment_ids, positions=positions)
+        inputs = {**self.taken(batch), **{name: value for name, value in given.items() if value is not None}}
+        features, new_state = self.features(inputs.pop("token_ids"), state, training=training, **inputs)
         logits = self.project(features)
         return logits if state is None else (logits, new_state)
 
-    def next_logits(self, token_ids, state, padding_mask=None):
+    def next_logits(self, token_ids, state, padding_mask=None, **inputs):
         """Logits of the token after the last one, (B, V) float32, and the new state: one step of decoding."""
-        features, state = self.features(token_ids, state, padding_mask=padding_mask)
+        features, state = self.features(token_ids, state, padding_mask=padding_mask, **inputs)
         return self.project(features[:, -1:])[:, 0], state
 
-    def token_log_probs(self, token_ids, labels, state=None, **masks):
+    def token_log_probs(self, token_ids, labels, state=None, **inputs):
         """Natural log-probability of given tokens.
 
         Args:
             token_ids: int32 (B, T), the inputs.
             labels: int32 (B, T), the token that follows each input.
             state: as in `features`.
-            **masks: `padding_mask`, `segment_ids`, `positions`, as in `features`.
+            **inputs: `padding_mask`, `segment_ids`, `positions` and the like, as in `features`.
 
         Returns:
             float32 (B, T) log p(labels | inputs so far), and the new state (None if none was given).
         """
-        features, state = self.features(token_ids, state, **masks)
+        features, state = self.features(token_ids, state, **inputs)
         projection = self.projection()
         if resolve_logits("auto", projection, token_ids):
             return chunked_log_probs(Unprojected(features, projection), labels), state
         logits = self.project(features)
         return -ops.sparse_categorical_crossentropy(labels, logits, from_logits=True), state
 
-    def build_from_ids(self):
-        """Creates every weight, without a pass. Returns the model."""
-        if not self.built:
-            self.build()
-        return self
 
-    def get_config(self):
-        return self.config.to_dict()
+class Encoder(Model):
+    """Base class of models whose positions all see each other: `model(batch) -> hidden states (B, T, D)`.
 
-
-class Encoder(keras.Model):
-    """Base class of models whose positions all see each other: `encode(token_ids, padding_mask, segment_ids) -> (B, T, D)`.
-
-    A family implements `encode`, and a `build` that makes its weights. Calling the model is the same.
+    A family implements `hidden`, and a `build` that makes its weights. Calling the model is the same.
 
     Attributes:
-        max_length: longest sequence the model can take, or None.
+        head_activation, head_epsilon: what a masked language model's head on this encoder takes unless it is told otherwise.
     """
 
-    carries_state = False
-    context_tokens = 0
-    max_length = None
+    takes = ("token_ids", "padding_mask", "segment_ids")
+    passes = ("hidden",)
+    head_activation, head_epsilon = "gelu", 1e-5
 
-    def __init__(self, config, **kwargs):
-        kwargs.setdefault("name", type(self).registered_name)
-        super().__init__(**kwargs)
-        self.config = config
-
-    def layers_by_depth(self):
-        """Layers from the input to the output, as lists: what makes vectors of ids; each block; what follows the last block."""
-        raise TypeError(f"{type(self).__name__} does not implement layers_by_depth().")
-
-    def encode(self, token_ids, padding_mask=None, segment_ids=None, training=False):
+    def hidden(self, batch, training=False):
         """Token ids to hidden states.
 
         Args:
-            token_ids: int32 (B, T).
-            padding_mask: bool (B, T), True for real tokens, or None: all are. Every row has at least one.
-            segment_ids: int32 (B, T), which part of a pair each token belongs to, 0 or 1; None for one part.
+            batch: a dict of `token_ids` int32 (B, T); `padding_mask` bool (B, T), True for real tokens, or absent: all are, and
+                every row has at least one; `segment_ids` int32 (B, T), which part of a row each token belongs to, or absent for
+                one part. Token ids alone will do.
             training: whether dropout is on.
 
         Returns:
             float (B, T, D); what stands at padding is never to be read.
         """
-        raise TypeError(f"{type(self).__name__} does not implement encode().")
+        raise TypeError(f"{type(self).__name__} does not implement hidden().")
 
-    def call(self, token_ids, padding_mask=None, segment_ids=None, training=False):
-        return self.encode(token_ids, padding_mask, segment_ids, training=training)
+    def table(self):
+        """The table of token embeddings, a variable (V, E): a masked language model's head shares it."""
+        return self.embeddings.embeddings
 
-    def build_from_ids(self):
-        """Creates every weight, without a pass. Returns the model."""
-        if not self.built:
-            self.build()
-        return self
+    def pool(self, hidden_BTD):
+        """The vector of a whole row, (B, D): its first token's, unless a family has a layer for it."""
+        return hidden_BTD[:, 0]
 
-    def get_config(self):
-        return self.config.to_dict()
+    def call(self, batch, padding_mask=None, segment_ids=None, training=False):
+        given = {"padding_mask": padding_mask, "segment_ids": segment_ids}
+        batch = batch if isinstance(batch, dict) else {"token_ids": batch}
+        return self.hidden({**batch, **{k: v for k, v in given.items() if v is not None}}, training=training)
 
 
-class Classifier(keras.Model):
-    """Base class of models that are classifiers as they stand: `model(token_ids, padding_mask) -> logits (B, C)`.
+class Classifier(Model):
+    """Base class of models that are classifiers as they stand: `model(batch) -> logits (B, C)`.
 
-    A family's config has `num_classes`, which a task sets. A family implements `call`, and `fit_statistics` if it must see the
-    training texts before the first step.
-
-    Attributes:
-        max_length: longest sequence the model can take, or None.
+    A family's config has `num_classes`, which a task sets. A family implements `logits`, and `fit_statistics` if it must see
+    the training texts before the first step.
     """
-
-    carries_state = False
-    context_tokens = 0
-    max_length = None
-
-    def __init__(self, config, **kwargs):
-        kwargs.setdefault("name", type(self).registered_name)
-        super().__init__(**kwargs)
-        self.config = config
 
     def fit_statistics(self, rows):
         """Sets what follows from the training texts in closed form.
@@ -198,23 +263,25 @@ class Classifier(keras.Model):
             rows: list of int32 arrays, the ids of one text each.
         """
 
-    def build_from_ids(self):
-        """Creates every weight. Returns the model."""
-        self.build()
-        return self
+    def logits(self, token_ids, padding_mask=None, training=False):
+        """float32 (B, C) of token ids int32 (B, T) and their padding mask, bool (B, T) or None."""
+        raise TypeError(f"{type(self).__name__} does not implement logits().")
 
-    def get_config(self):
-        return self.config.to_dict()
+    def call(self, batch, padding_mask=None, training=False):
+        given = {} if padding_mask is None else {"padding_mask": padding_mask}
+        return self.logits(**{**self.taken(batch), **given}, training=training)
 
 
 class WithHead(keras.Model):
     """A model and the head that a task has put on it, both kept whole: the head can be exchanged for that of another task.
 
-    Args:
-        backbone: a `LanguageModel` or an `Encoder`.
-        head: a layer that is called with hidden states (B, T, D); what else it takes, and what it gives, is its task's affair.
+        model(batch) = head(backbone.hidden(batch), batch)
 
-    Call: as `Encoder.encode`, with the head's outputs as the result.
+    Args:
+        backbone: a model with `hidden`: a `LanguageModel` or an `Encoder`.
+        head: a layer that is called with hidden states (B, T, D) and the batch; what it gives is its task's affair.
+
+    Call: a batch, a dict -> the head's outputs.
     """
 
     carries_state = False
@@ -226,14 +293,25 @@ class WithHead(keras.Model):
         self.config, self.max_length = backbone.config, backbone.max_length
         self.registered_name = backbone.registered_name
 
-    def call(self, token_ids, padding_mask=None, segment_ids=None, training=False):
-        hidden_BTD = self.backbone.encode(token_ids, padding_mask, segment_ids, training=training)
-        return self.head(hidden_BTD, training=training)
+    kind, fitted = Model.kind, Model.fitted
+    save = Model.save
+
+    def without_head(self):
+        """The model below the head."""
+        return self.backbone
+
+    def call(self, batch, training=False):
+        batch = batch if isinstance(batch, dict) else {"token_ids": batch}
+        return self.head(self.backbone.hidden(batch, training=training), batch, training=training)
+
+    def layers_by_depth(self):
+        """Those of the backbone."""
+        return self.backbone.layers_by_depth()
 
     def build_from_ids(self):
         """Creates every weight. Returns the model."""
         self.backbone.build_from_ids()
-        hidden_BTD = self.backbone.encode(ops.zeros((1, 2), dtype="int32"))
+        hidden_BTD = self.backbone.hidden({"token_ids": ops.zeros((1, 2), dtype="int32")})
         self.head.build(tuple(hidden_BTD.shape))
         self.built = True
         return self

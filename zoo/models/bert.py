@@ -15,8 +15,9 @@ from typing import ClassVar
 import keras
 from keras import ops
 
-from zoo.config import Config, Refusal
+from zoo.config import Config, Cost, Refusal
 from zoo.layers.attention import Attention
+from zoo.layers.forms import attention_memory, transformer_block_memory
 from zoo.layers.linear import Linear
 from zoo.layers.masks import padding_keys
 from zoo.layers.norms import Norm
@@ -53,7 +54,8 @@ class BERTConfig(Config):
     dropout: float = 0.1
     epsilon: float = 1e-12
 
-    tasks: ClassVar = ("masked_lm", "classification", "tagging", "question_answering")
+    kind: ClassVar = "encoder"
+    default_task: ClassVar = "masked_lm"
     recipe: ClassVar = dict(
         dataset="python_docs", tokenizer="wordpiece", vocab_size=8_192, seq_length=128, batch_size=16, steps=1_500,
         learning_rate=1e-3, optimizer="adamw", schedule="linear", warmup_steps=100, weight_decay=0.01, clip_norm=1.0,
@@ -105,6 +107,22 @@ class BERTConfig(Config):
         embeddings = (self.vocab_size + self.max_length + self.position_offset + self.num_segments) * d + 2 * d
         block = d * (3 * d) + 3 * d + d * d + d + 2 * d * f + f + d + 4 * d
         return embeddings + self.num_layers * block + (d * d + d if self.pooler else 0)
+
+    def cost(self, seq_length):
+        d, f, layers = self.hidden_dim, self.mlp_width, self.num_layers
+        tables = (self.vocab_size + self.max_length + self.position_offset) * d
+        scores, uncompiled, parts = attention_memory("plain", seq_length, self.num_heads, causal=False)
+        return Cost(
+            hidden_dim=d,
+            body_params=self.num_params() - tables - (d * (d + 1) if self.pooler else 0),  # of one position a row, if any
+            num_blocks=layers,
+            attended=layers * seq_length * d,
+            adapted=layers * ((d + 3 * d) + (d + d) + 2 * (d + f)),
+            kept=layers * transformer_block_memory(d, d, f),
+            kept_float32=layers * scores,
+            kept_uncompiled=layers * uncompiled,
+            parts=parts,
+        )
 
 
 @MODELS.register("bert", BERTConfig)
@@ -159,12 +177,22 @@ class BERT(Encoder):
         first = [self.embeddings, self.positions, self.segments, self.embedding_norm]
         return [first, *([block] for block in self.blocks), [] if self.pooler is None else [self.pooler]]
 
-    def encode(self, token_ids, padding_mask=None, segment_ids=None, training=False):
+    @property
+    def head_activation(self):
+        return self.config.activation
+
+    @property
+    def head_epsilon(self):
+        return self.config.epsilon
+
+    def hidden(self, batch, training=False):
+        inputs = self.taken(batch)
+        token_ids, padding_mask = inputs["token_ids"], inputs.get("padding_mask")
         length = token_ids.shape[1]
         if length is not None and length > self.max_length:
             raise Refusal(f"{length} tokens are more than this model's max_length of {self.max_length}.")
         positions_1T = ops.arange(ops.shape(token_ids)[1])[None] + self.config.position_offset
-        x_BTD = self.embeddings(token_ids) + self.positions(positions_1T) + self._segments(segment_ids)
+        x_BTD = self.embeddings(token_ids) + self.positions(positions_1T) + self._segments(inputs.get("segment_ids"))
         x_BTD = self.embedding_norm(x_BTD)
         if self.dropout is not None:
             x_BTD = self.dropout(x_BTD, training=training)
@@ -176,7 +204,7 @@ class BERT(Encoder):
     def _segments(self, segment_ids):
         """The vectors of the parts, by a product with one-hot rows: a gradient into so few rows is a sum over all positions."""
         table_SD = ops.cast(self.segments.embeddings, self.compute_dtype)
-        if segment_ids is None:
+        if segment_ids is None or self.config.num_segments == 1:  # RoBERTa has one row for both parts of a pair
             return table_SD[0]
         return ops.matmul(ops.one_hot(segment_ids, self.config.num_segments, dtype=self.compute_dtype), table_SD)
 

@@ -19,9 +19,10 @@ from typing import ClassVar
 import keras
 from keras import ops
 
-from zoo.config import Config, Refusal
+from zoo.config import Config, Cost, Refusal
 from zoo.layers.attention import Attention
 from zoo.layers.chunked_cross_entropy import Projection
+from zoo.layers.forms import attention_memory, transformer_block_memory
 from zoo.layers.linear import times_rows
 from zoo.layers.masks import MaskRule, causal_mask, conjunction, from_column
 from zoo.layers.norms import Norm
@@ -60,7 +61,8 @@ class GPTConfig(Config):
     attention: str = "auto"
     remat: str = "none"
 
-    tasks: ClassVar = ("language_modeling", "classification", "tagging")
+    kind: ClassVar = "language_model"
+    default_task: ClassVar = "language_modeling"
     recipe: ClassVar = dict(
         dataset="python_docs", tokenizer="bpe", vocab_size=4_096, seq_length=128, batch_size=16, steps=1_200,
         learning_rate=3e-3, optimizer="adamw", schedule="cosine", warmup_steps=60, weight_decay=0.1, clip_norm=1.0,
@@ -168,6 +170,29 @@ class GPTConfig(Config):
         positions = self.max_length * d if self.position == "learned" else 0
         embeddings = self.vocab_size * d * (1 if self.tie_embeddings else 2)
         return embeddings + positions + self.num_layers * block + (norm if self.norm_first else 0)
+
+    def cost(self, seq_length):
+        d, f, attended, layers = self.hidden_dim, self.mlp_width, self.num_heads * self.head_width, self.num_layers
+        gated = self.activation == "swiglu"
+        queries = attended * (1 + 2 * self.kv_heads / self.num_heads)
+        tables = self.vocab_size * d * (1 if self.tie_embeddings else 2)
+        tables += self.max_length * d if self.position == "learned" else 0
+        normalized = (self.num_heads + self.kv_heads) * self.head_width if self.normalize_qk else 0
+        block = transformer_block_memory(d, attended, f, gated=gated, normalized=normalized)
+        scores, uncompiled, parts = attention_memory(self.attention, seq_length, self.num_heads)
+        again = self.remat == "block"  # then the inputs of all blocks are kept, and all of one
+        return Cost(
+            hidden_dim=d,
+            body_params=self.num_params() - tables,
+            num_blocks=layers,
+            attended=layers * seq_length * attended,
+            adapted=layers * round((d + queries) + (attended + d) + (d + (2 if gated else 1) * f) + (f + d)),
+            kept=layers * d + block if again else layers * block,
+            kept_float32=scores if again else layers * scores,
+            kept_uncompiled=0.0 if again else layers * uncompiled,
+            parts=parts,
+            faster_compiled=True,
+        )
 
 
 @MODELS.register("gpt", GPTConfig)

@@ -16,7 +16,7 @@ from typing import ClassVar
 import keras
 from keras import ops
 
-from zoo.config import Config
+from zoo.config import Config, Cost
 from zoo.layers.chunked_cross_entropy import Projection
 from zoo.layers.linear import Linear, times_rows
 from zoo.layers.recurrent import Recurrent
@@ -43,7 +43,8 @@ class LSTMConfig(Config):
     output_dropout: float = 0.0
     weight_dropout: float = 0.0
 
-    tasks: ClassVar = ("language_modeling", "classification", "tagging")
+    kind: ClassVar = "language_model"
+    default_task: ClassVar = "language_modeling"
     recipe: ClassVar = dict(
         dataset="python_docs", tokenizer="bpe", vocab_size=4_096, seq_length=64, batch_size=32, steps=700,
         learning_rate=1e-2, optimizer="muon", schedule="cosine", warmup_steps=50, weight_decay=0.01, clip_norm=1.0,
@@ -105,6 +106,17 @@ class LSTMConfig(Config):
         layers = sum(gates * d * (x + d + biases) for x, d in zip(inputs, self.layer_dims, strict=True))
         head = 0 if self.tie_embeddings else self.layer_dims[-1] * self.vocab_size
         return self.vocab_size * (self.embedding_dim + 1) + layers + head
+
+    def cost(self, seq_length):
+        last = self.layer_dims[-1]
+        tables = self.vocab_size * (self.embedding_dim + (0 if self.tie_embeddings else last))
+        return Cost(
+            hidden_dim=last,
+            body_params=self.num_params() - tables,
+            num_blocks=self.num_layers,
+            kept=self.num_layers * self.hidden_dim * (3.0 * GATES[self.cell] + 6.0),
+            graph="recurrent",
+        )
 
 
 @MODELS.register("lstm", LSTMConfig)

@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 from keras import ops
 
-from zoo.config import Config, Refusal
+from zoo.config import Config, Cost, Refusal
 from zoo.layers import ngram_estimation
 from zoo.layers.ngram import BackoffTables
 from zoo.models.base import LanguageModel
@@ -59,7 +59,9 @@ class NGramConfig(Config):
         "stupid_backoff": {"smoothing": "stupid_backoff"},
         "pruned": {"cutoffs": (0, 0, 1)},
     }
-    tasks: ClassVar = ("language_modeling",)
+    kind: ClassVar = "language_model"
+    default_task: ClassVar = "language_modeling"
+    fitted: ClassVar = True
     recipe: ClassVar = {
         "dataset": "python_docs",
         "tokenizer": "bpe",
@@ -94,6 +96,9 @@ class NGramConfig(Config):
         """Number of n-grams in the tables; before the fit, of unigrams."""
         return sum(self.ngram_counts) or self.vocab_size
 
+    def cost(self, seq_length):
+        return Cost(hidden_dim=0, body_params=self.order, graph="flat")
+
 
 @MODELS.register("ngram", NGramConfig)
 class NGram(LanguageModel):
@@ -113,6 +118,9 @@ class NGram(LanguageModel):
         super().__init__(config, **kwargs)
         self.tables = BackoffTables(config.order, config.vocab_size, config.ngram_counts, name="tables")
         self.built = True  # the tables have their weights
+
+    passes = ()
+    forgets_at_eos = True
 
     @property
     def context_tokens(self):

@@ -2,8 +2,7 @@
 
 XLA compiles each shape anew, which takes seconds. Columns are therefore padded to multiples of `COLUMNS`, so that few shapes
 occur; rows come in the batch sizes that the server is told to make. A stock server has XLA switched off and refuses such a
-graph at the
-first request: it is written only when asked for, and never beside versions for a stock server.
+graph at the first request: it is written only when asked for, and never beside versions for a stock server.
 """
 
 import contextlib
@@ -12,7 +11,6 @@ import tensorflow as tf
 
 from zoo.config import Refusal
 from zoo.layers.fusion import compiled_whole
-from zoo.models.base import Encoder, LanguageModel, WithHead
 
 COLUMNS = 64
 
@@ -24,28 +22,20 @@ def compiled(model):
     Raises:
         Refusal: the model has no pass that XLA could compile.
     """
-    passes = model.backbone if isinstance(model, WithHead) else model
-    if isinstance(passes, LanguageModel) and passes.projection() is not None:
-        replaced = {
-            "init_state": _roomier(passes.init_state),
-            "next_logits": _next_logits(passes),
-            "token_log_probs": _token_log_probs(passes),
-            "encode": _encode(passes),
-        }
-    elif isinstance(passes, Encoder):
-        replaced = {"encode": _encode(passes)}
-    else:
+    base = model.without_head()
+    if not base.passes:
         raise Refusal(
             f"{model.registered_name} looks its numbers up in tables, which XLA cannot compile; leave --export_xla out."
         )
+    replaced = {name: WRAPPED[name](base) for name in base.passes}
     # Past Keras, which would take them for parts of the model.
     for name, function in replaced.items():
-        object.__setattr__(passes, name, function)
+        object.__setattr__(base, name, function)
     try:
         yield
     finally:
         for name in replaced:
-            object.__delattr__(passes, name)
+            object.__delattr__(base, name)
 
 
 def _compiled(function):
@@ -73,13 +63,15 @@ def _real(token_ids, padding_mask):
     return tf.ones_like(token_ids, tf.bool) if padding_mask is None else padding_mask
 
 
-def _roomier(init_state):
+def _init_state(model):
     """Room for the columns that `_next_logits` adds, and itself one of few sizes."""
 
-    def roomier(batch_size, max_length):
-        return init_state(batch_size, (-(-max_length // COLUMNS) + 1) * COLUMNS)
+    init_state_ = model.init_state
 
-    return roomier
+    def init_state(batch_size, max_length):
+        return init_state_(batch_size, (-(-max_length // COLUMNS) + 1) * COLUMNS)
+
+    return init_state
 
 
 def _next_logits(model):
@@ -107,13 +99,20 @@ def _token_log_probs(model):
     return token_log_probs
 
 
-def _encode(model):
-    encode_ = _compiled(model.encode)
+def _hidden(model):
+    hidden_ = _compiled(model.hidden)
 
-    def encode(token_ids, padding_mask=None, segment_ids=None, training=False):
+    def hidden(batch, training=False):
+        token_ids = batch["token_ids"]
         missing = _missing(model, token_ids)
-        mask = _pad(_real(token_ids, padding_mask), 0, missing)
-        segments = None if segment_ids is None else _pad(segment_ids, 0, missing)
-        return encode_(_pad(token_ids, 0, missing), mask, segments)[:, : tf.shape(token_ids)[1]]
+        padded = {name: _pad(batch[name], 0, missing) for name in model.takes if batch.get(name) is not None}
+        padded["padding_mask"] = _pad(_real(token_ids, batch.get("padding_mask")), 0, missing)
+        return hidden_(padded)[:, : tf.shape(token_ids)[1]]
 
-    return encode
+    return hidden
+
+
+# What stands in place of each pass that a model names in `passes`.
+WRAPPED = {
+    "init_state": _init_state, "next_logits": _next_logits, "token_log_probs": _token_log_probs, "hidden": _hidden,
+}  # fmt: skip

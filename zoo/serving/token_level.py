@@ -1,9 +1,8 @@
 """The forward pass of a model on token ids as one file for another runtime: ONNX or LiteRT.
 
     export/onnx/model.onnx        token_ids int32 (B, T), padding_mask bool (B, T) -> what the model gives: logits (B, T, V) of
-    a
-                                  language model or classifier, hidden states (B, T, D) of an encoder or a masked
-                                  language model, else what the head of the task gives
+                                  a language model or a masked language model, hidden states (B, T, D) of an encoder, else
+                                  what the head of the task gives
     export/litert/model.tflite    the same for one row of a fixed length, since LiteRT wants to know its shapes
     export/<format>/tokenizer/    turns texts into the ids
 
@@ -12,7 +11,6 @@ Keras's own `Model.export` writes, and a file only appears once its runtime has 
 """
 
 import importlib.util
-import inspect
 from pathlib import Path
 
 import keras
@@ -20,7 +18,6 @@ import numpy as np
 
 from zoo.config import Refusal
 from zoo.files import remove_stale, replace_directory, staged
-from zoo.models.base import WithHead
 
 FORMATS = {"onnx": "model.onnx", "litert": "model.tflite"}
 # Tokens of the row of a LiteRT file, where the model sets no limit.
@@ -36,13 +33,8 @@ class Forward(keras.Model):
         self.model, self.built = model, True
 
     def call(self, token_ids, padding_mask):
-        if not isinstance(self.model, WithHead):
-            return self.model(token_ids, padding_mask=padding_mask)
-        head, hidden_BTD = self.model.head, self.model.backbone.encode(token_ids, padding_mask)
-        takes = inspect.signature(head.call).parameters
-        if "table_VD" in takes:  # a masked language model's head is for the holes, which a pass alone does not know
-            return hidden_BTD
-        return head(hidden_BTD, padding_mask=padding_mask) if "padding_mask" in takes else head(hidden_BTD)
+        outputs = self.model({"token_ids": token_ids, "padding_mask": padding_mask})
+        return outputs[0] if isinstance(outputs, tuple) else outputs
 
 
 def export_forward(directory, model, tokenizer, kind):

@@ -22,7 +22,6 @@ import tensorflow as tf
 
 from zoo.config import Refusal
 from zoo.layers.linear import Linear, transposed_kernels
-from zoo.models.base import WithHead
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 # A row of so many numbers or more has a scale of its own in int8: 4 bytes beside 32.
@@ -44,11 +43,11 @@ def at_precision(model, precision, task):
         )
     if precision != "bfloat16":
         return model
-    backbone = model.backbone if isinstance(model, WithHead) else model
+    base = model.without_head()
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        twin = task.assemble(type(backbone)(backbone.config)).build_from_ids()
+        twin = task.assemble(type(base)(base.config)).build_from_ids()
     finally:
         keras.config.set_dtype_policy(before)
     for variable, value in zip(twin.variables, model.variables, strict=True):

@@ -7,19 +7,20 @@ import math
 
 import tensorflow as tf
 
-from zoo.signatures.embedding import embed_signature, rows
+from zoo.signatures.embedding import embed_signature
 from zoo.signatures.request import refusal_unless, signature
+from zoo.signatures.rows import rows_in_graph
 
 NUM_ANSWERS = 5
 
 
-def masked_lm_signatures(task, model, tokenizer):
+def masked_lm_signatures(model, tokenizer, frame):
     """The functions that an exported masked language model answers requests with.
 
     Args:
-        task: a `MaskedLM`.
-        model: an encoder with that task's head.
+        model: an encoder with the head of a masked language model.
         tokenizer: a `Tokenizer` with a mask token.
+        frame: what stands around a text, the task's `Frame`.
 
     Returns:
         Name -> `tf.function`.
@@ -35,21 +36,20 @@ def masked_lm_signatures(task, model, tokenizer):
 
     @signature(strings)
     def fill_mask(text):
-        token_ids, padding_mask, holes_BM, is_hole_BM = _holes(model, tokenizer, text)
-        hidden_BTD = model.backbone.encode(token_ids, padding_mask)
-        probs, answers = tf.math.top_k(tf.nn.softmax(task.logits(model, hidden_BTD, holes_BM)), NUM_ANSWERS)
+        batch, is_hole_BM = _holes(model, tokenizer, frame, text)
+        probs, answers = tf.math.top_k(tf.nn.softmax(token_logits(model, batch)), NUM_ANSWERS)
         spelt = _spelt(tokenizer, answers)
         there = is_hole_BM[..., None]
         return {"tokens": tf.where(there, spelt, ""), "probs": tf.where(there, probs, 0.0)}
 
     @signature(strings)
     def score(text):
-        log_prob, num_tokens = _pseudo_log_probs(task, model, tokenizer, text)
+        log_prob, num_tokens = _pseudo_log_probs(model, tokenizer, frame, text)
         num_bytes = tf.cast(tf.strings.length(text), tf.float32)
         bits_per_byte = tf.math.divide_no_nan(-log_prob / math.log(2), num_bytes)
         return {"log_prob": log_prob, "num_tokens": num_tokens, "bits_per_byte": bits_per_byte}
 
-    embed = embed_signature(model.backbone, tokenizer)
+    embed = embed_signature(model.without_head(), tokenizer)
     return {"serving_default": fill_mask, "fill_mask": fill_mask, "score": score, "embed": embed}
 
 
@@ -62,9 +62,15 @@ def masked_lm_requests(model, tokenizer):
     return [*filled, ("score", {"text": texts}), ("embed", {"text": texts})]
 
 
-def _holes(model, tokenizer, texts):
-    """`(token_ids, padding_mask, holes, is_hole)`: rows (B, T), the columns of their mask tokens (B, M), padded with column 0,
-    and which of those are real."""
+def token_logits(model, batch):
+    """float32 (B, P, V): the logits of tokens at the batch's `label_positions`."""
+    outputs = model(batch)
+    return outputs[0] if isinstance(outputs, tuple) else outputs  # the second are those of a pair's parts
+
+
+def _holes(model, tokenizer, frame, texts):
+    """A batch of rows (B, T), of which the mask tokens are asked for: `label_positions` (B, M), padded with column 0; and which
+    of those are real, bool (B, M)."""
     mask = tokenizer.mask_token
     pieces = tf.strings.split(texts, mask)  # one more than there are masks; an empty text has none
     some = tf.reduce_all(pieces.row_lengths() > 1)
@@ -74,11 +80,17 @@ def _holes(model, tokenizer, texts):
     ids = tf.concat([tf.cast(ids, tf.int32), tf.fill([ids.nrows(), 1], tf.constant(tokenizer.mask_id, tf.int32))], 1)
     ends = tf.gather(tf.cast(ids.row_splits, tf.int32), tf.cast(pieces.row_splits, tf.int32))
     whole = tf.RaggedTensor.from_row_splits(ids.flat_values, ends, validate=False)[:, :-1]
-    token_ids, padding_mask = rows(tokenizer, whole, model.max_length)
+    batch = _rows(model, tokenizer, frame, whole)
+    token_ids = batch["token_ids"]
     is_mask = token_ids == tokenizer.mask_id
     columns = tf.ragged.boolean_mask(tf.broadcast_to(tf.range(tf.shape(token_ids)[1]), tf.shape(token_ids)), is_mask)
     holes = columns.to_tensor(default_value=-1)
-    return token_ids, padding_mask, tf.maximum(holes, 0), holes >= 0
+    return {**batch, "label_positions": tf.maximum(holes, 0)}, holes >= 0
+
+
+def _rows(model, tokenizer, frame, ids):
+    batch = rows_in_graph([ids], frame, tokenizer.pad_id, model.max_length, "refuse")
+    return {name: batch[name] for name in ("token_ids", "padding_mask")}  # of one part
 
 
 def _spelt(tokenizer, ids):
@@ -87,22 +99,23 @@ def _spelt(tokenizer, ids):
     return tf.reshape(tf.strings.strip(tokenizer.detokenize(alone)), tf.shape(ids))
 
 
-def _pseudo_log_probs(task, model, tokenizer, texts):
+def _pseudo_log_probs(model, tokenizer, frame, texts):
     """float32 (B,) and the number of tokens, int32 (B,): one pass of the model for each column of the batch."""
-    token_ids, padding_mask = rows(tokenizer, tokenizer.tokenize(texts), model.max_length)
-    num_tokens = tf.reduce_sum(tf.cast(padding_mask, tf.int32), 1) - 2
-    batch = tf.shape(token_ids)[0]
+    rows = _rows(model, tokenizer, frame, tokenizer.tokenize(texts))
+    token_ids, padding_mask = rows["token_ids"], rows["padding_mask"]
+    num_tokens = tf.reduce_sum(tf.cast(padding_mask, tf.int32), 1) - frame.num_special()
+    batch, first = tf.shape(token_ids)[0], len(frame.before)
     columns = tf.range(tf.shape(token_ids)[1])[None]
 
     def hide(column, total):
-        masked = tf.where(columns == column, tokenizer.mask_id, token_ids)
-        hidden_BTD = model.backbone.encode(masked, padding_mask)
-        log_probs_BV = tf.nn.log_softmax(task.logits(model, hidden_BTD, tf.fill([batch, 1], column))[:, 0])
+        masked = {**rows, "token_ids": tf.where(columns == column, tokenizer.mask_id, token_ids)}
+        masked["label_positions"] = tf.fill([batch, 1], column)
+        log_probs_BV = tf.nn.log_softmax(token_logits(model, masked)[:, 0])
         there = tf.gather(log_probs_BV, token_ids[:, column], axis=1, batch_dims=1)
-        return column + 1, total + tf.where(column <= num_tokens, there, 0.0)
+        return column + 1, total + tf.where(column < first + num_tokens, there, 0.0)
 
     longest = tf.reduce_max(tf.concat([num_tokens, [0]], 0))
     _, total = tf.while_loop(
-        lambda column, _: column <= longest, hide, (tf.constant(1), tf.zeros([batch])), parallel_iterations=1
+        lambda column, _: column < first + longest, hide, (tf.constant(first), tf.zeros([batch])), parallel_iterations=1
     )
     return total, num_tokens

@@ -3,7 +3,7 @@
 Every text is the beginning of a document, so the model reads `eos_id` before it, and an empty prompt is a prompt like any
 other.
 
-Shape letters: B batch, P prompt length (`eos_id` included), T tokens of the longest text.
+Shape letters: B batch, P prompt length (its frame included), T tokens of the longest text.
 """
 
 import math
@@ -14,6 +14,7 @@ import tensorflow as tf
 from zoo.config import Refusal
 from zoo.decoding import Sampling, beam_search, generate
 from zoo.signatures.request import refusal_unless, signature, with_one_row_apart
+from zoo.signatures.rows import framed_ids, left_padded_rows
 
 # What a request writes that does not say how much.
 DEFAULT_NEW_TOKENS = 64
@@ -48,12 +49,13 @@ def default(option):
     return np.array([value], spec.dtype.as_numpy_dtype)
 
 
-def language_model_signatures(model, tokenizer):
+def language_model_signatures(model, tokenizer, frame):
     """The functions that an exported language model answers requests with.
 
     Args:
         model: a `LanguageModel`.
         tokenizer: a `Tokenizer`.
+        frame: what stands around a text, the task's `Frame`.
 
     Returns:
         Name -> `tf.function` with a fixed input signature and a dict of named tensors as its result. B may differ from call to
@@ -75,7 +77,7 @@ def language_model_signatures(model, tokenizer):
     A text that is longer than `longest_text(model)`, or an option out of its range, is an InvalidArgumentError that says what
     would be right.
     """
-    generate_ = generation(model, tokenizer)
+    generate_ = generation(model, tokenizer, frame)
 
     @signature(STRINGS, *(OPTIONS[name][0] for name in BEAM_SEARCH))
     def beam_search_(
@@ -85,7 +87,7 @@ def language_model_signatures(model, tokenizer):
         length_penalty=default("length_penalty"),
     ):
         options = checked_options(prompt, max_new_tokens=max_new_tokens, num_beams=num_beams, length_penalty=length_penalty)
-        prompt_ids, padding_mask, lengths = left_padded(model, tokenizer, prompt)
+        prompt_ids, padding_mask, lengths = left_padded(model, tokenizer, prompt, frame)
         options["max_new_tokens"] = as_many_as_fit(model, options["max_new_tokens"], lengths)
         state = _state_for(model, prompt_ids, options["max_new_tokens"])
         best = beam_search(
@@ -105,7 +107,7 @@ def language_model_signatures(model, tokenizer):
 
     @signature(STRINGS)
     def score(text):
-        log_prob, num_tokens = _score(model, tokenizer, text)
+        log_prob, num_tokens = _score(model, tokenizer, frame, text)
         num_bytes = tf.cast(tf.strings.length(text), tf.float32)
         bits_per_byte = tf.math.divide_no_nan(-log_prob / math.log(2), num_bytes)
         return {"log_prob": log_prob, "num_tokens": num_tokens, "bits_per_byte": bits_per_byte}
@@ -113,12 +115,13 @@ def language_model_signatures(model, tokenizer):
     return {"serving_default": serving_default, "generate": generate_, "beam_search": beam_search_, "score": score}
 
 
-def generation(model, tokenizer, stop_ids=(), **fixed):
+def generation(model, tokenizer, frame, stop_ids=(), **fixed):
     """The signature `generate` of a language model, with a fixed end or fixed options if asked for.
 
     Args:
         model: a `LanguageModel`.
         tokenizer: a `Tokenizer`.
+        frame: what stands around a text, the task's `Frame`.
         stop_ids: ids that end a row, besides `eos_id`.
         **fixed: `min_p`, `repetition_penalty`, `no_repeat_ngram` of `zoo.decoding.Sampling`, as Python numbers. A request
             cannot choose them: as inputs they would cost every request further operations at each token.
@@ -133,7 +136,7 @@ def generation(model, tokenizer, stop_ids=(), **fixed):
         top_p=default("top_p"), seed=default("seed"),
     ):  # fmt: skip
         max_new_tokens, sampling = checked_sampling(prompt, max_new_tokens, temperature, top_k, top_p, seed)
-        prompt_ids, padding_mask, lengths = left_padded(model, tokenizer, prompt)
+        prompt_ids, padding_mask, lengths = left_padded(model, tokenizer, prompt, frame)
         max_new_tokens = as_many_as_fit(model, max_new_tokens, lengths)
         decoded = generate(
             model.next_logits, _state_for(model, prompt_ids, max_new_tokens), prompt_ids, padding_mask,
@@ -188,13 +191,14 @@ def longest_text(model):
     """Tokens that one text may have, with the one that begins it; None where a model needs little memory for a long one."""
     if model.max_length is not None:
         return model.max_length
-    return None if model.context_tokens else LONGEST
+    return None if model.forgets_at_eos else LONGEST
 
 
 def require_in_range(**values):
     """Raises Refusal, in the words of the signatures, for the first option, a Python number, that is out of its range."""
     for name, value in values.items():
         spec, _, is_right, wanted = OPTIONS[name]
+        value = float(value) if spec.dtype.is_floating else value  # 0 is a temperature too
         if is_right is not None and not is_right(value):
             raise Refusal(f"{name} {wanted}; got {value}.")
         if spec.dtype.is_integer and not spec.dtype.min <= value <= spec.dtype.max:
@@ -234,32 +238,13 @@ def as_many_as_fit(model, max_new_tokens, lengths):
         return tf.identity(max_new_tokens)
 
 
-def _ids_after_eos(model, tokenizer, texts, kind):
-    """int32 RaggedTensor (B, None): each text's ids after `eos_id`, all no longer than the model can take."""
-    ids = tokenizer.tokenize(texts)
-    ids = tf.concat([tf.fill([tf.shape(texts)[0], 1], tf.constant(tokenizer.eos_id, ids.dtype)), ids], 1)
-    limit = longest_text(model)
-    if limit is None:
-        return ids
-    longest = tf.reduce_max(tf.concat([ids.row_lengths(), [0]], 0))
-    sentence = f"The longest {kind} has {{}} tokens, with the one that begins it; this model takes at most {limit}."
-    # Without the dependency the model might fail first, on a position it does not have.
-    with tf.control_dependencies([refusal_unless(longest <= limit, sentence, longest)]):
-        return ids.with_flat_values(tf.identity(ids.flat_values))
-
-
-def left_padded(model, tokenizer, prompts, padded_length=1):
-    """Prompts as int32 (B, P), `eos_id` first and padded at the left; their mask, bool (B, P); their lengths, int32 (B,).
+def left_padded(model, tokenizer, prompts, frame, padded_length=1):
+    """Prompts in their frame as int32 (B, P), padded at the left; their mask, bool (B, P); their lengths, int32 (B,).
 
     P is the length of the longest, or `padded_length` where that is more.
     """
-    ids = _ids_after_eos(model, tokenizer, prompts, "prompt")
-    lengths = tf.cast(ids.row_lengths(), tf.int32)
-    longest = tf.reduce_max(tf.concat([lengths, [padded_length]], 0))
-    source = tf.range(longest)[None] - (longest - lengths)[:, None]
-    dense = ids.to_tensor(shape=tf.stack([tf.shape(lengths)[0], longest]))
-    dense = tf.gather(dense, tf.maximum(source, 0), batch_dims=1)
-    return tf.where(source >= 0, dense, tokenizer.pad_id), source >= 0, lengths
+    ids = tokenizer.tokenize(prompts)
+    return left_padded_rows([ids], frame, tokenizer.pad_id, longest_text(model), padded_length)
 
 
 def texts_of(tokenizer, prompts, prompt_ids, all_ids):
@@ -290,11 +275,11 @@ def _continued(tokenizer, prompts, prompt_ids, padding_mask, token_ids, lengths)
     return texts_of(tokenizer, prompts, tf.ragged.boolean_mask(prompt_ids, padding_mask), whole)
 
 
-def _score(model, tokenizer, texts):
+def _score(model, tokenizer, frame, texts):
     """float32 (B,) log-probabilities and int32 (B,) numbers of tokens."""
-    ids = _ids_after_eos(model, tokenizer, texts, "text")
+    ids = framed_ids(tokenizer.tokenize(texts), frame, longest_text(model))
     num_tokens = tf.cast(ids.row_lengths(), tf.int32) - 1
-    if model.context_tokens:
+    if model.forgets_at_eos:
         return _score_joined(model, tokenizer, ids), num_tokens
     longest = tf.reduce_max(tf.concat([num_tokens, [1]], 0))
     dense = ids.to_tensor(shape=tf.stack([tf.shape(texts)[0], longest + 1]), default_value=tokenizer.pad_id)

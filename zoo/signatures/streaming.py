@@ -37,12 +37,13 @@ PREFIX = "state_"
 SAMPLING = [name for name in GENERATION if name != "max_new_tokens"]
 
 
-def streaming_signatures(model, tokenizer):
+def streaming_signatures(model, tokenizer, frame):
     """`prefill` and `decode_step` of a language model.
 
     Args:
         model: a `LanguageModel`.
         tokenizer: a `Tokenizer`.
+        frame: what stands around a prompt, the task's `Frame`.
 
     Returns:
         Name -> `tf.function`. `prefill` takes what `generate` takes, and `padded_length` int32 (B,), 0 for no more than needed:
@@ -84,7 +85,7 @@ def streaming_signatures(model, tokenizer):
         limit = longest_text(model) or LENGTH_BUCKETS[-1]
         sentence = f"padded_length is {{}}; this model takes at most {limit}."
         with tf.control_dependencies([refusal_unless(least <= limit, sentence, least)]):
-            ids, padding_mask, lengths = left_padded(model, tokenizer, prompt, tf.identity(least))
+            ids, padding_mask, lengths = left_padded(model, tokenizer, prompt, frame, tf.identity(least))
         remaining = as_many_as_fit(model, max_new_tokens, lengths)
         room = tf.shape(ids)[1] + tf.reduce_max(tf.concat([remaining, [0]], 0))
         logits, state = model.next_logits(ids, model.init_state(tf.shape(ids)[0], room), padding_mask)

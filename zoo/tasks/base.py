@@ -4,19 +4,37 @@ A task meets every model that can serve it, so there are N + M files and not N x
 batches, adds a head where the model needs one, and owns the loss, the scores and the signatures. The loop, the checkpoints and
 the export are the same for all.
 
-    task = TASKS.get("masked_lm")(config)        config: the fields that --set may change, saved in the bundle
-    task.inspect(examples)                         only if it reads examples: the classes, before there is a model
-    model = task.assemble(GPT(...))              the model, or a `WithHead` one
+    task = TASKS.get("masked_lm")(config)        config: what the user asks with --set
+    task.inspect(examples)                       only if it reads examples: facts, such as the classes, before there is a model
+    model = task.assemble(GPT(...))              the model, or the model `WithHead`
     batches = task.training_batches(data, model, tokenizer, layout);  batches.batch(step)
     outputs, state = task.forward(model, batch);  total, count = task.loss(batch, outputs)
     totals, rows, state = task.score(model, batch);  task.metrics(totals, rows, data) -> {"loss": ...}
 """
 
+from dataclasses import dataclass
+
 from keras import ops
 
-from zoo.config import Config, Refusal
+from zoo.config import Config, Refusal, TaskConfig
+from zoo.data.examples import framed_texts
 from zoo.layers.cross_entropy import cross_entropy
 from zoo.models.base import WithHead
+
+
+@dataclass(frozen=True)
+class NoFacts(Config):
+    """Of a task that learns nothing from its examples."""
+
+
+class _OfConfig:
+    """A class variable of a task that its config declares, where the command line reads it without loading Keras."""
+
+    def __set_name__(self, owner, name):
+        self._name = name
+
+    def __get__(self, task, task_class):
+        return getattr(task_class.config_class, self._name)
 
 
 class Task:
@@ -25,30 +43,46 @@ class Task:
     A task that reads text gets one `TokenShards` a split; one that reads examples gets whatever its `encode` made of them.
 
     Args:
-        config: the task's own config, or None for its defaults.
+        config: what the user asks, an instance of `config_class`, or None for its defaults.
+        facts: what the task has learnt from its data, an instance of `facts_class`, or None before `inspect`. Config and facts
+            are both saved in the bundle, and no name is in both by accident: an option is never overwritten by what was learnt.
         label_smoothing: mass that is spread evenly over the classes (Szegedy et al. 2016, section 7).
         z_loss: weight of log^2 Z, which keeps the softmax's normaliser near 1 (de Brebisson and Vincent 2016).
 
     Attributes:
+        kinds: the kinds of model that it serves.
         reads: `text` or `examples`.
+        fields: names of the fields of an example that it reads.
         trains: whether it can be trained; the task that only serves vectors cannot.
         shown: names of the scores that a line of progress shows.
         generates: whether its models go on with a prompt.
     """
 
-    config_class = Config
+    config_class, facts_class = TaskConfig, NoFacts
+    kinds = _OfConfig()
     reads = "text"
-    trains = True
+    fields = ("text",)
+    trains = _OfConfig()
     shown = ("loss",)
     generates = False
 
-    def __init__(self, config=None, *, label_smoothing=0.0, z_loss=0.0):
+    def __init__(self, config=None, facts=None, *, label_smoothing=0.0, z_loss=0.0):
         if not 0 <= label_smoothing < 1:
             raise Refusal(f"label_smoothing must be at least 0 and below 1, got {label_smoothing}.")
         if z_loss < 0:
             raise Refusal(f"z_loss must not be negative, got {z_loss}.")
         self.config = self.config_class() if config is None else config
+        self.facts = self.facts_class() if facts is None else facts
         self.label_smoothing, self.z_loss = label_smoothing, z_loss
+
+    def learn(self, **facts):
+        """Adds to what the task has learnt from its data."""
+        self.facts = self.facts.replace(**facts)
+        return self.facts
+
+    def frame(self, kind, tokenizer):
+        """The `Frame`: what stands around the texts of a row, for a kind of model and a tokenizer."""
+        return framed_texts(kind, tokenizer)
 
     # From a data set to batches
 
@@ -97,8 +131,8 @@ class Task:
         return model if head is None else WithHead(model, head)
 
     def forward(self, model, batch, state=None, training=False):
-        """The outputs for a batch, and the state it leaves (None if none was given)."""
-        raise TypeError(f"{type(self).__name__} does not implement forward().")
+        """The outputs for a batch, and the state it leaves (None if none was given). The batch goes in whole."""
+        return model(batch, training=training), None
 
     def smoothed_cross_entropy(self, labels, logits):
         """-log p(label), with what label_smoothing and z_loss add: float32 of the shape of `labels`."""

@@ -4,7 +4,6 @@ Shape letters: B batch, T positions, D hidden, C classes.
 """
 
 import collections
-import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,27 +12,24 @@ import tensorflow as tf
 from keras import ops
 
 from zoo import metrics
-from zoo.config import Config, Refusal
+from zoo.config import Config, Output, Refusal, TaskConfig
 from zoo.data.augmentation import Augmentation, read_synonyms, uniform
-from zoo.data.examples import ExampleBatches, in_order, overlong, padded, row
+from zoo.data.examples import ExampleBatches, in_order, overlong, row, row_batch
 from zoo.layers.cross_entropy import cross_entropy
 from zoo.layers.heads import SequenceClassifier
-from zoo.models.base import Classifier, Encoder
 from zoo.registry import TASKS
 from zoo.signatures import embedding
-from zoo.signatures.request import refusal_unless, same_rows, signature
+from zoo.signatures.request import same_rows, signature
 from zoo.signatures.rows import rows_in_graph
 from zoo.tasks.base import Task
 
 
 @dataclass(frozen=True)
-class ClassificationConfig(Config):
+class ClassificationConfig(TaskConfig):
     """What is told apart, and how.
 
     Attributes:
         labels: the classes; those of the training split, sorted, unless they are given.
-        pair: whether an example has two texts; told by the training split.
-        max_tokens: most tokens of a row, marks included; the run's --seq_length.
         pooling: how hidden states become one vector: first, last, mean, or auto: first for an encoder, else last.
         head_dropout: rate in the head.
         balance: whether every class counts the same in the training loss, however many examples it has.
@@ -45,8 +41,6 @@ class ClassificationConfig(Config):
     """
 
     labels: tuple[str, ...] = ()
-    pair: bool = False
-    max_tokens: int = 0
     pooling: str = "auto"
     head_dropout: float = 0.1
     balance: bool = False
@@ -58,6 +52,8 @@ class ClassificationConfig(Config):
     synonym_table: str = ""
     char_noise: float = 0.0
 
+    kinds: ClassVar = ("language_model", "encoder", "classifier")
+    least_seq_length: ClassVar = 3
     recipe: ClassVar = dict(dataset="python_docs/classification")
 
     def validate(self):
@@ -69,6 +65,32 @@ class ClassificationConfig(Config):
         self.require(all(weight >= 0 for weight in self.class_weights), "class_weights must not be negative.")
         enough = not self.labels or not self.class_weights or len(self.labels) == len(self.class_weights)
         self.require(enough, f"there are {len(self.labels)} labels and {len(self.class_weights)} class_weights.")
+        once = not (self.balance and self.class_weights)
+        self.require(once, "balance and class_weights both say what a class counts in the loss; give one of them.")
+
+    def output(self, model_config, seq_length, facts=None):
+        if model_config.kind == "classifier":
+            return Output(1, model_config.num_classes, 0)
+        classes, width = len(facts.labels if facts else self.labels) or 2, model_config.cost(seq_length).hidden_dim
+        head = (width + 1) * (width + classes)  # with the square matrix below the classes
+        return Output(1, classes, head, head)
+
+
+@dataclass(frozen=True)
+class ClassificationFacts(Config):
+    """What the training examples told.
+
+    Attributes:
+        labels: the classes, in the order of the logits.
+        pair: whether an example has two texts.
+        class_weights: what an example of each class counts in the training loss; empty for 1.
+        max_tokens: most tokens of a row, special ones included: the run's --seq_length.
+    """
+
+    labels: tuple[str, ...] = ()
+    pair: bool = False
+    class_weights: tuple[float, ...] = ()
+    max_tokens: int = 0
 
 
 class LabelledTexts:
@@ -92,41 +114,48 @@ class LabelledTexts:
 class Classification(Task):
     """loss = -sum_b w_{y_b} log p(y_b | text_b), count = sum_b w_{y_b}, with a weight w for each class, 1 by default."""
 
+    facts_class = ClassificationFacts
     reads = "examples"
+    fields = ("text", "label")
     shown = ("loss", "accuracy", "macro_f1")
 
     def texts(self, example):
         return [example[name] for name in ("text", "text_pair") if name in example]
 
     def inspect(self, examples):
-        counts, pair = collections.Counter(), False
+        counts, pairs = collections.Counter(), []
         for number, example in enumerate(examples, 1):
             counts[_label(example, number)] += 1
-            pair = "text_pair" in example
+            pairs.append("text_pair" in example)
+        if not counts:
+            raise Refusal("There is nothing to train on: the train split holds no examples.")
+        if any(pairs) and not all(pairs):
+            alone = pairs.index(False) + 1
+            raise Refusal(f"Example {alone} has no text_pair and others have one; give each example one, or none of them.")
         labels = self.config.labels or tuple(sorted(counts))
         if len(labels) < 2:
             raise Refusal(f"Every training example has the label {labels[0]!r}; there must be at least two classes.")
         weights = self.config.class_weights
+        if weights and len(weights) != len(labels):
+            raise Refusal(f"There are {len(labels)} labels and {len(weights)} class_weights; give one weight for each label.")
         if self.config.balance:
-            self.config.require(
-                not weights, "balance and class_weights both say what a class counts in the loss; give one of them."
-            )
             total = sum(counts.values())
             weights = tuple(total / (len(labels) * counts[label]) if counts[label] else 0.0 for label in labels)
-        self.config = dataclasses.replace(self.config, labels=labels, pair=pair, balance=False, class_weights=weights)
+        return self.learn(labels=labels, pair=all(pairs), class_weights=weights)
 
     def encode(self, examples, tokenizer, layout):
-        known = {label: i for i, label in enumerate(self.config.labels)}
+        known = {label: i for i, label in enumerate(self.facts.labels)}
         texts, labels = [], []
         for number, example in enumerate(examples, 1):
             label = _label(example, number)
             if label not in known:
-                seen = ", ".join(map(repr, self.config.labels))
+                seen = ", ".join(map(repr, self.facts.labels))
                 raise Refusal(f"Example {number} has the label {label!r}, which no training example has: {seen}.")
-            texts.append(_texts(example, self.config.pair, number))
+            texts.append(_texts(example, self.facts.pair, number))
             labels.append(known[label])
         parts = _encoded(texts, tokenizer)
-        over = [i for i, some in enumerate(parts, 1) if overlong(some, layout.seq_length)]
+        frame = self.frame(self.kinds[0], tokenizer)
+        over = [i for i, some in enumerate(parts, 1) if overlong(some, frame, layout.seq_length)]
         if over and self.config.overlong == "refuse":
             raise Refusal(
                 f"Example {over[0]} does not fit into --seq_length={layout.seq_length} (nor do {len(over) - 1:,} others); "
@@ -139,12 +168,13 @@ class Classification(Task):
         return f"{len(data):,} examples{cut}"
 
     def training_batches(self, data, model, tokenizer, layout):
-        self.config = dataclasses.replace(self.config, max_tokens=layout.seq_length)
-        rows = [row(parts, tokenizer, layout.seq_length) for parts in data.parts]
-        if isinstance(model, Classifier):
+        self.learn(max_tokens=layout.seq_length)
+        frame = self.frame(model.kind, tokenizer)
+        rows = [row(parts, frame, layout.seq_length) for parts in data.parts]
+        if model.kind == "classifier":
             model.fit_statistics([ids for ids, _ in rows])
         width = max(len(ids) for ids, _ in rows)
-        weights = np.array(self.config.class_weights or [1.0] * len(self.config.labels), np.float32)
+        weights = np.array(self.facts.class_weights or [1.0] * len(self.facts.labels), np.float32)
 
         augmentation = self._augmentation()
 
@@ -153,8 +183,8 @@ class Classification(Task):
             if augmentation is not None:
                 random = uniform(layout.seed, step)
                 texts = [[augmentation(text, random) for text in data.texts[i]] for i in chosen]
-                some = [row(parts, tokenizer, width) for parts in _encoded(texts, tokenizer)]
-            batch = _batch(some, data.labels[chosen], width, tokenizer.pad_id)
+                some = [row(parts, frame, width) for parts in _encoded(texts, tokenizer)]
+            batch = _batch(some, data.labels[chosen], width, frame, tokenizer.pad_id)
             return {**batch, "loss_weights": weights[batch["labels"]]}
 
         return ExampleBatches(len(data), layout.batch_size, layout.seed, make)
@@ -169,30 +199,24 @@ class Classification(Task):
 
     def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
         count = len(data) if max_tokens is None else min(len(data), max(max_tokens // layout.seq_length, 1))
-        rows = [row(parts, tokenizer, layout.seq_length) for parts in data.parts[:count]]
+        frame = self.frame(model.kind, tokenizer)
+        rows = [row(parts, frame, layout.seq_length) for parts in data.parts[:count]]
         width = max(len(ids) for ids, _ in rows)
         return in_order(
             count, layout.batch_size,
-            lambda chosen: _batch([rows[i] for i in chosen], data.labels[chosen], width, tokenizer.pad_id),
+            lambda chosen: _batch([rows[i] for i in chosen], data.labels[chosen], width, frame, tokenizer.pad_id),
         )  # fmt: skip
 
     def model_fields(self, tokenizer):
-        return {**super().model_fields(tokenizer), "num_classes": len(self.config.labels)}
+        return {**super().model_fields(tokenizer), "num_classes": len(self.facts.labels)}
 
     def head(self, model):
-        if isinstance(model, Classifier):
+        if model.kind == "classifier":
             return None
         pooling = self.config.pooling
         if pooling == "auto":
-            pooling = "first" if isinstance(model, Encoder) else "last"
-        return SequenceClassifier(len(self.config.labels), pooling, self.config.head_dropout, name="classifier")
-
-    def forward(self, model, batch, state=None, training=False):
-        """Logits (B, C), and None."""
-        if isinstance(model, Classifier):
-            return model(batch["token_ids"], padding_mask=batch["padding_mask"], training=training), None
-        hidden_BTD = model.backbone.encode(batch["token_ids"], batch["padding_mask"], batch["segment_ids"], training=training)
-        return model.head(hidden_BTD, padding_mask=batch["padding_mask"], training=training), None
+            pooling = "first" if model.kind == "encoder" else "last"
+        return SequenceClassifier(len(self.facts.labels), pooling, self.config.head_dropout, name="classifier")
 
     def loss(self, batch, outputs):
         weights = ops.cast(batch["loss_weights"], "float32")
@@ -226,21 +250,16 @@ class Classification(Task):
         Labels are the best first, scores their probabilities. A text that does not fit is cut as it was in training, or
         with overlong=refuse an InvalidArgumentError. With an encoder also `embed` (`zoo/tasks/embedding.py`).
         """
-        limit = self.config.max_tokens or model.max_length
+        limit, frame = self.facts.max_tokens or model.max_length, self.frame(model.kind, tokenizer)
         string = tf.TensorSpec([None], tf.string)
 
         def classes(texts):
-            batch = rows_in_graph(texts, tokenizer, None if self.config.overlong == "refuse" else limit)
-            if self.config.overlong == "refuse" and limit is not None:
-                longest = tf.shape(batch["token_ids"])[1]
-                sentence = f"The longest text has {{}} tokens, with the marks around it; this model takes at most {limit}."
-                with tf.control_dependencies([refusal_unless(longest <= limit, sentence, longest)]):
-                    batch = {name: tf.identity(value) for name, value in batch.items()}
-            probs = tf.nn.softmax(self.forward(model, batch)[0])
-            scores, order = tf.nn.top_k(probs, len(self.config.labels))
-            return {"labels": tf.gather(tf.constant(self.config.labels), order), "scores": scores}
+            parts = [tokenizer.tokenize(text) for text in texts]
+            batch = rows_in_graph(parts, frame, tokenizer.pad_id, limit, self.config.overlong)
+            scores, order = tf.nn.top_k(tf.nn.softmax(model(batch)), len(self.facts.labels))
+            return {"labels": tf.gather(tf.constant(self.facts.labels), order), "scores": scores}
 
-        if self.config.pair:
+        if self.facts.pair:
 
             @signature(string, string)
             def classify(text, text_pair):
@@ -255,7 +274,7 @@ class Classification(Task):
 
     def requests(self, model, tokenizer):
         texts = ["", "Oil prices fall.", "Returns the number of items; raises ValueError if there are none.", "東京 naïve"]
-        inputs = {"text": texts, **({"text_pair": texts[::-1]} if self.config.pair else {})}
+        inputs = {"text": texts, **({"text_pair": texts[::-1]} if self.facts.pair else {})}
         requests = [("serving_default", inputs), ("classify", {name: texts[1:2] for name, texts in inputs.items()})]
         return requests + embedding.requests_beside_a_head(model)
 
@@ -266,12 +285,9 @@ def _encoded(texts, tokenizer):
     return [[next(flat) for _ in some] for some in texts]
 
 
-def _batch(rows, labels, width, pad_id):
-    ids = [ids for ids, _ in rows]
+def _batch(rows, labels, width, frame, pad_id):
     return {
-        "token_ids": padded(ids, width, pad_id),
-        "segment_ids": padded([segments for _, segments in rows], width, 0),
-        "padding_mask": np.arange(width) < np.array(list(map(len, ids)))[:, None],
+        **row_batch(rows, width, frame, pad_id),
         "labels": labels.astype(np.int32),
         "loss_weights": np.ones(len(rows), np.float32),
     }

@@ -1,21 +1,16 @@
-"""Texts as vectors: rows that an encoder reads, in graph, the vector of a row, and the task of serving it.
-
-A row is `cls_id`, the text, `sep_id`, padded at the right. A vocabulary without those two, that of a language model, gives
-`eos_id` and the text.
-
-Shape letters: B batch, T positions, D hidden.
-"""
+"""Texts as vectors: the task of serving an encoder as it is."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from zoo.config import Config
+from zoo.config import Output, TaskConfig
 from zoo.registry import TASKS
 from zoo.signatures.embedding import embed_signature
 from zoo.tasks.base import Task
 
 
 @dataclass(frozen=True)
-class EmbeddingConfig(Config):
+class EmbeddingConfig(TaskConfig):
     """How a row of hidden states becomes one vector.
 
     Attributes:
@@ -28,6 +23,12 @@ class EmbeddingConfig(Config):
     normalize: bool = True
     max_tokens: int | None = None
 
+    kinds: ClassVar = ("encoder",)
+    trains: ClassVar = False
+
+    def output(self, model_config, seq_length, facts=None):
+        return Output(1, model_config.cost(seq_length).hidden_dim, 0)
+
     def validate(self):
         known = ("mean", "first", "pooler")
         self.require(self.pooling in known, f"pooling must be {', '.join(known)}, got {self.pooling!r}.")
@@ -37,8 +38,6 @@ class EmbeddingConfig(Config):
 @TASKS.register("embedding", EmbeddingConfig)
 class Embedding(Task):
     """v = mean over the row of h (Reimers and Gurevych 2019, section 3), served and not trained."""
-
-    trains = False
 
     def signatures(self, model, tokenizer):
         """Name -> tf.function: `serving_default` and `embed`, `text` string (B,) -> `embedding` float32 (B, D)."""

@@ -5,11 +5,13 @@ Shape letters: B batch, T positions, V vocabulary.
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from keras import ops
 
 from zoo import metrics
-from zoo.config import Config
+from zoo.config import Output, TaskConfig
+from zoo.data.examples import Frame
 from zoo.data.packing import PackedBatches, evaluation_batches
 from zoo.layers.chunked_cross_entropy import Unprojected, resolve_logits, summed_cross_entropy
 from zoo.registry import TASKS
@@ -17,15 +19,22 @@ from zoo.tasks.base import Task
 
 
 @dataclass(frozen=True)
-class LanguageModelingConfig(Config):
+class LanguageModelingConfig(TaskConfig):
     """How the loss is computed: `logits` held `whole`, made in `chunks` of positions and forgotten, or `auto`, which goes by
     their size. The numbers are the same."""
 
     logits: str = "auto"
 
+    kinds: ClassVar = ("language_model",)
+
     def validate(self):
         choices = ("auto", "whole", "chunks")
         self.require(self.logits in choices, f"logits must be {' or '.join(choices)}, got {self.logits!r}.")
+
+    def output(self, model_config, seq_length, facts=None):
+        chunks = {"auto": None, "chunks": True, "whole": False}[self.logits]
+        vocab_size = model_config.vocab_size
+        return Output(seq_length, vocab_size, vocab_size * model_config.cost(seq_length).hidden_dim, chunks=chunks)
 
 
 @TASKS.register("language_modeling", LanguageModelingConfig)
@@ -34,6 +43,11 @@ class LanguageModeling(Task):
 
     shown = ("loss", "perplexity", "bits_per_byte")
     generates = True
+
+    def frame(self, kind, tokenizer):
+        """A text is the beginning of a document."""
+        first = getattr(tokenizer, "bos_id", None)
+        return Frame(before=(tokenizer.eos_id if first is None else first,))
 
     def training_batches(self, data, model, tokenizer, layout):
         return PackedBatches(
@@ -50,12 +64,12 @@ class LanguageModeling(Task):
 
     def forward(self, model, batch, state=None, training=False):
         """What `loss` is taken of, (B, T, V) logits or `Unprojected`, and the state that is left (None if none was given)."""
-        masks = {name: batch[name] for name in ("padding_mask", "segment_ids", "positions") if name in batch}
         projection = model.projection()
         if resolve_logits(self.config.logits, projection, batch["token_ids"]):
-            features, state = model.features(batch["token_ids"], state, training=training, **masks)
+            inputs = model.taken(batch)
+            features, state = model.features(inputs.pop("token_ids"), state, training=training, **inputs)
             return Unprojected(features, projection), state
-        outputs = model(batch["token_ids"], state=state, training=training, **masks)
+        outputs = model(batch, state=state, training=training)
         return (outputs, None) if state is None else outputs
 
     def loss(self, batch, outputs):
@@ -69,9 +83,8 @@ class LanguageModeling(Task):
 
     def score(self, model, batch, state=None):
         """Plain negative log-likelihoods and their number: what evaluation reports, and never smoothed."""
-        masks = {name: batch[name] for name in ("padding_mask", "segment_ids", "positions") if name in batch}
-        weights = ops.cast(batch["loss_weights"], "float32")
-        log_probs, state = model.token_log_probs(batch["token_ids"], batch["labels"], state=state, **masks)
+        inputs, weights = model.taken(batch), ops.cast(batch["loss_weights"], "float32")
+        log_probs, state = model.token_log_probs(inputs.pop("token_ids"), batch["labels"], state=state, **inputs)
         # A padded position may have any log-probability, -inf too; it must not turn the sum into NaN.
         losses = ops.where(weights > 0, -log_probs * weights, 0.0)
         return {"nats": ops.sum(losses), "tokens": ops.sum(weights)}, {}, state
@@ -97,7 +110,8 @@ class LanguageModeling(Task):
         from zoo.signatures.generation import language_model_signatures
         from zoo.signatures.streaming import streaming_signatures
 
-        return {**language_model_signatures(model, tokenizer), **streaming_signatures(model, tokenizer)}
+        frame = self.frame(model.kind, tokenizer)
+        return {**language_model_signatures(model, tokenizer, frame), **streaming_signatures(model, tokenizer, frame)}
 
     def requests(self, model, tokenizer):
         """(signature, inputs) that exercise every signature at every length; an export is proved and warmed up with them.

@@ -3,12 +3,14 @@
 Shape letters: B batch, T positions, P predictions a row, D hidden, V vocabulary, N = B P.
 """
 
+import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from keras import ops
 
 from zoo import metrics
-from zoo.config import Config, Refusal
+from zoo.config import Output, Refusal, TaskConfig
 from zoo.data.masking import MaskedBatches, Masking, evaluation_batches, require_mask
 from zoo.layers.cross_entropy import cross_entropy
 from zoo.layers.heads import MaskedLMHead, PretrainingHead
@@ -20,7 +22,7 @@ PAIRS = ("none", "next_sentence", "sentence_order")
 
 
 @dataclass(frozen=True)
-class MaskedLMConfig(Config):
+class MaskedLMConfig(TaskConfig):
     """What is hidden, and what the head is where it differs from its encoder.
 
     Attributes:
@@ -39,6 +41,9 @@ class MaskedLMConfig(Config):
     head_epsilon: float | None = None
     pairs: str = "none"
 
+    kinds: ClassVar = ("encoder",)
+    least_seq_length: ClassVar = 6
+
     def validate(self):
         self.require(0 < self.mask_rate < 1, f"mask_rate must be between 0 and 1, got {self.mask_rate}.")
         kinds = "token, whole_word or span"
@@ -52,6 +57,11 @@ class MaskedLMConfig(Config):
         )
         self.require(self.pairs in PAIRS, f"pairs must be {', '.join(PAIRS[:-1])} or {PAIRS[-1]}, got {self.pairs!r}.")
 
+    def output(self, model_config, seq_length, facts=None):
+        positions, width = math.ceil(self.mask_rate * seq_length), model_config.cost(seq_length).hidden_dim
+        head = width * (width + 3) + model_config.vocab_size
+        return Output(positions, model_config.vocab_size, model_config.vocab_size * width + head, head)
+
 
 @TASKS.register("masked_lm", MaskedLMConfig)
 class MaskedLM(Task):
@@ -60,7 +70,6 @@ class MaskedLM(Task):
     With pairs, each row adds -log p(its parts stand as in the text), with a weight of as many tokens as are hidden in it: the
     loss is then the mean of the one and the mean of the other, whatever replica a row is on.
 
-    The head is computed at the hidden positions alone: for a vocabulary of 30,522 it would else cost more than the encoder.
     """
 
     shown = ("loss", "perplexity", "accuracy", "pair_accuracy")
@@ -77,35 +86,22 @@ class MaskedLM(Task):
     def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
         return evaluation_batches(data, layout, self._masking(tokenizer), tokenizer, max_tokens, self.config.pairs)
 
-    def head(self, model):
-        config, kind = model.config, PretrainingHead if self._has_pairs else MaskedLMHead
-        if getattr(model, "pooler", None) is not None and not self._has_pairs:
-            model.pooler.trainable = False  # no loss of this task reaches it
-        activation, epsilon = self.config.head_activation or config.activation, self.config.head_epsilon or config.epsilon
-        return kind(config.vocab_size, activation, epsilon, name="head")
+    def frame(self, kind, tokenizer):
+        require_mask(tokenizer)
+        return super().frame(kind, tokenizer)
 
-    def forward(self, model, batch, state=None, training=False):
-        """float32 (B, P, V) logits of the hidden tokens; with pairs also (B, 2) logits of the parts; and no state."""
-        segments = batch.get("segment_ids")
-        hidden_BTD = model.backbone.encode(batch["token_ids"], batch.get("padding_mask"), segments, training=training)
-        logits = self.logits(model, hidden_BTD, batch["label_positions"])
-        if not self._has_pairs:
-            return logits, None
-        return (logits, ops.cast(model.head.pair(model.backbone.pool(hidden_BTD)), "float32")), None
+    def head(self, model):
+        activation = self.config.head_activation or model.head_activation
+        epsilon = self.config.head_epsilon or model.head_epsilon
+        if self._has_pairs:
+            return PretrainingHead(model.table, activation, epsilon, pool=model.pool, name="head")
+        if getattr(model, "pooler", None) is not None:
+            model.pooler.trainable = False  # no loss of this task reaches it
+        return MaskedLMHead(model.table, activation, epsilon, name="head")
 
     @property
     def _has_pairs(self):
         return self.config.pairs != "none"
-
-    @staticmethod
-    def logits(model, hidden_BTD, positions_BP):
-        """float32 (B, P, V): the head's logits at some positions of each row."""
-        length, width = ops.shape(hidden_BTD)[1], hidden_BTD.shape[-1]
-        rows_B1 = ops.arange(ops.shape(positions_BP)[0], dtype="int32")[:, None]
-        places_N = ops.reshape(rows_B1 * length + positions_BP, (-1,))
-        picked_ND = ops.take(ops.reshape(hidden_BTD, (-1, width)), places_N, axis=0)
-        logits_NV = model.head(picked_ND, model.backbone.embeddings.embeddings)
-        return ops.reshape(logits_NV, (*ops.shape(positions_BP), logits_NV.shape[-1]))
 
     def loss(self, batch, outputs):
         logits, pair_logits = outputs if self._has_pairs else (outputs, None)
@@ -149,8 +145,7 @@ class MaskedLM(Task):
 
     def signatures(self, model, tokenizer):
         """Name -> tf.function: `serving_default` and `fill_mask`, `score`, `embed`."""
-        require_mask(tokenizer)
-        return masked_lm_signatures(self, model, tokenizer)
+        return masked_lm_signatures(model, tokenizer, self.frame(model.kind, tokenizer))
 
     def requests(self, model, tokenizer):
         return masked_lm_requests(model, tokenizer)

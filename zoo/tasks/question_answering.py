@@ -9,7 +9,6 @@ data is cut by the very function that cuts requests.
 Shape letters: B batch, K windows of a context, T positions, C tokens of a context in a window, W words, D hidden.
 """
 
-import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,9 +17,9 @@ import tensorflow as tf
 from keras import ops
 
 from zoo import metrics
-from zoo.config import Config, Refusal
-from zoo.data.examples import ExampleBatches, in_order, marks
-from zoo.layers.heads import TokenClassifier
+from zoo.config import Config, Output, Refusal, TaskConfig
+from zoo.data.examples import ExampleBatches, framed_texts, in_order
+from zoo.layers.heads import IMPOSSIBLE, SpanHead
 from zoo.registry import TASKS
 from zoo.signatures import embedding
 from zoo.signatures.request import same_rows, signature
@@ -30,34 +29,30 @@ from zoo.tokenizers.base import byte_values, row_ids, valid_utf8
 ALONE = r"([\p{P}\p{S}\p{Han}])"
 BLANKS = (9, 10, 11, 12, 13, 32)
 MARKS = 3
-IMPOSSIBLE = -1e9
 READ_TOGETHER = 32
 MATCHED = 2  # the segment of matching tokens, after those of question and context
 
 
 @dataclass(frozen=True)
-class QuestionAnsweringConfig(Config):
+class QuestionAnsweringConfig(TaskConfig):
     """How questions are read and answered.
 
     Attributes:
-        max_tokens: most tokens of a window, question and marks included; the run's --seq_length.
         max_question: most tokens of a question; what is more is cut.
         stride: tokens by which a window overlaps the one before.
         max_answer: most words of an answer.
-        no_answer: whether a question may have no answer in its context; told by the training split.
         match: whether a token of the context that the question holds too is marked, by a segment of its own: the exact match of
             Chen et al. 2017, section 3.2. A trained encoder finds such tokens itself; one from scratch learns little without.
         head_dropout: rate in the head.
     """
 
-    max_tokens: int = 0
     max_question: int = 24
     stride: int = 16
     max_answer: int = 40
-    no_answer: bool = False
     match: bool = False
     head_dropout: float = 0.1
 
+    kinds: ClassVar = ("encoder",)
     recipe: ClassVar = dict(
         dataset="python_docs/question_answering", vocab_size=2_048, steps=2_000, learning_rate=1e-2, optimizer="muon",
         warmup_steps=50, set=("match=true",),
@@ -66,12 +61,33 @@ class QuestionAnsweringConfig(Config):
     def validate(self):
         self.require_positive("max_question", "stride", "max_answer")
         self.require_rate("head_dropout")
-        room = self.max_tokens - self.max_question - MARKS
+
+    def output(self, model_config, seq_length, facts=None):
+        width = model_config.cost(seq_length).hidden_dim
+        return Output(seq_length, 2, (width + 1) * 2, (width + 1) * 2)
+
+    def room(self, max_tokens):
+        """Tokens of the context in a window of `max_tokens`. Raises Refusal when that is not more than the stride."""
+        room = max_tokens - self.max_question - MARKS
         self.require(
-            not self.max_tokens or room > self.stride,
-            f"windows of {self.max_tokens} tokens leave {room} for the context beside a question of {self.max_question}, "
+            room > self.stride,
+            f"windows of {max_tokens} tokens leave {room} for the context beside a question of {self.max_question}, "
             f"which must be more than the stride of {self.stride}; raise --seq_length, or lower max_question or stride.",
         )
+        return room
+
+
+@dataclass(frozen=True)
+class QuestionAnsweringFacts(Config):
+    """What the training examples told.
+
+    Attributes:
+        no_answer: whether a question may have no answer in its context.
+        max_tokens: most tokens of a window, question and special ones included: the run's --seq_length.
+    """
+
+    no_answer: bool = False
+    max_tokens: int = 0
 
 
 class Questions:
@@ -96,19 +112,24 @@ class Questions:
 class QuestionAnswering(Task):
     """loss = -sum over windows of (log p(start) + log p(end)) / 2, count = windows; the first token stands for no answer."""
 
+    facts_class = QuestionAnsweringFacts
     reads = "examples"
+    fields = ("question", "context", "answers")
     shown = ("loss", "exact_match", "f1")
 
     def texts(self, example):
         return [example["question"], example["context"]]
 
     def inspect(self, examples):
-        self.config = dataclasses.replace(self.config, no_answer=any(not example.get("answers") for example in examples))
+        return self.learn(no_answer=any(not example.get("answers") for example in examples))
 
     def encode(self, examples, tokenizer, layout):
-        self.config = dataclasses.replace(self.config, max_tokens=layout.seq_length)
+        self.learn(max_tokens=layout.seq_length)
+        self.config.room(layout.seq_length)
         checked = [_checked(example, number) for number, example in enumerate(examples, 1)]
-        cut = tf.function(lambda q, c: windows(q, c, tokenizer, self.config), autograph=False, reduce_retracing=True)
+        cut = tf.function(
+            lambda q, c: windows(q, c, tokenizer, self.config, layout.seq_length), autograph=False, reduce_retracing=True
+        )
         parts, words, questions, contexts, answers = [], [], [], [], []
         for first in range(0, len(checked), READ_TOGETHER):
             some = checked[first : first + READ_TOGETHER]
@@ -144,13 +165,7 @@ class QuestionAnswering(Task):
         return {**super().model_fields(tokenizer), **({"num_segments": MATCHED + 1} if self.config.match else {})}
 
     def head(self, model):
-        return TokenClassifier(2, self.config.head_dropout, name="span")
-
-    def forward(self, model, batch, state=None, training=False):
-        """Logits (B, T, 2) of where an answer starts and ends, very low where it cannot, and None."""
-        hidden_BTD = model.backbone.encode(batch["token_ids"], batch["padding_mask"], batch["segment_ids"], training=training)
-        logits = model.head(hidden_BTD, training=training)
-        return ops.where(ops.expand_dims(batch["candidates"], -1), logits, IMPOSSIBLE), None
+        return SpanHead(self.config.head_dropout, name="span")
 
     def loss(self, batch, outputs):
         log_z, losses = _cross_entropy(batch, outputs)
@@ -190,7 +205,7 @@ class QuestionAnswering(Task):
         text, starts, ends = context
         best, start, end = best_spans(tf.constant(logits)[None], tf.constant(words)[None], self.config.max_answer)
         none = float(np.min(logits[:, 0].sum(1)))
-        if not len(starts) or best[0] < IMPOSSIBLE / 2 or (self.config.no_answer and none > best[0]):
+        if not len(starts) or best[0] < IMPOSSIBLE / 2 or (self.facts.no_answer and none > best[0]):
             return ""
         return text[starts[int(start[0])] : ends[int(end[0])]].decode("utf8", "replace")
 
@@ -199,13 +214,13 @@ class QuestionAnswering(Task):
         (B,), byte offsets in the context; `score` float32 (B,), the log-odds against no answer. -1 and an empty string for
         none.
         `embed` besides."""
-        config = self.config
+        config, facts = self.config, self.facts
         string = tf.TensorSpec([None], tf.string)
 
         @signature(string, string)
         def answer(question, context):
             question, context = same_rows(question=question, context=context)
-            batch, words, starts, ends = windows(question, context, tokenizer, config)
+            batch, words, starts, ends = windows(question, context, tokenizer, config, facts.max_tokens)
             flat = {name: tf.reshape(value, [-1, tf.shape(value)[2]]) for name, value in batch.items()}
             logits = self.forward(model, flat)[0]
             logits = tf.reshape(logits, tf.concat([tf.shape(words), [2]], 0))
@@ -214,7 +229,7 @@ class QuestionAnswering(Task):
             real = tf.reduce_any(words >= 0, 2) | (tf.range(tf.shape(words)[1]) == 0)
             none = tf.reduce_min(tf.where(real, tf.reduce_sum(logits[:, :, 0], -1), float("inf")), 1)
             there = best > IMPOSSIBLE / 2
-            if config.no_answer:
+            if facts.no_answer:
                 there &= best >= none
             start = _at(starts, first, there)
             end = _at(ends, last, there)
@@ -249,7 +264,7 @@ def words_with_offsets(texts):
     return words, words.with_flat_values(tf.gather(place, starts)), words.with_flat_values(tf.gather(place, ends - 1) + 1)
 
 
-def windows(questions, contexts, tokenizer, config):
+def windows(questions, contexts, tokenizer, config, max_tokens):
     """Questions and contexts, string (B,), as windows.
 
     Returns:
@@ -268,7 +283,7 @@ def windows(questions, contexts, tokenizer, config):
     opens = tf.concat([[-1], tf.cast(word, tf.int32)], 0)[:-1] != tf.cast(word, tf.int32)
     number = tf.where(opens, tf.cast(word - tf.gather(words.row_splits, tf.cast(row_ids(tokens), tf.int64)), tf.int32), -1)
 
-    room = config.max_tokens - config.max_question - MARKS
+    room = config.room(max_tokens)
     step = room - config.stride
     longest = tf.cast(tf.reduce_max(tf.concat([tokens.row_lengths(), [1]], 0)), tf.int32)
     count = tf.maximum((longest - config.stride + step - 1) // step, 1)
@@ -278,25 +293,26 @@ def windows(questions, contexts, tokenizer, config):
     ids_BKC = tf.gather(tokens.to_tensor(tokenizer.pad_id, shape=shape), index, axis=1)
     word_BKC = tf.gather(tokens.with_flat_values(number).to_tensor(-1, shape=shape), index, axis=1)
     real_BKC = tf.gather(tf.sequence_mask(tokens.row_lengths(), width), index, axis=1)
-    return *_rows(questions, tokenizer, config, ids_BKC, word_BKC, real_BKC), starts, ends
+    return *_rows(questions, tokenizer, config, max_tokens, ids_BKC, word_BKC, real_BKC), starts, ends
 
 
-def _rows(questions, tokenizer, config, ids_BKC, word_BKC, real_BKC):
+def _rows(questions, tokenizer, config, max_tokens, ids_BKC, word_BKC, real_BKC):
     """[CLS] question [SEP] window [SEP], padded: the batch (B, K, T) and the words (B, K, T)."""
-    begin, end = marks(tokenizer)
+    frame = framed_texts("encoder", tokenizer)
+    (begin,), (end,) = frame.before, frame.after
     asked = tokenizer.tokenize(questions)[:, : config.max_question]
     column = tf.zeros([tf.shape(questions)[0], 1], tf.int32)
     asked = tf.concat([column + begin, asked, column + end], 1)
     length = tf.cast(asked.row_lengths(), tf.int32)[:, None, None]
     asked = asked.to_tensor(tokenizer.pad_id, shape=[None, config.max_question + 2])
     used = tf.reduce_sum(tf.cast(real_BKC, tf.int32), 2, keepdims=True)
-    place = tf.range(config.max_tokens)[None, None]
+    place = tf.range(max_tokens)[None, None]
     within = place - length  # position in the window
     shown = (within >= 0) & (within < used)
     source = tf.clip_by_value(within, 0, tf.shape(ids_BKC)[2] - 1) + tf.zeros_like(used)
     ids = tf.where(shown, tf.gather(ids_BKC, source, batch_dims=2), tokenizer.pad_id)
     ids = tf.where(within == used, end, ids)
-    front = tf.gather(asked, tf.minimum(tf.range(config.max_tokens), config.max_question + 1), axis=1)[:, None]
+    front = tf.gather(asked, tf.minimum(tf.range(max_tokens), config.max_question + 1), axis=1)[:, None]
     ids = tf.where(within < 0, front, ids)
     word = tf.where(shown, tf.gather(word_BKC, source, batch_dims=2), -1)
     segments = tf.cast((within >= 0) & (within <= used), tf.int32)

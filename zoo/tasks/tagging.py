@@ -5,7 +5,6 @@ A word may be several tokens; the first of them answers for the word, and the ot
 Shape letters: B batch, T positions, W words, D hidden, C classes.
 """
 
-import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,43 +13,56 @@ import tensorflow as tf
 from keras import ops
 
 from zoo import metrics
-from zoo.config import Config, Refusal
-from zoo.data.examples import ExampleBatches, in_order, marks, padded
+from zoo.config import Config, Output, Refusal, TaskConfig
+from zoo.data.examples import ExampleBatches, in_order, padded
 from zoo.layers.cross_entropy import cross_entropy
 from zoo.layers.heads import TokenClassifier
 from zoo.registry import TASKS
 from zoo.signatures import embedding
-from zoo.signatures.request import refusal_unless, signature
+from zoo.signatures.request import signature
+from zoo.signatures.rows import rows_in_graph
 from zoo.tasks.base import Task
 from zoo.tokenizers.base import row_ids
 
 
 @dataclass(frozen=True)
-class TaggingConfig(Config):
+class TaggingConfig(TaskConfig):
     """What is told apart, and how.
 
     Attributes:
         labels: the tags; those of the training split, sorted, unless they are given.
-        max_tokens: most tokens of a row, marks included; the run's --seq_length.
         head_dropout: rate in the head.
     """
 
     labels: tuple[str, ...] = ()
-    max_tokens: int = 0
     head_dropout: float = 0.1
 
+    kinds: ClassVar = ("encoder", "language_model")
+    least_seq_length: ClassVar = 3
     recipe: ClassVar = dict(
-        dataset="python_docs/tagging",
-        seq_length=64,
-        batch_size=32,
-        steps=700,
-        learning_rate=1e-2,
-        optimizer="muon",
+        dataset="python_docs/tagging", seq_length=64, batch_size=32, steps=700, learning_rate=1e-2, optimizer="muon",
         warmup_steps=50,
-    )
+    )  # fmt: skip
 
     def validate(self):
         self.require_rate("head_dropout")
+
+    def output(self, model_config, seq_length, facts=None):
+        classes, width = len(facts.labels if facts else self.labels) or 2, model_config.cost(seq_length).hidden_dim
+        return Output(seq_length, classes, (width + 1) * classes, (width + 1) * classes)
+
+
+@dataclass(frozen=True)
+class TaggingFacts(Config):
+    """What the training examples told.
+
+    Attributes:
+        labels: the tags, in the order of the logits.
+        max_tokens: most tokens of a row, special ones included: the run's --seq_length.
+    """
+
+    labels: tuple[str, ...] = ()
+    max_tokens: int = 0
 
 
 class TaggedSentences:
@@ -72,7 +84,9 @@ class TaggedSentences:
 class Tagging(Task):
     """loss = -sum over words of log p(tag of the word | sentence), count = number of words."""
 
+    facts_class = TaggingFacts
     reads = "examples"
+    fields = ("tokens", "tags")
     shown = ("loss", "accuracy", "entity_f1")
 
     def texts(self, example):
@@ -80,22 +94,26 @@ class Tagging(Task):
 
     def inspect(self, examples):
         found = {tag for number, example in enumerate(examples, 1) for tag in _sentence(example, number)[1]}
-        self.config = dataclasses.replace(self.config, labels=self.config.labels or tuple(sorted(found)))
+        if not found:
+            raise Refusal("There is nothing to train on: the train split holds no examples.")
+        return self.learn(labels=self.config.labels or tuple(sorted(found)))
 
     def encode(self, examples, tokenizer, layout):
-        known = {label: i for i, label in enumerate(self.config.labels)}
-        rows, sentences = [], []
+        known = {label: i for i, label in enumerate(self.facts.labels)}
+        frame, rows, sentences = self.frame(self.kinds[0], tokenizer), [], []
+        room = layout.seq_length - frame.num_special()
+        if room < 1:
+            raise Refusal(f"seq_length {layout.seq_length} leaves no room for a word; it must be above {frame.num_special()}.")
         for number, example in enumerate(examples, 1):
             words, tags = _sentence(example, number)
             for tag in tags:
                 if tag not in known:
                     raise Refusal(f"Example {number} has the tag {tag!r}, which no training example has.")
             pieces = tokenizer.encode_batch([word if i == 0 else f" {word}" for i, word in enumerate(words)])
-            pieces = [list(some[: layout.seq_length - 2]) or [_blank(tokenizer)] for some in pieces]
-            for start, end in _spans(list(map(len, pieces)), layout.seq_length - 2):
-                begin, finish = marks(tokenizer)
-                ids = [begin, *(i for some in pieces[start:end] for i in some), finish]
-                places = np.cumsum([1, *map(len, pieces[start : end - 1])])
+            pieces = [list(some[:room]) or [_blank(tokenizer)] for some in pieces]
+            for start, end in _spans(list(map(len, pieces)), room):
+                ids = [*frame.before, *(i for some in pieces[start:end] for i in some), *frame.after]
+                places = np.cumsum([len(frame.before), *map(len, pieces[start : end - 1])])
                 labels = [known[tag] for tag in tags[start:end]]
                 rows.append((np.array(ids, np.int32), places.astype(np.int32), np.array(labels, np.int32)))
                 sentences.append(number)
@@ -105,7 +123,7 @@ class Tagging(Task):
         return f"{len(set(data.sentences)):,} sentences in {len(data):,} rows"
 
     def training_batches(self, data, model, tokenizer, layout):
-        self.config = dataclasses.replace(self.config, max_tokens=layout.seq_length)
+        self.learn(max_tokens=layout.seq_length)
         width = max(len(ids) for ids, _, _ in data.rows)
         return ExampleBatches(
             len(data), layout.batch_size, layout.seed,
@@ -120,12 +138,7 @@ class Tagging(Task):
         )
 
     def head(self, model):
-        return TokenClassifier(len(self.config.labels), self.config.head_dropout, name="tagger")
-
-    def forward(self, model, batch, state=None, training=False):
-        """Logits (B, T, C), and None."""
-        hidden_BTD = model.backbone.encode(batch["token_ids"], batch["padding_mask"], training=training)
-        return model.head(hidden_BTD, training=training), None
+        return TokenClassifier(len(self.facts.labels), self.config.head_dropout, name="tagger")
 
     def loss(self, batch, outputs):
         weights = ops.cast(batch["loss_weights"], "float32")
@@ -151,12 +164,12 @@ class Tagging(Task):
         right = sum(int((predicted == labels).sum()) for predicted, labels in kept)
         words = sum(len(labels) for _, labels in kept)
         scores = {"loss": float(totals["nats"]) / float(totals["words"]), "accuracy": right / words, "num_words": words}
-        if metrics.are_entity_tags(self.config.labels):
+        if metrics.are_entity_tags(self.facts.labels):
             joined = {}
             for sentence, (predicted, labels) in zip(data.sentences, kept, strict=False):
                 before = joined.setdefault(sentence, ([], []))
-                before[0].extend(self.config.labels[i] for i in predicted)
-                before[1].extend(self.config.labels[i] for i in labels)
+                before[0].extend(self.facts.labels[i] for i in predicted)
+                before[1].extend(self.facts.labels[i] for i in labels)
             scores["entity_f1"] = metrics.entity_f1([t for _, t in joined.values()], [p for p, _ in joined.values()])
         return scores
 
@@ -166,14 +179,13 @@ class Tagging(Task):
 
         A text that does not fit is an InvalidArgumentError that names both numbers of tokens. With an encoder also `embed`.
         """
-        limit = self.config.max_tokens or model.max_length
-        labels = self.config.labels
+        limit, frame = self.facts.max_tokens or model.max_length, self.frame(model.kind, tokenizer)
+        labels = self.facts.labels
 
         @signature(tf.TensorSpec([None], tf.string))
         def tag(text):
-            words, batch, places = _rows_in_graph(text, tokenizer, limit)
-            logits = self.forward(model, batch)[0]
-            predicted = tf.gather(tf.argmax(logits, -1, tf.int32), places.to_tensor(), batch_dims=1)
+            words, batch, places = _rows_in_graph(text, tokenizer, frame, limit)
+            predicted = tf.gather(tf.argmax(model(batch), -1, tf.int32), places.to_tensor(), batch_dims=1)
             real = tf.sequence_mask(places.row_lengths(), tf.shape(predicted)[1])
             tags = tf.where(real, tf.gather(tf.constant(labels), predicted), "")
             counts = tf.cast(words.row_lengths(), tf.int32)
@@ -187,7 +199,7 @@ class Tagging(Task):
         return requests + embedding.requests_beside_a_head(model)
 
 
-def _rows_in_graph(texts, tokenizer, limit):
+def _rows_in_graph(texts, tokenizer, frame, limit):
     """string (B,) -> words, ragged (B, W); a batch of their tokens; the places of their first tokens, ragged (B, W)."""
     words = tf.strings.split(texts)
     flat = words.flat_values
@@ -199,20 +211,9 @@ def _rows_in_graph(texts, tokenizer, limit):
     pieces = tf.concat([pieces, blanks], 1)
     splits = tf.gather(pieces.row_splits, words.row_splits)
     ids = tf.RaggedTensor.from_row_splits(pieces.flat_values, splits, validate=False)
-    places = tf.cast(pieces.row_splits[:-1] - tf.gather(splits, row) + 1, tf.int32)
-    begin, end = marks(tokenizer)
-    column = tf.zeros([tf.shape(texts)[0], 1], tf.int32)
-    ids = tf.concat([column + begin, ids, column + end], 1)
-    longest = tf.reduce_max(tf.concat([ids.row_lengths(), [2]], 0))
-    if limit is not None:
-        sentence = f"The longest text has {{}} tokens, with the marks around it; this model takes at most {limit}."
-        with tf.control_dependencies([refusal_unless(longest <= limit, sentence, longest)]):
-            longest = tf.identity(longest)
-    shape = tf.stack([ids.nrows(), longest])
-    batch = {
-        "token_ids": ids.to_tensor(tokenizer.pad_id, shape=shape),
-        "padding_mask": tf.sequence_mask(ids.row_lengths(), longest),
-    }
+    places = tf.cast(pieces.row_splits[:-1] - tf.gather(splits, row), tf.int32) + len(frame.before)
+    batch = rows_in_graph([ids], frame, tokenizer.pad_id, limit, "refuse")
+    batch.pop("segment_ids", None)  # of one part
     return words, batch, words.with_flat_values(places)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests import programs, tiny_models
 from trainers.cost import plan
-from zoo.layers.blockwise_attention import resolve_form
+from zoo.layers.forms import resolve_form
 from zoo.registry import MODELS, TASKS
 
 GPT = MODELS.config("gpt")
@@ -41,46 +41,46 @@ ATTENDED = 2 * 12 * 16 * 12  # 12 T N H in each of two layers
 
 def test_flops_of_a_gpt():
     body = 2 * BLOCK + 2 * 12  # the blocks and the last norm; not the positions
-    assert plan.body_params(tiny()) == body
+    assert tiny().cost(16).body_params == body
     assert plan.flops_per_token(tiny(), 16) == 6 * (body + 61 * 12) + ATTENDED  # and the tied table
     assert plan.flops_per_token(tiny(), 7) == 6 * (body + 61 * 12) + ATTENDED * 7 / 16
 
 
 def test_a_table_that_is_only_looked_up_costs_no_flops():
-    assert plan.body_params(tiny(tie_embeddings=False)) == plan.body_params(tiny())
+    assert tiny(tie_embeddings=False).cost(16).body_params == tiny().cost(16).body_params
     rotary = tiny(position="rotary", head_dim=4)
-    assert plan.body_params(rotary) == rotary.num_params() - 61 * 12
+    assert rotary.cost(16).body_params == rotary.num_params() - 61 * 12
     lstm = MODELS.config("lstm").preset("tiny")
-    assert plan.body_params(lstm) == lstm.num_params() - 61 * 10
+    assert lstm.cost(16).body_params == lstm.num_params() - 61 * 10
     untied = MODELS.config("lstm").preset("tiny", tie_embeddings=False)
-    assert plan.body_params(untied) == untied.num_params() - 61 * (10 + 14)
-    assert plan.flops_per_token(untied, 16) == 6 * (plan.body_params(untied) + 61 * 14)
+    assert untied.cost(16).body_params == untied.num_params() - 61 * (10 + 14)
+    assert plan.flops_per_token(untied, 16) == 6 * (untied.cost(16).body_params + 61 * 14)
 
 
 def test_a_task_costs_at_the_positions_that_it_looks_at():
     bert = MODELS.config("bert").preset("tiny", pooler=True)
     body = 2 * BLOCK + 2 * 12 + 2 * 12  # the norm of the embeddings, and the products with the two segments
-    assert plan.body_params(bert) == body
-    masked = plan.output_of(bert, 16, "masked_lm", SimpleNamespace(mask_rate=0.2))
+    assert bert.cost(16).body_params == body
+    masked = plan.output_of(bert, 16, "masked_lm", TASKS.config("masked_lm")(mask_rate=0.2))
     # a head of 12 x 12 with a bias, a norm, and a bias for each of the 61 tokens, which the table makes
     assert (masked.positions, masked.width, masked.params) == (4, 61, 12 * 12 + 12 + 2 * 12 + 61)
     assert plan.flops_per_token(bert, 16, masked) == 6 * (body + (masked.params + 61 * 12) / 4) + ATTENDED
     labels = SimpleNamespace(labels=("no", "perhaps", "yes"))
-    classes, tags = (plan.output_of(tiny(), 16, task, labels) for task in ("classification", "tagging"))
+    classes, tags = (plan.output_of(tiny(), 16, task, facts=labels) for task in ("classification", "tagging"))
     assert (classes.positions, tags.positions, classes.params) == (1, 16, 195)  # 13 x 12 and 13 x 3
     assert tags.params == 39
-    assert plan.flops_per_token(tiny(), 16, classes) == 6 * (plan.body_params(tiny()) + 195 / 16) + ATTENDED
-    assert plan.flops_per_token(tiny(), 16, tags) == 6 * (plan.body_params(tiny()) + 39) + ATTENDED
-    assert plan.make(run(task="tagging"), tiny(), labels).num_params == tiny().num_params() + 39
+    assert plan.flops_per_token(tiny(), 16, classes) == 6 * (tiny().cost(16).body_params + 195 / 16) + ATTENDED
+    assert plan.flops_per_token(tiny(), 16, tags) == 6 * (tiny().cost(16).body_params + 39) + ATTENDED
+    assert plan.make(run(task="tagging"), tiny(), facts=labels).num_params == tiny().num_params() + 39
     bag = MODELS.config("bag_of_words").preset("tiny")
-    assert plan.make(run(task="classification"), bag, labels).num_params == bag.num_params()
+    assert plan.make(run(task="classification"), bag, facts=labels).num_params == bag.num_params()
 
 
 @pytest.mark.parametrize("name", ["gpt", "lstm", "bert"])
 def test_parameters_are_those_of_the_model_with_its_head(name):
     model = tiny_models.assembled(name)
-    task_config = TASKS.config(model.config.tasks[0])()
-    planned = plan.make(run(task=model.config.tasks[0]), model.config, task_config)
+    task_config = TASKS.config(model.config.default_task)()
+    planned = plan.make(run(task=model.config.default_task), model.config, task_config)
     assert planned.num_params == sum(int(np.prod(v.shape)) for v in model.trainable_variables)
 
 
@@ -89,7 +89,7 @@ def test_memory_of_weights_moments_gradients_and_a_checkpoints_copy():
     memory = plan.training_memory(tiny(), 3, 16)
     assert (memory.weights, memory.optimizer, memory.gradients, memory.checkpoint) == (params, 2 * params, params, 3 * params)
     assert memory.total == 7 * params + memory.activations + plan.GRAPHS["compiled"]
-    assert plan.training_memory(tiny(), 3, 16, xla="off").graphs == plan.GRAPHS["plain"]
+    assert plan.training_memory(tiny(), 3, 16, xla="off").graphs == plan.GRAPHS["blocks"]
     assert plan.training_memory(MODELS.config("lstm").preset("tiny"), 3, 16).graphs == plan.GRAPHS["recurrent"]
     assert plan.training_memory(MODELS.config("bag_of_words").preset("tiny"), 3, 16).graphs == plan.GRAPHS["flat"]
     assert plan.training_memory(tiny(attention="blockwise"), 3, 16).graphs > memory.graphs  # XLA has more to compile
@@ -117,7 +117,7 @@ def test_of_many_logits_only_a_chunk_is_held():
     assert at_once == pytest.approx(64 * plan.training_memory(wide, 1, 16).activations)
 
     def activations(logits):
-        output = plan.output_of(wide, 16, task_config=SimpleNamespace(logits=logits))
+        output = plan.output_of(wide, 16, task_config=TASKS.config("language_modeling")(logits=logits))
         return plan.training_memory(wide, 65, 16, output=output).activations
 
     assert activations("auto") == activations("chunks") == in_chunks < at_once < activations("whole")

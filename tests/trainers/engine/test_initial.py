@@ -58,7 +58,7 @@ def test_what_was_pretrained_here_is_fine_tuned_with_its_vocabulary_and_a_new_he
     assert_equal(weights(after.model), weights(before.model))
     assert not weights(after.model, "head").keys() & weights(before.model, "head").keys()
     assert after.tokenizer.vocabulary == before.tokenizer.vocabulary
-    assert after.task.config.labels == ("animal", "number")
+    assert after.task.facts.labels == ("animal", "number")
     # For the same task the head goes along.
     again = before.task.assemble(type(before.model.backbone)(before.model.config)).build_from_ids()
     assert initial.assign(again, "before").endswith("variables from before, its head too")

@@ -19,7 +19,11 @@ from zoo.registry import MODELS
 from zoo.tasks.classification import Classification, ClassificationConfig
 
 LABELS = ("no", "perhaps", "yes")
-NAMES = [name for name in MODELS.names() if hasattr(MODELS.get(name), "stages") and not hasattr(MODELS.get(name), "adapt")]
+NAMES = [
+    name
+    for name in MODELS.names()
+    if MODELS.config(name).kind in ("language_model", "encoder") and not MODELS.config(name).fitted
+]
 WITH_ADAPTERS = ["bert", "gpt"]
 
 

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from zoo.layers import blockwise_attention
 from zoo.layers.attention import Attention, attend, attend_by_rule
-from zoo.layers.blockwise_attention import attend_in_blocks, attend_in_rows, resolve_form
+from zoo.layers.blockwise_attention import attend_in_blocks, attend_in_rows
+from zoo.layers.forms import resolve_form
 from zoo.layers.fusion import fuse_elementwise
 from zoo.layers.masks import MaskRule
 

@@ -12,7 +12,7 @@ from zoo import metrics
 from zoo.data import examples
 from zoo.data.batch import Layout
 from zoo.models.bag_of_words import BagOfWords, BagOfWordsConfig
-from zoo.registry import MODELS
+from zoo.registry import MODELS, tasks_of
 from zoo.signatures.rows import rows_in_graph
 from zoo.tasks.classification import Classification, ClassificationConfig
 from zoo.tokenizers.base import create
@@ -22,7 +22,7 @@ EXAMPLES = [{"text": text, "label": label} for text, label in (
 )]  # fmt: skip
 LAYOUT = Layout(seq_length=8, batch_size=3)
 BYTES = create("byte")
-NAMES = [name for name in MODELS.names() if "classification" in MODELS.config(name).tasks]
+NAMES = [name for name in MODELS.names() if "classification" in tasks_of(MODELS.config(name))]
 
 
 def adapted(examples=EXAMPLES, **fields):
@@ -32,9 +32,9 @@ def adapted(examples=EXAMPLES, **fields):
 
 
 def test_classes_are_those_of_the_training_split():
-    assert adapted().config.labels == ("no", "perhaps", "yes")
-    assert adapted(labels=("yes", "perhaps", "no")).config.labels == ("yes", "perhaps", "no")
-    weights = adapted(balance=True).config.class_weights
+    assert adapted().facts.labels == ("no", "perhaps", "yes")
+    assert adapted(labels=("yes", "perhaps", "no")).facts.labels == ("yes", "perhaps", "no")
+    weights = adapted(balance=True).facts.class_weights
     assert weights == pytest.approx((5 / 3, 5 / 3, 5 / 9))
     assert adapted([{"text": "a", "text_pair": "b", "label": i} for i in range(2)]).config == ClassificationConfig(
         labels=("0", "1"), pair=True
@@ -80,7 +80,7 @@ def test_loss_with_weights_of_classes():
     task = adapted(class_weights=(2.0, 0.5, 1.0))
     data = task.encode(EXAMPLES, BYTES, LAYOUT)
     batch = task.training_batches(data, None, BYTES, LAYOUT).batch(0)
-    assert batch["token_ids"].shape == (3, 8) and task.config.max_tokens == 8 and data.num_cut == 2
+    assert batch["token_ids"].shape == (3, 8) and task.facts.max_tokens == 8 and data.num_cut == 2
     np.testing.assert_array_equal(batch["loss_weights"], np.array([2.0, 0.5, 1.0], np.float32)[batch["labels"]])
     logits = np.log(np.array([[0.2, 0.3, 0.5]] * 3, np.float32))
     total, count = task.loss({"labels": np.array([0, 1, 2]), "loss_weights": np.array([2.0, 0.5, 1.0])}, logits)
@@ -182,7 +182,7 @@ def test_a_model_with_the_head_learns_and_answers_alike_alone_and_in_company(nam
     fields = task.model_fields(tokenizer)
     config = MODELS.config(name).preset("tiny")
     fields["dropout"] = 0.0
-    config = config.replace(**{k: v for k, v in fields.items() if hasattr(config, k)})
+    config = config.replace(**{k: v for k, v in fields.items() if k in config.field_names()})
     model = task.assemble(MODELS.get(name)(config)).build_from_ids()
     data = task.encode(EXAMPLES, tokenizer, LAYOUT)
     batches = task.training_batches(data, model, tokenizer, LAYOUT)

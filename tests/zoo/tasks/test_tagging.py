@@ -7,7 +7,7 @@ import tensorflow as tf
 from tests import tiny_models
 from zoo import metrics
 from zoo.data.batch import Layout
-from zoo.registry import MODELS
+from zoo.registry import MODELS, tasks_of
 from zoo.tasks.tagging import Tagging, TaggingConfig
 from zoo.tokenizers.base import create
 
@@ -18,7 +18,7 @@ EXAMPLES = [
 ]
 LAYOUT = Layout(seq_length=9, batch_size=2)
 BYTES = create("byte")
-NAMES = [name for name in MODELS.names() if "tagging" in MODELS.config(name).tasks]
+NAMES = [name for name in MODELS.names() if "tagging" in tasks_of(MODELS.config(name))]
 
 
 def adapted():
@@ -29,7 +29,7 @@ def adapted():
 
 def test_the_first_token_answers_for_a_word_and_long_sentences_are_several_rows():
     task = adapted()
-    assert task.config.labels == ("D", "N", "V", "X")
+    assert task.facts.labels == ("D", "N", "V", "X")
     data = task.encode(EXAMPLES[:2], BYTES, LAYOUT)
     end = BYTES.eos_id
     # seven bytes a row: "the" (3) and " cat" (4); " sat" is a row of its own; "cats" (4), " sit" (4) are two rows
@@ -130,7 +130,7 @@ def test_a_model_learns_and_answers_alike_alone_and_in_company(name):
     tokenizer = create("wordpiece", [" ".join(example["tokens"]) for example in EXAMPLES] * 2, vocab_size=61)
     fields = {**task.model_fields(tokenizer), "dropout": 0.0}
     config = MODELS.config(name).preset("tiny")
-    config = config.replace(**{k: v for k, v in fields.items() if hasattr(config, k)})
+    config = config.replace(**{k: v for k, v in fields.items() if k in config.field_names()})
     model = task.assemble(MODELS.get(name)(config)).build_from_ids()
     data = task.encode(EXAMPLES, tokenizer, LAYOUT)
     batches = task.training_batches(data, model, tokenizer, LAYOUT)
@@ -151,6 +151,6 @@ def test_a_model_learns_and_answers_alike_alone_and_in_company(name):
             batch = next(iter(task.evaluation_batches(task.encode([example], tokenizer, LAYOUT), model, tokenizer, LAYOUT)))
             _, rows, _ = task.score(model, batch)
             predicted = rows["predicted"].numpy()[0][batch["loss_weights"][0] > 0]
-            assert [task.config.labels[i].encode() for i in predicted] == alone
+            assert [task.facts.labels[i].encode() for i in predicted] == alone
     with pytest.raises(tf.errors.InvalidArgumentError, match="The longest text has .* takes at most 9"):
         tag(tf.constant(["the " * 9]))
