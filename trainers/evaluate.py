@@ -7,7 +7,7 @@ from absl import flags
 
 from trainers import flags as trainer_flags
 from trainers import program
-from trainers.progress import Progress
+from trainers.progress import ProgressBar
 from zoo.config import Refusal
 
 FLAGS = flags.FLAGS
@@ -44,7 +44,7 @@ def splits(task, layout, source, directory, names):
     """Split -> what batches are made of, with the tokenizer of the bundle in `directory`."""
     from trainers.prepare import prepare_for
 
-    with Progress("Preparing") as progress:
+    with ProgressBar("Preparing") as progress:
         return prepare_for(
             task, layout, source, str(Path(directory) / "tokenizer"), splits=names,
             progress=lambda split, done: progress.update(done, split=split),

@@ -187,8 +187,8 @@ def _reported(texts, what, report):
 def _key(source, *tokenizer):
     """16 hexadecimal digits that change with the text, the tokenizer, and the code of tokenizers and shards."""
     code = hashlib.sha256()
-    zoo = Path(write_shards.__code__.co_filename).parent
-    for path in [zoo / "data.py", *sorted((zoo / "tokenizers").glob("*.py"))]:
+    zoo = Path(write_shards.__code__.co_filename).parents[1]
+    for path in [zoo / "data" / "shards.py", *sorted((zoo / "tokenizers").glob("*.py"))]:
         code.update(path.read_bytes())
     whole = json.dumps([source.fingerprint(), *tokenizer, code.hexdigest()])
     return hashlib.sha256(whole.encode()).hexdigest()[:16]

@@ -176,7 +176,7 @@ def test_embed_gives_a_vector_for_a_string_and_rows_for_a_list(tmp_path):
 def test_a_prompt_may_fill_the_context_and_no_more(loaded):
     assert len(loaded.generate("x" * 23, max_new_tokens=9)) >= 23
     for call in (loaded.generate, loaded.score, lambda text: list(loaded.stream(text))):
-        with pytest.raises(ValueError, match="has 25 tokens, with the one that begins it; this model takes at most 24"):
+        with pytest.raises(ValueError, match="has 25 tokens, with the special ones around it; this model takes at most 24"):
             call("x" * 24)
     with pytest.raises(ValueError, match="^The prompt number 2 has 25 tokens"):
         loaded.generate(["a", "x" * 24])

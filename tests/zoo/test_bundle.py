@@ -40,7 +40,7 @@ def refused(directory):
 
 def test_the_config_says_what_is_inside(saved):
     config = json.loads((saved / "config.json").read_text())
-    assert config["format_version"] == 1 and config["zoo_version"] == zoo.__version__
+    assert config["format_version"] == 2 and config["zoo_version"] == zoo.__version__
     assert config["model"] == "gpt" and config["model_config"]["vocab_size"] == 257
 
 
@@ -106,9 +106,9 @@ def test_a_damaged_config(saved, text):
 
 
 def test_fields_of_the_config(saved):
-    changed(saved, format_version=2)
-    assert "format version 2, this zoo reads up to 1; update it" in refused(saved)
-    changed(saved, format_version=1, model="gtp")
+    changed(saved, format_version=3)
+    assert "format version 3, this zoo reads up to 2; update it" in refused(saved)
+    changed(saved, format_version=2, model="gtp")
     assert refused(saved) == "No model is called 'gtp'; did you mean 'gpt'?"
     changed(saved, model="gpt", task="language_modelling")
     assert refused(saved) == "No task is called 'language_modelling'; did you mean 'language_modeling'?"

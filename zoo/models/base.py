@@ -254,6 +254,8 @@ class Classifier(Model):
 
     A family's config has `num_classes`, which a task sets. A family implements `logits`, and `fit_statistics` if it must see
     the training texts before the first step.
+
+    Call: a batch, a dict -> float32 (B, C).
     """
 
     def fit_statistics(self, rows):

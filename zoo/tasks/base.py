@@ -45,7 +45,7 @@ class Task:
     Args:
         config: what the user asks, an instance of `config_class`, or None for its defaults.
         facts: what the task has learnt from its data, an instance of `facts_class`, or None before `inspect`. Config and facts
-            are both saved in the bundle, and no name is in both by accident: an option is never overwritten by what was learnt.
+            are both saved in the bundle. A name that is in both may be asked for, and is then not learnt.
         label_smoothing: mass that is spread evenly over the classes (Szegedy et al. 2016, section 7).
         z_loss: weight of log^2 Z, which keeps the softmax's normaliser near 1 (de Brebisson and Vincent 2016).
 
@@ -72,8 +72,13 @@ class Task:
         if z_loss < 0:
             raise Refusal(f"z_loss must not be negative, got {z_loss}.")
         self.config = self.config_class() if config is None else config
-        self.facts = self.facts_class() if facts is None else facts
+        self.facts = self._asked_for() if facts is None else facts
         self.label_smoothing, self.z_loss = label_smoothing, z_loss
+
+    def _asked_for(self):
+        """Facts before any data was seen: what the user has said of them, such as the labels."""
+        names = set(self.facts_class.field_names()) & set(self.config.field_names())
+        return self.facts_class(**{name: getattr(self.config, name) for name in names})
 
     def learn(self, **facts):
         """Adds to what the task has learnt from its data."""

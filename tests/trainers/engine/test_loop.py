@@ -12,10 +12,12 @@ import pytest
 import tensorflow as tf
 
 from tests import tiny_models
+from trainers.cost import plan
 from trainers.engine import loop, loss_scaling
 from zoo.data.batch import Layout
 from zoo.data.packing import PackedBatches
 from zoo.models.base import LanguageModel
+from zoo.registry import MODELS
 from zoo.tasks.language_modeling import LanguageModeling
 
 
@@ -176,17 +178,12 @@ def test_windows_longer_than_the_model_are_refused():
 # Whether XLA compiles the step
 
 
-class Device:
-    def __init__(self, kind):
-        self.device_type = kind
-
-
 @pytest.mark.parametrize(("requested", "case", "devices", "expected", "reason"), [
     ("on", "lstm", ["CPU"], True, "--xla=on"),
     ("require", "lstm", ["CPU"], True, "--xla=require"),
     ("off", "gpt", ["GPU"], False, "--xla=off"),
     ("auto", "gpt", ["CPU"], True, "auto: {:,} parameters are few for a CPU"),
-    ("auto", "lstm", ["CPU"], False, "auto: on a CPU the recurrent loop is faster without"),
+    ("auto", "lstm", ["CPU"], False, "auto: on a CPU a recurrent loop is faster without"),
     ("auto", "bert", ["CPU"], False, "auto: on a CPU an encoder is faster without"),
     ("auto", "lstm", ["CPU", "GPU"], True, "auto: an accelerator is present"),
     ("auto", "gpt", ["CPU", "TPU"], True, "auto: an accelerator is present"),
@@ -194,12 +191,14 @@ class Device:
 def test_xla_is_decided_with_a_reason(requested, case, devices, expected, reason):
     model = tiny_models.create(case)
     reason = reason.format(model.count_params())
-    assert loop.resolve_xla(requested, model, [Device(kind) for kind in devices]) == (expected, reason)
+    accelerator = devices != ["CPU"]
+    decided = plan.resolve_xla(requested, model.config.cost(16), model.count_params(), accelerator)
+    assert decided == (expected, reason)
 
 
 def test_a_large_model_is_not_compiled_on_a_cpu(monkeypatch):
-    monkeypatch.setattr(loop, "XLA_CPU_MAX_PARAMS", 10)
-    compiled, reason = loop.resolve_xla("auto", tiny_models.create("gpt"), [Device("CPU")])
+    monkeypatch.setattr(plan, "XLA_CPU_MAX_PARAMS", 10)
+    compiled, reason = plan.resolve_xla("auto", MODELS.config("gpt").preset("tiny").cost(16), 11)
     assert not compiled and reason.endswith("parameters are many for a CPU")
 
 

@@ -62,6 +62,9 @@ def test_the_score_is_never_smoothed_and_counts_what_the_loss_counts():
 
 def test_a_position_without_weight_may_be_impossible():
     class Impossible:
+        def taken(self, batch):
+            return {"token_ids": batch["token_ids"]}
+
         def token_log_probs(self, token_ids, labels, state=None):
             return np.array([[-1.5, -np.inf]], "float32"), state
 

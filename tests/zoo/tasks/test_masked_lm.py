@@ -97,7 +97,7 @@ def test_only_hidden_positions_go_through_the_head(task, model):
     ids = tiny_models.token_ids(model, 3, 7)
     positions = np.array([[1, 5], [0, 0], [6, 2]], np.int32)
     some, state = task.forward(model, {"token_ids": ids, "label_positions": positions})
-    everywhere = task.logits(model, model.backbone.encode(ids), np.tile(np.arange(7, dtype=np.int32), (3, 1)))
+    everywhere = model.head.logits(model.backbone.hidden(ids))
     np.testing.assert_allclose(some, np.take_along_axis(np.asarray(everywhere), positions[..., None], 1), rtol=1e-5, atol=1e-5)
     assert state is None and some.shape == (3, 2, model.config.vocab_size)
     assert not any("pooler" in v.path for v in model.trainable_variables)
@@ -129,8 +129,8 @@ def test_fill_mask_is_the_head_at_the_holes(task, model, tokenizer, signatures):
             ids += [tokenizer.mask_id] * bool(number) + tokenizer.encode(part)
         ids.append(tokenizer.sep_id)
         holes = [i for i, token in enumerate(ids) if token == tokenizer.mask_id]
-        hidden = model.backbone.encode(np.array([ids], np.int32))
-        expected = tf.nn.softmax(task.logits(model, hidden, np.array([holes], np.int32))[0]).numpy()
+        batch = {"token_ids": np.array([ids], np.int32), "label_positions": np.array([holes], np.int32)}
+        expected = tf.nn.softmax(model(batch)[0]).numpy()
         for place in range(2):
             if place >= len(holes):
                 assert (tokens[row, place] == b"").all() and (probs[row, place] == 0).all()
@@ -157,7 +157,7 @@ def test_score_hides_each_token_in_turn(task, model, tokenizer, signatures):
         for place in range(1, len(ids) - 1):
             masked = np.array([ids], np.int32)
             masked[0, place] = tokenizer.mask_id
-            logits = task.logits(model, model.backbone.encode(masked), np.array([[place]], np.int32))[0, 0]
+            logits = model({"token_ids": masked, "label_positions": np.array([[place]], np.int32)})[0, 0]
             total += float(tf.nn.log_softmax(logits)[ids[place]])
         assert float(answer["log_prob"][row]) == pytest.approx(total, rel=1e-4, abs=1e-5)
         assert int(answer["num_tokens"][row]) == len(ids) - 2
@@ -170,7 +170,7 @@ def test_embeddings_are_means_of_length_one(model, tokenizer, signatures):
     vectors = signatures["embed"](text=tf.constant(texts))["embedding"].numpy()
     for row, text in enumerate(texts):
         ids = [tokenizer.cls_id, *tokenizer.encode(text), tokenizer.sep_id]
-        mean = np.asarray(model.backbone.encode(np.array([ids], np.int32)))[0].mean(0)
+        mean = np.asarray(model.backbone.hidden(np.array([ids], np.int32)))[0].mean(0)
         np.testing.assert_allclose(vectors[row], mean / np.linalg.norm(mean), rtol=1e-4, atol=1e-5)
 
 
