@@ -16,7 +16,7 @@ def test_learned_positions_are_rows_of_a_table():
 
 
 def test_angles_fall_geometrically_over_the_pairs():
-    cos, sin = rotary_angles(np.array([[0, 1, 30], [2, 2, 2]]), head_dim=6, theta=1000.0)
+    cos, sin = rotary_angles(np.array([[0, 1, 30], [2, 2, 2]]), width=6, theta=1000.0)
     assert cos.shape == sin.shape == (2, 1, 3, 3)
     # 1000^(-2i/6): 1, 0.1, 0.01
     expected = np.array([[[0, 0, 0], [1, 0.1, 0.01], [30, 3, 0.3]], [[2, 0.2, 0.02]] * 3])[:, None]
