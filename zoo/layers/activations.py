@@ -62,17 +62,17 @@ ACTIVATIONS = {"gelu": gelu, "gelu_exact": gelu_exact, "relu": ops.relu, "silu":
 GATED = {"swiglu": ops.silu, "geglu": gelu, "geglu_exact": gelu_exact, "reglu": ops.relu}
 
 
-def activation(name):
+def named_activation(name):
     """The function that is called `name` in `ACTIVATIONS`.
 
     Raises:
         Refusal: there is none.
 
     Example:
-        >>> float(activation("relu")(-2.0))
+        >>> float(named_activation("relu")(-2.0))
         0.0
     """
-    return _named(ACTIVATIONS, name)
+    return _entry(ACTIVATIONS, name)
 
 
 def network_activation(name):
@@ -81,10 +81,10 @@ def network_activation(name):
     Raises:
         Refusal: there is none.
     """
-    return _named({**ACTIVATIONS, **GATED}, name), name in GATED
+    return _entry({**ACTIVATIONS, **GATED}, name), name in GATED
 
 
-def _named(table, name):
+def _entry(table, name):
     if name not in table:
         raise Refusal(f"activation must be {' or '.join(table)}, got {name!r}.")
     return table[name]

@@ -125,12 +125,12 @@ def _some_are_left(token_ids):
 
 
 def _fits(remaining, room):
-    """Checks that the state of a decoding step, which has room for so many tokens, has enough for all that may still come."""
+    """Checks that a state with room for so many tokens has enough for all that may still come, and for this one anyway."""
     if room is None:
         return []
     most = tf.reduce_max(tf.concat([remaining, [1]], 0))
-    sentence = "remaining is {}; the state has room for {} tokens more: prefill makes room for max_new_tokens of them."
-    return [refusal_unless(most <= room, sentence, most, room)]
+    sentence = "The state has room for {} more tokens, and up to {} may still come: prefill makes room for max_new_tokens."
+    return [refusal_unless(most <= room, sentence, room, most)]
 
 
 def _with_arguments(step, specs):
