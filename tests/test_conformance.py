@@ -11,7 +11,7 @@ import tensorflow as tf
 from tests import goldens, tiny_models
 from trainers.engine.checkpoints import Checkpoints, named_variables
 from zoo import bundle as bundles
-from zoo.config import KINDS
+from zoo.config import KINDS, Refusal
 from zoo.models.base import Classifier, Encoder, LanguageModel
 from zoo.registry import MODELS, TASKS, tasks_of
 from zoo.tokenizers.base import create as create_tokenizer
@@ -145,6 +145,44 @@ def test_padding_at_the_left_changes_nothing(model, ids, logits, with_state):
         for row, length in enumerate(lengths):
             whole = np.concatenate([ids[row : row + 1, :length], ids[row : row + 1, :1]], axis=1)
             np.testing.assert_allclose(following[row], np.asarray(model(whole))[0, -1], **CLOSE)
+
+
+def test_padding_at_the_left_of_any_piece_leaves_the_state_of_a_row(model, ids):
+    """Three pieces, of which each row has its own share, or nothing; row by row the result is that of its tokens alone."""
+    pieces = ((4, (4, 1, 2)), (3, (1, 3, 0)), (2, (2, 0, 1)))  # columns, and how many tokens each row has in them
+    texts, state = [[] for _ in range(B)], model.init_state(B, 10)
+    for number, (columns, counts) in enumerate(pieces):
+        piece = np.full((B, columns), 9, np.int32)
+        for row, count in enumerate(counts):
+            piece[row, columns - count :] = ids[row, 2 * number : 2 * number + count]
+            texts[row] += piece[row, columns - count :].tolist()
+        mask = np.arange(columns) >= columns - np.array(counts)[:, None]
+        outputs, state = model(piece, state=state, padding_mask=mask)
+        for row, count in enumerate(counts):
+            if count:
+                alone = np.asarray(model(np.array([texts[row]], np.int32)))[0, -count:]
+                np.testing.assert_allclose(np.asarray(outputs)[row, columns - count :], alone, **CLOSE)
+    following, _ = model.next_logits(ids[:, :1], state)  # and without padding again
+    for row, text in enumerate(texts):
+        alone = np.asarray(model(np.array([[*text, ids[row, 0]]], np.int32)))[0, -1]
+        np.testing.assert_allclose(following[row], alone, **CLOSE)
+
+
+@pytest.mark.parametrize("read", [0, 5])
+def test_a_state_takes_as_many_tokens_as_it_has_room_for_and_no_more(model, ids, read):
+    state = model.init_state(B, T)
+    if model.room_left(state) is None:
+        return  # never full
+    state = model(ids[:, :read], state=state)[1] if read else state
+    room = int(model.room_left(state))
+    assert room == T - read
+    assert np.isfinite(model(ids[:, :room], state=state)[0]).all()
+    too_many = np.ones((B, room + 1), np.int32)
+    with pytest.raises(Refusal, match=f"room for {T} tokens: it holds {read}, and {room + 1} more do not fit"):
+        model(too_many, state=state)
+    graph = tf.function(lambda ids, state: model(ids, state=state)[0], autograph=False)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="less room than it is to hold"):
+        graph(tf.constant(too_many), state)
 
 
 def test_the_future_changes_nothing(model, ids, logits):

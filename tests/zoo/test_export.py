@@ -301,8 +301,10 @@ def test_rows_join_and_part_between_steps(served):
     second = served.run("prefill", {"prompt": ["ab"], "max_new_tokens": [9], "padded_length": [read]})
     columns = max(room, second["state_layer_0_keys"].shape[2])
     for rows in (first, second):
+        missing = columns - rows["state_padding"].shape[1]
+        rows["state_padding"] = np.pad(rows["state_padding"], [(0, 0), (0, missing)])
         for name in ("state_layer_0_keys", "state_layer_0_values"):
-            rows[name] = np.pad(rows[name], [(0, 0), (0, 0), (0, columns - rows[name].shape[2]), (0, 0)])
+            rows[name] = np.pad(rows[name], [(0, 0), (0, 0), (0, missing), (0, 0)])
     both = join(first, second)
     for _ in range(9):
         both = step(both)
@@ -311,6 +313,21 @@ def test_rows_join_and_part_between_steps(served):
 
 
 # Requests that do not fit
+
+
+def test_a_step_writes_no_more_than_the_state_has_room_for(served):
+    def step(rows, **changed):
+        rows = {**rows, **changed}
+        return served.run("decode_step", {name: value for name, value in rows.items() if name in inputs})
+
+    inputs = served.signatures["decode_step"].inputs
+    rows = served.run("prefill", {"prompt": ["ab", "a"], "max_new_tokens": [3, 2]})
+    with pytest.raises(c_api.RequestError, match="The state has room for 3 more tokens, and up to 4 may still come"):
+        step(rows, remaining=np.array([4, 1], np.int32))
+    for _ in range(3):
+        rows = step(rows, remaining=np.array([1, 1], np.int32))
+    with pytest.raises(c_api.RequestError, match="The state has room for 0 more tokens, and up to 1 may still come"):
+        step(rows, remaining=np.array([1, 0], np.int32))
 
 
 @pytest.mark.parametrize(

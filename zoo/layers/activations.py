@@ -1,9 +1,13 @@
-"""The gelus of GPT-2 and BERT, with their gradients written out: few passes over the widest activations of the model."""
+"""The activations of networks, by name.
+
+The gelus of GPT-2 and BERT have their gradients written out: few passes over the widest activations of the model.
+"""
 
 import math
 
 from keras import ops
 
+from zoo.config import Refusal
 from zoo.layers.fusion import fused
 
 SCALE = 1.5957691216057308  # 2 sqrt(2 / pi)
@@ -50,3 +54,37 @@ def _gelu_exact(x):
 def _gelu_exact_gradient(x, dy):
     density = ops.exp(-0.5 * ops.square(x)) * (1 / math.sqrt(2 * math.pi))
     return dy * (0.5 + 0.5 * ops.erf(x * math.sqrt(0.5)) + x * density)
+
+
+# a(W x)
+ACTIVATIONS = {"gelu": gelu, "gelu_exact": gelu_exact, "relu": ops.relu, "silu": ops.silu}
+# a(W_g x) * W x, the gated linear units of Shazeer 2020, eq. 6: a by the name of the unit
+GATED = {"swiglu": ops.silu, "geglu": gelu, "geglu_exact": gelu_exact, "reglu": ops.relu}
+
+
+def named_activation(name):
+    """The function that is called `name` in `ACTIVATIONS`.
+
+    Raises:
+        Refusal: there is none.
+
+    Example:
+        >>> float(named_activation("relu")(-2.0))
+        0.0
+    """
+    return _entry(ACTIVATIONS, name)
+
+
+def network_activation(name):
+    """The function of a network's activation, and whether it is gated: a name of `ACTIVATIONS` or of `GATED`.
+
+    Raises:
+        Refusal: there is none.
+    """
+    return _entry({**ACTIVATIONS, **GATED}, name), name in GATED
+
+
+def _entry(table, name):
+    if name not in table:
+        raise Refusal(f"activation must be {' or '.join(table)}, got {name!r}.")
+    return table[name]

@@ -1,7 +1,7 @@
-"""Multi-head attention with shared key/value heads and an optional cache. One module serves every Transformer.
+"""Multi-head attention to the sequence itself or to another one. One module serves every Transformer.
 
 Shape letters: B batch, T queries, S keys, D hidden, N query heads, K key/value heads, G = N / K queries a key head,
-H head width.
+H head width; b = B or 1, the batch of a bias.
 """
 
 import keras
@@ -9,7 +9,7 @@ from keras import ops
 
 from zoo.config import Refusal
 from zoo.layers import fusion
-from zoo.layers.blockwise_attention import attend_in_blocks, attend_in_rows
+from zoo.layers.blockwise_attention import attend_in_blocks, attend_in_rows, scaled
 from zoo.layers.forms import FORMS, resolve_form
 from zoo.layers.linear import Linear, leading_shape, row_matmul
 from zoo.layers.masks import MASKED, MaskRule
@@ -17,56 +17,82 @@ from zoo.layers.norms import Norm
 from zoo.layers.positions import rotate
 
 
-def attend(q_BNTH, k_BKSH, v_BKSH, mask):
-    """The plain form: softmax(Q K' / sqrt(H)) V (Vaswani et al. 2017, eq. 1), softmax in float32.
+def attend(q_BNTH, k_BKSH, v_BKSH, mask, bias=None, scale=None, with_weights=False):
+    """The plain form: softmax(Q K' / sqrt(H) + bias) V (Vaswani et al. 2017, eq. 1), softmax in float32.
 
     Args:
         q_BNTH: queries; k_BKSH, v_BKSH: keys and values with N a multiple of K.
         mask: bool (B or 1, T, S), True attends; or None.
+        bias: float (b, N, T, S), added to the scores; or None.
+        scale: what takes the place of 1 / sqrt(H), or None.
+        with_weights: whether to return the weights, too.
 
     Returns:
-        (B, N, T, H), in the queries' dtype.
+        (B, N, T, H), in the queries' dtype; `with_weights`, also what the values are weighed with, (B, N, T, S).
     """
     num_heads, num_kv_heads, head_dim = q_BNTH.shape[1], k_BKSH.shape[1], q_BNTH.shape[-1]
     groups = num_heads // num_kv_heads
     num_queries = ops.shape(q_BNTH)[2]
     # Queries that share a key head are stacked along T: grouped-query attention is then a plain batched product.
-    q = ops.reshape(q_BNTH * head_dim**-0.5, (-1, num_kv_heads, groups * num_queries, head_dim))
+    q = ops.reshape(scaled(q_BNTH, scale), (-1, num_kv_heads, groups * num_queries, head_dim))
     if groups == 1 and q_BNTH.shape[2] == 1:
-        return _attend_once(q, k_BKSH, v_BKSH, mask)
+        weights = _weights_of_one(q, k_BKSH, mask, bias, v_BKSH.dtype)
+        out_BNTH = row_matmul(weights, v_BKSH)
+        return (out_BNTH, weights) if with_weights else out_BNTH
     scores = ops.cast(ops.matmul(q, ops.transpose(k_BKSH, (0, 1, 3, 2))), "float32")
-    if mask is not None:
+    if mask is not None or bias is not None:
         num_keys = ops.shape(k_BKSH)[2]
-        bias = ops.where(mask, 0.0, MASKED)[:, None]
         if groups > 1:
             scores = ops.reshape(scores, (-1, num_heads, num_queries, num_keys))
-        scores = scores + bias
+        if bias is not None:
+            scores = scores + ops.cast(bias, "float32")
+        if mask is not None:
+            scores = scores + ops.where(mask, 0.0, MASKED)[:, None]
         if groups > 1:
             scores = ops.reshape(scores, (-1, num_kv_heads, groups * num_queries, num_keys))
     weights = ops.cast(ops.softmax(scores, axis=-1), v_BKSH.dtype)
-    return ops.reshape(ops.matmul(weights, v_BKSH), (-1, num_heads, num_queries, head_dim))
+    out_BNTH = ops.reshape(ops.matmul(weights, v_BKSH), (-1, num_heads, num_queries, head_dim))
+    if not with_weights:
+        return out_BNTH
+    return out_BNTH, ops.reshape(weights, (-1, num_heads, num_queries, ops.shape(k_BKSH)[2]))
 
 
-def _attend_once(q_BK1H, k_BKSH, v_BKSH, mask_B1S):
-    """`attend` in a decoding step, where there is so little to do that the large kernels (a product and a sum in one, oneDNN's
-    softmax) take longer to begin than the plain ones to end."""
+def _weights_of_one(q_BK1H, k_BKSH, mask_B1S, bias_bN1S, dtype):
+    """The weights (B, K, 1, S) in a decoding step, where there is so little to do that the large kernels (a product and a sum
+    in one, oneDNN's softmax) take longer to begin than the plain ones to end."""
     scores_BK1S = ops.cast(row_matmul(q_BK1H, k_BKSH, transpose_y=True), "float32")
+    if bias_bN1S is not None:
+        scores_BK1S = scores_BK1S + ops.cast(bias_bN1S, "float32")
     if mask_B1S is not None:
         scores_BK1S = ops.where(mask_B1S[:, None], scores_BK1S, MASKED)
     powers_BK1S = ops.exp(scores_BK1S - ops.max(scores_BK1S, axis=-1, keepdims=True))
-    weights_BK1S = ops.cast(powers_BK1S / ops.sum(powers_BK1S, axis=-1, keepdims=True), v_BKSH.dtype)
-    return row_matmul(weights_BK1S, v_BKSH)
+    return ops.cast(powers_BK1S / ops.sum(powers_BK1S, axis=-1, keepdims=True), dtype)
 
 
-def attend_by_rule(q_BNTH, k_BKTH, v_BKTH, rule, form):
-    """`attend` of a sequence to itself under a `MaskRule`, in one of the `FORMS`."""
-    length = q_BNTH.shape[2]
-    form = resolve_form(form, length, rule.causal)
+def attend_by_rule(q_BNTH, k_BKSH, v_BKSH, rule, form, bias=None, scale=None, with_weights=False):
+    """`attend` under a `MaskRule`, in one of the `FORMS`; the plain one alone has the weights."""
+    length, num_keys = q_BNTH.shape[2], k_BKSH.shape[2]
+    form = "plain" if with_weights else resolve_form(form, length, rule.is_triangle)
     if form == "blockwise":
-        return attend_in_blocks(q_BNTH, k_BKTH, v_BKTH, rule)
-    if form == "rows" and rule.causal and length is not None:
-        return attend_in_rows(q_BNTH, k_BKTH, v_BKTH, rule)
-    return attend(q_BNTH, k_BKTH, v_BKTH, rule.whole(ops.shape(q_BNTH)[2]))
+        return attend_in_blocks(q_BNTH, k_BKSH, v_BKSH, rule, bias, scale)
+    if form == "rows" and rule.causal and None not in (length, num_keys):
+        return attend_in_rows(q_BNTH, k_BKSH, v_BKSH, rule, bias, scale)
+    mask = rule.whole(ops.shape(q_BNTH)[2], ops.shape(k_BKSH)[2])
+    return attend(q_BNTH, k_BKSH, v_BKSH, mask, bias, scale, with_weights)
+
+
+def shared_mask(rule, form, queries, keys):
+    """What the layers of a stack take as `attention_mask`: one bool mask, where they compute in the plain form, or the rule.
+
+    Args:
+        rule: a `MaskRule`.
+        form: of every layer, one of `FORMS`.
+        queries, keys: (B, T) and (B, S), for their lengths alone.
+    """
+    form = resolve_form(form, queries.shape[1], rule.is_triangle)
+    if form == "plain" or None in (queries.shape[1], keys.shape[1]):
+        return rule.whole(ops.shape(queries)[1], ops.shape(keys)[1])
+    return rule
 
 
 def append_to_cache(cache_BKSH, new_BKTH, index):
@@ -99,46 +125,78 @@ def _exchanged(x):
 
 
 class Attention(keras.layers.Layer):
-    """Multi-head self-attention; with `num_kv_heads` < `num_heads`, grouped-query (Ainslie et al. 2023).
+    """Multi-head attention: softmax(Q K' / sqrt(H) + bias) V of N heads side by side (Vaswani et al. 2017, section 3.2.2).
+
+    Q, K and V are products of the sequence itself, or, with `cross`, Q of the sequence and K and V of another one, the memory.
+    With `num_kv_heads` < `num_heads` it is grouped-query attention (Ainslie et al. 2023).
 
     Args:
         num_heads: N.
         num_kv_heads: K, a divisor of N.
         head_dim: H.
-        use_bias: whether the four projections have biases.
+        use_bias: whether the projections have biases.
         dropout: rate on the output.
         normalize_qk: RMS-normalise queries and keys a head (Henry et al. 2020).
         output_stddev: of the output projection's initialisation.
         form: how attention under a `MaskRule` is computed, one of `forms.FORMS`.
+        scale: what scores are multiplied with in place of 1 / sqrt(H), such as 1 (Raffel et al. 2020); or None.
+        cross: whether keys and values come from a memory. The weights are `query` and `key_value` then, and not `qkv`.
+        rotation: how `angles` turn queries and keys, such as `positions.rotate_pairs`.
 
     Call:
         x: (B, T, D).
-        attention_mask: bool (B or 1, T, S), or, without a cache, a `MaskRule`.
-        angles: from `rotary_angles`, or None.
-        cache: dict `keys`, `values` (B, K, S, H) and scalar `index`, or None: then S = T.
+        memory: with `cross` alone: (B, S, D), or its keys and values (B, K, S, H) from `memory_keys_values`.
+        attention_mask: bool (B or 1, T, S), or a `MaskRule`, or None.
+        bias: float (b, N, T, S), such as `positions.RelativeBias` gives, or None.
+        angles: what `rotation` takes, such as `positions.rotary_angles` gives, or None; not with `cross`.
+        cache: dict `keys`, `values` (B, K, S, H) and scalar `index`, or None: then S = T; not with `cross`.
+        with_weights: whether the weights of the heads are returned, too; they are then computed in the plain form.
 
     Returns:
-        (B, T, D), and the dict of the updated `keys` and `values` (None without a cache).
+        (B, T, D), and the dict of the updated `keys` and `values` (None without a cache); `with_weights`, also the weights
+        (B, N, T, S).
+
+    Raises:
+        Refusal: for an unknown `form`; if there is a memory without `cross`, or none with it.
+
+    Example:
+        >>> attention = Attention(num_heads=2, num_kv_heads=2, head_dim=4, cross=True)
+        >>> attention.build((None, None, 8))
+        >>> out, _ = attention(np.ones((1, 3, 8)), memory=np.ones((1, 5, 8)))
+        >>> out.shape
+        TensorShape([1, 3, 8])
     """
 
     def __init__(
         self, num_heads, num_kv_heads, head_dim, *, use_bias=True, dropout=0.0, normalize_qk=False,
-        output_stddev=0.02, form="auto", **kwargs
+        output_stddev=0.02, form="auto", scale=None, cross=False, rotation=rotate, **kwargs
     ):  # fmt: skip
         super().__init__(autocast=False, **kwargs)  # the angles stay float32; what is computed follows x
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
         self.use_bias, self.output_stddev, self.form = use_bias, output_stddev, form
+        self.scale, self.cross, self.rotation = scale, cross, rotation
         if form not in FORMS:
             raise Refusal(f"form must be {' or '.join(FORMS)}, got {form!r}.")
-        self.qkv = Linear((num_heads + 2 * num_kv_heads) * head_dim, use_bias, dtype=self.dtype_policy, name="qkv")
+        if cross:
+            self.query = self._projection(num_heads, "query")
+            self.key_value = self._projection(2 * num_kv_heads, "key_value")
+        else:
+            self.qkv = self._projection(num_heads + 2 * num_kv_heads, "qkv")
         self.normalize_qk = normalize_qk
         if normalize_qk:
             self.query_norm = Norm("rms", 1e-6, dtype=self.dtype_policy, name="query_norm")
             self.key_norm = Norm("rms", 1e-6, dtype=self.dtype_policy, name="key_norm")
         self.dropout = keras.layers.Dropout(dropout, name="dropout") if dropout else None
 
-    def build(self, input_shape):
-        self.qkv.build(input_shape)
+    def _projection(self, num_heads, name):
+        return Linear(num_heads * self.head_dim, self.use_bias, dtype=self.dtype_policy, name=name)
+
+    def build(self, input_shape, memory_shape=None):
+        if self.cross:
+            self.query.build(input_shape)
+            self.key_value.build(input_shape if memory_shape is None else memory_shape)
+        else:
+            self.qkv.build(input_shape)
         if self.normalize_qk:
             self.query_norm.build((None, None, None, self.head_dim))
             self.key_norm.build((None, None, None, self.head_dim))
@@ -147,25 +205,53 @@ class Attention(keras.layers.Layer):
         )
         self.output_projection.build((*input_shape[:-1], self.num_heads * self.head_dim))
 
-    def call(self, x, attention_mask=None, angles=None, cache=None, training=False):
+    def memory_keys_values(self, memory_BSD):
+        """Keys and values (B, K, S, H) of a memory, which a decoder keeps in its state: they are the same in every step."""
+        heads = self._heads(self.key_value(memory_BSD), 2 * self.num_kv_heads)
+        k_BKSH, v_BKSH = ops.split(heads, 2, axis=1)
+        return (self.key_norm(k_BKSH) if self.normalize_qk else k_BKSH), v_BKSH
+
+    def call(
+        self, x, memory=None, attention_mask=None, bias=None, angles=None, cache=None, with_weights=False, training=False
+    ):  # fmt: skip
+        if self.cross == (memory is None):
+            raise Refusal(f"Attention with cross={self.cross} takes {'a' if self.cross else 'no'} memory.")
+        q_BNTH, k_BKSH, v_BKSH = self._of_memory(x, memory) if self.cross else self._of_itself(x, angles)
+        updated = None
+        if cache is not None:
+            k_BKSH = append_to_cache(cache["keys"], k_BKSH, cache["index"])
+            v_BKSH = append_to_cache(cache["values"], v_BKSH, cache["index"])
+            updated = {"keys": k_BKSH, "values": v_BKSH}
+        options = dict(bias=bias, scale=self.scale, with_weights=with_weights)
+        if isinstance(attention_mask, MaskRule):
+            out = attend_by_rule(q_BNTH, k_BKSH, v_BKSH, attention_mask, self.form, **options)
+        else:
+            out = attend(q_BNTH, k_BKSH, v_BKSH, attention_mask, **options)
+        out, weights = out if with_weights else (out, None)
+        out = ops.reshape(_exchanged(out), (*leading_shape(x), self.num_heads * self.head_dim))
+        out = self.output_projection(out)
+        if self.dropout is not None:
+            out = self.dropout(out, training=training)
+        return (out, updated, weights) if with_weights else (out, updated)
+
+    def _heads(self, x_BTY, num_heads):
+        """(B, T, n H) -> (B, n, T, H)."""
+        return _exchanged(ops.reshape(x_BTY, (*leading_shape(x_BTY), num_heads, self.head_dim)))
+
+    def _of_itself(self, x, angles):
+        """Queries, keys and values of the sequence."""
         n, k = self.num_heads, self.num_kv_heads
-        heads = _exchanged(ops.reshape(self.qkv(x), (*leading_shape(x), n + 2 * k, self.head_dim)))
         # Split and not sliced: the gradient of three slices is three padded copies, that of a split one concatenation.
-        q_BNTH, k_BKTH, v_BKTH = ops.split(heads, (n, n + k), axis=1)
+        q_BNTH, k_BKTH, v_BKTH = ops.split(self._heads(self.qkv(x), n + 2 * k), (n, n + k), axis=1)
         if self.normalize_qk:
             q_BNTH, k_BKTH = self.query_norm(q_BNTH), self.key_norm(k_BKTH)
         if angles is not None:
-            q_BNTH, k_BKTH = rotate(q_BNTH, angles), rotate(k_BKTH, angles)
-        updated = None
-        if cache is not None:
-            k_BKTH = append_to_cache(cache["keys"], k_BKTH, cache["index"])
-            v_BKTH = append_to_cache(cache["values"], v_BKTH, cache["index"])
-            updated = {"keys": k_BKTH, "values": v_BKTH}
-        if isinstance(attention_mask, MaskRule):
-            out = attend_by_rule(q_BNTH, k_BKTH, v_BKTH, attention_mask, self.form)
-        else:
-            out = attend(q_BNTH, k_BKTH, v_BKTH, attention_mask)
-        out = self.output_projection(ops.reshape(_exchanged(out), (*leading_shape(x), n * self.head_dim)))
-        if self.dropout is not None:
-            out = self.dropout(out, training=training)
-        return out, updated
+            q_BNTH, k_BKTH = self.rotation(q_BNTH, angles), self.rotation(k_BKTH, angles)
+        return q_BNTH, k_BKTH, v_BKTH
+
+    def _of_memory(self, x, memory):
+        """Queries of the sequence, keys and values of the memory."""
+        q_BNTH = self._heads(self.query(x), self.num_heads)
+        if self.normalize_qk:
+            q_BNTH = self.query_norm(q_BNTH)
+        return q_BNTH, *(memory if isinstance(memory, (tuple, list)) else self.memory_keys_values(memory))

@@ -7,7 +7,7 @@ V vocabulary, C classes.
 import keras
 from keras import ops
 
-from zoo.layers.activations import gelu, gelu_exact
+from zoo.layers.activations import named_activation
 from zoo.layers.linear import Linear
 from zoo.layers.norms import Norm
 
@@ -21,7 +21,7 @@ class MaskedLMHead(keras.layers.Layer):
 
     Args:
         table: a function without arguments that gives the table, a variable (V, E).
-        activation: `gelu` or `gelu_exact`.
+        activation: a name of `activations.ACTIVATIONS`.
         epsilon: of the norm.
 
     Call: hidden states (B, T, D) and a batch -> float32 (B, P, V), at the batch's `label_positions` int32 (B, P); without
@@ -30,7 +30,8 @@ class MaskedLMHead(keras.layers.Layer):
 
     def __init__(self, table, activation="gelu_exact", epsilon=1e-12, **kwargs):
         super().__init__(**kwargs)
-        self.table, self.activation = table, activation  # a function, so that Keras does not take the table for the head's own
+        self.table = table  # a function, so that Keras does not take the table for the head's own
+        self.activation = named_activation(activation)
         self.norm = Norm("layer", epsilon, dtype=self.dtype_policy, name="norm")
 
     def build(self, input_shape):
@@ -47,7 +48,7 @@ class MaskedLMHead(keras.layers.Layer):
     def logits(self, x):
         """float32 (..., V) of hidden states (..., D)."""
         x = self.transform(x)
-        x = self.norm(gelu_exact(x) if self.activation == "gelu_exact" else gelu(x))
+        x = self.norm(self.activation(x))
         x_NE = ops.reshape(x, (-1, x.shape[-1]))
         logits_NV = ops.matmul(x_NE, ops.transpose(ops.cast(self.table(), x.dtype))) + self.bias
         return ops.cast(ops.reshape(logits_NV, (*ops.shape(x)[:-1], logits_NV.shape[-1])), "float32")

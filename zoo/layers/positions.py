@@ -1,10 +1,13 @@
-"""Where a token stands: learned and rotary position encodings.
+"""Where a token stands: learned, sinusoidal, rotary and relative position encodings.
 
-Shape letters: B batch, T positions, N heads, H head width, D hidden.
+Shape letters: B batch, T positions or queries, S keys, N heads, H head width, R rotated width, D hidden.
 """
 
 import keras
+import numpy as np
 from keras import ops
+
+from zoo.config import Refusal
 
 STDDEV = 0.02
 
@@ -32,15 +35,40 @@ class LearnedPositions(keras.layers.Layer):
         return ops.take(ops.cast(self.embeddings, self.compute_dtype), positions, axis=0)
 
 
-def sinusoids(length, width):
-    """sin and cos of m * 10000^(-2i/D) for position m (Vaswani et al. 2017, section 3.5; all sines stand first): (length,
-    width).
+class SinusoidalPositions(keras.layers.Layer):
+    """Fixed vectors a position, as `sinusoids`, for positions without an end (Vaswani et al. 2017, section 3.5).
 
-    The product of two rows depends on their distance alone, and is largest at 0.
+    Args:
+        hidden_dim: D.
+        interleaved: whether sines and cosines take turns, as in the paper; otherwise all sines stand first, as in Marian.
+
+    Call: int32 positions (B or 1, T) -> (B or 1, T, D).
     """
+
+    def __init__(self, hidden_dim, interleaved=False, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden_dim, self.interleaved = hidden_dim, interleaved
+
+    def call(self, positions):
+        return ops.cast(_sinusoids(positions, self.hidden_dim, self.interleaved), self.compute_dtype)
+
+
+def sinusoids(length, width, interleaved=False):
+    """sin and cos of m * 10000^(-2i/D) for position m (Vaswani et al. 2017, section 3.5): (length, width).
+
+    All sines stand first, or, `interleaved`, sine and cosine of each i stand side by side. The product of two rows depends on
+    their distance alone, and is largest at 0.
+    """
+    return _sinusoids(ops.arange(length), width, interleaved)
+
+
+def _sinusoids(positions, width, interleaved):
     pair = ops.arange(0, width, 2, dtype="float32")
-    angles = ops.arange(length, dtype="float32")[:, None] * 10_000.0 ** (-pair / width)
-    return ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)[:, :width]
+    angles = ops.cast(positions, "float32")[..., None] * 10_000.0 ** (-pair / width)
+    sin, cos = ops.sin(angles), ops.cos(angles)
+    if not interleaved:
+        return ops.concatenate([sin, cos], axis=-1)[..., :width]
+    return ops.reshape(ops.stack([sin, cos], axis=-1), (*ops.shape(positions), 2 * pair.shape[0]))[..., :width]
 
 
 def _as_sinusoids(shape, dtype=None):
@@ -48,25 +76,135 @@ def _as_sinusoids(shape, dtype=None):
     return ops.cast(sinusoids(*shape) * (STDDEV * 2**0.5), dtype or "float32")
 
 
-def rotary_angles(positions, head_dim, theta):
-    """cos and sin of m * theta^(-2i/H) for position m and pair i (Su et al. 2021, eq. 15).
+def rotary_angles(positions, width, theta):
+    """cos and sin of m * theta^(-2i/R) for position m and pair i (Su et al. 2021, eq. 15).
 
     Args:
         positions: int32 (B or 1, T).
-        head_dim: H, even.
+        width: R, even: H, or less where only the first R numbers of a head are turned.
         theta: base of the wavelengths.
 
     Returns:
-        Two float32 tensors (B or 1, 1, T, H/2), ready to broadcast over heads.
+        Two float32 tensors (B or 1, 1, T, R/2), ready to broadcast over heads.
     """
-    pair = ops.arange(0, head_dim, 2, dtype="float32")
-    angles = ops.cast(positions, "float32")[:, None, :, None] * theta ** (-pair / head_dim)
+    pair = ops.arange(0, width, 2, dtype="float32")
+    angles = ops.cast(positions, "float32")[:, None, :, None] * theta ** (-pair / width)
     return ops.cos(angles), ops.sin(angles)
 
 
 def rotate(x_BNTH, angles):
-    """Rotates each pair (x_i, x_{i + H/2}) by its angle (Su et al. 2021, eq. 34, in the half-split order of Llama)."""
+    """Turns each pair (x_i, x_{i + R/2}) by its angle (Su et al. 2021, eq. 34, in the half-split order of Llama).
+
+    Args:
+        x_BNTH: queries or keys; what stands behind the first R numbers of a head stays.
+        angles: from `rotary_angles`.
+    """
+    return _rotate_first(x_BNTH, angles, lambda x: ops.split(x, 2, axis=-1), lambda *halves: ops.concatenate(halves, axis=-1))
+
+
+def rotate_pairs(x_BNTH, angles):
+    """As `rotate`, but the pairs are neighbours, (x_{2i}, x_{2i + 1}), as in the paper and in GLM."""
+
+    def apart(x):
+        return ops.unstack(ops.reshape(x, (*ops.shape(x)[:-1], x.shape[-1] // 2, 2)), 2, axis=-1)
+
+    def together(even, odd):
+        return ops.reshape(ops.stack([even, odd], axis=-1), (*ops.shape(even)[:-1], 2 * even.shape[-1]))
+
+    return _rotate_first(x_BNTH, angles, apart, together)
+
+
+def rotate_in_two_rows(x_BNTH, angles):
+    """`rotate` of each half of a head by positions of its own: the two-dimensional positions of ChatGLM (Du et al. 2022, 2.2).
+
+    Args:
+        x_BNTH: queries or keys.
+        angles: a pair, each from `rotary_angles` with a width of H/2 at most.
+    """
+    halves = ops.split(x_BNTH, 2, axis=-1)
+    return ops.concatenate([rotate(half, row) for half, row in zip(halves, angles, strict=True)], axis=-1)
+
+
+def _rotate_first(x_BNTH, angles, apart, together):
+    """Turns the first R numbers of each head, which `apart` makes two of and `together` one again."""
     cos, sin = angles
-    low, high = ops.split(ops.cast(x_BNTH, "float32"), 2, axis=-1)
-    rotated = ops.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
-    return ops.cast(rotated, x_BNTH.dtype)
+    width = 2 * cos.shape[-1]
+    rest = []
+    if width < x_BNTH.shape[-1]:
+        x_BNTH, *rest = ops.split(x_BNTH, (width,), axis=-1)
+    low, high = apart(ops.cast(x_BNTH, "float32"))
+    rotated = ops.cast(together(low * cos - high * sin, high * cos + low * sin), x_BNTH.dtype)
+    return ops.concatenate([rotated, *rest], axis=-1) if rest else rotated
+
+
+class RelativeBias(keras.layers.Layer):
+    """What attention adds to a score for the distance of key and query: bias_n(t, s) = W[bucket(s - t), n].
+
+    Buckets are exact for short distances and logarithmic for long ones (Raffel et al. 2020, section 2.1); see
+    `relative_buckets`. One such layer serves all layers of a stack.
+
+    Args:
+        num_heads: N.
+        num_buckets: rows of the table.
+        max_distance: distances from here on share the last bucket.
+        bidirectional: whether a query sees keys on both sides, which then have half of the buckets each.
+        stddev: of the table's initialisation.
+
+    Call: int32 positions of the queries (B or 1, T) and of the keys (B or 1, S) -> float32 (B or 1, N, T, S).
+
+    Example:
+        >>> bias = RelativeBias(num_heads=2, bidirectional=False)
+        >>> bias.build()
+        >>> bias(np.arange(3)[None], np.arange(5)[None]).shape
+        TensorShape([1, 2, 3, 5])
+
+    Raises:
+        Refusal: as `relative_buckets`.
+    """
+
+    def __init__(self, num_heads, num_buckets=32, max_distance=128, bidirectional=True, stddev=0.02, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+        self.num_heads, self.num_buckets, self.max_distance, self.stddev = num_heads, num_buckets, max_distance, stddev
+        self.buckets = relative_buckets(num_buckets, max_distance, bidirectional)
+
+    def build(self, input_shape=None):
+        normal = keras.initializers.RandomNormal(stddev=self.stddev)
+        self.embeddings = self.add_weight(
+            shape=(self.num_buckets, self.num_heads), initializer=normal, name="embeddings", autocast=False
+        )
+
+    def call(self, query_positions, key_positions):
+        distances = ops.cast(key_positions, "int32")[:, None, :] - ops.cast(query_positions, "int32")[:, :, None]
+        columns = ops.clip(distances, -self.max_distance, self.max_distance) + self.max_distance
+        # One row a distance first: the gradient of the large table is a sum over few rows.
+        by_distance = ops.take(self.embeddings, self.buckets, axis=0)
+        return ops.transpose(ops.take(by_distance, columns, axis=0), (0, 3, 1, 2))
+
+
+def relative_buckets(num_buckets, max_distance, bidirectional):
+    """The buckets of the distances s - t of a key from a query, -max_distance to max_distance: int32 (2 max_distance + 1,).
+
+    Of n buckets for keys on one side (num_buckets, or half of them if `bidirectional`) the first n / 2 hold one distance each;
+    from e = n / 2 on a distance r is in bucket e + floor((n - e) log(r / e) / log(max_distance / e)), at most n - 1 (Raffel et
+    al. 2020, section 2.1, as in their program). Keys behind a query (s > t) have the upper half, or, if not `bidirectional`,
+    bucket 0.
+
+    Raises:
+        Refusal: there are too few buckets, or more of them than distances.
+    """
+    size = num_buckets // 2 if bidirectional else num_buckets
+    exact = size // 2
+    if exact < 1 or max_distance <= exact:
+        raise Refusal(f"{num_buckets} buckets do not fit distances up to {max_distance}: there are 2 to 2 * max_distance.")
+
+    def bucket(distance):
+        if distance < exact:
+            return distance
+        steps = size - exact
+        # The largest k with (r / e)^steps >= (max / e)^k, in integers: no rounding decides.
+        reached = (k for k in range(steps) if distance**steps * exact**k >= max_distance**k * exact**steps)
+        return exact + max(reached)
+
+    before = [bucket(distance) for distance in range(max_distance, -1, -1)]
+    after = [size + bucket(distance) if bidirectional else 0 for distance in range(1, max_distance + 1)]
+    return np.array(before + after, np.int32)

@@ -1,34 +1,40 @@
 """The Transformer block: attention and a two-layer network, each with a norm and a residual.
 
-Shape letters: B batch, T positions, D hidden, F mlp width.
+Shape letters: B batch, T positions, S positions of a memory, D hidden, F mlp width, N query heads; b = B or 1.
 """
 
 import keras
 from keras import ops
 
-from zoo.layers.activations import gelu, gelu_exact
+from zoo.config import Refusal
+from zoo.layers.activations import network_activation
 from zoo.layers.linear import Linear
 from zoo.layers.norms import Norm
 
 
 class MLP(keras.layers.Layer):
-    """The position-wise network: W2 gelu(W1 x), or with `swiglu`, W2 (silu(Wg x) * W1 x) (Shazeer 2020, eq. 6).
+    """The position-wise network: W2 a(W1 x), or, gated, W2 (a(Wg x) * W1 x) (Shazeer 2020, eq. 6).
 
     Args:
         mlp_dim: F.
-        activation: `gelu` (tanh form, Hendrycks and Gimpel 2016), `gelu_exact` or `swiglu`.
+        activation: a name of `activations.ACTIVATIONS`, such as `gelu` (tanh form, Hendrycks and Gimpel 2016), `gelu_exact` or
+            `relu`; or of `activations.GATED`, such as `swiglu` or `geglu`.
         use_bias: whether the projections have biases.
         dropout: rate on the output.
         output_stddev: of the last projection's initialisation.
 
     Call: (B, T, D) -> (B, T, D).
+
+    Raises:
+        Refusal: for another activation.
     """
 
     def __init__(self, mlp_dim, activation="gelu", *, use_bias=True, dropout=0.0, output_stddev=0.02, **kwargs):
         super().__init__(**kwargs)
         self.mlp_dim, self.activation, self.use_bias, self.output_stddev = mlp_dim, activation, use_bias, output_stddev
+        self.function, self.is_gated = network_activation(activation)
         # Gate and value share one product: half the launches, the same arithmetic.
-        width = 2 * mlp_dim if activation == "swiglu" else mlp_dim
+        width = 2 * mlp_dim if self.is_gated else mlp_dim
         self.expand = Linear(width, use_bias, dtype=self.dtype_policy, name="expand")
         self.dropout = keras.layers.Dropout(dropout, name="dropout") if dropout else None
 
@@ -39,63 +45,109 @@ class MLP(keras.layers.Layer):
 
     def call(self, x, training=False):
         hidden = self.expand(x)
-        if self.activation == "swiglu":
+        if self.is_gated:
             gate, value = ops.split(hidden, 2, axis=-1)
-            hidden = ops.silu(gate) * value
+            hidden = self.function(gate) * value
         else:
-            hidden = gelu_exact(hidden) if self.activation == "gelu_exact" else gelu(hidden)
+            hidden = self.function(hidden)
         out = self.contract(hidden)
         return out if self.dropout is None else self.dropout(out, training=training)
 
 
 class TransformerBlock(keras.layers.Layer):
-    """x + Attention(norm(x)), then x + MLP(norm(x)); with `norm_first=False`, norm(x + Attention(x)) as in 2017.
+    """x + Attention(norm(x)), x + Cross(norm(x), memory), x + MLP(norm(x)), one after the other; the second only with `cross`.
+
+    With `norm_first=False`, norm(x + Attention(x)) and so on, as in 2017 (Vaswani et al. 2017, section 3.1).
 
     Args:
         attention: an `Attention` layer.
         mlp: an `MLP` layer.
+        cross: an `Attention` layer with `cross=True`, or None.
         norm: `layer` or `rms`.
         norm_first: whether the norms stand before the sublayers or after the residuals.
         epsilon: of the norms.
         remat: whether training keeps only the block's input and computes the rest again for the gradient (Chen et al. 2016).
             TensorFlow does so in graphs, as every training step is one; executed eagerly, it keeps all.
 
-    Call: as `Attention`. Returns (B, T, D) and the updated cache.
+    Call:
+        x, attention_mask, bias, angles, cache: as `Attention`, for the first sublayer.
+        memory: (B, S, D), or its keys and values from `cross.memory_keys_values`; with `cross` alone.
+        cross_mask: bool (B or 1, T, S) or a `MaskRule` without `causal`, for the memory; or None.
+        with_weights: whether the weights of `cross` are returned, too.
+
+    Returns:
+        (B, T, D) and the updated cache; `with_weights`, also the weights (B, N, T, S).
+
+    Raises:
+        Refusal: there is a memory without `cross`, or none with it; weights are asked for without `cross`.
     """
 
-    def __init__(self, attention, mlp, *, norm="layer", norm_first=True, epsilon=1e-5, remat=False, **kwargs):
+    def __init__(
+        self, attention, mlp, *, cross=None, norm="layer", norm_first=True, epsilon=1e-5, remat=False, **kwargs
+    ):  # fmt: skip
         super().__init__(autocast=False, **kwargs)  # as Attention, through which the angles go
-        self.attention, self.mlp, self.norm_first, self.remat = attention, mlp, norm_first, remat
+        self.attention, self.mlp, self.cross = attention, mlp, cross
+        self.norm_first, self.remat = norm_first, remat
         self.attention_norm = Norm(norm, epsilon, dtype=self.dtype_policy, name="attention_norm")
         self.mlp_norm = Norm(norm, epsilon, dtype=self.dtype_policy, name="mlp_norm")
+        self.cross_norm = None if cross is None else Norm(norm, epsilon, dtype=self.dtype_policy, name="cross_norm")
 
-    def build(self, input_shape):
+    def build(self, input_shape, memory_shape=None):
         for layer in (self.attention, self.mlp, self.attention_norm, self.mlp_norm):
             layer.build(input_shape)
+        if self.cross is not None:
+            self.cross.build(input_shape, memory_shape)
+            self.cross_norm.build(input_shape)
 
-    def call(self, x, attention_mask=None, angles=None, cache=None, training=False):
-        if not (self.remat and training and cache is None) or _is_eager():
-            return self._call(x, attention_mask, angles, cache, training)
+    def call(
+        self, x, memory=None, attention_mask=None, bias=None, angles=None, cache=None, cross_mask=None, with_weights=False,
+        training=False,
+    ):  # fmt: skip
+        if (self.cross is None) != (memory is None) or with_weights and self.cross is None:
+            raise Refusal("A memory, and the weights of it, go with a block that has a cross-attention, and with no other.")
+        constants = {"attention_mask": attention_mask, "angles": angles, "cross_mask": cross_mask, "training": training}
+        tensors = {name: value for name, value in (("memory", memory), ("bias", bias)) if value is not None}
+        if not (self.remat and training and cache is None) or with_weights or _is_eager():
+            return self._call(x, tensors, cache, with_weights, constants)
         # Both passes must drop the same: the seeds are drawn once, out here.
-        dropouts = [layer.dropout for layer in (self.attention, self.mlp) if layer.dropout is not None]
+        dropouts = [layer.dropout for layer in self._sublayers() if layer.dropout is not None]
         values = [(dropout.seed_generator.state, dropout.seed_generator.next()) for dropout in dropouts]
         if keras.backend.backend() != "tensorflow":  # where a scope inside another hides all that the outer one says
             values += [(v, v.value) for v in self.trainable_variables]
 
-        def compute(x):
+        def compute(x, *flat):
             with keras.StatelessScope(values):
-                return self._call(x, attention_mask, angles, None, training)[0]
+                return self._call(x, keras.tree.pack_sequence_as(tensors, flat), None, False, constants)[0]
 
-        return keras.remat(compute)(x), None
+        # Memory and bias are arguments: a tensor that `compute` only refers to would get no gradient.
+        return keras.remat(compute)(x, *keras.tree.flatten(tensors)), None
 
-    def _call(self, x, attention_mask, angles, cache, training):
-        inner = self.attention_norm(x) if self.norm_first else x
-        attended, cache = self.attention(inner, attention_mask=attention_mask, angles=angles, cache=cache, training=training)
-        x = x + attended
-        if not self.norm_first:
-            x = self.attention_norm(x)
-            return self.mlp_norm(x + self.mlp(x, training=training)), cache
-        return x + self.mlp(self.mlp_norm(x), training=training), cache
+    def _sublayers(self):
+        return [layer for layer in (self.attention, self.cross, self.mlp) if layer is not None]
+
+    def _call(self, x, tensors, cache, with_weights, constants):
+        """The sublayers. `tensors`: `memory` and `bias`, as far as there are any; `constants`: what has no gradient."""
+        angles, training = constants["angles"], constants["training"]
+        y, cache = self.attention(
+            self._before(x, self.attention_norm), attention_mask=constants["attention_mask"], bias=tensors.get("bias"),
+            angles=angles, cache=cache, training=training,
+        )  # fmt: skip
+        x = self._after(x + y, self.attention_norm)
+        weights = []
+        if self.cross is not None:
+            y, _, *weights = self.cross(
+                self._before(x, self.cross_norm), memory=tensors["memory"], attention_mask=constants["cross_mask"],
+                with_weights=with_weights, training=training,
+            )  # fmt: skip
+            x = self._after(x + y, self.cross_norm)
+        y = self.mlp(self._before(x, self.mlp_norm), training=training)
+        return self._after(x + y, self.mlp_norm), cache, *weights
+
+    def _before(self, x, norm):
+        return norm(x) if self.norm_first else x
+
+    def _after(self, x, norm):
+        return x if self.norm_first else norm(x)
 
 
 def _is_eager():

@@ -171,6 +171,10 @@ class LanguageModel(Model):
             for name, value in short.items()
         }
 
+    def room_left(self, state):
+        """How many tokens more a state can take, a scalar int32; None for a family whose states are never full."""
+        return None
+
     def hidden(self, batch, training=False):
         """Hidden states (B, T, D) for the head of a task, each position seeing those up to itself."""
         inputs = self.taken(batch)

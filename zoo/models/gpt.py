@@ -20,11 +20,11 @@ import keras
 from keras import ops
 
 from zoo.config import Config, Cost, Refusal
-from zoo.layers.attention import Attention
+from zoo.layers.attention import Attention, shared_mask
+from zoo.layers.cache import init_cache, layer_cache, place, room_left
 from zoo.layers.chunked_cross_entropy import Projection
 from zoo.layers.forms import attention_memory, transformer_block_memory
 from zoo.layers.linear import times_rows
-from zoo.layers.masks import MaskRule, causal_mask, conjunction, from_column
 from zoo.layers.norms import Norm
 from zoo.layers.positions import LearnedPositions, rotary_angles
 from zoo.layers.transformer import MLP, TransformerBlock
@@ -260,35 +260,20 @@ class GPT(LanguageModel):
         return [first, *([block] for block in self.blocks), [] if self.final_norm is None else [self.final_norm]]
 
     def init_state(self, batch_size, max_length):
-        """An empty cache of `max_length` columns: `layer_i/keys` and `layer_i/values` (B, K, S, H), the next column
-        `index`, and `start` (B,), each row's first column that is no padding."""
-        shape = (batch_size, self.config.kv_heads, max_length, self.config.head_width)
-        state = {"index": ops.zeros((), "int32"), "start": ops.zeros((batch_size,), "int32")}
-        for i in range(self.config.num_layers):
-            state[f"layer_{i}/keys"] = ops.zeros(shape, self.compute_dtype)
-            state[f"layer_{i}/values"] = ops.zeros(shape, self.compute_dtype)
-        return state
+        """An empty cache of `max_length` columns: see `init_cache`."""
+        c = self.config
+        return init_cache(c.num_layers, batch_size, max_length, c.kv_heads, c.head_width, self.compute_dtype)
+
+    def room_left(self, state):
+        return room_left(state)
 
     def features(self, token_ids, state=None, *, padding_mask=None, segment_ids=None, positions=None, training=False):
         length = token_ids.shape[1]
         if length is not None and length > self.max_length:
             raise Refusal(f"{length} tokens are more than this model's max_length of {self.max_length}.")
-        if state is not None and segment_ids is not None:
-            raise Refusal("segment_ids go with whole rows; a state holds one document a row.")
-        columns_T = ops.arange(ops.shape(token_ids)[1])
-        index = 0
-        if state is None:
-            mask = MaskRule(causal=True, padding_mask=padding_mask, segment_ids=segment_ids)
-            start_B = None if padding_mask is None else _left_padding(padding_mask)
-        else:
-            index, start_B = state["index"], state["start"]
-            if padding_mask is not None:
-                start_B = start_B + _left_padding(padding_mask)
-            columns_T = columns_T + index
-            keys_S = ops.arange(ops.shape(state["layer_0/keys"])[2])
-            mask = conjunction(causal_mask(columns_T, keys_S), from_column(keys_S, start_B))
+        piece = place(token_ids, state, padding_mask, segment_ids)
         if positions is None:
-            positions = columns_T[None] if start_B is None else ops.maximum(columns_T[None] - start_B[:, None], 0)
+            positions = piece.positions
             if state is not None:
                 # A row that has ended while others of its batch go on may run past the last position; nobody reads it.
                 positions = ops.minimum(positions, self.max_length - 1)
@@ -301,12 +286,13 @@ class GPT(LanguageModel):
         angles = None
         if self.config.position == "rotary":
             angles = rotary_angles(positions, self.config.head_width, self.config.rotary_theta)
-        new_state = None if state is None else {"index": index + ops.shape(token_ids)[1], "start": start_B}
+        keys = token_ids if state is None else state["padding"]
+        mask = shared_mask(piece.rule, self.config.attention, token_ids, keys)
+        new_state = piece.state
         for i, block in enumerate(self.blocks):
-            cache = None
-            if state is not None:
-                cache = {"keys": state[f"layer_{i}/keys"], "values": state[f"layer_{i}/values"], "index": index}
-            x_BTD, cache = block(x_BTD, attention_mask=mask, angles=angles, cache=cache, training=training)
+            x_BTD, cache = block(
+                x_BTD, attention_mask=mask, angles=angles, cache=layer_cache(state, i), training=training
+            )  # fmt: skip
             if state is not None:
                 new_state |= {f"layer_{i}/keys": cache["keys"], f"layer_{i}/values": cache["values"]}
         return (x_BTD if self.final_norm is None else self.final_norm(x_BTD)), new_state
@@ -322,9 +308,3 @@ class GPT(LanguageModel):
         if self.config.tie_embeddings:
             return Projection(self.embeddings.embeddings, transposed=True)
         return Projection(self.embeddings.reverse_embeddings)
-
-
-def _left_padding(padding_mask_BT):
-    """int32 (B,): how many columns stand before the first real token of each row; all of them if there is none."""
-    seen = ops.cumsum(ops.cast(padding_mask_BT, "int32"), axis=1) > 0
-    return ops.sum(ops.cast(ops.logical_not(seen), "int32"), axis=1)

@@ -93,11 +93,12 @@ def streaming_signatures(model, tokenizer, frame):
 
     def decode_step(prompt, token_ids, prompt_length, remaining, temperature, top_k, top_p, seed, **state):
         _, sampling = checked_sampling(prompt, tf.zeros_like(remaining), temperature, top_k, top_p, seed)
-        with tf.control_dependencies([_some_are_left(token_ids)]):
+        state = from_wire(state)
+        with tf.control_dependencies([_some_are_left(token_ids), *_fits(remaining, model.room_left(state))]):
             # A row that has finished is stepped along, on any token: nobody reads what comes of it.
             last = tf.maximum(token_ids[:, -1:], 0)
         step = functools.partial(with_one_row_apart, model.next_logits) if model.one_row_apart else model.next_logits
-        logits, new_state = step(last, from_wire(state))
+        logits, new_state = step(last, state)
         return write(logits, new_state, prompt, token_ids, prompt_length, remaining, sampling)
 
     ids = tf.TensorSpec([None, None], tf.int32)
@@ -123,6 +124,15 @@ def _some_are_left(token_ids):
     return refusal_unless(tf.shape(token_ids)[1] > 0, sentence)
 
 
+def _fits(remaining, room):
+    """Checks that a state with room for so many tokens has enough for all that may still come, and for this one anyway."""
+    if room is None:
+        return []
+    most = tf.reduce_max(tf.concat([remaining, [1]], 0))
+    sentence = "The state has room for {} more tokens, and up to {} may still come: prefill makes room for max_new_tokens."
+    return [refusal_unless(most <= room, sentence, room, most)]
+
+
 def _with_arguments(step, specs):
     """`step` as a tf.function of the named tensors and the options of sampling, which have their defaults."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -143,14 +153,13 @@ def _state_on_the_wire(model):
     Every tensor is batch-first, so that a server can batch and a client can join rows: a scalar that rows share becomes one
     number a row. Floats are float32, as JSON has no bfloat16. Axes that depend on the room for tokens are unknown.
     """
-    # Far enough apart for a model that rounds its room up.
-    short, long = model.init_state(1, 2), model.init_state(1, 130)
+    axes = model.state_axes()
     specs, dtypes, scalars = {}, {}, set()
-    for name, value in short.items():
+    for name, value in model.init_state(1, 2).items():
         wire = PREFIX + name.replace("/", "_")
-        same = [a if a == b else None for a, b in zip(value.shape[1:], long[name].shape[1:], strict=True)]
+        sizes = [None if axis in axes[name] else value.shape[axis] for axis in range(1, len(value.shape))]
         dtypes[name] = value.dtype
-        specs[wire] = tf.TensorSpec([None, *same], tf.float32 if value.dtype.is_floating else value.dtype)
+        specs[wire] = tf.TensorSpec([None, *sizes], tf.float32 if value.dtype.is_floating else value.dtype)
         if not value.shape.rank:
             scalars.add(name)
 

@@ -1,11 +1,22 @@
-"""Learned and rotary positions."""
+"""Learned, sinusoidal, rotary and relative positions."""
 
 import math
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from zoo.layers.positions import LearnedPositions, rotary_angles, rotate, sinusoids
+from zoo.layers.positions import (
+    LearnedPositions,
+    RelativeBias,
+    SinusoidalPositions,
+    relative_buckets,
+    rotary_angles,
+    rotate,
+    rotate_in_two_rows,
+    rotate_pairs,
+    sinusoids,
+)
 
 
 def test_learned_positions_are_rows_of_a_table():
@@ -16,7 +27,7 @@ def test_learned_positions_are_rows_of_a_table():
 
 
 def test_angles_fall_geometrically_over_the_pairs():
-    cos, sin = rotary_angles(np.array([[0, 1, 30], [2, 2, 2]]), head_dim=6, theta=1000.0)
+    cos, sin = rotary_angles(np.array([[0, 1, 30], [2, 2, 2]]), width=6, theta=1000.0)
     assert cos.shape == sin.shape == (2, 1, 3, 3)
     # 1000^(-2i/6): 1, 0.1, 0.01
     expected = np.array([[[0, 0, 0], [1, 0.1, 0.01], [30, 3, 0.3]], [[2, 0.2, 0.02]] * 3])[:, None]
@@ -45,6 +56,45 @@ def test_sinusoids_tell_distances():
     assert products[0, 0] == pytest.approx(3) and (products[0, 1:] < 3).all()
 
 
+def test_sinusoids_of_any_position_in_either_order():
+    positions = np.array([[0, 3], [50_000, 1]])
+    angles = positions[..., None] / 10_000 ** np.array([0, 0.4, 0.8])  # width 5: three sines and two cosines
+    sin, cos = np.sin(angles), np.cos(angles)
+    halves, turns = SinusoidalPositions(5)(positions), SinusoidalPositions(5, interleaved=True)(positions)
+    np.testing.assert_allclose(halves, np.concatenate([sin, cos[..., :2]], -1), atol=1e-2)  # float32 angles of 50,000
+    np.testing.assert_allclose(halves[0], np.concatenate([sin, cos[..., :2]], -1)[0], atol=1e-6)
+    expected = np.stack([sin[..., 0], cos[..., 0], sin[..., 1], cos[..., 1], sin[..., 2]], -1)
+    np.testing.assert_allclose(turns[0], expected[0], atol=1e-6)
+    np.testing.assert_array_equal(sinusoids(4, 5, interleaved=True)[3], turns[0, 1])
+    assert not SinusoidalPositions(5).variables
+
+
+def test_pairs_may_be_neighbours():
+    cos, sin = np.array([0.0, 1.0], "float32"), np.array([1.0, 0.0], "float32")  # a quarter turn, and none
+    turned = rotate_pairs(np.array([[[[1, 2, 3, 4]]]], "float32"), (cos, sin))
+    np.testing.assert_array_equal(turned, [[[[-2, 1, 3, 4]]]])
+
+
+@pytest.mark.parametrize("turn", [rotate, rotate_pairs])
+def test_only_the_first_part_of_a_head_may_be_turned(turn):
+    x = np.random.default_rng(1).normal(size=(2, 3, 5, 10)).astype("float32")
+    angles = rotary_angles(np.arange(5)[None], 4, 100.0)
+    turned = np.asarray(turn(x, angles))
+    np.testing.assert_array_equal(turned[..., 4:], x[..., 4:])
+    np.testing.assert_array_equal(turned[..., :4], turn(x[..., :4], angles))
+    assert not np.allclose(turned[:, :, 1:, :4], x[:, :, 1:, :4])
+
+
+def test_halves_of_a_head_turn_by_rows_of_positions():
+    x = np.random.default_rng(1).normal(size=(2, 3, 4, 12)).astype("float32")
+    rows = np.array([[[0, 1, 2, 2]], [[0, 0, 0, 1]]])
+    angles = [rotary_angles(row, 6, 100.0) for row in rows]
+    turned = rotate_in_two_rows(x, angles)
+    np.testing.assert_array_equal(turned[..., :6], rotate(x[..., :6], angles[0]))
+    np.testing.assert_array_equal(turned[..., 6:], rotate(x[..., 6:], angles[1]))
+    np.testing.assert_array_equal(turned[:, :, :3, 6:], x[:, :, :3, 6:])
+
+
 def test_rotation_keeps_lengths_and_products_know_only_distances():
     random = np.random.default_rng(0)
     q, k = random.normal(size=(2, 1, 1, 1, 10)).astype("float32")
@@ -62,9 +112,58 @@ def test_rotation_keeps_lengths_and_products_know_only_distances():
 
 
 def test_the_dtype_of_what_is_turned_stays():
-    import tensorflow as tf
-
     x = tf.ones((1, 2, 3, 4), tf.bfloat16)
     turned = rotate(x, rotary_angles(np.array([[0, 1, 2]]), 4, 10_000.0))
     assert turned.dtype == tf.bfloat16
     assert float(turned[0, 0, 1, 0]) == pytest.approx(math.cos(1) - math.sin(1), abs=4e-3)
+
+
+def test_buckets_by_hand():
+    # 8 buckets, both sides: 4 each, distances 0 and 1 exactly, then 2 + floor(2 log(r / 2) / log(16 / 2)): 6 is the first of 3.
+    assert relative_buckets(8, 16, bidirectional=True).tolist() == [
+        *[3] * 11, *[2] * 4, 1, 0, 5, *[6] * 4, *[7] * 11
+    ]  # fmt: skip
+    # One side: 0 to 3 exactly, then 4 + floor(4 log(r / 4) / log(16 / 4)), whose steps are at 4, 5.66, 8 and 11.3.
+    before = [0, 1, 2, 3, 4, 4, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7, 7]
+    assert relative_buckets(8, 16, bidirectional=False).tolist() == before[::-1] + [0] * 16
+
+
+def test_buckets_are_those_of_t5():
+    """32 buckets up to 128, as T5's program computes them in float32."""
+    for bidirectional, size in ((True, 16), (False, 32)):
+        ours = relative_buckets(32, 128, bidirectional)
+        exact = size // 2
+        distances = np.arange(128, -1, -1)
+        ratio = np.log(np.maximum(distances, 1).astype("float32") / np.float32(exact)) / np.float32(math.log(128 / exact))
+        large = np.minimum(exact + (ratio * np.float32(size - exact)).astype(int), size - 1)
+        expected = np.where(distances < exact, distances, large)
+        np.testing.assert_array_equal(ours[:129], expected)
+        np.testing.assert_array_equal(ours[129:], expected[:-1][::-1] + 16 if bidirectional else 0)
+    both, one = relative_buckets(32, 128, True)[128:], relative_buckets(32, 128, False)[128::-1]  # by distance, from 0 on
+    assert [int(both[r]) for r in (0, 1, 7, 8, 11, 12, 16, 64, 128)] == [0, 17, 23, 24, 24, 25, 26, 30, 31]
+    assert [int(one[r]) for r in (0, 1, 15, 16, 18, 19, 32, 64, 128)] == [0, 1, 15, 16, 16, 17, 21, 26, 31]
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_a_relative_bias_is_looked_up_by_distance(bidirectional):
+    layer = RelativeBias(3, num_buckets=8, max_distance=16, bidirectional=bidirectional)
+    layer.build()
+    table = np.arange(24, dtype="float32").reshape(8, 3)
+    layer.embeddings.assign(table)
+    queries, keys = np.array([[0, 5], [30, 2]]), np.array([[0, 1, 5, 40]])
+    bias = np.asarray(layer(queries, keys))
+    assert bias.shape == (2, 3, 2, 4) and bias.dtype == np.float32
+    buckets = relative_buckets(8, 16, bidirectional)
+    for b, n, t, s in np.ndindex(bias.shape):
+        distance = min(max(keys[0, s] - queries[b, t], -16), 16)
+        assert bias[b, n, t, s] == table[buckets[16 + distance], n]
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(layer(queries, keys)[:, 1])
+    gradient = tf.convert_to_tensor(tape.gradient(loss, layer.embeddings.value))
+    assert float(tf.reduce_sum(gradient)) == 16 and not np.asarray(gradient)[:, [0, 2]].any()
+
+
+@pytest.mark.parametrize("arguments", [(2, 128, True), (1, 8, False), (32, 8, True)])
+def test_buckets_that_do_not_fit_are_refused(arguments):
+    with pytest.raises(ValueError, match="buckets do not fit distances up to"):
+        relative_buckets(*arguments)
