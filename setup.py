@@ -36,12 +36,21 @@ setup(
         "tensorboard>=2.19",
     ],
     extras_require={
-        "test": ["pytest>=8", "hypothesis>=6.100", "tensorflow-serving-api>=2.19", "pyyaml>=6", "ruff>=0.17,<0.18"],
+        "test": [
+            "pytest>=8",
+            "hypothesis>=6.100",
+            "tensorflow-serving-api>=2.19",
+            "pyyaml>=6",
+            "ruff>=0.17,<0.18",
+            "seqeval>=1.2",
+            "scikit-learn>=1.4",
+        ],
         "bench": ["torch>=2.4", "transformers>=4.45", "kenlm>=0.2"],
         "serving": ["tensorflow-serving-api>=2.19"],
         "onnx": ["tf2onnx>=1.17", "onnxruntime>=1.20"],
     },
     classifiers=[
+        "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],

@@ -1,37 +1,66 @@
 """What a batch is: the table of its names, its layout, and the random streams that its order comes from.
 
-A *batch* is a dict of numpy arrays with these names, wherever a batch occurs in this project:
+A *batch* is a dict of numpy arrays with these names, and no others, wherever a batch occurs in this project. A model takes
+those of `INPUTS`; the others belong to the head of a task or to its loss.
 
-| name         | dtype, shape   | meaning                                                                          |
-|--------------|----------------|----------------------------------------------------------------------------------|
-| token_ids    | int32 (B, T)   | the inputs                                                                       |
-| labels       | int32 (B, T)   | what is to be predicted; here the token that follows each input                  |
-| loss_weights | float32 (B, T) | what each label counts in the loss: 1, or 0 where it is not scored               |
-| padding_mask | bool (B, T)    | True for real tokens; absent when every position is real                         |
-| segment_ids  | int32 (B, T)   | documents do not see each other; 0 is a document that began before the row       |
-| positions    | int32 (B, T)   | position of a token in its document (its `eos` in front is 0) or in the row      |
+| name            | dtype, shape            | meaning                                                                      |
+|-----------------|-------------------------|------------------------------------------------------------------------------|
+| token_ids       | int32 (B, T)            | the inputs; of an encoder-decoder what its decoder reads                     |
+| padding_mask    | bool (B, T)             | True for real tokens; absent when every position is real                     |
+| segment_ids     | int32 (B, T)            | language model: the document of a token, and documents do not see each       |
+|                 |                         | other; 0 is one that began before the row. Encoder: the part of a pair, or   |
+|                 |                         | whatever else a task marks in a row                                          |
+| positions       | int32 (B, T), (B, T, 2) | position of a token in its document, or in the row                           |
+| prefix_lengths  | int32 (B,)              | so many tokens of each row, from its first on, see each other                |
+| source_ids      | int32 (B, S)            | the text that an encoder reads for a decoder                                 |
+| source_mask     | bool (B, S)             | True for real tokens of the source                                           |
+| labels          | int32 (B,), (B, T), ... | what is to be predicted: a class, or a token or tag for each position that   |
+|                 |                         | is asked for; two positions (B, 2) of an answer                              |
+| loss_weights    | float32, as the labels  | what each label counts in the loss: 1, or 0 where it is not scored           |
+| label_positions | int32 (B, P)            | the positions of a row that are asked for; absent when all are               |
+| candidates      | bool (B, T)             | where an answer may start or end                                             |
+| pair_labels     | int32 (B,)              | whether the two parts of a row stand as they did in the text                 |
+| pair_weights    | float32 (B,)            | what each of those counts                                                    |
 
-Shape letters: B batch, T positions.
+Shape letters: B batch, T positions, S positions of a source, P positions that are asked for.
 """
 
 import dataclasses
 
 import numpy as np
 
-# Each purpose draws from streams of its own: the seed's last 64 bits, with the two highest replaced except for the order.
+# Name -> (dtype, numbers of axes that it may have).
+NAMES = {
+    "token_ids": ("int32", (2,)), "padding_mask": ("bool", (2,)), "segment_ids": ("int32", (2,)),
+    "positions": ("int32", (2, 3)),
+    "prefix_lengths": ("int32", (1,)), "source_ids": ("int32", (2,)), "source_mask": ("bool", (2,)),
+    "labels": ("int32", (1, 2)), "loss_weights": ("float32", (1, 2)), "label_positions": ("int32", (2,)),
+    "candidates": ("bool", (2,)), "pair_labels": ("int32", (1,)), "pair_weights": ("float32", (1,)),
+}  # fmt: skip
+# Those that a model may take.
+INPUTS = ("token_ids", "padding_mask", "segment_ids", "positions", "prefix_lengths", "source_ids", "source_mask")
+
+# Each purpose draws from streams of its own. The first three are parted by the highest bits of the seed, (modulus, offset), as
+# runs that are under way know them; all others by the highest word of the generator's counter.
 _HIGH_BITS = {"order": (2**64, 0), "masking": (2**63, 2**63), "augmentation": (2**62, 2**62)}
+_BLOCKS = {"spans": 1, "pairs": 2, "split": 3}
 
 
 def random_stream(seed, purpose, counter):
     """A numpy `Philox` bit generator that is a pure function of its arguments, under every version of numpy.
 
+        random_stream(7, "order", 0).random_raw(2)    the same two integers for ever
+
     Args:
         seed: any integer: the run's.
-        purpose: what is drawn: `order`, `masking` or `augmentation`.
+        purpose: what is drawn: `order`, `masking`, `augmentation`, `spans`, `pairs` or `split`.
         counter: an integer of at least 0: the step or the epoch.
     """
-    modulus, offset = _HIGH_BITS[purpose]
-    return np.random.Philox(key=np.array([seed % modulus + offset, counter], np.uint64))
+    modulus, offset = _HIGH_BITS.get(purpose, (2**64, 0))
+    key = np.array([seed % modulus + offset, counter], np.uint64)
+    if purpose in _HIGH_BITS:
+        return np.random.Philox(key=key)
+    return np.random.Philox(key=key, counter=np.array([0, 0, 0, _BLOCKS[purpose]], np.uint64))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,10 +10,8 @@ import keras
 from keras import ops
 
 from zoo.config import Refusal
+from zoo.data.batch import INPUTS
 from zoo.layers.chunked_cross_entropy import Unprojected, chunked_log_probs, resolve_logits
-
-# Names of a batch that a model may take; all others belong to a head or to the loss (zoo/data/batch.py has the table).
-INPUTS = ("token_ids", "padding_mask", "segment_ids", "positions", "prefix_lengths", "source_ids", "source_mask")
 
 
 class Model(keras.Model):
@@ -300,6 +298,12 @@ class WithHead(keras.Model):
         self.registered_name = backbone.registered_name
 
     kind, fitted = Model.kind, Model.fitted
+
+    @property
+    def takes(self):
+        """Names of the inputs that the backbone takes."""
+        return self.backbone.takes
+
     save = Model.save
 
     def without_head(self):

@@ -12,7 +12,7 @@ the export are the same for all.
     totals, rows, state = task.score(model, batch);  task.metrics(totals, rows, data) -> {"loss": ...}
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keras import ops
 
@@ -88,6 +88,11 @@ class Task:
     def frame(self, kind, tokenizer):
         """The `Frame`: what stands around the texts of a row, for a kind of model and a tokenizer."""
         return framed_texts(kind, tokenizer)
+
+    def frame_for(self, model, tokenizer):
+        """The `Frame` as one model reads it: without segment ids where the model takes none."""
+        frame = self.frame(model.kind, tokenizer)
+        return frame if "segment_ids" in model.takes else replace(frame, segments=False)
 
     # From a data set to batches
 

@@ -169,7 +169,7 @@ class Classification(Task):
 
     def training_batches(self, data, model, tokenizer, layout):
         self.learn(max_tokens=layout.seq_length)
-        frame = self.frame(model.kind, tokenizer)
+        frame = self.frame_for(model, tokenizer)
         rows = [row(parts, frame, layout.seq_length) for parts in data.parts]
         if model.kind == "classifier":
             model.fit_statistics([ids for ids, _ in rows])
@@ -199,7 +199,7 @@ class Classification(Task):
 
     def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
         count = len(data) if max_tokens is None else min(len(data), max(max_tokens // layout.seq_length, 1))
-        frame = self.frame(model.kind, tokenizer)
+        frame = self.frame_for(model, tokenizer)
         rows = [row(parts, frame, layout.seq_length) for parts in data.parts[:count]]
         width = max(len(ids) for ids, _ in rows)
         return in_order(
@@ -250,7 +250,7 @@ class Classification(Task):
         Labels are the best first, scores their probabilities. A text that does not fit is cut as it was in training, or
         with overlong=refuse an InvalidArgumentError. With an encoder also `embed` (`zoo/tasks/embedding.py`).
         """
-        limit, frame = self.facts.max_tokens or model.max_length, self.frame(model.kind, tokenizer)
+        limit, frame = self.facts.max_tokens or model.max_length, self.frame_for(model, tokenizer)
         string = tf.TensorSpec([None], tf.string)
 
         def classes(texts):

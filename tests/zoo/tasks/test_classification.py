@@ -25,7 +25,7 @@ EXAMPLES = [{"text": text, "label": label} for text, label in (
 )]  # fmt: skip
 LAYOUT = Layout(seq_length=8, batch_size=3)
 BYTES = create("byte")
-ENCODER = SimpleNamespace(kind="encoder")
+ENCODER = SimpleNamespace(kind="encoder", takes=("token_ids", "padding_mask", "segment_ids"))
 NAMES = [name for name in MODELS.names() if "classification" in tasks_of(MODELS.config(name))]
 
 
