@@ -7,11 +7,11 @@
 TensorFlow Datasets is imported when a source is first read, so listing and refusing a wrong name cost nothing.
 """
 
-import difflib
 from dataclasses import replace
 
 from tfds_configs import classification, language_modeling, question_answering, tagging
 from tfds_configs.sources import TextSource
+from zoo.config import Refusal, nearest
 
 __all__ = ["TextSource", "check", "get", "names"]
 
@@ -36,19 +36,17 @@ def _parts(name):
 
 
 def check(name, data_path=None):
-    """Raises ValueError for what `get` would refuse. Reads no text."""
+    """Raises Refusal for what `get` would refuse. Reads no text."""
     base, config = _parts(name)
     if base not in names():
-        close = difflib.get_close_matches(name, names(), n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names())}."
-        raise ValueError(f"No dataset is called {name!r}; {hint}")
+        raise Refusal(f"No dataset is called {name!r}; {nearest(name, names())}")
     if config and "/" not in (TABLE[base].builder if base in TABLE else ""):
-        raise ValueError(f"The dataset {base} has no configs to choose from; say {base!r} instead of {name!r}.")
+        raise Refusal(f"The dataset {base} has no configs to choose from; say {base!r} instead of {name!r}.")
     if base != "local_text":
         if data_path:
-            raise ValueError(f"data_path is for the dataset local_text; {name} does not read {data_path!r}.")
+            raise Refusal(f"data_path is for the dataset local_text; {name} does not read {data_path!r}.")
     elif not data_path:
-        raise ValueError("local_text reads your own files: say which with data_path, such as --data_path=notes.txt.")
+        raise Refusal("local_text reads your own files: say which with data_path, such as --data_path=notes.txt.")
     else:
         from tfds_configs.local_text.data_path import parse
 
@@ -64,7 +62,7 @@ def get(name, data_path=None, data_dir=None):
         data_dir: where TFDS keeps its data sets, or None for its own default.
 
     Raises:
-        ValueError: no such name; `data_path` where none belongs, or none where one does; a file that is not there.
+        Refusal: no such name; `data_path` where none belongs, or none where one does; a file that is not there.
     """
     check(name, data_path)
     if name == "local_text":

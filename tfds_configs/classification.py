@@ -15,7 +15,7 @@ RESEARCH = "research use"
 def _source(name, licence, text="text", pair=None, *, label="label", splits=None, **fields):
     features = {"text": text, **({"text_pair": pair} if pair else {}), "label": label}
     splits = splits or {split: split for split in ("train", "validation", "test")}
-    return TextSource(name=name, task="classification", features=features, splits=splits, licence=licence, **fields)
+    return TextSource(name=name, features=features, splits=splits, licence=licence, **fields)
 
 
 def _glue(name, text, pair=None, splits=WITHOUT_TEST):

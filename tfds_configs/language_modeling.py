@@ -12,7 +12,7 @@ CC_BY_SA = "CC BY-SA 3.0 (Wikipedia)"
 
 def _source(name, licence, *, text="text", splits=None, **fields):
     splits = splits or {split: split for split in ("train", "validation", "test")}
-    return TextSource(name=name, task="language_modeling", features={"text": text}, splits=splits, licence=licence, **fields)
+    return TextSource(name=name, features={"text": text}, splits=splits, licence=licence, **fields)
 
 
 SOURCES = (

@@ -11,7 +11,7 @@ def _source(name, licence, *, answers="answers/text", starts="answers/answer_sta
         "id": "id", "question": "question", "context": "context", "answers": answers, "answer_starts": starts,
     }  # fmt: skip
     splits = splits or {split: split for split in ("train", "validation", "test")}
-    return TextSource(name=name, task="question_answering", features=features, splits=splits, licence=licence, **fields)
+    return TextSource(name=name, features=features, splits=splits, licence=licence, **fields)
 
 
 SOURCES = (

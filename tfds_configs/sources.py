@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from zoo.config import Refusal
+
 # Data sets up to this size are identified by every byte, larger ones by their description and the sizes of their files.
 HASHED_BELOW_BYTES = 2**28
 READ_TOGETHER = 64
@@ -15,11 +17,10 @@ READ_TOGETHER = 64
 
 @dataclass(frozen=True)
 class TextSource:
-    """One data set for one task, read through TensorFlow Datasets (TFDS), which is imported when it is first read.
+    """One data set, read through TensorFlow Datasets (TFDS), which is imported when it is first read.
 
     Attributes:
         name: what --dataset takes.
-        task: the task that it is for, such as `language_modeling`.
         features: our name of a field -> its name in the TFDS set.
         splits: train, validation, test -> a TFDS split, such as `train[:90%]`. Equal values are the same text.
         licence: of the text, in a few words.
@@ -30,7 +31,6 @@ class TextSource:
     """
 
     name: str
-    task: str
     features: Mapping[str, str]
     splits: Mapping[str, str]
     licence: str
@@ -42,13 +42,15 @@ class TextSource:
     def texts(self, split):
         """Iterates over the strings of a split, in an order that never changes."""
         for example in self.examples(split):
+            if "text" not in example:
+                self.check_fields(["text"])
             yield example["text"]
 
     def examples(self, split):
         """Iterates over the examples of a split: dicts with the names of `features`. Strings are str.
 
         Raises:
-            ValueError: no such split, config or field, or text that is not UTF-8.
+            Refusal: no such split, config or field, or text that is not UTF-8.
             OSError: the set cannot be fetched or written.
         """
         self.check_split(split)
@@ -57,7 +59,7 @@ class TextSource:
         for theirs in self.features.values():
             if not _has(dataset.element_spec, theirs):
                 has = ", ".join(dataset.element_spec)
-                raise ValueError(f"{self.builder or self.name} has no field {theirs!r}; it has {has}.")
+                raise Refusal(f"{self.builder or self.name} has no field {theirs!r}; it has {has}.")
         fields = dataset.map(lambda example: {ours: _at(example, theirs) for ours, theirs in self.features.items()})
         classes = {ours: _class_names(builder.info.features, theirs) for ours, theirs in self.features.items()}
         if all(spec.shape.rank == 0 for spec in fields.element_spec.values()):
@@ -69,10 +71,31 @@ class TextSource:
         for row in rows:
             yield {ours: self._value(value, classes[ours]) for ours, value in row.items()}
 
+    def fields(self):
+        """Names of the fields that an example has."""
+        return tuple(self.features)
+
+    def check_fields(self, names):
+        """Raises Refusal unless an example has each of the fields `names`, as a task reads them (`Task.fields`)."""
+        missing = [name for name in names if name not in self.fields()]
+        if missing:
+            own = "; name yours with field=, source=, target= or columns=" if self.name == "local_text" else ""
+            raise Refusal(
+                f"{self.name} has no field {' and '.join(map(repr, missing))}; it has {', '.join(self.fields())}{own}."
+            )
+
+    def remarks(self):
+        """Sentences that the user should read, such as what was left out; complete once the splits have been read."""
+        return []
+
+    def whole(self):
+        """The same data with nothing held out for validation that was not given for it."""
+        return self
+
     def check_split(self, split):
-        """Raises ValueError unless there is such a split."""
+        """Raises Refusal unless there is such a split."""
         if split not in self.splits:
-            raise ValueError(f"{self.name} has no split {split!r}; it has {', '.join(self.splits)}.")
+            raise Refusal(f"{self.name} has no split {split!r}; it has {', '.join(self.splits)}.")
 
     def fingerprint(self):
         """Identifies the content: equal fingerprints mean equal texts in every split."""
@@ -97,7 +120,7 @@ class TextSource:
         try:
             builder = tfds.builder(name, data_dir=self.data_dir, try_gcs=self.try_gcs)
         except ValueError as error:
-            raise ValueError(f"TensorFlow Datasets has no {name!r}: {str(error).splitlines()[0]}") from error
+            raise Refusal(f"TensorFlow Datasets has no {name!r}: {str(error).splitlines()[0]}") from error
         try:
             # What our own builders do takes seconds, and TFDS would call it a download, with a bar.
             with contextlib.redirect_stdout(io.StringIO()) if self.module else contextlib.nullcontext():
@@ -126,7 +149,7 @@ class TextSource:
         try:
             return value.decode("utf8")
         except UnicodeDecodeError as error:
-            raise ValueError(f"{self.name} has text that is not UTF-8 ({error.reason} at byte {error.start}).") from error
+            raise Refusal(f"{self.name} has text that is not UTF-8 ({error.reason} at byte {error.start}).") from error
 
 
 def _has(tree, path):

@@ -7,7 +7,7 @@ from tfds_configs.sources import TextSource
 def _source(name, licence, tags="tags", *, splits=None, **fields):
     splits = splits or {split: split for split in ("train", "validation", "test")}
     features = {"tokens": "tokens", "tags": tags}
-    return TextSource(name=name, task="tagging", features=features, splits=splits, licence=licence, **fields)
+    return TextSource(name=name, features=features, splits=splits, licence=licence, **fields)
 
 
 SOURCES = (

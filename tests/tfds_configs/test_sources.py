@@ -8,10 +8,11 @@ import pytest
 import tensorflow_datasets as tfds
 
 import tfds_configs
+from tfds_configs import language_modeling
 from tfds_configs.sources import TextSource
 
-PUBLIC = [name for name, source in tfds_configs.TABLE.items() if not source.module and source.task == "language_modeling"]
-LABELLED = [name for name, source in tfds_configs.TABLE.items() if not source.module and source.task != "language_modeling"]
+PUBLIC = [source.name for source in language_modeling.SOURCES if not source.module]
+LABELLED = [name for name, source in tfds_configs.TABLE.items() if not source.module and name not in PUBLIC]
 
 
 def test_listing_and_refusing_import_nothing_heavy():
@@ -47,7 +48,7 @@ def test_what_is_refused(name, data_path, sentence):
 def test_every_set_says_what_it_is():
     for name in [*PUBLIC, "python_docs"]:
         source = tfds_configs.get(name)
-        assert (source.name, source.task) == (name, "language_modeling")
+        assert source.name == name
         assert list(source.splits) == ["train", "validation", "test"]
         assert "text" in source.features and len(source.licence) > 5
 
@@ -91,7 +92,7 @@ def test_what_a_set_lacks_is_named():
         next(source.texts("dev"))
     with pytest.raises(ValueError, match="TensorFlow Datasets has no 'wiki40b/klingon'"):
         next(tfds_configs.get("wiki40b/klingon").texts("train"))
-    wrong = TextSource("lm1b", "language_modeling", {"text": "body"}, {"train": "train"}, "none")
+    wrong = TextSource("lm1b", {"text": "body"}, {"train": "train"}, "none")
     with (
         tfds.testing.mock_data(num_examples=1),
         pytest.raises(ValueError, match="lm1b has no field 'body'; it has text"),

@@ -1,165 +1,244 @@
-"""Records of one file: a dict for each document, with its text under `text`.
+"""Records of one file: a dict for each document, sentence, pair or question.
 
-Files are read as bytes and decoded here, so that line ends stay as they are and a bad byte is reported by its place.
+`text` is there for whatever has one text; pairs have `source` and `target`, sentences of words `tokens`.
 """
 
 import csv
-import gzip
 import json
+import math
 import sys
-import zlib
+
+from tfds_configs.local_text import pairs, words
+from tfds_configs.local_text.remarks import Found
+from tfds_configs.local_text.text_files import lines, lines_with_ends, whole
+from zoo.config import Refusal
+
+# Fields that make an example worth having without a field `text`.
+OTHER_TEXTS = ({"source", "target"}, {"tokens"}, {"question", "context"})
 
 
-def records(path, data_path):
-    """Yields the records of `path`, read as `data_path` (a `DataPath`) says. Empty documents are left out, unless something
-    else
-    is told of them: a label without a text is a mistake that the task should see.
+def records(path, data_path, partner=None, remarks=None):
+    """Yields the records of `path`, read as `data_path` (a `DataPath`) says.
+
+    Empty documents are left out, unless something else is told of them: a label without a text is a mistake that the task
+    should see. Pairs with an empty side are left out and counted.
+
+    Args:
+        partner: the file that is read beside it, line by line, or None.
+        remarks: a `Remarks` that keeps what was found once the file has been read to its end, or None.
 
     Raises:
-        ValueError: bytes that are not UTF-8, a missing field or column, a ragged row, broken JSON or gzip.
+        Refusal: bytes that are not UTF-8, a missing field or column, a ragged row, broken JSON or gzip, labels that cannot be
+            right.
     """
-    read = {
-        "tagged": _sentences,
-        "squad": _questions,
-        "text": _whole,
-        "lines": _lines,
-        "jsonl": _json_lines,
-        "csv": _rows,
-        "tsv": _rows,
-    }
-    try:
-        with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
-            for record in read[data_path.format_of(path)](path, file, data_path):
-                if record["text"] or len(record) > 1:
-                    yield record
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} is a damaged gzip file: {error}.") from error
+    found, spellings = Found(), {}
+    for number, record in _read(path, data_path, partner, found):
+        if "label" in record:
+            record["label"] = _label(record["label"], path, number, spellings)
+        if _is_pair(record):
+            record = _pair(record, path, number)
+            if not (record["source"].strip() and record["target"].strip()):
+                found.add("pairs with an empty side are left out", number)
+                continue
+        if record.get("text") or len(record) > 1:
+            yield record
+    if remarks is not None:
+        remarks.keep(path, found)
 
 
-def _whole(path, file, data_path):
-    yield {"text": _decoded(file.read(), path, 0, data_path.errors)}
+def _read(path, data_path, partner, found):
+    """(line, record) as the file has it."""
+    format = data_path.format_of(path)
+    if partner is not None and format != "conll":
+        return pairs.parallel(path, partner, data_path)
+    match format:
+        case "conll":
+            return words.conll(path, data_path, found, partner)
+        case "tagged":
+            return words.tagged(path, data_path, found)
+        case "conllu":
+            return words.conllu(path, data_path, found)
+        case "po":
+            return pairs.po(path, data_path, found)
+        case "tmx":
+            return pairs.tmx(path, data_path, found)
+        case "squad":
+            return _questions(path, data_path)
+        case "jsonl":
+            return _json_lines(path, data_path, found)
+        case "csv" | "tsv":
+            return _rows(path, data_path)
+        case "lines":
+            return ((number, {"text": line}) for number, line in lines(path, data_path.errors))
+        case _:
+            return iter([(1, {"text": whole(path, data_path.errors)})])
 
 
-def _lines(path, file, data_path):
-    for _, line in _decoded_lines(path, file, data_path):
-        yield {"text": _without_end(line)}
-
-
-def _json_lines(path, file, data_path):
-    for number, line in _decoded_lines(path, file, data_path):
+def _json_lines(path, data_path, found):
+    for number, line in lines(path, data_path.errors):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number} is not JSON: {error.msg} at column {error.colno}.") from error
-        if not isinstance(record, dict) or data_path.field not in record:
-            has = f"its fields are {', '.join(map(repr, record))}" if isinstance(record, dict) else "it is no JSON object"
-            raise ValueError(f"{path}, line {number} has no field {data_path.field!r}: {has}.")
-        text = record[data_path.field]
-        if not isinstance(text, str):
-            raise ValueError(f"{path}, line {number}: field {data_path.field!r} must be a string, got {text!r:.60}.")
-        yield {**record, "text": _encodable(text, path, number, data_path.errors)}
+            raise Refusal(f"{path}, line {number} is not JSON: {error.msg} at column {error.colno}.") from error
+        if not isinstance(record, dict):
+            raise Refusal(f"{path}, line {number} has no field {data_path.field or 'text'!r}: it is no JSON object.")
+        if "\\u" in line:
+            record = _encodable(record, path, number, data_path.errors)
+        for name in data_path.columns or ():
+            _at(record, name, path, number)
+        record = _named(record, data_path, path, number)
+        if "text" in record and not isinstance(record["text"], str):
+            name, text = data_path.field or "text", record["text"]
+            raise Refusal(f"{path}, line {number}: field {name!r} must be a string, got {text!r:.60}.")
+        yield number, _tagged(record, data_path, path, number, found)
 
 
-def _sentences(path, file, data_path):
-    """`word TAB ... TAB tag`, a blank line between sentences; the first and the last column count."""
-    words, tags = [], []
-    for number, line in [*_decoded_lines(path, file, data_path), (0, "")]:
-        line = _without_end(line)
-        if line and not line.startswith("-DOCSTART-"):
-            columns = line.split("\t") if "\t" in line else line.split(" ")
-            if len(columns) < 2 or not columns[0] or not columns[-1]:
-                raise ValueError(f"{path}, line {number} is not a word, a tab and its tag: {line!r:.60}.")
-            words.append(columns[0])
-            tags.append(columns[-1])
-        elif words:
-            yield {"text": " ".join(words), "tokens": words, "tags": tags}
-            words, tags = [], []
+def _named(record, data_path, path, number):
+    """The record with `text`, `source` and `target` where `field=`, `source=` and `target=` say they are."""
+    named = dict(record)
+    for ours, theirs in (("text", data_path.field), ("source", data_path.source), ("target", data_path.target)):
+        if theirs is not None:
+            named[ours] = _at(record, theirs, path, number)
+    if "text" not in named and not any(fields <= named.keys() for fields in OTHER_TEXTS):
+        _at(record, "text", path, number)
+    return named
 
 
-def _questions(path, file, data_path):
+def _at(record, name, path, number):
+    """The field of a record; `a/b` is the field b of the field a."""
+    value = record
+    for key in [name] if name in record else name.split("/"):
+        if not isinstance(value, dict) or key not in value:
+            has = ", ".join(map(repr, record))
+            raise Refusal(f"{path}, line {number} has no field {name!r}: its fields are {has}.")
+        value = value[key]
+    return value
+
+
+def _tagged(record, data_path, path, number, found):
+    """A record whose words, if it has any, are those that a server would see."""
+    tokens, tags = record.get("tokens"), record.get("tags")
+    are_words = isinstance(tokens, list) and all(isinstance(word, str) for word in tokens)
+    are_tags = isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)
+    if not (are_words and are_tags and len(tokens) == len(tags)):
+        return record  # the task says what is wrong with it
+    tokens, tags = words.without_blanks(tokens, tags, data_path.blanks, path, number, found)
+    return {**record, "tokens": tokens, "tags": tags}
+
+
+def _label(label, path, number, spellings):
+    """A label as it names its class: 1.0 is 1. `spellings`: what a string means -> how it was spelt before."""
+    if isinstance(label, float):
+        if not math.isfinite(label):
+            raise Refusal(f"{path}, line {number} has the label {label}, which is not a class; give each example a class.")
+        return int(label) if label.is_integer() else label
+    if isinstance(label, str):
+        spelt = spellings.setdefault(_value(label), label)
+        if spelt != label:
+            raise Refusal(
+                f"{path}, line {number} has the label {label!r}, and {spelt!r} stands before it; spell a class in one way."
+            )
+    return label
+
+
+def _value(label):
+    """What two spellings of one label have in common: the number, or the text without white space around it."""
+    try:
+        return float(label) if label[:1] in "0123456789+-." else label.strip()
+    except ValueError:
+        return label.strip()
+
+
+def _is_pair(record):
+    return "source" in record and "target" in record
+
+
+def _pair(record, path, number):
+    """A pair whose sides are strings; a list of targets is kept as `targets`, its first as `target`."""
+    target = record["target"]
+    if isinstance(target, list) and all(isinstance(one, str) for one in target):
+        targets = [one for one in target if one.strip()]
+        record = {**record, "target": targets[0] if targets else "", "targets": targets}
+    for name in ("source", "target"):
+        if not isinstance(record[name], str):
+            listed = " or a list of strings" if name == "target" else ""
+            raise Refusal(f"{path}, line {number}: {name} must be a string{listed}, got {record[name]!r:.60}.")
+    return record
+
+
+def _questions(path, data_path):
     """Questions of a JSON file in the format of SQuAD 1.1 and 2.0."""
     try:
-        articles = json.loads(_decoded(file.read(), path, 0, data_path.errors))["data"]
+        articles = json.loads(whole(path, data_path.errors))["data"]
         for paragraph in (paragraph for article in articles for paragraph in article["paragraphs"]):
             for question in paragraph["qas"]:
                 answers = question.get("answers") or []
-                yield {
+                yield 1, {
                     "text": paragraph["context"], "id": str(question["id"]), "question": question["question"],
                     "context": paragraph["context"], "answers": [answer["text"] for answer in answers],
                     "answer_starts": [answer["answer_start"] for answer in answers],
                 }  # fmt: skip
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not in the format of SQuAD ({type(error).__name__}: {error}).") from error
+        raise Refusal(f"{path} is not in the format of SQuAD ({type(error).__name__}: {error}).") from error
 
 
-def _rows(path, file, data_path):
-    rows = (_csv_rows if data_path.format_of(path) == "csv" else _tsv_rows)(path, file, data_path)
+def _rows(path, data_path):
+    rows = (_csv_rows if data_path.format_of(path) == "csv" else _tsv_rows)(path, data_path.errors)
     names = data_path.columns or next(rows, (0, ()))[1]
+    wanted = {"text": data_path.field, "source": data_path.source, "target": data_path.target}
+    if data_path.field is None and not any(
+        fields <= {*names, *(ours for ours, theirs in wanted.items() if theirs)} for fields in OTHER_TEXTS
+    ):
+        wanted["text"] = "text"
+    wanted = {ours: theirs for ours, theirs in wanted.items() if theirs is not None}
     for number, row in rows:
-        if data_path.field not in names:
-            raise ValueError(
-                f"{path} has no column {data_path.field!r}: its columns are {', '.join(map(repr, names))}; choose one "
-                "with field=, or name the columns of a file without a header with columns=."
-            )
+        for theirs in wanted.values():
+            if theirs not in names:
+                raise Refusal(
+                    f"{path} has no column {theirs!r}: its columns are {', '.join(map(repr, names))}; choose one with field=, "
+                    "source= or target=, or name the columns of a file without a header with columns=."
+                )
         if len(row) != len(names):
-            raise ValueError(f"{path}, line {number} has {len(row)} columns instead of {len(names)}.")
-        yield {**dict(zip(names, row, strict=True)), "text": row[names.index(data_path.field)]}
+            raise Refusal(f"{path}, line {number} has {len(row)} columns instead of {len(names)}.")
+        record = {name: cell for name, cell in zip(names, row, strict=True) if name != "-"}
+        yield number, {**record, **{ours: row[names.index(theirs)] for ours, theirs in wanted.items()}}
 
 
-def _tsv_rows(path, file, data_path):
+def _tsv_rows(path, errors):
     """(line number, row): no quoting, so a quotation mark is a quotation mark."""
-    for number, line in _decoded_lines(path, file, data_path):
-        if line := _without_end(line):
+    for number, line in lines(path, errors):
+        if line:
             yield number, line.split("\t")
 
 
-def _csv_rows(path, file, data_path):
+def _csv_rows(path, errors):
     """(line number, row), quoted as in RFC 4180: a quoted field may hold commas and line ends."""
     csv.field_size_limit(sys.maxsize)  # the default would refuse documents above 128 kB
-    reader = csv.reader((line for _, line in _decoded_lines(path, file, data_path)), strict=True)
+    reader = csv.reader((line for _, line in lines_with_ends(path, errors)), strict=True)
     try:
         for row in reader:
             if row:
                 yield reader.line_num, row
     except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num} is not CSV: {error}.") from error
+        raise Refusal(f"{path}, line {reader.line_num} is not CSV: {error}.") from error
 
 
-def _decoded_lines(path, file, data_path):
-    """(number, line with its end); only a line feed ends a line."""
-    offset = 0
-    for number, line in enumerate(file, 1):
-        yield number, _decoded(line, path, offset, data_path.errors)
-        offset += len(line)
-
-
-def _decoded(data, path, offset, errors):
-    """UTF-8 bytes that stand at `offset` of a file, as a string; a byte order mark at the front is no text."""
+def _encodable(value, path, number, errors):
+    """A JSON value without half surrogate pairs, which JSON can spell and which are not text."""
+    if isinstance(value, dict):
+        return {key: _encodable(inner, path, number, errors) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_encodable(inner, path, number, errors) for inner in value]
+    if not isinstance(value, str):
+        return value
     try:
-        return data.decode("utf-8-sig" if offset == 0 else "utf-8", errors)
-    except UnicodeDecodeError as error:
-        # utf-8-sig counts from behind the mark
-        start = error.start + (3 if offset == 0 and data.startswith(b"\xef\xbb\xbf") else 0)
-        raise ValueError(
-            f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {offset + start} ({error.reason}); "
-            "convert the file, or read on with errors=replace."
-        ) from error
-
-
-def _encodable(text, path, number, errors):
-    """JSON can spell half a surrogate pair, which is no text."""
-    try:
-        text.encode()
+        value.encode()
     except UnicodeEncodeError as error:
         if errors == "replace":
-            return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        raise ValueError(
+            return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        raise Refusal(
             f"{path}, line {number} spells a lone surrogate, which is no character; mend it, or read on with errors=replace."
         ) from error
-    return text
-
-
-def _without_end(line):
-    return line[:-2] if line.endswith("\r\n") else line.removesuffix("\n")
+    return value

@@ -4,27 +4,39 @@ It reads them where they lie. The TFDS builder beside it gives the same document
 the way to tokens, which are cached themselves, TFDS's copy would only double the space.
 """
 
+import collections
+import dataclasses
+import functools
 import hashlib
 import itertools
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 
-from tfds_configs.local_text.data_path import DataPath, parse
+from tfds_configs.local_text.data_path import SPLITS, DataPath, parse
 from tfds_configs.local_text.reader import records
+from tfds_configs.local_text.remarks import Remarks
 from tfds_configs.sources import TextSource
+from zoo.config import Refusal
 
-# Of a source with no validation split, so much from the front is for training and the rest for validation.
+# Of a source without a validation split, this share is for training and the rest for validation.
 TRAIN_SHARE = 0.9
 HEAD, TAIL = "train[:90%]", "train[90%:]"
+SPLIT_SEED = 7
+# A record that has one of these is a labelled example: it has no place in a text, and a file may be sorted by it.
+LABELS = ("label", "tags", "target", "answers")
 
 
 @dataclass(frozen=True)
 class LocalTextSource(TextSource):
-    """Files as a data set. A split that was not given is cut from the training text by position.
+    """Files as a data set. A validation split that was not given is cut from the training data.
 
-    A single document is cut by characters, several by their number: first 90%, last 10%.
+    A single text is cut by characters, several by their number: first 90%, last 10%. Labelled examples, which files often have
+    in the order of their labels, are chosen by a hash of each (of the context, for questions about one).
     """
 
     data_path: DataPath | None = None
+    found: Remarks = field(default_factory=Remarks, compare=False)
+    labels: dict = field(default_factory=dict, compare=False)
 
     @classmethod
     def from_data_path(cls, text):
@@ -37,55 +49,151 @@ class LocalTextSource(TextSource):
             splits.setdefault("test", splits["validation"])
         return cls(
             name="local_text",
-            task="language_modeling",
-            features={"text": data_path.field},
-            splits=splits,
+            features={"text": data_path.field or "text"},
+            splits={split: splits[split] for split in SPLITS if split in splits},
             licence="yours",
             builder="local_text",
             data_path=data_path,
         )
 
+    def whole(self):
+        """The same files with nothing held out; files of no named split are all three splits.
+
+        For evaluation, which reads all that it is given, and for models that are fitted in closed form.
+        """
+        splits = dict.fromkeys(SPLITS, "train")
+        if self.data_path.named:
+            splits = {split: split for split in SPLITS if split in self.data_path.files}
+            if "validation" in splits:
+                splits.setdefault("test", "validation")
+        return dataclasses.replace(self, splits=splits)
+
     def texts(self, split):
         return (text for text in super().texts(split) if text)
 
     def examples(self, split):
-        """Iterates over the records of a split: dicts with `text`, and the other columns or fields if there are any."""
+        """Iterates over the records of a split: dicts with `text`, or the other columns or fields, or both."""
         self.check_split(split)
         part = self.splits[split]
-        empty = True
+        labels, empty = collections.Counter(), True
         for record in self._cut(part) if part in (HEAD, TAIL) else self._records(part):
             empty = False
+            if isinstance(record.get("label"), str | int | float):
+                labels[str(record["label"])] += 1
             yield record
         if empty:
             files = ", ".join(self.data_path.files["train" if part in (HEAD, TAIL) else part])
-            raise ValueError(f"The {split} split of local_text holds no text: {files}.")
+            raise Refusal(f"The {split} split of local_text holds no text: {files}.")
+        self.labels[split] = labels
+
+    def fields(self):
+        split = next(iter(self.data_path.files))
+        first = next(self._records(split), None)
+        if first is None:
+            raise Refusal(f"The {split} split of local_text holds no text: {', '.join(self.data_path.files[split])}.")
+        return tuple(first)
+
+    def remarks(self):
+        sentences = list(self.found.sentences())
+        if HEAD in self.splits.values():
+            chosen = (
+                "a tenth of the training examples, chosen by a hash of each,"
+                if _is_labelled(self.fields())
+                else "the last tenth of the training text"
+            )
+            sentences.insert(
+                0,
+                f"No validation data was given: {chosen} is held out for it and is not trained on; validation= names your own.",
+            )
+            if "_held_out" in vars(self) and self._repeated:
+                count = f"{self._repeated:,} of the {len(self._held_out):,} examples held out"
+                sentences.append(f"{count} also stand in the training data, word for word.")
+        everywhere = set().union(*self.labels.values())
+        for split, labels in self.labels.items():
+            missing = sorted(everywhere - set(labels))
+            if labels and missing:
+                listed = ", ".join(map(repr, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+                sentences.append(f"The {split} split has no example of the class {listed}.")
+        return sentences
 
     def fingerprint(self):
-        digest = hashlib.sha256(repr((self.data_path.format, self.data_path.field, self.data_path.columns)).encode())
-        digest.update(f"{self.data_path.errors} {TRAIN_SHARE}".encode())
-        for split, paths in self.data_path.files.items():
-            for path in paths:
-                digest.update(f"{split} {self.data_path.format_of(path)} {path.endswith('.gz')} ".encode())
-                # of one length each, so that no two lists of files run together into the same bytes
-                digest.update(_file_digest(path))
+        digest = hashlib.sha256(repr((self.data_path.reading(), TRAIN_SHARE, SPLIT_SEED)).encode())
+        for split in self.data_path.files:
+            for path, partner in self.data_path.files_of(split):
+                for beside, file in enumerate(filter(None, (path, partner))):
+                    kind = f"{split} {self.data_path.format_of(file)} {file.endswith('.gz')} {beside} "
+                    digest.update(kind.encode())
+                    # of one length each, so that no two lists of files run together into the same bytes
+                    digest.update(_file_digest(file))
         return f"local_text {digest.hexdigest()}"
 
     def _records(self, split):
-        for path in self.data_path.files[split]:
-            yield from records(path, self.data_path)
+        for path, partner in self.data_path.files_of(split):
+            yield from records(path, self.data_path, partner, self.found)
 
     def _cut(self, part):
         """The records of one part of the training files."""
-        num_documents = sum(1 for _ in self._records("train"))
-        if num_documents == 1:
-            for record in self._records("train"):
-                end = int(len(record["text"]) * TRAIN_SHARE)
-                text = record["text"][:end] if part == HEAD else record["text"][end:]
-                if text:
-                    yield {**record, "text": text}
+        first, second = (list(itertools.islice(self._records("train"), 2)) + [None, None])[:2]
+        if first is None:
+            return
+        if second is None:
+            if set(first) != {"text"}:
+                raise Refusal(
+                    f"{', '.join(self.data_path.files['train'])} holds a single example, from which none can be held out; give "
+                    "more, or name validation data with validation=."
+                )
+            end = int(len(first["text"]) * TRAIN_SHARE)
+            text = first["text"][:end] if part == HEAD else first["text"][end:]
+            if text:
+                yield {"text": text}
+        elif _is_labelled(first):
+            held_out = self._held_out
+            for number, record in enumerate(self._records("train")):
+                if (number in held_out) == (part == TAIL):
+                    yield record
         else:
-            end = int(num_documents * TRAIN_SHARE)
+            end = int(self._num_documents * TRAIN_SHARE)
             yield from itertools.islice(self._records("train"), *((end,) if part == HEAD else (end, None)))
+
+    @functools.cached_property
+    def _num_documents(self):
+        return sum(1 for _ in self._records("train"))
+
+    @functools.cached_property
+    def _held_out(self):
+        """Numbers of the training examples that are held out, chosen by hash."""
+        contents = [_digest(record) for record in self._records("train")]
+        groups = collections.defaultdict(list)
+        for number, key in enumerate(self._keys(contents)):
+            groups[key].append(number)
+        wanted, chosen = len(contents) - int(len(contents) * TRAIN_SHARE), set()
+        for key in sorted(groups)[:-1]:
+            if len(chosen) >= wanted:
+                break
+            chosen.update(groups[key])
+        kept = {content for number, content in enumerate(contents) if number not in chosen}
+        vars(self)["_repeated"] = sum(contents[number] in kept for number in chosen)
+        return frozenset(chosen)
+
+    def _keys(self, contents):
+        """What each training example is chosen by: questions about one context go together; equal examples do not."""
+        contexts = [record.get("context") for record in self._records("train")]
+        if None not in contexts and len(set(contexts)) > 1:
+            return [_digest([SPLIT_SEED, context]) for context in contexts]
+        times = collections.Counter()
+        keys = []
+        for content in contents:
+            times[content] += 1
+            keys.append(_digest([SPLIT_SEED, content.hex(), times[content]]))
+        return keys
+
+
+def _is_labelled(record):
+    return any(name in record for name in LABELS)
+
+
+def _digest(value):
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=12).digest()
 
 
 def _file_digest(path):

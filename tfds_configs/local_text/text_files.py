@@ -1,0 +1,95 @@
+"""The one reader of text files: UTF-8 with or without a byte order mark, gzipped or not, and a line ends at a line feed alone.
+
+    for number, line in lines("notes.txt.gz"): ...       the line without its end ("\\n" or "\\r\\n")
+    whole("notes.txt")                                   all of it, its line ends kept
+
+U+2028, U+0085, form feeds and lone carriage returns are text and end no line: `str.splitlines` and Python's text mode would cut
+there. This file needs the standard library and `zoo.config` only, so that prompts, vocabularies and tables can be read by it.
+"""
+
+import contextlib
+import gzip
+import itertools
+import zlib
+
+from zoo.config import Refusal
+
+UTF8_MARK = b"\xef\xbb\xbf"
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+def whole(path, errors="strict"):
+    """The text of a file.
+
+    Args:
+        path: a str; a name that ends in `.gz` is decompressed.
+        errors: `strict`, or `replace` to read U+FFFD for bytes that are not UTF-8.
+
+    Raises:
+        Refusal: bytes that are not UTF-8, with the place of the first; a damaged gzip file.
+    """
+    with opened(path) as file:
+        return decoded(file.read(), path, 0, errors)
+
+
+def lines(path, errors="strict"):
+    """Yields (number from 1, line without its end). Args and Raises as for `whole`."""
+    for number, line in lines_with_ends(path, errors):
+        yield number, without_end(line)
+
+
+def lines_with_ends(path, errors="strict"):
+    """Yields (number from 1, line with its end). Args and Raises as for `whole`."""
+    offset = 0
+    with opened(path) as file:
+        for number, line in enumerate(file, 1):
+            yield number, decoded(line, path, offset, errors)
+            offset += len(line)
+
+
+def together(left, right, errors="strict"):
+    """Yields (number from 1, line of the file `left`, line of the file `right`).
+
+    Raises:
+        Refusal: one file has more lines than the other; both counts are told once the shorter one ends.
+    """
+    pairs = itertools.zip_longest(lines(left, errors), lines(right, errors))
+    for ours, theirs in pairs:
+        if ours is None or theirs is None:
+            shorter, (last, _) = (left, theirs) if ours is None else (right, ours)
+            total = last + sum(1 for _ in pairs)
+            counts = {left: total, right: total, shorter: last - 1}
+            raise Refusal(
+                f"{left} has {counts[left]:,} lines and {right} has {counts[right]:,}: line {last} has no "
+                f"partner in {shorter}; the two files belong together line by line."
+            )
+        yield ours[0], ours[1], theirs[1]
+
+
+@contextlib.contextmanager
+def opened(path):
+    """The bytes of a file, decompressed if its name ends in `.gz`; a damaged gzip file is a Refusal."""
+    try:
+        with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
+            yield file
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise Refusal(f"{path} is a damaged gzip file: {error}.") from error
+
+
+def decoded(data, path, offset, errors):
+    """UTF-8 bytes that stand at `offset` of a file, as a string; a byte order mark at the front is not text."""
+    try:
+        return data.decode("utf-8-sig" if offset == 0 else "utf-8", errors)
+    except UnicodeDecodeError as error:
+        marked = offset == 0 and data.startswith(UTF8_MARK)
+        start = error.start + (len(UTF8_MARK) if marked else 0)  # utf-8-sig counts from behind the mark
+        hint = " (it begins with the mark of UTF-16)" if offset == 0 and data.startswith(UTF16_MARKS) else ""
+        raise Refusal(
+            f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {offset + start} ({error.reason}){hint}; "
+            "convert the file, or read on with errors=replace."
+        ) from error
+
+
+def without_end(line):
+    """A line without the `\\n` or `\\r\\n` that ends it."""
+    return line[:-2] if line.endswith("\r\n") else line.removesuffix("\n")
