@@ -234,9 +234,9 @@ class Attention(keras.layers.Layer):
             out = self.dropout(out, training=training)
         return (out, updated, weights) if with_weights else (out, updated)
 
-    def _heads(self, x_BTY, num_heads):
+    def _heads(self, x, num_heads):
         """(B, T, n H) -> (B, n, T, H)."""
-        return _exchanged(ops.reshape(x_BTY, (*leading_shape(x_BTY), num_heads, self.head_dim)))
+        return _exchanged(ops.reshape(x, (*leading_shape(x), num_heads, self.head_dim)))
 
     def _of_itself(self, x, angles):
         """Queries, keys and values of the sequence."""

@@ -95,8 +95,9 @@ def streaming_signatures(model, tokenizer, frame):
         _, sampling = checked_sampling(prompt, tf.zeros_like(remaining), temperature, top_k, top_p, seed)
         state = from_wire(state)
         with tf.control_dependencies([_some_are_left(token_ids), *_fits(remaining, model.room_left(state))]):
-            # A row that has finished is stepped along, on any token: nobody reads what comes of it.
-            last = tf.maximum(token_ids[:, -1:], 0)
+            # A row that has finished is stepped along, on any token: nobody reads what comes of it. Written so that the graph
+            # knows that this is one column: of `[:, -1:]` it does not.
+            last = tf.maximum(token_ids[:, -1], 0)[:, None]
         step = functools.partial(with_one_row_apart, model.next_logits) if model.one_row_apart else model.next_logits
         logits, new_state = step(last, state)
         return write(logits, new_state, prompt, token_ids, prompt_length, remaining, sampling)
