@@ -34,6 +34,9 @@ setup(
         "tensorflow-text>=2.20,<3",  # one op of it, for the graph side of unigram; TF Serving has it linked in
         "rich>=13",
         "tensorboard>=2.19",
+        "babel>=2.14",
+        "sacrebleu>=2.4",
+        "rouge-score>=0.1.2",
     ],
     extras_require={
         "test": [

@@ -153,3 +153,51 @@ def _longest_common_run(one, other):
                 now[j + 1] = before[j] + 1
         longest, before = max(longest, *now), now
     return longest
+
+
+def translation_scores(texts, references, tokenize="13a"):
+    """BLEU and chrF of translations, as sacrebleu counts them (Post 2018), from 0 to 100.
+
+    Args:
+        texts: list of strings.
+        references: for each a list of strings. Texts may have unequal numbers of them.
+        tokenize: how sacrebleu cuts words: 13a, none, intl, zh or char.
+
+    Returns:
+        dict of `bleu`, `chrf`, and `bleu_signature`, sacrebleu's words for how it counted.
+    """
+    import sacrebleu  # takes a while to import, and only this needs it
+
+    most = max(len(some) for some in references)
+    streams = [[some[i] if i < len(some) else None for some in references] for i in range(most)]
+    bleu = sacrebleu.BLEU(tokenize=tokenize)
+    score = bleu.corpus_score(texts, streams)
+    chrf = sacrebleu.CHRF().corpus_score(texts, streams).score
+    return {"bleu": score.score, "chrf": chrf, "bleu_signature": str(bleu.get_signature())}
+
+
+class _Characters:
+    """Cuts a text into its characters, for ROUGE in Chinese."""
+
+    def tokenize(self, text):
+        return [character for character in text if not character.isspace()]
+
+
+def summary_scores(texts, references, lang="en"):
+    """ROUGE of summaries, as rouge-score counts it (Lin 2004): F-measures from 0 to 1, of the best reference.
+
+    Args:
+        texts: list of strings.
+        references: for each a list of strings.
+        lang: `en`, with Porter's stemmer, or `zh`, by characters.
+    """
+    from rouge_score import rouge_scorer  # as above
+
+    names = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
+    tokenizer = _Characters() if lang == "zh" else None
+    scorer = rouge_scorer.RougeScorer(names, use_stemmer=lang == "en", tokenizer=tokenizer)
+    totals = dict.fromkeys(names, 0.0)
+    for text, some in zip(texts, references, strict=True):
+        for name, score in scorer.score_multi(some, text).items():
+            totals[name] += score.fmeasure
+    return {name: total / max(len(texts), 1) for name, total in totals.items()}

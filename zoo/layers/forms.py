@@ -1,4 +1,4 @@
-"""In which form attention is computed, and what that costs: plain arithmetic, without Keras.
+"""In which form attention is computed, what that costs, and which activations there are: plain Python, without Keras.
 
 `auto` goes by the length T: plain for short sequences, in rows of queries for longer ones, in blocks of a running softmax for
 the longest. The numbers are the same, the memory is not.
@@ -13,6 +13,9 @@ BLOCK = 512  # queries or keys in a block, at most
 # T from which on `auto` takes rows, which are faster, and blocks, which save memory: plain or in rows, twelve heads would hold
 # over 100 MB a layer and sequence (benchmarks/LOG.md).
 ROWS_FROM, BLOCKS_FROM = 256, 2_048
+# Names of activations (zoo/layers/activations.py computes them).
+PLAIN_ACTIVATIONS = ("gelu", "gelu_exact", "relu", "silu")
+GATED_ACTIVATIONS = ("swiglu", "geglu", "geglu_exact", "reglu")
 MOST_PARTS = 8  # of attention in blocks, as XLA meets them
 
 

@@ -6,6 +6,8 @@ names in `takes`, leaves alone what belongs to the loss, and refuses an input th
 Shape letters: B batch, T positions, S positions of a source, V vocabulary, D hidden, X whatever a family's features are.
 """
 
+from typing import Any, NamedTuple
+
 import keras
 from keras import ops
 
@@ -208,6 +210,76 @@ class LanguageModel(Model):
             return chunked_log_probs(Unprojected(features, projection), labels), state
         logits = self.project(features)
         return -ops.sparse_categorical_crossentropy(labels, logits, from_logits=True), state
+
+
+class Memory(NamedTuple):
+    """What an encoder has made of a source, for the decoder to look at.
+
+    Attributes:
+        values: hidden states, float (B, S, D).
+        mask: bool (B, S), True for real tokens, or None: all are.
+    """
+
+    values: Any
+    mask: Any = None
+
+
+class EncoderDecoder(LanguageModel):
+    """Base class: a language model over a target text that looks at a source text.
+
+        model({"source_ids": ..., "source_mask": ..., "token_ids": ...}) -> logits (B, T, V)
+
+        memory = model.encode(source_ids, source_mask)
+        logits, state = model.next_logits(token_ids, model.init_state(batch_size, room, memory))
+
+    A family implements `encode`, `features`, `project` and `init_state`. What attention needs of the memory is put into the
+    state, batch-first, so decoding, beams, streaming and export serve these models as they serve every language model.
+    """
+
+    takes = ("token_ids", "padding_mask", "source_ids", "source_mask")
+    passes = ("encode", "init_state", "next_logits", "token_log_probs")
+
+    def encode(self, source_ids, source_mask=None, training=False):
+        """The `Memory` of a source.
+
+        Args:
+            source_ids: int32 (B, S).
+            source_mask: bool (B, S), True for real tokens, or None: all are. Every row has at least one.
+            training: whether dropout is on.
+        """
+        raise TypeError(f"{type(self).__name__} does not implement encode().")
+
+    def features(
+        self, token_ids, state=None, *, memory=None, source_ids=None, source_mask=None, padding_mask=None, training=False
+    ):  # fmt: skip
+        """As `LanguageModel.features`. Without a state the source is given: its ids, or the memory that `encode` made of it."""
+        raise TypeError(f"{type(self).__name__} does not implement features().")
+
+    def init_state(self, batch_size, max_length, memory=None):
+        """The state before the first token of the target, with what the decoder needs of the memory."""
+        raise TypeError(f"{type(self).__name__} does not implement init_state().")
+
+    def state_axes(self):
+        # A memory of another length: what then differs goes by the source.
+        def shapes(room, length):
+            source = ops.zeros((1, length), "int32")
+            return {name: tuple(value.shape) for name, value in self.init_state(1, room, self.encode(source)).items()}
+
+        before, longer, other = shapes(2, 3), shapes(130, 3), shapes(2, 5)
+        return {
+            name: {
+                axis: "room" if shape[axis] != longer[name][axis] else "source"
+                for axis in range(1, len(shape))
+                if shape[axis] != longer[name][axis] or shape[axis] != other[name][axis]
+            }
+            for name, shape in before.items()
+        }
+
+    def call(self, batch, state=None, training=False):
+        inputs = self.taken(batch)
+        features, new_state = self.features(inputs.pop("token_ids"), state, training=training, **inputs)
+        logits = self.project(features)
+        return logits if state is None else (logits, new_state)
 
 
 class Encoder(Model):

@@ -1,0 +1,127 @@
+"""Pairs of texts as batches: a source and what is to be written of it, for encoder-decoders and for language models.
+
+    encoder-decoder:  source_ids  source eos           token_ids  pad target        labels  target eos
+    language model:   token_ids   eos source eos target           labels  ... target eos, and only those count
+
+Shape letters: B batch, T target positions, S source positions.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from zoo.config import Refusal
+from zoo.data.batch import random_stream
+from zoo.data.examples import padded
+
+LADDER = (0.25, 0.5, 0.75, 1.0)  # widths of batches, as shares of the largest: few shapes to compile, little padding
+POOL = 64  # batches whose rows are sorted by length together
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Ids of one source and of one target, int32 arrays without special ids around them."""
+
+    source: np.ndarray
+    target: np.ndarray
+
+
+class PairRows:
+    """Makes batches of pairs for one kind of model.
+
+    Args:
+        pairs: list of `Pair`.
+        frame: the task's `Frame`.
+        kind: `encoder_decoder` or `language_model`.
+        eos_id, pad_id: of the tokenizer.
+        seq_length: the most tokens of a source, and of a target; of both together for a language model.
+    """
+
+    def __init__(self, pairs, frame, kind, eos_id, pad_id, seq_length):
+        if not pairs:
+            raise Refusal("There is nothing to train on: the split holds no pairs of texts.")
+        self.pairs, self.frame, self.kind, self.eos_id, self.pad_id = pairs, frame, kind, eos_id, pad_id
+        self.lengths = np.array([self._length(pair) for pair in pairs])
+        self.widths = sorted({-(-int(share * min(int(self.lengths.max()), seq_length)) // 8) * 8 or 8 for share in LADDER})
+
+    def _length(self, pair):
+        """Tokens of the longer side, special ones included, or of the whole row."""
+        source = len(pair.source) + self.frame.num_special()
+        target = len(pair.target) + 1
+        return max(source, target) if self.kind == "encoder_decoder" else source + target
+
+    def batch(self, chosen, width=None):
+        """A batch of the pairs with these numbers, `width` columns wide, or as wide as the longest needs."""
+        width = self.width(chosen) if width is None else width
+        pairs = [self.pairs[i] for i in chosen]
+        sources = [np.array([*self.frame.before, *pair.source, *self.frame.after], np.int32) for pair in pairs]
+        targets = [np.array([*pair.target, self.eos_id], np.int32) for pair in pairs]
+        if self.kind == "encoder_decoder":
+            starts = [np.array([*self.frame.target_start, *pair.target], np.int32) for pair in pairs]
+            lengths = np.array([len(target) for target in targets])[:, None]
+            return {
+                "source_ids": padded(sources, width, self.pad_id),
+                "source_mask": np.arange(width) < np.array([len(source) for source in sources])[:, None],
+                "token_ids": padded(starts, width, self.pad_id),
+                "labels": padded(targets, width, self.pad_id),
+                "loss_weights": (np.arange(width) < lengths).astype(np.float32),
+            }
+        rows = [np.concatenate(each) for each in zip(sources, targets, strict=True)]
+        begins = np.array([len(source) for source in sources])[:, None]
+        ends = np.array([len(row) for row in rows])[:, None]
+        columns = np.arange(width)
+        return {
+            "token_ids": padded([row[:-1] for row in rows], width, self.pad_id),
+            "padding_mask": columns < ends - 1,
+            "labels": padded([row[1:] for row in rows], width, self.pad_id),
+            "loss_weights": ((columns >= begins - 1) & (columns < ends - 1)).astype(np.float32),
+        }
+
+    def width(self, chosen):
+        """The least width of the ladder that holds the pairs with these numbers."""
+        longest = int(self.lengths[chosen].max())
+        return next(width for width in self.widths if width >= longest)
+
+
+class PairBatches:
+    """Training batches of pairs, rows of like length together; `batch(step)` is a pure function of (seed, step).
+
+    Each epoch puts the pairs in an order of its own, sorts every `POOL` batches of them by length, and puts the batches in an
+    order of their own. The first pairs of the order fill up the last batch.
+
+    Args:
+        rows: a `PairRows`.
+        batch_size: B.
+        seed: any integer.
+    """
+
+    def __init__(self, rows, batch_size, seed):
+        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+        self.steps_per_epoch = -(-len(rows.pairs) // batch_size)
+        self._plans = {}
+
+    def starts_epoch(self, step):
+        """True: rows never go on from the batch before."""
+        return True
+
+    def batch(self, step):
+        """The batch of training step `step`, counted from 0."""
+        epoch, number = divmod(step, self.steps_per_epoch)
+        chosen = self._plan(epoch)[number]
+        return self.rows.batch(chosen)
+
+    def _plan(self, epoch):
+        """int (steps_per_epoch, B): the pairs of each batch of an epoch; the last two epochs are kept."""
+        if epoch not in self._plans:
+            count, size = len(self.rows.pairs), self.batch_size
+            random = random_stream(self.seed, "order", epoch)
+            # Sorting raw draws, unlike Generator.permutation, gives the same order under every version of numpy.
+            order = np.argsort(random.random_raw(count), kind="stable")
+            order = np.resize(order, self.steps_per_epoch * size)  # the first pairs fill the last batch
+            for start in range(0, len(order), POOL * size):
+                pool = order[start : start + POOL * size]
+                order[start : start + POOL * size] = pool[np.argsort(self.rows.lengths[pool], kind="stable")]
+            batches = order.reshape(-1, size)
+            batches = batches[np.argsort(random.random_raw(len(batches)), kind="stable")]
+            self._plans = {**{e: p for e, p in self._plans.items() if e == epoch - 1}, epoch: batches}
+        return self._plans[epoch]

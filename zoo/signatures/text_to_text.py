@@ -1,0 +1,219 @@
+"""Text in, another text out, in one graph: translation and summarisation as a server answers them.
+
+An encoder-decoder reads the source once and writes from its start token; a language model goes on behind the source and the
+token that separates source and target. Both then decode through `zoo/decoding.py`.
+
+Shape letters: B batch, K beams, T target tokens, S source tokens.
+"""
+
+import tensorflow as tf
+
+from zoo.decoding import Sampling, beam_search, generate
+from zoo.signatures.generation import (
+    BEAM_SEARCH,
+    GENERATION,
+    OPTIONS,
+    STRINGS,
+    checked_options,
+    checked_sampling,
+    default,
+)  # fmt: skip
+from zoo.signatures.request import same_rows, signature, with_one_row_apart
+from zoo.signatures.rows import left_padded_rows, rows_in_graph
+
+
+def text_to_text_signatures(model, tokenizer, frame, limit):
+    """The functions that a model answers requests with that turns one text into another.
+
+    Args:
+        model: an `EncoderDecoder`, or a `LanguageModel`.
+        tokenizer: a `Tokenizer`.
+        frame: what stands around a source, the task's `Frame`.
+        limit: the most tokens of a source, special ones included; a longer one is refused.
+
+    Returns:
+        Name -> `tf.function`.
+
+        - `serving_default`: `text` string (B,) -> `text` string (B,), what greedy decoding writes.
+        - `generate`: `text` and the options of sampling -> `text`, and `log_prob` float32 (B,), natural, its end included.
+        - `beam_search`: `text`, `max_new_tokens`, `num_beams`, `length_penalty` -> `text` string (B, K), `log_prob` and `score`
+          float32 (B, K), best first.
+        - `score`: `text`, `target` string (B,) -> `log_prob` float32 (B,), natural, of the target and its end; `num_tokens`
+          int32 (B,).
+        - `align`, of an encoder-decoder: `text`, `target` -> `source_tokens` string (B, S), `target_tokens` string (B, T),
+          filled up with empty strings, and `weights` float32 (B, T, S): how much each token of the target looked at each of
+          the source.
+    """
+
+    @signature(STRINGS, *(OPTIONS[name][0] for name in GENERATION))
+    def generate_(
+        text, max_new_tokens=default("max_new_tokens"), temperature=default("temperature"), top_k=default("top_k"),
+        top_p=default("top_p"), seed=default("seed"),
+    ):  # fmt: skip
+        max_new_tokens, sampling = checked_sampling(text, max_new_tokens, temperature, top_k, top_p, seed)
+        begun = source_of(model, tokenizer, frame, limit, text)
+        decoded = decode(model, tokenizer, frame, begun, max_new_tokens, sampling)
+        return {"text": written(tokenizer, decoded.token_ids, decoded.lengths), "log_prob": decoded.log_probs}
+
+    @signature(STRINGS, *(OPTIONS[name][0] for name in BEAM_SEARCH))
+    def beam_search_(
+        text, max_new_tokens=default("max_new_tokens"), num_beams=default("num_beams"), length_penalty=default("length_penalty")
+    ):
+        options = checked_options(text, max_new_tokens=max_new_tokens, num_beams=num_beams, length_penalty=length_penalty)
+        begun = source_of(model, tokenizer, frame, limit, text)
+        options["max_new_tokens"] = _as_many_as_fit(model, options["max_new_tokens"], begun)
+        state, ids, mask = begin(model, frame, begun, options["max_new_tokens"])
+        best = beam_search(
+            model.next_logits, state, ids, mask, num_best=None, stop_ids=(tokenizer.eos_id,), pad_id=tokenizer.pad_id, **options
+        )
+        shape = tf.shape(best.lengths)
+        flat = tf.reshape(best.token_ids, [-1, tf.shape(best.token_ids)[-1]])
+        texts = tf.reshape(written(tokenizer, flat, tf.reshape(best.lengths, [-1])), shape)
+        there = best.scores > float("-inf")
+        return {"text": tf.where(there, texts, ""), "log_prob": best.log_probs, "score": best.scores}
+
+    @signature(STRINGS)
+    def serving_default(text):
+        return {"text": generate_(text, *(tf.constant(default(name)) for name in GENERATION))["text"]}
+
+    @signature(STRINGS, STRINGS)
+    def score(text, target):
+        batch = _pairs(model, tokenizer, frame, limit, *same_rows(text=text, target=target))
+        inputs = model.taken(batch)
+        log_probs, _ = model.token_log_probs(inputs.pop("token_ids"), batch["labels"], **inputs)
+        real = batch["loss_weights"] > 0
+        return {
+            "log_prob": tf.reduce_sum(tf.where(real, log_probs, 0.0), 1),
+            "num_tokens": tf.reduce_sum(tf.cast(real, tf.int32), 1) - 1,
+        }
+
+    signatures = {"serving_default": serving_default, "generate": generate_, "beam_search": beam_search_, "score": score}
+    if model.kind != "encoder_decoder":
+        return signatures
+
+    @signature(STRINGS, STRINGS)
+    def align(text, target):
+        text, target = same_rows(text=text, target=target)
+        batch = _pairs(model, tokenizer, frame, limit, text, target)
+        source, targets = tokenizer.tokenize(text), tokenizer.tokenize(target)
+        weights = model.alignment(batch)[:, :, len(frame.before) :]
+        shape = tf.shape(weights)
+        source_tokens, target_tokens = _spelt(tokenizer, source), _spelt(tokenizer, targets)
+        longest = [tf.shape(target_tokens)[1], tf.shape(source_tokens)[1]]
+        weights = weights[:, : longest[0], : longest[1]]
+        there = tf.sequence_mask(source.row_lengths(), tf.minimum(longest[1], shape[2]))[:, None]
+        there &= tf.sequence_mask(targets.row_lengths(), tf.minimum(longest[0], shape[1]))[:, :, None]
+        return {"source_tokens": source_tokens, "target_tokens": target_tokens, "weights": tf.where(there, weights, 0.0)}
+
+    return {**signatures, "align": align}
+
+
+def text_to_text_requests(model):
+    """Requests that exercise every signature: (signature, inputs as lists)."""
+    texts = ["the cat sat .", "a", ""]
+    targets = ["le chat .", "", "un"]
+    requests = [
+        ("serving_default", {"text": texts}),
+        ("generate", {"text": texts, "max_new_tokens": [5, 3, 2], "temperature": [0.0, 0.8, 1.0], "seed": [0, 1, 2]}),
+        ("beam_search", {"text": texts, "max_new_tokens": [5, 3, 2], "num_beams": [1, 3, 2]}),
+        ("score", {"text": texts, "target": targets}),
+    ]
+    return requests + ([("align", {"text": texts, "target": targets})] if model.kind == "encoder_decoder" else [])
+
+
+def source_of(model, tokenizer, frame, limit, texts):
+    """What a model reads of sources, string (B,), in their frame: a batch of `source_ids` and `source_mask`, or of `token_ids`,
+    left-padded, and `padding_mask`."""
+    ids = tokenizer.tokenize(texts)
+    if model.kind == "encoder_decoder":
+        rows = rows_in_graph([ids], frame, tokenizer.pad_id, limit, "refuse")
+        return {"source_ids": rows["token_ids"], "source_mask": rows["padding_mask"]}
+    token_ids, padding_mask, _ = left_padded_rows([ids], frame, tokenizer.pad_id, limit, what="text")
+    return {"token_ids": token_ids, "padding_mask": padding_mask}
+
+
+def begin(model, frame, source, max_new_tokens):
+    """`(state, token_ids, padding_mask)` with which decoding begins.
+
+    Args:
+        model: the model.
+        frame: the task's `Frame`.
+        source: as `source_of` gives it.
+        max_new_tokens: int32 (B,).
+    """
+    room = tf.reduce_max(tf.concat([max_new_tokens, [0]], 0))
+    if model.kind == "encoder_decoder":
+        count = tf.shape(source["source_ids"])[0]
+        start = tf.tile(tf.constant([frame.target_start], tf.int32), [count, 1])
+        memory = model.encode(source["source_ids"], source["source_mask"])
+        return model.init_state(count, room + len(frame.target_start), memory), start, None
+    ids, mask = source["token_ids"], source["padding_mask"]
+    return model.init_state(tf.shape(ids)[0], tf.shape(ids)[1] + room), ids, mask
+
+
+def decode(model, tokenizer, frame, source, max_new_tokens, sampling=Sampling()):
+    """The `Decoded` continuation of sources, as `source_of` gives them.
+
+    Args:
+        tokenizer: whatever has `eos_id` and `pad_id`.
+        max_new_tokens: int32 (B,), cut to what the model has positions for.
+        sampling: a `Sampling`; greedy by default.
+    """
+    max_new_tokens = _as_many_as_fit(model, max_new_tokens, source)
+    state, ids, mask = begin(model, frame, source, max_new_tokens)
+    return generate(
+        model.next_logits, state, ids, mask, max_new_tokens=max_new_tokens, sampling=sampling, stop_ids=(tokenizer.eos_id,),
+        pad_id=tokenizer.pad_id, enter=with_one_row_apart if model.one_row_apart else None,
+    )  # fmt: skip
+
+
+def written(tokenizer, token_ids, lengths):
+    """string (B,): the first `lengths` (B,) of ids (B, N), without what ends them."""
+    real = tf.sequence_mask(lengths, tf.shape(token_ids)[1]) & (token_ids != tokenizer.eos_id)
+    return tokenizer.detokenize(tf.ragged.boolean_mask(token_ids, real))
+
+
+def _as_many_as_fit(model, max_new_tokens, source):
+    """`max_new_tokens` (B,), cut to what the model has positions for."""
+    if model.max_length is None:
+        return max_new_tokens
+    if model.kind == "encoder_decoder":
+        return tf.minimum(max_new_tokens, model.max_length)
+    lengths = tf.reduce_sum(tf.cast(source["padding_mask"], tf.int32), 1)
+    return tf.minimum(max_new_tokens, model.max_length + 1 - lengths)
+
+
+def _pairs(model, tokenizer, frame, limit, texts, targets):
+    """A batch of pairs with their labels, as `zoo/data/parallel.py` makes it."""
+    end = tf.fill([tf.shape(texts)[0], 1], tokenizer.eos_id)
+    labels = tf.concat([tf.cast(tokenizer.tokenize(targets), tf.int32), end], 1)
+    if model.kind == "encoder_decoder":
+        source = source_of(model, tokenizer, frame, limit, texts)
+        start = tf.tile(tf.constant([frame.target_start], tf.int32), [tf.shape(texts)[0], 1])
+        inputs = tf.concat([start, labels[:, :-1]], 1)
+        width = tf.reduce_max(tf.concat([labels.row_lengths(), [1]], 0))
+        shape = tf.stack([labels.nrows(), width])
+        return {
+            **source,
+            "token_ids": inputs.to_tensor(tokenizer.pad_id, shape=shape),
+            "labels": labels.to_tensor(tokenizer.pad_id, shape=shape),
+            "loss_weights": tf.cast(tf.sequence_mask(labels.row_lengths(), width), tf.float32),
+        }
+    rows = rows_in_graph([tokenizer.tokenize(texts)], frame, tokenizer.pad_id, limit, "refuse")
+    source = tf.ragged.boolean_mask(rows["token_ids"], rows["padding_mask"])
+    whole = tf.concat([source, labels], 1)
+    width = tf.reduce_max(tf.concat([whole.row_lengths(), [2]], 0)) - 1
+    dense = whole.to_tensor(tokenizer.pad_id, shape=tf.stack([whole.nrows(), width + 1]))
+    columns, ends = tf.range(width)[None], whole.row_lengths()[:, None] - 1
+    return {
+        "token_ids": dense[:, :-1],
+        "padding_mask": columns < ends,
+        "labels": dense[:, 1:],
+        "loss_weights": tf.cast((columns >= source.row_lengths()[:, None] - 1) & (columns < ends), tf.float32),
+    }
+
+
+def _spelt(tokenizer, ids):
+    """string (B, N): how each id is written on its own, filled up with empty strings."""
+    alone = tf.RaggedTensor.from_uniform_row_length(ids.flat_values, 1)
+    return ids.with_flat_values(tf.strings.strip(tokenizer.detokenize(alone))).to_tensor("")

@@ -1,0 +1,280 @@
+"""Text to text: translation and summarisation, by encoder-decoders and by language models.
+
+Shape letters: B batch, T target positions, V vocabulary.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from zoo import metrics
+from zoo.config import Config, Output, Refusal, TaskConfig
+from zoo.data.examples import Frame, in_order
+from zoo.data.parallel import Pair, PairBatches, PairRows
+from zoo.registry import TASKS
+from zoo.signatures.text_to_text import decode, text_to_text_requests, text_to_text_signatures
+from zoo.tasks.base import Task
+
+BLEU_TOKENIZERS = ("13a", "none", "intl", "zh", "char")
+
+
+@dataclass(frozen=True)
+class TranslationConfig(TaskConfig):
+    """How pairs are read and judged.
+
+    Attributes:
+        overlong: what becomes of texts that do not fit: `cut` (and counted), or `refuse`.
+        judged: how many pairs of a split are decoded, greedily, and judged; 0 for none.
+        bleu_tokenize: how sacrebleu cuts words: 13a, none, intl, zh or char.
+    """
+
+    overlong: str = "cut"
+    judged: int = 1_000
+    bleu_tokenize: str = "13a"
+
+    kinds: ClassVar = ("encoder_decoder", "language_model")
+    least_seq_length: ClassVar = 4
+    recipe: ClassVar = dict(dataset="cldr/en-fr")
+
+    def validate(self):
+        self.require(self.overlong in ("cut", "refuse"), f"overlong is cut or refuse, got {self.overlong!r}.")
+        self.require(self.judged >= 0, f"judged must not be negative, got {self.judged}.")
+        known = self.bleu_tokenize in BLEU_TOKENIZERS
+        self.require(known, f"bleu_tokenize is one of {', '.join(BLEU_TOKENIZERS)}, got {self.bleu_tokenize!r}.")
+
+    def output(self, model_config, seq_length, facts=None):
+        vocab_size = model_config.vocab_size
+        return Output(seq_length, vocab_size, vocab_size * model_config.cost(seq_length).hidden_dim)
+
+
+@dataclass(frozen=True)
+class SummarizationConfig(TaskConfig):
+    """How texts and their summaries are read and judged.
+
+    Attributes:
+        overlong, judged: as for translation.
+        lang: `en`, or `zh`: ROUGE then counts characters.
+    """
+
+    overlong: str = "cut"
+    judged: int = 1_000
+    lang: str = "en"
+
+    kinds: ClassVar = ("encoder_decoder", "language_model")
+    least_seq_length: ClassVar = 4
+    recipe: ClassVar = dict(dataset="python_docs/summaries", seq_length=128)
+
+    def validate(self):
+        self.require(self.overlong in ("cut", "refuse"), f"overlong is cut or refuse, got {self.overlong!r}.")
+        self.require(self.judged >= 0, f"judged must not be negative, got {self.judged}.")
+        self.require(self.lang in ("en", "zh"), f"lang is en or zh, got {self.lang!r}.")
+
+    def output(self, model_config, seq_length, facts=None):
+        vocab_size = model_config.vocab_size
+        return Output(seq_length, vocab_size, vocab_size * model_config.cost(seq_length).hidden_dim)
+
+
+@dataclass(frozen=True)
+class TextToTextFacts(Config):
+    """What the data told.
+
+    Attributes:
+        max_tokens: most tokens of a source and of a target, special ones included: the run's --seq_length.
+        eos_id, pad_id: of the tokenizer.
+        target_start: what a decoder reads first.
+        most_written: tokens of the longest target of the split that was read last.
+    """
+
+    max_tokens: int = 0
+    eos_id: int = 0
+    pad_id: int = 0
+    target_start: tuple[int, ...] = ()
+    most_written: int = 0
+
+
+class Pairs:
+    """Pairs of a split.
+
+    Attributes:
+        pairs: list of `Pair`.
+        sources, references: strings, and lists of strings.
+        num_cut: how many did not fit.
+        num_bytes: UTF-8 bytes of the targets.
+        tokenizer: that made the ids.
+    """
+
+    def __init__(self, pairs, sources, references, num_cut, tokenizer):
+        self.pairs, self.sources, self.references, self.num_cut = pairs, sources, references, num_cut
+        self.num_bytes = sum(len(some[0].encode()) for some in references)
+        self.tokenizer = tokenizer
+
+    def __len__(self):
+        return len(self.pairs)
+
+
+class TextToText(Task):
+    """loss = -sum over the target's tokens and its end of log p(token | source, target so far), count = their number."""
+
+    facts_class = TextToTextFacts
+    reads = "examples"
+    fields = ("source", "target")
+
+    def texts(self, example):
+        return [text for name in self.fields for text in _strings(example[name])]
+
+    def frame(self, kind, tokenizer):
+        frame = super().frame(kind, tokenizer)
+        if kind == "encoder_decoder":
+            return frame
+        return Frame(before=frame.before, after=frame.after)  # a language model goes on behind the source
+
+    def encode(self, examples, tokenizer, layout):
+        sources, references = [], []
+        for number, example in enumerate(examples, 1):
+            source, target = _pair(example, number)
+            sources.append(source)
+            references.append(target)
+        self.learn(max_tokens=layout.seq_length, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
+        ids = tokenizer.encode_batch(sources), tokenizer.encode_batch([target[0] for target in references])
+        room = layout.seq_length - 2
+        over = [i for i, (s, t) in enumerate(zip(*ids, strict=True), 1) if len(s) > room or len(t) > room]
+        if over and self.config.overlong == "refuse":
+            raise Refusal(
+                f"Pair {over[0]} does not fit into --seq_length={layout.seq_length} (nor do {len(over) - 1:,} others); "
+                "raise it, or have long texts cut with --set=overlong=cut."
+            )
+        pairs = [Pair(np.array(s[:room], np.int32), np.array(t[:room], np.int32)) for s, t in zip(*ids, strict=True)]
+        self.learn(most_written=max((len(pair.target) for pair in pairs), default=0) + 1)
+        return Pairs(pairs, sources, references, len(over), tokenizer)
+
+    def size(self, data):
+        cut = f", {data.num_cut:,} of them cut" if data.num_cut else ""
+        return f"{len(data):,} pairs{cut}"
+
+    def _rows(self, data, model, tokenizer, layout):
+        frame = self.frame(model.kind, tokenizer)
+        self.learn(target_start=frame.target_start)
+        pairs = data.pairs
+        if model.kind == "language_model":  # both texts share one row
+            half = layout.seq_length // 2
+            pairs = [Pair(pair.source[: half - frame.num_special()], pair.target[: half - 1]) for pair in pairs]
+        return PairRows(pairs, frame, model.kind, tokenizer.eos_id, tokenizer.pad_id, layout.seq_length)
+
+    def training_batches(self, data, model, tokenizer, layout):
+        return PairBatches(self._rows(data, model, tokenizer, layout), layout.batch_size, layout.seed)
+
+    def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
+        count = len(data) if max_tokens is None else min(len(data), max(max_tokens // layout.seq_length, 1))
+        rows = self._rows(data, model, tokenizer, layout)
+        return in_order(count, layout.batch_size, rows.batch)
+
+    def loss(self, batch, outputs):
+        weights = ops.cast(batch["loss_weights"], "float32")
+        losses = self.smoothed_cross_entropy(batch["labels"], outputs)
+        return ops.sum(losses * weights), ops.sum(weights)
+
+    def score(self, model, batch, state=None):
+        inputs, weights = model.taken(batch), ops.cast(batch["loss_weights"], "float32")
+        log_probs, _ = model.token_log_probs(inputs.pop("token_ids"), batch["labels"], **inputs)
+        totals = {"nats": ops.sum(ops.where(weights > 0, -log_probs * weights, 0.0)), "tokens": ops.sum(weights)}
+        rows = {"real": ops.any(weights > 0, axis=1)}
+        if self.config.judged:
+            decoded = decode(model, self.facts, self._known_frame(), self._source(model, batch), self._longest(batch))
+            rows |= {"written": decoded.token_ids, "lengths": decoded.lengths}
+        return totals, rows, None
+
+    def _known_frame(self):
+        return Frame(target_start=self.facts.target_start)
+
+    def _longest(self, batch):
+        """int32 (B,): how much may be written: half more than the longest target."""
+        return tf.fill([tf.shape(batch["token_ids"])[0]], self.facts.most_written * 3 // 2)
+
+    def _source(self, model, batch):
+        """The sources of a batch, as `source_of` gives them."""
+        if model.kind == "encoder_decoder":
+            return {name: batch[name] for name in ("source_ids", "source_mask")}
+        # The row up to its first label, moved to the right edge.
+        ids, weights = batch["token_ids"], batch["loss_weights"] > 0
+        columns = tf.range(tf.shape(ids)[1])[None]
+        first = tf.argmax(tf.cast(weights, tf.int32), 1, tf.int32)[:, None]
+        longest = tf.reduce_max(first) + 1
+        source = tf.range(longest)[None] - (longest - first - 1)
+        real = (source >= 0) & (columns[:, :longest] >= 0)
+        return {"token_ids": tf.gather(ids, tf.maximum(source, 0), batch_dims=1), "padding_mask": real}
+
+    def metrics(self, totals, rows, data):
+        """`loss` in nats a token, `perplexity`, `bits_per_byte` of the targets, and what the judges of the task say."""
+        nats, count = float(totals["nats"]), float(totals["tokens"])
+        scores = {"loss": nats / count, "perplexity": metrics.perplexity(nats / count), "num_tokens": int(count)}
+        real = np.concatenate(rows["real"])
+        num_bytes = sum(len(some[0].encode()) for some in data.references[: int(real.sum())])
+        if num_bytes:
+            scores["bits_per_byte"] = metrics.bits_per_byte(nats, num_bytes)
+        if "written" in rows:
+            ids = [
+                one[:length]
+                for some, lengths in zip(rows["written"], rows["lengths"], strict=True)
+                for one, length in zip(some, lengths, strict=True)
+            ]
+            ids = [one for one, there in zip(ids, real, strict=True) if there][: self.config.judged]
+            texts = [data.tokenizer.decode([i for i in one.tolist() if i != self.facts.eos_id]) for one in ids]
+            scores |= self.judged(texts, data.references[: len(texts)])
+            scores["num_judged"] = len(texts)
+        return scores
+
+    def judged(self, texts, references):
+        """Scores of texts, given lists of references: a dict of numbers."""
+        raise TypeError(f"{type(self).__name__} does not implement judged().")
+
+    def training_metrics(self, loss, data):
+        return {"perplexity": metrics.perplexity(loss)}
+
+    def signatures(self, model, tokenizer):
+        """Name -> tf.function: see `text_to_text_signatures`."""
+        limit = min(self.facts.max_tokens or math.inf, model.max_length or math.inf)
+        limit = None if limit == math.inf else limit
+        return text_to_text_signatures(model, tokenizer, self.frame(model.kind, tokenizer), limit)
+
+    def requests(self, model, tokenizer):
+        return text_to_text_requests(model)
+
+
+@TASKS.register("translation", TranslationConfig)
+class Translation(TextToText):
+    """A text in another language, judged by BLEU and chrF (Papineni et al. 2002; Popovic 2015), by sacrebleu (Post 2018)."""
+
+    shown = ("loss", "bleu", "chrf")
+
+    def judged(self, texts, references):
+        return metrics.translation_scores(texts, references, self.config.bleu_tokenize)
+
+
+@TASKS.register("summarization", SummarizationConfig)
+class Summarization(TextToText):
+    """A short text that says what a long one says, judged by ROUGE (Lin 2004), by rouge-score."""
+
+    shown = ("loss", "rouge1", "rouge2", "rougeLsum")
+
+    def judged(self, texts, references):
+        return metrics.summary_scores(texts, references, self.config.lang)
+
+
+def _strings(value):
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _pair(example, number):
+    """(source, list of targets). Raises Refusal for what cannot be."""
+    source, target = example.get("source"), example.get("target")
+    for name, value in (("source", source), ("target", target)):
+        if not value:
+            raise Refusal(f"Example {number} has an empty {name}; give each a text, or leave the example out.")
+    targets = _strings(target)
+    if not isinstance(source, str) or not all(isinstance(text, str) and text for text in targets):
+        raise Refusal(f"Example {number} must have a string as its source and strings as its target.")
+    return source, targets
