@@ -12,7 +12,7 @@ from tests import goldens, tiny_models
 from trainers.engine.checkpoints import Checkpoints, named_variables
 from zoo import bundle as bundles
 from zoo.config import KINDS, Refusal
-from zoo.models.base import Classifier, Encoder, LanguageModel
+from zoo.models.base import Classifier, Encoder, EncoderDecoder, LanguageModel
 from zoo.registry import MODELS, TASKS, tasks_of
 from zoo.tokenizers.base import create as create_tokenizer
 
@@ -41,7 +41,7 @@ def logits(model, ids):
 
 
 def test_every_registered_model_is_of_a_kind_that_a_suite_covers():
-    covered = {"language_model": LanguageModel, "encoder": Encoder, "classifier": Classifier}
+    covered = {"language_model": LanguageModel, "encoder": Encoder, "classifier": Classifier, "encoder_decoder": EncoderDecoder}
     for name in MODELS.names():
         config = MODELS.config(name)
         assert config.kind in covered, f"{name} is of the kind {config.kind!r}, which has no laws: extend the suite."

@@ -10,7 +10,9 @@ import numpy as np
 
 from trainers.engine import loop, optimizers, tuning
 from zoo.data.batch import Layout
+from zoo.data.parallel import Pair
 from zoo.registry import MODELS, TASKS
+from zoo.tasks.text_to_text import Pairs
 
 EOS_ID, CLS_ID, MASK_ID = 0, 59, 60
 SEQ_LENGTH, BATCH_SIZE = 13, 5
@@ -96,6 +98,12 @@ def token_ids(model, batch_size=3, length=7, seed=0):
     return np.random.default_rng(seed).integers(1, model.config.vocab_size, (batch_size, length)).astype(np.int32)
 
 
+def inputs(model, batch_size=3, length=7):
+    """Random inputs that a model can be called with: token ids, and for an encoder-decoder a source of two tokens less."""
+    ids = token_ids(model, batch_size, length)
+    return {"token_ids": ids, "source_ids": token_ids(model, batch_size, length - 2, 1)} if "source_ids" in model.takes else ids
+
+
 def trainer(model, steps=10, *, task=None, xla=False, placement=None, grad_accumulation=1, tuned=None, **settings):
     """A `loop.Trainer` for the family's first task (or the one given) with the default update rule, by default on one replica
     and not compiled by XLA."""
@@ -141,8 +149,21 @@ class UnevenBatches:
 def batches(model, seed=0):
     """Training batches of the toy language for a model's first task."""
     task = TASKS.get(model.config.default_task)()
+    if task.reads == "examples":
+        data = toy_pairs(model.config.vocab_size)
+        return task.training_batches(data, model, ToyVocabulary(), Layout(SEQ_LENGTH, BATCH_SIZE, seed))
     ids = stream(model.config.vocab_size).view(_Stream)
     return task.training_batches(ids, model, ToyVocabulary(), Layout(SEQ_LENGTH, BATCH_SIZE, seed))
+
+
+def toy_pairs(vocab_size, count=40):
+    """Pairs whose target is the source with each id doubled, for models that turn one text into another."""
+    random, pairs = np.random.default_rng(5), []
+    for _ in range(count):
+        source = random.integers(1, 20, random.integers(2, 7)).astype(np.int32)
+        pairs.append(Pair(source, (2 * source % vocab_size).astype(np.int32)))
+    texts = ["a"] * count
+    return Pairs(pairs, texts, [[text] for text in texts], 0, ToyVocabulary())
 
 
 class _Stream(np.ndarray):

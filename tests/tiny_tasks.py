@@ -16,6 +16,11 @@ EXAMPLES = {
     "tagging": [{"tokens": tokens.split(), "tags": tags.split()} for tokens, tags in (
         ("the cat sat", "D N V"), ("cats sit", "N V"), ("the mat sat on the cat", "D N V P D N"), ("sit", "V"),
     )],
+    **dict.fromkeys(("translation", "summarization"), [
+        {"source": source, "target": target} for source, target in (
+            ("the cat sat", "le chat"), ("a dog", "un chien"), ("the mat", "le tapis"), ("cats sit on the mat", "les chats"),
+        )
+    ]),
     "question_answering": [
         {"question": f"what is {word}?", "context": CONTEXT, "answers": [answer], "answer_starts": [CONTEXT.index(answer)]}
         for word, answer in (("abs", "the value"), ("len", "number"), ("max", "largest of all"))
@@ -23,7 +28,7 @@ EXAMPLES = {
 }  # fmt: skip
 FIELDS = {
     "classification": dict(balance=True, head_dropout=0.0), "tagging": dict(head_dropout=0.0),
-    "question_answering": dict(head_dropout=0.0, max_question=6, stride=4),
+    "question_answering": dict(head_dropout=0.0, max_question=6, stride=4), "translation": {}, "summarization": {},
 }  # fmt: skip
 LAYOUT = Layout(seq_length=24, batch_size=5)
 # Two ways of training a part of a model; see trainers/engine/tuning.py.

@@ -5,7 +5,7 @@ import sys
 
 from tests import goldens, tiny_models
 
-for case in sys.argv[1:] or [*tiny_models.cases("language_model", "encoder"), "tasks"]:
+for case in sys.argv[1:] or [*tiny_models.cases("language_model", "encoder", "encoder_decoder"), "tasks"]:
     golden = goldens.of_tasks() if case == "tasks" else goldens.measure(case)
     lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in golden.items())
     goldens.path_of(case).write_text("{\n" + lines + "\n}\n", encoding="utf8")

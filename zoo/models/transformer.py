@@ -259,7 +259,7 @@ class Transformer(EncoderDecoder):
         for i, block in enumerate(self.decoder):
             keys, values = block.cross.memory_keys_values(memory.values)
             state |= {f"cross_{i}/keys": keys, f"cross_{i}/values": values}
-        mask = ops.ones(ops.shape(memory.values)[:2], "bool") if memory.mask is None else memory.mask
+        mask = ops.ones(ops.shape(memory.values)[:2], "bool") if memory.mask is None else ops.convert_to_tensor(memory.mask)
         return {**state, "source_mask": mask}
 
     def room_left(self, state):
