@@ -1,0 +1,486 @@
+"""A linear-chain conditional random field: how well a sequence of tags fits a sentence (Lafferty et al. 2001).
+
+    score(tags) = sum over words t of unary[t, tags[t]] + sum of the moves from each tag to the next
+    log p(tags) = score(tags) - log of the sum of exp(score) over all sequences of tags
+
+All moves stand in one matrix. Besides the tags it has one more state, the last: `outside`, where a sentence comes from and
+goes to. `moves[j, k]` is the weight of tag k after tag j, `moves[-1, k]` of tag k at the first word, `moves[j, -1]` of tag j
+at the last word. A move of -inf is forbidden.
+
+The words of a row stand at the left. `mask` is True for them, and what stands in the other columns changes nothing. A row
+without words has one path, the empty one, with score 0.
+
+    scheme = ["O", "B-PER", "I-PER"]
+    crf = CRF(3, forbidden=forbidden_moves(scheme, "BIO"))
+    unary, mask = ops.ones((1, 4, 3)), ops.ones((1, 4), "bool")
+    crf.build()
+    loss = -crf.log_likelihood(unary, [[0, 1, 2, 0]], mask)
+    tags, score = crf(unary, mask)
+
+Shape letters: B batch, W words, C tags, S states (the C tags, then `outside`), K paths.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from zoo.config import Refusal
+
+# Sums over paths are taken in float64. A weight that lies further than this below the highest one of its kind counts as much as
+# this: it is exp(-345) = 1e-150, so that a product of two such weights is still a number. A forbidden move weighs this little.
+LOWEST = -345.0
+NEVER = -1e4  # for tags that are known to be wrong
+
+
+# Sums over all paths
+
+
+def log_partition(unary_BWC, moves_SS, mask_BW):
+    """log of the sum of exp(score) over all sequences of tags.
+
+    Its gradient is written out: for the unary scores it is the `marginals`, for the moves how often each is expected.
+
+    Args:
+        unary_BWC: float (B, W, C).
+        moves_SS: float (S, S).
+        mask_BW: bool (B, W).
+
+    Returns:
+        float32 (B,).
+    """
+    return ops.cast(_log_partition(_wide(unary_BWC), _weights(moves_SS), mask_BW), "float32")
+
+
+def sequence_score(unary_BWC, tags_BW, moves_SS, mask_BW):
+    """The score of one sequence of tags a row: the unary scores of its tags and the weights of its moves.
+
+    Args:
+        unary_BWC, moves_SS, mask_BW: as in `log_partition`.
+        tags_BW: int (B, W), in [0, C) where the mask is True.
+
+    Returns:
+        float32 (B,). A forbidden move counts as `LOWEST`.
+    """
+    return ops.cast(_sequence_score(_wide(unary_BWC), tags_BW, _weights(moves_SS), mask_BW), "float32")
+
+
+def log_likelihood(unary_BWC, tags_BW, moves_SS, mask_BW):
+    """log p(tags), at most 0: `sequence_score` - `log_partition`. Arguments and result as in `sequence_score`."""
+    unary_BWC, moves_SS = _wide(unary_BWC), _weights(moves_SS)
+    score_B = _sequence_score(unary_BWC, tags_BW, moves_SS, mask_BW)
+    return ops.cast(score_B - _log_partition(unary_BWC, moves_SS, mask_BW), "float32")
+
+
+def multitag_log_likelihood(unary_BWC, allowed_BWC, moves_SS, mask_BW):
+    """log of the probability that every word has one of the tags that are allowed for it (Tsuboi et al. 2008, eq. 2).
+
+    Args:
+        unary_BWC, moves_SS, mask_BW: as in `log_partition`.
+        allowed_BWC: bool (B, W, C), at least one tag a word. A word of which nothing is known allows all.
+
+    Returns:
+        float32 (B,), at most 0. With one allowed tag a word it is `log_likelihood`.
+    """
+    unary_BWC, moves_SS = _wide(unary_BWC), _weights(moves_SS)
+    kept_BWC = unary_BWC + ops.where(allowed_BWC, 0.0, ops.cast(NEVER, "float64"))
+    # Both sums in one scan.
+    sums = _log_partition(ops.concatenate([kept_BWC, unary_BWC]), moves_SS, ops.concatenate([mask_BW, mask_BW]))
+    return ops.cast(ops.subtract(*ops.split(sums, 2)), "float32")
+
+
+def marginals(unary_BWC, moves_SS, mask_BW):
+    """The probability of each tag at each word, over all sequences of tags.
+
+    Args:
+        unary_BWC, moves_SS, mask_BW: as in `log_partition`.
+
+    Returns:
+        float32 (B, W, C), which sums to 1 over the tags of a word and is 0 where the mask is False.
+    """
+    unary_BWC, padded_BW = _with_a_column(_wide(unary_BWC), mask_BW)
+    probs_BWC = _ForwardBackward(unary_BWC, _weights(moves_SS), padded_BW).marginals()
+    return ops.cast(probs_BWC[:, : ops.shape(mask_BW)[1]], "float32")
+
+
+def _wide(x):
+    return ops.cast(x, "float64")
+
+
+def _weights(moves_SS):
+    """float64 (S, S) without -inf."""
+    moves_SS = _wide(moves_SS)
+    return ops.maximum(moves_SS, ops.stop_gradient(ops.max(moves_SS)) + LOWEST)
+
+
+def _sequence_score(unary_BWC, tags_BW, moves_SS, mask_BW):
+    num_tags, num_states = unary_BWC.shape[-1], moves_SS.shape[-1]
+    tags_BW = ops.where(mask_BW, ops.cast(tags_BW, "int32"), 0)
+    at_words_BW = ops.take_along_axis(unary_BWC, tags_BW[..., None], axis=-1)[..., 0]
+    # The moves of a row: outside -> tag, ..., tag -> outside; one more than it has words.
+    outside_B1 = ops.full_like(lengths_of(mask_BW), num_tags)[:, None]
+    length_B1 = lengths_of(mask_BW)[:, None]
+    moves = ops.arange(ops.shape(tags_BW)[1] + 1)[None]
+    after = ops.where(moves < length_B1, ops.concatenate([tags_BW, outside_B1], axis=1), outside_B1)
+    before = ops.concatenate([outside_B1, tags_BW], axis=1)
+    weights = ops.take(ops.reshape(moves_SS, (-1,)), before * num_states + after, axis=0)
+    is_move = ops.logical_and(moves <= length_B1, length_B1 > 0)
+    return ops.sum(ops.where(mask_BW, at_words_BW, 0.0), axis=1) + ops.sum(ops.where(is_move, weights, 0.0), axis=1)
+
+
+def _log_partition(unary_BWC, moves_SS, mask_BW):
+    unary_BWC, mask_BW = _with_a_column(unary_BWC, mask_BW)
+
+    @ops.custom_gradient
+    def run(unary_BWC, moves_SS):
+        paths = _ForwardBackward(unary_BWC, moves_SS, mask_BW)
+        return paths.log_partition(), lambda *upstream: paths.gradient(upstream[-1])
+
+    return run(unary_BWC, moves_SS)
+
+
+class _ForwardBackward:
+    """The sums over all paths up to each word and from each word on, scaled to 1 at every word (Rabiner 1989, section V A).
+
+    Both run in one scan: the second is the first on the words of the row from the last to the first, under the transposed
+    moves.
+    """
+
+    def __init__(self, unary_BWC, moves_SS, mask_BW):
+        self.mask_BW, self.lengths_B = mask_BW, lengths_of(mask_BW)
+        self.reversed_WB = _reversed_places(mask_BW)
+        unary_WBC = ops.transpose(ops.where(mask_BW[..., None], unary_BWC, 0.0), (1, 0, 2))
+        highest_WB1 = ops.max(unary_WBC, axis=-1, keepdims=True)
+        self.offset_B = ops.sum(highest_WB1[..., 0], axis=0) + _wide(self.lengths_B + 1) * ops.max(moves_SS)
+        powers_WBC = ops.exp(ops.maximum(unary_WBC - highest_WB1, LOWEST))
+        self.unary_WBS = ops.pad(powers_WBC, ((0, 0), (0, 0), (0, 1)))  # no word is outside
+        self.moves_SS = ops.exp(moves_SS - ops.max(moves_SS))
+        self._scan()
+
+    def _scan(self):
+        moves = ops.stack([self.moves_SS, ops.transpose(self.moves_SS)])
+        words = ops.stack([self.unary_WBS, at_places(self.unary_WBS, self.reversed_WB)], axis=1)
+        outside = _outside(words[0])
+
+        def step(sums, word):
+            sums = ops.matmul(sums / ops.sum(sums, axis=-1, keepdims=True), moves) * word
+            return sums, sums
+
+        _, sums = ops.scan(step, outside, words)
+        scales = ops.sum(sums, axis=-1, keepdims=True)
+        probs = sums / scales
+        before = ops.concatenate([outside[None], probs[:-1]])
+        self.scales_WB, self.prefix_WBS, self.before_WBS = scales[:, 0, :, 0], probs[:, 0], before[:, 0]
+        # What the words after each word make of its tags; the tags' own unary scores are not in it.
+        after_WBS = _times(before[:, 1], ops.transpose(self.moves_SS))
+        self.after_WBS = at_places(after_WBS, self.reversed_WB)
+        joint_WBS = self.prefix_WBS * self.after_WBS
+        self.joint_WB1 = ops.sum(joint_WBS, axis=-1, keepdims=True)
+        self.marginals_WBS = ops.where(ops.transpose(self.mask_BW)[..., None], joint_WBS / self.joint_WB1, 0.0)
+
+    def log_partition(self):
+        last_1B = ops.maximum(self.lengths_B - 1, 0)[None]
+        end_B = ops.sum(at_places(self.prefix_WBS, last_1B)[0] * self.moves_SS[:, -1], axis=-1)
+        scales_BW = ops.where(self.mask_BW, ops.transpose(self.scales_WB), 1.0)
+        total_B = ops.sum(ops.log(scales_BW), axis=1) + ops.log(end_B) + self.offset_B
+        return ops.where(self.lengths_B > 0, total_B, 0.0)
+
+    def marginals(self):
+        return ops.transpose(self.marginals_WBS[..., :-1], (1, 0, 2))
+
+    def gradient(self, upstream_B):
+        """Of the unary scores (B, W, C) and the moves (S, S)."""
+        weight_WB1 = ops.where(ops.transpose(self.mask_BW), upstream_B[None], 0.0)[..., None]
+        # P(tag j, then tag k) = before[j] moves[j, k] unary[k] after[k] / (scale joint); its part without j, kept finite
+        # where no j with this k has any weight.
+        part_WBS = self.unary_WBS * self.after_WBS / self.joint_WB1 / self.scales_WB[..., None]
+        part_WBS = ops.minimum(part_WBS, 1e300) * weight_WB1
+        num_states = self.moves_SS.shape[0]
+        products = ops.matmul(
+            ops.transpose(ops.reshape(self.before_WBS, (-1, num_states))), ops.reshape(part_WBS, (-1, num_states))
+        )
+        d_unary = self.marginals_WBS * weight_WB1
+        last_1B = ops.maximum(self.lengths_B - 1, 0)[None]
+        d_end = ops.sum(at_places(d_unary, last_1B)[0], axis=0)
+        d_moves = self.moves_SS * products + d_end[:, None] * ops.one_hot(num_states - 1, num_states, dtype="float64")
+        return ops.transpose(d_unary[..., :-1], (1, 0, 2)), d_moves
+
+
+# The best paths
+
+
+def viterbi(unary_BWC, moves_SS, mask_BW):
+    """The sequence of tags with the highest score (Viterbi 1967). Of equally good ones it is the first in lexical order.
+
+    Args:
+        unary_BWC, moves_SS, mask_BW: as in `log_partition`.
+
+    Returns:
+        tags: int32 (B, W), 0 where the mask is False.
+        score: float32 (B,); -inf where every path has a forbidden move.
+    """
+    words_WBS, moves_SS, mask_BW, width = _best_first(unary_BWC, moves_SS, mask_BW)
+    onward_SS = ops.transpose(moves_SS)[None]
+
+    def extend(best_BS, word_BS):
+        """The best score from each tag of a word to the end."""
+        best_BS = word_BS + ops.max(best_BS[..., None] + onward_SS, axis=1)
+        return best_BS, best_BS
+
+    _, best_WBS = ops.scan(extend, _log_outside(words_WBS[0]), words_WBS)
+    best_WBS = at_places(best_WBS, _reversed_places(mask_BW))
+
+    def follow(tag_B, best_BS):
+        tag_B = ops.cast(ops.argmax(ops.take(moves_SS, tag_B, axis=0) + best_BS, axis=-1), "int32")
+        return tag_B, tag_B
+
+    lengths_B = lengths_of(mask_BW)
+    _, tags_WB = ops.scan(follow, ops.full_like(lengths_B, moves_SS.shape[0] - 1), best_WBS)
+    score_B = ops.max(moves_SS[-1] + best_WBS[0], axis=-1)
+    tags_BW = ops.where(mask_BW, ops.transpose(tags_WB), 0)
+    return tags_BW[:, :width], ops.where(lengths_B > 0, score_B, 0.0)
+
+
+def n_best(unary_BWC, moves_SS, mask_BW, num_paths):
+    """The K sequences of tags with the highest scores, the best first; of equally good ones as `viterbi`.
+
+    Args:
+        unary_BWC, moves_SS, mask_BW: as in `log_partition`.
+        num_paths: K.
+
+    Returns:
+        tags: int32 (B, K, W), 0 where the mask is False and where there are fewer than K paths.
+        score: float32 (B, K), -inf where there are fewer.
+    """
+    words_WBS, moves_SS, mask_BW, width = _best_first(unary_BWC, moves_SS, mask_BW)
+    num_states = moves_SS.shape[0]
+
+    def ranked(best_BSK, moves_xS):
+        """The K best of moving on from each state x: scores and places (B, x, K). A place is state * K + rank."""
+        totals = best_BSK[:, None] + moves_xS[None, ..., None]
+        flat = ops.reshape(totals, (ops.shape(totals)[0], moves_xS.shape[0], num_states * num_paths))
+        return ops.top_k(flat, num_paths)
+
+    def extend(carry, word_BS):
+        best_BSK, places_BSK = ranked(carry[0], moves_SS)
+        new = best_BSK + word_BS[..., None], places_BSK
+        return new, new
+
+    is_first_K = ops.arange(num_paths) == 0
+    start_BSK = ops.where(is_first_K, _log_outside(words_WBS[0])[..., None], -np.inf)
+    _, (best, places) = ops.scan(extend, (start_BSK, ops.zeros_like(start_BSK, "int32")), words_WBS)
+    lengths_B = lengths_of(mask_BW)
+    first_BSK = at_places(best, ops.maximum(lengths_B - 1, 0)[None])[0]
+    score_B1K, state_B1K = ranked(first_BSK, moves_SS[-1:])
+    places = at_places(places, _reversed_places(mask_BW))
+
+    def follow(state_BK, places_BSK):
+        flat = ops.reshape(places_BSK, (-1, num_states * num_paths))
+        return ops.take_along_axis(flat, state_BK, axis=1), state_BK
+
+    _, states_WBK = ops.scan(follow, state_B1K[:, 0], places)
+    empty_K = ops.where(is_first_K, 0.0, -np.inf)
+    score_BK = ops.where(lengths_B[:, None] > 0, score_B1K[:, 0], empty_K)
+    tags_BKW = ops.transpose(states_WBK, (1, 2, 0)) // num_paths
+    exists = ops.logical_and(mask_BW[:, None], score_BK[..., None] > -np.inf)
+    return ops.where(exists, tags_BKW, 0)[..., :width], score_BK
+
+
+def _best_first(unary_BWC, moves_SS, mask_BW):
+    """float32 (W, B, S), each row's last word first; the moves as float32; the mask; the width that was asked for."""
+    width = ops.shape(mask_BW)[1]
+    unary_BWC, mask_BW = _with_a_column(ops.cast(unary_BWC, "float32"), mask_BW)
+    unary_WBC = ops.transpose(ops.where(mask_BW[..., None], unary_BWC, 0.0), (1, 0, 2))
+    words_WBS = ops.pad(unary_WBC, ((0, 0), (0, 0), (0, 1)), constant_values=-np.inf)  # no word is outside
+    return at_places(words_WBS, _reversed_places(mask_BW)), ops.cast(moves_SS, "float32"), mask_BW, width
+
+
+# Rows and their words
+
+
+def lengths_of(mask_BW):
+    """int32 (B,): how many words each row has."""
+    return ops.sum(ops.cast(mask_BW, "int32"), axis=1)
+
+
+def at_places(x, places_VB):
+    """Of x (W, B, ...), for each row the words at some places, int32 (V, B) -> (V, B, ...). V is any number."""
+    batch = ops.shape(x)[1]
+    flat = ops.reshape(x, (-1, *x.shape[2:]))
+    return ops.take(flat, places_VB * batch + ops.arange(batch, dtype="int32")[None], axis=0)
+
+
+def _reversed_places(mask_BW):
+    """int32 (W, B): where the words of a row stand when they are read from the last to the first."""
+    lengths_1B = lengths_of(mask_BW)[None]
+    columns_W1 = ops.arange(ops.shape(mask_BW)[1], dtype="int32")[:, None]
+    return ops.where(columns_W1 < lengths_1B, lengths_1B - 1 - columns_W1, columns_W1)
+
+
+def _with_a_column(unary_BWC, mask_BW):
+    """The same with one more column, if the number of words is not known: a scan over nothing fails on TensorFlow."""
+    if unary_BWC.shape[1]:
+        return unary_BWC, mask_BW
+    return ops.pad(unary_BWC, ((0, 0), (0, 1), (0, 0))), ops.pad(mask_BW, ((0, 0), (0, 1)), constant_values=False)
+
+
+def _outside(like):
+    """1 at the last state, 0 at the others, in the shape (..., S) of `like`."""
+    one_hot = ops.one_hot(like.shape[-1] - 1, like.shape[-1], dtype=like.dtype)
+    return ops.broadcast_to(one_hot, ops.shape(like))
+
+
+def _log_outside(like):
+    return ops.log(_outside(like))
+
+
+def _times(x_WBS, moves_SS):
+    """x M, as one two-dimensional product."""
+    flat = ops.matmul(ops.reshape(x_WBS, (-1, moves_SS.shape[0])), moves_SS)
+    return ops.reshape(flat, ops.shape(x_WBS))
+
+
+# Which moves a scheme of tags allows
+
+# What the letter of a tag says of its word: B begins a span, I is inside, E ends it, S is a span of one word.
+SCHEMES = {
+    "BIO": {"B": "B", "I": "I"},
+    "IOB1": {"B": "B", "I": "I"},
+    "BIOES": {"B": "B", "I": "I", "E": "E", "S": "S"},
+    "BIOUL": {"B": "B", "I": "I", "L": "E", "U": "S"},
+    "BMES": {"B": "B", "M": "I", "E": "E", "S": "S"},
+}
+
+
+def forbidden_moves(tags, scheme):
+    """Which moves between tags never occur in a scheme of spans (Ramshaw and Marcus 1995; Ratinov and Roth 2009, section 3.2).
+
+    In BIO every span begins with B. In IOB1 a span begins with B only right after another of its type, else with I. In BIOES,
+    which is BIOUL and BMES in other letters, the last word of a span is E, or S if it is the only one.
+
+        forbidden_moves(["O", "B-PER", "I-PER"], "BIO")[0, 2]  # True: I-PER cannot follow O
+
+    Args:
+        tags: list of str: `O`, or a letter of the scheme, with `-` and a type if there are types: `B-PER`, `B`.
+        scheme: a key of `SCHEMES`.
+
+    Returns:
+        bool array (S, S), True for a forbidden move; the last row is of the first word, the last column of the last.
+
+    Raises:
+        Refusal: if the scheme is unknown, or a tag is not of the scheme.
+    """
+    if scheme not in SCHEMES:
+        raise Refusal(f"A scheme of tags is one of {', '.join(SCHEMES)}, got {scheme!r}.")
+    wrong = [tag for tag in tags if not _is_of(scheme, tag)]
+    if wrong:
+        letters = ", ".join(SCHEMES[scheme])
+        raise Refusal(f"A tag in {scheme} is O, or one of {letters} with a type, as in B-PER; got {wrong[0]!r}.")
+    words = [*((SCHEMES[scheme].get(tag[0], "O"), tag[2:]) for tag in tags), ("O", "")]
+    forbidden = np.array([[not _may_follow(scheme, before, after) for after in words] for before in words])
+    forbidden[-1, -1] = True
+    return forbidden
+
+
+def scheme_of(sentences):
+    """The scheme in which no sentence has a forbidden move: a key of `SCHEMES`, the first that fits, or None.
+
+    Args:
+        sentences: list of lists of tags. Without a span they fit BIO.
+    """
+    tags = sorted({tag for sentence in sentences for tag in sentence})
+    number = {tag: i for i, tag in enumerate(tags)}
+    moves = {move for words in sentences for move in zip([None, *words], [*words, None], strict=True) if words}
+    for scheme in SCHEMES:
+        if all(_is_of(scheme, tag) for tag in tags):
+            forbidden = forbidden_moves(tags, scheme)
+            if not any(forbidden[number.get(before, -1), number.get(after, -1)] for before, after in moves):
+                return scheme
+    return None
+
+
+def _is_of(scheme, tag):
+    letter, dash, kind = tag.partition("-")
+    return tag == "O" or (letter in SCHEMES[scheme] and bool(dash) == bool(kind))
+
+
+def _may_follow(scheme, before, after):
+    (place, kind), (next_place, next_kind) = before, after
+    goes_on = place in "BI" and kind == next_kind
+    if scheme == "BIO":
+        return next_place != "I" or goes_on
+    if scheme == "IOB1":
+        return next_place != "B" or goes_on
+    return next_place in "IE" and goes_on if place in "BI" else next_place in "OBS"
+
+
+class CRF(keras.layers.Layer):
+    """The weights of the moves between tags; the functions of this file with them.
+
+    Forbidden moves are left out whenever tags are chosen or get a probability. In the likelihood that is trained they have
+    their weights, unless `forbid_in_training`: then sequences with a forbidden move get no probability there either, and no
+    label may have one.
+
+    Args:
+        num_tags: C.
+        forbidden: bool array (S, S), True for forbidden moves, or None; see `forbidden_moves`.
+        forbid_in_training: whether forbidden moves are left out of the likelihood too.
+
+    Call: unary scores float (B, W, C) and mask bool (B, W) -> the best tags int32 (B, W) and their score float32 (B,).
+
+    Raises:
+        Refusal: if `forbidden` has another shape.
+    """
+
+    def __init__(self, num_tags, forbidden=None, forbid_in_training=False, **kwargs):
+        super().__init__(autocast=False, **kwargs)  # scores come and stay in float32
+        self.num_tags, self.forbid_in_training = num_tags, forbid_in_training
+        self.forbidden = None if forbidden is None else np.asarray(forbidden, bool)
+        if forbidden is not None and self.forbidden.shape != (num_tags + 1, num_tags + 1):
+            shape = " x ".join(map(str, self.forbidden.shape))
+            raise Refusal(f"Forbidden moves of {num_tags} tags are {num_tags + 1} x {num_tags + 1} booleans, got {shape}.")
+
+    def build(self, input_shape=None):
+        def weights(shape, name):
+            return self.add_weight(shape=shape, initializer="zeros", autocast=False, dtype="float32", name=name)
+
+        self.start = weights((self.num_tags,), "start")
+        self.end = weights((self.num_tags,), "end")
+        self.transitions = weights((self.num_tags, self.num_tags), "transitions")
+
+    def call(self, unary_BWC, mask_BW):
+        return self.viterbi(unary_BWC, mask_BW)
+
+    def moves(self, forbid=True):
+        """float32 (S, S): the weights as the functions take them, with or without -inf for what is forbidden."""
+        between = ops.concatenate([self.transitions, self.end[:, None]], axis=1)
+        first = ops.concatenate([self.start, ops.full((1,), -np.inf, "float32")])[None]
+        moves_SS = ops.concatenate([between, first])
+        return ops.where(self.forbidden, -np.inf, moves_SS) if forbid and self.forbidden is not None else moves_SS
+
+    def log_likelihood(self, unary_BWC, tags_BW, mask_BW):
+        """float32 (B,), to be trained; see the function."""
+        return log_likelihood(unary_BWC, tags_BW, self.moves(self.forbid_in_training), mask_BW)
+
+    def multitag_log_likelihood(self, unary_BWC, allowed_BWC, mask_BW):
+        """float32 (B,), to be trained; see the function."""
+        return multitag_log_likelihood(unary_BWC, allowed_BWC, self.moves(self.forbid_in_training), mask_BW)
+
+    def sequence_score(self, unary_BWC, tags_BW, mask_BW):
+        """float32 (B,), without forbidden moves; see the function."""
+        return sequence_score(unary_BWC, tags_BW, self.moves(), mask_BW)
+
+    def log_partition(self, unary_BWC, mask_BW):
+        """float32 (B,), without forbidden moves; see the function."""
+        return log_partition(unary_BWC, self.moves(), mask_BW)
+
+    def viterbi(self, unary_BWC, mask_BW):
+        """Tags int32 (B, W) and score float32 (B,), without forbidden moves; see the function."""
+        return viterbi(unary_BWC, self.moves(), mask_BW)
+
+    def n_best(self, unary_BWC, mask_BW, num_paths):
+        """Tags int32 (B, K, W) and scores float32 (B, K), without forbidden moves; see the function."""
+        return n_best(unary_BWC, self.moves(), mask_BW, num_paths)
+
+    def marginals(self, unary_BWC, mask_BW):
+        """float32 (B, W, C), without forbidden moves; see the function."""
+        return marginals(unary_BWC, self.moves(), mask_BW)
