@@ -92,6 +92,9 @@ class TextSource:
         """The same data with nothing held out for validation that was not given for it."""
         return self
 
+    def check_config(self, config):
+        """Raises Refusal for a config, such as `de` of `wiki40b/de`, that is known to be wrong. Reads no text."""
+
     def check_split(self, split):
         """Raises Refusal unless there is such a split."""
         if split not in self.splits:
@@ -111,16 +114,8 @@ class TextSource:
 
     def _prepared(self):
         """The TFDS builder, with its data in place."""
-        import tensorflow_datasets as tfds
-
         name = self.builder or self.name
-        if self.module:
-            importlib.import_module(self.module)
-            tfds.disable_progress_bar()
-        try:
-            builder = tfds.builder(name, data_dir=self.data_dir, try_gcs=self.try_gcs)
-        except ValueError as error:
-            raise Refusal(f"TensorFlow Datasets has no {name!r}: {str(error).splitlines()[0]}") from error
+        builder = self._builder()
         try:
             # What our own builders do takes seconds, and TFDS would call it a download, with a bar.
             with contextlib.redirect_stdout(io.StringIO()) if self.module else contextlib.nullcontext():
@@ -134,6 +129,19 @@ class TextSource:
                 "reads your own files."
             ) from error
         return builder
+
+    def _builder(self):
+        """The TFDS builder as it is, whether or not its data is there."""
+        import tensorflow_datasets as tfds
+
+        name = self.builder or self.name
+        if self.module:
+            importlib.import_module(self.module)
+            tfds.disable_progress_bar()
+        try:
+            return tfds.builder(name, data_dir=self.data_dir, try_gcs=self.try_gcs)
+        except ValueError as error:
+            raise Refusal(f"TensorFlow Datasets has no {name!r}: {str(error).splitlines()[0]}") from error
 
     def _value(self, value, classes):
         """A value as Python has it: text as str, a class by its name (None for one that TFDS does not tell), a list."""
