@@ -9,7 +9,7 @@ TensorFlow Datasets is imported when a source is first read, so listing and refu
 
 from dataclasses import replace
 
-from tfds_configs import classification, language_modeling, question_answering, tagging, translation
+from tfds_configs import classification, language_modeling, question_answering, roles, summarization, tagging, translation
 from tfds_configs.sources import TextSource
 from zoo.config import Refusal, nearest
 
@@ -17,7 +17,15 @@ __all__ = ["TextSource", "check", "get", "names"]
 
 TABLE = {
     source.name: source
-    for module in (language_modeling, classification, tagging, question_answering, translation)
+    for module in (
+        language_modeling,
+        classification,
+        tagging,
+        question_answering,
+        translation,
+        summarization,
+        roles,
+    )  # fmt: skip
     for source in module.SOURCES
 }
 

@@ -80,8 +80,8 @@ class Phrases:
         self._kinds = [kind for kind, weight in WEIGHTS.items() if kind != "names" or self._names for _ in range(weight)]
         self._sayings = {
             "date": self._date, "time": self._time, "moment": self._moment, "interval": self._interval,
-            "duration": self._duration, "relative": self._relative, "money": self._money, "measure": self._measure, "number": self._number,
-            "names": self._list_of_names,
+            "duration": self._duration, "relative": self._relative, "money": self._money, "measure": self._measure,
+            "number": self._number, "names": self._list_of_names,
         }  # fmt: skip
 
     def names(self):
