@@ -27,6 +27,7 @@ setup(
         "importlib_resources>=5",  # TFDS 4.9.10 imports it to build a public set, and does not declare it
         "absl-py>=2.1",
         "numpy>=1.26",
+        "babel>=2.14",
         "tokenizers>=0.20",
         "safetensors>=0.5",
         "gguf>=0.16",

@@ -9,7 +9,7 @@ TensorFlow Datasets is imported when a source is first read, so listing and refu
 
 from dataclasses import replace
 
-from tfds_configs import classification, language_modeling, question_answering, tagging
+from tfds_configs import classification, language_modeling, question_answering, roles, summarization, tagging, translation
 from tfds_configs.sources import TextSource
 from zoo.config import Refusal, nearest
 
@@ -17,7 +17,15 @@ __all__ = ["TextSource", "check", "get", "names"]
 
 TABLE = {
     source.name: source
-    for module in (language_modeling, classification, tagging, question_answering)
+    for module in (
+        language_modeling,
+        classification,
+        tagging,
+        question_answering,
+        translation,
+        summarization,
+        roles,
+    )  # fmt: skip
     for source in module.SOURCES
 }
 
@@ -42,6 +50,8 @@ def check(name, data_path=None):
         raise Refusal(f"No dataset is called {name!r}; {nearest(name, names())}")
     if config and "/" not in (TABLE[base].builder if base in TABLE else ""):
         raise Refusal(f"The dataset {base} has no configs to choose from; say {base!r} instead of {name!r}.")
+    if config:
+        TABLE[base].check_config(config)
     if base != "local_text":
         if data_path:
             raise Refusal(f"data_path is for the dataset local_text; {name} does not read {data_path!r}.")

@@ -28,6 +28,7 @@ class TextSource:
         module: module of ours that defines the builder; empty for those that come with TFDS.
         try_gcs: whether to fetch the set ready-made from TFDS's bucket, where building it takes Apache Beam.
         data_dir: where TFDS keeps it; None means TFDS's own default.
+        rows: fields that are lists of strings, of which each is a list of words with blanks between them.
     """
 
     name: str
@@ -38,6 +39,7 @@ class TextSource:
     module: str = ""
     try_gcs: bool = False
     data_dir: str | None = None
+    rows: tuple[str, ...] = ()
 
     def texts(self, split):
         """Iterates over the strings of a split, in an order that never changes."""
@@ -62,14 +64,11 @@ class TextSource:
                 raise Refusal(f"{self.builder or self.name} has no field {theirs!r}; it has {has}.")
         fields = dataset.map(lambda example: {ours: _at(example, theirs) for ours, theirs in self.features.items()})
         classes = {ours: _class_names(builder.info.features, theirs) for ours, theirs in self.features.items()}
-        if all(spec.shape.rank == 0 for spec in fields.element_spec.values()):
-            # One example at a time costs half a millisecond each.
-            batches = fields.batch(READ_TOGETHER).as_numpy_iterator()
-            rows = (dict(zip(batch, row, strict=True)) for batch in batches for row in zip(*batch.values(), strict=True))
-        else:
-            rows = fields.as_numpy_iterator()
-        for row in rows:
-            yield {ours: self._value(value, classes[ours]) for ours, value in row.items()}
+        for batch in fields.ragged_batch(READ_TOGETHER):  # one example at a time costs half a millisecond each
+            for row in zip(*map(_listed, batch.values()), strict=True):
+                values = {ours: self._value(value, classes[ours]) for ours, value in zip(batch, row, strict=True)}
+                ordered = {ours: values[ours] for ours in self.features}
+                yield {**ordered, **{name: [words.split(" ") for words in values[name]] for name in self.rows}}
 
     def fields(self):
         """Names of the fields that an example has."""
@@ -92,6 +91,9 @@ class TextSource:
         """The same data with nothing held out for validation that was not given for it."""
         return self
 
+    def check_config(self, config):
+        """Raises Refusal for a config, such as `de` of `wiki40b/de`, that is known to be wrong. Reads no text."""
+
     def check_split(self, split):
         """Raises Refusal unless there is such a split."""
         if split not in self.splits:
@@ -111,16 +113,8 @@ class TextSource:
 
     def _prepared(self):
         """The TFDS builder, with its data in place."""
-        import tensorflow_datasets as tfds
-
         name = self.builder or self.name
-        if self.module:
-            importlib.import_module(self.module)
-            tfds.disable_progress_bar()
-        try:
-            builder = tfds.builder(name, data_dir=self.data_dir, try_gcs=self.try_gcs)
-        except ValueError as error:
-            raise Refusal(f"TensorFlow Datasets has no {name!r}: {str(error).splitlines()[0]}") from error
+        builder = self._builder()
         try:
             # What our own builders do takes seconds, and TFDS would call it a download, with a bar.
             with contextlib.redirect_stdout(io.StringIO()) if self.module else contextlib.nullcontext():
@@ -135,10 +129,23 @@ class TextSource:
             ) from error
         return builder
 
+    def _builder(self):
+        """The TFDS builder as it is, whether or not its data is there."""
+        import tensorflow_datasets as tfds
+
+        name = self.builder or self.name
+        if self.module:
+            importlib.import_module(self.module)
+            tfds.disable_progress_bar()
+        try:
+            return tfds.builder(name, data_dir=self.data_dir, try_gcs=self.try_gcs)
+        except ValueError as error:
+            raise Refusal(f"TensorFlow Datasets has no {name!r}: {str(error).splitlines()[0]}") from error
+
     def _value(self, value, classes):
         """A value as Python has it: text as str, a class by its name (None for one that TFDS does not tell), a list."""
-        if getattr(value, "ndim", 0):
-            return [self._value(item, classes) for item in value.tolist()]
+        if isinstance(value, list):
+            return [self._value(item, classes) for item in value]
         if classes is not None:
             return classes[value] if value >= 0 else None
         return self._decoded(value)
@@ -150,6 +157,11 @@ class TextSource:
             return value.decode("utf8")
         except UnicodeDecodeError as error:
             raise Refusal(f"{self.name} has text that is not UTF-8 ({error.reason} at byte {error.start}).") from error
+
+
+def _listed(column):
+    """A batch of a field, a tensor or a ragged one, as nested lists."""
+    return column.to_list() if hasattr(column, "to_list") else column.numpy().tolist()
 
 
 def _has(tree, path):

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 import tfds_configs
 from tfds_configs.python_docs import documents as extraction
 from tfds_configs.python_docs.documents import Document, documents
-from tfds_configs.python_docs.labelled import DESCRIBED_TOGETHER, ROUNDS, questions
+from tfds_configs.python_docs.labelled import DESCRIBED_TOGETHER, ROUNDS, questions, summarized
 from tfds_configs.python_docs.python_docs_dataset_builder import PythonDocs
 
 
@@ -143,3 +143,27 @@ def test_questions_stand_among_others_and_are_asked_again_in_training(found):
     times = [len(contexts) for (split, _), contexts in asked.items() if split == "train"]
     assert max(times) == ROUNDS and np.mean(times) > 0.95 * ROUNDS
     assert {len(contexts) for (split, _), contexts in asked.items() if split != "train"} == {1}
+
+
+def test_a_summary_is_the_first_line_of_a_longer_docstring():
+    body = "What follows says more than the line above it, and takes two lines\nto do so."
+    texts = {
+        f"Return the sum of all.\n\n{body}": True,
+        f"Return the sum of all\n\n{body}": True,
+        f"f(x) -> the sum of all\n\n{body}": False,
+        f"Return the following things:\n\n{body}": False,
+        f"Two words.\n\n{body}": False,
+        f"Return the sum\nof all.\n\n{body}": False,
+        "Return the sum of all.": False,
+        "Return the sum of all.\n\nShort.": False,
+    }
+    for text, kept in texts.items():
+        found = [example for _, example in summarized([Document("json", "f", text)])]
+        assert found == ([{"source": body, "target": text.partition("\n")[0]}] if kept else []), text
+
+
+def test_summaries_are_two_thousand_and_share_no_module(found):
+    by_split = collections.Counter(split for split, _ in summarized(found))
+    assert by_split["train"] > 1_500 and min(by_split.values()) > 50
+    sources = [example["source"] for _, example in summarized(found)]
+    assert len(set(sources)) == len(sources)

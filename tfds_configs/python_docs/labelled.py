@@ -1,8 +1,9 @@
-"""Labelled examples that the running Python carries with it: three further configs of `python_docs`.
+"""Labelled examples that the running Python carries with it: further configs of `python_docs`.
 
 classification      which package a docstring belongs to
 tagging             the lexical class of each token of the standard library's source
 question_answering  which sentence describes the named function, among several
+summaries           the first line of a docstring, which says what follows it
 """
 
 import hashlib
@@ -27,6 +28,8 @@ LEXICAL_CLASSES = ("class", "comment", "function", "keyword", "name", "number", 
 LONGEST_LINE = 40
 DESCRIBED_TOGETHER = 4
 ROUNDS = 4
+# One line of at least three words that begins with a capital letter, ends where a sentence may, and is not a signature.
+SUMMARY = re.compile(r"(?!\w+\(|.*->)[A-Z]\S* \S+ [^\n]*[^\s:;,]")
 
 
 def split_of(key):
@@ -95,6 +98,20 @@ def _name_class(name, before):
     if keyword.iskeyword(name):
         return "keyword"
     return {"def": "function", "class": "class"}.get(before, "name")
+
+
+def summarized(documents):
+    """(split, example): what a docstring says below its first line, and that line.
+
+    The first line must stand alone and not be a signature, as PEP 257 has it; what follows must be longer.
+    """
+    seen = set()
+    for document in documents:
+        first, _, rest = document.text.partition("\n\n")
+        target, source = first.strip(), rest.strip()
+        if SUMMARY.fullmatch(target) and len(source) > len(target) and source not in seen:
+            seen.add(source)
+            yield document.split, {"source": source, "target": target}
 
 
 def questions(documents):

@@ -6,8 +6,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
+from tfds_configs.python_docs import calls
 from tfds_configs.python_docs.documents import documents
-from tfds_configs.python_docs.labelled import LEXICAL_CLASSES, PACKAGES, classified, questions, tagged
+from tfds_configs.python_docs.labelled import LEXICAL_CLASSES, PACKAGES, classified, questions, summarized, tagged
 
 # Version 2 of the extraction, of the documentation of this Python: 2.311.7 under Python 3.11.7.
 EXTRACTION_VERSION = 2
@@ -27,6 +28,8 @@ class PythonDocs(tfds.core.GeneratorBasedBuilder):
         tfds.core.BuilderConfig(name="classification", description="Which package a docstring belongs to."),
         tfds.core.BuilderConfig(name="tagging", description="The lexical class of each token of source."),
         tfds.core.BuilderConfig(name="question_answering", description="Which sentence describes a function."),
+        tfds.core.BuilderConfig(name="summaries", description="The first line of a docstring, and what follows it."),
+        tfds.core.BuilderConfig(name="calls", description="What is called, on what and with what, in lines of source."),
     ]
 
     def _info(self):
@@ -51,6 +54,11 @@ class PythonDocs(tfds.core.GeneratorBasedBuilder):
                 yield from tagged()
             case "question_answering":
                 yield from questions(documents())
+            case "summaries":
+                yield from summarized(documents())
+            case "calls":
+                for split, example in calls.called():
+                    yield split, {**example, "tags": [" ".join(tags) for tags in example["tags"]]}
             case _:
                 for document in documents():
                     yield document.split, {"text": document.text, "module": document.module, "name": document.name}
@@ -76,6 +84,15 @@ def _features():
         "tagging": {
             "tokens": tfds.features.Sequence(text(doc="Tokens of a logical line, cut at white space.")),
             "tags": tfds.features.Sequence(tfds.features.ClassLabel(names=LEXICAL_CLASSES)),
+        },
+        "summaries": {
+            "source": text(doc="The docstring below its first line."),
+            "target": text(doc="The first line."),
+        },
+        "calls": {
+            "tokens": tfds.features.Sequence(text(doc="Tokens of a logical line.")),
+            "predicates": tfds.features.Sequence(tfds.features.Scalar(np.int32, doc="The index of each called name.")),
+            "tags": tfds.features.Sequence(text(doc="For each predicate the BIO tags of roles, with blanks between them.")),
         },
         "question_answering": {
             "id": text(doc="Module and qualified name of the function."),
