@@ -162,7 +162,7 @@ class Attention(keras.layers.Layer):
     Example:
         >>> attention = Attention(num_heads=2, num_kv_heads=2, head_dim=4, cross=True)
         >>> attention.build((None, None, 8))
-        >>> out, _ = attention(np.ones((1, 3, 8)), memory=np.ones((1, 5, 8)))
+        >>> out, _ = attention(np.ones((1, 3, 8), "float32"), memory=np.ones((1, 5, 8), "float32"))
         >>> out.shape
         TensorShape([1, 3, 8])
     """

@@ -22,11 +22,23 @@ class Piece(NamedTuple):
         rule: the `MaskRule` of its queries and of all keys.
         positions: int32 (B or 1, T): a token's place among its row's tokens, padding not counted.
         state: what the state becomes, without keys and values; None without a state.
+        before: the state as it was, known to have room; or None.
     """
 
     rule: Any
     positions: Any
     state: Any
+    before: Any
+
+    def cache(self, i):
+        """What `Attention` of layer i takes as its cache; None without a state."""
+        if self.before is None:
+            return None
+        return {
+            "keys": self.before[f"layer_{i}/keys"],
+            "values": self.before[f"layer_{i}/values"],
+            "index": self.before["index"],
+        }
 
     def key_positions(self):
         """int32 (B or 1, S): the place of every key among its row's tokens, as relative positions need it."""
@@ -63,13 +75,6 @@ def init_cache(num_layers, batch_size, max_length, num_kv_heads, head_dim, dtype
     return state
 
 
-def layer_cache(state, i):
-    """What `Attention` of layer i takes as its cache; None without a state."""
-    if state is None:
-        return None
-    return {"keys": state[f"layer_{i}/keys"], "values": state[f"layer_{i}/values"], "index": state["index"]}
-
-
 def room_left(state):
     """How many columns of a state are not written yet, a scalar."""
     return ops.shape(state["padding"])[1] - state["index"]
@@ -99,37 +104,40 @@ def place(token_ids, state=None, padding_mask=None, segment_ids=None, prefix_len
     if state is None:
         segments = None if segment_ids is None else (segment_ids, segment_ids)
         rule = MaskRule(True, padding_mask, segments, _in_columns(prefix_lengths, padded_B, num_tokens))
-        return Piece(rule, _positions(columns_T, padded_B), None)
+        return Piece(rule, _positions(columns_T, padded_B), None, None)
     if segment_ids is not None:
         raise Refusal("segment_ids go with whole rows; a state holds one document a row.")
-    index, start_B, padding_BS = state["index"], state["start"], state["padding"]
-    require_room(index, num_tokens, ops.shape(padding_BS)[1])
+    start_B, padding_BS = state["start"], state["padding"]
+    index = checked_index(state["index"], num_tokens, ops.shape(padding_BS)[1])
     end = index + num_tokens
     if padding_mask is not None:
         start_B = start_B + padded_B
         padding_BS = _written(padding_BS, ops.logical_not(padding_mask), index)
     prefix_lengths = _in_columns(prefix_lengths, start_B, end)
     rule = MaskRule(True, ops.logical_not(padding_BS), None, prefix_lengths, index)
-    return Piece(rule, _positions(columns_T + index, start_B), {"index": end, "start": start_B, "padding": padding_BS})
+    after = {"index": end, "start": start_B, "padding": padding_BS}
+    return Piece(rule, _positions(columns_T + index, start_B), after, {**state, "index": index})
 
 
-def require_room(index, num_new, room):
-    """Refuses to write `num_new` columns from `index` on into a cache of `room` columns if they do not fit.
+def checked_index(index, num_new, room):
+    """The column `index`, once `num_new` columns from there on are known to fit into a cache of `room` columns.
 
     Raises:
-        Refusal: see `place`.
+        Refusal: they do not fit; see `place`.
     """
     if keras.backend.backend() != "tensorflow":  # whose graphs alone can refuse while they run
-        return
+        return index
     import tensorflow as tf  # for one op; other backends need not have it
 
     if tf.executing_eagerly():
         if int(index) + int(num_new) > int(room):
             raise Refusal(f"This state has room for {room} tokens: it holds {int(index)}, and {num_new} more do not fit.")
-    else:
-        # Not formatted: that would be done in every step of a decoding loop, whether or not the assertion fails.
-        words = "This state has less room than it is to hold: columns, tokens that it holds, tokens to be added:"
-        tf.raw_ops.Assert(condition=index + num_new <= room, data=[words, room, index, num_new])
+        return index
+    # Not formatted: that would be done in every step of a decoding loop, whether or not the assertion fails.
+    words = "This state has less room than it is to hold: columns, tokens that it holds, tokens to be added:"
+    fits = tf.raw_ops.Assert(condition=index + num_new <= room, data=[words, room, index, num_new])
+    with tf.control_dependencies([fits]):  # or the write might fail first, in other words
+        return tf.identity(index)
 
 
 def _in_columns(prefix_lengths_B, start_B, end):

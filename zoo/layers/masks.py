@@ -62,7 +62,7 @@ class MaskRule:
         query_offset: column of the first query, an int or a scalar tensor.
 
     Example:
-        >>> MaskRule(causal=True, prefix_lengths=np.array([2])).whole(3, 3)
+        >>> np.asarray(MaskRule(causal=True, prefix_lengths=np.array([2])).whole(3, 3)).tolist()
         [[[True, True, False], [True, True, False], [True, True, True]]]
     """
 

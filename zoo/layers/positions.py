@@ -43,6 +43,10 @@ class SinusoidalPositions(keras.layers.Layer):
         interleaved: whether sines and cosines take turns, as in the paper; otherwise all sines stand first, as in Marian.
 
     Call: int32 positions (B or 1, T) -> (B or 1, T, D).
+
+    Example:
+        >>> SinusoidalPositions(4, interleaved=True)(np.array([[0]])).numpy().tolist()
+        [[[0.0, 1.0, 0.0, 1.0]]]
     """
 
     def __init__(self, hidden_dim, interleaved=False, **kwargs):
@@ -98,6 +102,11 @@ def rotate(x_BNTH, angles):
     Args:
         x_BNTH: queries or keys; what stands behind the first R numbers of a head stays.
         angles: from `rotary_angles`.
+
+    Example:
+        >>> angles = rotary_angles(np.array([[0, 1]]), width=2, theta=10_000.0)  # the other half of the head stays
+        >>> rotate(np.ones((1, 1, 2, 4), "float32"), angles)[0, 0, 0].numpy().tolist()
+        [1.0, 1.0, 1.0, 1.0]
     """
     return _rotate_first(x_BNTH, angles, lambda x: ops.split(x, 2, axis=-1), lambda *halves: ops.concatenate(halves, axis=-1))
 

@@ -80,6 +80,13 @@ class TransformerBlock(keras.layers.Layer):
 
     Raises:
         Refusal: there is a memory without `cross`, or none with it; weights are asked for without `cross`.
+
+    Example:
+        >>> block = TransformerBlock(Attention(2, 2, 4), MLP(16, "relu"), cross=Attention(2, 2, 4, cross=True))
+        >>> block.build((None, None, 8))
+        >>> x, memory = np.ones((1, 3, 8), "float32"), np.ones((1, 5, 8), "float32")
+        >>> block(x, memory=memory, attention_mask=MaskRule(causal=True))[0].shape
+        TensorShape([1, 3, 8])
     """
 
     def __init__(

@@ -21,7 +21,7 @@ from keras import ops
 
 from zoo.config import Config, Cost, Refusal
 from zoo.layers.attention import Attention, shared_mask
-from zoo.layers.cache import init_cache, layer_cache, place, room_left
+from zoo.layers.cache import init_cache, place, room_left
 from zoo.layers.chunked_cross_entropy import Projection
 from zoo.layers.forms import attention_memory, transformer_block_memory
 from zoo.layers.linear import times_rows
@@ -291,7 +291,7 @@ class GPT(LanguageModel):
         new_state = piece.state
         for i, block in enumerate(self.blocks):
             x_BTD, cache = block(
-                x_BTD, attention_mask=mask, angles=angles, cache=layer_cache(state, i), training=training
+                x_BTD, attention_mask=mask, angles=angles, cache=piece.cache(i), training=training
             )  # fmt: skip
             if state is not None:
                 new_state |= {f"layer_{i}/keys": cache["keys"], f"layer_{i}/values": cache["values"]}

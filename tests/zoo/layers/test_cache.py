@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from zoo.config import Refusal
-from zoo.layers.cache import init_cache, layer_cache, place, require_room, room_left
+from zoo.layers.cache import checked_index, init_cache, place, room_left
 
 T, F = True, False
 IDS = np.ones((2, 3), np.int32)
@@ -25,8 +25,9 @@ def test_an_empty_cache():
         "layer_0/keys": (2, 3, 6, 4), "layer_0/values": (2, 3, 6, 4), "layer_1/keys": (2, 3, 6, 4),
         "layer_1/values": (2, 3, 6, 4),
     }  # fmt: skip
-    assert layer_cache(None, 1) is None
-    assert set(layer_cache(state, 1)) == {"keys", "values", "index"}
+    assert place(IDS).cache(1) is None
+    layer = place(IDS, state).cache(1)
+    assert layer["keys"] is state["layer_1/keys"] and layer["values"] is state["layer_1/values"] and int(layer["index"]) == 0
     assert int(room_left(state)) == 6
 
 
@@ -80,14 +81,14 @@ def test_a_graph_that_knows_no_sizes_says_the_same():
 
 @pytest.mark.parametrize(("index", "num_new", "fits"), [(0, 5, True), (2, 3, True), (5, 0, True), (0, 6, False), (5, 1, False)])
 def test_a_full_cache_is_refused(index, num_new, fits):
-    graph = tf.function(lambda index, room: require_room(index, num_new, room) or index, autograph=False)
+    graph = tf.function(lambda index, room: checked_index(index, num_new, room), autograph=False)
     calls = [
-        (Refusal, "has room for 5 tokens: it holds", lambda: require_room(tf.constant(index), num_new, 5)),
+        (Refusal, "has room for 5 tokens: it holds", lambda: checked_index(tf.constant(index), num_new, 5)),
         (tf.errors.InvalidArgumentError, "less room than it is to hold", lambda: graph(tf.constant(index), tf.constant(5))),
     ]
     for kind, sentence, call in calls:
         if fits:
-            call()
+            assert int(call()) == index
         else:
             with pytest.raises(kind, match=sentence):
                 call()
