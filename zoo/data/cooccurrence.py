@@ -57,20 +57,29 @@ class SortedSums:
     def merged(self):
         """Yields (keys, sums), int64 (n,), in the order of keys, each key once: some at a time."""
         self._write_run()
-        runs = [np.memmap(path, np.int64, mode="r").reshape(2, -1) for path in self._runs]
-        starts = [0] * len(runs)
-        for bound in [*self._bounds(runs), None]:
-            ends = [run.shape[1] if bound is None else int(np.searchsorted(run[0], bound)) for run in runs]
-            parts = [run[:, start:end] for run, start, end in zip(runs, starts, ends, strict=True) if end > start]
-            if parts:
-                yield summed(*np.concatenate(parts, axis=1))
+        lengths = [path.stat().st_size // 16 for path in self._runs]
+        starts = [0] * len(lengths)
+        for bound in [*self._bounds(lengths), None]:
+            ends = lengths if bound is None else [self._place(path, bound) for path in self._runs]
+            places = [place for place in zip(self._runs, starts, ends, lengths, strict=True) if place[2] > place[1]]
+            if places:
+                yield summed(*np.concatenate([_part(*place) for place in places], axis=1))
             starts = ends
 
-    def _bounds(self, runs):
+    def _bounds(self, lengths):
         """Keys that cut all runs into ranges that fit in memory: quantiles of keys taken at equal distances."""
-        stride = max(1, self._most // (4 * max(len(runs), 1)))
-        samples = np.sort(np.concatenate([run[0, stride::stride] for run in runs] or [np.zeros(0, np.int64)]))
+        stride = max(1, self._most // (4 * max(len(lengths), 1)))
+        samples = [np.zeros(0, np.int64)]
+        for path, length in zip(self._runs, lengths, strict=True):
+            samples.append(np.array(np.memmap(path, np.int64, mode="r")[:length][stride::stride]))
+        samples = np.sort(np.concatenate(samples))
         return np.unique(samples[:: max(1, self._most // (2 * stride))][1:]).tolist()
+
+    @staticmethod
+    def _place(path, key):
+        # The map lives for one search: pages that stay mapped would count as memory of the process.
+        keys = np.memmap(path, np.int64, mode="r")
+        return int(np.searchsorted(keys[: len(keys) // 2], key))
 
     def _write_run(self):
         if not self._num_waiting:
@@ -82,9 +91,15 @@ class SortedSums:
         self._runs.append(path)
 
 
+def _part(path, start, end, length):
+    """int64 (2, n): keys and sums of a run, from `start` to `end`."""
+    first = np.fromfile(path, np.int64, end - start, offset=8 * start)
+    return np.stack([first, np.fromfile(path, np.int64, end - start, offset=8 * (length + start))])
+
+
 def summed(keys, weights):
     """(distinct keys in order, the sum of the weights of each): int64."""
-    order = np.argsort(keys, kind="stable")
+    order = np.argsort(keys)
     keys, weights = keys[order], weights[order]
     starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])[: len(keys)])
     return keys[starts], np.add.reduceat(weights, starts) if len(starts) else weights
@@ -130,11 +145,14 @@ def add_pairs(sums, ids, sentences, carried, window, vocab_size):
         raise Refusal(f"A vocabulary of {vocab_size} with a window of {window} is too large to be counted: take a smaller one.")
     packed = []
     for distance in range(1, window + 1):
-        later = np.arange(max(first, distance), len(ids))
-        later = later[sentences[later] == sentences[later - distance]]
-        a, b = ids[later], ids[later - distance]
+        start = max(first, distance)
+        if start >= len(ids):
+            break
+        later, earlier = slice(start, None), slice(start - distance, len(ids) - distance)
+        same = sentences[later] == sentences[earlier]
+        a, b = ids[later][same], ids[earlier][same]
         packed.append(((np.minimum(a, b) * vocab_size + np.maximum(a, b)) << bits) | distance)
-    packed = np.concatenate(packed)
+    packed = np.concatenate([np.zeros(0, np.int64), *packed])
     packed.sort()
     keys = packed >> bits
     starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])[: len(keys)])
