@@ -43,7 +43,7 @@ INPUTS = ("token_ids", "padding_mask", "segment_ids", "positions", "prefix_lengt
 # Each purpose draws from streams of its own. The first three are parted by the highest bits of the seed, (modulus, offset), as
 # runs that are under way know them; all others by the highest word of the generator's counter.
 _HIGH_BITS = {"order": (2**64, 0), "masking": (2**63, 2**63), "augmentation": (2**62, 2**62)}
-_BLOCKS = {"spans": 1, "pairs": 2, "split": 3}
+_BLOCKS = {"spans": 1, "pairs": 2, "split": 3, "negatives": 4}
 
 
 def random_stream(seed, purpose, counter):
@@ -53,7 +53,7 @@ def random_stream(seed, purpose, counter):
 
     Args:
         seed: any integer: the run's.
-        purpose: what is drawn: `order`, `masking`, `augmentation`, `spans`, `pairs` or `split`.
+        purpose: what is drawn: `order`, `masking`, `augmentation`, `spans`, `pairs`, `split` or `negatives`.
         counter: an integer of at least 0: the step or the epoch.
     """
     modulus, offset = _HIGH_BITS.get(purpose, (2**64, 0))
@@ -61,6 +61,11 @@ def random_stream(seed, purpose, counter):
     if purpose in _HIGH_BITS:
         return np.random.Philox(key=key)
     return np.random.Philox(key=key, counter=np.array([0, 0, 0, _BLOCKS[purpose]], np.uint64))
+
+
+def uniform(random, count):
+    """float64 (count,) in [0, 1), from raw draws of a numpy bit generator: the same under every version of numpy."""
+    return (random.random_raw(count) >> np.uint64(11)) * 2.0**-53
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from zoo.config import Refusal
-from zoo.data.batch import random_stream
+from zoo.data.batch import random_stream, uniform
 from zoo.data.packing import PackedBatches
 
 HIDDEN, REPLACED = 0.8, 0.1
@@ -86,7 +86,7 @@ class Masking:
         if self.kind == "span":
             begins = _spans(begins, ordinary, random)
         unit = np.cumsum(begins, 1) - 1 + np.arange(batch_size)[:, None] * length
-        draws = _uniform(random, batch_size * length)
+        draws = uniform(random, batch_size * length)
         too_long = np.bincount(unit.ravel(), minlength=batch_size * length) > num_predictions
         return np.where(ordinary & ~too_long[unit], draws[unit], np.inf)
 
@@ -102,9 +102,9 @@ class Masking:
 
     def _shown(self, labels, random):
         """What stands in place of chosen tokens (N,)."""
-        fate = _uniform(random, len(labels))
+        fate = uniform(random, len(labels))
         ordinary_ids = np.setdiff1d(np.arange(len(self.begins_word)), self.special_ids)
-        others = ordinary_ids[(_uniform(random, len(labels)) * len(ordinary_ids)).astype(int)]
+        others = ordinary_ids[(uniform(random, len(labels)) * len(ordinary_ids)).astype(int)]
         return np.where(fate < HIDDEN, self.mask_id, np.where(fate < HIDDEN + REPLACED, others, labels))
 
 
@@ -120,7 +120,7 @@ def require_mask(tokenizer):
 
 def _spans(begins, ordinary, random):
     """bool (B, T): where a row of words, cut into spans of geometric length, begins a new one; specials stand alone."""
-    draws = _uniform(random, begins.size).reshape(begins.shape)
+    draws = uniform(random, begins.size).reshape(begins.shape)
     lengths = 1 + np.floor(np.log1p(-draws) / math.log1p(-SPAN_STOP)).astype(int).clip(0, LONGEST_SPAN - 1)
     spans = np.zeros_like(begins)
     for row, (words, plain) in enumerate(zip(begins, ordinary, strict=True)):
@@ -131,11 +131,6 @@ def _spans(begins, ordinary, random):
                 left = lengths[row, column] if plain[column] else 1
             left -= 1
     return spans
-
-
-def _uniform(random, count):
-    """float64 (count,) in [0, 1), from raw draws: the same under every version of numpy."""
-    return (random.random_raw(count) >> np.uint64(11)) * 2.0**-53
 
 
 def _generator(seed, step):
@@ -216,9 +211,9 @@ def paired(token_ids, kind, tokenizer, random):
         `pair_weights` float32 (B,), 1.
     """
     count, length = token_ids.shape
-    cuts = np.clip((length * (0.25 + 0.5 * _uniform(random, count))).astype(int), 1, length - 1)
-    as_written = _uniform(random, count) >= 0.5
-    others = (np.arange(count) + 1 + (_uniform(random, count) * max(count - 1, 1)).astype(int)) % count
+    cuts = np.clip((length * (0.25 + 0.5 * uniform(random, count))).astype(int), 1, length - 1)
+    as_written = uniform(random, count) >= 0.5
+    others = (np.arange(count) + 1 + (uniform(random, count) * max(count - 1, 1)).astype(int)) % count
     begin, end = [tokenizer.cls_id], [tokenizer.sep_id]
     rows, segments = np.empty((2, count, length + 3), np.int32)
     for i, (cut, same) in enumerate(zip(cuts, as_written, strict=True)):
