@@ -302,11 +302,11 @@ def lengths_of(mask_BW):
     return ops.sum(ops.cast(mask_BW, "int32"), axis=1)
 
 
-def at_places(x, places_VB):
+def at_places(x, places_WB):
     """Of x (W, B, ...), for each row the words at some places, int32 (V, B) -> (V, B, ...). V is any number."""
     batch = ops.shape(x)[1]
     flat = ops.reshape(x, (-1, *x.shape[2:]))
-    return ops.take(flat, places_VB * batch + ops.arange(batch, dtype="int32")[None], axis=0)
+    return ops.take(flat, places_WB * batch + ops.arange(batch, dtype="int32")[None], axis=0)
 
 
 def _reversed_places(mask_BW):

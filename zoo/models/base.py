@@ -234,6 +234,8 @@ class EncoderDecoder(LanguageModel):
 
     A family implements `encode`, `features`, `project` and `init_state`. What attention needs of the memory is put into the
     state, batch-first, so decoding, beams, streaming and export serve these models as they serve every language model.
+
+    Call: a batch with `source_ids`, `source_mask` and `token_ids`, a dict -> float32 logits (B, T, V).
     """
 
     takes = ("token_ids", "padding_mask", "source_ids", "source_mask")

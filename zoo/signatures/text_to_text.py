@@ -88,8 +88,13 @@ def text_to_text_signatures(model, tokenizer, frame, limit):
         }
 
     signatures = {"serving_default": serving_default, "generate": generate_, "beam_search": beam_search_, "score": score}
-    if model.kind != "encoder_decoder":
-        return signatures
+    if model.kind == "encoder_decoder":
+        signatures["align"] = _alignment(model, tokenizer, frame, limit)
+    return signatures
+
+
+def _alignment(model, tokenizer, frame, limit):
+    """The signature `align`; see `text_to_text_signatures`."""
 
     @signature(STRINGS, STRINGS)
     def align(text, target):
@@ -105,7 +110,7 @@ def text_to_text_signatures(model, tokenizer, frame, limit):
         there &= tf.sequence_mask(targets.row_lengths(), tf.minimum(longest[0], shape[1]))[:, :, None]
         return {"source_tokens": source_tokens, "target_tokens": target_tokens, "weights": tf.where(there, weights, 0.0)}
 
-    return {**signatures, "align": align}
+    return align
 
 
 def text_to_text_requests(model):
