@@ -19,7 +19,7 @@ from keras import ops
 
 from zoo.config import Config, Cost, Refusal
 from zoo.layers.attention import Attention
-from zoo.layers.cache import init_cache, layer_cache, place, room_left
+from zoo.layers.cache import init_cache, place, room_left
 from zoo.layers.chunked_cross_entropy import Projection
 from zoo.layers.forms import GATED_ACTIVATIONS, PLAIN_ACTIVATIONS, attention_memory, transformer_block_memory
 from zoo.layers.linear import times_rows
@@ -278,7 +278,7 @@ class Transformer(EncoderDecoder):
         for i, block in enumerate(self.decoder):
             looked_at = memory.values if state is None else (state[f"cross_{i}/keys"], state[f"cross_{i}/values"])
             x_BTD, cache = block(
-                x_BTD, memory=looked_at, attention_mask=piece.rule, angles=angles, cache=layer_cache(state, i), cross_mask=seen,
+                x_BTD, memory=looked_at, attention_mask=piece.rule, angles=angles, cache=piece.cache(i), cross_mask=seen,
                 training=training,
             )  # fmt: skip
             if state is not None:
