@@ -51,7 +51,7 @@ def check(name, data_path=None):
     if config and "/" not in (TABLE[base].builder if base in TABLE else ""):
         raise Refusal(f"The dataset {base} has no configs to choose from; say {base!r} instead of {name!r}.")
     if config:
-        TABLE[base].check_config(config)
+        TABLE[base].with_config(config)
     if base != "local_text":
         if data_path:
             raise Refusal(f"data_path is for the dataset local_text; {name} does not read {data_path!r}.")
@@ -80,7 +80,5 @@ def get(name, data_path=None, data_dir=None):
 
         return LocalTextSource.from_data_path(data_path)
     base, config = _parts(name)
-    source = replace(TABLE[base], data_dir=data_dir)
-    if not config:
-        return source
-    return replace(source, name=name, builder=f"{source.builder.partition('/')[0]}/{config}")
+    source = TABLE[base].with_config(config) if config else TABLE[base]
+    return replace(source, data_dir=data_dir)

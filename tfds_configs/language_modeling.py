@@ -2,7 +2,8 @@
 
 A public set with a slash in its `builder` has further configs, mostly languages: `--dataset=wiki40b/de`. A split that
 a set lacks is cut from the training text, except that the validation text serves as test where TFDS has only that.
-OpenWebText is not among them: TFDS has no builder for it.
+OpenWebText is not among them: TFDS has no builder for it. Sets of `translation.py` and `summarization.py` have a field `text`
+too: the target's language, the long text.
 """
 
 from tfds_configs.sources import TextSource
@@ -55,6 +56,4 @@ SOURCES = (
         text="passage",
         splits={"train": "train[:95%]", "validation": "train[95%:]", "test": "test"},
     ),
-    _source("ted_hrlr_translate", "CC BY-NC-ND 4.0 (TED)", text="en", builder="ted_hrlr_translate/ru_to_en"),
-    _source("cnn_dailymail", "research use", text="article"),
 )

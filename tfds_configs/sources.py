@@ -5,7 +5,7 @@ import hashlib
 import importlib
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zoo.config import Refusal
@@ -91,8 +91,10 @@ class TextSource:
         """The same data with nothing held out for validation that was not given for it."""
         return self
 
-    def check_config(self, config):
-        """Raises Refusal for a config, such as `de` of `wiki40b/de`, that is known to be wrong. Reads no text."""
+    def with_config(self, config):
+        """This set in another config, such as `de` of `wiki40b/de`. Raises Refusal for one that is known to be wrong."""
+        base = self.builder.partition("/")[0]
+        return replace(self, name=f"{self.name}/{config}", builder=f"{base}/{config}")
 
     def check_split(self, split):
         """Raises Refusal unless there is such a split."""

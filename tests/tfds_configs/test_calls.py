@@ -94,7 +94,7 @@ def test_no_line_occurs_twice_and_most_have_a_call(found):
 
 
 def test_the_builder_gives_the_examples(tmp_path, monkeypatch):
-    monkeypatch.setattr(calls, "LABELLED", ("collections", "html", "json"))
+    monkeypatch.setattr(calls, "LABELLED", ("collections", "concurrent", "html", "json", "logging"))
     found = list(calls.called())
     source = tfds_configs.get("python_docs/calls", data_dir=str(tmp_path))
     for split in ("train", "validation", "test"):

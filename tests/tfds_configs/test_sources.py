@@ -8,11 +8,19 @@ import pytest
 import tensorflow_datasets as tfds
 
 import tfds_configs
-from tfds_configs import language_modeling
+from tfds_configs import language_modeling, translation
 from tfds_configs.sources import TextSource
 
 PUBLIC = [source.name for source in language_modeling.SOURCES if not source.module]
 LABELLED = [name for name, source in tfds_configs.TABLE.items() if not source.module and name not in PUBLIC]
+# Each config of TFDS once, by turns in its own direction and the other.
+DIRECTIONS = [
+    f"{source.name}/{name}"
+    for source in translation.SOURCES
+    if not source.module
+    for i, name in enumerate(source.directions)
+    if i % 4 in (0, 3)
+]
 
 
 def test_listing_and_refusing_import_nothing_heavy():
@@ -30,8 +38,9 @@ def test_listing_and_refusing_import_nothing_heavy():
 @pytest.mark.parametrize(
     ("name", "data_path", "sentence"),
     [
+        ("wmt14_translate/en-fi", None, "wmt14_translate has no 'en-fi'; did you mean 'en-hi'"),
         ("wiki40c", None, "did you mean 'wiki40b'"),
-        ("qqqqqq", None, "known: ag_news_subset, c4, "),
+        ("qqqqqq", None, "known: ag_news_subset, billsum, c4, "),
         ("pg19/en", None, "pg19 has no configs"),
         ("local_text/x", "a.txt", "local_text has no configs"),
         ("local_text", None, "say which with data_path"),
@@ -62,7 +71,7 @@ def test_fields_are_those_of_tfds(name):
             assert len(texts) == 3 and all(isinstance(text, str) for text in texts)
 
 
-@pytest.mark.parametrize("name", [*LABELLED, "xquad/zh", "conll2002/nl", "wikiann/fr"])
+@pytest.mark.parametrize("name", [*LABELLED, "xquad/zh", "conll2002/nl", "wikiann/fr", *DIRECTIONS])
 def test_fields_of_labelled_sets_are_those_of_tfds(name):
     source = tfds_configs.get(name)
     assert list(source.splits) == ["train", "validation", "test"] and len(source.licence) > 5
@@ -71,7 +80,8 @@ def test_fields_of_labelled_sets_are_those_of_tfds(name):
     assert len(examples) == 3
     for example in examples:
         assert example.keys() == source.features.keys()
-        texts = [example[field] for field in ("text", "text_pair", "label", "question", "context") if field in example]
+        fields = ("text", "text_pair", "label", "question", "context", "source", "target")
+        texts = [example[field] for field in fields if field in example]
         words = [word for field in ("tokens", "tags", "answers") for word in example.get(field, [])]
         assert all(isinstance(text, str) for text in texts + words)
         assert all(isinstance(start, int) for start in example.get("answer_starts", []))
@@ -107,3 +117,20 @@ def test_a_set_that_cannot_be_fetched_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", no_network)
     with pytest.raises(OSError, match=r"could not prepare lm1b .*name resolution failed.*python_docs takes no network"):
         next(tfds_configs.get("lm1b", data_dir=str(tmp_path)).texts("train"))
+
+
+def test_a_direction_says_which_side_is_the_source():
+    there, back = tfds_configs.get("wmt16_translate/en-ro"), tfds_configs.get("wmt16_translate/ro-en")
+    assert (there.builder, back.builder) == ("wmt16_translate/ro-en",) * 2
+    assert (there.features["source"], there.features["target"]) == ("en", "ro")
+    assert (back.features["source"], back.features["target"]) == ("ro", "en")
+    assert (there.name, back.name) == ("wmt16_translate/en-ro", "wmt16_translate/ro-en")
+    assert tfds_configs.get("wmt16_translate").features["source"] == "en"
+
+
+def test_every_direction_is_a_config_of_tfds():
+    for source in translation.SOURCES:
+        if not source.module:
+            base = source.builder.partition("/")[0]
+            configs = {config.name for config in tfds.builder_cls(base).BUILDER_CONFIGS}
+            assert {theirs for theirs, _, _ in source.directions.values()} == configs

@@ -10,8 +10,9 @@ from zoo.config import Refusal, nearest
 class CldrSource(TextSource):
     """Pairs of texts that say the same thing in the two locales that the builder's config names."""
 
-    def check_config(self, config):
+    def with_config(self, config):
         locales_of(config)
+        return super().with_config(config)
 
     def _builder(self):
         import tensorflow_datasets as tfds
