@@ -134,7 +134,7 @@ def _meter(config, model, task, placement):
         print(f"Warning: {planned.warning()}", flush=True)
     peak = devices_peak(config.precision, placement.num_replicas)
     print(f"Peak of these devices: {peak / 1e9:,.0f} GFLOP/s in {config.precision} products", flush=True)
-    return Meter(config.batch_size * config.seq_length, planned.flops_per_token, peak)
+    return Meter(planned.flops_per_token, peak)
 
 
 def _judge(config, trainer, log, data, seconds):

@@ -8,21 +8,24 @@ from trainers.cost import machine
 
 
 class Meter:
-    """Counts steps and seconds from `begin` on.
+    """Counts real tokens and seconds from `begin` on.
 
     Args:
-        tokens_per_step: tokens that a step trains on.
         flops_per_token: of training.
         peak: FLOP/s of the devices together, measured with a large matrix product.
     """
 
-    def __init__(self, tokens_per_step, flops_per_token, peak):
-        self.tokens_per_step, self.flops_per_token, self.peak = tokens_per_step, flops_per_token, peak
-        self.begin(0)
+    def __init__(self, flops_per_token, peak):
+        self.flops_per_token, self.peak = flops_per_token, peak
+        self.begin()
 
-    def begin(self, step):
-        """Counts anew from the end of `step`."""
-        self._step, self._began, self._waited = step, time.perf_counter(), 0.0
+    def begin(self):
+        """Counts anew."""
+        self._began, self._waited, self._tokens = time.perf_counter(), 0.0, 0
+
+    def trained(self, num_tokens):
+        """Notes the real tokens of a step."""
+        self._tokens += num_tokens
 
     def waited(self, seconds):
         """Notes that a step had to wait for its batch."""
@@ -32,8 +35,8 @@ class Meter:
         """Notes time that was not spent on steps."""
         self._began += seconds
 
-    def read(self, step):
-        """What `metrics_log.MEASURED` names, from `begin` to the end of `step`, which must be later.
+    def read(self):
+        """What `metrics_log.MEASURED` names, from `begin` on.
 
         Returns:
             dict: `tokens_per_second`; `flop_utilisation`, the share of the peak that they make; `data_wait`, the share of
@@ -41,7 +44,7 @@ class Meter:
             this process.
         """
         seconds = time.perf_counter() - self._began
-        speed = (step - self._step) * self.tokens_per_step / seconds
+        speed = self._tokens / seconds
         return {
             "tokens_per_second": speed,
             "flop_utilisation": speed * self.flops_per_token / self.peak,

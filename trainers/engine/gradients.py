@@ -7,6 +7,13 @@ import contextlib
 
 import tensorflow as tf
 
+TINY = 1e-30  # far below every weight that an example may have
+
+
+def above_zero(count):
+    """A count to divide by: that of a batch in which nothing counts is 0, and so are its loss and its gradients."""
+    return tf.maximum(count, TINY)
+
 
 class Differentiation:
     """d loss / d weights for the rows of one replica.
@@ -25,9 +32,9 @@ class Differentiation:
     def of_mean(self, batch, state):
         """(gradients of the mean loss, summed loss, count, new state), where no other replica's count is needed."""
         if self.num_micro_batches == 1:
-            return self._of(batch, state, lambda loss_sum, count: loss_sum / count)
+            return self._of(batch, state, lambda loss_sum, count: loss_sum / above_zero(count))
         gradients, loss_sum, count, state = self.of_sum(batch, state, 1.0)
-        return [gradient / count for gradient in gradients], loss_sum, count, state
+        return [gradient / above_zero(count) for gradient in gradients], loss_sum, count, state
 
     def of_sum(self, batch, state, factor):
         """(gradients of `factor` times the summed loss, summed loss, count, new state): they add up over replicas."""

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainers.engine.carried import Carried, CarriedRows
-from trainers.engine.gradients import Differentiation
+from trainers.engine.gradients import Differentiation, above_zero
 from trainers.engine.loss_scaling import SMALLEST_SCALE, LossScaling
 from trainers.engine.strategies import Placement, rows_of, share
 from zoo.config import Refusal
@@ -184,7 +184,7 @@ class Trainer:
         gradients, loss_sum, count, state = self._differentiation.of_mean(batch, state)
         norm = _global_norm(gradients)
         self.optimizer.apply(gradients, self.model.trainable_variables)
-        return Step(loss_sum / count, count, norm, stop), state
+        return Step(loss_sum / above_zero(count), count, norm, stop), state
 
     def _replica_step(self, batch, state, stop, factor):
         """The step of one among several replicas. Between its two halves all add up what they computed."""
@@ -195,14 +195,14 @@ class Trainer:
         stop = tf.identity(stop)  # puts it on the replica's device, which an argument is not
         if self.placement.strategy:
             gradients, loss_sum, count, stop = context.all_reduce("SUM", (gradients, loss_sum, count, stop))
-        gradients = [gradient / (count * factor) for gradient in gradients]
+        gradients = [gradient / (above_zero(count) * factor) for gradient in gradients]
         norm = _global_norm(gradients)
         with self.placement.view([*self.model.variables, *self.optimizer.variables]):
             if self.scaling is None:
                 self.optimizer.apply(gradients, self.model.trainable_variables)
             else:  # an overflow of float16: no update, and the next loss is scaled by less
                 tf.cond(tf.math.is_finite(norm), lambda: self._updated(gradients), lambda: False)
-        return Step(loss_sum / count, count, norm, stop), state
+        return Step(loss_sum / above_zero(count), count, norm, stop), state
 
     def _updated(self, gradients):
         self.optimizer.apply(gradients, self.model.trainable_variables)
@@ -213,16 +213,26 @@ class Trainer:
 
     def evaluate(self, data, layout, max_tokens=None):
         """The task's scores of a split, or of its first `max_tokens` tokens: a dict of numbers."""
-        return evaluate(self.task, self.model, self._evaluate, data, self.tokenizer, layout, max_tokens)
+        self.tokens_evaluated = 0
+
+        def count(number):
+            self.tokens_evaluated += number
+
+        return evaluate(self.task, self.model, self._evaluate, data, self.tokenizer, layout, max_tokens, count)
 
 
-def evaluate(task, model, score, data, tokenizer, layout, max_tokens=None):
-    """Runs `score(batch, state)`, which is the task's in a tf.function, over a split; see `Trainer.evaluate`."""
+def evaluate(task, model, score, data, tokenizer, layout, max_tokens=None, count=None):
+    """Runs `score(batch, state)`, which is the task's in a tf.function, over a split; see `Trainer.evaluate`.
+
+    `count` is called with how many real tokens each batch has.
+    """
     if model.max_length is not None and layout.seq_length > model.max_length:
         raise Refusal(f"seq_length {layout.seq_length} is more than this model's max_length of {model.max_length}.")
     state = model.init_state(layout.batch_size, layout.seq_length) if model.carries_state else None
     totals, rows = {}, {}
     for batch in task.evaluation_batches(data, model, tokenizer, layout, max_tokens):
+        if count is not None:
+            count(num_tokens(batch))
         sums, kept, state = score({name: tf.constant(value) for name, value in batch.items()}, state)
         for name, value in sums.items():
             totals[name] = totals.get(name, 0.0) + np.asarray(value, np.float64)
@@ -267,6 +277,13 @@ class Prefetcher:
         """Ends the thread."""
         self._ended.set()
         self._thread.join()
+
+
+def num_tokens(batch):
+    """How many real tokens a batch of arrays holds: what speeds are counted in, in training and in evaluation."""
+    if "source_mask" in batch:  # of a target its labels
+        return int(batch["source_mask"].sum()) + int((batch["loss_weights"] > 0).sum())
+    return int(batch["padding_mask"].sum()) if "padding_mask" in batch else int(batch["token_ids"].size)
 
 
 def _tensors(batch):

@@ -83,7 +83,7 @@ class Run:
         with ProgressBar("step", self.config.steps, self.progress.step) as self._bar, Interruption() as self._signals:
             if not self.trainer.placement.from_chief(self.checkpoints.exist):
                 self._save()  # what the first steps can go back to
-            self.meter.begin(self.progress.step)
+            self.meter.begin()
             if self.progress.evaluation_due:
                 self._save(self._evaluate())
             while not self._stretch():
@@ -93,7 +93,7 @@ class Run:
     def _stretch(self):
         """Steps until the last one, or until a bad one. Returns whether the run is at its end."""
         prefetcher = loop.Prefetcher(self.batches.batch, self.progress.step, self.config.steps)
-        self.meter.begin(self.progress.step)
+        self.meter.begin()
         try:
             for step, batch, waited in prefetcher:
                 self.meter.waited(waited)
@@ -103,6 +103,8 @@ class Run:
                 elif reason := self._step(step, batch):
                     self._go_back(step, reason)
                     return False
+                else:
+                    self.meter.trained(loop.num_tokens(batch))
                 self.progress.step = step + 1
                 self._after_step()
         finally:
@@ -131,7 +133,7 @@ class Run:
             told = self.trainer.step(batch, self.batches.starts_epoch(step), self._signals.requested)
             loss, norm = float(told.loss), float(told.gradient_norm)
         if not self._compiled and (step + 1) % self._log_every and step + 1 < self.config.steps:
-            self.meter.begin(step + 1)  # speeds are those of a step that is compiled
+            self.meter.begin()  # speeds are those of a step that is compiled
         self._compiled = True
         self._all_stop = float(told.stop) > 0
         reason = recovery.badness(loss, norm, self.progress.recent)
@@ -158,12 +160,12 @@ class Run:
         progress, loss = self.progress, float(np.mean(self.progress.pending_losses))
         told = self.trainer.task.training_metrics(loss, self.data["train"])
         told |= dict(gradient_norm=float(np.mean(progress.pending_norms)), learning_rate=self._learning_rate())
-        measured = self.meter.read(progress.step)
+        measured = self.meter.read()
         self.log.write(progress.step, "train", dict(loss=loss, **told, **measured))
         self._show(dict(loss=loss, **told), measured)
         self.checkpoints.poll()
         progress.pending_losses, progress.pending_norms = [], []
-        self.meter.begin(progress.step)
+        self.meter.begin()
 
     def _show(self, told, measured):
         """What matters to a person, on the bar; and once, how long all of it will take."""
@@ -250,9 +252,7 @@ def split_scores(config, trainer, data, split, max_tokens=None):
     """Scores on a split, or on the front of it, with the speed."""
     began = time.perf_counter()
     scores = trainer.evaluate(data[split], layout_of(config), max_tokens)
-    if "num_tokens" not in scores:
-        return scores
-    return {**scores, "tokens_per_second": scores["num_tokens"] / (time.perf_counter() - began)}
+    return {**scores, "tokens_per_second": trainer.tokens_evaluated / (time.perf_counter() - began)}
 
 
 def shown(task, scores):

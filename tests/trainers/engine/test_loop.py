@@ -332,3 +332,22 @@ def test_training_in_bfloat16_keeps_the_weights_in_float32_and_follows_float32(c
         assert {variable.dtype for variable in model.trainable_variables} == {"float32"}
     assert losses["float32"][-1] < losses["float32"][0] - 0.05
     np.testing.assert_allclose(losses["mixed_bfloat16"], losses["float32"], rtol=0.02)
+
+
+def test_a_batch_in_which_nothing_counts_gives_no_nan():
+    model = tiny_models.create("gpt")
+    trainer = tiny_models.trainer(model, weight_decay=0.0, optimizer="sgd", warmup_steps=0)
+    before = [np.asarray(v) for v in model.trainable_variables]
+    nothing = {**batch(model, 0), "loss_weights": np.zeros((tiny_models.BATCH_SIZE, tiny_models.SEQ_LENGTH), np.float32)}
+    told = trainer.step(nothing)
+    assert (float(told.loss), float(told.count), float(told.gradient_norm)) == (0.0, 0.0, 0.0)
+    for variable, value in zip(model.trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+
+
+def test_speeds_count_real_tokens():
+    ids, mask = np.zeros((2, 4), np.int32), np.array([[True] * 4, [True, False, False, False]])
+    assert loop.num_tokens({"token_ids": ids}) == 8
+    assert loop.num_tokens({"token_ids": ids, "padding_mask": mask}) == 5
+    weights = np.array([[1, 1, 0, 0], [1, 0, 0, 0]], np.float32)
+    assert loop.num_tokens({"token_ids": ids, "source_mask": mask, "loss_weights": weights}) == 8

@@ -121,7 +121,7 @@ def go_on(directory, trainer, profile=None, **settings):
     progress, log = (Progress.of(restored), restored["metrics"]) if restored else (Progress(), "")
     steps = Run(
         directory, Config(**settings), trainer, Batches(), checkpoints, MetricsLog(directory, log), streams, progress,
-        Meter(tokens_per_step=6, flops_per_token=10.0, peak=1e6), profile,
+        Meter(flops_per_token=10.0, peak=1e6), profile,
     )  # fmt: skip
     try:
         steps.run()
