@@ -29,7 +29,8 @@ from zoo.config import Refusal
 # Sums over paths are taken in float64. A weight that lies further than this below the highest one of its kind counts as much as
 # this: it is exp(-345) = 1e-150, so that a product of two such weights is still a number. A forbidden move weighs this little.
 LOWEST = -345.0
-NEVER = -1e4  # for tags that are known to be wrong
+NEVER = -1e4  # added to the scores of tags that are known to be wrong
+WORDS_AT_ONCE = 4
 
 
 # Sums over all paths
@@ -97,9 +98,8 @@ def marginals(unary_BWC, moves_SS, mask_BW):
     Returns:
         float32 (B, W, C), which sums to 1 over the tags of a word and is 0 where the mask is False.
     """
-    unary_BWC, padded_BW = _with_a_column(_wide(unary_BWC), mask_BW)
-    probs_BWC = _ForwardBackward(unary_BWC, _weights(moves_SS), padded_BW).marginals()
-    return ops.cast(probs_BWC[:, : ops.shape(mask_BW)[1]], "float32")
+    sums = _PathSums(_wide(unary_BWC), _weights(moves_SS), mask_BW)
+    return ops.cast(sums.marginals(ops.ones_like(sums.lengths_B, "float64")), "float32")
 
 
 def _wide(x):
@@ -117,92 +117,98 @@ def _sequence_score(unary_BWC, tags_BW, moves_SS, mask_BW):
     tags_BW = ops.where(mask_BW, ops.cast(tags_BW, "int32"), 0)
     at_words_BW = ops.take_along_axis(unary_BWC, tags_BW[..., None], axis=-1)[..., 0]
     # The moves of a row: outside -> tag, ..., tag -> outside; one more than it has words.
-    outside_B1 = ops.full_like(lengths_of(mask_BW), num_tags)[:, None]
-    length_B1 = lengths_of(mask_BW)[:, None]
-    moves = ops.arange(ops.shape(tags_BW)[1] + 1)[None]
-    after = ops.where(moves < length_B1, ops.concatenate([tags_BW, outside_B1], axis=1), outside_B1)
+    length_B1 = _lengths(mask_BW)[:, None]
+    outside_B1 = ops.full_like(length_B1, num_tags)
+    number = ops.arange(ops.shape(tags_BW)[1] + 1)[None]
     before = ops.concatenate([outside_B1, tags_BW], axis=1)
-    weights = ops.take(ops.reshape(moves_SS, (-1,)), before * num_states + after, axis=0)
-    is_move = ops.logical_and(moves <= length_B1, length_B1 > 0)
-    return ops.sum(ops.where(mask_BW, at_words_BW, 0.0), axis=1) + ops.sum(ops.where(is_move, weights, 0.0), axis=1)
+    after = ops.where(number < length_B1, ops.concatenate([tags_BW, outside_B1], axis=1), outside_B1)
+    of_moves = ops.take(ops.reshape(moves_SS, (-1,)), before * num_states + after, axis=0)
+    is_move = ops.logical_and(number <= length_B1, length_B1 > 0)
+    return ops.sum(ops.where(mask_BW, at_words_BW, 0.0), axis=1) + ops.sum(ops.where(is_move, of_moves, 0.0), axis=1)
 
 
 def _log_partition(unary_BWC, moves_SS, mask_BW):
-    unary_BWC, mask_BW = _with_a_column(unary_BWC, mask_BW)
-
     @ops.custom_gradient
     def run(unary_BWC, moves_SS):
-        paths = _ForwardBackward(unary_BWC, moves_SS, mask_BW)
-        return paths.log_partition(), lambda *upstream: paths.gradient(upstream[-1])
+        sums = _PathSums(unary_BWC, moves_SS, mask_BW)
+        return sums.log_partition(), lambda *upstream: sums.gradient(upstream[-1])
 
     return run(unary_BWC, moves_SS)
 
 
-class _ForwardBackward:
-    """The sums over all paths up to each word and from each word on, scaled to 1 at every word (Rabiner 1989, section V A).
+class _PathSums:
+    """The sums over all paths up to each word and from each word on, divided by their total at every word.
 
-    Both run in one scan: the second is the first on the words of the row from the last to the first, under the transposed
-    moves.
+    This is forward-backward with scaling (Rabiner 1989, section V A). Both sums run in one scan: the second ones are the first
+    ones of the row that is read backwards, with the transposed moves.
+
+    Args:
+        unary_BWC: float64 (B, W, C).
+        moves_SS: float64 (S, S), finite.
+        mask_BW: bool (B, W).
     """
 
     def __init__(self, unary_BWC, moves_SS, mask_BW):
-        self.mask_BW, self.lengths_B = mask_BW, lengths_of(mask_BW)
-        self.reversed_WB = _reversed_places(mask_BW)
-        unary_WBC = ops.transpose(ops.where(mask_BW[..., None], unary_BWC, 0.0), (1, 0, 2))
-        highest_WB1 = ops.max(unary_WBC, axis=-1, keepdims=True)
-        self.offset_B = ops.sum(highest_WB1[..., 0], axis=0) + _wide(self.lengths_B + 1) * ops.max(moves_SS)
-        powers_WBC = ops.exp(ops.maximum(unary_WBC - highest_WB1, LOWEST))
-        self.unary_WBS = ops.pad(powers_WBC, ((0, 0), (0, 0), (0, 1)))  # no word is outside
-        self.moves_SS = ops.exp(moves_SS - ops.max(moves_SS))
+        self.width, self.lengths_B = ops.shape(mask_BW)[1], _lengths(mask_BW)
+        unary_WBC, self.mask_WB = _time_major(unary_BWC, mask_BW)
+        highest_WB1, highest_move = ops.max(unary_WBC, axis=-1, keepdims=True), ops.max(moves_SS)
+        self.offset_B = ops.sum(highest_WB1[..., 0], axis=0) + _wide(self.lengths_B + 1) * highest_move
+        factors_WBC = ops.exp(ops.maximum(unary_WBC - highest_WB1, LOWEST))
+        self.words_WBS = ops.pad(factors_WBC, ((0, 0), (0, 0), (0, 1)))  # no word is outside
+        self.moves_SS = ops.exp(moves_SS - highest_move)
         self._scan()
 
     def _scan(self):
+        backwards_WB = _backwards(self.mask_WB)
+        words = ops.stack([self.words_WBS, _at(self.words_WBS, backwards_WB)], axis=1)
         moves = ops.stack([self.moves_SS, ops.transpose(self.moves_SS)])
-        words = ops.stack([self.unary_WBS, at_places(self.unary_WBS, self.reversed_WB)], axis=1)
         outside = _outside(words[0])
 
-        def step(sums, word):
-            sums = ops.matmul(sums / ops.sum(sums, axis=-1, keepdims=True), moves) * word
-            return sums, sums
+        def extend(sums, word):
+            return ops.matmul(sums / ops.sum(sums, axis=-1, keepdims=True), moves) * word
 
-        _, sums = ops.scan(step, outside, words)
+        sums = _over_words(extend, outside, words)
         scales = ops.sum(sums, axis=-1, keepdims=True)
-        probs = sums / scales
-        before = ops.concatenate([outside[None], probs[:-1]])
-        self.scales_WB, self.prefix_WBS, self.before_WBS = scales[:, 0, :, 0], probs[:, 0], before[:, 0]
-        # What the words after each word make of its tags; the tags' own unary scores are not in it.
-        after_WBS = _times(before[:, 1], ops.transpose(self.moves_SS))
-        self.after_WBS = at_places(after_WBS, self.reversed_WB)
-        joint_WBS = self.prefix_WBS * self.after_WBS
-        self.joint_WB1 = ops.sum(joint_WBS, axis=-1, keepdims=True)
-        self.marginals_WBS = ops.where(ops.transpose(self.mask_BW)[..., None], joint_WBS / self.joint_WB1, 0.0)
+        shares = ops.concatenate([outside[None], sums / scales])  # before each word, and at the end
+        self.scales_WB1, self.before_WBS, self.up_to_WBS = scales[:, 0], shares[:-1, 0], shares[1:, 0]
+        # The sums from the next word on, with the move to it.
+        self.after_WBS = _times(_at(shares[:, 1], backwards_WB), moves[1])
+        self.joint_WBS = self.up_to_WBS * self.after_WBS
+        self.joint_WB1 = ops.sum(self.joint_WBS, axis=-1, keepdims=True)
 
     def log_partition(self):
-        last_1B = ops.maximum(self.lengths_B - 1, 0)[None]
-        end_B = ops.sum(at_places(self.prefix_WBS, last_1B)[0] * self.moves_SS[:, -1], axis=-1)
-        scales_BW = ops.where(self.mask_BW, ops.transpose(self.scales_WB), 1.0)
-        total_B = ops.sum(ops.log(scales_BW), axis=1) + ops.log(end_B) + self.offset_B
-        return ops.where(self.lengths_B > 0, total_B, 0.0)
+        """float64 (B,)."""
+        logs_WB = ops.where(self.mask_WB, ops.log(self.scales_WB1[..., 0]), 0.0)
+        end_B = ops.sum(self._at_last(self.up_to_WBS) * self.moves_SS[:, -1], axis=-1)
+        return ops.where(self.lengths_B > 0, ops.sum(logs_WB, axis=0) + ops.log(end_B) + self.offset_B, 0.0)
 
-    def marginals(self):
-        return ops.transpose(self.marginals_WBS[..., :-1], (1, 0, 2))
+    def marginals(self, weight_B):
+        """float64 (B, W, C): the probability of each tag, times a weight for each row."""
+        return self._batch_major(self.joint_WBS * self._over_joint(weight_B))
 
-    def gradient(self, upstream_B):
-        """Of the unary scores (B, W, C) and the moves (S, S)."""
-        weight_WB1 = ops.where(ops.transpose(self.mask_BW), upstream_B[None], 0.0)[..., None]
-        # P(tag j, then tag k) = before[j] moves[j, k] unary[k] after[k] / (scale joint); its part without j, kept finite
-        # where no j with this k has any weight.
-        part_WBS = self.unary_WBS * self.after_WBS / self.joint_WB1 / self.scales_WB[..., None]
-        part_WBS = ops.minimum(part_WBS, 1e300) * weight_WB1
+    def gradient(self, weight_B):
+        """Of sum(weight * log_partition) for the unary scores (B, W, C) and the moves (S, S)."""
+        over_joint_WB1 = self._over_joint(weight_B)
+        marginals_WBS = self.joint_WBS * over_joint_WB1
+        # P(tag j, then tag k) = before[j] move[j, k] word[k] after[k] / (scale joint). Here is what does not depend on j. Where
+        # the divisor is as good as 0, so is the product.
+        factor_WB1 = ops.clip(over_joint_WB1 / self.scales_WB1, -1e300, 1e300)
+        onward_WBS = self.words_WBS * self.after_WBS * factor_WB1
         num_states = self.moves_SS.shape[0]
-        products = ops.matmul(
-            ops.transpose(ops.reshape(self.before_WBS, (-1, num_states))), ops.reshape(part_WBS, (-1, num_states))
-        )
-        d_unary = self.marginals_WBS * weight_WB1
-        last_1B = ops.maximum(self.lengths_B - 1, 0)[None]
-        d_end = ops.sum(at_places(d_unary, last_1B)[0], axis=0)
-        d_moves = self.moves_SS * products + d_end[:, None] * ops.one_hot(num_states - 1, num_states, dtype="float64")
-        return ops.transpose(d_unary[..., :-1], (1, 0, 2)), d_moves
+        before_NS, onward_NS = (ops.reshape(x, (-1, num_states)) for x in (self.before_WBS, onward_WBS))
+        d_moves = self.moves_SS * ops.matmul(ops.transpose(before_NS), onward_NS)
+        to_end_S = ops.sum(ops.where(self.lengths_B[:, None] > 0, self._at_last(marginals_WBS), 0.0), axis=0)
+        d_moves = d_moves + to_end_S[:, None] * ops.one_hot(num_states - 1, num_states, dtype="float64")
+        return self._batch_major(marginals_WBS), d_moves
+
+    def _over_joint(self, weight_B):
+        return ops.where(self.mask_WB, weight_B, 0.0)[..., None] / self.joint_WB1
+
+    def _at_last(self, x_WBS):
+        return _at(x_WBS, ops.maximum(self.lengths_B - 1, 0)[None])[0]
+
+    def _batch_major(self, x_WBS):
+        return ops.transpose(x_WBS[: self.width, :, :-1], (1, 0, 2))
 
 
 # The best paths
@@ -218,26 +224,25 @@ def viterbi(unary_BWC, moves_SS, mask_BW):
         tags: int32 (B, W), 0 where the mask is False.
         score: float32 (B,); -inf where every path has a forbidden move.
     """
-    words_WBS, moves_SS, mask_BW, width = _best_first(unary_BWC, moves_SS, mask_BW)
+    words_WBS, mask_WB = _words_of_best_paths(unary_BWC, mask_BW)
+    moves_SS, backwards_WB = ops.cast(moves_SS, "float32"), _backwards(mask_WB)
     onward_SS = ops.transpose(moves_SS)[None]
 
     def extend(best_BS, word_BS):
-        """The best score from each tag of a word to the end."""
-        best_BS = word_BS + ops.max(best_BS[..., None] + onward_SS, axis=1)
-        return best_BS, best_BS
+        """The best score from each tag of a word to the end, by that from each tag of the next."""
+        return word_BS + ops.max(best_BS[..., None] + onward_SS, axis=1)
 
-    _, best_WBS = ops.scan(extend, _log_outside(words_WBS[0]), words_WBS)
-    best_WBS = at_places(best_WBS, _reversed_places(mask_BW))
+    best_WBS = _over_words(extend, ops.log(_outside(words_WBS[0])), _at(words_WBS, backwards_WB))
+    best_WBS = _at(best_WBS, backwards_WB)
 
     def follow(tag_B, best_BS):
-        tag_B = ops.cast(ops.argmax(ops.take(moves_SS, tag_B, axis=0) + best_BS, axis=-1), "int32")
-        return tag_B, tag_B
+        return ops.top_k(ops.take(moves_SS, tag_B, axis=0) + best_BS, 1)[1][:, 0]
 
-    lengths_B = lengths_of(mask_BW)
-    _, tags_WB = ops.scan(follow, ops.full_like(lengths_B, moves_SS.shape[0] - 1), best_WBS)
+    lengths_B = _lengths(mask_BW)
+    tags_WB = _over_words(follow, ops.full_like(lengths_B, moves_SS.shape[0] - 1), best_WBS)
+    tags_BW = ops.transpose(ops.where(mask_WB, tags_WB, 0))[:, : ops.shape(mask_BW)[1]]
     score_B = ops.max(moves_SS[-1] + best_WBS[0], axis=-1)
-    tags_BW = ops.where(mask_BW, ops.transpose(tags_WB), 0)
-    return tags_BW[:, :width], ops.where(lengths_B > 0, score_B, 0.0)
+    return tags_BW, ops.where(lengths_B > 0, score_B, 0.0)
 
 
 def n_best(unary_BWC, moves_SS, mask_BW, num_paths):
@@ -251,86 +256,107 @@ def n_best(unary_BWC, moves_SS, mask_BW, num_paths):
         tags: int32 (B, K, W), 0 where the mask is False and where there are fewer than K paths.
         score: float32 (B, K), -inf where there are fewer.
     """
-    words_WBS, moves_SS, mask_BW, width = _best_first(unary_BWC, moves_SS, mask_BW)
+    words_WBS, mask_WB = _words_of_best_paths(unary_BWC, mask_BW)
+    moves_SS, backwards_WB, lengths_B = ops.cast(moves_SS, "float32"), _backwards(mask_WB), _lengths(mask_BW)
     num_states = moves_SS.shape[0]
+    is_first_K = ops.arange(num_paths) == 0
 
     def ranked(best_BSK, moves_xS):
-        """The K best of moving on from each state x: scores and places (B, x, K). A place is state * K + rank."""
+        """The K best ways on from each state x: scores and places (B, x, K). A place is state * K + rank."""
         totals = best_BSK[:, None] + moves_xS[None, ..., None]
-        flat = ops.reshape(totals, (ops.shape(totals)[0], moves_xS.shape[0], num_states * num_paths))
-        return ops.top_k(flat, num_paths)
+        return ops.top_k(ops.reshape(totals, (-1, moves_xS.shape[0], num_states * num_paths)), num_paths)
 
-    def extend(carry, word_BS):
-        best_BSK, places_BSK = ranked(carry[0], moves_SS)
-        new = best_BSK + word_BS[..., None], places_BSK
-        return new, new
+    def extend(best, word_BS):
+        scores_BSK, places_BSK = ranked(best[0], moves_SS)
+        return scores_BSK + word_BS[..., None], places_BSK
 
-    is_first_K = ops.arange(num_paths) == 0
-    start_BSK = ops.where(is_first_K, _log_outside(words_WBS[0])[..., None], -np.inf)
-    _, (best, places) = ops.scan(extend, (start_BSK, ops.zeros_like(start_BSK, "int32")), words_WBS)
-    lengths_B = lengths_of(mask_BW)
-    first_BSK = at_places(best, ops.maximum(lengths_B - 1, 0)[None])[0]
-    score_B1K, state_B1K = ranked(first_BSK, moves_SS[-1:])
-    places = at_places(places, _reversed_places(mask_BW))
+    start_BSK = ops.where(is_first_K, ops.log(_outside(words_WBS[0]))[..., None], -np.inf)
+    start = start_BSK, ops.zeros_like(start_BSK, "int32")
+    best_WBSK, places_WBSK = _over_words(extend, start, _at(words_WBS, backwards_WB))
+    first_BSK = _at(best_WBSK, ops.maximum(lengths_B - 1, 0)[None])[0]
+    score_B1K, place_B1K = ranked(first_BSK, moves_SS[-1:])
 
-    def follow(state_BK, places_BSK):
-        flat = ops.reshape(places_BSK, (-1, num_states * num_paths))
-        return ops.take_along_axis(flat, state_BK, axis=1), state_BK
+    def follow(place_BK, places_BSK):
+        return ops.take_along_axis(ops.reshape(places_BSK, (-1, num_states * num_paths)), place_BK, axis=1)
 
-    _, states_WBK = ops.scan(follow, state_B1K[:, 0], places)
-    empty_K = ops.where(is_first_K, 0.0, -np.inf)
-    score_BK = ops.where(lengths_B[:, None] > 0, score_B1K[:, 0], empty_K)
-    tags_BKW = ops.transpose(states_WBK, (1, 2, 0)) // num_paths
-    exists = ops.logical_and(mask_BW[:, None], score_BK[..., None] > -np.inf)
-    return ops.where(exists, tags_BKW, 0)[..., :width], score_BK
+    first_1BK = ops.transpose(place_B1K, (1, 0, 2))
+    later_WBK = _over_words(follow, first_1BK[0], _at(places_WBSK, backwards_WB))
+    tags_WBK = ops.concatenate([first_1BK, later_WBK[:-1]]) // num_paths
+    score_BK = ops.where(lengths_B[:, None] > 0, score_B1K[:, 0], ops.where(is_first_K, 0.0, -np.inf))
+    tags_BKW = ops.transpose(tags_WBK, (1, 2, 0))[..., : ops.shape(mask_BW)[1]]
+    return ops.where(ops.logical_and(mask_BW[:, None], score_BK[..., None] > -np.inf), tags_BKW, 0), score_BK
 
 
-def _best_first(unary_BWC, moves_SS, mask_BW):
-    """float32 (W, B, S), each row's last word first; the moves as float32; the mask; the width that was asked for."""
-    width = ops.shape(mask_BW)[1]
-    unary_BWC, mask_BW = _with_a_column(ops.cast(unary_BWC, "float32"), mask_BW)
-    unary_WBC = ops.transpose(ops.where(mask_BW[..., None], unary_BWC, 0.0), (1, 0, 2))
-    words_WBS = ops.pad(unary_WBC, ((0, 0), (0, 0), (0, 1)), constant_values=-np.inf)  # no word is outside
-    return at_places(words_WBS, _reversed_places(mask_BW)), ops.cast(moves_SS, "float32"), mask_BW, width
+def _words_of_best_paths(unary_BWC, mask_BW):
+    """float32 (W, B, S), -inf for the last state: no word is outside; and the mask (W, B)."""
+    unary_WBC, mask_WB = _time_major(ops.cast(unary_BWC, "float32"), mask_BW)
+    return ops.pad(unary_WBC, ((0, 0), (0, 0), (0, 1)), constant_values=-np.inf), mask_WB
 
 
-# Rows and their words
+# Words of rows
 
 
-def lengths_of(mask_BW):
+def _lengths(mask_BW):
     """int32 (B,): how many words each row has."""
     return ops.sum(ops.cast(mask_BW, "int32"), axis=1)
 
 
+<<<<<<< HEAD
 def at_places(x, places_WB):
     """Of x (W, B, ...), for each row the words at some places, int32 (V, B) -> (V, B, ...). V is any number."""
     batch = ops.shape(x)[1]
     flat = ops.reshape(x, (-1, *x.shape[2:]))
     return ops.take(flat, places_WB * batch + ops.arange(batch, dtype="int32")[None], axis=0)
+=======
+def _time_major(unary_BWC, mask_BW):
+    """(W, B, C) and (W, B), with 0 and False at the right so that W is a multiple of WORDS_AT_ONCE, and not 0."""
+    more = WORDS_AT_ONCE - ops.shape(mask_BW)[1] % WORDS_AT_ONCE
+    unary_BWC = ops.where(mask_BW[..., None], unary_BWC, 0.0)
+    unary_WBC = ops.pad(ops.transpose(unary_BWC, (1, 0, 2)), ((0, more), (0, 0), (0, 0)))
+    return unary_WBC, ops.pad(ops.transpose(mask_BW), ((0, more), (0, 0)), constant_values=False)
 
 
-def _reversed_places(mask_BW):
-    """int32 (W, B): where the words of a row stand when they are read from the last to the first."""
-    lengths_1B = lengths_of(mask_BW)[None]
-    columns_W1 = ops.arange(ops.shape(mask_BW)[1], dtype="int32")[:, None]
-    return ops.where(columns_W1 < lengths_1B, lengths_1B - 1 - columns_W1, columns_W1)
+def _over_words(step, start, words):
+    """The states after each word, of a recursion over words (W, ...) that begins with the state `start`.
+
+    One iteration of the scan takes WORDS_AT_ONCE words: on a CPU a loop that TensorFlow runs costs as much as what is in it.
+    """
+    chunks = ops.reshape(words, (-1, WORDS_AT_ONCE, *ops.shape(words)[1:]))
+
+    def advance(states, chunk):
+        state = keras.tree.map_structure(lambda x: x[-1], states)
+        new = []
+        for word in ops.unstack(chunk, WORDS_AT_ONCE):
+            state = step(state, word)
+            new.append(state)
+        states = keras.tree.map_structure(lambda *values: ops.stack(values), *new)
+        return states, states
+
+    # What is carried on has the shape of what comes out, as ops.scan asks; only its last state is read.
+    first = keras.tree.map_structure(lambda x: ops.stack([x] * WORDS_AT_ONCE), start)
+    _, states = ops.scan(advance, first, chunks)
+    return keras.tree.map_structure(lambda x: ops.reshape(x, (-1, *ops.shape(x)[2:])), states)
 
 
-def _with_a_column(unary_BWC, mask_BW):
-    """The same with one more column, if the number of words is not known: a scan over nothing fails on TensorFlow."""
-    if unary_BWC.shape[1]:
-        return unary_BWC, mask_BW
-    return ops.pad(unary_BWC, ((0, 0), (0, 1), (0, 0))), ops.pad(mask_BW, ((0, 0), (0, 1)), constant_values=False)
+def _at(x, places_VB):
+    """Of x (W, B, ...), for each row the words at some places, int32 (V, B) -> (V, B, ...). V is any number."""
+    batch = ops.shape(x)[1]
+    flat = ops.reshape(x, (-1, *x.shape[2:]))
+    return ops.take(flat, places_VB * batch + ops.arange(batch, dtype="int32"), axis=0)
+>>>>>>> crf
+
+
+def _backwards(mask_WB):
+    """int32 (W, B): where the words of a row stand when it is read from its last word to its first."""
+    lengths_B = ops.sum(ops.cast(mask_WB, "int32"), axis=0)
+    columns_W1 = ops.arange(ops.shape(mask_WB)[0], dtype="int32")[:, None]
+    return ops.where(columns_W1 < lengths_B, lengths_B - 1 - columns_W1, columns_W1)
 
 
 def _outside(like):
     """1 at the last state, 0 at the others, in the shape (..., S) of `like`."""
     one_hot = ops.one_hot(like.shape[-1] - 1, like.shape[-1], dtype=like.dtype)
     return ops.broadcast_to(one_hot, ops.shape(like))
-
-
-def _log_outside(like):
-    return ops.log(_outside(like))
 
 
 def _times(x_WBS, moves_SS):

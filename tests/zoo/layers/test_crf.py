@@ -554,3 +554,58 @@ def test_the_scheme_of_sentences():
 def test_tags_that_are_not_of_the_scheme_are_refused(tags, scheme, match):
     with pytest.raises(Refusal, match=match):
         forbidden_moves(tags, scheme)
+
+
+# Against python-crfsuite
+
+SENTENCES = (
+    "Ann/B-PER Lee/I-PER met/O Bob/B-PER in/O New/B-LOC York/I-LOC",
+    "the/O train/O to/O York/B-LOC left/O",
+    "Lee/B-PER left/O New/B-LOC Town/I-LOC",
+    "Bob/B-PER Ray/I-PER Lee/I-PER saw/O the/O new/O train/O in/O Town/B-LOC",
+    "York/B-LOC met/O Ann/B-PER",
+)
+
+
+def test_crfsuite_with_its_weights_in_our_layer(tmp_path):
+    """Its start and end have no weights. Its weights are read from its dump, which has six decimals."""
+    pycrfsuite = pytest.importorskip("pycrfsuite", reason="python-crfsuite is not installed")
+    words, tags = [], []
+    for sentence in SENTENCES:
+        pairs = [pair.split("/") for pair in sentence.split()]
+        words.append([[w, w[0], f"after {pairs[i - 1][0] if i else 'nothing'}"] for i, (w, _) in enumerate(pairs)])
+        tags.append([tag for _, tag in pairs])
+    trainer = pycrfsuite.Trainer(params={"c2": 0.3, "max_iterations": 30}, verbose=False)
+    for features, labels in zip(words, tags, strict=True):
+        trainer.append(features, labels)
+    trainer.train(str(tmp_path / "model.crfsuite"))
+    tagger = pycrfsuite.Tagger()
+    tagger.open(str(tmp_path / "model.crfsuite"))
+    names, info = tagger.labels(), tagger.info()
+
+    layer = CRF(len(names))
+    layer.build()
+    layer.transitions.assign([[info.transitions.get((one, other), 0.0) for other in names] for one in names])
+    width = max(map(len, words))
+    unary = np.full((len(words), width, len(names)), 9.0, "float32")
+    for b, sentence in enumerate(words):
+        for t, features in enumerate(sentence):
+            unary[b, t] = [sum(info.state_features.get((f, name), 0.0) for f in features) for name in names]
+    mask = np.arange(width) < np.array([len(sentence) for sentence in words])[:, None]
+    gold = np.zeros(mask.shape, "int32")
+    gold[mask] = [names.index(tag) for sentence in tags for tag in sentence]
+
+    best, _ = layer(unary, mask)
+    likely, found = layer.log_likelihood(unary, gold, mask), layer.log_likelihood(unary, best, mask)
+    probs = layer.marginals(unary, mask)
+    swapped = layer.log_likelihood(unary, np.roll(gold, 1, axis=0) % len(names), mask)  # other tags, less likely
+    for b, sentence in enumerate(words):
+        path = tagger.tag(sentence)
+        assert [names[i] for i in best[b, : len(sentence)]] == path
+        np.testing.assert_allclose(np.exp(found[b]), tagger.probability(path), rtol=1e-5)
+        np.testing.assert_allclose(np.exp(likely[b]), tagger.probability(tags[b]), rtol=1e-5)
+        other = [names[i] for i in np.roll(gold, 1, axis=0)[b, : len(sentence)]]
+        np.testing.assert_allclose(swapped[b], np.log(tagger.probability(other)), rtol=1e-5)
+        theirs = [[tagger.marginal(name, t) for name in names] for t in range(len(sentence))]
+        np.testing.assert_allclose(probs[b, : len(sentence)], theirs, atol=1e-5)
+    assert 0.01 < np.exp(likely).min() < 0.9
