@@ -301,13 +301,6 @@ def _lengths(mask_BW):
     return ops.sum(ops.cast(mask_BW, "int32"), axis=1)
 
 
-<<<<<<< HEAD
-def at_places(x, places_WB):
-    """Of x (W, B, ...), for each row the words at some places, int32 (V, B) -> (V, B, ...). V is any number."""
-    batch = ops.shape(x)[1]
-    flat = ops.reshape(x, (-1, *x.shape[2:]))
-    return ops.take(flat, places_WB * batch + ops.arange(batch, dtype="int32")[None], axis=0)
-=======
 def _time_major(unary_BWC, mask_BW):
     """(W, B, C) and (W, B), with 0 and False at the right so that W is a multiple of WORDS_AT_ONCE, and not 0."""
     more = WORDS_AT_ONCE - ops.shape(mask_BW)[1] % WORDS_AT_ONCE
@@ -338,12 +331,11 @@ def _over_words(step, start, words):
     return keras.tree.map_structure(lambda x: ops.reshape(x, (-1, *ops.shape(x)[2:])), states)
 
 
-def _at(x, places_VB):
-    """Of x (W, B, ...), for each row the words at some places, int32 (V, B) -> (V, B, ...). V is any number."""
+def _at(x, places_WB):
+    """Of x (W, B, ...), for each row the words at some places, int32 (W, B) -> (W, B, ...)."""
     batch = ops.shape(x)[1]
     flat = ops.reshape(x, (-1, *x.shape[2:]))
-    return ops.take(flat, places_VB * batch + ops.arange(batch, dtype="int32"), axis=0)
->>>>>>> crf
+    return ops.take(flat, places_WB * batch + ops.arange(batch, dtype="int32"), axis=0)
 
 
 def _backwards(mask_WB):
