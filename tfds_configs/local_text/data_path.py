@@ -13,7 +13,8 @@
     train.conll,format=conll,column=4              words, and their tags in the fourth column
 
 Options:
-    format     text, lines, jsonl, csv, tsv, tagged, conll, conllu, squad, parallel, po or tmx; by default inferred from the file's name
+    format     text, lines, jsonl, csv, tsv, tagged, conll, conllu, squad, parallel, po or tmx; by default inferred from the
+               file's name
     field      the field or column that holds the text; by default `text`
     source, target    fields or columns that hold the two texts of a pair; by default `source` and `target`
     columns    names of the columns of a file without a header. For `tagged`, `conll` and `conllu`: `word`, `tag`, `predicate`,
