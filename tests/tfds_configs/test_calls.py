@@ -10,7 +10,10 @@ from tfds_configs.python_docs import calls
 
 @pytest.fixture(scope="module")
 def found():
-    return list(calls.called())
+    """The examples of some of the packages."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calls, "LABELLED", ("asyncio", "email", "json", "logging", "urllib"))
+        return list(calls.called())
 
 
 def roles(line):
@@ -69,7 +72,7 @@ def test_a_definition_is_not_a_call():
 
 
 def test_every_example_is_what_its_tags_say(found):
-    assert len(found) > 9_000
+    assert len(found) > 3_000
     for _, example in found:
         assert len(example["tags"]) == len(example["predicates"]) <= calls.MOST_CALLS
         assert all(len(token.split()) == 1 for token in example["tokens"]) and len(example["tokens"]) <= calls.LONGEST_LINE
@@ -85,12 +88,12 @@ def test_no_line_occurs_twice_and_most_have_a_call(found):
     lines = [tuple(example["tokens"]) for _, example in found]
     assert len(set(lines)) == len(lines)
     sizes = collections.Counter(split for split, _ in found)
-    assert min(sizes.values()) > 700 and sizes["train"] / len(found) > 0.6
+    assert min(sizes.values()) > 200 and sizes["train"] / len(found) > 0.6
     assert 0.6 < sum(bool(example["predicates"]) for _, example in found) / len(found) < 0.9
     roles = collections.Counter(
         tag[2:] for _, example in found for column in example["tags"] for tag in column if tag[0] == "B"
     )
-    assert set(roles) == set(calls.ROLES) and min(roles.values()) > 200
+    assert set(roles) == set(calls.ROLES) and min(roles.values()) > 50
 
 
 def test_the_builder_gives_the_examples(tmp_path, monkeypatch):

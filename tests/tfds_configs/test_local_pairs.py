@@ -54,6 +54,8 @@ class TestTwoFiles:
         assert paired.files_of("train") == [("odd:name.en", "1.fr"), ("2.en", "2.fr")]
         assert "names 3 files on the left and 2 on the right" in refusal("train=*.en:*.fr")
         assert "names 3 files with colons" in refusal("1.en:1.fr:2.fr")
+        assert sides("train=1.en:1.fr,validation=1.en:1.fr,format=parallel") == [("1.en", "1.fr")]
+        assert "1.en has no file beside it; format=parallel reads two" in refusal("1.en,format=parallel")
         assert "There is no file '3.fr'" in refusal("1.en:3.fr")
         assert "format=lines reads one file" in refusal("1.en:1.fr,format=lines")
 

@@ -50,7 +50,7 @@ class TestGrammar:
             ("*.log", "There is no file '\\*.log'"),
             ("train=a.txt,validation=x.txt", "There is no file 'x.txt'"),
             ("trian=a.txt", "did you mean 'train'"),
-            ("a.txt,format=xml", "tagged or conll or conllu or squad or po or tmx, got 'xml'"),
+            ("a.txt,format=xml", "tagged or conll or conllu or squad or parallel or po or tmx, got 'xml'"),
             ("a.txt,errors=ignore", "takes strict or replace, got 'ignore'"),
             ("a.txt,field=", "takes a name, got ''"),
             ("a.txt,columns=a::b", "different names with colons"),

@@ -21,7 +21,7 @@ class Counted(TextSource):
 
     def __init__(self, **documents):
         splits = {split: split for split in ("train", "validation", "test") if split in documents}
-        super().__init__("counted/x", "language_modeling", {"text": "text"}, splits, "none")
+        super().__init__("counted/x", {"text": "text"}, splits, "none")
         object.__setattr__(self, "documents", documents)
         object.__setattr__(self, "reads", [])
 

@@ -13,7 +13,8 @@
     train.conll,format=conll,column=4              words, and their tags in the fourth column
 
 Options:
-    format     text, lines, jsonl, csv, tsv, tagged, conll, conllu, squad, po or tmx; by default inferred from the file's name
+    format     text, lines, jsonl, csv, tsv, tagged, conll, conllu, squad, parallel, po or tmx; by default inferred from the
+               file's name
     field      the field or column that holds the text; by default `text`
     source, target    fields or columns that hold the two texts of a pair; by default `source` and `target`
     columns    names of the columns of a file without a header. For `tagged`, `conll` and `conllu`: `word`, `tag`, `predicate`,
@@ -37,7 +38,7 @@ from dataclasses import dataclass, field
 from zoo.config import Refusal, nearest
 
 SPLITS = ("train", "validation", "test")
-FORMATS = ("text", "lines", "jsonl", "csv", "tsv", "tagged", "conll", "conllu", "squad", "po", "tmx")
+FORMATS = ("text", "lines", "jsonl", "csv", "tsv", "tagged", "conll", "conllu", "squad", "parallel", "po", "tmx")
 SUFFIXES = {
     ".conll": "tagged", ".conllu": "conllu", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".po": "po",
     ".tmx": "tmx",
@@ -121,7 +122,10 @@ def parse(data_path):
     if not files:
         raise Refusal(f"--data_path={data_path!r} names no file.")
     partners = {split: beside for split, beside in partners.items() if any(beside)}
-    if partners and options.get("format") not in (None, "conll"):
+    alone = [path for split in files for path in files[split] if split not in partners]
+    if options.get("format") == "parallel" and alone:
+        raise Refusal(f"{alone[0]} has no file beside it; format=parallel reads two line by line, such as a.en:a.fr.")
+    if partners and options.get("format") not in (None, "conll", "parallel"):
         first = next(f"{a}:{b}" for split in partners for a, b in zip(files[split], partners[split], strict=True) if b)
         raise Refusal(f"{first} names two files that are read line by line; format={options['format']} reads one file.")
     return DataPath(files, partners, named, **options)

@@ -57,8 +57,6 @@ def tagged(path, data_path, remarks):
     word = names.index("word") if "word" in names else 0
     for sentence in sentences(path, data_path.errors):
         tag = data_path.column - 1 if data_path.column else names.index("tag") if "tag" in names else len(sentence.rows[0]) - 1
-        if len(sentence.rows[0]) < 2:
-            raise Refusal(f"{path}, line {sentence.numbers[0]} is not a word, a tab and its tag: {sentence.rows[0][0]!r:.60}.")
         yield sentence.numbers[0], _tagged(sentence, word, tag, data_path, remarks)
 
 
@@ -159,6 +157,8 @@ def _without_comments(block, tabs, width):
 def _sentence(path, block, tabs):
     rows = [_cells(line, tabs) for _, line in block]
     for (number, line), row in zip(block, rows, strict=True):
+        if len(row) < 2:
+            raise Refusal(f"{path}, line {number} is not a word, a tab and its tag: {line!r:.60}.")
         if len(row) != len(rows[0]):
             between = "tabs" if tabs else "blanks"
             raise Refusal(
