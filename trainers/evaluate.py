@@ -1,6 +1,7 @@
 """Judges a trained model on text: python -m trainers.evaluate --model_dir=runs/gpt/latest"""
 
 import json
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -34,10 +35,19 @@ def main():
         separate_documents=run.get("separate_documents", False),
     )  # fmt: skip
     source = tfds_configs.get(dataset, data_path)
-    data = splits(bundle.task, layout, source, directory, FLAGS.split)
-    for split in FLAGS.split:
-        scores = judge(bundle.task, bundle.model, data[split], bundle.tokenizer, layout)
-        print(json.dumps({"split": split, "dataset": source.name, **scores}), flush=True)
+    if FLAGS.data_path:
+        source = source.whole()  # nothing of what is given for judging is held out
+    source.check_fields(bundle.task.fields)
+    names = [split for split in FLAGS.split if split in source.splits] or FLAGS.split
+    data = splits(bundle.task, layout, source, directory, names)
+    for remark in source.remarks():
+        print(remark, file=sys.stderr, flush=True)
+    judged = {}  # where one part of the data is both splits it is read once
+    for split in names:
+        part = source.splits.get(split)
+        if part not in judged:
+            judged[part] = judge(bundle.task, bundle.model, data[split], bundle.tokenizer, layout)
+        print(json.dumps({"split": split, "dataset": source.name, **judged[part]}), flush=True)
 
 
 def splits(task, layout, source, directory, names):

@@ -39,11 +39,14 @@ def _train(run, config, model_config, placement):
     task = TASKS.get(config.task)(task_config(config), label_smoothing=config.label_smoothing, z_loss=config.z_loss)
     source = tfds_configs.get(config.dataset, config.data_path)
     print(f"Data: {source.name}, tokenizer {config.tokenizer}", flush=True)
+    source.check_fields(task.fields)
     with ProgressBar("Preparing") as progress:
         tokenizer, data = prepare_for(
             task, layout_of(config), source, config.tokenizer, config.vocab_size,
             progress=lambda split, done: progress.update(done, split=split),
         )  # fmt: skip
+    for remark in source.remarks():
+        print(remark, flush=True)
     sizes = ", ".join(f"{split} {task.size(part)}" for split, part in data.items())
     print(f"Tokens: {sizes}; vocabulary {tokenizer.vocab_size:,}", flush=True)
 
@@ -78,7 +81,8 @@ def _train(run, config, model_config, placement):
     if not placement.is_chief:
         placement.barrier()  # a worker that left would be taken for dead while the chief finishes
         return
-    scores = _judge(config, trainer, log, data, time.perf_counter() - began)
+    once = source.splits.get("validation") == source.splits.get("test")
+    scores = _judge(config, trainer, log, data, time.perf_counter() - began, once)
     provenance = {"dataset": source.name, "licence": source.licence, "steps": config.steps, "scores": scores}
     size = sum(int(np.prod(variable.shape)) * 4 for variable in model.variables) + OVERHEAD
     machine.require_room(run / "bundle", size * (2 if config.export else 1))
@@ -137,11 +141,12 @@ def _meter(config, model, task, placement):
     return Meter(planned.flops_per_token, peak)
 
 
-def _judge(config, trainer, log, data, seconds):
-    """Scores on the whole validation and test splits."""
-    scores = {}
+def _judge(config, trainer, log, data, seconds, once=False):
+    """Scores on the whole validation and test splits. `once`: they are one part of the data, which is then read once."""
+    scores, measured = {}, None
     for split in ("validation", "test"):
-        measured = split_scores(config, trainer, data, split)
+        if measured is None or not once:
+            measured = split_scores(config, trainer, data, split)
         log.write(config.steps, split, measured)
         scores[split] = {name: value for name, value in measured.items() if name not in MEASURED}
         print(f"{split}: {shown(trainer.task, scores[split])}", flush=True)

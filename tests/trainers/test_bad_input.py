@@ -40,7 +40,7 @@ DATA = {
         ROWS,
         ",columns=class:text",
         (),
-        "Example 1 has no label; each must have one, in the field or column `label`.",
+        "local_text has no field 'label'; it has class, text; name yours with",
     ),
     "a label and no text": ("classification", ROWS, "x\ta\ny\t\n", COLUMNS, (), "Example 2 has an empty text"),
     "one class": ("classification", "x\ta\nx\tb\n", ROWS, COLUMNS, (), "Every training example has the label 'x'"),
@@ -58,7 +58,7 @@ DATA = {
         ROWS,
         COLUMNS,
         ("--set=class_weights=1,2,3",),
-        "there are 2 labels and 3 class_weights",
+        "There are 2 labels and 3 class_weights",
     ),
     "two kinds of weights": (
         "classification",
@@ -187,7 +187,7 @@ def test_a_server_is_asked_what_it_cannot_answer():
     with pytest.raises(RequestError, match="The longest text has .* tokens"):
         fill.run("fill_mask", {"text": ["[MASK] " * 99]})
     with pytest.raises(
-        RequestError, match="The longest text has .* tokens, with the marks around it; this model takes at most"
+        RequestError, match="The longest text has .* tokens, with the special ones around it; this model takes at most"
     ):
         exports.served("bert", "tagging").run("tag", {"text": ["a " * 99]})
     with pytest.raises(RequestError, match="question and context belong together row by row; got 1 and 2 rows."):
