@@ -10,12 +10,10 @@ at the last word. A move of -inf is forbidden.
 The words of a row stand at the left. `mask` is True for them, and what stands in the other columns changes nothing. A row
 without words has one path, the empty one, with score 0.
 
-    scheme = ["O", "B-PER", "I-PER"]
-    crf = CRF(3, forbidden=forbidden_moves(scheme, "BIO"))
-    unary, mask = ops.ones((1, 4, 3)), ops.ones((1, 4), "bool")
-    crf.build()
-    loss = -crf.log_likelihood(unary, [[0, 1, 2, 0]], mask)
+    crf = CRF(3, forbidden=forbidden_moves(["O", "B-PER", "I-PER"], "BIO"))
+    unary, mask = keras.random.normal((1, 4, 3)), ops.ones((1, 4), "bool")
     tags, score = crf(unary, mask)
+    loss = -crf.log_likelihood(unary, [[0, 1, 2, 0]], mask)
 
 Shape letters: B batch, W words, C tags, S states (the C tags, then `outside`), K paths.
 """
@@ -26,10 +24,10 @@ from keras import ops
 
 from zoo.config import Refusal
 
-# Sums over paths are taken in float64. A weight that lies further than this below the highest one of its kind counts as much as
-# this: it is exp(-345) = 1e-150, so that a product of two such weights is still a number. A forbidden move weighs this little.
+# Sums over paths are in float64. A unary score that lies further than this below the highest of its word counts as this much
+# below it, and so does a move below the highest move. It is log(1e-150): the product of two such numbers is not yet 0.
 LOWEST = -345.0
-NEVER = -1e4  # added to the scores of tags that are known to be wrong
+NEVER = -1e4  # added to the unary scores of tags that a label excludes
 WORDS_AT_ONCE = 4
 
 
@@ -60,7 +58,7 @@ def sequence_score(unary_BWC, tags_BW, moves_SS, mask_BW):
         tags_BW: int (B, W), in [0, C) where the mask is True.
 
     Returns:
-        float32 (B,). A forbidden move counts as `LOWEST`.
+        float32 (B,). A forbidden move counts 345 less than the highest move, so that the score is finite.
     """
     return ops.cast(_sequence_score(_wide(unary_BWC), tags_BW, _weights(moves_SS), mask_BW), "float32")
 
@@ -172,7 +170,7 @@ class _PathSums:
         shares = ops.concatenate([outside[None], sums / scales])  # before each word, and at the end
         self.scales_WB1, self.before_WBS, self.up_to_WBS = scales[:, 0], shares[:-1, 0], shares[1:, 0]
         # The sums from the next word on, with the move to it.
-        self.after_WBS = _times(_at(shares[:, 1], backwards_WB), moves[1])
+        self.after_WBS = ops.matmul(_at(shares[:, 1], backwards_WB), moves[1])
         self.joint_WBS = self.up_to_WBS * self.after_WBS
         self.joint_WB1 = ops.sum(self.joint_WBS, axis=-1, keepdims=True)
 
@@ -215,7 +213,7 @@ class _PathSums:
 
 
 def viterbi(unary_BWC, moves_SS, mask_BW):
-    """The sequence of tags with the highest score (Viterbi 1967). Of equally good ones it is the first in lexical order.
+    """The sequence of tags with the highest score (Viterbi 1967). Of equally good ones it is the first in lexicographic order.
 
     Args:
         unary_BWC, moves_SS, mask_BW: as in `log_partition`.
@@ -226,13 +224,16 @@ def viterbi(unary_BWC, moves_SS, mask_BW):
     """
     words_WBS, mask_WB = _words_of_best_paths(unary_BWC, mask_BW)
     moves_SS, backwards_WB = ops.cast(moves_SS, "float32"), _backwards(mask_WB)
-    onward_SS = ops.transpose(moves_SS)[None]
+    # Rows stand last, where the maximum over the first axis is fastest on a CPU.
+    words_WSB = ops.transpose(_at(words_WBS, backwards_WB), (0, 2, 1))
+    start_SB = ops.transpose(ops.log(_outside(words_WBS[0])))
+    onward_SSB = ops.transpose(moves_SS)[..., None] + ops.zeros_like(start_SB)[None]
 
-    def extend(best_BS, word_BS):
+    def extend(best_SB, word_SB):
         """The best score from each tag of a word to the end, by that from each tag of the next."""
-        return word_BS + ops.max(best_BS[..., None] + onward_SS, axis=1)
+        return word_SB + ops.max(best_SB[:, None] + onward_SSB, axis=0)
 
-    best_WBS = _over_words(extend, ops.log(_outside(words_WBS[0])), _at(words_WBS, backwards_WB))
+    best_WBS = ops.transpose(_over_words(extend, start_SB, words_WSB), (0, 2, 1))
     best_WBS = _at(best_WBS, backwards_WB)
 
     def follow(tag_B, best_BS):
@@ -351,12 +352,6 @@ def _outside(like):
     return ops.broadcast_to(one_hot, ops.shape(like))
 
 
-def _times(x_WBS, moves_SS):
-    """x M, as one two-dimensional product."""
-    flat = ops.matmul(ops.reshape(x_WBS, (-1, moves_SS.shape[0])), moves_SS)
-    return ops.reshape(flat, ops.shape(x_WBS))
-
-
 # Which moves a scheme of tags allows
 
 # What the letter of a tag says of its word: B begins a span, I is inside, E ends it, S is a span of one word.
@@ -432,7 +427,7 @@ def _may_follow(scheme, before, after):
 
 
 class CRF(keras.layers.Layer):
-    """The weights of the moves between tags; the functions of this file with them.
+    """A CRF as a layer: it holds the weights of the moves, and its methods are the functions of this file with them.
 
     Forbidden moves are left out whenever tags are chosen or get a probability. In the likelihood that is trained they have
     their weights, unless `forbid_in_training`: then sequences with a forbidden move get no probability there either, and no

@@ -3,6 +3,7 @@
 Sizes: B 4 rows of 4, 2, 0 and 1 words, W 4, C 5 tags. The walk is NumPy in float64.
 """
 
+import functools
 import itertools
 
 import keras
@@ -44,24 +45,29 @@ FORBIDDEN = np.argsort(np.argsort(normal(C + 1, C + 1, seed=9), axis=1), axis=1)
 CONSTRAINED = np.where(FORBIDDEN, -np.inf, MOVES).astype("float32")
 
 
+@functools.cache
 def paths(length):
-    """All sequences of tags, in lexical order."""
-    return list(itertools.product(range(C), repeat=length))
+    """All sequences of tags, in lexicographic order: int (number, length)."""
+    return np.array(list(itertools.product(range(C), repeat=length)), int)
 
 
-def score_of(path, unary, moves):
-    """float64, of one row. A row without words has the score 0."""
-    if not path:
-        return 0.0
-    moves = moves.astype("float64")
-    steps = zip([-1, *path], [*path, -1], strict=True)
-    return sum(float(unary[t, tag]) for t, tag in enumerate(path)) + sum(moves[before, after] for before, after in steps)
+def scores_of(sequences, unary, moves):
+    """float64, of sequences of tags of one row, int (number, length). A row without words has the score 0."""
+    if not sequences.shape[1]:
+        return np.zeros(1)
+    steps = np.pad(sequences, ((0, 0), (1, 1)), constant_values=-1)
+    unary, moves = unary.astype("float64"), moves.astype("float64")
+    return unary[np.arange(sequences.shape[1]), sequences].sum(1) + moves[steps[:, :-1], steps[:, 1:]].sum(1)
 
 
 def walk(unary, moves, length):
-    """(paths, their scores) of one row."""
-    every = paths(length)
-    return every, np.array([score_of(path, unary, moves) for path in every])
+    """(all paths, their scores) of one row."""
+    return paths(length), scores_of(paths(length), unary, moves)
+
+
+def kept(allowed, length):
+    """Which paths have allowed tags alone, bool (number,); allowed is bool (W, C)."""
+    return allowed[np.arange(length), paths(length)].all(1)
 
 
 def log_sum(scores):
@@ -98,7 +104,7 @@ def test_log_partition_is_the_sum_over_all_paths(moves):
 
 
 def test_score_and_log_likelihood():
-    wanted = np.array([score_of(tuple(TAGS[b, :n]), UNARY[b], MOVES) for b, n in enumerate(LENGTHS)])
+    wanted = np.array([scores_of(TAGS[b : b + 1, :n], UNARY[b], MOVES)[0] for b, n in enumerate(LENGTHS)])
     np.testing.assert_allclose(sequence_score(UNARY, TAGS, MOVES, MASK), wanted, **CLOSE)
     wanted -= rows(lambda unary, n: log_sum(walk(unary, MOVES, n)[1]))
     np.testing.assert_allclose(log_likelihood(UNARY, TAGS, MOVES, MASK), wanted, **CLOSE)
@@ -106,12 +112,12 @@ def test_score_and_log_likelihood():
 
 
 def test_the_probabilities_of_all_sequences_sum_to_one(moves):
-    every = np.array(paths(W), "int32")
+    every = paths(W)
     unary = np.repeat(UNARY[:1], len(every), 0)
     log_probs = log_likelihood(unary, every, moves, np.ones_like(every, bool)).numpy()
     assert (log_probs <= 0).all()
     np.testing.assert_allclose(np.exp(log_probs).sum(), 1, rtol=1e-5)
-    is_allowed = np.isfinite([score_of(path, UNARY[0], moves) for path in paths(W)])
+    is_allowed = np.isfinite(walk(UNARY[0], moves, W)[1])
     assert (log_probs[~is_allowed] < -300).all() and (log_probs[is_allowed] > -50).all()
 
 
@@ -119,9 +125,9 @@ def test_marginals_are_the_shares_of_the_paths(moves):
     wanted = np.zeros((B, W, C))
     for b, n in enumerate(LENGTHS):
         every, scores = walk(UNARY[b], moves, n)
-        for path, share in zip(every, np.exp(scores - log_sum(scores)), strict=True):
-            for t, tag in enumerate(path):
-                wanted[b, t, tag] += share
+        shares = np.exp(scores - log_sum(scores))
+        for t, tag in itertools.product(range(n), range(C)):
+            wanted[b, t, tag] = shares[every[:, t] == tag].sum()
     probs = marginals(UNARY, moves, MASK).numpy()
     np.testing.assert_allclose(probs, wanted, **CLOSE)
     np.testing.assert_allclose(probs.sum(-1), MASK, rtol=1e-6)
@@ -131,7 +137,7 @@ def test_viterbi_finds_the_best_path(moves):
     tags, score = viterbi(UNARY, moves, MASK)
     for b, n in enumerate(LENGTHS):
         every, scores = walk(UNARY[b], moves, n)
-        assert tuple(tags[b, :n].numpy()) == every[np.argmax(scores)]
+        assert tags[b, :n].numpy().tolist() == every[np.argmax(scores)].tolist()
         np.testing.assert_allclose(score[b], scores.max(), **CLOSE)
     assert not tags.numpy()[~MASK].any() and tags.dtype == "int32"
 
@@ -143,7 +149,7 @@ def test_n_best_are_the_first_of_all_paths_in_order(moves, k):
     for b, n in enumerate(LENGTHS):
         every, wanted = walk(UNARY[b], moves, n)
         order = [i for i in np.argsort(-wanted, kind="stable") if np.isfinite(wanted[i])][:k]
-        assert [tuple(path) for path in tags[b, : len(order), :n]] == [every[i] for i in order]
+        np.testing.assert_array_equal(tags[b, : len(order), :n], every[order])
         np.testing.assert_allclose(scores[b, : len(order)], wanted[order], **CLOSE)
         assert (scores[b, len(order) :] == -np.inf).all() and not tags[b, len(order) :].any()
     assert not tags.transpose(0, 2, 1)[~MASK].any()
@@ -151,7 +157,7 @@ def test_n_best_are_the_first_of_all_paths_in_order(moves, k):
         assert np.isfinite(scores).sum(1)[2:].tolist() == [1, np.isfinite(walk(UNARY[3], moves, 1)[1]).sum()]
 
 
-def test_of_equally_good_paths_the_first_in_lexical_order():
+def test_of_equally_good_paths_the_first_in_lexicographic_order():
     unary = np.random.default_rng(5).integers(0, 2, (6, W, C)).astype("float32")
     matrix = np.random.default_rng(6).integers(0, 2, (C + 1, C + 1)).astype("float32")
     mask = np.ones((6, W), bool)
@@ -161,8 +167,8 @@ def test_of_equally_good_paths_the_first_in_lexical_order():
         every, wanted = walk(unary[b], matrix, W)
         assert (wanted == wanted.max()).sum() > 1
         order = np.argsort(-wanted, kind="stable")[:7]
-        assert tuple(tags[b].numpy()) == every[order[0]] and score[b] == wanted.max()
-        assert [tuple(path) for path in many[b].numpy()] == [every[i] for i in order]
+        assert tags[b].numpy().tolist() == every[order[0]].tolist() and score[b] == wanted.max()
+        np.testing.assert_array_equal(many[b], every[order])
         np.testing.assert_array_equal(scores[b], wanted[order])
 
 
@@ -170,9 +176,8 @@ def test_partial_labels_are_the_sum_over_the_paths_they_allow(moves):
     allowed = (normal(B, W, C, seed=4) > 0.3) | np.eye(C, dtype=bool)[viterbi(UNARY, moves, MASK)[0]]
     wanted = []
     for b, n in enumerate(LENGTHS):
-        every, scores = walk(UNARY[b], moves, n)
-        kept = [all(allowed[b, t, tag] for t, tag in enumerate(path)) for path in every]
-        wanted.append(log_sum(scores[kept]) - log_sum(scores))
+        scores = walk(UNARY[b], moves, n)[1]
+        wanted.append(log_sum(scores[kept(allowed[b], n)]) - log_sum(scores))
     assert np.isfinite(wanted).all()
     np.testing.assert_allclose(multitag_log_likelihood(UNARY, allowed, moves, MASK), wanted, **CLOSE)
 
@@ -212,9 +217,8 @@ def walked_log_likelihood(unary, moves, allowed):
     """Of all rows, weighted: the paths that are allowed against all paths."""
     total = 0.0
     for b, n in enumerate(LENGTHS):
-        every, scores = walk(unary[b], moves, n)
-        kept = [all(allowed[b, t, tag] for t, tag in enumerate(path)) for path in every]
-        total += WEIGHTS[b] * (log_sum(scores[kept]) - log_sum(scores))
+        scores = walk(unary[b], moves, n)[1]
+        total += WEIGHTS[b] * (log_sum(scores[kept(allowed[b], n)]) - log_sum(scores))
     return total
 
 
@@ -346,15 +350,26 @@ def test_a_row_alone_is_as_in_the_batch(moves):
         same(wanted, as_numpy(alone), width, rtol=1e-6, atol=1e-6)
 
 
-def test_rows_without_words():
-    """A batch without a column, whose width the graph does not know, and a batch of empty rows."""
-    spec = [tf.TensorSpec([None, None, C]), tf.TensorSpec([None, None], tf.bool)]
-    run = tf.function(
-        lambda u, mask: everything(u, MOVES, mask, tf.zeros_like(mask, tf.int32), tf.fill(tf.shape(u), True)),
-        input_signature=spec,
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A function (unary, mask, tags, allowed) -> `everything` of a layer, from a SavedModel that knows no size but C."""
+    layer, module, directory = layer_with_weights(forbidden=FORBIDDEN), tf.Module(), str(tmp_path_factory.mktemp("crf"))
+    module.weights = [w.value for w in layer.weights]
+    shapes = ([None, None, C], tf.float32), ([None, None], tf.bool), ([None, None], tf.int32), ([None, None, C], tf.bool)
+    module.run = tf.function(
+        lambda unary, mask, tags, allowed: everything(unary, layer.moves(), mask, tags, allowed),
+        input_signature=[tf.TensorSpec(*spec, name=f"x{i}") for i, spec in enumerate(shapes)],
     )
+    tf.saved_model.save(module, directory)
+    loaded = tf.saved_model.load(directory)
+    yield loaded.run
+
+
+def test_rows_without_words(served):
+    """A batch without a column, and a batch of empty rows."""
     for width in (0, 2):
-        results = as_numpy(run(np.zeros((3, width, C), "float32"), np.zeros((3, width), bool)))
+        mask = np.zeros((3, width), bool)
+        results = as_numpy(served(*map(tf.constant, (UNARY[:3, :width], mask, TAGS[:3, :width], ALLOWED[:3, :width]))))
         for name in ("log_partition", "sequence_score", "log_likelihood", "multitag", "score"):
             assert results[name].tolist() == [0, 0, 0], name
         assert results["scores"].tolist() == [[0, -np.inf, -np.inf]] * 3
@@ -383,20 +398,18 @@ def test_bfloat16_scores_are_computed_in_float32_and_more(restore_dtype_policy):
 # Graphs
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_a_graph_and_xla_compute_the_same(jit_compile):
-    moves = CONSTRAINED
-    wanted = as_numpy(everything(UNARY, moves, MASK, TAGS, ALLOWED))
-    run = tf.function(everything, jit_compile=jit_compile)
-    same(as_numpy(run(*map(tf.constant, (UNARY, moves, MASK, TAGS, ALLOWED)))), wanted, rtol=1e-6, atol=1e-6)
-    for function in (
-        lambda u, m: log_likelihood(u, TAGS, m, MASK),
-        lambda u, m: multitag_log_likelihood(u, ALLOWED, m, MASK),
-    ):
-        for ours, eager in zip(
-            gradients(function, moves=moves, jit_compile=jit_compile), gradients(function, moves=moves), strict=True
-        ):
-            np.testing.assert_allclose(ours, eager, rtol=1e-5, atol=1e-6)
+def test_xla_computes_the_same():
+    given = UNARY, CONSTRAINED, MASK, TAGS, ALLOWED
+    ours = tf.function(everything, jit_compile=True)(*map(tf.constant, given))
+    same(as_numpy(ours), as_numpy(everything(*given)), rtol=1e-6, atol=1e-6)
+
+
+def test_a_saved_model_computes_the_same_by_core_operations(served):
+    wanted = as_numpy(everything(UNARY, CONSTRAINED, MASK, TAGS, ALLOWED))
+    same(as_numpy(served(*map(tf.constant, (UNARY, MASK, TAGS, ALLOWED)))), wanted, rtol=1e-6, atol=1e-6)
+    library = served.concrete_functions[0].graph.as_graph_def().library
+    names = {node.op for function in library.function for node in function.node_def}
+    assert names and not [name for name in names if "Xla" in name or "PyFunc" in name]
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
@@ -406,30 +419,6 @@ def test_the_gradient_where_sizes_are_not_known(jit_compile):
     ours = gradients(lambda u, m: log_likelihood(u, tags, m, mask), jit_compile=jit_compile, input_signature=spec)
     for value, eager in zip(ours, gradients(lambda u, m: log_likelihood(u, tags, m, mask)), strict=True):
         np.testing.assert_allclose(value, eager, rtol=1e-5, atol=1e-6)
-
-
-def test_a_saved_model_has_core_operations_alone(tmp_path):
-    layer = layer_with_weights(forbidden=FORBIDDEN)
-    module = tf.Module()
-    module.weights = [w.value for w in layer.weights]
-
-    @tf.function(input_signature=[
-        tf.TensorSpec([None, None, C], name="unary"),
-        tf.TensorSpec([None, None], tf.bool, name="mask"),
-        tf.TensorSpec([None, None], tf.int32, name="tags"),
-        tf.TensorSpec([None, None, C], tf.bool, name="allowed"),
-    ])  # fmt: skip
-    def run(unary, mask, tags, allowed):
-        return everything(unary, layer.moves(), mask, tags, allowed)
-
-    module.run = run
-    tf.saved_model.save(module, str(tmp_path))
-    loaded = tf.saved_model.load(str(tmp_path))
-    wanted = as_numpy(everything(UNARY, layer.moves(), MASK, TAGS, ALLOWED))
-    same(as_numpy(loaded.run(*map(tf.constant, (UNARY, MASK, TAGS, ALLOWED)))), wanted, rtol=1e-6, atol=1e-6)
-    library = loaded.run.concrete_functions[0].graph.as_graph_def().library
-    names = {node.op for function in library.function for node in function.node_def}
-    assert names and not [name for name in names if "Xla" in name or "PyFunc" in name]
 
 
 # The layer
