@@ -73,7 +73,7 @@ def test_at_a_terminal_a_prompt_that_is_refused_is_not_the_end(places, capfd, mo
         monkeypatch.setattr("sys.stdin", io.StringIO(lines))
         monkeypatch.setattr("sys.stdin.isatty", lambda: terminal)  # noqa: B023
         answer = programs.call(capfd, "generate", places[1], "--max_new_tokens=3", "--temperature=0")
-        told = "error: The longest prompt has 100 tokens, with the one that begins it; this model takes at most 64."
+        told = "error: The longest prompt has 100 tokens, with the special ones around it; this model takes at most 64."
         if terminal:
             assert answer.status == 0 and answer.out.startswith(f"prompt> {told}\nprompt> The cat")
         else:

@@ -240,7 +240,7 @@ def test_prompts(bundle, workplace, capfd):
     def generate(*arguments):
         return programs.call(capfd, "generate", f"--model_dir={bundle}", "--max_new_tokens=3", *arguments)
 
-    too_long = "has 21 tokens, with the one that begins it; this model takes at most 16."
+    too_long = "has 21 tokens, with the special ones around it; this model takes at most 16."
     assert refusal(capfd, "generate", f"--model_dir={bundle}", f"--prompt={'x' * 20}") == f"The prompt {too_long}"
     (workplace / "prompts.txt").write_text("a\n" + "x" * 20 + "\n")
     assert refusal(capfd, "generate", f"--model_dir={bundle}", "--prompt_file=prompts.txt") == f"The prompt number 2 {too_long}"
