@@ -15,7 +15,7 @@ without words has one path, the empty one, with score 0.
     tags, score = crf(unary, mask)
     loss = -crf.log_likelihood(unary, [[0, 1, 2, 0]], mask)
 
-Shape letters: B batch, W words, C tags, S states (the C tags, then `outside`), K paths.
+Shape letters: B batch, W words, N words of all rows, C tags, S states (the C tags, then `outside`), K paths.
 """
 
 import keras
@@ -220,7 +220,8 @@ def viterbi(unary_BWC, moves_SS, mask_BW):
 
     Returns:
         tags: int32 (B, W), 0 where the mask is False.
-        score: float32 (B,); -inf where every path has a forbidden move.
+        score: float32 (B,), added up in float32; -inf where every path has a forbidden move. The probability of the tags is
+            exp(`log_likelihood`), which is exact for long rows too.
     """
     words_WBS, mask_WB = _words_of_best_paths(unary_BWC, mask_BW)
     moves_SS, backwards_WB = ops.cast(moves_SS, "float32"), _backwards(mask_WB)
@@ -333,7 +334,7 @@ def _over_words(step, start, words):
 
 
 def _at(x, places_WB):
-    """Of x (W, B, ...), for each row the words at some places, int32 (W, B) -> (W, B, ...)."""
+    """Of x (W, B, ...), for each row the words at some places: int32 (any number, B) -> (that number, B, ...)."""
     batch = ops.shape(x)[1]
     flat = ops.reshape(x, (-1, *x.shape[2:]))
     return ops.take(flat, places_WB * batch + ops.arange(batch, dtype="int32"), axis=0)
