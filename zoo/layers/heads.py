@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from zoo.layers.activations import named_activation
+from zoo.layers.crf import CRF
 from zoo.layers.linear import Linear
 from zoo.layers.norms import Norm
 
@@ -161,6 +162,28 @@ class TokenClassifier(keras.layers.Layer):
         positions_BP = batch.get("label_positions")
         x = hidden_BTD if positions_BP is None else taken_at(hidden_BTD, positions_BP)
         return ops.cast(self.projection(self.dropped(x, training=training)), "float32")
+
+
+class CRFHead(TokenClassifier):
+    """As `TokenClassifier`, with a conditional random field over the positions that are asked for (Lample et al. 2016).
+
+    Args:
+        num_classes, dropout: as `TokenClassifier`.
+        forbidden: bool (C + 1, C + 1), the moves that no sequence of tags has, or None; see `crf.forbidden_moves`.
+
+    Call: as `TokenClassifier` -> float32 (B, P, C), and the weights of all moves, float32 (C + 1, C + 1).
+    """
+
+    def __init__(self, num_classes, dropout=0.1, forbidden=None, **kwargs):
+        super().__init__(num_classes, dropout, **kwargs)
+        self.crf = CRF(num_classes, forbidden, name="crf")
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.crf.build()
+
+    def call(self, hidden_BTD, batch, training=False):
+        return super().call(hidden_BTD, batch, training=training), self.crf.moves(forbid=not training)
 
 
 class SpanHead(TokenClassifier):

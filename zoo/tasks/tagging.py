@@ -15,8 +15,9 @@ from keras import ops
 from zoo import metrics
 from zoo.config import Config, Output, Refusal, TaskConfig
 from zoo.data.examples import ExampleBatches, in_order, padded
+from zoo.layers import crf
 from zoo.layers.cross_entropy import cross_entropy
-from zoo.layers.heads import TokenClassifier
+from zoo.layers.heads import CRFHead, TokenClassifier
 from zoo.registry import TASKS
 from zoo.signatures import embedding
 from zoo.signatures.request import signature
@@ -32,10 +33,13 @@ class TaggingConfig(TaskConfig):
     Attributes:
         labels: the tags; those of the training split, sorted, unless they are given.
         head_dropout: rate in the head.
+        crf: whether the tags of a sentence are judged together, by a conditional random field (Lample et al. 2016). Where the
+            tags follow a scheme such as BIO, moves that it forbids are never decoded.
     """
 
     labels: tuple[str, ...] = ()
     head_dropout: float = 0.1
+    crf: bool = False
 
     kinds: ClassVar = ("encoder", "language_model")
     least_seq_length: ClassVar = 3
@@ -58,10 +62,12 @@ class TaggingFacts(Config):
 
     Attributes:
         labels: the tags, in the order of the logits.
+        scheme: in which the tags mark spans, a key of `zoo.layers.crf.SCHEMES`; empty for other tags.
         max_tokens: most tokens of a row, special ones included: the run's --seq_length.
     """
 
     labels: tuple[str, ...] = ()
+    scheme: str = ""
     max_tokens: int = 0
 
 
@@ -82,7 +88,10 @@ class TaggedSentences:
 
 @TASKS.register("tagging", TaggingConfig)
 class Tagging(Task):
-    """loss = -sum over words of log p(tag of the word | sentence), count = number of words."""
+    """loss = -sum over words of log p(tag of the word | sentence), count = number of words.
+
+    With `crf`, loss = -log p(all tags of the sentence | sentence), and the count is the same.
+    """
 
     facts_class = TaggingFacts
     reads = "examples"
@@ -93,10 +102,12 @@ class Tagging(Task):
         return [" ".join(example.get("tokens") or [])]
 
     def inspect(self, examples):
-        found = {tag for number, example in enumerate(examples, 1) for tag in _sentence(example, number)[1]}
+        sentences = [_sentence(example, number)[1] for number, example in enumerate(examples, 1)]
+        found = {tag for tags in sentences for tag in tags}
         if not found:
             raise Refusal("There is nothing to train on: the train split holds no examples.")
-        return self.learn(labels=self.config.labels or tuple(sorted(found)))
+        scheme = crf.scheme_of(sentences) if metrics.are_entity_tags(found) else None
+        return self.learn(labels=self.config.labels or tuple(sorted(found)), scheme=scheme or "")
 
     def encode(self, examples, tokenizer, layout):
         known = {label: i for i, label in enumerate(self.facts.labels)}
@@ -124,33 +135,55 @@ class Tagging(Task):
 
     def training_batches(self, data, model, tokenizer, layout):
         self.learn(max_tokens=layout.seq_length)
-        width = max(len(ids) for ids, _, _ in data.rows)
+        width, num_words = _sizes(data.rows)
         return ExampleBatches(
             len(data), layout.batch_size, layout.seed,
-            lambda chosen, step: _batch([data.rows[i] for i in chosen], width, tokenizer.pad_id),
+            lambda chosen, step: _batch([data.rows[i] for i in chosen], width, num_words, tokenizer.pad_id),
         )  # fmt: skip
 
     def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
         count = len(data) if max_tokens is None else min(len(data), max(max_tokens // layout.seq_length, 1))
-        width = max(len(ids) for ids, _, _ in data.rows[:count])
+        width, num_words = _sizes(data.rows[:count])
         return in_order(
-            count, layout.batch_size, lambda chosen: _batch([data.rows[i] for i in chosen], width, tokenizer.pad_id)
+            count, layout.batch_size, lambda chosen: _batch([data.rows[i] for i in chosen], width, num_words, tokenizer.pad_id)
         )
 
     def head(self, model):
-        return TokenClassifier(len(self.facts.labels), self.config.head_dropout, name="tagger")
+        labels = self.facts.labels
+        if not self.config.crf:
+            return TokenClassifier(len(labels), self.config.head_dropout, name="tagger")
+        if self.label_smoothing or self.z_loss:
+            raise Refusal("label_smoothing and z_loss are for tags that are judged one by one; leave out --set=crf=true.")
+        forbidden = crf.forbidden_moves(labels, self.facts.scheme) if self.facts.scheme else None
+        return CRFHead(len(labels), self.config.head_dropout, forbidden, name="tagger")
+
+    def best(self, outputs, mask_BW):
+        """The best tags of words, int32 (B, W), and their log-probability, float32 (B,)."""
+        if self.config.crf:
+            unary_BWC, moves_SS = outputs
+            tags_BW, _ = crf.viterbi(unary_BWC, moves_SS, mask_BW)
+            return tags_BW, crf.log_likelihood(unary_BWC, tags_BW, moves_SS, mask_BW)
+        best_BW = ops.max(ops.log_softmax(outputs), axis=-1)
+        return ops.cast(ops.argmax(outputs, axis=-1), "int32"), ops.sum(ops.where(mask_BW, best_BW, 0.0), axis=1)
+
+    def _nats(self, batch, outputs):
+        """float32 scalar: -log p of the tags, unsmoothed."""
+        weights = ops.cast(batch["loss_weights"], "float32")
+        if self.config.crf:
+            return -ops.sum(crf.log_likelihood(outputs[0], batch["labels"], outputs[1], weights > 0))
+        return ops.sum(cross_entropy(batch["labels"], outputs) * weights)
 
     def loss(self, batch, outputs):
         weights = ops.cast(batch["loss_weights"], "float32")
-        losses = self.smoothed_cross_entropy(batch["labels"], outputs)
-        return ops.sum(losses * weights), ops.sum(weights)
+        if self.config.crf:
+            return self._nats(batch, outputs), ops.sum(weights)
+        return ops.sum(self.smoothed_cross_entropy(batch["labels"], outputs) * weights), ops.sum(weights)
 
     def score(self, model, batch, state=None):
-        logits, _ = self.forward(model, batch)
+        outputs, _ = self.forward(model, batch)
         weights = ops.cast(batch["loss_weights"], "float32")
-        nats = ops.sum(cross_entropy(batch["labels"], logits) * weights)
-        predicted = ops.cast(ops.argmax(logits, axis=-1), "int32")
-        rows = {"predicted": predicted, "labels": batch["labels"], "weights": weights}
+        nats = self._nats(batch, outputs)
+        rows = {"predicted": self.best(outputs, weights > 0)[0], "labels": batch["labels"], "weights": weights}
         return {"nats": nats, "words": ops.sum(weights)}, rows, None
 
     def metrics(self, totals, rows, data):
@@ -175,7 +208,8 @@ class Tagging(Task):
 
     def signatures(self, model, tokenizer):
         """`serving_default` = `tag`: `text` string (B,), words separated by white space as in the training data ->
-        `tokens` and `tags` string (B, W), filled up with empty strings, and `num_tokens` int32 (B,).
+        `tokens` and `tags` string (B, W), filled up with empty strings; `num_tokens` int32 (B,); `score` float32 (B,), the
+        natural log-probability of these tags.
 
         A text that does not fit is an InvalidArgumentError that names both numbers of tokens. With an encoder also `embed`.
         """
@@ -185,11 +219,12 @@ class Tagging(Task):
         @signature(tf.TensorSpec([None], tf.string))
         def tag(text):
             words, batch, places = _rows_in_graph(text, tokenizer, frame, limit)
-            predicted = tf.gather(tf.argmax(model(batch), -1, tf.int32), places.to_tensor(), batch_dims=1)
-            real = tf.sequence_mask(places.row_lengths(), tf.shape(predicted)[1])
+            batch["label_positions"] = places.to_tensor()
+            real = tf.sequence_mask(places.row_lengths(), tf.shape(batch["label_positions"])[1])
+            predicted, score = self.best(model(batch), real)
             tags = tf.where(real, tf.gather(tf.constant(labels), predicted), "")
             counts = tf.cast(words.row_lengths(), tf.int32)
-            return {"tokens": words.to_tensor(""), "tags": tags, "num_tokens": counts}
+            return {"tokens": words.to_tensor(""), "tags": tags, "num_tokens": counts, "score": score}
 
         return {"serving_default": tag, "tag": tag, **embedding.beside_a_head(model, tokenizer)}
 
@@ -222,6 +257,11 @@ def _blank(tokenizer):
     return tokenizer.eos_id if tokenizer.unk_id is None else tokenizer.unk_id
 
 
+def _sizes(rows):
+    """The most tokens and the most words of a row."""
+    return max(len(ids) for ids, _, _ in rows), max(len(places) for _, places, _ in rows)
+
+
 def _spans(lengths, room):
     """(first word, end) of rows of at most `room` tokens."""
     start = used = 0
@@ -233,17 +273,17 @@ def _spans(lengths, room):
     yield start, len(lengths)
 
 
-def _batch(rows, width, pad_id):
-    batch = {
-        "token_ids": padded([ids for ids, _, _ in rows], width, pad_id),
-        "padding_mask": np.arange(width) < np.array([len(ids) for ids, _, _ in rows])[:, None],
-        "labels": np.zeros((len(rows), width), np.int32),
-        "loss_weights": np.zeros((len(rows), width), np.float32),
+def _batch(rows, width, num_words, pad_id):
+    """Rows of at most `num_words` words as a batch: the words are asked for, and nothing between them."""
+    ids, places, labels = zip(*rows, strict=True)
+    counts = np.array([len(one) for one in places])[:, None]
+    return {
+        "token_ids": padded(ids, width, pad_id),
+        "padding_mask": np.arange(width) < np.array([len(one) for one in ids])[:, None],
+        "label_positions": padded(places, num_words, 0),
+        "labels": padded(labels, num_words, 0),
+        "loss_weights": (np.arange(num_words) < counts).astype(np.float32),
     }
-    for i, (_, places, labels) in enumerate(rows):
-        batch["labels"][i, places] = labels
-        batch["loss_weights"][i, places] = 1
-    return batch
 
 
 def _sentence(example, number):

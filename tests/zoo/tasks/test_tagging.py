@@ -21,8 +21,8 @@ BYTES = create("byte")
 NAMES = [name for name in MODELS.names() if "tagging" in tasks_of(MODELS.config(name))]
 
 
-def adapted():
-    task = Tagging()
+def adapted(**fields):
+    task = Tagging(TaggingConfig(**fields))
     task.inspect(EXAMPLES)
     return task
 
@@ -40,8 +40,8 @@ def test_the_first_token_answers_for_a_word_and_long_sentences_are_several_rows(
     assert [labels.tolist() for _, _, labels in data.rows] == [[0, 1], [2], [1], [2]]
     assert data.sentences == [1, 1, 2, 2]
     batch = next(iter(task.evaluation_batches(data, None, BYTES, LAYOUT)))
-    assert batch["loss_weights"].tolist() == [[0, 1, 0, 0, 1, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0, 0, 0]]
-    assert batch["labels"][0, [1, 4]].tolist() == [0, 1]
+    assert batch["label_positions"].tolist() == [[1, 4], [1, 0]]
+    assert batch["loss_weights"].tolist() == [[1, 1], [1, 0]] and batch["labels"][0].tolist() == [0, 1]
 
 
 def test_scores_by_hand():
@@ -124,9 +124,9 @@ def test_examples_that_are_refused(example, sentence):
         adapted().encode([example], BYTES, LAYOUT)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_model_learns_and_answers_alike_alone_and_in_company(name):
-    task = adapted()
+@pytest.mark.parametrize(("name", "crf"), [*((name, False) for name in NAMES), ("bert", True), ("lstm", True)])
+def test_a_model_learns_and_answers_alike_alone_and_in_company(name, crf):
+    task = adapted(crf=crf)
     tokenizer = create("wordpiece", [" ".join(example["tokens"]) for example in EXAMPLES] * 2, vocab_size=61)
     fields = {**task.model_fields(tokenizer), "dropout": 0.0}
     config = MODELS.config(name).preset("tiny")
@@ -154,3 +154,20 @@ def test_a_model_learns_and_answers_alike_alone_and_in_company(name):
             assert [task.facts.labels[i].encode() for i in predicted] == alone
     with pytest.raises(tf.errors.InvalidArgumentError, match="The longest text has .* takes at most 9"):
         tag(tf.constant(["the " * 9]))
+
+
+def test_moves_that_the_scheme_forbids_are_never_decoded():
+    task = Tagging(TaggingConfig(crf=True))
+    task.inspect([{"tokens": list("abc"), "tags": ["B-x", "I-x", "O"]}, {"tokens": ["d"], "tags": ["B-y"]}])
+    assert task.facts.scheme == "BIO" and task.facts.labels == ("B-x", "B-y", "I-x", "O")
+    head = task.head(None)
+    head.build((None, None, 4))
+    unary = np.zeros((1, 2, 4), np.float32)
+    unary[0, 0, 1], unary[0, 1, 2], unary[0, 1, 3] = 9.0, 5.0, 1.0  # B-y, then I-x is the best alone
+    tags, _ = task.best((unary, head.crf.moves()), np.ones((1, 2), bool))
+    assert tags.numpy().tolist() == [[1, 3]]
+
+
+def test_the_least_row_has_room_for_a_word():
+    with pytest.raises(ValueError, match="leaves no room for a word"):
+        adapted().encode(EXAMPLES, BYTES, Layout(seq_length=2, batch_size=2))
