@@ -5,6 +5,7 @@ H head width; b = B or 1, the batch of a bias.
 """
 
 import keras
+import numpy as np
 from keras import ops
 
 from zoo.config import Refusal
@@ -138,6 +139,7 @@ class Attention(keras.layers.Layer):
         dropout: rate on the output.
         normalize_qk: RMS-normalise queries and keys a head (Henry et al. 2020).
         output_stddev: of the output projection's initialisation.
+        input_stddevs: of the initialisation of queries, and of keys and values.
         form: how attention under a `MaskRule` is computed, one of `forms.FORMS`.
         scale: what scores are multiplied with in place of 1 / sqrt(H), such as 1 (Raffel et al. 2020); or None.
         cross: whether keys and values come from a memory. The weights are `query` and `key_value` then, and not `qkv`.
@@ -169,7 +171,7 @@ class Attention(keras.layers.Layer):
 
     def __init__(
         self, num_heads, num_kv_heads, head_dim, *, use_bias=True, dropout=0.0, normalize_qk=False,
-        output_stddev=0.02, form="auto", scale=None, cross=False, rotation=rotate, **kwargs
+        output_stddev=0.02, input_stddevs=(0.02, 0.02), form="auto", scale=None, cross=False, rotation=rotate, **kwargs
     ):  # fmt: skip
         super().__init__(autocast=False, **kwargs)  # the angles stay float32; what is computed follows x
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
@@ -177,19 +179,22 @@ class Attention(keras.layers.Layer):
         self.scale, self.cross, self.rotation = scale, cross, rotation
         if form not in FORMS:
             raise Refusal(f"form must be {' or '.join(FORMS)}, got {form!r}.")
+        of_query, of_memory = input_stddevs
         if cross:
-            self.query = self._projection(num_heads, "query")
-            self.key_value = self._projection(2 * num_kv_heads, "key_value")
+            self.query = self._projection(num_heads, of_query, "query")
+            self.key_value = self._projection(2 * num_kv_heads, of_memory, "key_value")
         else:
-            self.qkv = self._projection(num_heads + 2 * num_kv_heads, "qkv")
+            widths = num_heads * head_dim, 2 * num_kv_heads * head_dim
+            stddev = of_query if of_query == of_memory else np.repeat(np.float32(input_stddevs), widths)
+            self.qkv = self._projection(num_heads + 2 * num_kv_heads, stddev, "qkv")
         self.normalize_qk = normalize_qk
         if normalize_qk:
             self.query_norm = Norm("rms", 1e-6, dtype=self.dtype_policy, name="query_norm")
             self.key_norm = Norm("rms", 1e-6, dtype=self.dtype_policy, name="key_norm")
         self.dropout = keras.layers.Dropout(dropout, name="dropout") if dropout else None
 
-    def _projection(self, num_heads, name):
-        return Linear(num_heads * self.head_dim, self.use_bias, dtype=self.dtype_policy, name=name)
+    def _projection(self, num_heads, stddev, name):
+        return Linear(num_heads * self.head_dim, self.use_bias, stddev, dtype=self.dtype_policy, name=name)
 
     def build(self, input_shape, memory_shape=None):
         if self.cross:

@@ -73,7 +73,7 @@ class Linear(keras.layers.Layer):
     Args:
         units: Y.
         use_bias: whether b is added.
-        stddev: of the normal initialisation of W.
+        stddev: of the normal initialisation of W: a number, or one for each output, an array (Y,).
 
     Call: float (..., X) -> (..., Y).
     """

@@ -21,7 +21,7 @@ class MLP(keras.layers.Layer):
             `relu`; or of `activations.GATED`, such as `swiglu` or `geglu`.
         use_bias: whether the projections have biases.
         dropout: rate on the output.
-        output_stddev: of the last projection's initialisation.
+        output_stddev, input_stddev: of the initialisation of the last projection, and of the first.
 
     Call: (B, T, D) -> (B, T, D).
 
@@ -29,13 +29,15 @@ class MLP(keras.layers.Layer):
         Refusal: for another activation.
     """
 
-    def __init__(self, mlp_dim, activation="gelu", *, use_bias=True, dropout=0.0, output_stddev=0.02, **kwargs):
+    def __init__(
+        self, mlp_dim, activation="gelu", *, use_bias=True, dropout=0.0, output_stddev=0.02, input_stddev=0.02, **kwargs
+    ):
         super().__init__(**kwargs)
         self.mlp_dim, self.activation, self.use_bias, self.output_stddev = mlp_dim, activation, use_bias, output_stddev
         self.function, self.is_gated = network_activation(activation)
         # Gate and value share one product: half the launches, the same arithmetic.
         width = 2 * mlp_dim if self.is_gated else mlp_dim
-        self.expand = Linear(width, use_bias, dtype=self.dtype_policy, name="expand")
+        self.expand = Linear(width, use_bias, input_stddev, dtype=self.dtype_policy, name="expand")
         self.dropout = keras.layers.Dropout(dropout, name="dropout") if dropout else None
 
     def build(self, input_shape):
