@@ -14,6 +14,7 @@ from zoo.signatures.generation import (
     GENERATION,
     OPTIONS,
     STRINGS,
+    as_many_as_fit,
     checked_options,
     checked_sampling,
     default,
@@ -173,15 +174,17 @@ def decode(model, tokenizer, frame, source, max_new_tokens, sampling=Sampling())
 
 
 def written(tokenizer, token_ids, lengths):
-    """string (B,): the first `lengths` (B,) of ids (B, N), without what ends them."""
+    """string (B,): the first `lengths` (B,) of ids (B, N), without what ends them, and without ids that the vocabulary has not:
+    a table may have rows for sentinels, or for a round number."""
     real = tf.sequence_mask(lengths, tf.shape(token_ids)[1]) & (token_ids != tokenizer.eos_id)
+    real &= token_ids < tokenizer.vocab_size
     return tokenizer.detokenize(tf.ragged.boolean_mask(token_ids, real))
 
 
 def _as_many_as_fit(model, max_new_tokens, source):
     """`max_new_tokens` (B,), cut to what the model has positions for."""
     if model.max_length is None:
-        return max_new_tokens
+        return as_many_as_fit(model, max_new_tokens, None)
     if model.kind == "encoder_decoder":
         return tf.minimum(max_new_tokens, model.max_length)
     lengths = tf.reduce_sum(tf.cast(source["padding_mask"], tf.int32), 1)
