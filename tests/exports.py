@@ -26,6 +26,7 @@ FACTS = {
     "tagging": dict(labels=LABELS, max_tokens=64),
     "question_answering": dict(max_tokens=48),
     **dict.fromkeys(("translation", "summarization"), dict(max_tokens=32, target_start=(0,))),
+    "span_corruption": dict(max_tokens=64),
 }
 
 

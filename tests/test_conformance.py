@@ -404,7 +404,8 @@ def test_every_preset_has_its_shapes_without_any_weights(name, preset):
         config = config.replace(num_layers=2)  # layers are alike
     with keras.StatelessScope(initialize_variables=False):
         model = model_class(config)
-        logits = model(keras.KerasTensor((2, 3), "int32"))
+        ids = keras.KerasTensor((2, 3), "int32")
+        logits = model({"token_ids": ids, "source_ids": ids} if "source_ids" in model.takes else ids)
         shapes = {Encoder: (2, 3, "hidden_dim"), LanguageModel: (2, 3, "vocab_size"), Classifier: (2, "num_classes")}
         *leading, width = next(shape for kind, shape in shapes.items() if issubclass(model_class, kind))
         assert logits.shape == (*leading, getattr(config, width))

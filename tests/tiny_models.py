@@ -27,11 +27,14 @@ VARIANTS = {
     "lstm-gru": ("lstm", dict(cell="gru", tie_embeddings=False, num_layers=3)),
     "lstm-rnn": ("lstm", dict(cell="rnn", num_layers=1)),
     "ngram-unigram": ("ngram", dict(order=1)),
+    "t5-1.0": ("t5", dict(activation="relu", tie_embeddings=True)),
+    "t5-umt5": ("t5", dict(bias_per_layer=True, num_layers=1, num_decoder_layers=2)),
     "bert-roberta": ("bert", dict(num_segments=1, position_offset=2, epsilon=1e-5, pooler=True, num_layers=1)),
 }  # fmt: skip
 DROPOUT = {
     "bert": dict(dropout=0.3),
     "gpt": dict(dropout=0.3),
+    "t5": dict(dropout=0.3),
     "lstm": dict(embedding_dropout=0.1, input_dropout=0.2, hidden_dropout=0.3, output_dropout=0.4, weight_dropout=0.5),
 }
 
