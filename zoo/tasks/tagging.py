@@ -2,7 +2,7 @@
 
 A word may be several tokens; the first of them answers for the word, and the others neither count nor are asked.
 
-Shape letters: B batch, T positions, W words, D hidden, C classes.
+Shape letters: B batch, T positions, W words, D hidden, C classes, S states of a conditional random field (the classes and the outside).
 """
 
 from dataclasses import dataclass
