@@ -2,7 +2,8 @@
 
 A word may be several tokens; the first of them answers for the word, and the others neither count nor are asked.
 
-Shape letters: B batch, T positions, W words, D hidden, C classes, S states of a conditional random field (the classes and the outside).
+Shape letters: B batch, T positions, W words, D hidden, C classes, S states: the classes and the
+outside of a sentence.
 """
 
 from dataclasses import dataclass
