@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from zoo.signatures.embedding import embed_signature
 from zoo.signatures.request import refusal_unless, same_rows, signature
+from zoo.tokenizers.base import row_ids
 
 DEFAULT_ANSWERS, MOST_ANSWERS = 10, 1_000
 STRINGS, INTEGERS = tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.int32)
@@ -45,7 +46,7 @@ def word_vectors_signatures(model, tokenizer):
     def vectors(ids):
         """float32 (B, D): the mean of each row's words, zero for none."""
         rows_ND = sum(tf.gather(side, ids.flat_values) for side in encoder.sides())
-        total_BD = tf.math.unsorted_segment_sum(tf.cast(rows_ND, tf.float32), ids.value_rowids(), ids.nrows())
+        total_BD = tf.math.unsorted_segment_sum(tf.cast(rows_ND, tf.float32), row_ids(ids), ids.nrows())
         return total_BD / tf.maximum(tf.cast(ids.row_lengths(), tf.float32), 1.0)[:, None]
 
     def answers(query_BD, left_out, k):
@@ -54,7 +55,7 @@ def word_vectors_signatures(model, tokenizer):
         scores_BV = sum(tf.matmul(tf.cast(query_BD, side.dtype), side, transpose_b=True) for side in sides)
         scales_V = tf.convert_to_tensor(scales)
         cosines_BV = tf.where(scales_V > 0, tf.cast(scores_BV, tf.float32) * scales_V, -float("inf"))
-        places = tf.stack([left_out.value_rowids(), tf.cast(left_out.flat_values, tf.int64)], 1)
+        places = tf.stack([row_ids(left_out), tf.cast(left_out.flat_values, tf.int32)], 1)
         never = tf.fill([tf.shape(places)[0]], -float("inf"))
         cosines_BV = tf.tensor_scatter_nd_update(cosines_BV, places, never)
         width = tf.minimum(tf.reduce_max(tf.concat([k, [1]], 0)), tf.shape(cosines_BV)[1])

@@ -111,11 +111,10 @@ class WordVectors(Task):
 
     shown = ("loss", "similarity", "analogy")
 
-    @property
-    def tokenizer_options(self):
-        """Fields of this task's config that the tokenizer is trained with; those that differ from its own defaults."""
+    def tokenizer_options(self, tokenizer):
         c = self.config
-        return {**({"lowercase": True} if c.lowercase else {}), **({} if c.punctuation else {"punctuation": False})}
+        asked = {**({"lowercase": True} if c.lowercase else {}), **({} if c.punctuation else {"punctuation": False})}
+        return {**asked, "min_count": c.min_count} if tokenizer == "word" else asked
 
     def objective(self, model):
         """What a model is trained for.
