@@ -256,7 +256,7 @@ def _special_ids(tokenizer):
 
 def _counted(data, counts, eos_id, window):
     """The `Cooccurrences` of a split: beside its shards, where the next run finds them, or for this process alone."""
-    if data.directory is not None:
+    if getattr(data, "directory", None) is not None:
         key = zlib.crc32(np.ascontiguousarray(counts))
         path = data.directory.with_name(f"{data.directory.name}-pairs-{window}-{key:08x}")
         return cooccurrence.count_cooccurrences(data, counts, eos_id, path, window=window, reuse=True)
