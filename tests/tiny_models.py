@@ -31,6 +31,11 @@ VARIANTS = {
     "t5-umt5": ("t5", dict(bias_per_layer=True, num_layers=1, num_decoder_layers=2)),
     "bert-roberta": ("bert", dict(num_segments=1, position_offset=2, epsilon=1e-5, pooler=True, num_layers=1)),
 }  # fmt: skip
+# How the toy language is trained on where the default rule and rate are not the family's.
+SETTINGS = {
+    "word2vec": dict(optimizer="plain_sgd", learning_rate=0.1, schedule="constant", weight_decay=0.0, clip_norm=0.0),
+    "glove": dict(optimizer="adagrad", learning_rate=0.05, schedule="constant", weight_decay=0.0, clip_norm=0.0),
+}
 DROPOUT = {
     "bert": dict(dropout=0.3),
     "gpt": dict(dropout=0.3),

@@ -14,7 +14,7 @@ from zoo.registry import MODELS, TASKS, tasks_of
 
 FLAGS = flags.FLAGS
 
-OPTIMIZERS = ("adamw", "sgd", "adafactor", "muon")
+OPTIMIZERS = ("adamw", "sgd", "adafactor", "muon", "plain_sgd", "adagrad")
 STRATEGIES = ("auto", "cpu", "gpu", "mirrored", "multi_worker", "tpu", "parameter_server")
 SCHEDULES = ("cosine", "linear", "inverse_sqrt", "constant")
 

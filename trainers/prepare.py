@@ -53,7 +53,8 @@ def prepare_for(task, layout, source, tokenizer_spec, vocab_size=None, *, splits
     A task that reads examples has seen those of the train split (`Task.inspect`) if that is among the splits.
     """
     if task.reads == "text":
-        return prepare(source, tokenizer_spec, vocab_size, splits=splits, progress=progress)
+        options = task.tokenizer_options(str(tokenizer_spec))
+        return prepare(source, tokenizer_spec, vocab_size, splits=splits, progress=progress, options=options)
     report = progress or (lambda what, num_bytes: None)
     check_tokenizer(str(tokenizer_spec), vocab_size)
     splits = list(source.splits) if splits is None else splits
@@ -67,7 +68,7 @@ def prepare_for(task, layout, source, tokenizer_spec, vocab_size=None, *, splits
     return tokenizer, {split: task.encode(source.examples(split), tokenizer, layout) for split in splits}
 
 
-def prepare(source, tokenizer_spec, vocab_size=None, cache_dir=None, *, splits=None, progress=None):
+def prepare(source, tokenizer_spec, vocab_size=None, cache_dir=None, *, splits=None, progress=None, options=None):
     """Tokens of a text source, from the cache or made now.
 
     Args:
@@ -77,6 +78,7 @@ def prepare(source, tokenizer_spec, vocab_size=None, cache_dir=None, *, splits=N
         cache_dir: None means what `cache_directory` says.
         splits: which ones; by default all that the source has.
         progress: called with (what is being made, bytes of text read so far).
+        options: what else a tokenizer that is trained takes, a dict; see `zoo.tokenizers.base.create`.
 
     Returns:
         `(tokenizer, streams)`: the tokenizer, and split -> `TokenShards`. Their `num_bytes` counts the UTF-8 bytes of
@@ -92,7 +94,8 @@ def prepare(source, tokenizer_spec, vocab_size=None, cache_dir=None, *, splits=N
     for split in splits:
         source.check_split(split)
     with _disk_errors_named(cache_directory(cache_dir)):
-        directory, tokenizer = _tokenizer(source, str(tokenizer_spec), vocab_size, cache_directory(cache_dir), report)
+        cache = cache_directory(cache_dir)
+        directory, tokenizer = _tokenizer(source, str(tokenizer_spec), vocab_size, cache, report, options=options)
         made = {}  # the text of a split -> its tokens: test may be the validation text
         for split in splits:
             text = source.splits[split]
@@ -101,7 +104,7 @@ def prepare(source, tokenizer_spec, vocab_size=None, cache_dir=None, *, splits=N
         return tokenizer, {split: made[source.splits[split]] for split in splits}
 
 
-def _tokenizer(source, spec, vocab_size, cache, report, texts=None):
+def _tokenizer(source, spec, vocab_size, cache, report, texts=None, options=None):
     """(directory of the cache, tokenizer); it is trained on `texts`, by default all of the train split."""
     from zoo.tokenizers.base import create, load
 
@@ -109,11 +112,11 @@ def _tokenizer(source, spec, vocab_size, cache, report, texts=None):
     if spec not in TOKENIZERS.names():
         tokenizer = create(spec)
         return cache / f"{name}-{_key(source, _saved_digest(tokenizer))}", tokenizer
-    directory = cache / f"{name}-{_key(source, spec, vocab_size)}"
+    directory = cache / f"{name}-{_key(source, spec, vocab_size, *([options] if options else []))}"
     with exclusive(directory):
         if not (directory / "tokenizer").exists():
             texts = source.texts("train") if texts is None else texts
-            tokenizer = create(spec, _reported(texts, "tokenizer", report), vocab_size)
+            tokenizer = create(spec, _reported(texts, "tokenizer", report), vocab_size, **(options or {}))
             with appearing(directory / "tokenizer") as partial:
                 tokenizer.save(partial)
     return directory, load(directory / "tokenizer")

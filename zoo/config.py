@@ -96,6 +96,8 @@ class Config:
 
     - `kind`: what the model is, one of `KINDS`. Nothing outside the family's file asks again.
     - `default_task`: the task that it is trained for unless another is asked for.
+    - `contextual`: whether the hidden state of a token depends on the tokens around it. Word vectors are not.
+    - `objectives`: of word vectors, what they may be trained for, the default first (`zoo/tasks/word_vectors.py`).
     - `fitted`: whether it is fitted in closed form, without gradient steps. Such a model has its default task only.
     - `presets`: name -> fields that differ from the dataclass defaults. Every family has `tiny` and `default`.
     - `recipe`: defaults of training flags for this family (`dataset`, `tokenizer`, `steps`, ...), and
@@ -107,6 +109,8 @@ class Config:
 
     kind: ClassVar[str] = ""
     default_task: ClassVar[str] = ""
+    contextual: ClassVar[bool] = True
+    objectives: ClassVar[tuple[str, ...]] = ()
     fitted: ClassVar[bool] = False
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     recipe: ClassVar[dict[str, Any]] = {}
@@ -216,13 +220,20 @@ class TaskConfig(Config):
     What a task learns from its data (labels, whether examples are pairs) is not here: see `Task.facts`.
 
     - `kinds`: the kinds of model that it serves.
+    - `needs_context`: whether it makes no sense on word vectors.
     - `least_seq_length`: the fewest tokens that a row of it has.
     - `trains`: whether it can be trained; the task that only serves vectors cannot.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ()
+    needs_context: ClassVar[bool] = False
     trains: ClassVar[bool] = True
     least_seq_length: ClassVar[int] = 1
+
+    @classmethod
+    def serves(cls, config):
+        """Whether this task serves models with `config`, or with that class of configs."""
+        return config.kind in cls.kinds and (config.contextual or not cls.needs_context)
 
     def output(self, model_config, seq_length, facts=None):
         """The `Output` of this task on a model with `model_config`.

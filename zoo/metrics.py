@@ -67,6 +67,25 @@ def calibration_error(probs, labels, num_bins=15):
     return float(np.abs(gaps).sum() / len(labels))
 
 
+def spearman(first, second):
+    """Spearman's correlation of two lists of numbers: Pearson's of their ranks, where equal numbers share their mean rank.
+
+    NaN for fewer than two numbers, or where all are equal.
+
+    Args:
+        first, second: float (N,).
+    """
+    ranks = [_mean_ranks(np.asarray(values, np.float64)) for values in (first, second)]
+    ranks = [values - values.mean() for values in ranks] if len(first) > 1 else [np.zeros(1)] * 2
+    scale = math.sqrt(float((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum()))
+    return float((ranks[0] * ranks[1]).sum()) / scale if scale else math.nan
+
+
+def _mean_ranks(values):
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]
+
+
 def are_entity_tags(labels):
     """Whether tags mark spans: O, and B-, I-, E- or S- with a type (BIO or BIOES)."""
     marked = [label for label in labels if label[:2] in ("B-", "I-", "E-", "S-")]

@@ -142,7 +142,7 @@ def tasks_of(config):
 
     A model that is fitted in closed form has its default task alone: a task's head is trained by gradients.
     """
-    others = [] if config.fitted else [name for name in TASKS.names() if config.kind in TASKS.config(name).kinds]
+    others = [] if config.fitted else [name for name in TASKS.names() if TASKS.config(name).serves(config)]
     return [config.default_task, *(name for name in others if name != config.default_task)]
 
 

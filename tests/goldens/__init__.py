@@ -53,7 +53,7 @@ def losses(case):
         log_probs, _ = model.token_log_probs(ids[None, :-1], ids[None, 1:])
         return [round(-float(np.mean(log_probs)), 6)]
     batches = tiny_models.batches(model, seed=1)
-    trainer = tiny_models.trainer(model, STEPS)
+    trainer = tiny_models.trainer(model, STEPS, **tiny_models.SETTINGS.get(case, {}))
     return [round(float(trainer.step(batches.batch(step), batches.starts_epoch(step))[0]), 6) for step in range(STEPS)]
 
 

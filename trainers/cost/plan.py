@@ -20,7 +20,8 @@ from trainers.engine.tuning import TuningConfig
 from zoo.registry import TASKS
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-MOMENTS = {"adamw": 2.0, "sgd": 1.0, "muon": 1.0, "adafactor": 0.0}  # floats a parameter; Adafactor keeps rows and columns
+# Floats a parameter. Adafactor keeps rows and columns.
+MOMENTS = {"adamw": 2.0, "sgd": 1.0, "muon": 1.0, "adafactor": 0.0, "plain_sgd": 0.0, "adagrad": 1.0}
 LOADED = 0.5e9  # bytes of a process that has loaded TensorFlow
 # Bytes that tracing and compiling the step add: where XLA compiles it, where it does not, where a loop over time is written out
 # in the graph, and where there are no layers. XLA takes more to compile attention in parts, `PART` for each.

@@ -22,12 +22,14 @@ class Differentiation:
         model: a built model.
         task: an instance of a registered task.
         num_micro_batches: k, a divisor of B; the rows are taken B / k at a time, and what they give is summed.
+        keep_rows: whether the gradient of a table of which the batch reads few rows stays a `tf.IndexedSlices`.
 
     `fusion` is the context in which the step is traced, see `zoo.layers.fusion`.
     """
 
-    def __init__(self, model, task, num_micro_batches=1):
+    def __init__(self, model, task, num_micro_batches=1, keep_rows=False):
         self.model, self.task, self.num_micro_batches, self.fusion = model, task, num_micro_batches, contextlib.nullcontext
+        self.keep_rows = keep_rows and num_micro_batches == 1
 
     def of_mean(self, batch, state):
         """(gradients of the mean loss, summed loss, count, new state), where no other replica's count is needed."""
@@ -71,7 +73,15 @@ class Differentiation:
             # Dense, as slices of a table cannot be summed over replicas inside what XLA compiles. A weight that the task does
             # not touch, such as the output bias of a language model that classifies, has no gradient.
             gradients = [
-                tf.zeros(variable.shape) if gradient is None else tf.convert_to_tensor(gradient)
+                tf.zeros(variable.shape) if gradient is None else self._summed(gradient, variable)
                 for gradient, variable in zip(tape.gradient(value, variables), variables, strict=True)
             ]
         return gradients, loss_sum, count, state
+
+    def _summed(self, gradient, variable):
+        """A gradient as a tensor of the variable's shape, unless rows of it are kept and there are fewer than in the table."""
+        if self.keep_rows and isinstance(gradient, tf.IndexedSlices):
+            read = gradient.values.shape[0]
+            if read is not None and read < variable.shape[0]:
+                return gradient
+        return tf.convert_to_tensor(gradient)

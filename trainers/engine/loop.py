@@ -70,7 +70,9 @@ class Trainer:
         self.placement = placement or Placement("cpu")
         self.batch_size, self._micro_batches = batch_size, grad_accumulation
         self.rows = share(batch_size, self.placement.num_replicas, grad_accumulation)
-        self._differentiation, self._fuse = Differentiation(model, task, grad_accumulation), fuse
+        # Rows of a table can neither be summed over replicas inside what XLA compiles, nor over micro-batches.
+        keep_rows = self.placement.strategy is None and getattr(optimizer, "takes_rows", False)
+        self._differentiation, self._fuse = Differentiation(model, task, grad_accumulation, keep_rows), fuse
         self.carried = None
         if model.carries_state:
             self.initial = self.placement.spread(lambda _: model.init_state(self.rows, seq_length))
@@ -87,6 +89,8 @@ class Trainer:
         self.xla, self._taken = xla, False
         for_cpu = xla and all(device.device_type in ("CPU", "XLA_CPU") for device in tf.config.list_logical_devices())
         self._differentiation.fusion = compiled_whole if for_cpu else fuse_elementwise if self._fuse else contextlib.nullcontext
+        if self.optimizer is not None:
+            self.optimizer.compiled = xla and self.placement.strategy is None and self.scaling is None
         if self.placement.strategy is None and self.scaling is None:
             self._compiled = [tf.function(self._whole_step, jit_compile=xla, autograph=False)]
             self._step = self._compiled[0]
@@ -283,6 +287,8 @@ def num_tokens(batch):
     """How many real tokens a batch of arrays holds: what speeds are counted in, in training and in evaluation."""
     if "source_mask" in batch:  # of a target its labels
         return int(batch["source_mask"].sum()) + int((batch["loss_weights"] > 0).sum())
+    if "contexts_before" in batch or "token_ids" not in batch:  # of words in windows the centres; of questions their number
+        return int((batch["loss_weights"] > 0).sum())
     return int(batch["padding_mask"].sum()) if "padding_mask" in batch else int(batch["token_ids"].size)
 
 
@@ -291,7 +297,8 @@ def _tensors(batch):
 
 
 def _global_norm(gradients):
-    return tf.sqrt(2.0 * tf.add_n([tf.nn.l2_loss(gradient) for gradient in gradients]))
+    """Of rows of a table that are there several times, each counts for itself, as in `tf.linalg.global_norm`."""
+    return tf.sqrt(2.0 * tf.add_n([tf.nn.l2_loss(getattr(gradient, "values", gradient)) for gradient in gradients]))
 
 
 def set_seed(seed):

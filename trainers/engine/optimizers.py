@@ -58,9 +58,12 @@ class OnOneReplica:
             alike.
         l1: of each matrix rate * l1 is taken away in size a step, and no more than there is (soft thresholding, Duchi and
             Singer 2009): decoupled from the gradient as weight decay is, and with zeros that are zeros.
+        takes_rows: whether a gradient may be a `tf.IndexedSlices`: then only those rows of a table are written.
+        compiled: whether XLA compiles the update, where the number of distinct rows must not depend on the batch.
     """
 
     rates, l1 = (), 0.0
+    takes_rows = compiled = False
 
     def _backend_update_step(self, gradients, variables, learning_rate):
         for gradient, variable, rate in zip(gradients, variables, self._rates(variables, learning_rate), strict=True):
@@ -80,6 +83,62 @@ class OnOneReplica:
                 variable.assign(variable * (1.0 - tf.cast(rate * self._decay_of(variable), "float32")))
             if self.l1:
                 variable.assign(tf.sign(variable) * tf.maximum(tf.abs(variable) - tf.cast(rate * self.l1, "float32"), 0.0))
+
+
+class PlainSGD(OnOneReplica, keras.optimizers.SGD):
+    """w - rate g, without momentum, so that rows without a gradient stay as they are."""
+
+    takes_rows = True
+
+    def update_step(self, gradient, variable, learning_rate):
+        rate = tf.cast(learning_rate, variable.dtype)
+        if not isinstance(gradient, tf.IndexedSlices):
+            variable.assign_sub(rate * gradient)
+            return
+        # XLA adds rows that are there several times one after the other; TensorFlow's kernel would in any order.
+        rows = gradient if self.compiled else distinct_rows(gradient, False)
+        variable.scatter_sub(tf.IndexedSlices(rate * rows.values, rows.indices))
+
+
+class Adagrad(OnOneReplica, keras.optimizers.Adagrad):
+    """a + g^2;  w - rate g / sqrt(a) (Duchi et al. 2011). Sums begin at 1, as in GloVe's program."""
+
+    takes_rows = True
+
+    def update_step(self, gradient, variable, learning_rate):
+        sums = self._accumulators[self._get_variable_index(variable)]._value
+        rate = tf.cast(learning_rate, variable.dtype)
+        if not isinstance(gradient, tf.IndexedSlices):
+            sums.assign_add(gradient**2)
+            variable.assign_sub(rate * gradient * tf.math.rsqrt(sums))
+            return
+        rows = distinct_rows(gradient, self.compiled)
+        new = tf.gather(sums, rows.indices) + rows.values**2
+        sums.scatter_update(tf.IndexedSlices(new, rows.indices))
+        variable.scatter_sub(tf.IndexedSlices(rate * rows.values * tf.math.rsqrt(new), rows.indices))
+
+
+def distinct_rows(gradient, compiled):
+    """The rows of a `tf.IndexedSlices`, each once, in sum.
+
+    Args:
+        gradient: of a table.
+        compiled: whether XLA compiles this. Then there are as many rows as before, and those too many have an index beyond the
+            table, which XLA leaves out.
+    """
+    if not compiled:
+        indices, place = tf.unique(gradient.indices)
+        return tf.IndexedSlices(tf.math.unsorted_segment_sum(gradient.values, place, tf.size(indices)), indices)
+    order = tf.argsort(gradient.indices, stable=True)
+    indices = tf.gather(gradient.indices, order)
+    begins = tf.concat([[True], indices[1:] != indices[:-1]], 0)
+    place = tf.cumsum(tf.cast(begins, tf.int32)) - 1
+    size = tf.size(indices)
+    values = tf.math.unsorted_segment_sum(tf.gather(gradient.values, order), place, size)
+    # Every row of a run has the same index, so the largest is that of the run; a place without a run gets the least number.
+    distinct = tf.math.unsorted_segment_max(indices, place, size)
+    beyond = tf.cast(gradient.dense_shape[0], indices.dtype)
+    return tf.IndexedSlices(values, tf.where(distinct >= 0, distinct, beyond))
 
 
 class SGD(OnOneReplica, keras.optimizers.SGD):
@@ -148,6 +207,10 @@ def create(config, variables, rates=None, l1=0.0):
         optimizer = FusedAdam(beta_1=0.9, beta_2=0.95, epsilon=1e-8, **shared)
     elif config.optimizer == "sgd":
         optimizer = SGD(momentum=0.9, **shared)
+    elif config.optimizer == "plain_sgd":
+        optimizer = PlainSGD(**shared)
+    elif config.optimizer == "adagrad":
+        optimizer = Adagrad(initial_accumulator_value=1.0, **shared)
     elif config.optimizer == "adafactor":
         optimizer = Adafactor(**shared)
     else:

@@ -161,16 +161,17 @@ def add_pairs(sums, ids, sentences, carried, window, vocab_size):
     return ids[-window:], sentences[-window:]
 
 
-def count_cooccurrences(stream, counts, eos_id, directory, *, window=15, memory_bytes=2**29):
+def count_cooccurrences(stream, counts, eos_id, directory, *, window=15, memory_bytes=2**29, reuse=False):
     """Counts pairs of a stream into a directory, which appears only when it is complete.
 
     Args:
         stream: `TokenShards`, or a 1-d integer array laid out like a stream.
         counts: int64 (V,), as `zoo.data.pairs.count_words` gives them: words without a count are taken away first.
         eos_id: what separates sentences.
-        directory: the path to make; it must not exist.
+        directory: the path to make.
         window: W, the most words from one of a pair to the other.
         memory_bytes: about what counting may hold.
+        reuse: whether a directory that exists already is opened; otherwise it is refused.
 
     Returns:
         The opened `Cooccurrences`.
@@ -183,6 +184,8 @@ def count_cooccurrences(stream, counts, eos_id, directory, *, window=15, memory_
         raise Refusal(f"window must be at least 1, got {window}.")
     with exclusive(directory):
         if directory.exists():
+            if reuse:
+                return Cooccurrences.open(directory)
             raise Refusal(f"{directory} already exists; counts are never overwritten.")
         with appearing(directory) as partial:
             num_files = max(1, -(-int(np.sum(counts)) * window // PAIRS_A_FILE))
@@ -318,13 +321,8 @@ class CooccurrenceBatches:
             records = self._shuffled(epoch, int(order[place]))
             pieces.append(records[within - starts[place] : within - starts[place] + stop - sample])
             sample = stop
-        records = np.concatenate(pieces).reshape(shape)
-        return {
-            "token_ids": np.ascontiguousarray(records["row"]),
-            "labels": np.ascontiguousarray(records["column"]),
-            "counts": np.ascontiguousarray(records["count"]),
-            "loss_weights": np.ones(shape, np.float32),
-        }
+        rates = np.full(shape, size, np.float32)
+        return {**_batch(np.concatenate(pieces), shape), "input_rates": rates, "label_rates": rates}
 
     def _order(self, epoch):
         """(order of the files, first record of each and the end): of two epochs at most."""
@@ -345,3 +343,21 @@ class CooccurrenceBatches:
             self._files = {**dict(list(self._files.items())[-1:]), key: records}
             return records
         return self._files[key]
+
+
+def _batch(records, shape):
+    """A batch of records; beyond them the rest of `shape` weighs 0."""
+    missing = shape[0] * shape[1] - len(records)
+    columns = {name: np.pad(np.ascontiguousarray(records[name]), (0, missing)).reshape(shape) for name in RECORD.names}
+    weights = (np.arange(shape[0] * shape[1]) < len(records)).reshape(shape).astype(np.float32)
+    names = {"token_ids": "row", "labels": "column", "counts": "count"}
+    return {**{ours: columns[theirs] for ours, theirs in names.items()}, "loss_weights": weights}
+
+
+def evaluation_batches(pairs, layout):
+    """Yields batches of every ordered pair once, file after file. What the last batch of a file lacks weighs 0."""
+    shape = layout.batch_size, layout.seq_length
+    for number in range(len(pairs.num_ordered)):
+        records = pairs.ordered(number)
+        for start in range(0, len(records), shape[0] * shape[1]):
+            yield _batch(records[start : start + shape[0] * shape[1]], shape)

@@ -20,7 +20,9 @@ arXiv:1604.04661). So a word's vector is read once a row, and not once a pair.
 | input_rates     | float32 (B, T + 2W) | what the gradient of each word's input vector is multiplied by, see `limited` |
 | label_rates     | float32 (B, T)      | the same for each centre's output vector                                      |
 | negative_rates  | float32 (B, N)      | the same for each negative's output vector                                    |
-| path_rates      | float32 (B, T, P)   | the same for the nodes of each centre's path; only with hierarchical softmax  |
+| path_nodes      | int32 (B, T, P)     | the inner nodes of each centre's path in a Huffman tree, -1 behind its end    |
+| path_codes      | int32 (B, T, P)     | 1 where the path goes right                                                   |
+| path_rates      | float32 (B, T, P)   | as `label_rates`, for the nodes of each path                                  |
 
 Shape letters: V vocabulary, B batch, T centres of a row, W window, N negatives of a row, P nodes of a path.
 """
@@ -43,14 +45,15 @@ class Windows:
     """How windows are made of a text, and how many negatives come with them.
 
     Attributes:
-        window: W, the most words on each side of a centre. shrink: whether each centre draws its own window, evenly from 1 to
-        W; near words then count more. sample: t, the share of the text from which on a word is thinned out; 0 keeps every word.
-        See `keep_probabilities`. negatives: for how many negatives a pair (of CBOW: a centre) counts. 0 for none.
-        shared_negatives: N, the negatives that are drawn for a row; each of them counts `negatives` / N for each pair of the
-        row. exponent: negatives are drawn in proportion to count^exponent. objective: `skip_gram`; `cbow`, with the gradient of
-        the mean; `cbow_sum`, in which every context gets the whole gradient
-            as in the original program.
-        most_pairs: with how many pairs of one step a word moves at full rate, see `limited`; None for any number.
+        window: W, the most words on each side of a centre.
+        shrink: whether each centre draws its own window, evenly from 1 to W; near words then count more.
+        sample: t, the share of the text from which on a word is thinned out; 0 keeps every word. See `keep_probabilities`.
+        negatives: for how many negatives a pair (of CBOW: a centre) counts. 0 for none.
+        shared_negatives: N, the negatives that are drawn for a row; each counts `negatives` / N for each pair of the row.
+        exponent: negatives are drawn in proportion to count^exponent.
+        objective: `skip_gram`; `cbow`, with the gradient of the mean; `cbow_sum`, in which every context gets the whole
+            gradient, as in the original program.
+        most_pairs: with how many pairs of one step a word moves at full rate, see `limited`; None leaves out all rates.
     """
 
     window: int = 5
@@ -154,6 +157,9 @@ def limited(pairs, most_pairs):
 
     The original program moves a vector after each pair. A step here moves it once, by the sum over all its pairs, and a word
     that stands in hundreds of them would jump past its goal. From `most_pairs` on, the sum no longer grows.
+
+    The loop divides a gradient by the number of all pairs of the step. Rates in a batch are multiplied by it, so that a
+    learning rate is that of one pair, as in the original program.
     """
     return np.minimum(1.0, most_pairs / np.maximum(pairs, most_pairs)).astype(np.float32)
 
@@ -175,7 +181,7 @@ class WindowBatches:
         counts: int64 (V,), as `count_words` gives them; of the training text also where another one is evaluated.
         eos_id: what separates sentences.
         windows: a `Windows`.
-        nodes: int32 (V, P), the first result of `huffman_paths`, for hierarchical softmax.
+        paths: what `huffman_paths` gives, for hierarchical softmax; or None.
         block_tokens: how many tokens are read at a time.
 
     Raises:
@@ -187,10 +193,10 @@ class WindowBatches:
         batch = WindowBatches(stream, Layout(seq_length=32, batch_size=128), counts, eos_id, Windows()).batch(0)
     """
 
-    def __init__(self, stream, layout, counts, eos_id, windows, *, nodes=None, block_tokens=BLOCK_TOKENS):
+    def __init__(self, stream, layout, counts, eos_id, windows, *, paths=None, block_tokens=BLOCK_TOKENS):
         if layout.seq_length < 1 or layout.batch_size < 1:
             raise Refusal("seq_length and batch_size must be at least 1.")
-        self.stream, self.layout, self.windows, self._eos_id, self._nodes = stream, layout, windows, eos_id, nodes
+        self.stream, self.layout, self.windows, self._eos_id, self._paths = stream, layout, windows, eos_id, paths
         keep = keep_probabilities(counts, windows.sample)
         # Draws are integers of 31 bits, and a word stays when its draw is at most this.
         self._highest_kept = np.round(keep * 2**31 - 1).astype(np.int64).clip(-1, 2**31 - 1).astype(np.int32)
@@ -222,10 +228,16 @@ class WindowBatches:
         size = self.layout.batch_size
         samples = np.arange(step * size, (step + 1) * size)
         rows = self._rows(samples)
+        if self._paths is not None:
+            centres = self._centres(rows)
+            rows["path_nodes"], rows["path_codes"] = (table[centres].astype(np.int32) for table in self._paths)
         if self.windows.negatives:
             random = random_stream(self.layout.seed, "negatives", step)
             rows["negative_ids"] = self._table.draw(random, (size, self.windows.shared_negatives))
         return rows if self.windows.most_pairs is None else {**rows, **self._rates(rows)}
+
+    def _centres(self, rows):
+        return rows["token_ids"][:, self.windows.window : self.windows.window + self.layout.seq_length]
 
     def _rows(self, samples):
         """The rows of some samples, counted over all epochs, without what is drawn for them."""
@@ -278,23 +290,23 @@ class WindowBatches:
         contexts, inputs = pair_counts(rows, w.window, w.objective)
         if w.objective != "skip_gram":
             contexts = np.minimum(contexts, 1)  # a centre is one pair, whatever its contexts
-        centres = token_ids[:, w.window : w.window + self.layout.seq_length]
+        pairs, centres = contexts.sum(), self._centres(rows)
         outputs = np.bincount(centres.ravel(), contexts.ravel(), self._vocab_size)
         if w.negatives:
             each = np.repeat(contexts.sum(1) * (w.negatives / w.shared_negatives), w.shared_negatives)
             outputs += np.bincount(rows["negative_ids"].ravel(), each, self._vocab_size)
         inputs = np.bincount(token_ids.ravel(), inputs.ravel(), self._vocab_size)
         rates = {
-            "input_rates": limited(inputs[token_ids], w.most_pairs),
-            "label_rates": limited(outputs[centres], w.most_pairs),
+            "input_rates": pairs * limited(inputs[token_ids], w.most_pairs),
+            "label_rates": pairs * limited(outputs[centres], w.most_pairs),
         }
         if w.negatives:
-            rates["negative_rates"] = limited(outputs[rows["negative_ids"]], w.most_pairs)
-        if self._nodes is not None:
-            paths = self._nodes[centres] + 1  # behind the end of a path stands -1
-            through = np.bincount(paths.ravel(), np.repeat(contexts.ravel(), paths.shape[-1]), self._vocab_size)
-            rates["path_rates"] = limited(through[paths], w.most_pairs)
-        return rates
+            rates["negative_rates"] = pairs * limited(outputs[rows["negative_ids"]], w.most_pairs)
+        if self._paths is not None:
+            nodes = rows["path_nodes"] + 1  # behind the end of a path stands -1
+            through = np.bincount(nodes.ravel(), np.repeat(contexts.ravel(), nodes.shape[-1]), self._vocab_size)
+            rates["path_rates"] = pairs * limited(through[nodes], w.most_pairs)
+        return {name: rate.astype(np.float32) for name, rate in rates.items()}
 
 
 class _Block:
@@ -356,15 +368,14 @@ def pair_counts(rows, window, objective="skip_gram"):
     return contexts, inputs.clip(0)
 
 
-def evaluation_batches(stream, layout, counts, eos_id, windows, max_tokens=None):
-    """Yields batches that hold every window of a stream (or of its first `max_tokens` tokens) once, the same at every call.
+def evaluation_batches(stream, layout, counts, eos_id, windows, paths=None):
+    """Yields batches that hold every window of a stream once, the same at every call.
 
     Words are thinned out and negatives are drawn as in the first epoch of seed 0, so the mean loss is that of training. Rows
     that the last batch does not need weigh 0.
     """
-    stream = stream if max_tokens is None else stream[:max_tokens]
     layout = type(layout)(layout.seq_length, layout.batch_size)
-    batches = WindowBatches(stream, layout, counts, eos_id, windows)
+    batches = WindowBatches(stream, layout, counts, eos_id, windows, paths=paths)
     for step in range(batches.steps_per_epoch):
         batch = batches.batch(step)
         beyond = np.arange(step * layout.batch_size, (step + 1) * layout.batch_size) >= batches.num_rows

@@ -127,7 +127,10 @@ class TokenShards:
         lost_bytes: those of them that the ids do not tell, as they stand under an unknown-token id.
         eos_id, vocab_size: of the tokenizer that made the ids.
         meta: all further fields that `write_shards` was given.
+        directory: where they are.
     """
+
+    directory = None
 
     def __init__(self, arrays, index):
         self._arrays = arrays
@@ -152,7 +155,9 @@ class TokenShards:
             dtype, shards = np.dtype(index["dtype"]), index["shards"]
             verify = sum(shard["num_tokens"] for shard in shards) * dtype.itemsize < VERIFY_BELOW_BYTES
             arrays = [_mapped(directory / shard["file"], shard, dtype, verify) for shard in shards]
-            return cls(arrays, index)
+            shards = cls(arrays, index)
+            shards.directory = directory
+            return shards
         except FileNotFoundError as error:
             raise Refusal(f"{directory} holds no complete token shards: {error.filename} is missing.") from error
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:

@@ -100,6 +100,10 @@ class Task:
         """The strings of an example (a dict of the data set's features) that a tokenizer is trained on."""
         return [example["text"]]
 
+    def tokenizer_options(self, tokenizer):
+        """What else a tokenizer of that name is trained with, besides texts and a size: a dict."""
+        return {}
+
     def inspect(self, examples):
         """Learns from the training examples what must be known before a model is made, and keeps it in `config`: the
         classes."""

@@ -30,7 +30,8 @@ class ClassificationConfig(TaskConfig):
 
     Attributes:
         labels: the classes; those of the training split, sorted, unless they are given.
-        pooling: how hidden states become one vector: first, last, mean, or auto: first for an encoder, else last.
+        pooling: how hidden states become one vector: first, last, mean, or auto: first for an encoder, mean for word vectors,
+            else last.
         head_dropout: rate in the head.
         balance: whether every class counts the same in the training loss, however many examples it has.
         class_weights: what an example of each class counts in the training loss, in the order of labels; empty for 1.
@@ -215,7 +216,7 @@ class Classification(Task):
             return None
         pooling = self.config.pooling
         if pooling == "auto":
-            pooling = "first" if model.kind == "encoder" else "last"
+            pooling = "last" if model.kind != "encoder" else "first" if model.config.contextual else "mean"
         return SequenceClassifier(len(self.facts.labels), pooling, self.config.head_dropout, name="classifier")
 
     def loss(self, batch, outputs):

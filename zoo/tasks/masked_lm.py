@@ -42,6 +42,7 @@ class MaskedLMConfig(TaskConfig):
     pairs: str = "none"
 
     kinds: ClassVar = ("encoder",)
+    needs_context: ClassVar = True
     least_seq_length: ClassVar = 6
 
     def validate(self):

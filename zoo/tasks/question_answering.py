@@ -53,6 +53,7 @@ class QuestionAnsweringConfig(TaskConfig):
     head_dropout: float = 0.1
 
     kinds: ClassVar = ("encoder",)
+    needs_context: ClassVar = True
     recipe: ClassVar = dict(
         dataset="python_docs/question_answering", vocab_size=2_048, steps=2_000, learning_rate=1e-2, optimizer="muon",
         warmup_steps=50, set=("match=true",),

@@ -10,6 +10,7 @@ subparts"), as in Python's `errors="replace"`.
 """
 
 import collections
+import inspect
 import json
 import re
 from pathlib import Path
@@ -251,7 +252,7 @@ def kept(ragged, keep):
     return tf.RaggedTensor.from_row_splits(tf.boolean_mask(ragged.flat_values, keep), splits, validate=False)
 
 
-def create(spec, texts=(), vocab_size=None):
+def create(spec, texts=(), vocab_size=None, **options):
     """A tokenizer from what a user names.
 
     Args:
@@ -260,13 +261,18 @@ def create(spec, texts=(), vocab_size=None):
             SentencePiece's `.model` or a directory that has one, or a directory with GPT-2's `encoder.json` and `vocab.bpe`.
         texts: iterable of strings, read only for a name.
         vocab_size: for a name; None means the algorithm's own default.
+        **options: for a name: what else its `train` takes, such as `lowercase` of the word tokenizer.
 
     Raises:
-        Refusal: `spec` is neither.
+        Refusal: `spec` is neither, or it takes no such option.
     """
     path = Path(spec)
     if str(spec) in TOKENIZERS.names():
-        return TOKENIZERS.get(str(spec)).train(require_list(texts), vocab_size)
+        train = TOKENIZERS.get(str(spec)).train
+        unknown = sorted(options.keys() - inspect.signature(train).parameters.keys())
+        if unknown:
+            raise Refusal(f"The {spec} tokenizer has no option {unknown[0]}; leave it out, or take --tokenizer=word.")
+        return train(require_list(texts), vocab_size, **options)
     if (path / "zoo_tokenizer.json").is_file():
         return load(path)
     if path.is_file() or path.is_dir():

@@ -43,14 +43,17 @@ class WordTokenizer(Tokenizer):
 
     Args:
         words: the distinct words. Raises Refusal for one that is there twice, is special, or has white space in it.
+        lowercase: whether every text is written in lower case first.
+        punctuation: whether it stays; otherwise characters that are no letters, marks, digits or `_` separate words.
     """
 
     unk_id = 0
     eos_id = 1
     line_documents = True
 
-    def __init__(self, words):
+    def __init__(self, words, lowercase=False, punctuation=True):
         super().__init__()
+        self.lowercase, self.punctuation = lowercase, punctuation
         self._words = np.array(["<unk>", "\n", *words], object)
         self.vocab_size = len(self._words)
         ids = {to_text(word).encode("utf8"): i for i, word in enumerate(words, 2)}
@@ -66,23 +69,32 @@ class WordTokenizer(Tokenizer):
         self._stored_words = self._table = None
 
     @classmethod
-    def train(cls, texts, vocab_size=None):
-        """Keeps all words, or the most frequent `vocab_size` - 2; ties go to the one that appeared first."""
+    def train(cls, texts, vocab_size=None, *, lowercase=False, punctuation=True, min_count=1):
+        """Keeps all words that occur `min_count` times, or the most frequent `vocab_size` - 2 of them; ties go to the one that
+        appeared first."""
         if vocab_size is not None and vocab_size < 3:
             raise Refusal(f"A word vocabulary needs at least 3 ids, got vocab_size {vocab_size}.")
         counts = collections.Counter()
         for text in texts:
-            for words in _split(_marked(text)):
-                counts.update(words)
+            for plain in normalised([text], lowercase, punctuation):
+                for words in _split(_marked(plain)):
+                    counts.update(words)
         for word in (b"", b"\n", *SPECIALS):
             counts.pop(word, None)
         if not counts:
             raise Refusal("There is no text to take words from.")
         by_count = sorted(counts.items(), key=lambda item: -item[1])
-        return cls([word.decode("utf8") for word, _ in by_count[: vocab_size and vocab_size - 2]])
+        words = [word.decode("utf8") for word, count in by_count[: vocab_size and vocab_size - 2] if count >= min_count]
+        if not words:
+            raise Refusal(f"No word occurs {min_count} times in the text: give more text or a smaller min_count.")
+        return cls(words, lowercase, punctuation)
+
+    @property
+    def vocabulary(self):
+        return self._words.tolist()
 
     def encode_batch(self, texts):
-        texts = list(require_list(texts))
+        texts = normalised(list(require_list(texts)), self.lowercase, self.punctuation)
         ids = [np.zeros(0, np.int32)]
         for words in _split(b" \0 ".join(map(_marked, texts))):
             ids.append(np.fromiter(map(self._id_of_word, words, itertools.repeat(self.unk_id)), np.int32, len(words)))
@@ -94,12 +106,13 @@ class WordTokenizer(Tokenizer):
         return re.sub(r" *\n[ \n]*", "\n", text).strip(" \n")
 
     def lost_bytes(self, text):
-        known = self._id_of_word
+        known, (text,) = self._id_of_word, normalised([text], self.lowercase, self.punctuation)
         return sum(len(word) for words in _split(_marked(text)) for word in words if known(word) is None)
 
     def tokenize(self, texts):
         if self._knows_replacement:  # to all other vocabularies a word with an invalid part is unknown either way
             texts = valid_utf8(texts)
+        texts = normalised_in_graph(texts, self.lowercase, self.punctuation)
         texts = tf.strings.regex_replace(texts, r"\n", " \n ")
         # The first version of the op takes a set of bytes to split at, of which several in a row count as one.
         words = tf.raw_ops.StringSplit(input=texts, delimiter="\0\t\r ", skip_empty=True)
@@ -124,14 +137,31 @@ class WordTokenizer(Tokenizer):
 
     def save_assets(self, directory):
         (directory / "words.txt").write_bytes("".join(word + "\n" for word in self._words[2:]).encode("utf8"))
-        return {}
+        return {**({"lowercase": True} if self.lowercase else {}), **({} if self.punctuation else {"punctuation": False})}
 
     @classmethod
     def from_directory(cls, directory, config):
         *words, rest = (directory / "words.txt").read_bytes().decode("utf8").split("\n")
         if rest:
             raise Refusal(f"words.txt ends in the middle of a line, {rest!r}")
-        return cls(words)
+        return cls(words, config.get("lowercase", False), config.get("punctuation", True))
+
+
+def normalised_in_graph(texts, lowercase, punctuation):
+    """string (B,) -> string (B,), in lower case and without punctuation if asked for; line ends stay."""
+    if lowercase or not punctuation:
+        texts = valid_utf8(texts)
+    if lowercase:
+        texts = tf.strings.lower(texts, encoding="utf-8")
+    return texts if punctuation else tf.strings.regex_replace(texts, r"[^\pL\pM\pN_\n]+", " ")
+
+
+def normalised(texts, lowercase, punctuation):
+    """As `normalised_in_graph`, of a list of strings: by the same operations, whose Unicode is another than Python's."""
+    if punctuation and not lowercase:
+        return texts
+    encoded = tf.constant([to_text(text).encode("utf8") for text in texts], tf.string)
+    return [text.decode("utf8") for text in normalised_in_graph(encoded, lowercase, punctuation).numpy()]
 
 
 class _IdOfWord(tf.saved_model.experimental.TrackableResource):

@@ -11,7 +11,13 @@ import pytest
 
 from zoo.config import Refusal
 from zoo.data.batch import Layout
-from zoo.data.cooccurrence import CooccurrenceBatches, Cooccurrences, SortedSums, count_cooccurrences
+from zoo.data.cooccurrence import (
+    CooccurrenceBatches,
+    Cooccurrences,
+    SortedSums,
+    count_cooccurrences,
+    evaluation_batches,
+)
 from zoo.data.pairs import count_words
 
 EOS, V = 0, 19
@@ -131,10 +137,21 @@ class TestBatches:
         pairs, batches = self.made(tmp_path, monkeypatch)
         batch = batches.batch(1)
         assert {name: (value.shape, value.dtype.name) for name, value in batch.items()} == {
-            "token_ids": ((3, 7), "int32"), "labels": ((3, 7), "int32"), "counts": ((3, 7), "float32"),
-            "loss_weights": ((3, 7), "float32"),
+            "token_ids": ((3, 7), "int32"), "labels": ((3, 7), "int32"),
+            **dict.fromkeys(("counts", "loss_weights", "input_rates", "label_rates"), ((3, 7), "float32")),
         }  # fmt: skip
         assert batches.steps_per_epoch == -(-pairs.num_records // 21) and batches.starts_epoch(5)
+        assert (batch["input_rates"] == 21).all() and (batch["label_rates"] == 21).all()
+
+    def test_evaluation_has_every_ordered_pair_once(self, tmp_path, monkeypatch):
+        pairs, _ = self.made(tmp_path, monkeypatch)
+        found = {}
+        for batch in evaluation_batches(pairs, Layout(7, 3)):
+            there = batch["loss_weights"] > 0
+            words = zip(batch["token_ids"][there].tolist(), batch["labels"][there].tolist(), strict=True)
+            found |= dict(zip(words, batch["counts"][there].tolist(), strict=True))
+            assert batch["loss_weights"].shape == (3, 7)
+        assert found == table(pairs)
 
 
 class TestRefusals:
@@ -142,6 +159,10 @@ class TestRefusals:
         counted(text(), tmp_path / "c")
         with pytest.raises(Refusal, match="never overwritten"):
             counted(text(), tmp_path / "c")
+
+    def test_counts_that_are_there_are_reused_if_asked_for(self, tmp_path):
+        first = counted(text(), tmp_path / "c")
+        assert counted(text(), tmp_path / "c", reuse=True).num_pairs == first.num_pairs
 
     def test_a_text_without_pairs(self, tmp_path):
         with pytest.raises(Refusal, match="No two words"):

@@ -38,10 +38,10 @@ def random_stream_of(num_sentences, seed=0, longest=9):
     return stream_of(*(random.integers(1, V, random.integers(0, longest)) for _ in range(num_sentences)))
 
 
-def batches(stream, *, length=5, rows=3, seed=0, min_count=1, special=(EOS,), block=2**20, nodes=None, **options):
+def batches(stream, *, length=5, rows=3, seed=0, min_count=1, special=(EOS,), block=2**20, paths=None, **options):
     counts = count_words(stream, V, min_count=min_count, special_ids=special)
     windows = Windows(**{**PLAIN, **options})
-    return WindowBatches(stream, Layout(length, rows, seed), counts, EOS, windows, nodes=nodes, block_tokens=block)
+    return WindowBatches(stream, Layout(length, rows, seed), counts, EOS, windows, paths=paths, block_tokens=block)
 
 
 def pairs_of(batch, window):
@@ -267,7 +267,7 @@ class TestRates:
     @pytest.mark.parametrize("objective", ["skip_gram", "cbow"])
     def test_rates_follow_from_a_words_pairs_in_the_whole_batch(self, objective):
         stream = random_stream_of(200)
-        nodes, _ = huffman_paths(count_words(stream, V, special_ids=(EOS,)))
+        paths = nodes, codes = huffman_paths(count_words(stream, V, special_ids=(EOS,)))
         made = batches(
             stream,
             window=2,
@@ -277,10 +277,11 @@ class TestRates:
             shared_negatives=5,
             most_pairs=2.5,
             objective=objective,
-            nodes=nodes,
+            paths=paths,
         )
         batch = made.batch(1)
         inputs, outputs, through = collections.Counter(), collections.Counter(), collections.Counter()
+        all_pairs = 0
         for row in range(4):
             pairs_of_row = 0
             for column in range(7):
@@ -289,6 +290,7 @@ class TestRates:
                 n = before + after
                 size = n if objective == "skip_gram" else min(n, 1)
                 pairs_of_row += size
+                all_pairs += size
                 outputs[ids[centre]] += size
                 for node in nodes[ids[centre]]:
                     through[node] += size
@@ -296,7 +298,7 @@ class TestRates:
                     inputs[ids[other]] += 1 if objective == "skip_gram" else 1 / n
             for negative in batch["negative_ids"][row]:
                 outputs[negative] += pairs_of_row * 3 / 5
-        rate = np.vectorize(lambda pairs: min(1.0, 2.5 / max(pairs, 1e-9)), otypes=[float])
+        rate = np.vectorize(lambda pairs: all_pairs * min(1.0, 2.5 / max(pairs, 1e-9)), otypes=[float])
         np.testing.assert_allclose(batch["input_rates"], rate([[inputs[i] for i in r] for r in batch["token_ids"]]), rtol=1e-6)
         centres = batch["token_ids"][:, 2:9]
         np.testing.assert_allclose(batch["label_rates"], rate([[outputs[i] for i in r] for r in centres]), rtol=1e-6)
@@ -305,7 +307,9 @@ class TestRates:
         inner = nodes[centres] >= 0
         expected = np.array([[[through[n] for n in nodes[c]] for c in r] for r in centres])
         np.testing.assert_allclose(batch["path_rates"][inner], rate(expected[inner]), rtol=1e-6)
-        assert (batch["input_rates"] < 1).any() and (batch["label_rates"] < 1).any()
+        np.testing.assert_array_equal(batch["path_nodes"], nodes[centres])
+        np.testing.assert_array_equal(batch["path_codes"], codes[centres])
+        assert (batch["input_rates"] < all_pairs).any() and (batch["label_rates"] < all_pairs).any()
 
 
 class TestEvaluation:
@@ -326,7 +330,7 @@ class TestEvaluation:
     def test_of_the_front_of_a_split(self):
         stream = random_stream_of(50)
         counts = count_words(stream, V, special_ids=(EOS,))
-        made = evaluation_batches(stream, Layout(6, 4), counts, EOS, Windows(window=2, **PLAIN), max_tokens=61)
+        made = evaluation_batches(stream[:61], Layout(6, 4), counts, EOS, Windows(window=2, **PLAIN))
         assert sum((pairs_of(batch, 2) for batch in made), collections.Counter()) == true_pairs(stream[:61], 2)
 
 

@@ -1,0 +1,236 @@
+"""What word vectors are trained with: the losses of skip-gram, CBOW and GloVe as products of matrices.
+
+A batch has whole rows of words (`zoo/data/pairs.py`), so all scores of a row are a few products, however many pairs it has.
+
+Shape letters: B batch, S words of a row, T centres of a row, W window, N negatives of a row, P nodes of a path, D hidden,
+C contexts of a centre, V vocabulary.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def evenly_drawn(bound, zero_ids):
+    """An initializer of a table: even between -bound and bound, and 0 in the rows of some ids."""
+    draw = keras.initializers.RandomUniform(-bound, bound)
+
+    def initializer(shape, dtype=None):
+        kept = np.ones((shape[0], 1), np.float32)
+        kept[[i for i in zero_ids if i < shape[0]]] = 0
+        return draw(shape, dtype) * ops.cast(kept, dtype)
+
+    return initializer
+
+
+@ops.custom_gradient
+def slowed(x, rates):
+    """`x` as it is. Its gradient is multiplied by `rates`, which have the shape of `x` without its last axis."""
+
+    def gradient(*upstream):
+        return upstream[-1] * ops.expand_dims(ops.cast(rates, x.dtype), -1), ops.zeros_like(rates)
+
+    return ops.convert_to_tensor(x), gradient
+
+
+def near(batch, distances):
+    """float32: 1 where a word at some distance from a centre (negative before it) is one of its contexts, 0 elsewhere and where
+    the centre weighs 0.
+
+    Args:
+        batch: dict of `contexts_before` and `contexts_after` int32 (B, T), and `loss_weights` (B, T).
+        distances: int32 (T or 1, C).
+
+    Returns:
+        (B, T, C).
+    """
+    before_BT1, after_BT1 = (ops.expand_dims(batch[name], -1) for name in ("contexts_before", "contexts_after"))
+    inside_BTC = ops.logical_and(distances >= -before_BT1, distances <= after_BT1)
+    inside_BTC = ops.logical_and(inside_BTC, distances != 0)
+    return ops.cast(inside_BTC, "float32") * ops.expand_dims(ops.cast(batch["loss_weights"], "float32"), -1)
+
+
+def near_in_row(batch, num_words):
+    """float32 (B, T, S): 1 where a word of the row is a context of a centre; the centres are in the middle of S words."""
+    num_centres = batch["contexts_before"].shape[1]
+    centres_T1 = ops.arange(num_centres, dtype="int32")[:, None] + (num_words - num_centres) // 2
+    return near(batch, ops.arange(num_words, dtype="int32")[None] - centres_T1)
+
+
+def softplus_sum(scores, weights):
+    """float32 (B,): sum of weight * log(1 + exp(score)) over all but the first axis."""
+    losses = ops.softplus(ops.cast(scores, "float32")) * weights
+    return ops.sum(ops.reshape(losses, (ops.shape(losses)[0], -1)), axis=1)
+
+
+class VectorsHead(keras.layers.Layer):
+    """Base class of heads that train word vectors, with what they share: numbers of the training text, and lengths.
+
+    Weights that no gradient moves: `counts` (V,), how often each word stands in the training text, 0 for what is never trained;
+    `scales` (V,), one divided by the length of each word's vector, as its signatures need it.
+
+    Args:
+        vocab_size: V.
+
+    Call: hidden states and a batch -> (losses float32 (B,), pairs float32 (B,)), sums over each row.
+    """
+
+    def __init__(self, vocab_size, **kwargs):
+        super().__init__(**kwargs)
+        self.vocab_size = vocab_size
+
+    def build(self, input_shape):
+        for name in ("counts", "scales"):
+            weight = self.add_weight(shape=(self.vocab_size,), initializer="zeros", trainable=False, name=name)
+            setattr(self, name, weight)
+
+
+class WindowHead(VectorsHead):
+    """The loss of words in windows, under one of two ways to tell a word from all others.
+
+    With negatives (Mikolov et al. 2013b, section 2.2; K negatives count for a pair, N of them shared by a row):
+
+        skip-gram   sum over pairs of -log s(o_c . h_x) - K / N sum_n log s(-o_n . h_x),   c the centre, x a context
+        CBOW        sum over centres of the same with the mean of its contexts in place of h_x
+
+    A negative that is the centre itself does not count. On the path of a Huffman tree (section 2.1):
+
+        sum over the nodes p of the centre's path of -log s(+-o_p . h),   + where it goes left
+
+    `s` is the logistic function.
+
+    Args:
+        vocab_size: V.
+        objective: `skip_gram`; `cbow`; or `cbow_sum`, as the original program: each context gets the gradient of the mean
+            whole.
+        negatives: K, or 0 for paths.
+
+    Call: hidden states (B, T + 2W, D) and a batch of `zoo/data/pairs.py` -> (losses, pairs), float32 (B,).
+    """
+
+    def __init__(self, vocab_size, objective="skip_gram", negatives=5, **kwargs):
+        super().__init__(vocab_size, **kwargs)
+        self.objective, self.negatives = objective, negatives
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        # A tree over V words has V - 1 inner nodes.
+        self.outputs = self.add_weight(shape=(self.vocab_size, input_shape[-1]), initializer="zeros", name="outputs")
+
+    def call(self, hidden_BSD, batch, training=False):
+        if batch.get("input_rates") is not None:
+            hidden_BSD = slowed(hidden_BSD, batch["input_rates"])
+        if batch.get("contexts_before") is None:  # a row of text, as other tasks have it: there is nothing to predict
+            zeros_B = ops.zeros(ops.shape(hidden_BSD)[:1], "float32")
+            return zeros_B, zeros_B
+        near_BTS = near_in_row(batch, hidden_BSD.shape[1])
+        if self.objective == "skip_gram":
+            return self._skip_gram(hidden_BSD, near_BTS, batch)
+        return self._cbow(hidden_BSD, near_BTS, batch)
+
+    def _rows(self, ids, rates):
+        """Output vectors of words, or of nodes: (..., D)."""
+        rows = ops.cast(ops.take(self.outputs, ids, axis=0), self.compute_dtype)
+        return rows if rates is None else slowed(rows, rates)
+
+    def _negatives(self, batch):
+        return self._rows(batch["negative_ids"], batch.get("negative_rates"))
+
+    def _centre_ids(self, batch, near_BTS):
+        length = near_BTS.shape[1]
+        start = (near_BTS.shape[2] - length) // 2
+        return batch["token_ids"][:, start : start + length]
+
+    def _skip_gram(self, hidden_BSD, near_BTS, batch):
+        pairs_B = ops.sum(near_BTS, axis=(1, 2))
+        if not self.negatives:
+            return self._paths_of_pairs(hidden_BSD, near_BTS, batch), pairs_B
+        centres_BT = self._centre_ids(batch, near_BTS)
+        labels_BTD = self._rows(centres_BT, batch.get("label_rates"))
+        scores_BTS = ops.einsum("btd,bsd->bts", labels_BTD, hidden_BSD)
+        losses_B = softplus_sum(-scores_BTS, near_BTS)
+        # In how many pairs each word is a context, without those whose centre is the negative.
+        same_BTN = ops.cast(centres_BT[:, :, None] == batch["negative_ids"][:, None, :], "float32")
+        counted_BSN = ops.sum(near_BTS, axis=1)[:, :, None] - ops.einsum("bts,btn->bsn", near_BTS, same_BTN)
+        scores_BSN = ops.einsum("bsd,bnd->bsn", hidden_BSD, self._negatives(batch))
+        share = self.negatives / same_BTN.shape[2]
+        return losses_B + share * softplus_sum(scores_BSN, counted_BSN), pairs_B
+
+    def _cbow(self, hidden_BSD, near_BTS, batch):
+        contexts_BT1 = ops.sum(near_BTS, axis=2, keepdims=True)
+        counted_BT1 = ops.cast(contexts_BT1 > 0, "float32")
+        sums_BTD = ops.einsum("bts,bsd->btd", ops.cast(near_BTS, hidden_BSD.dtype), hidden_BSD)
+        means_BTD = sums_BTD / ops.cast(ops.maximum(contexts_BT1, 1.0), sums_BTD.dtype)
+        if self.objective == "cbow_sum":
+            means_BTD = sums_BTD + ops.stop_gradient(means_BTD - sums_BTD)
+        pairs_B = ops.sum(counted_BT1, axis=(1, 2))
+        if not self.negatives:
+            nodes_BTPD, sides_BTP, there_BTP = self._nodes(batch)
+            scores_BTP = ops.einsum("btd,btpd->btp", means_BTD, nodes_BTPD)
+            return softplus_sum(sides_BTP * ops.cast(scores_BTP, "float32"), there_BTP * counted_BT1), pairs_B
+        centres_BT = self._centre_ids(batch, near_BTS)
+        scores_BT = ops.sum(means_BTD * self._rows(centres_BT, batch.get("label_rates")), axis=-1)
+        losses_B = softplus_sum(-scores_BT, counted_BT1[..., 0])
+        other_BTN = ops.cast(centres_BT[:, :, None] != batch["negative_ids"][:, None, :], "float32") * counted_BT1
+        scores_BTN = ops.einsum("btd,bnd->btn", means_BTD, self._negatives(batch))
+        return losses_B + self.negatives / other_BTN.shape[2] * softplus_sum(scores_BTN, other_BTN), pairs_B
+
+    def _nodes(self, batch):
+        """(vectors (B, T, P, D), signs (B, T, P), whether there is a node (B, T, P)) of the centres' paths, the last two float32.
+        The sign is that of the score in the loss: minus where the path goes left."""
+        nodes_BTP = batch["path_nodes"]
+        there_BTP = ops.cast(nodes_BTP >= 0, "float32")
+        sides_BTP = 2.0 * ops.cast(batch["path_codes"], "float32") - 1.0
+        return self._rows(ops.maximum(nodes_BTP, 0), batch.get("path_rates")), sides_BTP, there_BTP
+
+    def _paths_of_pairs(self, hidden_BSD, near_BTS, batch):
+        """float32 (B,). Each centre's contexts are taken out of the row: a product with all of it would be mostly zeros."""
+        length = near_BTS.shape[1]
+        window = (near_BTS.shape[2] - length) // 2
+        distances = [d for d in range(-window, window + 1) if d]
+        contexts_BTCD = ops.stack([hidden_BSD[:, window + d : window + d + length] for d in distances], axis=2)
+        near_BTC = near(batch, ops.convert_to_tensor([distances], "int32"))
+        nodes_BTPD, sides_BTP, there_BTP = self._nodes(batch)
+        scores_BTCP = ops.cast(ops.einsum("btcd,btpd->btcp", contexts_BTCD, nodes_BTPD), "float32")
+        return softplus_sum(sides_BTP[:, :, None] * scores_BTCP, near_BTC[..., None] * there_BTP[:, :, None])
+
+
+class CooccurrenceHead(VectorsHead):
+    """The loss of GloVe (Pennington et al. 2014, equation 8), halved as in the original program:
+
+        sum over pairs of f(X) / 2 (w_i . c_j + b_i + d_j - log X)^2,   f(X) = min(1, X / x_max)^alpha
+
+    Args:
+        vocab_size: V.
+        tables: a function without arguments that gives the two tables, variables (V, D): of words, and of contexts.
+        x_max, alpha: how little rare pairs count.
+
+    Call: hidden states, which it does not read, and a batch of `zoo/data/cooccurrence.py` -> (losses, pairs), float32 (B,).
+    """
+
+    def __init__(self, vocab_size, tables, x_max=100.0, alpha=0.75, **kwargs):
+        super().__init__(vocab_size, **kwargs)
+        self.tables, self.x_max, self.alpha = tables, x_max, alpha
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        for name in ("bias", "context_bias"):
+            setattr(self, name, self.add_weight(shape=(self.vocab_size,), initializer="zeros", name=name))
+
+    def call(self, hidden_BSD, batch, training=False):
+        if batch.get("counts") is None:  # a row of text, as other tasks have it: there is nothing to predict
+            zeros_B = ops.zeros(ops.shape(hidden_BSD)[:1], "float32")
+            return zeros_B, zeros_B
+        sides = (batch["token_ids"], batch.get("input_rates")), (batch["labels"], batch.get("label_rates"))
+        vectors, biases = [], []
+        for (ids_BT, rates_BT), table, bias in zip(sides, self.tables(), (self.bias, self.context_bias), strict=True):
+            vectors_BTD = ops.cast(ops.take(table, ids_BT, axis=0), "float32")
+            bias_BT = ops.cast(ops.take(bias, ids_BT), "float32")
+            if rates_BT is not None:
+                vectors_BTD, bias_BT = slowed(vectors_BTD, rates_BT), slowed(bias_BT[..., None], rates_BT)[..., 0]
+            vectors.append(vectors_BTD)
+            biases.append(bias_BT)
+        counts_BT, weights_BT = (ops.cast(batch[name], "float32") for name in ("counts", "loss_weights"))
+        apart_BT = ops.sum(vectors[0] * vectors[1], axis=-1) + biases[0] + biases[1] - ops.log(ops.maximum(counts_BT, 1e-30))
+        shares_BT = ops.minimum(counts_BT / self.x_max, 1.0) ** self.alpha * weights_BT
+        return ops.sum(0.5 * shares_BT * apart_BT**2, axis=1), ops.sum(weights_BT, axis=1)

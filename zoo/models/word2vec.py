@@ -1,0 +1,97 @@
+"""word2vec: one vector a word, learnt from the words around it.
+
+The model is a table, and an encoder that looks words up in it: the vector of a word depends on nothing else in the row. So it
+embeds, classifies and tags like any other encoder. What it is trained for is the task `word_vectors`.
+
+Shape letters: B batch, T positions, V vocabulary, D hidden.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from keras import ops
+
+from zoo.config import Config, Cost
+from zoo.layers.word_vectors import evenly_drawn
+from zoo.models.base import Encoder
+from zoo.registry import MODELS
+
+
+@dataclass(frozen=True)
+class Word2VecConfig(Config):
+    """Structure of word vectors.
+
+    Args:
+        vocab_size: V.
+        hidden_dim: D.
+        eos_id: the id between sentences, whose vector stays zero.
+        unk_id: the id of words outside the vocabulary, whose vector stays zero too; None for a vocabulary that spells all.
+    """
+
+    vocab_size: int = 30_000
+    hidden_dim: int = 100
+    eos_id: int = 0
+    unk_id: int | None = None
+
+    kind: ClassVar = "encoder"
+    contextual: ClassVar = False
+    default_task: ClassVar = "word_vectors"
+    objectives: ClassVar = ("skip_gram", "cbow", "cbow_sum")
+    presets: ClassVar = {
+        "tiny": dict(vocab_size=61, hidden_dim=12),
+        "default": {},
+        "large": dict(hidden_dim=300),
+    }
+    recipe: ClassVar = dict(
+        dataset="python_docs", tokenizer="word", vocab_size=None, seq_length=32, batch_size=128, steps=1_500,
+        learning_rate=0.025, optimizer="plain_sgd", schedule="linear", warmup_steps=0, weight_decay=0.0, clip_norm=0.0,
+        xla="on", set=("lowercase=true", "punctuation=false", "min_count=5"),
+    )  # fmt: skip
+
+    def validate(self):
+        self.require_positive("vocab_size", "hidden_dim")
+
+    def num_params(self):
+        """Number of parameters of the table."""
+        return self.vocab_size * self.hidden_dim
+
+    def cost(self, seq_length):
+        return Cost(
+            hidden_dim=self.hidden_dim, body_params=0, kept=self.hidden_dim, graph="flat", faster_compiled=True,
+            sparse_tables=("word2vec/embeddings",),
+        )  # fmt: skip
+
+
+@MODELS.register("word2vec", Word2VecConfig)
+class Word2Vec(Encoder):
+    """h_t = E[word_t] (Mikolov et al. 2013, arXiv:1301.3781 and arXiv:1310.4546).
+
+    Vectors begin evenly drawn between -1 / 2D and 1 / 2D, as in the original program.
+
+        model = zoo.create("word2vec", "tiny")
+        model({"token_ids": np.array([[3, 5]])}).shape    (1, 2, 12)
+
+    Args:
+        config: a `Word2VecConfig`.
+
+    Call: as `Encoder`, float (B, T, D). Neither padding nor the part of a row changes a word's vector.
+
+    Ours -> paper: embeddings -> the input vectors v; the output vectors v' are the head's.
+    """
+
+    def build(self, input_shape=None):
+        c = self.config
+        initializer = evenly_drawn(0.5 / c.hidden_dim, {c.eos_id, c.unk_id} - {None})
+        self.embeddings = self.add_weight(shape=(c.vocab_size, c.hidden_dim), initializer=initializer, name="embeddings")
+        self.built = True
+
+    def hidden(self, batch, training=False):
+        return ops.cast(ops.take(self.embeddings, self.taken(batch)["token_ids"], axis=0), self.compute_dtype)
+
+    def sides(self):
+        """The tables whose sum is the table of word vectors, (V, D) each: here one."""
+        return (self.embeddings,)
+
+    def pool(self, hidden_BTD):
+        """The vector of a whole row, (B, D): the mean of its words."""
+        return ops.mean(hidden_BTD, axis=1)
