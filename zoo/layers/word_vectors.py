@@ -176,7 +176,8 @@ class WindowHead(VectorsHead):
         return losses_B + self.negatives / other_BTN.shape[2] * softplus_sum(scores_BTN, other_BTN), pairs_B
 
     def _nodes(self, batch):
-        """(vectors (B, T, P, D), signs (B, T, P), whether there is a node (B, T, P)) of the centres' paths, the last two float32.
+        """(vectors (B, T, P, D), signs (B, T, P), whether there is a node (B, T, P)) of the centres' paths, the last two
+        float32.
         The sign is that of the score in the loss: minus where the path goes left."""
         nodes_BTP = batch["path_nodes"]
         there_BTP = ops.cast(nodes_BTP >= 0, "float32")
