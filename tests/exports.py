@@ -25,7 +25,7 @@ FACTS = {
     "classification": dict(labels=LABELS, max_tokens=64),
     "tagging": dict(labels=LABELS, max_tokens=64),
     "question_answering": dict(max_tokens=48),
-    **dict.fromkeys(("translation", "summarization"), dict(max_tokens=32, target_start=(0,))),
+    **dict.fromkeys(("translation", "summarization"), dict(max_tokens=64, target_start=(0,))),
     "span_corruption": dict(max_tokens=64),
 }
 
