@@ -71,7 +71,8 @@ def text_to_text_signatures(model, tokenizer, frame, limit):
         flat = tf.reshape(best.token_ids, [-1, tf.shape(best.token_ids)[-1]])
         texts = tf.reshape(written(tokenizer, flat, tf.reshape(best.lengths, [-1])), shape)
         there = best.scores > float("-inf")
-        return {"text": tf.where(there, texts, ""), "log_prob": best.log_probs, "score": best.scores}
+        log_prob = tf.where(there, best.log_probs, float("-inf"))
+        return {"text": tf.where(there, texts, ""), "log_prob": log_prob, "score": best.scores}
 
     @signature(STRINGS)
     def serving_default(text):
