@@ -44,7 +44,7 @@ class Meter:
             this process.
         """
         seconds = time.perf_counter() - self._began
-        speed = self._tokens / seconds
+        speed = max(self._tokens, 1) / seconds  # a line may come before the first step, and it divides by the speed
         return {
             "tokens_per_second": speed,
             "flop_utilisation": speed * self.flops_per_token / self.peak,

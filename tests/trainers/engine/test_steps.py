@@ -71,8 +71,10 @@ class Trainer:
     def follow_chief(self, progress):
         return progress
 
+    tokens_evaluated = 5
+
     def step(self, batch, starts_epoch=False, stop=False):
-        number = int(batch)
+        number = int(batch["token_ids"][0, 0])
         self.trained.append(number)
         if number == self.signal_at:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -92,10 +94,10 @@ class Trainer:
 
 
 class Batches:
-    """The batch of a step is its number."""
+    """The one token of a batch is the number of its step."""
 
     def batch(self, step):
-        return np.array(step)
+        return {"token_ids": np.array([[step]], np.int32)}
 
     def starts_epoch(self, step):
         return False
@@ -218,7 +220,7 @@ def test_a_spike_is_one_only_when_the_window_is_full(tmp_path, monkeypatch):
     class Steady(Trainer):
         def step(self, batch, starts_epoch=False, stop=False):
             told = super().step(batch)
-            return told._replace(loss=2.0 + 5.0 * (int(batch) in (4, 33)))
+            return told._replace(loss=2.0 + 5.0 * (int(batch["token_ids"][0, 0]) in (4, 33)))
 
     trainer = Steady()
     steps = go_on(tmp_path, trainer)

@@ -19,11 +19,7 @@ from zoo.registry import MODELS
 from zoo.tasks.classification import Classification, ClassificationConfig
 
 LABELS = ("no", "perhaps", "yes")
-NAMES = [
-    name
-    for name in MODELS.names()
-    if MODELS.config(name).kind in ("language_model", "encoder") and not MODELS.config(name).fitted
-]
+NAMES = [name for name in MODELS.names() if "layers_by_depth" in vars(MODELS.get(name)) and not MODELS.config(name).fitted]
 WITH_ADAPTERS = ["bert", "gpt"]
 
 
