@@ -86,7 +86,7 @@ def test_the_run_directory_holds_what_is_promised(trained):
     assert config["model"] == model and config["dataset"] == "local_text" and config["seq_length"] == 16
     assert {path.name for path in (run / "bundle").iterdir()} == {"config.json", "model.weights.h5", "tokenizer"}
     bundle = json.loads((run / "bundle" / "config.json").read_text(encoding="utf8"))
-    assert bundle["format_version"] == 1 and bundle["model"] == model
+    assert bundle["format_version"] == 2 and bundle["model"] == model
     if model == "gpt":
         assert {path.name for path in (run / "export").iterdir()} == {"1", "deployment"}
 

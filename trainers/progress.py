@@ -31,7 +31,7 @@ class ProgressBar:
         self._bar = None
         if sys.stdout.isatty():
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-            from rich.progress import ProgressBar as Bar
+            from rich.progress import Progress as Bar
 
             title_column, figures = TextColumn("{task.description}"), TextColumn("{task.fields[s]}")
             self._bar = Bar(title_column, BarColumn(), MofNCompleteColumn(), figures, transient=True)

@@ -53,7 +53,7 @@ def test_a_version_that_is_not_higher_and_a_bundle_of_a_newer_format(bundles, tm
     assert told == f"Version 7 must be above 7, the latest in {directory}."
     path = bundles["ngram"] / "bundle" / "config.json"
     config = json.loads(path.read_text(encoding="utf8"))
-    path.write_text(json.dumps({**config, "format_version": 2}), encoding="utf8")
+    path.write_text(json.dumps({**config, "format_version": 3}), encoding="utf8")
     told = refusal(capfd, "export", f"--model_dir={bundles['ngram']}", f"--export_dir={directory}")
-    assert told == f"{path.parent} has format version 2, this zoo reads up to 1; update it."
+    assert told == f"{path.parent} has format version 3, this zoo reads up to 2; update it."
     assert [entry.name for entry in directory.rglob("*")] == ["7"]

@@ -53,7 +53,7 @@ def paths(layers):
 def test_stages_hold_every_weight_of_a_model(name):
     model = tiny_models.create(name)
     assert {v.path for v in model.weights} == paths(layer for stage in model.layers_by_depth() for layer in stage)
-    assert len(model.layers_by_depth()) == model.config.num_layers + 2
+    assert len(model.layers_by_depth()) == model.config.cost(16).num_blocks + 2
 
 
 @pytest.mark.parametrize(("name", "fields"), [
