@@ -72,8 +72,8 @@ class T5Config(Config):
     kind: ClassVar = "encoder_decoder"
     default_task: ClassVar = "span_corruption"
     recipe: ClassVar = dict(
-        dataset="python_docs", tokenizer="bpe", vocab_size=4_096, seq_length=128, batch_size=32, steps=800,
-        learning_rate=1e-2, optimizer="adafactor", schedule="inverse_sqrt", warmup_steps=100, weight_decay=0.0, clip_norm=1.0,
+        dataset="python_docs", tokenizer="bpe", vocab_size=4_096, seq_length=64, batch_size=32, steps=600,
+        learning_rate=2e-2, optimizer="adafactor", schedule="inverse_sqrt", warmup_steps=100, weight_decay=0.0, clip_norm=1.0,
     )  # fmt: skip
     presets: ClassVar = {
         "tiny": dict(

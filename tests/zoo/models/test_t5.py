@@ -127,3 +127,71 @@ def test_greedy_texts_are_those_of_the_library(both):
     memory = model.encode(inputs["source_ids"], inputs["source_mask"])
     decoded = decoding.generate(model.next_logits, model.init_state(B, 10, memory), start, max_new_tokens=9)
     np.testing.assert_array_equal(decoded.token_ids, expected[:, 1:])
+
+
+def test_the_bias_of_a_stack_is_the_table_at_the_bucket_of_the_distance():
+    """Four buckets each way for an encoder, 0 to 3 before and 4 to 7 behind; eight one way for a decoder, where all that is
+    behind has bucket 0. Distances of 10 and more share the last one."""
+    model = T5(T5Config(**SMALL)).build_from_ids()
+    (encoder,), (decoder,) = model.encoder_bias, model.decoder_bias
+    numbers = np.arange(8 * 3, dtype=np.float32).reshape(8, 3)  # row b holds 3 b, 3 b + 1, 3 b + 2
+    encoder.embeddings.assign(numbers), decoder.embeddings.assign(numbers)
+    keys = np.array([[0, 1, 2, 3, 4, 9, 19, 20]])  # seen from position 3
+    buckets = np.asarray(encoder(np.array([[3]]), keys))[0, 0, 0] / 3
+    # Distances -3 -2 -1 0 1 6 16 17; exact below 2, then 2 + floor(2 log(r / 2) / log 5).
+    assert buckets.tolist() == [2, 2, 1, 0, 5, 7, 7, 7]
+    back = np.asarray(decoder(np.array([[20]]), keys))[0, :, 0]
+    # Distances 20 19 18 17 16 11 1 0; exact below 4, then 4 + floor(4 log(r / 4) / log 2.5).
+    assert (back[0] / 3).tolist() == [7, 7, 7, 7, 7, 7, 1, 0]
+    assert (back[2] - back[0] == 2).all()  # each head has a column
+    assert (np.asarray(decoder(np.array([[3]]), keys))[0, 0, 0] / 3).tolist() == [3, 2, 1, 0, 0, 0, 0, 0]
+
+
+def test_scores_are_not_divided_and_have_no_bias():
+    model = T5(T5Config(**SMALL)).build_from_ids()
+    assert all(block.attention.scale == 1.0 for block in (*model.encoder, *model.decoder))
+    assert all(block.cross.scale == 1.0 for block in model.decoder)
+    assert not [variable.path for variable in model.variables if variable.path.endswith(("/bias", "/beta"))]
+
+
+def test_weights_are_drawn_as_t5x_draws_them():
+    config = T5Config(vocab_size=4_000, num_layers=1, num_heads=6, head_dim=16, hidden_dim=64, mlp_dim=150)
+    model = T5(config).build_from_ids()
+    queries, keys, values = np.split(np.asarray(model.encoder[0].attention.qkv.kernel), 3, axis=1)
+    expected = {
+        "embeddings": (model.embeddings.embeddings, 1),
+        "output": (model.embeddings.reverse_embeddings, 1 / 8),
+        "queries": (queries, 1 / 32),  # 1 / sqrt(64 * 16)
+        "keys": (keys, 1 / 8),
+        "values": (values, 1 / 8),
+        "cross queries": (model.decoder[0].cross.query.kernel, 1 / 32),
+        "cross keys and values": (model.decoder[0].cross.key_value.kernel, 1 / 8),
+        "output projection": (model.encoder[0].attention.output_projection.kernel, 96**-0.5),
+        "expand": (model.encoder[0].mlp.expand.kernel, 1 / 8),
+        "contract": (model.encoder[0].mlp.contract.kernel, 150**-0.5),
+    }
+    for name, (weights, stddev) in expected.items():
+        assert np.std(np.asarray(weights)) == pytest.approx(stddev, rel=0.05), name
+
+
+@pytest.mark.parametrize(
+    ("preset", "millions"),
+    [("t5_small", 60.5), ("t5_base", 222.9), ("t5_large", 737.7), ("t5_v1_1_small", 77.0), ("flan_t5_base", 247.6)]
+    + [("mt5_small", 300.2), ("t5_v1_1_xxl", 11_135.3)],
+)
+def test_parameter_counts_are_the_published_ones(preset, millions):
+    assert T5Config.preset(preset).num_params() / 1e6 == pytest.approx(millions, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        (dict(hidden_dim=10, num_heads=4, head_dim=None), "not a multiple of num_heads 4, and head_dim is not given"),
+        (dict(num_buckets=7), "num_buckets must be even"),
+        (dict(activation="tanh"), "activation must be one of"),
+        (dict(mlp_dim=0), "mlp_dim must be positive"),
+    ],
+)
+def test_a_structure_that_cannot_be_is_refused(fields, sentence):
+    with pytest.raises(Refusal, match=sentence):
+        T5Config(**{**SMALL, **fields})
