@@ -6,6 +6,7 @@ Shape letters: B batch, T target positions, S source positions, V vocabulary.
 import numpy as np
 import pytest
 
+from zoo.config import Refusal
 from zoo.models.t5 import T5, T5Config
 
 B, T, S = 3, 7, 11
