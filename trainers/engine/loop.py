@@ -74,7 +74,7 @@ class Trainer:
         keep_rows = self.placement.strategy is None and getattr(optimizer, "takes_rows", False)
         self._differentiation, self._fuse = Differentiation(model, task, grad_accumulation, keep_rows), fuse
         self.carried = None
-        if model.carries_state:
+        if model.carries_state and task.reads == "text":  # examples do not go on from one another
             self.initial = self.placement.spread(lambda _: model.init_state(self.rows, seq_length))
             self.carried = Carried(self.placement, self.initial, batch_size)
         self.scaling = LossScaling() if keras.config.dtype_policy().name == "mixed_float16" else None
@@ -232,7 +232,8 @@ def evaluate(task, model, score, data, tokenizer, layout, max_tokens=None, count
     """
     if model.max_length is not None and layout.seq_length > model.max_length:
         raise Refusal(f"seq_length {layout.seq_length} is more than this model's max_length of {model.max_length}.")
-    state = model.init_state(layout.batch_size, layout.seq_length) if model.carries_state else None
+    carried = model.carries_state and task.reads == "text"
+    state = model.init_state(layout.batch_size, layout.seq_length) if carried else None
     totals, rows = {}, {}
     for batch in task.evaluation_batches(data, model, tokenizer, layout, max_tokens):
         if count is not None:
