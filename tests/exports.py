@@ -1,6 +1,9 @@
-"""An export of every registered model for each task that it can serve, at preset `tiny`; each is made once a session.
+"""Exports of every registered model and of every task, at preset `tiny`; each is made once a session.
 
 served: served("gpt", "language_modeling").run("generate", {"prompt": ["The"]})
+
+The suite makes each model's export for its default task, and each task's export for one model of every kind that it serves: models +
+tasks, not models x tasks. `python -m tests.exports` makes and proves every pair.
 """
 
 import atexit
@@ -19,6 +22,8 @@ from zoo.tokenizers.base import create as create_tokenizer
 PROVENANCE = {"dataset": "toy", "licence": "CC0", "steps": 3, "scores": {"test": {"loss": 1.5}}}
 TEXTS = ["the cat sat on the mat .", "a cat is not a dog ,", "the naive dog ran ."]
 LABELS = ("no", "perhaps", "yes")
+# The model of each kind with which a task is exported that is not the default of any model of this kind.
+USUAL = ("bert", "gpt", "transformer", "bag_of_words")
 # What is asked of a task, and what it would have learnt from its data.
 FIELDS = {"question_answering": dict(max_question=12, stride=8, match=True)}
 FACTS = {
@@ -38,9 +43,20 @@ class Made(NamedTuple):
     task: Any
 
 
-def cases():
-    """(model, task) of every registered model and every task that its config names."""
+def pairs():
+    """(model, task) of every registered model and every task that it can serve."""
     return [(name, task) for name in MODELS.names() for task in tasks_of(MODELS.config(name))]
+
+
+def cases():
+    """The pairs that the suite exports: each model with its default task, and each task with one model of every kind."""
+    chosen = [pair for pair in pairs() if pair[1] == MODELS.config(pair[0]).default_task]
+    covered = {(task, MODELS.config(name).kind) for name, task in chosen}
+    for kind in {kind: None for _, kind in sorted(covered)}:
+        name = next((name for name in USUAL if MODELS.config(name).kind == kind), None)
+        tasks = tasks_of(MODELS.config(name)) if name else ()
+        chosen += [(name, task) for task in tasks if (task, kind) not in covered]
+    return chosen
 
 
 @functools.cache
@@ -79,3 +95,8 @@ def directory(name, task_name):
 def served(name, task_name):
     """The export of a case, loaded through the C API."""
     return c_api.SavedModel(directory(name, task_name) / "1")
+
+
+if __name__ == "__main__":
+    for pair in pairs():
+        print(*pair, directory(*pair).is_dir() and "proved", flush=True)
