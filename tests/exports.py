@@ -2,8 +2,8 @@
 
 served: served("gpt", "language_modeling").run("generate", {"prompt": ["The"]})
 
-The suite makes each model's export for its default task, and each task's export for one model of every kind that it serves: models +
-tasks, not models x tasks. `python -m tests.exports` makes and proves every pair.
+The suite exports each model for its default task, and each task with one model of every kind that it serves: models + tasks,
+not models x tasks. `python -m tests.exports` makes and proves every pair.
 """
 
 import atexit

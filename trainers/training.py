@@ -60,7 +60,7 @@ def _train(run, config, model_config, placement):
             raise Refusal(f"{config.model} is fitted in one pass on one device; leave out --num_workers and TF_CONFIG.")
         placement = strategies.Placement(placement.reason)
     with placement.scope():
-        model = task.assemble(model_class(model_config))
+        model = task.limit_ids(task.assemble(model_class(model_config)), tokenizer)
     began = time.perf_counter()
     if model.fitted:
         tuning.begin(model, tuning_config(config))

@@ -46,6 +46,7 @@ class Bundle:
     def __post_init__(self):
         if isinstance(self.task, str):
             self.task = TASKS.get(self.task)()
+        self.task.limit_ids(self.model, self.tokenizer)
 
     def save(self, directory):
         """Writes the bundle aside and renames it into place; an older bundle there is replaced at the last moment."""

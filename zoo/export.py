@@ -54,7 +54,7 @@ def export_saved_model(directory, model, tokenizer, task, version=None, provenan
     version = _next_version(directory, version)
     with staged(directory, version) as path:
         remove_stale(directory, r"\d+")
-        served = at_precision(model, precision, task)
+        served = task.limit_ids(at_precision(model, precision, task), tokenizer)
         functions = task.signatures(served, tokenizer)
         left_out = {name: golden.defaults(function) for name, function in functions.items()}
         with stored_weights(served, precision) as weights, compiled(served) if xla else contextlib.nullcontext():

@@ -9,6 +9,7 @@ Shape letters: B batch, T positions, S positions of a source, V vocabulary, D hi
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from zoo.config import Refusal
@@ -34,10 +35,13 @@ class Model(keras.Model):
         max_length: longest sequence the model can take, or None.
         one_row_apart: whether a served step is faster when its layers know that the batch has one row, which then has a graph
             of its own.
+        num_ids: how many ids the tokenizer has, where the table has more rows, for a round number; else None. The ids above
+            have no probability in decoding and scoring (`limited`). A task sets it (`Task.limit_ids`).
     """
 
     takes = ("token_ids", "padding_mask")
     passes = ()
+    num_ids = None
     carries_state = one_row_apart = forgets_at_eos = False
     context_tokens = 0
     max_length = None
@@ -87,6 +91,10 @@ class Model(keras.Model):
             Refusal: the model has no blocks.
         """
         raise Refusal(f"{self.registered_name} has no blocks; freeze, layer_decay and lora_rank are for models that have some.")
+
+    def limited(self, logits):
+        """Logits (..., V) in which the ids from `num_ids` on have no probability."""
+        return logits if self.num_ids is None else logits + _no_probability(self.num_ids, logits.shape[-1], logits.dtype)
 
     def build_from_ids(self):
         """Creates every weight, without a pass. Returns the model."""
@@ -190,7 +198,7 @@ class LanguageModel(Model):
     def next_logits(self, token_ids, state, padding_mask=None, **inputs):
         """Logits of the token after the last one, (B, V) float32, and the new state: one step of decoding."""
         features, state = self.features(token_ids, state, padding_mask=padding_mask, **inputs)
-        return self.project(features[:, -1:])[:, 0], state
+        return self.limited(self.project(features[:, -1:])[:, 0]), state
 
     def token_log_probs(self, token_ids, labels, state=None, **inputs):
         """Natural log-probability of given tokens.
@@ -207,9 +215,17 @@ class LanguageModel(Model):
         features, state = self.features(token_ids, state, **inputs)
         projection = self.projection()
         if resolve_logits("auto", projection, token_ids):
+            if self.num_ids is not None:
+                allowed = _no_probability(self.num_ids, projection.vocab_size, "float32")
+                projection = projection._replace(bias=allowed if projection.bias is None else projection.bias + allowed)
             return chunked_log_probs(Unprojected(features, projection), labels), state
-        logits = self.project(features)
+        logits = self.limited(self.project(features))
         return -ops.sparse_categorical_crossentropy(labels, logits, from_logits=True), state
+
+
+def _no_probability(num_ids, vocab_size, dtype):
+    """(V,): 0 for ids below `num_ids`, -inf for the others."""
+    return ops.cast(ops.where(ops.arange(vocab_size) < num_ids, 0.0, -np.inf), dtype)
 
 
 class Memory(NamedTuple):
@@ -372,6 +388,7 @@ class WithHead(keras.Model):
         self.registered_name = backbone.registered_name
 
     kind, fitted = Model.kind, Model.fitted
+    num_ids, limited = Model.num_ids, Model.limited
 
     @property
     def takes(self):

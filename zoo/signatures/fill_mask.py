@@ -65,7 +65,7 @@ def masked_lm_requests(model, tokenizer):
 def token_logits(model, batch):
     """float32 (B, P, V): the logits of tokens at the batch's `label_positions`."""
     outputs = model(batch)
-    return outputs[0] if isinstance(outputs, tuple) else outputs  # the second are those of a pair's parts
+    return model.limited(outputs[0] if isinstance(outputs, tuple) else outputs)  # the second are those of a pair's parts
 
 
 def _holes(model, tokenizer, frame, texts):

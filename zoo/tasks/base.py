@@ -135,6 +135,16 @@ class Task:
         """Fields of the model's config that follow from the tokenizer and the task; those it does not have are left out."""
         return dict(vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, unk_id=tokenizer.unk_id, pad_id=tokenizer.pad_id)
 
+    def num_ids(self, tokenizer):
+        """How many ids a text of this task may have: those of the tokenizer, and what the task adds."""
+        return tokenizer.vocab_size
+
+    def limit_ids(self, model, tokenizer):
+        """Tells the model which rows of its table are no ids: they get no probability. Returns the model."""
+        num_ids = self.num_ids(tokenizer)
+        model.num_ids = num_ids if num_ids < model.config.vocab_size else None
+        return model
+
     def head(self, model):
         """The layer between the model's hidden states and the outputs of `forward`, or None: the model's own logits serve."""
         return None

@@ -115,7 +115,7 @@ class MaskedLM(Task):
     def score(self, model, batch, state=None):
         outputs, _ = self.forward(model, batch)
         logits, pair_logits = outputs if self._has_pairs else (outputs, None)
-        weights = batch["loss_weights"]
+        logits, weights = model.limited(logits), batch["loss_weights"]
         best = ops.cast(ops.argmax(logits, axis=-1), "int32")
         right = ops.cast(best == ops.cast(batch["labels"], "int32"), "float32")
         totals = {

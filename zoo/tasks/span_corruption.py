@@ -86,9 +86,11 @@ class SpanCorruptionTask(Task):
     facts_class = SpanCorruptionFacts
     shown = ("loss", "perplexity", "bits_per_byte")
 
+    def num_ids(self, tokenizer):
+        return max(*sentinels(tokenizer, self.config.num_sentinels), tokenizer.vocab_size - 1) + 1
+
     def model_fields(self, tokenizer):
-        last = max(*sentinels(tokenizer, self.config.num_sentinels), tokenizer.vocab_size - 1)
-        return {**super().model_fields(tokenizer), "vocab_size": -(-(last + 1) // MULTIPLE) * MULTIPLE}
+        return {**super().model_fields(tokenizer), "vocab_size": -(-self.num_ids(tokenizer) // MULTIPLE) * MULTIPLE}
 
     def _spans(self, model, tokenizer, layout):
         ids = sentinels(tokenizer, self.config.num_sentinels)

@@ -222,8 +222,7 @@ class TextToText(Task):
                 for one, length in zip(some, lengths, strict=True)
             ]
             ids = [one for one, there in zip(ids, real, strict=True) if there][: self.config.judged]
-            known = range(data.tokenizer.vocab_size)  # a table may have more rows
-            texts = [data.tokenizer.decode([i for i in one.tolist() if i in known and i != self.facts.eos_id]) for one in ids]
+            texts = [data.tokenizer.decode([i for i in one.tolist() if i != self.facts.eos_id]) for one in ids]
             scores |= self.judged(texts, data.references[: len(texts)])
             scores["num_judged"] = len(texts)
         return scores
