@@ -128,7 +128,7 @@ def _worker(name):
     import tfds_configs
     from trainers.engine import loop, optimizers, tuning
     from trainers.engine.checkpoints import Checkpoints, named_variables
-    from trainers.engine.steps import layout_of
+    from trainers.engine.judging import layout_of
     from trainers.prepare import prepare_for
     from zoo.registry import MODELS, TASKS
 

@@ -50,6 +50,7 @@ class TrainConfig:
     seed: int
     init_from: str | None
     eval_every: int
+    eval_tokens: int | None
     checkpoint_every: int
     export: bool
 
@@ -103,6 +104,10 @@ def define_training():
     flags.DEFINE_string("model_dir", None, "Where the run is written. [runs/<model>/<timestamp>]")
     flags.DEFINE_enum("resume", "auto", ("auto", "never"), "Go on with the run in --model_dir, or insist on a new one.")
     flags.DEFINE_integer("eval_every", None, "Steps between evaluations. [a sixth of the steps]", lower_bound=1)
+    flags.DEFINE_integer(
+        "eval_tokens", None, "Tokens of a split that an evaluation reads. [all where that takes little time]",
+        lower_bound=1,
+    )  # fmt: skip
     flags.DEFINE_integer("checkpoint_every", None, "Steps between checkpoints. [a sixth of the steps]", lower_bound=1)
     flags.DEFINE_bool("export", True, "Write the SavedModel at the end.")
     flags.DEFINE_string("profile", None, "first:last of the steps that TensorBoard gets a trace of.")
@@ -210,6 +215,7 @@ def train_config():
     resolved.setdefault("data_path", None)
     resolved.setdefault("init_from", None)
     resolved.setdefault("eval_every", max(steps // 6, 1))
+    resolved.setdefault("eval_tokens", None)
     resolved.setdefault("checkpoint_every", max(steps // 6, 1))
     profiled_steps()
     config = TrainConfig(**{**resolved, "model": FLAGS.model, "preset": preset, "set": settings})

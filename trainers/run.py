@@ -28,7 +28,7 @@ FLAGS = flags.FLAGS
 LOCK_SECONDS = 5.0  # for a process that was killed to be gone
 # Fields of config.json that may change when a run goes on: they move no weight (a strategy: by rounding alone). So
 # may `steps`, upwards: what is done stays done, and from there on the learning rate follows the schedule of the new length.
-RESUMABLE_CHANGES = ("export", "eval_every", "checkpoint_every", "strategy")
+RESUMABLE_CHANGES = ("export", "eval_every", "eval_tokens", "checkpoint_every", "strategy")
 
 
 def main():

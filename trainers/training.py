@@ -9,10 +9,11 @@ import tensorflow as tf
 import tfds_configs
 from trainers.cost import machine, plan
 from trainers.cost.meter import Meter, devices_peak
-from trainers.engine import initial, loop, optimizers, strategies, tuning
+from trainers.engine import initial, judging, loop, optimizers, strategies, tuning
 from trainers.engine.checkpoints import Checkpoints, named_variables
+from trainers.engine.judging import layout_of
 from trainers.engine.metrics_log import MEASURED, MetricsLog
-from trainers.engine.steps import Progress, Run, layout_of, shown, split_scores
+from trainers.engine.steps import Progress, Run
 from trainers.flags import profiled_steps, task_config, tuning_config
 from trainers.prepare import prepare_for
 from trainers.program import quiet
@@ -62,6 +63,8 @@ def _train(run, config, model_config, placement):
     with placement.scope():
         model = task.limit_ids(task.assemble(model_class(model_config)), tokenizer)
     began = time.perf_counter()
+    # Where one part of the data is both splits it is read once.
+    judged = ("validation",) if source.splits.get("validation") == source.splits.get("test") else ("validation", "test")
     if model.fitted:
         tuning.begin(model, tuning_config(config))
         log = MetricsLog(run)
@@ -77,12 +80,11 @@ def _train(run, config, model_config, placement):
             print(initial.assign(model, config.init_from), flush=True)
         with placement.scope():
             tuning.begin(model, tuning_config(config))
-        trainer, log = _fit(run, config, model, task, tokenizer, data, placement)
+        trainer, log = _fit(run, config, model, task, tokenizer, data, placement, judged)
     if not placement.is_chief:
         placement.barrier()  # a worker that left would be taken for dead while the chief finishes
         return
-    once = source.splits.get("validation") == source.splits.get("test")
-    scores = _judge(config, trainer, log, data, time.perf_counter() - began, once)
+    scores = _judge(config, trainer, log, data, time.perf_counter() - began, judged)
     provenance = {"dataset": source.name, "licence": source.licence, "steps": config.steps, "scores": scores}
     size = sum(int(np.prod(variable.shape)) * 4 for variable in model.variables) + OVERHEAD
     machine.require_room(run / "bundle", size * (2 if config.export else 1))
@@ -92,7 +94,7 @@ def _train(run, config, model_config, placement):
     placement.barrier()
 
 
-def _fit(run, config, model, task, tokenizer, data, placement):
+def _fit(run, config, model, task, tokenizer, data, placement, judged):
     """Gradient descent, from the newest checkpoint or from step 0. Returns the trainer and the log."""
     batches = task.training_batches(data["train"], model, tokenizer, layout_of(config))
     xla, why = plan.resolve_xla(config.xla, model.config.cost(config.seq_length), model.count_params(), loop.has_accelerator())
@@ -117,7 +119,7 @@ def _fit(run, config, model, task, tokenizer, data, placement):
     if progress.step:
         print(f"Resuming after step {progress.step:,}.", flush=True)
     meter = _meter(config, model, task, placement)
-    Run(run, config, trainer, batches, checkpoints, log, data, progress, meter, profiled_steps()).run()
+    Run(run, config, trainer, batches, checkpoints, log, data, progress, meter, profiled_steps(), judged).run()
     print(checkpoints.summary(), flush=True)
     print(
         f"Graphs of the step: {trainer.num_compilations}, {'compiled by XLA' if trainer.xla else 'not compiled by XLA'}.",
@@ -141,15 +143,16 @@ def _meter(config, model, task, placement):
     return Meter(planned.flops_per_token, peak)
 
 
-def _judge(config, trainer, log, data, seconds, once=False):
-    """Scores on the whole validation and test splits. `once`: they are one part of the data, which is then read once."""
-    scores, measured = {}, None
+def _judge(config, trainer, log, data, seconds, judged):
+    """Scores on the validation and test splits. `judged`: which are read; a test split that is not is the validation split."""
+    scores = {}
     for split in ("validation", "test"):
-        if measured is None or not once:
-            measured = split_scores(config, trainer, data, split)
+        if split in judged:
+            reading = judging.at_end(config, trainer.task, data, split, trainer.model.fitted)
+            measured = judging.split_scores(config, trainer, data, split, reading)
         log.write(config.steps, split, measured)
         scores[split] = {name: value for name, value in measured.items() if name not in MEASURED}
-        print(f"{split}: {shown(trainer.task, scores[split])}", flush=True)
+        print(f"{split}: {judging.shown(trainer.task, scores[split])}{reading.sentence()}", flush=True)
     print(f"Trained and judged in {duration(seconds)}.", flush=True)
     return scores
 

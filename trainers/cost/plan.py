@@ -249,18 +249,18 @@ def make(config, model_config, task_config=None, limit=None, tuning=WHOLE, facts
     )  # fmt: skip
 
 
-def seconds_left(config, step, tokens_per_second, judged, data_tokens):
+def seconds_left(config, step, tokens_per_second, judged, judged_at_end):
     """What a run takes from `step` to the end of its last evaluation.
 
     Args:
         config: a `TrainConfig`.
         step: steps done.
         tokens_per_second: of training.
-        judged: most tokens of an evaluation during training.
-        data_tokens: split -> tokens.
+        judged: tokens of an evaluation during training.
+        judged_at_end: tokens of those after the last step.
     """
     evaluations = (config.steps - 1) // config.eval_every - step // config.eval_every
-    evaluated = max(evaluations, 0) * min(judged, data_tokens["validation"]) + data_tokens["validation"] + data_tokens["test"]
+    evaluated = max(evaluations, 0) * judged + judged_at_end
     trained = (config.steps - step) * config.batch_size * config.seq_length
     return (trained + FORWARD_SHARE * evaluated) / tokens_per_second
 

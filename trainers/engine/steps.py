@@ -9,15 +9,13 @@ import numpy as np
 import tensorflow as tf
 
 from trainers.cost.plan import seconds_left
-from trainers.engine import loop, recovery
+from trainers.engine import judging, loop, recovery
 from trainers.engine.interruption import Interruption
 from trainers.engine.optimizers import Schedule
 from trainers.program import RESUME_STATUS, command_to_go_on, quiet
 from trainers.progress import ProgressBar, duration
 from zoo.config import Refusal
-from zoo.data.batch import Layout
 
-VALIDATION_TOKENS_WHILE_TRAINING = 50_000
 STARVED = 0.02  # share of the time spent waiting for data from which on a person is told
 # What checkpoints of version 0.1 call fields of `Progress`.
 FORMER_NAMES = {"untold": "pending_losses", "untold_norms": "pending_norms"}
@@ -68,12 +66,16 @@ class Run:
         progress: where the run stands.
         meter: a `Meter`.
         profile: (first, last) of the steps that TensorBoard gets a trace of, or None.
+        judged_at_end: the splits that are read after the last step, for the time that is left.
     """
 
-    def __init__(self, run, config, trainer, batches, checkpoints, log, data, progress, meter, profile=None):
+    def __init__(
+        self, run, config, trainer, batches, checkpoints, log, data, progress, meter, profile=None,
+        judged_at_end=("validation", "test"),
+    ):  # fmt: skip
         self.run_directory, self.config, self.trainer, self.batches = run, config, trainer, batches
         self.checkpoints, self.log, self.data, self.progress = checkpoints, log, data, progress
-        self.meter, self.profile = meter, profile
+        self.meter, self.profile, self.judged_at_end = meter, profile, judged_at_end
         self._schedule = Schedule.of(config)
         self._log_every = max(1, min(50, config.steps // 20))
         self._compiled = self._all_stop = self._tracing = self._estimated = False
@@ -170,9 +172,10 @@ class Run:
     def _show(self, told, measured):
         """What matters to a person, on the bar; and once, how long all of it will take."""
         speed, config = measured["tokens_per_second"], self.config
-        in_tokens = 1 if self.trainer.task.reads == "text" else config.seq_length
-        sizes = {split: in_tokens * len(data) for split, data in self.data.items()}
-        left = duration(seconds_left(config, self.progress.step, speed, VALIDATION_TOKENS_WHILE_TRAINING, sizes))
+        task = self.trainer.task
+        at_end = sum(judging.at_end(config, task, self.data, split).tokens for split in self.judged_at_end)
+        judged = judging.while_training(config, task, self.data).tokens
+        left = duration(seconds_left(config, self.progress.step, speed, judged, at_end))
         figures = {name: told[name] for name in ("loss", "bits_per_byte") if name in told}
         figures |= {"tokens/s": speed, "of peak": f"{measured['flop_utilisation']:.0%}"}
         if measured["data_wait"] > STARVED:
@@ -192,9 +195,10 @@ class Run:
         before, placement = time.perf_counter(), self.trainer.placement
         try:
             with self._signals.at_once() if placement.num_workers == 1 else contextlib.nullcontext():
-                scores = placement.from_chief(lambda: split_scores(
-                    self.config, self.trainer, self.data, "validation", VALIDATION_TOKENS_WHILE_TRAINING
-                ))  # fmt: skip
+                reading = judging.while_training(self.config, self.trainer.task, self.data)
+                scores = placement.from_chief(
+                    lambda: judging.split_scores(self.config, self.trainer, self.data, "validation", reading)
+                )
         except KeyboardInterrupt:
             self.progress.evaluation_due = True
             self._save()
@@ -204,7 +208,8 @@ class Run:
         if scores["loss"] < (math.inf if self.progress.best_loss is None else self.progress.best_loss):
             self.progress.best_loss = scores["loss"]
         self.log.write(self.progress.step, "validation", scores)
-        self._bar.say(f"step {self.progress.step:,}  validation {shown(self.trainer.task, scores)}")
+        told = judging.shown(self.trainer.task, scores) + reading.sentence()
+        self._bar.say(f"step {self.progress.step:,}  validation {told}")
         self.meter.leave_out(time.perf_counter() - before)
         return scores["loss"]
 
@@ -241,20 +246,3 @@ class Run:
             f"Step {step + 1:,}: {reason}. Gone back to the checkpoint of step {self.progress.step:,}; "
             f"left out from now on: {', '.join(str(other + 1) for other in skipped)}."
         )
-
-
-def layout_of(config):
-    """The `Layout` of a `TrainConfig`."""
-    return Layout(config.seq_length, config.batch_size, config.seed, config.separate_documents)
-
-
-def split_scores(config, trainer, data, split, max_tokens=None):
-    """Scores on a split, or on the front of it, with the speed."""
-    began = time.perf_counter()
-    scores = trainer.evaluate(data[split], layout_of(config), max_tokens)
-    return {**scores, "tokens_per_second": trainer.tokens_evaluated / (time.perf_counter() - began)}
-
-
-def shown(task, scores):
-    """The scores that a person wants to see, in one line."""
-    return "  ".join(f"{name} {scores[name]:.4f}" for name in task.shown if name in scores)

@@ -171,7 +171,6 @@ def test_a_dry_run_prints_the_plan_with_the_vocabulary_that_is_asked_for(capfd):
 def test_the_time_to_the_end_counts_evaluations_at_a_third():
     # 60 of 100 steps of 10 x 8 tokens; evaluations after 50 and 75 on 90 of 120 tokens each, and the last on 120 + 30
     config = SimpleNamespace(steps=100, eval_every=25, batch_size=10, seq_length=8)
-    sizes = dict(train=10**6, validation=120, test=30)
     expected = (60 * 80 + (2 * 90 + 150) / 3) / 50.0
-    assert plan.seconds_left(config, 40, 50.0, 90, sizes) == pytest.approx(expected)
-    assert plan.seconds_left(config, 100, 50.0, 90, sizes) == pytest.approx(150 / 3 / 50.0)
+    assert plan.seconds_left(config, 40, 50.0, 90, 150) == pytest.approx(expected)
+    assert plan.seconds_left(config, 100, 50.0, 90, 150) == pytest.approx(150 / 3 / 50.0)

@@ -108,7 +108,7 @@ class Stream(list):
 
 
 class Config:
-    batch_size, seq_length, separate_documents, seed = 2, 3, False, 0
+    batch_size, seq_length, separate_documents, seed, eval_tokens = 2, 3, False, 0, None
     schedule, learning_rate, warmup_steps = "linear", 0.5, 10
 
     def __init__(self, steps=40, eval_every=15, checkpoint_every=10):
