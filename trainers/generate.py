@@ -1,5 +1,6 @@
 """Lets a trained model write: python -m trainers.generate --model_dir=runs/gpt/latest --prompt='The'"""
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from absl import flags
 
 from trainers import flags as trainer_flags
 from trainers import program
+from zoo import text_files
 from zoo.config import Refusal
 
 FLAGS = flags.FLAGS
@@ -17,12 +19,13 @@ FLAGS = flags.FLAGS
 SAMPLING = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
 PENALTIES = ("min_p", "repetition_penalty", "no_repeat_ngram")
 SEARCH = ("num_beams", "length_penalty", "num_best")
+ROWS = 32  # prompts of a file that are answered together
 
 
 def main():
     directory = None if FLAGS.export_dir else trainer_flags.model_dir()
     search, options = _options()
-    prompts = _prompts_of_file(FLAGS.prompt_file) if FLAGS.prompt_file else None
+    prompts = [line for _, line in text_files.lines(FLAGS.prompt_file)] if FLAGS.prompt_file else None
     if FLAGS.export_dir:
         from trainers import served
 
@@ -35,7 +38,7 @@ def main():
         import zoo
 
         loaded = zoo.load(directory)
-        if not loaded.task.generates:
+        if "generate" not in loaded.signatures:
             task = loaded.task.registered_name
             raise Refusal(f"{directory} was made for {task} and writes no text; in Python, zoo.load(...).predict() asks it.")
     write = _search if search else _write
@@ -67,35 +70,50 @@ def _options():
     return False, {**{name: FLAGS[name].value for name in SAMPLING}, **asked}
 
 
-def _prompts_of_file(path):
-    try:
-        return Path(path).read_text(encoding="utf8").splitlines()
-    except UnicodeDecodeError as error:
-        raise Refusal(f"{path} is not UTF-8: byte {error.start} cannot be read; convert it first.") from error
-
-
 def _write_file(loaded, prompts, search, options):
-    """Prints a JSON object for each prompt, or for each of the best continuations of each."""
-    if not search:
-        for prompt, text in zip(prompts, loaded.generate(prompts, **options), strict=True):
-            print(json.dumps({"prompt": prompt, "text": text}, ensure_ascii=False), flush=True)
-        return
-    for prompt, found in zip(prompts, _best(loaded, prompts, options), strict=True):
-        for text, score in found:
-            print(json.dumps({"prompt": prompt, "text": text, "score": score}, ensure_ascii=False), flush=True)
+    """Prints a JSON object for each prompt, or for each of the best continuations of each, in the order of the file.
+
+    Prompts of like length are answered together, `ROWS` at a time: padding costs as much as text.
+    """
+    loaded.require_room(prompts)
+    written = [None] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    for start in range(0, len(order), ROWS):
+        rows = order[start : start + ROWS]
+        some = [prompts[i] for i in rows]
+        if search:
+            answers = [[{"text": text, "score": score} for text, score in found] for found in _best(loaded, some, options)]
+        else:
+            answers = [[{"text": text}] for text in loaded.generate(some, **options)]
+        for i, answer in zip(rows, answers, strict=True):
+            written[i] = answer
+    for prompt, answers in zip(prompts, written, strict=True):
+        for answer in answers:
+            print(json.dumps({"prompt": prompt, **answer}, ensure_ascii=False), flush=True)
 
 
 def _converse(loaded, write, options):
     """Reads prompts from the terminal, one a line, until its end."""
     terminal = sys.stdin.isatty()
+    if terminal:
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401 - gives `input` arrow keys and a history
+
+        print("Type a text and Enter. Ctrl-C stops a text that is being written; Ctrl-D ends.", flush=True)
     while True:
-        if terminal:
-            print("prompt> ", end="", flush=True)
-        line = sys.stdin.readline()
-        if not line:
+        try:
+            line = input("prompt> ") if terminal else sys.stdin.readline()
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return
+        if not terminal and not line:
             return
         try:
             write(loaded, line.rstrip("\n"), options)
+        except KeyboardInterrupt:
+            if not terminal:
+                raise
+            print()  # this text ends here, and the next one may be asked for
         except ValueError as error:
             if not (terminal and program.is_refusal(error)):
                 raise
@@ -120,7 +138,8 @@ def _search(loaded, prompt, options):
 
 def _best(loaded, prompts, options):
     """The --num_best pairs (text, score) of each prompt that --num_beams find, or as many as there are."""
-    answer = loaded.predict("beam_search", prompt=prompts, **{name: [value] for name, value in options.items()})
+    inputs = {"prompt" if loaded.goes_on else "text": prompts, **{name: [value] for name, value in options.items()}}
+    answer = loaded.predict("beam_search", **inputs)
     rows = zip(answer["text"].tolist(), answer["score"].tolist(), strict=True)
     pairs = [zip(texts[: FLAGS.num_best], scores, strict=False) for texts, scores in rows]
     return [[(text, score) for text, score in found if score > -float("inf")] for found in pairs]

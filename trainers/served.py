@@ -40,13 +40,23 @@ class Served:
         spelt = np.vectorize(lambda text: text.decode("utf8", "replace"), otypes=[object])
         return {name: spelt(value) if value.dtype == object else value for name, value in answer.items()}
 
+    def require_room(self, texts):
+        """Nothing: of a text that is too long the SavedModel itself tells."""
+
     def generate(self, prompts, stop=None, **options):
         """As `zoo.api.Loaded.generate` for a list."""
-        texts = self.predict("generate", prompt=prompts, **{name: [value] for name, value in options.items()})["text"]
+        name = "prompt" if self.goes_on else "text"
+        texts = self.predict("generate", **{name: prompts}, **{name: [value] for name, value in options.items()})["text"]
         if stop is None:
             return texts.tolist()
-        return [given + "".join(until([text[len(given) :]], stop)) for given, text in zip(prompts, texts, strict=True)]
+        kept = prompts if self.goes_on else [""] * len(prompts)
+        return [begun + "".join(until([text[len(begun) :]], stop)) for begun, text in zip(kept, texts, strict=True)]
+
+    @property
+    def goes_on(self):
+        """Whether `generate` goes on from a prompt; else it writes another text."""
+        return "prompt" in self.model.signatures["generate"].inputs
 
     def stream(self, prompt, **options):
         """As `zoo.api.Loaded.stream`."""
-        return stream(self, prompt, **options)
+        return stream(self, prompt, **options) if self.goes_on else iter(self.generate([prompt], **options))

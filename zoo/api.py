@@ -69,7 +69,10 @@ class Loaded:
         self, prompt, max_new_tokens=64, temperature=0.0, top_k=0, top_p=1.0, seed=0, *,
         min_p=0.0, repetition_penalty=1.0, no_repeat_ngram=0, stop=None,
     ):  # fmt: skip
-        """Continues a prompt.
+        """Continues a prompt; or, where the task turns one text into another, writes the other text.
+
+            zoo.load("runs/gpt/latest").generate("The list")          # "The list is empty ..."
+            zoo.load("runs/transformer/latest").generate("Monday")    # "lundi"
 
         The options after `seed` are no inputs of the served `generate`: other values than their defaults trace a graph of
         their own, once.
@@ -87,7 +90,7 @@ class Loaded:
             stop: a string; the continuation ends before it.
 
         Returns:
-            The prompt with its continuation: a string, or a list of strings for a list.
+            The prompt with its continuation, or the other text alone: a string, or a list of strings for a list.
 
         Raises:
             Refusal: the model writes no text, a prompt is too long, or an option is out of its range.
@@ -97,14 +100,20 @@ class Loaded:
         options = dict(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         fixed = dict(min_p=min_p, repetition_penalty=repetition_penalty, no_repeat_ngram=no_repeat_ngram)
         self._check("generate", "prompt", prompts, stop, **options, **fixed)
+        kept = prompts if self.goes_on else [""] * count  # what a text that is written begins with
         answer = _called(
-            self._generation(stop, fixed), prompt=tf.constant(prompts, tf.string),
+            self._generation(stop, fixed), **{"prompt" if self.goes_on else "text": tf.constant(prompts, tf.string)},
             **{name: tf.fill([count], tf.constant(value, OPTIONS[name][0].dtype)) for name, value in options.items()},
         )  # fmt: skip
         texts = [text.decode("utf8", errors="replace") for text in answer["text"].numpy()]
         if stop is not None:
-            texts = [given + "".join(until([text[len(given) :]], stop)) for given, text in zip(prompts, texts, strict=True)]
+            texts = [begun + "".join(until([text[len(begun) :]], stop)) for begun, text in zip(kept, texts, strict=True)]
         return texts[0] if isinstance(prompt, str) else texts
+
+    @property
+    def goes_on(self):
+        """Whether `generate` goes on from a prompt; else it writes another text."""
+        return "prompt" in inspect.signature(self.signatures["generate"].python_function).parameters
 
     @property
     def _frame(self):
@@ -119,6 +128,11 @@ class Loaded:
             ids = self.tokenizer.encode(stop)
             stop_ids = tuple(ids) if len(ids) == 1 and self.tokenizer.decode(ids) == stop else ()
         fixed = {name: value for name, value in fixed.items() if value != OPTIONS[name][1]}
+        if not self.goes_on:
+            if fixed:
+                name = self.task.registered_name
+                raise Refusal(f"{min(fixed)} is for models that go on from a prompt; leave it out for {name}.")
+            return self.signatures["generate"]
         if not stop_ids and not fixed:
             return self.signatures["generate"]
         key = (stop_ids, *sorted(fixed.items()))
@@ -130,12 +144,18 @@ class Loaded:
         self, prompt, max_new_tokens=64, temperature=0.0, top_k=0, top_p=1.0, seed=0, *,
         min_p=0.0, repetition_penalty=1.0, no_repeat_ngram=0, stop=None,
     ):  # fmt: skip
-        """As `generate` for one prompt, but yields the continuation piece by piece as it is written."""
+        """As `generate` for one prompt, but yields the continuation piece by piece as it is written.
+
+        A text that is made of another comes as one piece.
+        """
         options = dict(
             temperature=float(temperature), top_k=top_k, top_p=float(top_p), seed=seed, min_p=float(min_p),
             repetition_penalty=float(repetition_penalty), no_repeat_ngram=no_repeat_ngram,
         )  # fmt: skip
         self._check("generate", "prompt", [prompt], stop, max_new_tokens=max_new_tokens, **options)
+        if not self.goes_on:
+            yield self.generate(prompt, max_new_tokens, stop=stop, **options)
+            return
         pieces = self._pieces(prompt, max_new_tokens, decoding.Sampling(**options))
         yield from pieces if stop is None else until(pieces, stop)
 
@@ -224,6 +244,10 @@ class Loaded:
         require_in_range(**options)
         if stop == "":
             raise Refusal("stop is an empty string, before which every text ends; leave it out.")
+        self.require_room(texts, kind)
+
+    def require_room(self, texts, kind="prompt"):
+        """Raises Refusal if a text is longer than the model can take; it says which."""
         longest, special = self.model.max_length, self._frame.num_special()
         for i, text in enumerate(texts):
             length = special + len(self.tokenizer.encode(text))

@@ -249,7 +249,8 @@ def test_prompts(bundle, workplace, capfd):
     )
     (workplace / "latin.txt").write_bytes(b"caf\xe9\n")
     assert refusal(capfd, "generate", f"--model_dir={bundle}", "--prompt_file=latin.txt") == (
-        "latin.txt is not UTF-8: byte 3 cannot be read; convert it first."
+        "latin.txt is not UTF-8: byte 0xe9 at offset 3 (invalid continuation byte); convert the file. "
+        "(Text to train on can be read with errors=replace.)"
     )
     assert "a lone surrogate at character 1" in refusal(capfd, "generate", f"--model_dir={bundle}", "--prompt=x\udcff")
     assert generate("--prompt=").status == 0  # the beginning of a document, like any other prompt

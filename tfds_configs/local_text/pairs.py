@@ -6,8 +6,8 @@ Each record has `source` and `target`. What is left out is counted (`Remarks`), 
 import re
 import xml.parsers.expat
 
-from tfds_configs.local_text.text_files import opened, together
 from zoo.config import Refusal
+from zoo.text_files import opened, together
 
 BLOCK_BYTES = 2**16
 # Elements of a TMX segment whose content is formatting code of another program, and not text.

@@ -10,8 +10,8 @@ import sys
 
 from tfds_configs.local_text import pairs, words
 from tfds_configs.local_text.remarks import Found
-from tfds_configs.local_text.text_files import lines, lines_with_ends, whole
 from zoo.config import Refusal
+from zoo.text_files import lines, lines_with_ends, whole
 
 # Fields that make an example worth having without a field `text`.
 OTHER_TEXTS = ({"source", "target"}, {"tokens"}, {"question", "context"})

@@ -14,8 +14,8 @@ References: Tjong Kim Sang and De Meulder 2003; Carreras and Marquez 2005; Akbik
 import re
 from dataclasses import dataclass
 
-from tfds_configs.local_text.text_files import lines, together
 from zoo.config import Refusal
+from zoo.text_files import lines, together
 
 NOT_A_PREDICATE = ("-", "_")
 WHITE_SPACE = re.compile(r"[ \t\n\r\f\v]+")  # where tf.strings.split cuts a text that is served

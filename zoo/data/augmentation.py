@@ -8,10 +8,10 @@ a word.
 import math
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from zoo import text_files
 from zoo.config import Refusal
 from zoo.data.batch import random_stream
 
@@ -101,13 +101,13 @@ def read_synonyms(path):
         Refusal: there is no such file, or a row is none.
     """
     try:
-        lines = Path(path).read_text(encoding="utf8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = list(text_files.lines(str(path)))
+    except (OSError, Refusal) as error:
         raise Refusal(
             f"synonym_table={path} cannot be read ({error}); give a UTF-8 file of word TAB synonym TAB ...."
         ) from error
     table = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in lines:
         word, *synonyms = (cell.strip() for cell in line.split("\t"))
         if not line.strip():
             continue

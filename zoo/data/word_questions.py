@@ -7,10 +7,10 @@ Shape letters: B batch, V vocabulary.
 """
 
 import math
-from pathlib import Path
 
 import numpy as np
 
+from zoo import text_files
 from zoo.config import Refusal
 
 # A few pairs from Python's documentation, judged by hand, for runs that name no file. They show that judging works, no more.
@@ -106,13 +106,11 @@ def least_count(counts, most):
 def _lines(path):
     """(number, line) of the lines of a text file that say something."""
     try:
-        text = Path(path).read_text(encoding="utf8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise Refusal(f"{path} cannot be read: {reason}.") from error
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip() and not line.startswith("#"):
-            yield number, line
+        for number, line in text_files.lines(str(path)):
+            if line.strip() and not line.startswith("#"):
+                yield number, line
+    except OSError as error:
+        raise Refusal(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def _number(text):

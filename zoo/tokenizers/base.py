@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from zoo import text_files
 from zoo.config import Refusal, nearest
 from zoo.registry import TOKENIZERS
 
@@ -198,11 +199,9 @@ def encode_pieces(native, texts):
 def read_text(path):
     """The text of a vocabulary's file. Raises Refusal when there is none or it is no UTF-8."""
     try:
-        return Path(path).read_text(encoding="utf8")
+        return text_files.whole(str(path))
     except FileNotFoundError as error:
         raise Refusal(f"There is no file {path}.") from error
-    except UnicodeDecodeError as error:
-        raise Refusal(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}).") from error
 
 
 def read_json(path):

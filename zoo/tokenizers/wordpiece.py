@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
+from zoo import text_files
 from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
 from zoo.tokenizers.base import Tokenizer, cut_at_spaces, encode_pieces, read_json, read_text, to_text
@@ -93,6 +94,7 @@ class WordPieceTokenizer(Tokenizer):
         Raises Refusal when a token is there twice or there is no such file.
         """
         tokens = read_text(vocab_txt).removesuffix("\n").split("\n")
+        tokens = [text_files.without_end(token) for token in tokens]
         vocabulary = {}
         for i, token in enumerate(tokens):
             if token in vocabulary:

@@ -113,7 +113,7 @@ def test_gpt2_files(tmp_path):
     with pytest.raises(ValueError, match="has the merge 'h e x'; a merge is two tokens"):
         create(tmp_path)
     (tmp_path / "vocab.bpe").write_bytes(b"\xff")
-    with pytest.raises(ValueError, match="no UTF-8 text .* at byte 0"):
+    with pytest.raises(ValueError, match="is not UTF-8: byte .* at offset 0"):
         create(tmp_path)
     with pytest.raises(ValueError, match="There is no file"):
         BPETokenizer.from_gpt2(tmp_path / "encoder.json", tmp_path / "absent")

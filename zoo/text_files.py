@@ -86,7 +86,7 @@ def decoded(data, path, offset, errors):
         hint = " (it begins with the mark of UTF-16)" if offset == 0 and data.startswith(UTF16_MARKS) else ""
         raise Refusal(
             f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {offset + start} ({error.reason}){hint}; "
-            "convert the file, or read on with errors=replace."
+            "convert the file. (Text to train on can be read with errors=replace.)"
         ) from error
 
 
