@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -302,18 +301,18 @@ PROGRAMS = ("run", "evaluate", "generate", "export", "doctor", "convert")
 
 
 def started(program, *arguments):
-    """Runs a program in a fresh process: its status, stdout, stderr, whether it loaded TensorFlow, its seconds."""
+    """Runs a program in a fresh process: its status, stdout, stderr, whether it loaded TensorFlow, its processor seconds."""
     code = (
-        "import atexit, json, runpy, sys\n"
-        "atexit.register(lambda: print(json.dumps('tensorflow' in sys.modules or 'keras' in sys.modules)))\n"
+        "import atexit, json, runpy, sys, time\n"
+        "loaded = lambda: 'tensorflow' in sys.modules or 'keras' in sys.modules\n"
+        "atexit.register(lambda: print(json.dumps([loaded(), time.process_time()])))\n"
         f"sys.argv = {[f'trainers/{program}.py', *arguments]!r}\n"
         f"runpy.run_module('trainers.{program}', run_name='__main__')\n"
     )
-    began = time.perf_counter()
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
-    seconds = time.perf_counter() - began
-    *lines, loaded = result.stdout.rstrip().splitlines()
-    return result.returncode, "\n".join(lines), result.stderr, json.loads(loaded), seconds
+    *lines, told = result.stdout.rstrip().splitlines()
+    loaded, seconds = json.loads(told)
+    return result.returncode, "\n".join(lines), result.stderr, loaded, seconds
 
 
 @pytest.mark.parametrize(("program", "arguments", "status"), [

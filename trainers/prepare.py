@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +110,7 @@ def _tokenizer(source, spec, vocab_size, cache, report, texts=None, options=None
     name = re.sub(r"[^\w-]+", "_", f"{source.name}-{Path(spec).name}")
     if spec not in TOKENIZERS.names():
         tokenizer = create(spec)
-        return cache / f"{name}-{_key(source, _saved_digest(tokenizer))}", tokenizer
+        return cache / f"{name}-{_key(source, tokenizer.digest())}", tokenizer
     directory = cache / f"{name}-{_key(source, spec, vocab_size, *([options] if options else []))}"
     with exclusive(directory):
         if not (directory / "tokenizer").exists():
@@ -195,16 +194,6 @@ def _key(source, *tokenizer):
         code.update(path.read_bytes())
     whole = json.dumps([source.fingerprint(), *tokenizer, code.hexdigest()])
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
-
-
-def _saved_digest(tokenizer):
-    """Identifies a tokenizer that came from a path: by what it would save."""
-    digest = hashlib.sha256()
-    with tempfile.TemporaryDirectory() as directory:
-        tokenizer.save(directory)
-        for path in sorted(Path(directory).iterdir()):
-            digest.update(f"{path.name} {path.stat().st_size} ".encode() + path.read_bytes())
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager

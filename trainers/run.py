@@ -19,7 +19,7 @@ from absl import flags
 
 from trainers import flags as trainer_flags
 from trainers import program
-from trainers.engine import workers
+from trainers.engine import identity, workers
 from trainers.engine.interruption import sigterm_as_ctrl_c
 from zoo.config import Refusal
 from zoo.files import replace_file
@@ -147,7 +147,7 @@ def _run_directory(config):
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with _alone(directory):
-            replace_file(directory / "config.json", lambda path: path.write_text(json.dumps(config.to_dict(), indent=1) + "\n"))
+            identity.write(directory, config)
             if latest:
                 replace_file(latest, lambda path: path.symlink_to(directory.name))
             yield directory
@@ -207,6 +207,7 @@ def _holds_this_run(directory, config):
         before = dict(json.loads(path.read_text(encoding="utf8")))
     except (ValueError, TypeError) as error:
         raise Refusal(f"{path} is damaged ({error}); choose another --model_dir.") from error
+    before.pop(identity.KEY, None)  # of its data, which is compared when it has been prepared
     now = config.to_dict()
     differing = [key for key in sorted(before.keys() | now.keys()) if not _may_go_on(key, before.get(key), now.get(key))]
     if differing:

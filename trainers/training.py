@@ -9,7 +9,7 @@ import tensorflow as tf
 import tfds_configs
 from trainers.cost import machine, plan
 from trainers.cost.meter import Meter, devices_peak
-from trainers.engine import initial, judging, loop, optimizers, strategies, tuning
+from trainers.engine import identity, initial, judging, loop, optimizers, strategies, tuning
 from trainers.engine.checkpoints import Checkpoints, named_variables
 from trainers.engine.judging import layout_of
 from trainers.engine.metrics_log import MEASURED, MetricsLog
@@ -48,6 +48,8 @@ def _train(run, config, model_config, placement):
         )  # fmt: skip
     for remark in source.remarks():
         print(remark, flush=True)
+    if placement.is_chief:
+        identity.check(run, identity.of(source, tokenizer, task))
     sizes = ", ".join(f"{split} {task.size(part)}" for split, part in data.items())
     print(f"Tokens: {sizes}; vocabulary {tokenizer.vocab_size:,}", flush=True)
 

@@ -122,6 +122,8 @@ class TestReading:
     def test_columns_without_a_header(self, here):
         (here / "a.tsv").write_text("3\tone\n4\ttwo\n")
         assert texts("train=a.tsv,validation=a.tsv,columns=label:text") == ["one", "two"]
+        (here / "headed.tsv").write_text("label\ttext\n1\tone\n2\ttwo\n")  # a header that says the same is not a row
+        assert texts("train=headed.tsv,validation=headed.tsv,columns=label:text") == ["one", "two"]
         source = tfds_configs.get("local_text", "train=a.tsv,validation=a.tsv,columns=label:body,field=body")
         assert list(source.examples("train"))[1] == {"label": "4", "body": "two", "text": "two"}
 

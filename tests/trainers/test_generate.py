@@ -72,10 +72,11 @@ def test_at_a_terminal_a_prompt_that_is_refused_is_not_the_end(places, capfd, mo
     for terminal in (True, False):
         monkeypatch.setattr("sys.stdin", io.StringIO(lines))
         monkeypatch.setattr("sys.stdin.isatty", lambda: terminal)  # noqa: B023
+        hint = "Type a text and Enter. Ctrl-C stops a text that is being written; Ctrl-D ends."
         answer = programs.call(capfd, "generate", places[1], "--max_new_tokens=3", "--temperature=0")
         told = "error: The longest prompt has 100 tokens, with the special ones around it; this model takes at most 64."
         if terminal:
-            assert answer.status == 0 and answer.out.startswith(f"prompt> {told}\nprompt> The cat")
+            assert answer.status == 0 and answer.out.startswith(f"{hint}\nprompt> {told}\nprompt> The cat")
         else:
             assert (answer.status, answer.out, answer.err) == (2, "", told + "\n")
 

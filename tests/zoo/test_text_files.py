@@ -44,7 +44,7 @@ def test_tables_and_vocabularies_are_read_the_same_way(tmp_path, mark, end):
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cat", "##s"]
     write(tmp_path / "vocab.txt", mark + end.join(tokens) + end)
     tokenizer = create(str(tmp_path / "vocab.txt"))
-    assert (tokenizer.vocabulary, tokenizer.pad_id, tokenizer.encode("cats")) == (tokens, 0, [5, 6])
+    assert (list(tokenizer.vocabulary), tokenizer.pad_id, tokenizer.encode("cats")) == (tokens, 0, [5, 6])
     synonyms = write(tmp_path / "synonyms.tsv", f"{mark}cat\ttom{end}dog\thound\u2028dog{end}")
     assert read_synonyms(synonyms) == {"cat": ["tom"], "dog": ["hound\u2028dog"]}
     judged = write(tmp_path / "pairs.tsv", f"{mark}cat\tdog\t7{end}a\u2028b\tc\t1{end}")

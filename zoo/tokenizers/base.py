@@ -10,9 +10,11 @@ subparts"), as in Python's `errors="replace"`.
 """
 
 import collections
+import hashlib
 import inspect
 import json
 import re
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +122,15 @@ class Tokenizer(tf.Module):
         text = json.dumps(config, ensure_ascii=False, indent=1, sort_keys=True)
         (directory / "zoo_tokenizer.json").write_text(text + "\n", encoding="utf8")
 
+    def digest(self):
+        """64 hexadecimal digits that identify the tokenizer: of all that `save` would write."""
+        digest = hashlib.sha256()
+        with tempfile.TemporaryDirectory() as directory:
+            self.save(directory)
+            for path in sorted(Path(directory).iterdir()):
+                digest.update(f"{path.name} {path.stat().st_size} ".encode() + path.read_bytes())
+        return digest.hexdigest()
+
     def save_assets(self, directory):
         """Writes vocabulary files and returns the JSON fields that `from_directory` needs besides."""
         raise TypeError(f"{type(self).__name__} cannot be saved.")
@@ -200,6 +211,14 @@ def read_text(path):
     """The text of a vocabulary's file. Raises Refusal when there is none or it is no UTF-8."""
     try:
         return text_files.whole(str(path))
+    except FileNotFoundError as error:
+        raise Refusal(f"There is no file {path}.") from error
+
+
+def read_lines(path):
+    """The lines of a vocabulary's file. Raises Refusal when there is none or it is not UTF-8."""
+    try:
+        return [line for _, line in text_files.lines(str(path))]
     except FileNotFoundError as error:
         raise Refusal(f"There is no file {path}.") from error
 

@@ -10,10 +10,9 @@ import json
 import numpy as np
 import tokenizers
 
-from zoo import text_files
 from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
-from zoo.tokenizers.base import Tokenizer, cut_at_spaces, encode_pieces, read_json, read_text, to_text
+from zoo.tokenizers.base import Tokenizer, cut_at_spaces, encode_pieces, read_json, read_lines, to_text
 from zoo.tokenizers.bpe_graph import BPEGraph
 
 END_OF_TEXT = "<|endoftext|>"
@@ -185,7 +184,7 @@ def _digits(config):
 
 def read_merges(path):
     """The merges in a file that has one a line, in order: list of pairs of tokens."""
-    lines = [text_files.without_end(line) for line in read_text(path).split("\n")]
+    lines = read_lines(path)
     lines = [line for line in lines[1 if lines[0].startswith("#version") else 0 :] if line]
     return [_pair(line, path) for line in lines]
 

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from zoo import text_files
 from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
-from zoo.tokenizers.base import Tokenizer, cut_at_spaces, encode_pieces, read_json, read_text, to_text
+from zoo.tokenizers.base import Tokenizer, cut_at_spaces, encode_pieces, read_json, read_lines, to_text
 from zoo.tokenizers.wordpiece_graph import WordPieceGraph
 
 DEFAULT_VOCAB_SIZE = 8_192
@@ -93,8 +92,7 @@ class WordPieceTokenizer(Tokenizer):
 
         Raises Refusal when a token is there twice or there is no such file.
         """
-        tokens = read_text(vocab_txt).removesuffix("\n").split("\n")
-        tokens = [text_files.without_end(token) for token in tokens]
+        tokens = read_lines(vocab_txt)
         vocabulary = {}
         for i, token in enumerate(tokens):
             if token in vocabulary:

@@ -1,0 +1,65 @@
+"""A run goes on with the text, the tokenizer and the labels that it was begun with, or not at all."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from tests import programs
+from trainers.engine import identity
+from zoo.config import Refusal
+from zoo.registry import TASKS
+from zoo.tokenizers.base import create
+
+ROWS = [("hello", "ham"), ("buy", "spam")]
+MAIL = "text,label\n" + "".join(f"{text} {i},{label}\n" for i in range(20) for text, label in ROWS)
+
+
+def task(*labels):
+    task_class = TASKS.get("classification")
+    return task_class(None, task_class.facts_class(labels=labels))
+
+
+def of(text="a", tokenizer=None, labels=("no", "yes")):
+    return identity.of(SimpleNamespace(fingerprint=lambda: text), tokenizer or create("byte"), task(*labels))
+
+
+def test_a_run_keeps_what_it_began_with_and_refuses_another(tmp_path):
+    config = SimpleNamespace(to_dict=lambda: {"model": "gpt"})
+    identity.write(tmp_path, config)
+    assert json.loads((tmp_path / "config.json").read_text()) == {"model": "gpt"}
+    identity.check(tmp_path, of())
+    identity.write(tmp_path, config)  # the run is started again
+    kept = json.loads((tmp_path / "config.json").read_text())
+    assert kept == {"model": "gpt", "data": of()}
+    identity.check(tmp_path, of())
+    for now, differing in (
+        (of(text="b"), "another text, and"),
+        (of(tokenizer=create("char", ["ab"])), "another tokenizer, and"),
+        (of(text="b", labels=("no", "oui")), "another text and labels (labels ['no', 'yes'] then, ['no', 'oui'] now), and"),
+    ):
+        with pytest.raises(Refusal) as refused:
+            identity.check(tmp_path, now)
+        assert differing in str(refused.value) and str(refused.value).startswith(f"{tmp_path} was begun with")
+    assert json.loads((tmp_path / "config.json").read_text()) == kept
+
+
+def test_equal_tokenizers_have_equal_digests_and_others_have_not():
+    one, same, other = (create("char", [text]) for text in ("abc", "abc", "abd"))
+    assert one.digest() == same.digest() != other.digest()
+
+
+def test_a_run_whose_classes_were_renamed_does_not_go_on(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mail.csv").write_text(MAIL)
+    command = [
+        "run", "--model=bag_of_words", "--preset=tiny", "--data_path=mail.csv,columns=text:label", "--steps=2",
+        "--seq_length=8", "--noexport", "--model_dir=r",
+    ]  # fmt: skip
+    assert programs.call(capfd, *command).status == 0
+    assert programs.call(capfd, *command).status == 0  # nothing is left to do
+    before = (tmp_path / "r" / "metrics.jsonl").read_text()
+    (tmp_path / "mail.csv").write_text(MAIL.replace("spam", "junk"))
+    answer = programs.call(capfd, *command)
+    assert answer.status == 2 and "(labels ['ham', 'spam'] then, ['ham', 'junk'] now)" in answer.err
+    assert (tmp_path / "r" / "metrics.jsonl").read_text() == before
