@@ -131,6 +131,8 @@ class Run:
 
     def _step(self, step, batch):
         """Trains on one batch. Returns why the step is bad, or None."""
+        if not self._compiled:
+            self._bar.note("making the graph of a step")
         with contextlib.nullcontext() if self._compiled else quiet():  # the first call compiles, and chatters
             told = self.trainer.step(batch, self.batches.starts_epoch(step), self._signals.requested)
             loss, norm = float(told.loss), float(told.gradient_norm)
