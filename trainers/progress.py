@@ -110,17 +110,18 @@ def row(title, done, total, figures, width):
 
         step 25/1,200 ━━━━━━━━━━  loss 4.257  tokens/s 2,703  left 3m07s
 
-    Title, count and time left always stand in it. The first figure comes next, then a short bar, then the other figures. The bar
-    grows into the room that is left.
+    Title, count and time left always stand in it. The first figure comes next, then a short bar, then the other figures. The
+    bar grows into the room that is left.
     """
     width -= 1  # the last column stays free: some terminals begin a new line behind it
     count = f"{title} {done:,}{f'/{total:,}' if total else ''}"
     shown = [f"{name} {_figure(value)}".rstrip() for name, value in figures.items() if name != "left"]
     left = f"left {figures['left']}" if "left" in figures else ""
-    while (
-        shown and len("  ".join(filter(None, [count, *shown, left]))) + (total and shown[1:] and NARROWEST_BAR + 1 or 0) > width
-    ):
-        shown.pop()
+    for number in range(len(shown), -1, -1):
+        reserved = NARROWEST_BAR + 1 if total and number > 1 else 0
+        shown = shown[:number]
+        if len("  ".join(filter(None, [count, *shown, left]))) + reserved <= width:
+            break
     tail = "".join(f"  {part}" for part in [*shown, left] if part)
     bar = min(WIDEST_BAR, width - len(count) - len(tail) - 1) if total else 0
     if bar < NARROWEST_BAR:
