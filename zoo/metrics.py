@@ -124,7 +124,14 @@ def entity_f1(sentences, predicted):
     return 2 * right / (told + true) if told + true else 0.0
 
 
-HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
+# First and last code points of writing that puts no blanks between words: Thai, Lao, Burmese, Khmer, kana, Chinese characters.
+# Answers are cut and compared by its characters.
+UNSPACED = (
+    (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3005, 0x3007), (0x3040, 0x30FF), (0x31F0, 0x31FF),
+    (0x3400, 0x9FFF), (0xF900, 0xFAFF), (0xFF66, 0xFF9F), (0x20000, 0x3FFFF),
+)  # fmt: skip
+_UNSPACED_RANGES = "".join(f"{chr(first)}-{chr(last)}" for first, last in UNSPACED)
+UNSPACED_CHARACTER = re.compile(f"[{_UNSPACED_RANGES}]")
 # What the evaluation program of CMRC 2018 (Cui et al. 2019) takes for punctuation.
 CMRC_PUNCTUATION = frozenset("-:_*^/\\~`+=，。：？！“”；’《》…·、「」（）－～『』")
 
@@ -137,21 +144,21 @@ def answer_words(text):
 
 
 def answer_characters(text):
-    """The units of an answer as CMRC 2018 compares them: each Chinese character, and each word or mark of other writing."""
+    """The units of an answer as CMRC 2018 compares them: characters of `UNSPACED`, words and marks of other writing."""
     text = "".join(c for c in text.lower() if c not in CMRC_PUNCTUATION)
-    return re.findall(rf"{HAN.pattern}|[^\W\u3400-\u9fff\uf900-\ufaff]+|[^\w\s]", text)
+    return re.findall(rf"[{_UNSPACED_RANGES}]|[^\W{_UNSPACED_RANGES}]+|[^\w\s]", text)
 
 
 def exact_match(answer, wanted):
-    """1.0 if two answers are the same as SQuAD counts it, where there is Chinese as CMRC 2018 does; else 0.0."""
-    units = answer_characters if HAN.search(answer + wanted) else answer_words
+    """1.0 if two answers are the same as SQuAD counts it, in writing without blanks as CMRC 2018 does; else 0.0."""
+    units = answer_characters if UNSPACED_CHARACTER.search(answer + wanted) else answer_words
     return float(units(answer) == units(wanted))
 
 
 def overlap_f1(answer, wanted):
-    """F1 of what two answers share: of their words (SQuAD), or where there is Chinese of the longest run of units that both
+    """F1 of what two answers share: of their words (SQuAD), or in writing without blanks of the longest run of units that both
     have (CMRC 2018); of two without a word, whether both are."""
-    if HAN.search(answer + wanted):
+    if UNSPACED_CHARACTER.search(answer + wanted):
         here, there = answer_characters(answer), answer_characters(wanted)
         shared = _longest_common_run(here, there)
     else:

@@ -1,7 +1,9 @@
 """Extractive question answering: which span of a context answers a question, or that none does.
 
-Words are what stands between white space, with every punctuation mark and Chinese character a word of its own. A span goes from
-a word to a word, so its ends are byte offsets of the context as it was given, whatever the tokenizer made of it.
+Words are what stands between white space, with every punctuation mark a word of its own, and every character of writing that
+puts no blanks between words (Chinese, Japanese, Thai, ...). A span goes from a word to a word, so its ends are byte offsets of
+the context as it was given, whatever the tokenizer made of it. An answer that begins or ends inside a word is widened to the
+word; the run counts these answers and tells.
 
 A long context is read in windows of its tokens that overlap by `stride`; the best span over all windows is the answer. Training
 data is cut by the very function that cuts requests.
@@ -26,8 +28,14 @@ from zoo.signatures.request import same_rows, signature
 from zoo.tasks.base import Task
 from zoo.tokenizers.base import byte_values, row_ids, valid_utf8
 
-ALONE = r"([\p{P}\p{S}\p{Han}])"
+_UNSPACED = "".join(f"\\x{{{first:x}}}-\\x{{{last:x}}}" for first, last in metrics.UNSPACED)
+ALONE = rf"([\p{{P}}\p{{S}}\p{{Han}}{_UNSPACED}])"
 BLANKS = (9, 10, 11, 12, 13, 32)
+# Blanks of two and of three bytes: no-break, narrow, wide ones and those of no width. As many plain ones take their place.
+LONG_BLANKS = (
+    (r"[\x{85}\x{a0}]", "  "),
+    (r"[\x{1680}\x{2000}-\x{200b}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}\x{feff}]", "   "),
+)
 MARKS = 3
 READ_TOGETHER = 32
 MATCHED = 2  # the segment of matching tokens, after those of question and context
@@ -100,10 +108,13 @@ class Questions:
         questions: int (windows,), which question each window is of.
         contexts: list of (bytes of the context, byte starts, byte ends of its words).
         answers: list of lists of strings; empty where there is none.
+        widened: how many answers begin or end inside a word, and stand in `labels` as whole words.
+        too_long: how many answers have more words than an answer may have.
     """
 
-    def __init__(self, batch, words, questions, contexts, answers):
+    def __init__(self, batch, words, questions, contexts, answers, widened, too_long):
         self.batch, self.words, self.questions, self.contexts, self.answers = batch, words, questions, contexts, answers
+        self.widened, self.too_long = widened, too_long
 
     def __len__(self):
         return len(self.questions)
@@ -132,6 +143,7 @@ class QuestionAnswering(Task):
             lambda q, c: windows(q, c, tokenizer, self.config, layout.seq_length), autograph=False, reduce_retracing=True
         )
         parts, words, questions, contexts, answers = [], [], [], [], []
+        widened = too_long = 0
         for first in range(0, len(checked), READ_TOGETHER):
             some = checked[first : first + READ_TOGETHER]
             batch, word, starts, ends = cut(tf.constant([e[0] for e in some]), tf.constant([e[1] for e in some]))
@@ -139,7 +151,9 @@ class QuestionAnswering(Task):
             starts, ends = (np.split(of.flat_values.numpy(), of.row_splits.numpy()[1:-1]) for of in (starts, ends))
             for i, (_, context, texts, begins) in enumerate(some):
                 spans = starts[i], ends[i]
-                wanted = _word_span(context, texts, begins, spans, first + i + 1)
+                wanted, whole = _word_span(context, texts, begins, spans, first + i + 1)
+                widened += not whole
+                too_long += wanted is not None and wanted[1] - wanted[0] >= self.config.max_answer
                 real = np.flatnonzero(batch["candidates"][i][:, 1:].any(1))
                 real = real if len(real) else np.zeros(1, int)
                 for k in real:
@@ -150,10 +164,12 @@ class QuestionAnswering(Task):
                 contexts.append((context, *spans))
                 answers.append(texts)
         batch = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
-        return Questions(batch, np.stack(words), np.array(questions), contexts, answers)
+        return Questions(batch, np.stack(words), np.array(questions), contexts, answers, widened, too_long)
 
     def size(self, data):
-        return f"{len(data.contexts):,} questions in {len(data):,} windows"
+        told = [f"{data.widened:,} answers are widened to whole words"] if data.widened else []
+        told += [f"{data.too_long:,} are longer than max_answer={self.config.max_answer} words"] if data.too_long else []
+        return f"{len(data.contexts):,} questions in {len(data):,} windows" + (f" ({'; '.join(told)})" if told else "")
 
     def training_batches(self, data, model, tokenizer, layout):
         return ExampleBatches(len(data), layout.batch_size, layout.seed, lambda chosen, step: _batch(data, chosen))
@@ -254,6 +270,8 @@ def _cross_entropy(batch, logits):
 
 def words_with_offsets(texts):
     """string (B,) -> words string, and their byte starts and ends int32, ragged (B, W) all three."""
+    for pattern, plain in LONG_BLANKS:  # as many bytes as before: offsets stay
+        texts = tf.strings.regex_replace(texts, pattern, plain)
     words = tf.strings.split(tf.strings.regex_replace(texts, ALONE, r" \1 "))
     data = byte_values(texts)
     blank = tf.reduce_any(data.flat_values[:, None] == tf.constant(BLANKS)[None], 1)
@@ -383,16 +401,21 @@ def _checked(example, number):
 
 
 def _word_span(context, answers, starts, spans, number):
-    """(first word, last word) of the first answer that is in the context, or None without one."""
+    """(first word, last word) of the first answer that is in the context, or None without one; and whether these words are the
+    answer and no more."""
     if not answers:
-        return None
+        return None, True
     answer, start = next((text, start) for text, start in zip(answers, starts, strict=True) if start >= 0)
     before = len(context.decode("utf8")[:start].encode("utf8"))
     after = before + len(answer.encode("utf8"))
     inside = np.flatnonzero((spans[0] < after) & (spans[1] > before))
     if not len(inside):
         raise Refusal(f"Example {number} has the answer {answer!r:.60}, in which there is no word.")
-    return int(inside[0]), int(inside[-1])
+    first, last = int(inside[0]), int(inside[-1])
+    # Blanks at the answer's ends are none of it.
+    answer_in_context = context[before:after]
+    whole = context[spans[0][first] : spans[1][last]].strip() == answer_in_context.strip()
+    return (first, last), whole
 
 
 def _labels(words, candidates, wanted):

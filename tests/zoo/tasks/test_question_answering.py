@@ -37,6 +37,39 @@ def test_words_and_the_bytes_they_stand_at():
     assert words.row_lengths().numpy().tolist() == [10, 0, 0]
 
 
+@pytest.mark.parametrize(("text", "expected"), [
+    ("カナダの首都はオタワ", list("カナダの首都はオタワ")),
+    ("กรุงเทพ 12 คน", [*"กรุงเทพ", "12", *"คน"]),
+    ("5\u00a0km\u3000à\u202fl\u2009est", ["5", "km", "à", "l", "est"]),
+    ("𠮷野家", list("𠮷野家")),
+])  # fmt: skip
+def test_writing_without_blanks_is_cut_at_every_character_and_blanks_of_all_kinds_are_blanks(text, expected):
+    words, starts, ends = words_with_offsets(tf.constant([text]))
+    assert [word.decode() for word in words[0].numpy()] == expected
+    data = text.encode()
+    assert [data[a:b].decode() for a, b in zip(starts[0].numpy(), ends[0].numpy(), strict=True)] == expected
+
+
+def test_every_answer_of_a_japanese_text_can_be_given_and_what_cannot_is_counted():
+    """A perfect reader of the labels gives back each answer, letter by letter."""
+    context = "オタワはカナダの首都であり、2021年の人口は約101万人である。Tokyoite lives here."
+    wanted = ["カナダ", "オタワ", "101万人", "首都", "Tokyoite lives", "Tokyo"]
+    tokenizer = create("wordpiece", [context] * 3, vocab_size=200)
+    task = QuestionAnswering(QuestionAnsweringConfig(max_question=8, stride=8, max_answer=5))
+    data = task.encode(
+        [{"question": "何?", "context": context, "answers": [text], "answer_starts": [context.index(text)]} for text in wanted],
+        tokenizer, Layout(128, 2),
+    )  # fmt: skip
+    read = []
+    for i, (first, last) in enumerate(data.batch["labels"]):
+        text, starts, ends = data.contexts[data.questions[i]]
+        read.append(text[starts[data.words[i, first]] : ends[data.words[i, last]]].decode())
+    assert read == [*wanted[:-1], "Tokyoite"]
+    assert (data.widened, data.too_long) == (1, 0)
+    assert task.size(data) == "6 questions in 6 windows (1 answers are widened to whole words)"
+    assert metrics.overlap_f1("カナダの", "カナダ") == pytest.approx(2 * 3 / 7) and metrics.exact_match("カナダ", "カナ") == 0
+
+
 def test_windows_overlap_and_every_answer_is_whole_in_one():
     task, tokenizer = parts()
     data = task.encode(EXAMPLES, tokenizer, LAYOUT)
