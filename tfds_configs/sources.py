@@ -91,6 +91,11 @@ class TextSource:
         """The same data with nothing held out for validation that was not given for it."""
         return self
 
+    def for_fitting(self):
+        """The same data for a model that is fitted in closed form and needs no validation: all of the training text is for
+        training, where a test split was given to judge it on."""
+        return self
+
     def with_config(self, config):
         """This set in another config, such as `de` of `wiki40b/de`. Raises Refusal for one that is known to be wrong."""
         base = self.builder.partition("/")[0]

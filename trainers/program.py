@@ -110,6 +110,9 @@ def _mistake(message):
 
 def sentence_of(error):
     """What an exception says, in one line; for one of the system's, which file and what could be done."""
+    # Keras puts words of its own around what is raised inside a layer's call; what was raised is the context.
+    while isinstance(error.__context__, Refusal) and str(error.__context__) in str(error):
+        error = error.__context__
     if _of_a_full_disk(error) and not getattr(error, "filename", None):
         return f"{FULL}; make room, and start the same command again."
     if not (isinstance(error, OSError) and error.errno and error.filename):

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import tfds_configs
 from trainers.cost import machine, plan
-from trainers.cost.meter import Meter, devices_peak
+from trainers.cost.meter import Meter, devices_peak, slower_precision
 from trainers.engine import identity, initial, judging, loop, optimizers, strategies, tuning
 from trainers.engine.checkpoints import Checkpoints, named_variables
 from trainers.engine.judging import layout_of
@@ -39,6 +39,7 @@ def _train(run, config, model_config, placement):
         tf.keras.mixed_precision.set_global_policy(f"mixed_{config.precision}")
     task = TASKS.get(config.task)(task_config(config), label_smoothing=config.label_smoothing, z_loss=config.z_loss)
     source = tfds_configs.get(config.dataset, config.data_path)
+    source = source.for_fitting() if model_config.fitted else source
     print(f"Data: {source.name}, tokenizer {config.tokenizer}", flush=True)
     source.check_fields(task.fields)
     with ProgressBar("Preparing") as progress:
@@ -142,6 +143,8 @@ def _meter(config, model, task, placement):
         print(f"Warning: {planned.warning()}", flush=True)
     peak = devices_peak(config.precision, placement.num_replicas)
     print(f"Peak of these devices: {peak / 1e9:,.0f} GFLOP/s in {config.precision} products", flush=True)
+    if slower := slower_precision(config.precision):
+        print(slower, flush=True)
     return Meter(planned.flops_per_token, peak)
 
 

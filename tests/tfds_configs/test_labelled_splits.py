@@ -146,6 +146,10 @@ def test_whole_holds_nothing_out(here):
     ]
     assert list(given.whole().texts("train")) == ["x" * 100] and list(given.whole().splits) == ["train", "test"]
     assert given.whole().remarks() == []
+    fitting = given.for_fitting()  # a model in closed form takes all of `a`, and is judged on `b` alone
+    assert list(fitting.texts("train")) == ["x" * 100] and list(fitting.texts("validation")) == ["y" * 50]
+    assert fitting.splits["validation"] == fitting.splits["test"] and fitting.remarks() == []
+    assert source_of("a.txt").for_fitting() == source_of("a.txt")  # there is nothing else to judge it on
     assert source_of("train=a.txt,validation=b.txt").whole().splits["test"] == "validation"
     assert tfds_configs.get("python_docs").whole() is not None
 

@@ -8,6 +8,7 @@ import pytest
 from tests import programs
 from trainers import flags as trainer_flags
 from trainers import program
+from zoo.config import Refusal
 from zoo.registry import MODELS
 
 
@@ -180,6 +181,19 @@ def test_a_librarys_own_error_is_a_bug_and_keeps_its_traceback(monkeypatch, capf
     monkeypatch.setattr(trainers.run, "main", lambda: int("x"))
     with pytest.raises(ValueError, match="invalid literal"):
         programs.call(capfd, "run", "--model=gpt")
+
+
+def test_a_refusal_inside_a_layers_call_is_told_without_keras_words(monkeypatch, capfd):
+    import keras
+
+    import trainers.run
+
+    class Picky(keras.layers.Layer):
+        def call(self, x):
+            raise Refusal("Seven is too many; give six.")
+
+    monkeypatch.setattr(trainers.run, "main", lambda: keras.Sequential([Picky()])(keras.ops.ones((1, 2))))
+    assert programs.refusal(capfd, "run", "--model=gpt") == "Seven is too many; give six."
 
 
 def test_what_tensorflow_writes_to_stderr_is_held_back_unless_it_fails(capfd):

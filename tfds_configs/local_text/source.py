@@ -59,7 +59,7 @@ class LocalTextSource(TextSource):
     def whole(self):
         """The same files with nothing held out; files of no named split are all three splits.
 
-        For evaluation, which reads all that it is given, and for models that are fitted in closed form.
+        For evaluation, which reads all that it is given.
         """
         splits = dict.fromkeys(SPLITS, "train")
         if self.data_path.named:
@@ -67,6 +67,11 @@ class LocalTextSource(TextSource):
             if "validation" in splits:
                 splits.setdefault("test", "validation")
         return dataclasses.replace(self, splits=splits)
+
+    def for_fitting(self):
+        if HEAD not in self.splits.values() or "test" not in self.data_path.files:
+            return self
+        return dataclasses.replace(self, splits={"train": "train", "validation": "test", "test": "test"})
 
     def texts(self, split):
         return (text for text in super().texts(split) if text)

@@ -59,6 +59,19 @@ def devices_peak(precision, num_replicas):
     return peak * num_replicas if tf.config.list_logical_devices("GPU") else peak
 
 
+def slower_precision(precision):
+    """A sentence where a CPU computes slower in this precision than in float32, else None. Both are measured here."""
+    if precision == "float32" or tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"):
+        return None
+    share = machine.matmul_peak(precision) / machine.matmul_peak("float32")
+    if share >= 1:
+        return None
+    return (
+        f"Warning: this CPU makes products in {precision} at {share:.2f} x the speed of float32; leave out "
+        f"--precision={precision} unless memory needs it."
+    )
+
+
 def _memory_in_use():
     if tf.config.list_logical_devices("GPU"):
         return tf.config.experimental.get_memory_info("GPU:0")["current"]

@@ -85,7 +85,13 @@ def library():
         raise OSError("The tensorflow package, whose libraries are needed, is not installed.")
     folder = Path(spec.submodule_search_locations[0])
     # Not RTLD_GLOBAL: the cryptography inside would then stand in for OpenSSL in whatever is loaded later.
-    lib = ctypes.CDLL(str(folder / "libtensorflow_cc.so.2"))
+    path = folder / "libtensorflow_cc.so.2"
+    if not path.is_file():
+        raise OSError(
+            f"TensorFlow's package has no {path.name} here, through which an export is proved: export on Linux, and leave it "
+            "out elsewhere with --noexport."
+        )
+    lib = ctypes.CDLL(str(path))
     pointer = ctypes.c_void_p
     for name, result, arguments in (
         ("TF_NewStatus", pointer, []),

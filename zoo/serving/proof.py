@@ -32,6 +32,8 @@ def prove(export):
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if result.returncode:
         reason = (result.stderr.strip() or f"exit status {result.returncode}").splitlines()[-1]
+        if reason.startswith("OSError: "):  # the library itself, not the model
+            raise Refusal(reason.removeprefix("OSError: "))
         raise Refusal(f"In a clean process the SavedModel {export} fails or answers otherwise: {reason}")
     return result.stdout.strip()
 

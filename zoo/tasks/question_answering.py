@@ -28,8 +28,6 @@ from zoo.signatures.request import same_rows, signature
 from zoo.tasks.base import Task
 from zoo.tokenizers.base import byte_values, row_ids, valid_utf8
 
-_UNSPACED = "".join(f"\\x{{{first:x}}}-\\x{{{last:x}}}" for first, last in metrics.UNSPACED)
-ALONE = rf"([\p{{P}}\p{{S}}\p{{Han}}{_UNSPACED}])"
 BLANKS = (9, 10, 11, 12, 13, 32)
 # Blanks of two and of three bytes: no-break, narrow, wide ones and those of no width. As many plain ones take their place.
 LONG_BLANKS = (
@@ -270,9 +268,10 @@ def _cross_entropy(batch, logits):
 
 def words_with_offsets(texts):
     """string (B,) -> words string, and their byte starts and ends int32, ragged (B, W) all three."""
+    unspaced = "".join(f"\\x{{{first:x}}}-\\x{{{last:x}}}" for first, last in metrics.UNSPACED)
     for pattern, plain in LONG_BLANKS:  # as many bytes as before: offsets stay
         texts = tf.strings.regex_replace(texts, pattern, plain)
-    words = tf.strings.split(tf.strings.regex_replace(texts, ALONE, r" \1 "))
+    words = tf.strings.split(tf.strings.regex_replace(texts, rf"([\p{{P}}\p{{S}}\p{{Han}}{unspaced}])", r" \1 "))
     data = byte_values(texts)
     blank = tf.reduce_any(data.flat_values[:, None] == tf.constant(BLANKS)[None], 1)
     # The words' bytes are the text's bytes without its white space, in the same order.
