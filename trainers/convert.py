@@ -1,8 +1,8 @@
 """Carries models in and out: python -m trainers.convert --from=all-MiniLM-L6-v2 --to=minilm
 
-From a Hugging Face directory, a GGUF file, a preset of KerasHub's (a directory, or a published one as `keras_hub:NAME`) or a
-directory of Google's BERT to a bundle, and from a bundle or a run to a Hugging Face directory. It ends with a certificate: what
-was compared with whom, and how far the two are apart.
+From a Hugging Face directory, a GGUF file, a preset of KerasHub's (a directory, or a published one as `keras_hub:NAME`), a
+directory of Google's BERT or an ARPA file to a bundle; from a bundle or a run to a Hugging Face directory or, of an n-gram, to an
+ARPA file. It ends with a certificate: what was compared with whom, and how far the two are apart.
 """
 
 import json
@@ -28,6 +28,8 @@ def main():
     published, target = source.startswith(PRESET), Path(target)
     if not published and not Path(source).exists():
         raise Refusal(f"--from={source}: there is no such file or directory.")
+    if _is_arpa(target) and target.exists():
+        raise Refusal(f"--to={target} is there already; give the name of a new file.")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise Refusal(f"--to={target} is there already and not empty; give the name of a new directory.")
     with program.quiet():
@@ -38,6 +40,10 @@ def main():
     print(json.dumps(certificate, indent=1))
     if not outward:
         print(f"Bundle: {target}\nNext:\n  python -m trainers.export --model_dir={target} --export_dir=export")
+
+
+def _is_arpa(path):
+    return path.name.endswith((".arpa", ".arpa.gz"))
 
 
 def _is_ours(source):
@@ -55,6 +61,8 @@ def _read(source, target):
     from zoo.convert import certificate, gguf, huggingface, keras_hub, old_tensorflow
 
     library = "transformers"
+    if _is_arpa(source):
+        return _read_arpa(source, target)
     if source.is_file():
         bundle = gguf.read(source)
     elif keras_hub.is_preset(source):
@@ -72,13 +80,30 @@ def _read(source, target):
     return bundle.provenance["certificate"]
 
 
+def _read_arpa(source, target):
+    from zoo.convert import arpa
+
+    bundle = arpa.read_bundle(source)
+    counts = ", ".join(f"{count:,}" for count in bundle.model.config.ngram_counts)
+    print(f"Model: ngram, order {bundle.model.config.order}, {counts} n-grams", flush=True)
+    bundle.provenance["certificate"] = arpa.certify(bundle, source)
+    bundle.save(target)
+    return bundle.provenance["certificate"]
+
+
 def _write(source, target):
-    """From a bundle to a Hugging Face directory. Returns the certificate."""
+    """From a bundle to a Hugging Face directory, or an ARPA file. Returns the certificate."""
     from zoo import bundle as bundles
     from zoo.convert import certificate, huggingface
     from zoo.files import remove_stale, staged
 
     bundle = bundles.load(bundles.find(source))
+    if _is_arpa(target):
+        from zoo.convert import arpa
+
+        target.parent.mkdir(parents=True, exist_ok=True)
+        arpa.write_bundle(bundle, target)
+        return arpa.certify(bundle, target)
     with staged(target.parent, target.name) as path:
         remove_stale(target.parent, re.escape(target.name))
         written = huggingface.write(bundle, path / target.name)

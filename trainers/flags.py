@@ -180,9 +180,9 @@ def define_conversion():
     flags.DEFINE_string(
         "from",
         None,
-        "A Hugging Face directory, a GGUF file, a KerasHub preset (or keras_hub:NAME), a Google BERT, a bundle or a run.",
+        "A Hugging Face directory, a GGUF or ARPA file, a KerasHub preset (or keras_hub:NAME), Google's BERT, a bundle, a run.",
     )
-    flags.DEFINE_string("to", None, "The directory to make: a bundle; of a bundle, a Hugging Face directory.")
+    flags.DEFINE_string("to", None, "What to make: a bundle; of a bundle, a Hugging Face directory, or a file NAME.arpa.")
     flags.DEFINE_string("peer_python", None, "An interpreter with torch and transformers, to compare with. [this one's]")
 
 

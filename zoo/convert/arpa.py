@@ -2,24 +2,36 @@
 
     write("model.arpa", model, words)          words[i] spells id i
     model, words = read("model.arpa")
+    bundle = read_bundle("model.arpa.gz")      with the word tokenizer, ready to be served
 
 Logarithms have base 10 here and nowhere else. Nine digits are written, so float32 tables come back bit for bit. An ARPA
 file knows the sentence mark as two words: our `eos_id` is <s> where it opens an n-gram and </s> where it closes one;
 `unk_id` is <unk>.
 """
 
+import gzip
+import importlib.util
 import itertools
 import math
+import zlib
+from pathlib import Path
 
 import numpy as np
 
+from zoo.bundle import Bundle
 from zoo.config import Refusal
+from zoo.files import replace_file
 from zoo.layers.ngram_estimation import Tables
 from zoo.models.ngram import MAX_ORDER, NGram, NGramConfig
+from zoo.tokenizers.word import WordTokenizer
 
 BOS, EOS, UNK = "<s>", "</s>", "<unk>"
 # The probability that SRILM writes for <s>, which is never predicted.
 NEVER = -99.0
+# What KenLM gives an unknown word where the file has no <unk>, log10.
+UNKNOWN_MISSING = -100.0
+SUFFIXES = (".arpa", ".arpa.gz")
+TOLERANCE = 1e-3  # of log10 p of a word, between us and KenLM
 LN10 = math.log(10)
 ROWS_AT_ONCE = 1 << 16
 # What KenLM separates words at.
@@ -30,30 +42,39 @@ def write(path, model, words):
     """Writes a fitted model.
 
     Args:
-        path: the file to make.
+        path: the file to make; gzipped if its name ends in `.gz`. It appears when it is whole.
         model: an NGram.
         words: the spelling of each id, a sequence of V strings; those of `eos_id` and `unk_id` do not matter. Raises
             Refusal for one that is empty, has white space in it, or is there twice: ARPA could not tell it apart.
     """
     words = _spellings(words, model.config)
+    opener = gzip.open if str(path).endswith(".gz") else open
+
+    def write_(aside):
+        with opener(aside, "wt", encoding="utf8", newline="\n") as file:
+            _write(file, model, words)
+
+    replace_file(Path(path), write_)
+
+
+def _write(file, model, words):
     num_ngrams = model.tables.num_ngrams
-    with open(path, "w", encoding="utf8", newline="\n") as file:
-        file.write(f"\\data\\\nngram 1={num_ngrams[0] + 1}\n")  # <s> and </s> are two
-        file.writelines(f"ngram {n}={size}\n" for n, size in enumerate(num_ngrams[1:], start=2))
-        keys = [None]
-        for n in range(1, model.config.order + 1):
-            logs = model.tables.logs[n].numpy().astype(np.float64) / LN10
-            log_probs, backoffs = logs[:, 0], logs[:, 1] if n < model.config.order else None
-            file.write(f"\n\\{n}-grams:\n")
-            if n == 1:
-                _write_unigrams(file, words, model.config.eos_id, log_probs, backoffs)
-                continue
-            keys.append(model.tables.keys[n].numpy())
-            for start in range(0, num_ngrams[n - 1], ROWS_AT_ONCE):
-                rows = np.arange(start, min(start + ROWS_AT_ONCE, num_ngrams[n - 1]))
-                columns = _columns(rows, keys, words, model.config.eos_id)
-                _write_rows(file, log_probs[rows], columns, None if backoffs is None else backoffs[rows])
-        file.write("\n\\end\\\n")
+    file.write(f"\\data\\\nngram 1={num_ngrams[0] + 1}\n")  # <s> and </s> are two
+    file.writelines(f"ngram {n}={size}\n" for n, size in enumerate(num_ngrams[1:], start=2))
+    keys = [None]
+    for n in range(1, model.config.order + 1):
+        logs = model.tables.logs[n].numpy().astype(np.float64) / LN10
+        log_probs, backoffs = logs[:, 0], logs[:, 1] if n < model.config.order else None
+        file.write(f"\n\\{n}-grams:\n")
+        if n == 1:
+            _write_unigrams(file, words, model.config.eos_id, log_probs, backoffs)
+            continue
+        keys.append(model.tables.keys[n].numpy())
+        for start in range(0, num_ngrams[n - 1], ROWS_AT_ONCE):
+            rows = np.arange(start, min(start + ROWS_AT_ONCE, num_ngrams[n - 1]))
+            columns = _columns(rows, keys, words, model.config.eos_id)
+            _write_rows(file, log_probs[rows], columns, None if backoffs is None else backoffs[rows])
+    file.write("\n\\end\\\n")
 
 
 def _spellings(words, config):
@@ -98,22 +119,88 @@ def _write_rows(file, log_probs, columns, backoffs):
     file.writelines(map(template.__mod__, zip(*(value.tolist() for value in values), strict=True)))
 
 
-def read(path):
+def read_bundle(path):
+    """The bundle of an ARPA file: the model with the tokenizer of its words. Raises Refusal as `read` does."""
+    model, words = read(path, for_tokenizer=True)
+    try:
+        tokenizer = WordTokenizer(words[2:])
+    except Refusal as error:
+        raise Refusal(f"{path}: {error}") from error
+    provenance = {"converted_from": "arpa", "source": Path(path).name}
+    return Bundle(model, tokenizer, "language_modeling", provenance)
+
+
+def write_bundle(bundle, path):
+    """Writes the n-gram model of a bundle. Raises Refusal for another model, or for tokens that ARPA cannot spell."""
+    if bundle.model.registered_name != "ngram":
+        raise Refusal(f"ARPA files hold n-gram models, and this is {bundle.model.registered_name}; give --to a directory.")
+    if bundle.tokenizer.registered_name != "word":
+        raise Refusal(
+            f"ARPA separates words by blanks, and this model's tokens are those of the {bundle.tokenizer.registered_name} "
+            "tokenizer; train with --tokenizer=word."
+        )
+    write(path, bundle.model, bundle.tokenizer.vocabulary)
+
+
+def certify(bundle, path):
+    """Compares the model of a bundle with what KenLM makes of the ARPA file, word by word.
+
+    Returns:
+        dict of `sentences`, how many; `compared`, and `peer` or the `reason` why not; `largest_difference` of log10 p.
+
+    Raises:
+        Refusal: the two are apart by more than `TOLERANCE`.
+    """
+    if importlib.util.find_spec("kenlm") is None:
+        return {"compared": False, "reason": "KenLM's Python module is not installed (pip install kenlm)"}
+    import kenlm
+
+    config, words = bundle.model.config, bundle.tokenizer.vocabulary
+    judge, rng, apart, sentences = kenlm.Model(str(path)), np.random.default_rng(7), 0.0, 20
+    for _ in range(sentences):
+        ids = rng.integers(2, len(words), rng.integers(1, 13)) if len(words) > 2 else np.zeros(3, int)
+        ours = np.asarray(bundle.model.token_log_probs(np.array([[config.eos_id, *ids]]), np.array([[*ids, config.eos_id]]))[0])
+        theirs = [log10 for log10, _, _ in judge.full_scores(" ".join(words[i] for i in ids))]
+        apart = max(apart, float(np.max(np.abs(ours[0] / LN10 - theirs))))
+    if apart > TOLERANCE:
+        raise Refusal(f"{path}: log10 p of a word is apart from KenLM's by {apart:.2g}, and at most {TOLERANCE} is right.")
+    return {"compared": True, "peer": "kenlm", "sentences": sentences, "largest_difference": apart}
+
+
+def _opened(path):
+    """The bytes of a file that may be gzipped."""
+    return gzip.open(path) if str(path).endswith(".gz") else open(path, "rb")
+
+
+def read(path, for_tokenizer=False):
     """Reads an ARPA file of any toolkit.
 
     Args:
-        path: the file. Raises Refusal, with the number of the line, where it is not as ARPA should be.
+        path: the file, gzipped if its name ends in `.gz`. Raises Refusal, with the number of the line, where it is not as ARPA
+            should be.
+        for_tokenizer: whether ids are those of the word tokenizer: <unk>, </s>, then the words in the order of the file. A file
+            without <unk> then gives it log10 p = -100, as KenLM does.
 
     Returns:
-        `(model, words)`: an NGram, and the spelling of its ids in the order of the file, "</s>" for `eos_id`.
+        `(model, words)`: an NGram, and the spelling of its ids, by default in the order of the file; "</s>" for `eos_id`.
     """
-    with open(path, "rb") as file:
+    try:
+        return _read(path, for_tokenizer)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise Refusal(f"{path} is a damaged gzip file: {error}.") from error
+
+
+def _read(path, for_tokenizer):
+    with _opened(path) as file:
         lines = enumerate(file, start=1)
         sizes = _read_header(path, lines)
         first_line, log_probs, backoffs, fields = _read_section(path, lines, 1, sizes[0])
-        words, eos_id = _vocabulary(path, first_line, fields)
-        ids = {word: i for i, word in enumerate(words)}
-        tables = [_unigrams(fields, ids, eos_id, log_probs, backoffs)]
+        words = _vocabulary(path, first_line, fields)
+        if for_tokenizer:
+            first = [UNK.encode(), EOS.encode()]
+            words = [*first, *(word for word in words if word not in first)]
+        ids, eos_id = {word: i for i, word in enumerate(words)}, words.index(EOS.encode())
+        tables = [_unigrams(fields, words, eos_id, log_probs, backoffs)]
         ids[BOS.encode()] = len(words)  # until the places of <s> and </s> are checked
         for n, size in enumerate(sizes[1:], start=2):
             first_line, log_probs, backoffs, fields = _read_section(path, lines, n, size)
@@ -121,6 +208,8 @@ def read(path):
             keys, rows = _sorted_keys(path, first_line, ngrams, tables, len(words), eos_id)
             tables.append(Tables(keys, log_probs[rows], backoffs[rows]))
         _expect(path, lines, b"\\end\\")
+        for _ in lines:  # to the checksum behind a gzipped text
+            pass
     config = NGramConfig(
         order=len(sizes), vocab_size=len(words), eos_id=eos_id, unk_id=ids.get(UNK.encode()),
         ngram_counts=tuple(len(table.keys) for table in tables),
@@ -192,22 +281,26 @@ def _check_rows(path, first_line, wrong, sentence):
 
 
 def _vocabulary(path, first_line, unigrams):
-    """The distinct words as bytes, <s> and </s> being one, and its id."""
+    """The distinct words as bytes, <s> and </s> being one."""
     words = [word for word in unigrams if word != BOS.encode()]
     if EOS.encode() not in words:
         raise Refusal(f"{path} has no {EOS} among its words, so it is no model of sentences.")
     last_row = {word: row for row, word in enumerate(unigrams)}
     repeated = np.array([last_row[word] != row for row, word in enumerate(unigrams)])
     _check_rows(path, first_line, repeated, "this word stands in the list again further down.")
-    return words, words.index(EOS.encode())
+    return words
 
 
-def _unigrams(unigrams, ids, eos_id, log_probs, backoffs):
-    """Unigrams without <s>, whose back-off weight goes to `eos_id`: </s> is no history."""
-    is_word = np.array([word in ids for word in unigrams])
-    backoffs_of_words = backoffs[is_word]
-    backoffs_of_words[eos_id] = backoffs[~is_word].sum()
-    return Tables(np.arange(len(ids)), log_probs[is_word], backoffs_of_words)
+def _unigrams(unigrams, words, eos_id, log_probs, backoffs):
+    """Unigrams in the order of `words`, without <s>, whose back-off weight goes to `eos_id`: </s> is no history."""
+    row_of = {word: row for row, word in enumerate(unigrams)}
+    begin = row_of.get(BOS.encode())
+    rows = np.array([row_of.get(word, -1) for word in words])
+    there = rows >= 0
+    log_probs = np.where(there, log_probs[rows], UNKNOWN_MISSING * LN10).astype(np.float32)
+    backoffs_of_words = np.where(there, backoffs[rows], 0).astype(np.float32)
+    backoffs_of_words[eos_id] = 0.0 if begin is None else backoffs[begin]
+    return Tables(np.arange(len(words)), log_probs, backoffs_of_words)
 
 
 def _sorted_keys(path, first_line, ngrams, tables, vocab_size, eos_id):

@@ -1,9 +1,14 @@
 """ARPA files: a round trip, KenLM as judge, and what a malformed file is told."""
 
+import gzip
+
 import numpy as np
 import pytest
 from keras import ops
 
+import zoo
+from tests import exports, programs
+from zoo.bundle import Bundle
 from zoo.convert import arpa
 from zoo.models.ngram import NGram, NGramConfig
 
@@ -147,3 +152,59 @@ def test_words_that_arpa_cannot_spell(words, sentence, tmp_path):
     with pytest.raises(ValueError, match=sentence):
         arpa.write(tmp_path / "a.arpa", fitted(2), words)
     assert not (tmp_path / "a.arpa").exists()
+
+
+WITHOUT_UNKNOWN = SMALL.replace("ngram 1=4", "ngram 1=3").replace("-1.5\t<unk>\n", "")
+
+
+@pytest.mark.parametrize("name", ["small.arpa", "small.arpa.gz"])
+def test_a_bundle_has_the_words_of_the_file_as_its_tokenizer(name, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(SMALL.encode()) if name.endswith(".gz") else SMALL.encode())
+    bundle = arpa.read_bundle(path)
+    tokenizer, config = bundle.tokenizer, bundle.model.config
+    assert tokenizer.vocabulary == ["<unk>", "\n", "a"] and (config.unk_id, config.eos_id) == (0, 1)
+    ids = [1, *tokenizer.encode("a b")]
+    log10 = ops.convert_to_numpy(bundle.model.token_log_probs(np.array([ids]), np.array([[*ids[1:], 1]]))[0])[0] / np.log(10)
+    np.testing.assert_allclose(log10, [-0.375, -0.125 - 1.5, -0.5], rtol=1e-6)
+    arpa.write_bundle(bundle, tmp_path / "again.arpa.gz")
+    again = arpa.read_bundle(tmp_path / "again.arpa.gz")
+    for ours, theirs in zip(bundle.model.get_weights(), again.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_oddities_of_other_toolkits(tmp_path):
+    """No <unk> (KenLM then takes -100), no back-off weights, -99 and -inf of what never comes."""
+    path = tmp_path / "a.arpa"
+    path.write_text(WITHOUT_UNKNOWN.replace("-0.75\ta\t-0.125", "-inf\ta"), encoding="utf8")
+    bundle = arpa.read_bundle(path)
+    scores = bundle.model.token_log_probs(np.array([[1, 0]]), np.array([[0, 2]]))[0]
+    np.testing.assert_allclose(ops.convert_to_numpy(scores)[0] / np.log(10), [-0.25 - 100, -np.inf], rtol=1e-6)
+    path.write_bytes(gzip.compress(SMALL.encode())[:-9])
+    path = path.rename(tmp_path / "a.arpa.gz")
+    with pytest.raises(ValueError, match="damaged gzip"):
+        arpa.read_bundle(path)
+
+
+def test_by_command_and_back(tmp_path, capfd):
+    (tmp_path / "a.arpa").write_text(SMALL, encoding="utf8")
+    answer = programs.call(capfd, "convert", f"--from={tmp_path / 'a.arpa'}", f"--to={tmp_path / 'ours'}")
+    assert answer.status == 0, answer.err
+    assert "order 2, 3, 2 n-grams" in answer.out
+    assert zoo.load(tmp_path / "ours").score("a")["log_prob"] == pytest.approx(-0.375 * np.log(10), rel=1e-5)
+    answer = programs.call(capfd, "convert", f"--from={tmp_path / 'ours'}", f"--to={tmp_path / 'b.arpa'}")
+    assert answer.status == 0, answer.err
+    again = arpa.read_bundle(tmp_path / "b.arpa")
+    for ours, theirs in zip(arpa.read_bundle(tmp_path / "a.arpa").model.get_weights(), again.model.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    again = programs.refusal(capfd, "convert", f"--from={tmp_path / 'ours'}", f"--to={tmp_path / 'b.arpa'}")
+    assert again.endswith("is there already; give the name of a new file.")
+
+
+def test_what_has_no_place_in_arpa_is_refused(tmp_path):
+    made = exports.made("ngram", "language_modeling")
+    with pytest.raises(ValueError, match="those of the byte tokenizer; train with --tokenizer=word"):
+        arpa.write_bundle(Bundle(*made, {}), tmp_path / "a.arpa")
+    with pytest.raises(ValueError, match="ARPA files hold n-gram models, and this is gpt"):
+        arpa.write_bundle(Bundle(*exports.made("gpt", "language_modeling"), {}), tmp_path / "a.arpa")
+    assert not list(tmp_path.iterdir())
