@@ -1,8 +1,8 @@
 """Carries models in and out: python -m trainers.convert --from=all-MiniLM-L6-v2 --to=minilm
 
 From a Hugging Face directory, a GGUF file, a preset of KerasHub's (a directory, or a published one as `keras_hub:NAME`), a
-directory of Google's BERT or an ARPA file to a bundle; from a bundle or a run to a Hugging Face directory or, of an n-gram, to an
-ARPA file. It ends with a certificate: what was compared with whom, and how far the two are apart.
+directory of Google's BERT or an ARPA file to a bundle; from a bundle or a run to a Hugging Face directory or, of an n-gram, to
+an ARPA file. It ends with a certificate: what was compared with whom, and how far the two are apart.
 """
 
 import json
