@@ -194,7 +194,8 @@ def train_config():
     preset = FLAGS.preset or DEFAULTS["preset"]
     resolved = {**DEFAULTS, "task": config_class.default_task, **config_class.recipe_for(preset)}
     if FLAGS.task not in (None, config_class.default_task):
-        resolved.update(TASKS.config(FLAGS.task).recipe)  # the family's own is for its first task
+        # The family's own is for its first task, and so is what it sets.
+        resolved = {**resolved, "set": (), **TASKS.config(FLAGS.task).recipe}
     model_config = config_class.preset(preset)
     if FLAGS.init_from:
         model_config = _begun_from(resolved)

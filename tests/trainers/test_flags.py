@@ -61,6 +61,13 @@ def test_a_task_may_have_settings_for_training_from_scratch(tmp_path):
     assert not matches(f"--init_from={tmp_path}") and matches(f"--init_from={tmp_path}", "--set=match=true")
 
 
+def test_what_a_recipe_sets_is_for_the_first_task_of_its_family():
+    config, _ = resolved("--model=transformer", "--preset=multi30k")
+    assert trainer_flags.task_config(config).bleu_tokenize == "none"
+    assert resolved("--model=transformer", "--preset=multi30k", "--task=summarization")[0].set == ()
+    assert resolved("--model=word2vec")[0].set and resolved("--model=word2vec", "--task=classification")[0].set == ()
+
+
 def test_set_reaches_the_models_config():
     config, model_config = resolved("--model=gpt", "--set=num_layers=3", "--set=dropout=0.1")
     assert (model_config.num_layers, model_config.dropout) == (3, 0.1)

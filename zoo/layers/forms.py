@@ -16,6 +16,7 @@ ROWS_FROM, BLOCKS_FROM = 256, 2_048
 # Names of activations (zoo/layers/activations.py computes them).
 PLAIN_ACTIVATIONS = ("gelu", "gelu_exact", "relu", "silu")
 GATED_ACTIVATIONS = ("swiglu", "geglu", "geglu_exact", "reglu")
+ATTENTION_SCORES = ("dot", "general", "additive")  # of a recurrent decoder (zoo/layers/recurrent_attention.py)
 MOST_PARTS = 8  # of attention in blocks, as XLA meets them
 
 

@@ -207,6 +207,44 @@ class Recurrent(keras.layers.Layer):
         return outputs, tuple(keras.KerasTensor((b, self.hidden_dim), dtype) for _ in self.state_names)
 
 
+class Bidirectional(keras.layers.Layer):
+    """Two recurrent layers over one sequence, one from the left and one from the right (Schuster and Paliwal 1997).
+
+    outputs_t = [forward_t ; backward_t], where backward is `Recurrent` on the reversed sequence
+
+        outputs, states = Bidirectional(4, "lstm")(np.ones((2, 3, 5), "float32"))
+        outputs.shape    (2, 3, 8)
+
+    Args:
+        hidden_dim: D, the width of each direction.
+        cell: rnn, gru or lstm.
+
+    Call:
+        inputs: float (B, T, X).
+        keep: bool (B, T), False at padding, which changes no state; or None.
+
+    Returns:
+        `(outputs, states)`: float (B, T, 2 D), and for each of `state_names` the states of both directions after their last
+        step, float (B, 2 D).
+    """
+
+    def __init__(self, hidden_dim, cell="lstm", **kwargs):
+        super().__init__(**kwargs)
+        self.forward = Recurrent(hidden_dim, cell, name="forward")
+        self.backward = Recurrent(hidden_dim, cell, name="backward")
+        self.state_names = self.forward.state_names
+
+    def build(self, input_shape):
+        self.forward.build(input_shape)
+        self.backward.build(input_shape)
+
+    def call(self, inputs, keep=None):
+        left_BTD, left = self.forward(inputs, keep=keep)
+        right_BTD, right = self.backward(ops.flip(inputs, 1), keep=None if keep is None else ops.flip(keep, 1))
+        outputs = ops.concatenate([left_BTD, ops.flip(right_BTD, 1)], axis=-1)
+        return outputs, tuple(ops.concatenate(pair, axis=-1) for pair in zip(left, right, strict=True))
+
+
 def recurrence(cell, x_TBGD, kernel, state, bias=None, keep=None, carry=None):
     """Runs `cell` over all steps.
 

@@ -33,6 +33,7 @@ class Model(keras.Model):
             unbounded. Evaluation overlaps its windows by as many.
         forgets_at_eos: whether nothing before an `eos_id` changes what comes after it, so that texts may be scored end to end.
         max_length: longest sequence the model can take, or None.
+        aligns: whether `alignment` says how much each token of a target looked at each of the source.
         one_row_apart: whether a served step is faster when its layers know that the batch has one row, which then has a graph
             of its own.
         num_ids: how many ids the tokenizer has, where the table has more rows, for a round number; else None. The ids above
@@ -42,7 +43,7 @@ class Model(keras.Model):
     takes = ("token_ids", "padding_mask")
     passes = ()
     num_ids = None
-    carries_state = one_row_apart = forgets_at_eos = False
+    carries_state = one_row_apart = forgets_at_eos = aligns = False
     context_tokens = 0
     max_length = None
 
@@ -234,10 +235,12 @@ class Memory(NamedTuple):
     Attributes:
         values: hidden states, float (B, S, D).
         mask: bool (B, S), True for real tokens, or None: all are.
+        states: the states with which a recurrent decoder begins, a dict of float (B, D); or None.
     """
 
     values: Any
     mask: Any = None
+    states: Any = None
 
 
 class EncoderDecoder(LanguageModel):
@@ -256,6 +259,7 @@ class EncoderDecoder(LanguageModel):
 
     takes = ("token_ids", "padding_mask", "source_ids", "source_mask")
     passes = ("encode", "init_state", "next_logits", "token_log_probs")
+    aligns = True
 
     def encode(self, source_ids, source_mask=None, training=False):
         """The `Memory` of a source.
@@ -276,6 +280,10 @@ class EncoderDecoder(LanguageModel):
     def init_state(self, batch_size, max_length, memory=None):
         """The state before the first token of the target, with what the decoder needs of the memory."""
         raise TypeError(f"{type(self).__name__} does not implement init_state().")
+
+    def alignment(self, batch):
+        """How much each position of the target looked at each of the source: float32 (B, T, S), each row adds up to 1."""
+        raise TypeError(f"{type(self).__name__} does not implement alignment().")
 
     def state_axes(self):
         # A memory of another length: what then differs goes by the source.

@@ -85,8 +85,12 @@ class TransformerConfig(Config):
     }  # fmt: skip
     preset_recipes: ClassVar = {
         "tiny": dict(seq_length=16),
-        "multi30k": dict(vocab_size=10_000, seq_length=64, batch_size=128, steps=2_500, learning_rate=3e-3, warmup_steps=500),
-    }
+        # Its texts are tokens already, with spaces between them.
+        "multi30k": dict(
+            vocab_size=10_000, seq_length=64, batch_size=128, steps=2_500, learning_rate=3e-3, warmup_steps=500,
+            set=("bleu_tokenize=none",),
+        ),
+    }  # fmt: skip
 
     def validate(self):
         self.require_positive("vocab_size", "max_length", "num_layers", "decoder_layers", "num_heads", "hidden_dim", "epsilon")

@@ -41,9 +41,9 @@ def text_to_text_signatures(model, tokenizer, frame, limit):
           float32 (B, K), best first.
         - `score`: `text`, `target` string (B,) -> `log_prob` float32 (B,), natural, of the target and its end; `num_tokens`
           int32 (B,).
-        - `align`, of an encoder-decoder: `text`, `target` -> `source_tokens` string (B, S), `target_tokens` string (B, T),
-          filled up with empty strings, and `weights` float32 (B, T, S): how much each token of the target looked at each of
-          the source.
+        - `align`, of an encoder-decoder with attention: `text`, `target` -> `source_tokens` string (B, S), `target_tokens`
+          string (B, T), filled up with empty strings, and `weights` float32 (B, T, S): how much each token of the target looked
+          at each of the source.
     """
 
     @signature(STRINGS, *(OPTIONS[name][0] for name in GENERATION))
@@ -90,7 +90,7 @@ def text_to_text_signatures(model, tokenizer, frame, limit):
         }
 
     signatures = {"serving_default": serving_default, "generate": generate_, "beam_search": beam_search_, "score": score}
-    if model.kind == "encoder_decoder":
+    if model.aligns:
         signatures["align"] = _alignment(model, tokenizer, frame, limit)
     return signatures
 
@@ -125,7 +125,7 @@ def text_to_text_requests(model):
         ("beam_search", {"text": texts, "max_new_tokens": [5, 3, 2], "num_beams": [1, 3, 2]}),
         ("score", {"text": texts, "target": targets}),
     ]
-    return requests + ([("align", {"text": texts, "target": targets})] if model.kind == "encoder_decoder" else [])
+    return requests + ([("align", {"text": texts, "target": targets})] if model.aligns else [])
 
 
 def source_of(model, tokenizer, frame, limit, texts):

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from zoo.layers import recurrent
-from zoo.layers.recurrent import Recurrent
+from zoo.layers.recurrent import Bidirectional, Recurrent
 
 B, T, X, D = 3, 7, 2, 5
 KERAS = {
@@ -241,3 +241,36 @@ def test_symbolic_shapes():
     outputs, state = Recurrent(D, "lstm")(keras.Input((T, X), batch_size=B))
     assert outputs.shape == (B, T, D)
     assert [s.shape for s in state] == [(B, D), (B, D)]
+
+
+def both_ways(cell):
+    """A layer of both directions with weights that no initialiser would choose."""
+    layer = Bidirectional(D, cell)
+    layer.build((None, None, X))
+    layer.set_weights([normal(*w.shape, seed=i) for i, w in enumerate(layer.weights)])
+    return layer
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_both_directions_are_those_of_keras(cell, loop):
+    ours, inputs = both_ways(cell), normal(B, T, X)
+    theirs = keras.layers.Bidirectional(KERAS[cell]())
+    theirs.build((None, T, X))
+    theirs.set_weights(ours.get_weights())
+    outputs, states = ours(inputs)
+    expected, *last = theirs(inputs)
+    np.testing.assert_allclose(outputs, expected, **CLOSE)
+    count = len(states)
+    for i, state in enumerate(states):  # theirs: all states from the left, then all from the right
+        np.testing.assert_allclose(state, np.concatenate([last[i], last[count + i]], axis=1), **CLOSE)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_padding_changes_neither_direction(cell, loop):
+    layer, inputs, lengths = both_ways(cell), normal(B, T, X), (T, 3, 1)
+    outputs, states = layer(inputs, keep=np.arange(T) < np.array(lengths)[:, None])
+    for row, length in enumerate(lengths):
+        alone, last = layer(inputs[row : row + 1, :length])
+        np.testing.assert_allclose(outputs[row, :length], alone[0], **CLOSE)
+        for a, b in zip(states, last, strict=True):
+            np.testing.assert_allclose(a[row], b[0], **CLOSE)
