@@ -3,8 +3,8 @@
 One model answers two questions. In a row without a mark it finds the words that are predicates. In a row where the segment ids
 mark one predicate it gives every word its role in that predicate (Shi and Lin 2019). The first token of a word answers for it.
 
-Shape letters: B batch, T positions, W words, C classes, N predicates of all rows, R predicates of a row, F words that are wrongly
-taken for predicates.
+Shape letters: B batch, T positions, W words, C classes, S states: the classes and the outside of a sentence, N predicates of
+all rows, R predicates of a row.
 """
 
 from dataclasses import dataclass
@@ -276,9 +276,10 @@ class SemanticRoles(Task):
         limit, frame = self.facts.max_tokens or model.max_length, self.frame(model.kind, tokenizer)
         labels = self.facts.labels
         string, integers = tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.int32)
+        find_all = np.array([FIND], np.int32)
 
         @signature(string, integers)
-        def label_roles(text, predicate=np.array([FIND], np.int32)):
+        def label_roles(text, predicate=find_all):
             words, batch, real = words_in_graph(text, tokenizer, frame, limit)
             shape = tf.shape(real)
             chosen = self._chosen(model, batch, real, _for_each_row(predicate, words.row_lengths()))
