@@ -207,6 +207,48 @@ class Recurrent(keras.layers.Layer):
         return outputs, tuple(keras.KerasTensor((b, self.hidden_dim), dtype) for _ in self.state_names)
 
 
+class Bidirectional(keras.layers.Layer):
+    """Two recurrent layers, one from the left and one from the right, side by side (Schuster and Paliwal 1997).
+
+    outputs = [forward(inputs); backward(inputs)]
+
+    Where `keep` is False both states stay as they are, so that padding changes nothing on either side.
+
+    Args:
+        hidden_dim: D, of both together.
+        cell, forget_bias: as `Recurrent`.
+
+    Call: inputs float (B, T, X), and `keep` bool (B, T) or None -> float (B, T, D).
+
+    Raises:
+        Refusal: if D is odd, or `cell` is unknown.
+    """
+
+    def __init__(self, hidden_dim, cell="lstm", forget_bias=1.0, **kwargs):
+        super().__init__(**kwargs)
+        if hidden_dim % 2:
+            raise Refusal(f"A bidirectional layer has two halves; hidden_dim must be even, got {hidden_dim}.")
+        self.rightward = Recurrent(hidden_dim // 2, cell, forget_bias, dtype=self.dtype_policy, name="forward")
+        self.leftward = Recurrent(hidden_dim // 2, cell, forget_bias, dtype=self.dtype_policy, name="backward")
+
+    def build(self, input_shape):
+        self.rightward.build(input_shape)
+        self.leftward.build(input_shape)
+
+    def call(self, inputs, keep=None):
+        from_left, _ = self.rightward(inputs, keep=keep)
+        from_right, _ = self.leftward(ops.flip(inputs, 1), keep=None if keep is None else ops.flip(keep, 1))
+        return ops.concatenate([from_left, ops.flip(from_right, 1)], axis=-1)
+
+    def compute_output_spec(self, inputs, keep=None):
+        return keras.KerasTensor((*inputs.shape[:2], 2 * self.rightward.hidden_dim), self.compute_dtype)
+
+
+def locked_dropout(rate, name):
+    """One mask for all steps of a sequence (Gal and Ghahramani 2016): Keras calls a step of it a spatial position."""
+    return keras.layers.SpatialDropout1D(rate, name=name)
+
+
 def recurrence(cell, x_TBGD, kernel, state, bias=None, keep=None, carry=None):
     """Runs `cell` over all steps.
 
