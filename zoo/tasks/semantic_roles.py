@@ -45,8 +45,8 @@ class SemanticRolesConfig(TaskConfig):
     needs_context: ClassVar = True
     least_seq_length: ClassVar = 3
     recipe: ClassVar = dict(
-        dataset="python_docs/calls", vocab_size=2_048, seq_length=64, batch_size=32, steps=1_500, learning_rate=1e-2,
-        optimizer="muon", warmup_steps=50,
+        dataset="python_docs/calls", vocab_size=2_048, seq_length=64, batch_size=32, steps=1_500, learning_rate=3e-3,
+        optimizer="muon", warmup_steps=50, set=("head_dropout=0",),
     )  # fmt: skip
 
     def validate(self):
