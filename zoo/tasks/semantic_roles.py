@@ -28,6 +28,7 @@ from zoo.signatures.words import words_in_graph, words_marked
 from zoo.tasks.base import Task
 
 SEGMENTS = 2  # what is marked, and what is not
+ROWS_AT_ONCE = 64  # predicates that are labelled together
 FIND = -1  # the predicate of a row that asks which words are predicates
 
 
@@ -229,9 +230,19 @@ class SemanticRoles(Task):
             `(rows, words, tags)`: int64 (N,), int64 (N,), int32 (N, W), in the order of rows and words.
         """
         rows_N, words_N = tf.unstack(tf.where(chosen_BW), axis=1)
-        asked = {name: tf.gather(batch[name], rows_N) for name in ("token_ids", "padding_mask", "label_positions")}
-        asked["segment_ids"] = words_marked(batch, real_BW, rows_N, words_N, num_behind)
-        return rows_N, words_N, self.best(self.forward(model, asked)[0][0], tf.gather(real_BW, rows_N))
+
+        def label(number, answers):
+            rows, words = (some[number * ROWS_AT_ONCE : (number + 1) * ROWS_AT_ONCE] for some in (rows_N, words_N))
+            asked = {name: tf.gather(batch[name], rows) for name in ("token_ids", "padding_mask", "label_positions")}
+            asked["segment_ids"] = words_marked(batch, real_BW, rows, words, num_behind)
+            tags = self.best(self.forward(model, asked)[0][0], tf.gather(real_BW, rows))
+            return number + 1, answers.write(number, tags)
+
+        # A text of many predicates needs no more memory at once than a batch.
+        count = tf.maximum((tf.size(rows_N) + ROWS_AT_ONCE - 1) // ROWS_AT_ONCE, 1)
+        answers = tf.TensorArray(tf.int32, count, infer_shape=False, element_shape=[None, None])
+        _, answers = tf.while_loop(lambda number, _: number < count, label, (0, answers), parallel_iterations=1)
+        return rows_N, words_N, answers.concat()
 
     def metrics(self, totals, rows, data):
         """The scores of a split.

@@ -1,13 +1,15 @@
 """Semantic roles: what CoNLL-2005 counts, rows and their marks, moves that are never decoded, answers; and what is refused."""
 
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import ops
 
-from tests import tiny_models
+from tests import programs, tiny_models
 from tests.tiny_tasks import EXAMPLES
-from zoo import metrics
+from zoo import api, metrics
 from zoo.data.batch import Layout
 from zoo.registry import MODELS, tasks_of
 from zoo.signatures.words import words_in_graph, words_marked
@@ -163,9 +165,44 @@ def test_a_model_learns_and_answers_alike_alone_and_in_company(name):
         np.testing.assert_array_equal(together["predicates"][row, :count], alone["predicates"][0])
         np.testing.assert_array_equal(together["tags"][row, :count, :words], alone["tags"][0])
         assert (together["predicates"][row, count:] == FIND).all() and (together["tags"][row, count:] == b"").all()
+    many = label(tf.constant(texts[:1] * 40), tf.constant([FIND]))  # more predicates than are labelled at once
+    assert (many["predicates"].numpy() == [2, 4]).all() and (many["tags"].numpy() == together["tags"][0, :2]).all()
     given = label(tf.constant(texts[:1]), tf.constant([4]))
     assert given["predicates"].numpy().tolist() == [[4]]
     np.testing.assert_array_equal(given["tags"][0, 0], together["tags"][0, 1])
+
+
+# The whole path
+
+CONLL = """the\t-\tB-ARG0\tO
+cat\t-\tI-ARG0\tO
+saw\tsee.01\tB-V\tO
+cats\t-\tB-ARG1\tB-ARG0
+sit\tsit.01\tI-ARG1\tB-V
+
+cats\t-\tB-ARG0
+sat\tsit.01\tB-V
+
+the\t-
+cat\t-
+"""
+
+
+def test_own_files_in_conll_columns_are_trained_on_judged_and_answered(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.conll").write_text(CONLL, encoding="utf8")
+    answer = programs.call(
+        capfd, "run", "--model=bert", "--preset=tiny", "--task=semantic_roles", "--tokenizer=byte", "--seq_length=24",
+        "--data_path=train=train.conll,validation=test.conll,test=test.conll,format=conll", "--set=max_length=24",
+        "--steps=3", "--batch_size=4", "--xla=off", "--model_dir=run", "--noexport",
+    )  # fmt: skip
+    assert answer.status == 0, answer.err
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf8").splitlines()[-1])
+    assert last["split"] == "test" and (last["num_predicates"], last["num_arguments"]) == (3, 4)
+    assert all(0 <= last[name] <= 1 for name in ("role_f1", "predicate_f1", "end_to_end_f1"))
+    answered = api.load("run").predict("label_roles", text=["cats sat"], predicate=[1])
+    assert answered["predicates"].tolist() == [[1]] and answered["tags"].shape == (1, 1, 2)
 
 
 # What is refused
