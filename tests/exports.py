@@ -29,6 +29,7 @@ FIELDS = {"question_answering": dict(max_question=12, stride=8, match=True)}
 FACTS = {
     "classification": dict(labels=LABELS, max_tokens=64),
     "tagging": dict(labels=LABELS, max_tokens=64),
+    "semantic_roles": dict(labels=("B-A0", "B-V", "I-A0", "O"), scheme="BIO", max_tokens=64),
     "question_answering": dict(max_tokens=48),
     **dict.fromkeys(("translation", "summarization"), dict(max_tokens=64, target_start=(0,))),
     "span_corruption": dict(max_tokens=64),

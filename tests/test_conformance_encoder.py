@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tests import goldens, tiny_models
 from zoo import bundle as bundles
-from zoo.registry import MODELS, TASKS
+from zoo.registry import MODELS
 from zoo.tokenizers.base import create as create_tokenizer
 
 B, T = 3, 7
@@ -121,7 +121,7 @@ def test_xla_computes_the_same(model, ids, hidden):
 
 
 def test_gradients_reach_every_weight_of_the_first_task(case):
-    task = TASKS.get(tiny_models.class_of(case).config_class.default_task)()
+    task = tiny_models.first_task(tiny_models.class_of(case).config_class)
     model = tiny_models.strengthen(tiny_models.assembled(case))
     batch = tiny_models.batches(model).batch(0)
     variables = model.trainable_variables
@@ -139,7 +139,7 @@ def test_gradients_reach_every_weight_of_the_first_task(case):
 @pytest.mark.parametrize("name", [name for name in MODELS.names() if MODELS.config(name).kind == "encoder"])
 def test_a_bundle_brings_back_task_and_weights(name, tmp_path):
     tokenizer = create_tokenizer("wordpiece", TEXTS, 61)
-    task = TASKS.get(MODELS.config(name).default_task)()
+    task = tiny_models.first_task(MODELS.config(name))
     backbone = tiny_models.create(name, vocab_size=tokenizer.vocab_size)
     model = tiny_models.strengthen(task.assemble(backbone).build_from_ids())
     loaded = bundles.load(bundles.Bundle(model, tokenizer, task, {"steps": 3}).save(tmp_path / "bundle"))

@@ -12,10 +12,12 @@ from trainers.engine import loop, optimizers, tuning
 from zoo.data.batch import Layout
 from zoo.data.parallel import Pair
 from zoo.registry import MODELS, TASKS
+from zoo.tasks.tagging import TaggedSentences
 from zoo.tasks.text_to_text import Pairs
 
 EOS_ID, CLS_ID, MASK_ID = 0, 59, 60
 SEQ_LENGTH, BATCH_SIZE = 13, 5
+TAGS = ("D", "N", "P", "V")
 
 # Structures that a family has besides its tiny preset and that take other paths through the code.
 VARIANTS = {
@@ -31,10 +33,13 @@ VARIANTS = {
     "t5-umt5": ("t5", dict(bias_per_layer=True, num_layers=1, num_decoder_layers=2)),
     "seq2seq-bahdanau": ("seq2seq", dict(cell="gru", attention="additive", tie_embeddings=False, num_layers=1)),
     "seq2seq-no-attention": ("seq2seq", dict(attention="none")),
+    "bilstm-gru": ("bilstm", dict(cell="gru", num_layers=2)),
     "bert-roberta": ("bert", dict(num_segments=1, position_offset=2, epsilon=1e-5, pooler=True, num_layers=1)),
 }  # fmt: skip
 # How the toy language is trained on where the default rule and rate are not the family's.
 SETTINGS = {
+    "bilstm": dict(learning_rate=0.1),
+    "bilstm-gru": dict(learning_rate=0.1),
     "word2vec": dict(optimizer="plain_sgd", learning_rate=0.1, schedule="constant", weight_decay=0.0, clip_norm=0.0),
     **dict.fromkeys(("seq2seq", "seq2seq-bahdanau", "seq2seq-no-attention"), dict(learning_rate=3e-2)),
     "glove": dict(optimizer="adagrad", learning_rate=0.05, schedule="constant", weight_decay=0.0, clip_norm=0.0),
@@ -83,8 +88,16 @@ def create(case, seed=7, **fields):
 def assembled(case, seed=7, **fields):
     """The model of a case with the head of its first task, if that has one."""
     model = create(case, seed, **fields)
-    with_head = TASKS.get(model.config.default_task)().assemble(model)
+    with_head = first_task(model.config).assemble(model)
     return model if with_head is model else with_head.build_from_ids()
+
+
+def first_task(config):
+    """The first task of models with a config; tagging as the family's recipe sets it, and with the tags of `toy_sentences`."""
+    task_class = TASKS.get(config.default_task)
+    if config.default_task != "tagging":
+        return task_class()
+    return task_class(task_class.config_class(labels=TAGS, head_dropout=0.0).override(config.recipe["set"]))
 
 
 def strengthen(model):
@@ -131,7 +144,7 @@ def trainer(model, steps=10, *, task=None, xla=False, placement=None, grad_accum
     with placement.scope() if placement else contextlib.nullcontext():
         rates, l1 = (tuning.rates(model, tuned), tuned.l1) if tuned else (None, 0.0)
         optimizer = optimizers.create(_Settings({**flags, **settings}), model.trainable_variables, rates, l1)
-    task = task or TASKS.get(model.config.default_task)()
+    task = task or first_task(model.config)
     return loop.Trainer(
         model, task, optimizer, tokenizer=ToyVocabulary(), batch_size=BATCH_SIZE, seq_length=SEQ_LENGTH, xla=xla,
         placement=placement, grad_accumulation=grad_accumulation,
@@ -160,9 +173,9 @@ class UnevenBatches:
 
 def batches(model, seed=0):
     """Training batches of the toy language for a model's first task."""
-    task = TASKS.get(model.config.default_task)()
+    task = first_task(model.config)
     if task.reads == "examples":
-        data = toy_pairs(model.config.vocab_size)
+        data = toy_sentences() if model.config.default_task == "tagging" else toy_pairs(model.config.vocab_size)
         return task.training_batches(data, model, ToyVocabulary(), Layout(SEQ_LENGTH, BATCH_SIZE, seed))
     ids = stream(model.config.vocab_size).view(_Stream)
     return task.training_batches(ids, model, ToyVocabulary(), Layout(SEQ_LENGTH, BATCH_SIZE, seed))
@@ -176,6 +189,15 @@ def toy_pairs(vocab_size, count=40):
         pairs.append(Pair(source, (2 * source % vocab_size).astype(np.int32)))
     texts = ["a"] * count
     return Pairs(pairs, texts, [[text] for text in texts], 0, ToyVocabulary())
+
+
+def toy_sentences(count=40):
+    """Sentences in which the tag of a word follows from its id."""
+    random, rows = np.random.default_rng(5), []
+    for _ in range(count):
+        ids = random.integers(1, 20, random.integers(2, 9)).astype(np.int32)
+        rows.append((ids, np.arange(len(ids), dtype=np.int32), (ids % len(TAGS)).astype(np.int32)))
+    return TaggedSentences(rows, list(range(count)))
 
 
 class _Stream(np.ndarray):

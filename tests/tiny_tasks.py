@@ -16,6 +16,13 @@ EXAMPLES = {
     "tagging": [{"tokens": tokens.split(), "tags": tags.split()} for tokens, tags in (
         ("the cat sat", "D N V"), ("cats sit", "N V"), ("the mat sat on the cat", "D N V P D N"), ("sit", "V"),
     )],
+    "semantic_roles": [
+        {"tokens": tokens.split(), "predicates": list(columns), "tags": [tags.split() for tags in columns.values()]}
+        for tokens, columns in (
+            ("the cat sat", {2: "B-A0 I-A0 B-V"}), ("cats", {}),
+            ("the cat saw cats sit", {2: "B-A0 I-A0 B-V B-A1 I-A1", 4: "O O O B-A0 B-V"}),
+        )
+    ],
     **dict.fromkeys(("translation", "summarization"), [
         {"source": source, "target": target} for source, target in (
             ("the cat sat", "le chat"), ("a dog", "un chien"), ("the mat", "le tapis"), ("cats sit on the mat", "les chats"),
@@ -28,6 +35,7 @@ EXAMPLES = {
 }  # fmt: skip
 FIELDS = {
     "classification": dict(balance=True, head_dropout=0.0), "tagging": dict(head_dropout=0.0),
+    "semantic_roles": dict(head_dropout=0.0),
     "question_answering": dict(head_dropout=0.0, max_question=6, stride=4), "translation": {}, "summarization": {},
 }  # fmt: skip
 LAYOUT = Layout(seq_length=24, batch_size=5)

@@ -121,7 +121,43 @@ def entity_f1(sentences, predicted):
     for tags, guesses in zip(sentences, predicted, strict=True):
         here, there = set(entities(tags)), set(entities(guesses))
         right, told, true = right + len(here & there), told + len(there), true + len(here)
+    return f1(right, told, true)
+
+
+def f1(right, told, true):
+    """2 TP / (2 TP + FP + FN), 0 where nothing is told and nothing is true.
+
+    Args:
+        right: how many were told rightly.
+        told: how many were told.
+        true: how many there are.
+    """
     return 2 * right / (told + true) if told + true else 0.0
+
+
+def role_arguments(tags):
+    """The arguments of one predicate, as the scorer of CoNLL-2005 counts them (Carreras and Marquez 2005).
+
+    `C-A1` goes on with the last argument A1 before it, and both are one argument, right only as a whole; without an A1 before
+    it is an A1. `R-A1` is a role of its own. The predicate itself, V, is not an argument.
+
+        role_arguments(["B-A1", "B-V", "B-C-A1", "I-C-A1", "B-A2"])   {(("A1", 0, 0), ("C-A1", 2, 3)), (("A2", 4, 4),)}
+
+    Args:
+        tags: list of BIO tags, one for each word.
+
+    Returns:
+        A set of arguments, each a tuple of its parts (role, first word, last word).
+    """
+    arguments, last = [], {}
+    for role, first, end in entities(tags):
+        head = role[2:] if role.startswith("C-") else None
+        if head in last:
+            arguments[last[head]].append((role, first, end))
+            continue
+        last[head or role] = len(arguments)
+        arguments.append([(head or role, first, end)])
+    return {tuple(parts) for parts in arguments if parts[0][0] != "V"}
 
 
 # First and last code points of writing that puts no blanks between words: Thai, Lao, Burmese, Khmer, kana, Chinese characters.

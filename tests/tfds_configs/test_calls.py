@@ -76,6 +76,7 @@ def test_every_example_is_what_its_tags_say(found):
     for _, example in found:
         assert len(example["tags"]) == len(example["predicates"]) <= calls.MOST_CALLS
         assert all(len(token.split()) == 1 for token in example["tokens"]) and len(example["tokens"]) <= calls.LONGEST_LINE
+        assert sum(map(len, example["tokens"])) <= calls.MOST_CHARACTERS
         assert example["predicates"] == sorted(set(example["predicates"]))
         for place, column in zip(example["predicates"], example["tags"], strict=True):
             assert len(column) == len(example["tokens"]) and set(column) <= set(calls.TAGS)

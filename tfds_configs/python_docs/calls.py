@@ -25,7 +25,7 @@ LABELLED = (
 # Positional arguments from the fourth on are one role: few calls have them.
 ROLES = ("V", "RECEIVER", "ARG0", "ARG1", "ARG2", "ARG3+", "KEYWORD", "STARRED")
 TAGS = ("O", *(f"{place}-{role}" for role in ROLES for place in "BI"))
-LONGEST_LINE, MOST_CALLS = 24, 4
+LONGEST_LINE, MOST_CHARACTERS, MOST_CALLS = 24, 64, 4
 # Of lines without a call, which are there so that a model learns to find none, each this many-th is kept.
 EVERY_WITHOUT = 4
 # Types of tokens that a line of source may have. Text in quotes that white space would cut, and f-strings, whose tokens
@@ -72,7 +72,8 @@ def lines(source):
     line, complete = [], True
     for token in found:
         if token.type == tokenize.NEWLINE:
-            if complete and 2 <= len(line) <= LONGEST_LINE:
+            short = 2 <= len(line) <= LONGEST_LINE and sum(len(token.string) for token in line) <= MOST_CHARACTERS
+            if complete and short:
                 labelled = _labelled(line, calls, text)
                 if labelled is not None:
                     yield [token.string for token in line], *labelled

@@ -161,7 +161,11 @@ class TokenClassifier(keras.layers.Layer):
     def call(self, hidden_BTD, batch, training=False):
         positions_BP = batch.get("label_positions")
         x = hidden_BTD if positions_BP is None else taken_at(hidden_BTD, positions_BP)
-        return ops.cast(self.projection(self.dropped(x, training=training)), "float32")
+        return self.logits(self.dropped(x, training=training))
+
+    def logits(self, x):
+        """What is answered at each position, given its hidden state (B, P, D)."""
+        return ops.cast(self.projection(x), "float32")
 
 
 class CRFHead(TokenClassifier):
@@ -184,6 +188,25 @@ class CRFHead(TokenClassifier):
 
     def call(self, hidden_BTD, batch, training=False):
         return super().call(hidden_BTD, batch, training=training), self.crf.moves(forbid=not training)
+
+
+class RoleHead(TokenClassifier):
+    """Semantic roles of words, and whether they are predicates: two outputs of one encoder.
+
+    Args:
+        num_classes, dropout: as `TokenClassifier`.
+
+    Call: as `TokenClassifier` -> the roles' logits, float32 (B, P, C), and those of "not a predicate" and "a predicate",
+    float32 (B, P, 2).
+    """
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.predicates = Linear(2, name="predicates")
+        self.predicates.build(input_shape)
+
+    def logits(self, x):
+        return super().logits(x), ops.cast(self.predicates(x), "float32")
 
 
 class SpanHead(TokenClassifier):

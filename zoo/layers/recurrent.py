@@ -230,8 +230,8 @@ class Bidirectional(keras.layers.Layer):
 
     def __init__(self, hidden_dim, cell="lstm", **kwargs):
         super().__init__(**kwargs)
-        self.forward = Recurrent(hidden_dim, cell, name="forward")
-        self.backward = Recurrent(hidden_dim, cell, name="backward")
+        self.forward = Recurrent(hidden_dim, cell, dtype=self.dtype_policy, name="forward")
+        self.backward = Recurrent(hidden_dim, cell, dtype=self.dtype_policy, name="backward")
         self.state_names = self.forward.state_names
 
     def build(self, input_shape):
@@ -243,6 +243,17 @@ class Bidirectional(keras.layers.Layer):
         right_BTD, right = self.backward(ops.flip(inputs, 1), keep=None if keep is None else ops.flip(keep, 1))
         outputs = ops.concatenate([left_BTD, ops.flip(right_BTD, 1)], axis=-1)
         return outputs, tuple(ops.concatenate(pair, axis=-1) for pair in zip(left, right, strict=True))
+
+    def compute_output_spec(self, inputs, keep=None):
+        batch, length, _ = inputs.shape
+        width, dtype = 2 * self.forward.hidden_dim, self.compute_dtype
+        states = tuple(keras.KerasTensor((batch, width), dtype) for _ in self.state_names)
+        return keras.KerasTensor((batch, length, width), dtype), states
+
+
+def locked_dropout(rate, name):
+    """One mask for all steps of a sequence (Gal and Ghahramani 2016): Keras calls a step of it a spatial position."""
+    return keras.layers.SpatialDropout1D(rate, name=name)
 
 
 def recurrence(cell, x_TBGD, kernel, state, bias=None, keep=None, carry=None):

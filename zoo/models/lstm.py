@@ -19,7 +19,7 @@ from keras import ops
 from zoo.config import Config, Cost
 from zoo.layers.chunked_cross_entropy import Projection
 from zoo.layers.linear import Linear, times_rows
-from zoo.layers.recurrent import Recurrent
+from zoo.layers.recurrent import Recurrent, locked_dropout
 from zoo.models.base import LanguageModel
 from zoo.registry import MODELS
 
@@ -150,7 +150,7 @@ class LSTM(LanguageModel):
             Recurrent(d, c.cell, weight_dropout=c.weight_dropout, name=f"layer_{i}") for i, d in enumerate(c.layer_dims)
         ]
         rates = (c.input_dropout, *(c.hidden_dropout,) * (c.num_layers - 1), c.output_dropout)
-        self.dropouts = [_locked_dropout(rate, f"dropout_{i}") for i, rate in enumerate(rates)]
+        self.dropouts = [locked_dropout(rate, f"dropout_{i}") for i, rate in enumerate(rates)]
         self.head = TiedLinear(self.embeddings, name="head") if c.tie_embeddings else Linear(c.vocab_size, name="head")
 
     def build(self, input_shape=None):
@@ -214,11 +214,6 @@ class TiedLinear(keras.layers.Layer):
 
     def call(self, x_BTE):
         return times_rows(x_BTE, ops.convert_to_tensor(self.embedding.embeddings)) + self.bias
-
-
-def _locked_dropout(rate, name):
-    """One mask for all steps of a sequence (Gal and Ghahramani 2016): Keras calls a step of it a spatial position."""
-    return keras.layers.SpatialDropout1D(rate, name=name)
 
 
 def _document_starts(segment_ids_BT, padding_mask_BT):

@@ -16,15 +16,15 @@ from keras import ops
 from zoo import metrics
 from zoo.config import Config, Output, Refusal, TaskConfig
 from zoo.data.examples import ExampleBatches, in_order, padded
+from zoo.data.words import word_rows
 from zoo.layers import crf
 from zoo.layers.cross_entropy import cross_entropy
 from zoo.layers.heads import CRFHead, TokenClassifier
 from zoo.registry import TASKS
 from zoo.signatures import embedding
 from zoo.signatures.request import signature
-from zoo.signatures.rows import rows_in_graph
+from zoo.signatures.words import words_in_graph
 from zoo.tasks.base import Task
-from zoo.tokenizers.base import row_ids
 
 
 @dataclass(frozen=True)
@@ -113,21 +113,14 @@ class Tagging(Task):
     def encode(self, examples, tokenizer, layout):
         known = {label: i for i, label in enumerate(self.facts.labels)}
         frame, rows, sentences = self.frame(self.kinds[0], tokenizer), [], []
-        room = layout.seq_length - frame.num_special()
-        if room < 1:
-            raise Refusal(f"seq_length {layout.seq_length} leaves no room for a word; it must be above {frame.num_special()}.")
         for number, example in enumerate(examples, 1):
             words, tags = _sentence(example, number)
             for tag in tags:
                 if tag not in known:
                     raise Refusal(f"Example {number} has the tag {tag!r}, which no training example has.")
-            pieces = tokenizer.encode_batch([word if i == 0 else f" {word}" for i, word in enumerate(words)])
-            pieces = [list(some[:room]) or [_blank(tokenizer)] for some in pieces]
-            for start, end in _spans(list(map(len, pieces)), room):
-                ids = [*frame.before, *(i for some in pieces[start:end] for i in some), *frame.after]
-                places = np.cumsum([len(frame.before), *map(len, pieces[start : end - 1])])
-                labels = [known[tag] for tag in tags[start:end]]
-                rows.append((np.array(ids, np.int32), places.astype(np.int32), np.array(labels, np.int32)))
+            for row in word_rows(words, tokenizer, frame, layout.seq_length):
+                labels = [known[tag] for tag in tags[row.first : row.first + len(row.places)]]
+                rows.append((row.ids, row.places, np.array(labels, np.int32)))
                 sentences.append(number)
         return TaggedSentences(rows, sentences)
 
@@ -219,9 +212,7 @@ class Tagging(Task):
 
         @signature(tf.TensorSpec([None], tf.string))
         def tag(text):
-            words, batch, places = _rows_in_graph(text, tokenizer, frame, limit)
-            batch["label_positions"] = places.to_tensor()
-            real = tf.sequence_mask(places.row_lengths(), tf.shape(batch["label_positions"])[1])
+            words, batch, real = words_in_graph(text, tokenizer, frame, limit)
             predicted, score = self.best(model(batch), real)
             tags = tf.where(real, tf.gather(tf.constant(labels), predicted), "")
             counts = tf.cast(words.row_lengths(), tf.int32)
@@ -235,43 +226,9 @@ class Tagging(Task):
         return requests + embedding.requests_beside_a_head(model)
 
 
-def _rows_in_graph(texts, tokenizer, frame, limit):
-    """string (B,) -> words, ragged (B, W); a batch of their tokens; the places of their first tokens, ragged (B, W)."""
-    words = tf.strings.split(texts)
-    flat = words.flat_values
-    row = row_ids(words)
-    is_first = tf.range(tf.size(flat), dtype=tf.int64) == tf.gather(words.row_splits, row)
-    pieces = tokenizer.tokenize(tf.where(is_first, flat, tf.strings.join([" ", flat])))
-    blank = tf.cast(pieces.row_lengths() == 0, tf.int64)
-    blanks = tf.RaggedTensor.from_row_lengths(tf.fill([tf.reduce_sum(blank)], _blank(tokenizer)), blank, validate=False)
-    pieces = tf.concat([pieces, blanks], 1)
-    splits = tf.gather(pieces.row_splits, words.row_splits)
-    ids = tf.RaggedTensor.from_row_splits(pieces.flat_values, splits, validate=False)
-    places = tf.cast(pieces.row_splits[:-1] - tf.gather(splits, row), tf.int32) + len(frame.before)
-    batch = rows_in_graph([ids], frame, tokenizer.pad_id, limit, "refuse")
-    batch.pop("segment_ids", None)  # of one part
-    return words, batch, words.with_flat_values(places)
-
-
-def _blank(tokenizer):
-    """What stands for a word that leaves no token, such as one of control characters."""
-    return tokenizer.eos_id if tokenizer.unk_id is None else tokenizer.unk_id
-
-
 def _sizes(rows):
     """The most tokens and the most words of a row."""
     return max(len(ids) for ids, _, _ in rows), max(len(places) for _, places, _ in rows)
-
-
-def _spans(lengths, room):
-    """(first word, end) of rows of at most `room` tokens."""
-    start = used = 0
-    for i, length in enumerate(lengths):
-        if used + length > room:
-            yield start, i
-            start, used = i, 0
-        used += length
-    yield start, len(lengths)
 
 
 def _batch(rows, width, num_words, pad_id):

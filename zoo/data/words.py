@@ -1,0 +1,70 @@
+"""Sentences of words as rows of ids, in which the first token of each word answers for it; in graph: `zoo/signatures/words.py`.
+
+Shape letters: T positions, W words.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from zoo.config import Refusal
+
+
+class WordRow(NamedTuple):
+    """Words of a sentence as one row.
+
+    Attributes:
+        ids: token ids with the frame around them, int32 (T,).
+        places: where each word's tokens begin, int32 (W,).
+        end: where the tokens of the last word end.
+        first: the number of the row's first word in its sentence.
+    """
+
+    ids: np.ndarray
+    places: np.ndarray
+    end: int
+    first: int
+
+
+def word_rows(words, tokenizer, frame, limit):
+    """A list of `WordRow`: the words of a sentence, in several rows if they do not fit into one.
+
+    A word that leaves no token, such as one of control characters, is `blank_id`. A word with more tokens than a row has room
+    for loses its end.
+
+    Args:
+        words: list of str, at least one.
+        tokenizer: a `Tokenizer`.
+        frame: a `Frame` of one text.
+        limit: the most tokens of a row.
+
+    Raises:
+        Refusal: `limit` leaves no room for a word.
+    """
+    room = limit - frame.num_special()
+    if room < 1:
+        raise Refusal(f"seq_length {limit} leaves no room for a word; it must be above {frame.num_special()}.")
+    pieces = tokenizer.encode_batch([word if i == 0 else f" {word}" for i, word in enumerate(words)])
+    pieces = [list(some[:room]) or [blank_id(tokenizer)] for some in pieces]
+    rows = []
+    for start, end in _spans(list(map(len, pieces)), room):
+        ids = [*frame.before, *(i for some in pieces[start:end] for i in some), *frame.after]
+        places = np.cumsum([len(frame.before), *map(len, pieces[start : end - 1])])
+        rows.append(WordRow(np.array(ids, np.int32), places.astype(np.int32), len(ids) - len(frame.after), start))
+    return rows
+
+
+def blank_id(tokenizer):
+    """What stands for a word that leaves no token."""
+    return tokenizer.eos_id if tokenizer.unk_id is None else tokenizer.unk_id
+
+
+def _spans(lengths, room):
+    """(first word, end) of rows of at most `room` tokens."""
+    start = used = 0
+    for i, length in enumerate(lengths):
+        if used + length > room:
+            yield start, i
+            start, used = i, 0
+        used += length
+    yield start, len(lengths)

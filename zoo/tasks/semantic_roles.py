@@ -1,0 +1,380 @@
+"""Semantic role labelling: who did what to whom.
+
+One model answers two questions. In a row without a mark it finds the words that are predicates. In a row where the segment ids
+mark one predicate it gives every word its role in that predicate (Shi and Lin 2019). The first token of a word answers for it.
+
+Shape letters: B batch, T positions, W words, C classes, S states: the classes and the outside of a sentence, N predicates of
+all rows, R predicates of a row.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from zoo import metrics
+from zoo.config import Config, Output, Refusal, TaskConfig
+from zoo.data.examples import ExampleBatches, in_order, padded
+from zoo.data.words import WordRow, word_rows
+from zoo.layers import crf
+from zoo.layers.cross_entropy import cross_entropy
+from zoo.layers.heads import RoleHead
+from zoo.registry import TASKS
+from zoo.signatures import embedding
+from zoo.signatures.request import refusal_unless, signature
+from zoo.signatures.words import words_in_graph, words_marked
+from zoo.tasks.base import Task
+
+SEGMENTS = 2  # what is marked, and what is not
+ROWS_AT_ONCE = 64  # predicates that are labelled together
+FIND = -1  # the predicate of a row that asks which words are predicates
+
+
+@dataclass(frozen=True)
+class SemanticRolesConfig(TaskConfig):
+    """How roles are told.
+
+    Attributes:
+        head_dropout: rate in the head.
+    """
+
+    head_dropout: float = 0.1
+
+    kinds: ClassVar = ("encoder",)
+    needs_context: ClassVar = True
+    least_seq_length: ClassVar = 3
+    recipe: ClassVar = dict(
+        dataset="python_docs/calls", vocab_size=2_048, seq_length=64, batch_size=32, steps=1_500, learning_rate=3e-3,
+        optimizer="muon", warmup_steps=50, set=("head_dropout=0",),
+    )  # fmt: skip
+
+    def validate(self):
+        self.require_rate("head_dropout")
+
+    def output(self, model_config, seq_length, facts=None):
+        classes, width = (len(facts.labels) if facts else 2) + 2, model_config.cost(seq_length).hidden_dim
+        return Output(seq_length, classes, (width + 1) * classes, (width + 1) * classes)
+
+
+@dataclass(frozen=True)
+class SemanticRolesFacts(Config):
+    """What the training examples told.
+
+    Attributes:
+        labels: the tags of roles, in the order of the logits.
+        scheme: in which the tags mark spans, a key of `zoo.layers.crf.SCHEMES`; empty for other tags.
+        max_tokens: most tokens of a row, special ones included: the run's --seq_length.
+        num_behind: how many ids stand behind the last word of a row.
+    """
+
+    labels: tuple[str, ...] = ()
+    scheme: str = ""
+    max_tokens: int = 0
+    num_behind: int = 1
+
+
+class RoleRow(NamedTuple):
+    """One question about the words of a row.
+
+    Attributes:
+        row: the `WordRow`.
+        labels: int32 (W,): the roles, or of a row that asks for predicates 1 for each of those.
+        sentence: number of its sentence, from 0.
+        predicate: number of the predicate's word in the row, or `FIND`.
+        number: which of its sentence's predicates it is.
+    """
+
+    row: WordRow
+    labels: np.ndarray
+    sentence: int
+    predicate: int = FIND
+    number: int = 0
+
+    def marked(self):
+        """Segment ids, int32 (T,): 1 at the tokens of the predicate."""
+        marks = np.zeros(len(self.row.ids), np.int32)
+        if self.predicate != FIND:
+            marks[slice(*[*self.row.places, self.row.end][self.predicate : self.predicate + 2])] = 1
+        return marks
+
+
+class LabelledSentences:
+    """Sentences of a split.
+
+    Attributes:
+        rows: list of `RoleRow`, for each row of words first the one that asks for predicates.
+        tags: for each sentence the tags of its predicates, lists of lists of str.
+    """
+
+    def __init__(self, rows, tags):
+        self.rows, self.tags = rows, tags
+
+    def __len__(self):
+        return len(self.rows)
+
+
+@TASKS.register("semantic_roles", SemanticRolesConfig)
+class SemanticRoles(Task):
+    """loss = -sum over words of log p(role | sentence, predicate), or log p(whether the word is a predicate | sentence) in rows
+    without a mark; count = number of words.
+
+    Roles are decoded by Viterbi over their log-probabilities: moves that the tags' scheme forbids are left out.
+    """
+
+    facts_class = SemanticRolesFacts
+    reads = "examples"
+    fields = ("tokens", "predicates", "tags")
+    shown = ("loss", "role_f1", "predicate_f1", "end_to_end_f1")
+
+    def texts(self, example):
+        return [" ".join(example.get("tokens") or [])]
+
+    def inspect(self, examples):
+        columns = [column for number, example in enumerate(examples, 1) for column in _checked(example, number)[2]]
+        if not columns:
+            raise Refusal("There is nothing to train on: the train split holds no predicates.")
+        labels = tuple(sorted({tag for column in columns for tag in column}))
+        scheme = crf.scheme_of(columns) if metrics.are_entity_tags(labels) else None
+        return self.learn(labels=labels, scheme=scheme or "")
+
+    def encode(self, examples, tokenizer, layout):
+        known = {label: i for i, label in enumerate(self.facts.labels)}
+        frame, rows, sentences = self.frame(self.kinds[0], tokenizer), [], []
+        self.learn(num_behind=len(frame.after))
+        for number, example in enumerate(examples, 1):
+            words, predicates, columns = _checked(example, number)
+            for tag in (tag for column in columns for tag in column):
+                if tag not in known:
+                    raise Refusal(f"Example {number} has the tag {tag!r}, which no training example has.")
+            for row in word_rows(words, tokenizer, frame, layout.seq_length):
+                here = range(row.first, row.first + len(row.places))
+                rows.append(RoleRow(row, np.array([i in predicates for i in here], np.int32), len(sentences)))
+                rows += [
+                    RoleRow(row, np.array([known[column[i]] for i in here], np.int32), len(sentences), place - row.first, k)
+                    for k, (place, column) in enumerate(zip(predicates, columns, strict=True))
+                    if place in here
+                ]
+            sentences.append(columns)
+        return LabelledSentences(rows, sentences)
+
+    def size(self, data):
+        return f"{len(data.tags):,} sentences with {sum(map(len, data.tags)):,} predicates"
+
+    def training_batches(self, data, model, tokenizer, layout):
+        self.learn(max_tokens=layout.seq_length)
+        sizes = _sizes(data.rows)
+        return ExampleBatches(
+            len(data), layout.batch_size, layout.seed,
+            lambda chosen, step: _batch([data.rows[i] for i in chosen], *sizes, tokenizer.pad_id),
+        )  # fmt: skip
+
+    def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
+        count = len(data) if max_tokens is None else min(len(data), max(max_tokens // layout.seq_length, 1))
+        while 0 < count < len(data) and data.rows[count].predicate != FIND:  # all predicates of a row are judged
+            count += 1
+        sizes = _sizes(data.rows[:count])
+        return in_order(
+            count, layout.batch_size, lambda chosen: _batch([data.rows[i] for i in chosen], *sizes, tokenizer.pad_id)
+        )
+
+    def model_fields(self, tokenizer):
+        return {**super().model_fields(tokenizer), "num_segments": SEGMENTS}
+
+    def head(self, model):
+        if "segment_ids" not in model.takes:
+            raise Refusal(
+                f"semantic_roles marks the predicate by segment_ids, and {model.registered_name} takes "
+                f"{', '.join(model.takes)}; use a model that takes them, such as bert."
+            )
+        return RoleHead(len(self.facts.labels), self.config.head_dropout, name="roles")
+
+    def best(self, roles_NWC, mask_NW):
+        """The best tags of words, int32 (N, W)."""
+        num_tags, scheme = len(self.facts.labels), self.facts.scheme
+        forbidden = crf.forbidden_moves(self.facts.labels, scheme) if scheme else np.zeros((num_tags + 1, num_tags + 1), bool)
+        moves_SS = tf.constant(np.where(forbidden, -np.inf, 0.0), tf.float32)
+        return crf.viterbi(ops.log_softmax(roles_NWC), moves_SS, mask_NW)[0]
+
+    def _losses(self, batch, outputs, cross_entropy):
+        """float32 (B, W): what each word costs."""
+        roles_BWC, predicates_BW2 = outputs
+        labels_BW, asks_roles_B1 = batch["labels"], _asks_roles(batch)[:, None]
+        of_roles = cross_entropy(labels_BW, roles_BWC)
+        of_predicates = cross_entropy(ops.where(asks_roles_B1, 0, labels_BW), predicates_BW2)
+        return ops.where(asks_roles_B1, of_roles, of_predicates)
+
+    def loss(self, batch, outputs):
+        weights = ops.cast(batch["loss_weights"], "float32")
+        return ops.sum(self._losses(batch, outputs, self.smoothed_cross_entropy) * weights), ops.sum(weights)
+
+    def score(self, model, batch, state=None):
+        outputs, _ = self.forward(model, batch)
+        weights = ops.cast(batch["loss_weights"], "float32")
+        totals = {"nats": ops.sum(self._losses(batch, outputs, cross_entropy) * weights), "words": ops.sum(weights)}
+        real_BW, asks_roles_B1 = weights > 0, _asks_roles(batch)[:, None]
+        found_BW = _are_predicates(outputs[1]) & real_BW & ~asks_roles_B1
+        predicted_BW = tf.where(asks_roles_B1, self.best(outputs[0], real_BW), tf.cast(found_BW, tf.int32))
+        # Predicates that are none have no row of their own; what is said of them is wrong, and counted.
+        false_rows, _, false_tags = self._labelled(
+            model, batch, real_BW, found_BW & (batch["labels"] == 0), self.facts.num_behind
+        )
+        false_tags = tf.RaggedTensor.from_value_rowids(false_tags, false_rows, tf.shape(real_BW, tf.int64)[0], validate=False)
+        return totals, {"predicted": predicted_BW, "false": false_tags.to_tensor(-1)}, None
+
+    def _labelled(self, model, batch, real_BW, chosen_BW, num_behind):
+        """The roles of the words beside each chosen word.
+
+        Returns:
+            `(rows, words, tags)`: int64 (N,), int64 (N,), int32 (N, W), in the order of rows and words.
+        """
+        rows_N, words_N = tf.unstack(tf.where(chosen_BW), axis=1)
+
+        def label(number, answers):
+            rows, words = (some[number * ROWS_AT_ONCE : (number + 1) * ROWS_AT_ONCE] for some in (rows_N, words_N))
+            asked = {name: tf.gather(batch[name], rows) for name in ("token_ids", "padding_mask", "label_positions")}
+            asked["segment_ids"] = words_marked(batch, real_BW, rows, words, num_behind)
+            tags = self.best(self.forward(model, asked)[0][0], tf.gather(real_BW, rows))
+            return number + 1, answers.write(number, tags)
+
+        # A text of many predicates needs no more memory at once than a batch.
+        count = tf.maximum((tf.size(rows_N) + ROWS_AT_ONCE - 1) // ROWS_AT_ONCE, 1)
+        answers = tf.TensorArray(tf.int32, count, infer_shape=False, element_shape=[None, None])
+        _, answers = tf.while_loop(lambda number, _: number < count, label, (0, answers), parallel_iterations=1)
+        return rows_N, words_N, answers.concat()
+
+    def metrics(self, totals, rows, data):
+        """The scores of a split.
+
+        `loss` in nats a word; `role_f1` of arguments by the rules of CoNLL-2005, of the predicates as they are in the data;
+        `predicate_f1` of the words that are taken for predicates; `end_to_end_f1` of the arguments of those predicates.
+        """
+        told = [row for batch in rows["predicted"] for row in batch]
+        wrong = [row for batch in rows["false"] for row in batch]
+        roles, predicates, both = np.zeros(3, int), np.zeros(3, int), np.zeros(3, int)  # right, told, true
+        found = {}
+        for asked, answer, false in zip(data.rows, told, wrong, strict=False):
+            answer = answer[: len(asked.labels)]
+            if asked.predicate == FIND:
+                found = set(np.flatnonzero(answer).tolist())
+                predicates += int((answer * asked.labels).sum()), len(found), int(asked.labels.sum())
+                both[1] += sum(len(self._arguments(tags[: len(answer)], asked)) for tags in false if (tags >= 0).any())
+                continue
+            told_here = self._arguments(answer, asked)
+            true_here = metrics.role_arguments(data.tags[asked.sentence][asked.number])
+            counts = len(told_here & true_here), len(told_here), len(true_here)
+            roles += counts
+            both += counts if asked.predicate in found else (0, 0, counts[2])
+        return {
+            "loss": float(totals["nats"]) / float(totals["words"]), "role_f1": metrics.f1(*roles.tolist()),
+            "predicate_f1": metrics.f1(*predicates.tolist()), "end_to_end_f1": metrics.f1(*both.tolist()),
+            "num_predicates": int(predicates[2]), "num_arguments": int(roles[2]),
+        }  # fmt: skip
+
+    def _arguments(self, answer, asked):
+        """The arguments that tags of a row say, with the numbers that words have in the sentence."""
+        return metrics.role_arguments(["O"] * asked.row.first + [self.facts.labels[i] for i in answer])
+
+    def signatures(self, model, tokenizer):
+        """`serving_default` = `label_roles`: `text` string (B,), words separated by white space as in the training data, and
+        `predicate` int32 (B,), the number of the word whose roles are asked for, or -1, as if left out, for all predicates that
+        are found -> `tokens` string (B, W); `predicates` int32 (B, R), the numbers of their words; `tags` string (B, R, W), the
+        role of each word. They are filled up with empty strings and -1.
+
+        A text that does not fit, and a predicate beyond its words, are InvalidArgumentErrors. Also `embed`.
+        """
+        limit, frame = self.facts.max_tokens or model.max_length, self.frame(model.kind, tokenizer)
+        labels = self.facts.labels
+        string, integers = tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.int32)
+        find_all = np.array([FIND], np.int32)
+
+        @signature(string, integers)
+        def label_roles(text, predicate=find_all):
+            words, batch, real = words_in_graph(text, tokenizer, frame, limit)
+            shape = tf.shape(real)
+            chosen = self._chosen(model, batch, real, _for_each_row(predicate, words.row_lengths()))
+            rows, places, tags = self._labelled(model, batch, real, chosen, len(frame.after))
+            tags = tf.where(tf.gather(real, rows), tf.gather(tf.constant(labels), tags), "")
+
+            def by_row(values):
+                return tf.RaggedTensor.from_value_rowids(values, rows, tf.cast(shape[0], tf.int64), validate=False)
+
+            predicates = by_row(tf.cast(places, tf.int32)).to_tensor(FIND)
+            tags = by_row(tags).to_tensor("", shape=tf.stack([shape[0], tf.shape(predicates)[1], shape[1]]))
+            return {"tokens": words.to_tensor(""), "predicates": predicates, "tags": tags}
+
+        return {"serving_default": label_roles, "label_roles": label_roles, **embedding.beside_a_head(model, tokenizer)}
+
+    def _chosen(self, model, batch, real_BW, predicate_B):
+        """bool (B, W): the words that are asked for: the one that is given, else all that are found to be predicates."""
+        unmarked = {**batch, "segment_ids": tf.zeros_like(batch["token_ids"])}
+        found_BW = _are_predicates(self.forward(model, unmarked)[0][1]) & real_BW
+        given_BW = tf.range(tf.shape(real_BW)[1]) == predicate_B[:, None]
+        return tf.where(predicate_B[:, None] == FIND, found_BW, given_BW)
+
+    def requests(self, model, tokenizer):
+        texts = ["", "logger . warning ( message )", "def naïve ( 東京 ) :", "  a  b "]
+        return [
+            ("serving_default", {"text": texts}),
+            ("label_roles", {"text": texts[1:], "predicate": [2, 0, 1]}),
+            ("label_roles", {"text": texts[1:2], "predicate": [2]}),
+            *embedding.requests_beside_a_head(model),
+        ]
+
+
+def _asks_roles(batch):
+    """bool (B,): whether a row marks a predicate."""
+    return ops.any(batch["segment_ids"] > 0, axis=1)
+
+
+def _are_predicates(logits_BW2):
+    return logits_BW2[..., 1] > logits_BW2[..., 0]
+
+
+def _for_each_row(predicate, counts_B):
+    """The predicate that is asked for, int32 (B,), once it is known that each row has such a word."""
+    counts_B = tf.cast(counts_B, tf.int32)
+    rows, given = tf.size(counts_B), tf.size(predicate)
+    sentence = "predicate has one number, or one for each text; got {} numbers for {} texts."
+    with tf.control_dependencies([refusal_unless((given == 1) | (given == rows), sentence, given, rows)]):
+        predicate_B = tf.broadcast_to(predicate, [rows])
+    fits = tf.reduce_all((predicate_B >= FIND) & (predicate_B < tf.maximum(counts_B, 0)))
+    sentence = "A predicate is the number of a word, from 0, or -1 to find all; got {} for texts of {} words."
+    with tf.control_dependencies([refusal_unless(fits, sentence, predicate_B, counts_B)]):
+        return tf.identity(predicate_B)
+
+
+def _sizes(rows):
+    """The most tokens and the most words of a row."""
+    return max(len(one.row.ids) for one in rows), max(len(one.labels) for one in rows)
+
+
+def _batch(rows, width, num_words, pad_id):
+    """Rows as a batch of `width` tokens and `num_words` words."""
+    ids = [one.row.ids for one in rows]
+    counts = np.array([len(one.labels) for one in rows])[:, None]
+    return {
+        "token_ids": padded(ids, width, pad_id),
+        "padding_mask": np.arange(width) < np.array([len(one) for one in ids])[:, None],
+        "segment_ids": padded([one.marked() for one in rows], width, 0),
+        "label_positions": padded([one.row.places for one in rows], num_words, 0),
+        "labels": padded([one.labels for one in rows], num_words, 0),
+        "loss_weights": (np.arange(num_words) < counts).astype(np.float32),
+    }
+
+
+def _checked(example, number):
+    """(words, places of the predicates, for each a list of tags) of an example. Raises Refusal for what cannot be."""
+    words, predicates, columns = (example.get(name) for name in SemanticRoles.fields)
+    if not words or not all(isinstance(word, str) for word in words):
+        raise Refusal(f"Example {number} has no words; each must have a list of strings in the field `tokens`.")
+    predicates, columns = list(predicates or []), [list(column) for column in columns or []]
+    if len(predicates) != len(columns):
+        raise Refusal(f"Example {number} has {len(predicates)} predicates and {len(columns)} lists of tags; each has one.")
+    for place, column in zip(predicates, columns, strict=True):
+        if not 0 <= place < len(words):
+            raise Refusal(f"Example {number} has a predicate at word {place}, counted from 0, of {len(words)}.")
+        if len(column) != len(words) or not all(isinstance(tag, str) and tag for tag in column):
+            raise Refusal(f"Example {number} has {len(words)} words and a predicate with other than as many tags.")
+    return words, predicates, columns
