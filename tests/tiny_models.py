@@ -29,16 +29,19 @@ VARIANTS = {
     "ngram-unigram": ("ngram", dict(order=1)),
     "t5-1.0": ("t5", dict(activation="relu", tie_embeddings=True)),
     "t5-umt5": ("t5", dict(bias_per_layer=True, num_layers=1, num_decoder_layers=2)),
+    "glm-chatglm": ("glm", dict(position="rotary_2d", num_heads=3, scaled_residual=True)),
     "bert-roberta": ("bert", dict(num_segments=1, position_offset=2, epsilon=1e-5, pooler=True, num_layers=1)),
 }  # fmt: skip
 # How the toy language is trained on where the default rule and rate are not the family's.
 SETTINGS = {
     "word2vec": dict(optimizer="plain_sgd", learning_rate=0.1, schedule="constant", weight_decay=0.0, clip_norm=0.0),
+    **dict.fromkeys(("glm", "glm-chatglm"), dict(learning_rate=2e-2, schedule="constant")),
     "glove": dict(optimizer="adagrad", learning_rate=0.05, schedule="constant", weight_decay=0.0, clip_norm=0.0),
 }
 DROPOUT = {
     "bert": dict(dropout=0.3),
     "gpt": dict(dropout=0.3),
+    "glm": dict(dropout=0.3),
     "t5": dict(dropout=0.3),
     "lstm": dict(embedding_dropout=0.1, input_dropout=0.2, hidden_dropout=0.3, output_dropout=0.4, weight_dropout=0.5),
 }
@@ -63,6 +66,10 @@ class ToyVocabulary:
     @staticmethod
     def begins_word():
         return np.arange(61) >= 10
+
+    @staticmethod
+    def ends_sentence():
+        return np.arange(61) == 7
 
 
 def create(case, seed=7, **fields):

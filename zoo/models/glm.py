@@ -1,7 +1,7 @@
 """GLM: one stack that reads a text with blanks in both directions, and writes what stood in them from left to right.
 
-A row has two parts. Part A, the text with a mask for each blank, sees all of itself. Part B, what stood in the blanks, sees part
-A and what it has written so far. A token has two positions: that of its mask in part A, and its place within its blank.
+A row has two parts. Part A, the text with a mask for each blank, sees all of itself. Part B, what stood in the blanks, sees
+part A and what it has written so far. A token has two positions: that of its mask in part A, and its place within its blank.
 
     row        x1 x2 [MASK] x4   [sop] x3
     positions  0  1  2      3    2     2        where it belongs in part A
@@ -39,8 +39,10 @@ from zoo.registry import MODELS
 SIZE = ("vocab_size", "max_length", "num_layers", "num_heads", "hidden_dim")
 # Du et al. 2022, table 8, and the published programs: tables of words are filled up to a multiple of 128.
 SIZES = {
-    "glm_base": (30_592, 512, 12, 12, 768), "glm_large": (30_592, 512, 24, 16, 1_024), "glm_10b": (50_304, 1_024, 48, 64, 4_096),
-}  # fmt: skip
+    "glm_base": (30_592, 512, 12, 12, 768),
+    "glm_large": (30_592, 512, 24, 16, 1_024),
+    "glm_10b": (50_304, 1_024, 48, 64, 4_096),
+}
 CHATGLM2 = dict(
     vocab_size=65_024, num_layers=28, num_heads=32, num_kv_heads=2, hidden_dim=4_096, mlp_dim=13_696, position="rotary",
     norm="rms", activation="swiglu", bias="qkv", tie_embeddings=False,
