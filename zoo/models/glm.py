@@ -95,7 +95,8 @@ class GLMConfig(Config):
     )  # fmt: skip
     presets: ClassVar = {
         "tiny": dict(vocab_size=128, max_length=24, num_layers=2, num_heads=2, hidden_dim=12),
-        "default": {},
+        # Turned positions learn from a small text sooner than tables of them (benchmarks/LOG.md).
+        "default": dict(position="rotary_2d"),
         **{name: dict(zip(SIZE, sizes, strict=True), dropout=0.1) for name, sizes in SIZES.items()},
         **GENERATIONS,
     }
