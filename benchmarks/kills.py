@@ -36,6 +36,7 @@ SHORT = (
 )  # fmt: skip
 DROPOUT = {
     "gpt": ("--set=dropout=0.2",),
+    "glm": ("--set=dropout=0.2",),
     "bert": ("--set=dropout=0.2",),
     "lstm": ("--set=input_dropout=0.2", "--set=hidden_dropout=0.2", "--set=output_dropout=0.2", "--set=weight_dropout=0.3"),
 }

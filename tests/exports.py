@@ -33,6 +33,7 @@ FACTS = {
     "question_answering": dict(max_tokens=48),
     **dict.fromkeys(("translation", "summarization"), dict(max_tokens=64, target_start=(0,))),
     "span_corruption": dict(max_tokens=64),
+    "blank_infilling": dict(max_tokens=64),
 }
 
 

@@ -16,6 +16,10 @@ TEXTS = ["the cat sat on the mat .", "a cat is not a dog , 1984", "the naive dog
 LLAMA = dict(
     position="rotary", norm="rms", activation="swiglu", use_bias=False, num_heads=6, num_kv_heads=2, head_dim=4, mlp_dim=26
 )
+GLM = dict(
+    position="rotary", norm="rms", activation="swiglu", bias="qkv", num_heads=6, num_kv_heads=2, head_dim=8, mlp_dim=26,
+    tie_embeddings=False, rotary_theta=500.0,
+)  # fmt: skip
 # name -> (model, its fields, task, tokenizer)
 CASES = {
     "bert": ("bert", dict(pooler=True), "embedding", "wordpiece"),
@@ -24,6 +28,8 @@ CASES = {
     "xlm-roberta": ("bert", dict(num_segments=1, position_offset=2, epsilon=1e-5), "masked_lm", "xlm-roberta"),
     "gpt2": ("gpt", dict(num_layers=3), "language_modeling", "bpe"),
     "llama": ("gpt", dict(**LLAMA, tie_embeddings=False, rotary_theta=500.0), "language_modeling", "bpe"),
+    "glm": ("glm", GLM, "language_modeling", "bpe"),
+    "glm4": ("glm", dict(GLM, norm_outputs=True, bias="none", tie_embeddings=True), "language_modeling", "bpe"),
     "llama-tied": ("gpt", LLAMA, "language_modeling", "bpe"),
 }
 

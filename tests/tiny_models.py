@@ -34,6 +34,7 @@ VARIANTS = {
     "seq2seq-bahdanau": ("seq2seq", dict(cell="gru", attention="additive", tie_embeddings=False, num_layers=1)),
     "seq2seq-no-attention": ("seq2seq", dict(attention="none")),
     "bilstm-gru": ("bilstm", dict(cell="gru", num_layers=2)),
+    "glm-chatglm": ("glm", dict(position="rotary_2d", num_heads=3, scaled_residual=True)),
     "bert-roberta": ("bert", dict(num_segments=1, position_offset=2, epsilon=1e-5, pooler=True, num_layers=1)),
 }  # fmt: skip
 # How the toy language is trained on where the default rule and rate are not the family's.
@@ -42,11 +43,13 @@ SETTINGS = {
     "bilstm-gru": dict(learning_rate=0.1),
     "word2vec": dict(optimizer="plain_sgd", learning_rate=0.1, schedule="constant", weight_decay=0.0, clip_norm=0.0),
     **dict.fromkeys(("seq2seq", "seq2seq-bahdanau", "seq2seq-no-attention"), dict(learning_rate=3e-2)),
+    **dict.fromkeys(("glm", "glm-chatglm"), dict(learning_rate=2e-2, schedule="constant")),
     "glove": dict(optimizer="adagrad", learning_rate=0.05, schedule="constant", weight_decay=0.0, clip_norm=0.0),
 }
 DROPOUT = {
     "bert": dict(dropout=0.3),
     "gpt": dict(dropout=0.3),
+    "glm": dict(dropout=0.3),
     "t5": dict(dropout=0.3),
     "seq2seq": dict(dropout=0.3),
     "lstm": dict(embedding_dropout=0.1, input_dropout=0.2, hidden_dropout=0.3, output_dropout=0.4, weight_dropout=0.5),
@@ -72,6 +75,10 @@ class ToyVocabulary:
     @staticmethod
     def begins_word():
         return np.arange(61) >= 10
+
+    @staticmethod
+    def ends_sentence():
+        return np.arange(61) == 7
 
 
 def create(case, seed=7, **fields):

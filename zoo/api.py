@@ -54,7 +54,7 @@ class Loaded:
 
     def __init__(self, bundle):
         self.bundle, self.model, self.tokenizer = bundle, bundle.model, bundle.tokenizer
-        self.task = bundle.task
+        self.task, self._spelling = bundle.task, bundle.task.spelling(bundle.tokenizer)
         self._signatures = self._next_logits = None
         self._generations = {}
 
@@ -137,7 +137,7 @@ class Loaded:
             return self.signatures["generate"]
         key = (stop_ids, *sorted(fixed.items()))
         if key not in self._generations:
-            self._generations[key] = generation(self.model, self.tokenizer, self._frame, stop_ids, **fixed)
+            self._generations[key] = generation(self.model, self._spelling, self._frame, stop_ids, **fixed)
         return self._generations[key]
 
     def stream(
@@ -160,21 +160,21 @@ class Loaded:
         yield from pieces if stop is None else until(pieces, stop)
 
     def _pieces(self, prompt, max_new_tokens, sampling):
-        eos_id, longest = self.tokenizer.eos_id, self.model.max_length
+        spelling, longest = self._spelling, self.model.max_length
         before, after = self._frame.before, self._frame.after
-        ids = [*before, *self.tokenizer.encode(prompt), *after]
+        ids = [*before, *spelling.encode(prompt), *after]
         if longest is not None:
             max_new_tokens = min(max_new_tokens, longest + 1 - len(ids))
         if self._next_logits is None:
             self._next_logits = tf.function(self.model.next_logits, reduce_retracing=True, autograph=False)
         written = decoding.stream(
             self._next_logits, self.model.init_state(1, len(ids) + max_new_tokens), tf.constant([ids]),
-            max_new_tokens=max_new_tokens, stop_ids=(eos_id,), sampling=sampling,
+            max_new_tokens=max_new_tokens, stop_ids=spelling.stop_ids, sampling=sampling,
         )  # fmt: skip
-        shown = text = self.tokenizer.decode(ids)
+        shown = text = spelling.decode(ids)
         for (token_id,), _ in written:
             ids.append(int(token_id))
-            text = self.tokenizer.decode(ids)
+            text = spelling.decode(ids)
             # A character whose bytes have not all come yet is held back.
             if not text.endswith("\ufffd"):
                 yield text[len(shown) :]

@@ -97,6 +97,7 @@ class Config:
     - `kind`: what the model is, one of `KINDS`. Nothing outside the family's file asks again.
     - `default_task`: the task that it is trained for unless another is asked for.
     - `contextual`: whether the hidden state of a token depends on the tokens around it. Word vectors are not.
+    - `reads_blanks`: whether it reads rows whose first part is seen in both directions, with two positions a token.
     - `objectives`: of word vectors, what they may be trained for, the default first (`zoo/tasks/word_vectors.py`).
     - `fitted`: whether it is fitted in closed form, without gradient steps. Such a model has its default task only.
     - `presets`: name -> fields that differ from the dataclass defaults. Every family has `tiny` and `default`.
@@ -110,6 +111,7 @@ class Config:
     kind: ClassVar[str] = ""
     default_task: ClassVar[str] = ""
     contextual: ClassVar[bool] = True
+    reads_blanks: ClassVar[bool] = False
     objectives: ClassVar[tuple[str, ...]] = ()
     fitted: ClassVar[bool] = False
     presets: ClassVar[dict[str, dict[str, Any]]] = {}

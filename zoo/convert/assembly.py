@@ -70,7 +70,7 @@ def _check_vocabulary(tokenizer, config, where):
 
 
 def _task_name(family, names):
-    if family.model == "gpt":
+    if MODELS.config(family.model).kind == "language_model":
         return "language_modeling"
     return "masked_lm" if set(family.head[0].theirs) <= names else "embedding"
 

@@ -7,7 +7,7 @@ inputs), here as (inputs, outputs). `{i}` counts the layers.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -86,6 +86,8 @@ class Family:
             rules += self.pooler
         if not getattr(config, "tie_embeddings", True):
             rules += self.untied
+        if getattr(config, "bias", None) == "none":
+            rules = [rule for rule in rules if not rule.ours.endswith("/bias")]
         return rules + (self.head if with_head else [])
 
     def our_name(self, name):
@@ -280,6 +282,40 @@ LLAMA = Family(
     },
 )  # fmt: skip
 
+
+def _glm_fields(config, theirs):
+    rope = theirs.get("rope_parameters") or {}
+    turned = rope.get("partial_rotary_factor", theirs.get("partial_rotary_factor", 0.5))
+    if turned != 0.5:
+        raise Refusal(f"Positions turn a share of {turned} of each head; a GLM turns half.")
+    return {**_llama_fields(config, theirs), "bias": "qkv" if theirs.get("attention_bias", True) else "none"}
+
+
+def _glm(model_type, norm_outputs):
+    names = {"attention_output_norm": "post_self_attn_layernorm", "mlp_output_norm": "post_mlp_layernorm"}
+    outputs = [norm(f"block_{{i}}/{ours}", f"layers.{{i}}.{theirs}", bias=False)[0] for ours, theirs in names.items()]
+    return replace(
+        LLAMA,
+        model="glm",
+        fixed=dict(position="rotary", norm="rms", activation="swiglu", scaled_residual=False, norm_outputs=norm_outputs),
+        required=dict(hidden_act=(None, "silu", "swish")),
+        block=[
+            *norm("block_{i}/attention_norm", "layers.{i}.input_layernorm", bias=False),
+            *linear("block_{i}/attention/qkv", *(f"layers.{{i}}.self_attn.{name}_proj" for name in "qkv")),
+            *linear("block_{i}/attention/output_projection", "layers.{i}.self_attn.o_proj", bias=False),
+            *norm("block_{i}/mlp_norm", "layers.{i}.post_attention_layernorm", bias=False),
+            *linear("block_{i}/mlp/expand", "layers.{i}.mlp.gate_up_proj", bias=False),
+            *linear("block_{i}/mlp/contract", "layers.{i}.mlp.down_proj", bias=False),
+            *(outputs if norm_outputs else []),
+        ],
+        architectures={"language_modeling": f"{model_type}ForCausalLM"},
+        adjust=_glm_fields,
+        theirs=lambda config: {
+            **LLAMA.theirs(config), "partial_rotary_factor": 0.5, "attention_bias": config.bias == "qkv",
+        },
+    )  # fmt: skip
+
+
 FAMILIES = {
     "bert": BERT,
     "roberta": _roberta("Roberta"),
@@ -287,6 +323,8 @@ FAMILIES = {
     "gpt2": GPT2,
     "llama": LLAMA,
     "mistral": LLAMA,
+    "glm": _glm("Glm", norm_outputs=False),
+    "glm4": _glm("Glm4", norm_outputs=True),
 }
 
 
@@ -297,11 +335,11 @@ def family_of(bundle):
         # One structure; what sets the two apart is the kind of their vocabularies.
         roberta = "xlm-roberta" if bundle.tokenizer.registered_name == "unigram" else "roberta"
         return "bert" if config.position_offset == 0 else roberta
-    for model_type in ("gpt2", "llama"):
+    for model_type in ("gpt2", "llama", "glm", "glm4"):
         family = FAMILIES[model_type]
-        plain = config.norm_first if name == "gpt" else False
         fits = name == family.model and all(getattr(config, k) == v for k, v in family.fixed.items())
-        if fits and plain and not config.normalize_qk:
+        plain = config.norm_first and not config.normalize_qk if name == "gpt" else fits and config.bias != "all"
+        if fits and plain:
             return model_type
     raise Refusal(
         f"A {name} of this structure has no counterpart among {', '.join(FAMILIES)}; it cannot be written for Hugging Face."

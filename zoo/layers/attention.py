@@ -135,7 +135,7 @@ class Attention(keras.layers.Layer):
         num_heads: N.
         num_kv_heads: K, a divisor of N.
         head_dim: H.
-        use_bias: whether the projections have biases.
+        use_bias: whether the projections have biases; a pair tells it of queries, keys and values, and of the output.
         dropout: rate on the output.
         normalize_qk: RMS-normalise queries and keys a head (Henry et al. 2020).
         output_stddev: of the output projection's initialisation.
@@ -175,7 +175,8 @@ class Attention(keras.layers.Layer):
     ):  # fmt: skip
         super().__init__(autocast=False, **kwargs)  # the angles stay float32; what is computed follows x
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
-        self.use_bias, self.output_stddev, self.form = use_bias, output_stddev, form
+        self.use_bias, self.output_bias = use_bias if isinstance(use_bias, tuple) else (use_bias, use_bias)
+        self.output_stddev, self.form = output_stddev, form
         self.scale, self.cross, self.rotation = scale, cross, rotation
         if form not in FORMS:
             raise Refusal(f"form must be {' or '.join(FORMS)}, got {form!r}.")
@@ -206,7 +207,7 @@ class Attention(keras.layers.Layer):
             self.query_norm.build((None, None, None, self.head_dim))
             self.key_norm.build((None, None, None, self.head_dim))
         self.output_projection = Linear(
-            input_shape[-1], self.use_bias, self.output_stddev, dtype=self.dtype_policy, name="output_projection"
+            input_shape[-1], self.output_bias, self.output_stddev, dtype=self.dtype_policy, name="output_projection"
         )
         self.output_projection.build((*input_shape[:-1], self.num_heads * self.head_dim))
 

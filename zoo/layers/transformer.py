@@ -59,7 +59,9 @@ class MLP(keras.layers.Layer):
 class TransformerBlock(keras.layers.Layer):
     """x + Attention(norm(x)), x + Cross(norm(x), memory), x + MLP(norm(x)), one after the other; the second only with `cross`.
 
-    With `norm_first=False`, norm(x + Attention(x)) and so on, as in 2017 (Vaswani et al. 2017, section 3.1).
+    With `norm_first=False`, norm(x + Attention(x)) and so on, as in 2017 (Vaswani et al. 2017, section 3.1). With
+    `norm_outputs`, x + norm'(Attention(norm(x))), as in GLM-4-0414; with a `residual_scale` a, a norm(x) + Attention(norm(x)),
+    as in ChatGLM-6B.
 
     Args:
         attention: an `Attention` layer.
@@ -67,6 +69,8 @@ class TransformerBlock(keras.layers.Layer):
         cross: an `Attention` layer with `cross=True`, or None.
         norm: `layer` or `rms`.
         norm_first: whether the norms stand before the sublayers or after the residuals.
+        norm_outputs: whether a further norm follows each sublayer, before the residual.
+        residual_scale: what the normed input of a sublayer is multiplied by where it is the residual; None for x itself.
         epsilon: of the norms.
         remat: whether training keeps only the block's input and computes the rest again for the gradient (Chen et al. 2016).
             TensorFlow does so in graphs, as every training step is one; executed eagerly, it keeps all.
@@ -92,14 +96,20 @@ class TransformerBlock(keras.layers.Layer):
     """
 
     def __init__(
-        self, attention, mlp, *, cross=None, norm="layer", norm_first=True, epsilon=1e-5, remat=False, **kwargs
+        self, attention, mlp, *, cross=None, norm="layer", norm_first=True, norm_outputs=False, residual_scale=None,
+        epsilon=1e-5, remat=False, **kwargs
     ):  # fmt: skip
         super().__init__(autocast=False, **kwargs)  # as Attention, through which the angles go
         self.attention, self.mlp, self.cross = attention, mlp, cross
-        self.norm_first, self.remat = norm_first, remat
-        self.attention_norm = Norm(norm, epsilon, dtype=self.dtype_policy, name="attention_norm")
-        self.mlp_norm = Norm(norm, epsilon, dtype=self.dtype_policy, name="mlp_norm")
-        self.cross_norm = None if cross is None else Norm(norm, epsilon, dtype=self.dtype_policy, name="cross_norm")
+        self.norm_first, self.residual_scale, self.remat = norm_first, residual_scale, remat
+
+        def of(sublayer, wanted=True):
+            return Norm(norm, epsilon, dtype=self.dtype_policy, name=f"{sublayer}_norm") if wanted else None
+
+        self.attention_norm, self.mlp_norm, self.cross_norm = of("attention"), of("mlp"), of("cross", cross is not None)
+        self.attention_output_norm = of("attention_output", norm_outputs)
+        self.mlp_output_norm = of("mlp_output", norm_outputs)
+        self.cross_output_norm = of("cross_output", norm_outputs and cross is not None)
 
     def build(self, input_shape, memory_shape=None):
         for layer in (self.attention, self.mlp, self.attention_norm, self.mlp_norm):
@@ -107,6 +117,9 @@ class TransformerBlock(keras.layers.Layer):
         if self.cross is not None:
             self.cross.build(input_shape, memory_shape)
             self.cross_norm.build(input_shape)
+        for norm in (self.attention_output_norm, self.cross_output_norm, self.mlp_output_norm):
+            if norm is not None:
+                norm.build(input_shape)
 
     def call(
         self, x, memory=None, attention_mask=None, bias=None, angles=None, cache=None, cross_mask=None, with_weights=False,
@@ -137,25 +150,31 @@ class TransformerBlock(keras.layers.Layer):
     def _call(self, x, tensors, cache, with_weights, constants):
         """The sublayers. `tensors`: `memory` and `bias`, as far as there are any; `constants`: what has no gradient."""
         angles, training = constants["angles"], constants["training"]
+        normed = self._before(x, self.attention_norm)
         y, cache = self.attention(
-            self._before(x, self.attention_norm), attention_mask=constants["attention_mask"], bias=tensors.get("bias"),
-            angles=angles, cache=cache, training=training,
+            normed, attention_mask=constants["attention_mask"], bias=tensors.get("bias"), angles=angles, cache=cache,
+            training=training,
         )  # fmt: skip
-        x = self._after(x + y, self.attention_norm)
+        x = self._after(x, normed, y, self.attention_norm, self.attention_output_norm)
         weights = []
         if self.cross is not None:
+            normed = self._before(x, self.cross_norm)
             y, _, *weights = self.cross(
-                self._before(x, self.cross_norm), memory=tensors["memory"], attention_mask=constants["cross_mask"],
-                with_weights=with_weights, training=training,
+                normed, memory=tensors["memory"], attention_mask=constants["cross_mask"], with_weights=with_weights,
+                training=training,
             )  # fmt: skip
-            x = self._after(x + y, self.cross_norm)
-        y = self.mlp(self._before(x, self.mlp_norm), training=training)
-        return self._after(x + y, self.mlp_norm), cache, *weights
+            x = self._after(x, normed, y, self.cross_norm, self.cross_output_norm)
+        normed = self._before(x, self.mlp_norm)
+        y = self.mlp(normed, training=training)
+        return self._after(x, normed, y, self.mlp_norm, self.mlp_output_norm), cache, *weights
 
     def _before(self, x, norm):
         return norm(x) if self.norm_first else x
 
-    def _after(self, x, norm):
+    def _after(self, x, normed, y, norm, output_norm):
+        """What follows a sublayer that made y of `normed`."""
+        y = y if output_norm is None else output_norm(y)
+        x = (x if self.residual_scale is None else normed * self.residual_scale) + y
         return x if self.norm_first else norm(x)
 
 

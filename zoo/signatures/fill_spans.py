@@ -50,13 +50,10 @@ class WithSentinels:
     def tokenize(self, texts):
         """string (B,) -> int32 RaggedTensor (B, None)."""
         pieces = tf.strings.split(texts, BEGIN)
-        words = pieces.flat_values
-        first = tf.math.unsorted_segment_sum(
-            tf.ones_like(pieces.row_splits[:-1], tf.int32), pieces.row_splits[:-1], tf.shape(words)[0]
-        )
+        words, first = pieces.flat_values, first_pieces(pieces)
         rest = tf.strings.regex_replace(words, r"^[0-9]{1,4}>", "", replace_global=False)
         digits = tf.strings.length(words) - tf.strings.length(rest) - 1
-        named = (first == 0) & (digits > 0)
+        named = ~first & (digits > 0)
         size = tf.boolean_mask(digits, named)
         written = tf.strings.substr(tf.boolean_mask(words, named), tf.zeros_like(size), size)
         numbers = tf.strings.to_number(written, tf.int32)
@@ -64,13 +61,8 @@ class WithSentinels:
         sentence = f"The text has {BEGIN}{{}}>, and this model has the sentinels 0 to {len(self.sentinel_ids) - 1}."
         with tf.control_dependencies([refusal_unless(number < len(self.sentinel_ids), sentence, number)]):
             sentinels = tf.gather(tf.constant(self.sentinel_ids, tf.int32), numbers)
-        words = tf.where(named, rest, tf.where(first > 0, words, BEGIN + words))
-        followed = tf.concat([named[1:], tf.zeros_like(named[:1])], 0)
-        words = tf.where(followed, tf.strings.regex_replace(words, r" $", ""), words)
-        ids = tf.cast(self.tokenizer.tokenize(words), tf.int32)
-        before = tf.RaggedTensor.from_row_lengths(sentinels, tf.cast(named, tf.int64), validate=False)
-        ids = tf.concat([before, ids], 1)
-        return tf.RaggedTensor.from_row_splits(ids.flat_values, tf.gather(ids.row_splits, pieces.row_splits), validate=False)
+        words = tf.where(named, rest, tf.where(first, words, BEGIN + words))
+        return marked_ids(self.tokenizer, pieces.with_flat_values(words), named, sentinels)
 
     def detokenize(self, token_ids):
         """int32 RaggedTensor (B, None) -> string (B,)."""
@@ -87,6 +79,31 @@ class WithSentinels:
         in_row = tf.reduce_sum(token_ids.with_flat_values(is_sentinel), 1) + 1
         rows = tf.RaggedTensor.from_row_lengths(words, tf.cast(in_row, tf.int64), validate=False)
         return tf.strings.reduce_join(rows.to_tensor(""), 1)
+
+
+def first_pieces(pieces):
+    """bool (P,): which of the pieces of a RaggedTensor (N, None) are the first of their text."""
+    begins = pieces.row_splits[:-1]
+    return tf.math.unsorted_segment_sum(tf.ones_like(begins, tf.int32), begins, tf.shape(pieces.flat_values)[0]) > 0
+
+
+def marked_ids(tokenizer, pieces, marked, marks):
+    """Ids of texts that were cut at marks, each of which has an id; a space before a mark belongs to the mark.
+
+    Args:
+        tokenizer: a `Tokenizer`.
+        pieces: string RaggedTensor (N, None).
+        marked: bool (P,), whether a mark stands before a piece.
+        marks: int32, the ids of the marks, one for each piece that is marked.
+
+    Returns:
+        int32 RaggedTensor (N, None).
+    """
+    words, followed = pieces.flat_values, tf.concat([marked[1:], tf.zeros_like(marked[:1])], 0)
+    words = tf.where(followed, tf.strings.regex_replace(words, r" $", ""), words)
+    before = tf.RaggedTensor.from_row_lengths(marks, tf.cast(marked, tf.int64), validate=False)
+    ids = tf.concat([before, tf.cast(tokenizer.tokenize(words), tf.int32)], 1)
+    return tf.RaggedTensor.from_row_splits(ids.flat_values, tf.gather(ids.row_splits, pieces.row_splits), validate=False)
 
 
 def span_signatures(model, tokenizer, sentinel_ids, frame, limit):
@@ -142,7 +159,22 @@ def filled(spelling, source, written, lengths):
     belongs_BL = tf.where(
         real & spelling.is_text(written), tf.gather(named, tf.cumsum(tf.cast(begins, tf.int32), axis=1), batch_dims=1), -1
     )
-    numbers_N = spelling.number(source.flat_values)
+    return with_spans(spelling, source, spelling.number(source.flat_values), written, belongs_BL)
+
+
+def with_spans(spelling, source, numbers_N, written, belongs_BL):
+    """Texts with their holes filled.
+
+    Args:
+        spelling: what detokenizes.
+        source: int32 RaggedTensor (B, None), texts with holes.
+        numbers_N: int32 (N,), the number of each token of the texts that is a hole, and -1 for the others.
+        written: int32 (B, L), what a model wrote.
+        belongs_BL: int32 (B, L), the number of the hole that each token which was written belongs to, or -1.
+
+    Returns:
+        dict of `text` string (B,), and `spans` string (B, M), filled up with empty strings.
+    """
     is_hole = numbers_N >= 0
     row_H = tf.boolean_mask(row_ids(source), is_hole)
     taken_HL = tf.gather(belongs_BL, row_H) == tf.boolean_mask(numbers_N, is_hole)[:, None]
@@ -154,5 +186,5 @@ def filled(spelling, source, written, lengths):
     chosen = tf.gather(rows, tf.where(is_hole, count + tf.cumsum(tf.cast(is_hole, tf.int32)) - 1, tf.range(count)))
     whole = tf.RaggedTensor.from_row_splits(chosen.flat_values, tf.gather(chosen.row_splits, source.row_splits), validate=False)
     in_row = tf.reduce_sum(source.with_flat_values(tf.cast(is_hole, tf.int64)), 1)
-    texts = tf.RaggedTensor.from_row_lengths(spelling.tokenizer.detokenize(spans), in_row, validate=False)
-    return {"text": spelling.tokenizer.detokenize(whole), "spans": texts.to_tensor("")}
+    texts = tf.RaggedTensor.from_row_lengths(spelling.detokenize(spans), in_row, validate=False)
+    return {"text": spelling.detokenize(whole), "spans": texts.to_tensor("")}

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from zoo.config import Refusal
+from zoo.data.examples import Frame
 from zoo.decoding import Sampling, beam_search, generate
 from zoo.signatures.request import refusal_unless, signature, with_one_row_apart
 from zoo.signatures.rows import framed_ids, left_padded_rows
@@ -91,7 +92,7 @@ def language_model_signatures(model, tokenizer, frame):
         options["max_new_tokens"] = as_many_as_fit(model, options["max_new_tokens"], lengths)
         state = _state_for(model, prompt_ids, options["max_new_tokens"])
         best = beam_search(
-            model.next_logits, state, prompt_ids, padding_mask, num_best=None, stop_ids=(tokenizer.eos_id,),
+            model.next_logits, state, prompt_ids, padding_mask, num_best=None, stop_ids=tokenizer.stop_ids,
             pad_id=tokenizer.pad_id, **options,
         )  # fmt: skip
         batch, count, width = tf.unstack(tf.shape(best.token_ids))
@@ -122,7 +123,7 @@ def generation(model, tokenizer, frame, stop_ids=(), **fixed):
         model: a `LanguageModel`.
         tokenizer: a `Tokenizer`.
         frame: what stands around a text, the task's `Frame`.
-        stop_ids: ids that end a row, besides `eos_id`.
+        stop_ids: ids that end a row, besides those of the tokenizer.
         **fixed: `min_p`, `repetition_penalty`, `no_repeat_ngram` of `zoo.decoding.Sampling`, as Python numbers. A request
             cannot choose them: as inputs they would cost every request further operations at each token.
 
@@ -140,7 +141,7 @@ def generation(model, tokenizer, frame, stop_ids=(), **fixed):
         max_new_tokens = as_many_as_fit(model, max_new_tokens, lengths)
         decoded = generate(
             model.next_logits, _state_for(model, prompt_ids, max_new_tokens), prompt_ids, padding_mask,
-            max_new_tokens=max_new_tokens, sampling=sampling._replace(**fixed), stop_ids=(tokenizer.eos_id, *stop_ids),
+            max_new_tokens=max_new_tokens, sampling=sampling._replace(**fixed), stop_ids=(*tokenizer.stop_ids, *stop_ids),
             pad_id=tokenizer.pad_id, enter=with_one_row_apart if model.one_row_apart else None,
         )  # fmt: skip
         text = _continued(tokenizer, prompt, prompt_ids, padding_mask, decoded.token_ids, decoded.lengths)
@@ -276,17 +277,21 @@ def _continued(tokenizer, prompts, prompt_ids, padding_mask, token_ids, lengths)
 
 
 def _score(model, tokenizer, frame, texts):
-    """float32 (B,) log-probabilities and int32 (B,) numbers of tokens."""
-    ids = framed_ids(tokenizer.tokenize(texts), frame, longest_text(model))
-    num_tokens = tf.cast(ids.row_lengths(), tf.int32) - 1
+    """float32 (B,) log-probabilities and int32 (B,) numbers of tokens, behind all that stands around an empty prompt."""
+    leading = Frame(before=(*frame.before, *frame.after))
+    ids = framed_ids(tokenizer.tokenize(texts), leading, longest_text(model))
+    first, end = len(leading.before) - 1, tf.cast(ids.row_lengths(), tf.int32) - 1
+    num_tokens = end - first
     if model.forgets_at_eos:
         return _score_joined(model, tokenizer, ids), num_tokens
-    longest = tf.reduce_max(tf.concat([num_tokens, [1]], 0))
+    longest = tf.reduce_max(tf.concat([end, [1]], 0))
     dense = ids.to_tensor(shape=tf.stack([tf.shape(texts)[0], longest + 1]), default_value=tokenizer.pad_id)
-    real = tf.range(longest)[None] < num_tokens[:, None]
+    real = tf.range(longest)[None] < end[:, None]
     # An empty row's first input is real all the same: attention needs something to see.
     padding_mask = real | (tf.range(longest) == 0)[None]
     log_probs, _ = model.token_log_probs(dense[:, :-1], dense[:, 1:], padding_mask=padding_mask)
+    if first:
+        real &= (tf.range(longest) >= first)[None]
     return tf.reduce_sum(tf.where(real, log_probs, 0.0), 1), num_tokens
 
 

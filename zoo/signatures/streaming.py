@@ -63,7 +63,8 @@ def streaming_signatures(model, tokenizer, frame):
         real, alive = token_ids >= 0, remaining > 0
         num_tokens = tf.reduce_sum(tf.cast(real, tf.int32), 1)
         chosen, log_prob = choose(logits, num_tokens - prompt_length, sampling)
-        remaining = tf.where(alive & (chosen != tokenizer.eos_id), remaining - 1, 0)
+        goes_on = tf.reduce_all([chosen != stop_id for stop_id in tokenizer.stop_ids], 0)
+        remaining = tf.where(alive & goes_on, remaining - 1, 0)
         all_ids = tf.concat([token_ids, tf.where(alive, chosen, -1)[:, None]], 1)
         is_prompt = (token_ids >= 0) & (tf.cumsum(tf.cast(real, tf.int32), 1) <= prompt_length[:, None])
         text = texts_of(

@@ -89,6 +89,10 @@ class Task:
         """The `Frame`: what stands around the texts of a row, for a kind of model and a tokenizer."""
         return framed_texts(kind, tokenizer)
 
+    def spelling(self, tokenizer):
+        """What texts are read and written with: the tokenizer, or one that knows further ids than those of its vocabulary."""
+        return tokenizer
+
     def frame_for(self, model, tokenizer):
         """The `Frame` as one model reads it: without segment ids where the model takes none."""
         frame = self.frame(model.kind, tokenizer)

@@ -26,6 +26,7 @@ from zoo.registry import TOKENIZERS
 
 # The Rust side tracks every character of a text; pieces keep that small and share the work among cores.
 PIECE_CHARACTERS = 1 << 14
+SENTENCE_ENDS = (".", "?", "!", "。", "？", "！")
 CUT = re.compile(r"(?<=\S)[ \n]")
 
 
@@ -54,6 +55,11 @@ class Tokenizer(tf.Module):
         return self.eos_id
 
     @property
+    def stop_ids(self):
+        """The ids that end what a model writes."""
+        return (self.eos_id,)
+
+    @property
     def vocabulary(self):
         """Every token as vocabulary files write it, in the order of ids."""
         raise TypeError(f"{type(self).__name__} has no written vocabulary.")
@@ -66,6 +72,11 @@ class Tokenizer(tf.Module):
     def begins_word(self):
         """bool (V,): whether a token begins a word; the others go on with one."""
         raise TypeError(f"{type(self).__name__} does not say where words begin.")
+
+    def ends_sentence(self):
+        """bool (V,): whether a token ends a sentence: with one of `SENTENCE_ENDS`, or a line."""
+        texts = (self.decode([token_id]) for token_id in range(self.vocab_size))
+        return np.array(["\n" in text or text.rstrip().endswith(SENTENCE_ENDS) for text in texts])
 
     @classmethod
     def train(cls, texts, vocab_size=None):

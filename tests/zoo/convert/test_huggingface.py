@@ -60,11 +60,9 @@ def test_the_library_reads_what_is_written(written):
     assert total == sum(int(np.prod(v.shape)) for v in variables_by_path(bundle.model).values())
     config = json.loads((directory / "config.json").read_text())
     assert config["model_type"] == family_of(bundle)
-    assert config["architectures"][0].startswith(
-        {"gpt2": "GPT2", "llama": "Llama", "bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta"}[
-            config["model_type"]
-        ]
-    )
+    names = {"gpt2": "GPT2", "llama": "Llama", "bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta"}
+    names |= {"glm": "GlmFor", "glm4": "Glm4For"}
+    assert config["architectures"][0].startswith(names[config["model_type"]])
 
 
 def test_the_certificate_says_what_was_compared(written):
@@ -200,6 +198,17 @@ def test_what_our_model_cannot_be_is_refused(directory, field, value, message):
     path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
     with pytest.raises(ValueError, match=message):
         huggingface.read(directory)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"partial_rotary_factor": 1.0}, {"rope_parameters": {"rope_theta": 500.0, "partial_rotary_factor": 1.0}}]
+)
+def test_a_glm_that_turns_whole_heads_is_refused(tmp_path, fields):
+    there = huggingface.write(foreign_models.bundle("glm"), tmp_path / "there")
+    config = json.loads((there / "config.json").read_text())
+    (there / "config.json").write_text(json.dumps({**config, **fields}))
+    with pytest.raises(ValueError, match="turn a share of 1.0 of each head; a GLM turns half"):
+        huggingface.read(there)
 
 
 def test_a_model_without_a_counterpart_is_refused(tmp_path):

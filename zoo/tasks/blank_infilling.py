@@ -1,0 +1,147 @@
+"""Blank infilling: write what stood in the blanks of a text (Du et al. 2022, arXiv:2103.10360, section 2.1).
+
+Shape letters: B batch, T positions, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import tensorflow as tf
+from keras import ops
+
+from zoo.config import Config, Output, Refusal, TaskConfig
+from zoo.data.examples import Frame
+from zoo.data.spans import BlankInfilling
+from zoo.registry import TASKS
+from zoo.signatures.fill_blanks import BLANK, BlankIds, WithBlanks, begin_ids, blank_requests, blank_signatures
+from zoo.tasks.base import Task
+from zoo.tasks.span_corruption import MULTIPLE, SpanCorruptionTask
+
+
+@dataclass(frozen=True)
+class BlankInfillingConfig(TaskConfig):
+    """What is left out of a window of text.
+
+    Attributes:
+        weights: of short spans, of whole sentences, and of the rest of the window: each window draws one of the three.
+        rate: share of the tokens in short spans, and in sentences.
+        mean_length: of the Poisson distribution that lengths of short spans are drawn from.
+        suffix_rate: the least share of the tokens in the rest of a window.
+    """
+
+    weights: tuple[float, ...] = (0.5, 0.2, 0.3)
+    rate: float = 0.15
+    mean_length: float = 3.0
+    suffix_rate: float = 0.25
+
+    kinds: ClassVar = ("language_model",)
+    least_seq_length: ClassVar = 6
+    recipe: ClassVar = dict(dataset="python_docs")
+
+    @classmethod
+    def serves(cls, config):
+        return super().serves(config) and config.reads_blanks
+
+    def validate(self):
+        self.require(
+            len(self.weights) == 3 and min(self.weights) >= 0 and sum(self.weights) > 0,
+            f"weights are three numbers of at least 0, for spans, sentences and suffixes, got {self.weights}.",
+        )
+        for name in ("rate", "suffix_rate"):
+            self.require(0 < getattr(self, name) < 1, f"{name} must be between 0 and 1, got {getattr(self, name)}.")
+        self.require_positive("mean_length")
+
+    def output(self, model_config, seq_length, facts=None):
+        vocab_size = model_config.vocab_size
+        return Output(seq_length, vocab_size, vocab_size * model_config.cost(seq_length).hidden_dim)
+
+
+@dataclass(frozen=True)
+class BlankInfillingFacts(Config):
+    """What the run told.
+
+    Attributes:
+        max_tokens: most tokens of a row, special ones included: the run's --seq_length.
+        blank_ids: the ids of a `BlankIds`.
+    """
+
+    max_tokens: int = 0
+    blank_ids: tuple[int, ...] = ()
+
+
+def blank_ids(tokenizer):
+    """The `BlankIds` of a vocabulary: its own; or its mask, if it has one, and ids behind it."""
+    own = getattr(tokenizer, "blank_ids", None)
+    if own:
+        return BlankIds(*own)
+    masks = [] if tokenizer.mask_id is None else [tokenizer.mask_id]
+    size = tokenizer.vocab_size
+    return BlankIds(*masks, *range(size, size + 5 - len(masks)))
+
+
+@TASKS.register("blank_infilling", BlankInfillingConfig)
+class BlankInfillingTask(SpanCorruptionTask):
+    """loss = -sum over part B of log p(token | part A, part B so far), count = its tokens, the ends of blanks included.
+
+    The table of a new model has rows for masks and ends behind those of the vocabulary, and is filled up to a multiple of 64.
+    """
+
+    facts_class = BlankInfillingFacts
+    generates = True
+
+    def model_fields(self, tokenizer):
+        ids = blank_ids(tokenizer)
+        rows = max(*ids, tokenizer.vocab_size - 1) + 1
+        return {**Task.model_fields(self, tokenizer), "vocab_size": -(-rows // MULTIPLE) * MULTIPLE, "sop_id": ids.sop}
+
+    def _ids(self, tokenizer):
+        return BlankIds(*self.facts.blank_ids) if self.facts.blank_ids else blank_ids(tokenizer)
+
+    def frame(self, kind, tokenizer):
+        """A prompt is a text whose rest is a blank."""
+        ids = self._ids(tokenizer)
+        return Frame(before=begin_ids(tokenizer), after=(ids.suffix_mask, ids.sop))
+
+    def spelling(self, tokenizer):
+        return WithBlanks(tokenizer, self._ids(tokenizer))
+
+    def _spans(self, model, tokenizer, layout):
+        ids = blank_ids(tokenizer)
+        if "prefix_lengths" not in model.takes:
+            raise Refusal(
+                "This model reads in one direction, with one position a token: train it with --task=language_modeling, or take "
+                "--set=position=learned or rotary_2d."
+            )
+        if max(ids) >= model.config.vocab_size:
+            raise Refusal(
+                f"The model has {model.config.vocab_size} rows for tokens, and blanks need {max(ids) + 1}: begin with a model "
+                "that was trained on blank infilling, or with none."
+            )
+        self.learn(max_tokens=layout.seq_length, blank_ids=tuple(ids))
+        special = (tokenizer.eos_id, tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id)
+        c = self.config
+        return BlankInfilling(
+            *ids, tokenizer.pad_id, tuple(token_id for token_id in dict.fromkeys(special) if token_id is not None),
+            begin_ids=begin_ids(tokenizer), weights=c.weights, rate=c.rate, mean_length=c.mean_length,
+            suffix_rate=c.suffix_rate, ends_sentence=tokenizer.ends_sentence() if c.weights[1] else None,
+        )  # fmt: skip
+
+    def score(self, model, batch, state=None):
+        inputs, weights = model.taken(batch), ops.cast(batch["loss_weights"], "float32")
+        log_probs, _ = model.token_log_probs(inputs.pop("token_ids"), batch["labels"], **inputs)
+        is_text = tf.cast(batch["labels"], tf.int32) != self.facts.blank_ids[-1]
+        nats = ops.sum(ops.where(weights > 0, -log_probs * weights, 0.0))
+        text = ops.sum(ops.where(is_text, weights, 0.0))
+        return {"nats": nats, "tokens": ops.sum(weights), "text": text}, {}, None
+
+    def signatures(self, model, tokenizer):
+        """Name -> tf.function: see `blank_signatures`."""
+        return blank_signatures(model, self.spelling(tokenizer), self.frame(model.kind, tokenizer))
+
+    def requests(self, model, tokenizer):
+        return blank_requests(model, self.spelling(tokenizer))
+
+    def sample(self, loaded, seed):
+        text = f"Return a {BLANK} of the list."
+        written = loaded.predict("fill", text=[text], max_new_tokens=[16])
+        return f"{text!r} -> {written['text'][0]!r}"
