@@ -83,18 +83,36 @@ def write(bundle, directory):
         "architectures": [family.architectures[task]],
         **{key: getattr(model.config, ours) for ours, key in family.fields.items()},
         **family.theirs(model.config),
-        "bos_token_id": bundle.tokenizer.eos_id if family.model == "gpt" else bundle.tokenizer.cls_id,
+        "bos_token_id": _bos_id(bundle.tokenizer, family),
         "eos_token_id": bundle.tokenizer.eos_id,
         "pad_token_id": bundle.tokenizer.pad_id,
         "torch_dtype": "float32",
     }
     (directory / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf8")
-    (directory / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model.config.max_length}) + "\n",
-        encoding="utf8",
-    )
+    settings = _tokenizer_settings(bundle.tokenizer, model.config)
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
     safetensors.write(directory / safetensors.FILE, list(_tensors(model, family, task == "masked_lm")))
     return directory
+
+
+def _bos_id(tokenizer, family):
+    if family.model == "gpt":
+        return tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
+    return tokenizer.cls_id
+
+
+def _tokenizer_settings(tokenizer, config):
+    """What `tokenizer_config.json` holds."""
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    if getattr(config, "num_segments", 1) == 1:
+        inputs.remove("token_type_ids")
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": config.max_length,
+        "model_input_names": inputs,
+        "clean_up_tokenization_spaces": False,
+        **{f"{role}_token": token for role, token in tokenizer.roles.items()},
+    }
 
 
 def _plain_head(task, config):
