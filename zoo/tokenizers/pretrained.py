@@ -24,6 +24,8 @@ DEFAULT_IDS = {
     "roberta": {"bos": 0, "eos": 2, "pad": 1},
     "xlm-roberta": {"bos": 0, "eos": 2, "pad": 1},
 }
+# The files that `Beside` reads.
+BESIDE = ("tokenizer_config.json", "config.json", "generation_config.json", "special_tokens_map.json", "added_tokens.json")
 # Models of SentencePiece whose ids are those of fairseq; by this name their files are known where no config.json is.
 FAIRSEQ, FAIRSEQ_FILE = "xlm-roberta", "sentencepiece.bpe.model"
 ROBERTA = Special(
@@ -54,9 +56,7 @@ class Beside:
 
     def __init__(self, directory):
         self.directory = Path(directory)
-        self.settings = self._read("tokenizer_config.json")
-        self._config, self._generation = self._read("config.json"), self._read("generation_config.json")
-        self._map, self._added = self._read("special_tokens_map.json"), self._read("added_tokens.json")
+        self.settings, self._config, self._generation, self._map, self._added = map(self._read, BESIDE)
         self.model_type = self._config.get("model_type")
         for name, allowed in UNCHANGING.items():
             value = self.settings.get(name)
@@ -143,6 +143,19 @@ def require_special(plain, where):
         )
 
 
+def vocabulary_files(directory):
+    """Names of the files in a directory that `from_files` takes the vocabulary from; none where there is no vocabulary."""
+    if (directory / "tokenizer.json").is_file():
+        return ["tokenizer.json"]
+    models = sorted(directory.glob("*.model"))
+    if models:
+        return [models[0].name]
+    for names in (["encoder.json", "vocab.bpe"], ["vocab.json", "merges.txt"], ["vocab.txt"]):
+        if all((directory / name).is_file() for name in names):
+            return names
+    return []
+
+
 def from_files(path):
     """The tokenizer in other people's files. Raises Refusal when there is none.
 
@@ -150,21 +163,16 @@ def from_files(path):
         path: a directory, or one of the files that hold a vocabulary.
     """
     directory = path if path.is_dir() else path.parent
-    json_path = path if path.is_file() else path / "tokenizer.json"
-    models = [path] if path.suffix == ".model" else sorted(path.glob("*.model"))
-    if json_path.name == "vocab.txt":
-        return _vocab_txt(directory)
-    if path.suffix == ".model" or (models and not json_path.is_file()):
-        return _sentencepiece(models[0], Beside(directory))
-    if json_path.is_file():
-        return _tokenizer_json(json_path, Beside(directory))
-    for vocabulary, merges in (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt")):
-        if (path / vocabulary).is_file() and (path / merges).is_file():
-            return _byte_level(path / vocabulary, path / merges, Beside(path))
-    if (path / "vocab.txt").is_file():
-        return _vocab_txt(path)
-    files = "zoo_tokenizer.json, tokenizer.json, vocab.txt, a .model, nor encoder.json with vocab.bpe"
-    raise Refusal(f"{path} holds no tokenizer: it has neither {files}.")
+    names = vocabulary_files(path) if path.is_dir() else [path.name]
+    if not names:
+        files = "zoo_tokenizer.json, tokenizer.json, vocab.txt, a .model, nor encoder.json with vocab.bpe"
+        raise Refusal(f"{path} holds no tokenizer: it has neither {files}.")
+    first, beside = directory / names[0], Beside(directory)
+    if len(names) == 2:
+        return _byte_level(first, directory / names[1], beside)
+    if first.name == "vocab.txt":
+        return _vocab_txt(directory, beside)
+    return _sentencepiece(first, beside) if first.suffix == ".model" else _tokenizer_json(first, beside)
 
 
 def _tokenizer_json(path, beside):
@@ -215,8 +223,7 @@ def _byte_level(vocabulary, merges, beside):
     return bpe(vocabulary, read_merges(merges), specials, "</s>", special=ROBERTA)
 
 
-def _vocab_txt(directory):
-    beside = Beside(directory)
+def _vocab_txt(directory, beside):
     wordpiece = TOKENIZERS.get("wordpiece")
     lowercase, accents = beside.settings.get("do_lower_case", True), beside.settings.get("strip_accents")
     normalization = {
