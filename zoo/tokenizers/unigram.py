@@ -171,18 +171,11 @@ class UnigramTokenizer(Tokenizer):
 
     def save_huggingface(self, directory):
         proto = sentencepiece_model_pb2.ModelProto.FromString(self._model)
-        spec = proto.normalizer_spec
-        model = tokenizers.models.Unigram(
-            [(piece.piece, piece.score) for piece in proto.pieces], self.unk_id, byte_fallback=False
-        )
-        native = tokenizers.Tokenizer(model)
-        steps = [tokenizers.normalizers.Precompiled(spec.precompiled_charsmap)]
-        if spec.remove_extra_whitespaces:
-            steps += [tokenizers.normalizers.Strip(), tokenizers.normalizers.Replace(tokenizers.Regex(" {2,}"), " ")]
-        native.normalizer = tokenizers.normalizers.Sequence(steps)
-        prepend = "always" if spec.add_dummy_prefix else "never"
-        native.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(BLANK, prepend_scheme=prepend)
-        native.decoder = tokenizers.decoders.Metaspace(BLANK, prepend_scheme=prepend)
+        own = next((piece.piece for piece in proto.pieces if piece.type == Piece.USER_DEFINED), None)
+        if own is not None:
+            raise Refusal(f"The pieces have {own!r}, defined by a user; such a model cannot be written for Hugging Face.")
+        bpe = proto.trainer_spec.model_type == sentencepiece_model_pb2.TrainerSpec.BPE
+        native = _native_bpe(proto) if bpe else _native_unigram(proto, self.unk_id)
         mask = self.mask_token
         controls = [piece.piece for piece in proto.pieces if piece.type == Piece.CONTROL]
         native.add_special_tokens(
@@ -196,6 +189,49 @@ class UnigramTokenizer(Tokenizer):
     @classmethod
     def from_directory(cls, directory, config):
         return cls.from_sentencepiece(directory / "sentencepiece.model", special=Special.loaded(config))
+
+
+def _normalizers(spec):
+    """SentencePiece's normalisation, as steps of the `tokenizers` library."""
+    normalizers = tokenizers.normalizers
+    steps = [normalizers.Precompiled(spec.precompiled_charsmap)] if spec.precompiled_charsmap else []
+    if spec.remove_extra_whitespaces:
+        steps += [normalizers.Strip(), normalizers.Replace(tokenizers.Regex(" {2,}"), " ")]
+    return steps
+
+
+def _native_unigram(proto, unk_id):
+    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
+    native = tokenizers.Tokenizer(tokenizers.models.Unigram(pieces, unk_id, byte_fallback=proto.trainer_spec.byte_fallback))
+    native.normalizer = tokenizers.normalizers.Sequence(_normalizers(proto.normalizer_spec))
+    prepend = "always" if proto.normalizer_spec.add_dummy_prefix else "never"
+    native.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(BLANK, prepend_scheme=prepend)
+    native.decoder = tokenizers.decoders.Metaspace(BLANK, prepend_scheme=prepend)
+    return native
+
+
+def _native_bpe(proto):
+    """SentencePiece's BPE: of two neighbours those are merged first whose piece has the highest score."""
+    ids = {piece.piece: i for i, piece in enumerate(proto.pieces)}
+    merges = []
+    for piece in proto.pieces:
+        text = piece.piece
+        if piece.type == Piece.NORMAL:
+            halves = ((text[:cut], text[cut:]) for cut in range(1, len(text)))
+            pairs = [pair for pair in halves if pair[0] in ids and pair[1] in ids]
+            merges += [(piece.score, pair) for pair in sorted(pairs, key=lambda pair: (ids[pair[0]], ids[pair[1]]))]
+    merges.sort(key=lambda merge: -merge[0])
+    unknown = next(piece.piece for piece in proto.pieces if piece.type == Piece.UNKNOWN)
+    model = tokenizers.models.BPE(
+        ids, [pair for _, pair in merges], unk_token=unknown, fuse_unk=True, byte_fallback=proto.trainer_spec.byte_fallback
+    )
+    native, decoders = tokenizers.Tokenizer(model), tokenizers.decoders
+    steps, prefix = _normalizers(proto.normalizer_spec), proto.normalizer_spec.add_dummy_prefix
+    steps += [tokenizers.normalizers.Prepend(BLANK)] if prefix else []
+    native.normalizer = tokenizers.normalizers.Sequence([*steps, tokenizers.normalizers.Replace(" ", BLANK)])
+    spelling = [decoders.Replace(BLANK, " "), decoders.ByteFallback(), decoders.Fuse()]
+    native.decoder = decoders.Sequence([*spelling, *([decoders.Strip(" ", 1, 0)] if prefix else [])])
+    return native
 
 
 def _as_fairseq(model):
