@@ -75,7 +75,10 @@ def _read(source, target):
     print(f"Model: {model.registered_name}, {model.count_params():,} parameters, for {task}", flush=True)
     for name in bundle.provenance.get("left_out", []):
         print(f"Left out: {name}, of a head that no task here has", flush=True)
-    bundle.provenance["certificate"] = certificate.certify(bundle, source, FLAGS.peer_python, library)
+    certified = certificate.certify(bundle, source, FLAGS.peer_python, library)
+    if "checklist" in bundle.provenance:
+        certified["checklist"] = bundle.provenance.pop("checklist")
+    bundle.provenance["certificate"] = certified
     bundle.save(target)
     return bundle.provenance["certificate"]
 

@@ -145,7 +145,7 @@ def _encoded(texts, tokenizer, meta, where):
         for ids in encoded:
             if len(ids):
                 empty = False
-                yield ids
+                yield ids if tokenizer.bos_id is None else np.append(np.int32(tokenizer.bos_id), ids)
     if empty:
         raise Refusal(f"{where} holds no text: not one token comes of it.")
 

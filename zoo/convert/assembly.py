@@ -5,14 +5,11 @@ A source brings a config with Hugging Face's fields and tensors under the names 
 its own.
 """
 
-import json
-
 from zoo.bundle import unfilled
 from zoo.config import Refusal
 from zoo.convert.tables import FAMILIES
 from zoo.convert.weights import assign
 from zoo.registry import MODELS, TASKS
-from zoo.tokenizers.base import read_json
 
 
 def assemble(model_type, theirs, tensors, where, tokenizer, task_fields=None):
@@ -73,20 +70,3 @@ def _task_name(family, names):
     if MODELS.config(family.model).kind == "language_model":
         return "language_modeling"
     return "masked_lm" if set(family.head[0].theirs) <= names else "embedding"
-
-
-def pooling(directory):
-    """How sentence-transformers made a vector of a row, if this directory is one of theirs: fields of the task `embed`."""
-    path = directory / "1_Pooling" / "config.json"
-    if not path.is_file():
-        return {}
-    settings = read_json(path)
-    modes = {name for name, on in settings.items() if name.startswith("pooling_mode") and on is True}
-    known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
-    if len(modes) != 1 or not modes <= known.keys():
-        raise Refusal(f"{directory} pools by {sorted(modes)}; only one of {sorted(known)} is supported.")
-    modules = json.loads((directory / "modules.json").read_text(encoding="utf8"))
-    normalize = any(module["type"].endswith("Normalize") for module in modules)
-    limits = directory / "sentence_bert_config.json"
-    longest = read_json(limits).get("max_seq_length") if limits.is_file() else None
-    return dict(pooling=known[modes.pop()], normalize=normalize, max_tokens=longest)

@@ -22,6 +22,7 @@ from zoo.config import Refusal
 from zoo.convert import reference, safetensors
 from zoo.convert.old_tensorflow import CONFIG, H5
 from zoo.data import examples
+from zoo.signatures.fill_mask import holes
 
 TEXTS = (
     "The capital of France is Paris, and in 1984 it was, too.",
@@ -29,6 +30,9 @@ TEXTS = (
     "",
     " ".join(f"Sentence number {i} is a little longer than the one before." for i in range(8)),
 )
+# Texts with the mask token, which is written HOLE here, in them.
+HOLE = "<hole>"
+HOLES = (f"The capital of {HOLE} is Paris.", f"{HOLE} {HOLE}, too", f"a\t {HOLE}b")
 # Of the largest output, or of 1 if that is smaller. Both sides add up float32 products in orders of their own.
 TOLERANCE = 1e-3
 # So many positions of a row are compared at once.
@@ -45,13 +49,15 @@ def certify(bundle, path, peer_python=None, library="transformers"):
         library: the peer: `transformers` (with torch) or `keras_hub`.
 
     Returns:
-        dict of `texts`, how many; `ids` and `outputs`: what was compared with whom, and how far they are apart.
+        dict of `texts`, how many; `ids` and `outputs`: what was compared with whom, and how far they are apart; `tokenizer`: in
+        which calls ids were compared.
 
     Raises:
         Refusal: ids differ, or outputs by more than `TOLERANCE`; or the peer fails.
     """
     path = Path(path)
-    certificate = {"texts": len(TEXTS), "dtype": "float32", "ids": _native_ids(bundle.tokenizer, path, library)}
+    ids, what = _native_ids(bundle.tokenizer, path, library)
+    certificate = {"texts": len(TEXTS), "dtype": "float32", "ids": ids, "tokenizer": what}
     peer = sys.executable if _has(library) and (peer_python is None or library == "keras_hub") else peer_python
     if peer is None:
         certificate["outputs"] = {"compared": False, "reason": "torch and transformers are not installed; see --peer_python"}
@@ -59,13 +65,16 @@ def certify(bundle, path, peer_python=None, library="transformers"):
     asked, task = rows(bundle), bundle.task.registered_name
     request = {
         "library": library, "path": str(path.resolve()), "task": task, "texts": TEXTS, "rows": asked,
+        "hole": HOLE, "holes": HOLES,
         "old_tensorflow": path.is_dir() and not _is_written_anew(path),
     }  # fmt: skip
     with _asked(peer, request) as answer:
         compared = {"compared": True, "peer": library, "versions": json.loads(str(answer["versions"]))}
         if "ids_0" in answer:
-            _check_ids(bundle.tokenizer, [answer[f"ids_{i}"].tolist() for i in range(len(TEXTS))], library)
+            certificate["tokenizer"] = _check_answers(bundle, answer, library)
             certificate["ids"] = {"identical": True, **compared}
+        elif "tokenizer_error" in answer:
+            certificate["ids"]["reason"] = f"{library} has no tokenizer: {answer['tokenizer_error']}"
         if "reason" in answer:
             certificate["outputs"] = {"compared": False, "reason": str(answer["reason"])}
             return certificate
@@ -136,21 +145,75 @@ def rows(bundle):
 
 
 def _native_ids(tokenizer, path, library):
-    """Compares ids with the `tokenizers` library's, if there is a file that it reads."""
+    """Compares ids with the `tokenizers` library's, if there is a file that it reads. Returns what the certificate says of
+    it, and the names of what was compared."""
     file = path / "tokenizer.json"
     if library != "transformers" or not file.is_file():
-        return {"compared": False, "reason": f"{path.name} has no tokenizer.json of Hugging Face's"}
+        return {"compared": False, "reason": f"{path.name} has no tokenizer.json of Hugging Face's"}, []
     native = tokenizers.Tokenizer.from_file(str(file))
     native.no_padding()
     native.no_truncation()
-    _check_ids(tokenizer, [native.encode(text, add_special_tokens=False).ids for text in TEXTS], "tokenizers")
-    return {"compared": True, "identical": True, "peer": "tokenizers", "versions": {"tokenizers": tokenizers.__version__}}
+    what = ["texts"]
+    _check("tokenizers", "texts", _ours(tokenizer, "ids"), [native.encode(t, add_special_tokens=False).ids for t in TEXTS])
+    # Without a post-processor the file leaves special tokens to the libraries that read it.
+    if native.post_processor is not None or not any(tokenizer.template):
+        what += ["default calls", "pairs"]
+        _check("tokenizers", "default calls", _ours(tokenizer, "whole"), [native.encode(t).ids for t in TEXTS])
+        _check(
+            "tokenizers", "pairs", _ours(tokenizer, "pair"), [native.encode(t, TEXTS[i - 1]).ids for i, t in enumerate(TEXTS)]
+        )
+    versions = {"tokenizers": tokenizers.__version__}
+    return {"compared": True, "identical": True, "peer": "tokenizers", "versions": versions}, what
 
 
-def _check_ids(tokenizer, theirs, peer):
-    for text, ids in zip(TEXTS, theirs, strict=True):
-        if tokenizer.encode(text) != ids:
-            raise Refusal(f"The converted tokenizer gives other ids than {peer} for {text!r}: it is not the same.")
+def _ours(tokenizer, what):
+    """Ids of `TEXTS` as they go out to other libraries: `ids` alone, `whole` with the special tokens, or each as a `pair` with
+    the text before it."""
+    id_of = {token: i for i, token in enumerate(tokenizer.vocabulary)}
+    before, between, after = ([id_of[token] for token in part] for part in tokenizer.template)
+    texts = [tokenizer.encode(text) for text in TEXTS]
+    if what == "ids":
+        return texts
+    if what == "whole":
+        return [[*before, *ids, *after] for ids in texts]
+    return [[*before, *ids, *between, *texts[i - 1], *after] for i, ids in enumerate(texts)]
+
+
+def _check_answers(bundle, answer, peer):
+    """Compares all that the peer's tokenizer answered with ours. Returns the names of what was compared."""
+    tokenizer, what = bundle.tokenizer, []
+
+    def compare(name, ours, theirs):
+        _check(peer, name, ours, theirs)
+        what.append(name)
+
+    for name, key in (("texts", "ids"), ("default calls", "whole"), ("pairs", "pair")):
+        there = [i for i in range(len(TEXTS)) if f"{key}_{i}" in answer]
+        if there:
+            ours = _ours(tokenizer, key)
+            compare(name, [ours[i] for i in there], [answer[f"{key}_{i}"].tolist() for i in there])
+    if "padded" in answer:
+        rows = _ours(tokenizer, "whole")
+        width = max(map(len, rows))
+        compare("padding", [row + [tokenizer.pad_id] * (width - len(row)) for row in rows], answer["padded"].tolist())
+    if "mask_id" in answer and tokenizer.mask_id is not None:
+        compare("mask token", [tokenizer.mask_id], [int(answer["mask_id"])])
+        if bundle.task.registered_name == "masked_lm":
+            texts = tf.constant([text.replace(HOLE, tokenizer.mask_token) for text in HOLES])
+            batch, _ = holes(bundle.model, tokenizer, bundle.task.frame(bundle.model.kind, tokenizer), texts)
+            ours = tf.ragged.boolean_mask(batch["token_ids"], batch["padding_mask"]).to_list()
+            compare("texts with the mask token", ours, [answer[f"hole_{i}"].tolist() for i in range(len(HOLES))])
+    return what
+
+
+def _check(peer, name, ours, theirs):
+    """Raises Refusal for the first of two lists that differ."""
+    for one, other in zip(ours, theirs, strict=True):
+        if one != other:
+            raise Refusal(
+                f"The converted tokenizer gives other ids than {peer} for {name}: {str(one)[:60]} and not {str(other)[:60]}; "
+                "it is not the same."
+            )
 
 
 def _has(library):

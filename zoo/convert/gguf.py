@@ -11,9 +11,12 @@ import numpy as np
 
 from zoo.bundle import Bundle, unfilled
 from zoo.config import Refusal
+from zoo.convert.checklist import Checklist
 from zoo.convert.tables import LLAMA
 from zoo.convert.weights import assign
 from zoo.registry import MODELS, TASKS, TOKENIZERS
+from zoo.tokenizers.pretrained import require_special
+from zoo.tokenizers.special import NOTHING, Special
 
 # Their names of tensors -> those of Hugging Face, which our table knows.
 NAMES = {
@@ -28,8 +31,40 @@ NAMES = {
 }
 # Their name of a way to cut words -> whether every digit is a word; both have GPT-2's pattern besides.
 WORDS = {"gpt-2": False, "smollm": True}
-CONTROL = 3
+CONTROL, USER_DEFINED = 3, 4
 END_OF_TEXT = "<|endoftext|>"
+# Metadata that is read.
+APPLIED = (
+    "general.architecture", "general.name", "general.license", "llama.context_length", "llama.embedding_length",
+    "llama.block_count", "llama.feed_forward_length", "llama.attention.head_count", "llama.attention.head_count_kv",
+    "llama.attention.key_length", "llama.attention.value_length", "llama.attention.layer_norm_rms_epsilon",
+    "llama.rope.dimension_count", "llama.rope.freq_base", "llama.rope.scaling.type", "llama.rope.scaling.factor",
+    "llama.rope.scale_linear", "tokenizer.ggml.model", "tokenizer.ggml.pre", "tokenizer.ggml.tokens",
+    "tokenizer.ggml.token_type", "tokenizer.ggml.merges", "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id",
+    "tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token",
+)  # fmt: skip
+# Metadata that may be there with the value under which it changes nothing.
+INERT = {
+    "general.type": (None, "model"), "llama.expert_count": (None, 0), "llama.expert_used_count": (None, 0),
+    "llama.logit_scale": (None, 0, 1), "llama.residual_scale": (None, 0, 1), "llama.embedding_scale": (None, 0, 1),
+    "llama.attention.scale": (None, 0), "llama.attention.causal": (None, True), "llama.attention.sliding_window": (None, 0),
+    "llama.attention.clamp_kqv": (None, 0), "llama.use_parallel_residual": (None, False),
+    "llama.rope.scaling.attn_factor": (None, 1), "split.count": (None, 0, 1), "split.no": (None, 0),
+}  # fmt: skip
+# Beginning of a name -> why it changes nothing here.
+PREFIXES = {
+    "GGUF.": "tells how the file is made", "quantize.": "tells how the file is made",
+    "split.tensors.": "tells how the file is made", "llama.vocab_size": "follows from the tokens",
+    "llama.rope.scaling.original_context_length": "no positions are scaled",
+    "llama.rope.scaling.finetuned": "no positions are scaled", "llama.rope.scaling.yarn_": "no positions are scaled",
+    "llama.attention.layer_norm_epsilon": "of another kind of norm",
+    "tokenizer.chat_template": "for conversations, which are not served", "tokenizer.ggml.scores": "of another kind of pieces",
+    "tokenizer.ggml.padding_token_id": "rows are padded under a mask",
+    "tokenizer.ggml.unknown_token_id": "every text can be spelt",
+    "tokenizer.ggml.add_space_prefix": "of another kind of pieces",
+    "tokenizer.ggml.token_type_count": "of another kind of model",
+    "general.": "text about the model",
+}  # fmt: skip
 
 
 class _Tensors:
@@ -78,7 +113,8 @@ def read(path):
     """The bundle of a GGUF file of the Llama type.
 
     Raises:
-        Refusal: another architecture or tokenizer, tensors that are missing or left over, or no such file.
+        Refusal: another architecture or tokenizer, metadata that is not known, tensors that are missing or left over, or no
+            such file.
     """
     path = Path(path)
     if not path.is_file():
@@ -90,6 +126,7 @@ def read(path):
     fields = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("tokenizer.ggml.")}
     if fields.get("general.architecture") != "llama":
         raise Refusal(f"{path} has the architecture {fields.get('general.architecture')!r}; only 'llama' is read here.")
+    checklist = _checked(reader, path)
     tokenizer = _tokenizer(reader, path)
     tensors = reader.tensors
     del reader  # it holds an array for each token and merge: 150 MB for 49,152 of them
@@ -101,18 +138,42 @@ def read(path):
     kinds = sorted({tensor.tensor_type.name for tensor in tensors})
     provenance = {
         "converted_from": "gguf", "source": path.name, "name": fields.get("general.name", ""),
-        "licence": fields.get("general.license", ""), "stored_as": kinds,
+        "licence": fields.get("general.license", ""), "stored_as": kinds, "checklist": checklist.report(),
     }  # fmt: skip
     return Bundle(model, tokenizer, TASKS.get("language_modeling")(), provenance)
 
 
+def _checked(reader, path):
+    """The `Checklist` of a file. Raises Refusal for metadata that is not known."""
+    checklist, rest = Checklist(path), {}
+    for name, field in reader.fields.items():
+        reason = next((why for prefix, why in PREFIXES.items() if name.startswith(prefix)), None)
+        if reason is None or name in APPLIED or name in INERT:
+            is_array = field.types[0] == gguf.GGUFValueType.ARRAY  # which may be long
+            rest[name] = "..." if is_array else field.contents()
+        else:
+            checklist.ignore(name, reason)
+    checklist.fields("metadata", rest, APPLIED, {}, INERT)
+    return checklist
+
+
+def _check_rotation(fields, path):
+    """Raises Refusal for scaled positions. llama.cpp takes a factor without a type for linear scaling, and has two names of
+    it."""
+    kind = fields.get("llama.rope.scaling.type", "linear")
+    factor = fields.get("llama.rope.scaling.factor", fields.get("llama.rope.scale_linear", 0))
+    if kind != "none" and not (kind == "linear" and factor in (0, 1)):
+        by = f"{kind!r}" + (f" with the factor {factor:g}" if factor else "")
+        raise Refusal(f"{path} scales its rotary positions by {by}; only plain ones are read here.")
+
+
 def _config(fields, vocab_size, tied, path):
-    scaling = fields.get("llama.rope.scaling.type", "none")
-    if scaling != "none":
-        raise Refusal(f"{path} scales its rotary positions by {scaling!r}; only plain ones are read here.")
+    _check_rotation(fields, path)
     try:
         num_heads, hidden_dim = fields["llama.attention.head_count"], fields["llama.embedding_length"]
         head_dim = fields.get("llama.attention.key_length", hidden_dim // num_heads)
+        if fields.get("llama.attention.value_length", head_dim) != head_dim:
+            raise Refusal(f"{path} has values of another width than keys; only equal ones are supported.")
         if fields.get("llama.rope.dimension_count", head_dim) != head_dim:
             raise Refusal(f"{path} turns a part of each head only; rotary positions turn all of it here.")
         return MODELS.config("gpt")(
@@ -140,7 +201,9 @@ def _tokenizer(reader, path):
         entry = reader.fields.get(f"tokenizer.ggml.{name}")
         return default if entry is None else entry.contents()
 
-    words = field("pre", "gpt-2")
+    words = field("pre")
+    if field("model") == "gpt2" and words is None:
+        raise Refusal(f"{path} does not say how words are cut (tokenizer.ggml.pre); make the file anew, so that it does.")
     if field("model") != "gpt2" or words not in WORDS:
         raise Refusal(
             f"{path} has a {field('model')} tokenizer with words cut as {words!r}; only byte-level BPE (gpt2) with "
@@ -148,8 +211,23 @@ def _tokenizer(reader, path):
             f"{' or '.join(WORDS)} is read here."
         )
     tokens, kinds = field("tokens"), field("token_type", [])
+    plain = [token for token, kind in zip(tokens, kinds, strict=False) if kind == USER_DEFINED]
+    require_special(plain, path)
     special = [token for token, kind in zip(tokens, kinds, strict=False) if kind == CONTROL]
     end = END_OF_TEXT if END_OF_TEXT in special else tokens[field("eos_token_id", 0)]
     merges = [tuple(merge.split(" ")) for merge in field("merges", [])]
     vocabulary = {token: i for i, token in enumerate(tokens)}
-    return TOKENIZERS.get("bpe")(vocabulary, merges, special, end, WORDS[words])
+    return TOKENIZERS.get("bpe")(vocabulary, merges, special, end, WORDS[words], _around(field, tokens, special, end, path))
+
+
+def _around(field, tokens, special, end, path):
+    """What the file puts around a text, as a `Special`."""
+    if not (field("add_bos_token") or field("add_eos_token")):
+        return NOTHING
+    named = {role: tokens[field(f"{role}_token_id", tokens.index(end))] for role in ("bos", "eos")}
+    for role, token in named.items():
+        if token not in special:
+            raise Refusal(f"{path} has {token!r} as its {role}_token_id, which is no special token.")
+    before = (named["bos"],) if field("add_bos_token") else ()
+    after = (named["eos"],) if field("add_eos_token") else ()
+    return Special({"bos": named["bos"], "eos": end}, (before, (*after, *before), after))

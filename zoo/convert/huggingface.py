@@ -9,22 +9,24 @@ from pathlib import Path
 
 from zoo.bundle import Bundle
 from zoo.config import Refusal, nearest
-from zoo.convert import old_tensorflow, safetensors
-from zoo.convert.assembly import assemble, pooling
+from zoo.convert import checklist as checklists
+from zoo.convert import old_tensorflow, safetensors, sentence_transformers
+from zoo.convert.assembly import assemble
 from zoo.convert.tables import FAMILIES, family_of, parts, to_theirs
 from zoo.convert.weights import variables_by_path
 from zoo.tokenizers import base as tokenizers
+from zoo.tokenizers import pretrained
 
 
 def read(directory):
     """The bundle of a Hugging Face directory.
 
     Its task is masked language modelling where the files have that head, embedding where an encoder has none, and language
-    modelling for a decoder. `provenance` names what was left out.
+    modelling for a decoder. `provenance` names what was left out, and has the `Checklist` of the source.
 
     Raises:
         Refusal: an unknown `model_type`, a structure that the model cannot have, weights as a pickle, tensors that are
-            missing or left over.
+            missing or left over, a file or a field that is not known.
     """
     directory = Path(directory)
     theirs = _json(directory / "config.json")
@@ -33,9 +35,44 @@ def read(directory):
         raise Refusal(f"{directory} has a model of type {model_type!r}; {nearest(model_type, FAMILIES)}")
     kind, tensors = _weights(directory)
     tokenizer = tokenizers.create(directory)
-    model, task, dropped = assemble(model_type, theirs, tensors, directory, tokenizer, {"embedding": pooling(directory)})
-    provenance = {"converted_from": kind, "model_type": model_type, "source": directory.name, "left_out": dropped}
+    checklist, embedding = _checked(directory, theirs, FAMILIES[model_type], kind)
+    theirs = {**FAMILIES[model_type].defaults, **theirs}
+    model, task, dropped = assemble(model_type, theirs, tensors, directory, tokenizer, {"embedding": embedding})
+    if embedding and task.registered_name != "embedding":
+        raise Refusal(
+            f"{directory} is one of sentence-transformers' and has the head of a {task.registered_name} besides; only one of "
+            "both can be served. Save its encoder alone, or take modules.json out."
+        )
+    provenance = {
+        "converted_from": kind, "model_type": model_type, "source": directory.name, "left_out": dropped,
+        "checklist": checklist.report(),
+    }  # fmt: skip
     return Bundle(model, tokenizer, task, provenance)
+
+
+def _checked(directory, theirs, family, kind):
+    """(the `Checklist` of a source, fields of the task `embedding`). Raises Refusal for what is not known."""
+    checklist, settings = checklists.Checklist(directory), pretrained.Beside(directory).settings
+    inert = {name: values for name, values in checklists.INERT.items() if name not in family.known_fields()}
+    applied = {*family.known_fields(), *checklists.TOKEN_IDS}
+    checklist.fields("config.json", theirs, applied, checklists.CONFIG, inert)
+    checklist.fields("tokenizer_config.json", settings, checklists.TOKENIZER_APPLIED, checklists.TOKENIZER_CONFIG)
+    _check_case(directory, settings)
+    longest = {**family.defaults, **theirs}[family.fields["max_length"]] - family.fixed.get("position_offset", 0)
+    fields, files = sentence_transformers.read(directory, checklist, settings, longest)
+    weights = [old_tensorflow.H5] if kind == "tf_model.h5" else safetensors.files(directory)
+    checklist.files({*pretrained.BESIDE, *pretrained.vocabulary_files(directory), *weights, *files})
+    return checklist, fields
+
+
+def _check_case(directory, settings):
+    """Raises Refusal where two files disagree about the case of letters: libraries differ in which one they follow."""
+    path, asked = directory / "tokenizer.json", settings.get("do_lower_case")
+    general = settings.get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")  # these follow the one file
+    normalizer = (_json(path).get("normalizer") or {}) if path.is_file() else {}
+    has = normalizer.get("lowercase")
+    if normalizer.get("type") == "BertNormalizer" and asked is not None and bool(asked) != bool(has) and not general:
+        raise Refusal(f"{path} has lowercase={has}, tokenizer_config.json beside it do_lower_case={asked}; make them equal.")
 
 
 def _weights(directory):
@@ -83,18 +120,36 @@ def write(bundle, directory):
         "architectures": [family.architectures[task]],
         **{key: getattr(model.config, ours) for ours, key in family.fields.items()},
         **family.theirs(model.config),
-        "bos_token_id": bundle.tokenizer.eos_id if family.model == "gpt" else bundle.tokenizer.cls_id,
+        "bos_token_id": _bos_id(bundle.tokenizer, family),
         "eos_token_id": bundle.tokenizer.eos_id,
         "pad_token_id": bundle.tokenizer.pad_id,
         "torch_dtype": "float32",
     }
     (directory / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf8")
-    (directory / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model.config.max_length}) + "\n",
-        encoding="utf8",
-    )
+    settings = _tokenizer_settings(bundle.tokenizer, model.config)
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
     safetensors.write(directory / safetensors.FILE, list(_tensors(model, family, task == "masked_lm")))
     return directory
+
+
+def _bos_id(tokenizer, family):
+    if family.model == "gpt":
+        return tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
+    return tokenizer.cls_id
+
+
+def _tokenizer_settings(tokenizer, config):
+    """What `tokenizer_config.json` holds."""
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    if getattr(config, "num_segments", 1) == 1:
+        inputs.remove("token_type_ids")
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": config.max_length,
+        "model_input_names": inputs,
+        "clean_up_tokenization_spaces": False,
+        **{f"{role}_token": token for role, token in tokenizer.roles.items()},
+    }
 
 
 def _plain_head(task, config):

@@ -6,7 +6,8 @@ for KerasHub's presets, can run it:
     python zoo/convert/reference.py request.json answer.npz
 
 The request names the library, a directory (or a GGUF file), texts, and rows of ids; the answer holds the peer's ids of the
-texts and its float32 logits, or hidden states for a model without a head, of the rows; or the reason why it cannot give them.
+texts (alone, in a default call, in pairs, padded, with the mask token) and its float32 logits, or hidden states for a model
+without a head, of the rows; or the reason why it cannot give them.
 """
 
 import json
@@ -42,10 +43,30 @@ def _transformers(request):
         where = dict(pretrained_model_name_or_path=str(path.parent), gguf_file=path.name)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
-        for i, text in enumerate(request["texts"]):
-            results[f"ids_{i}"] = np.array(tokenizer(text, add_special_tokens=False)["input_ids"], np.int32)
+        results.update(_ids(tokenizer, request))
     except (ValueError, OSError, ImportError) as error:
         results["tokenizer_error"] = np.array(str(error).splitlines()[0])
+    return results
+
+
+def _ids(tokenizer, request):
+    """What a tokenizer makes of texts: alone, in a default call, in pairs, padded, and with the mask token in them."""
+
+    def ids(*texts, **options):
+        return np.array(tokenizer(*texts, **options)["input_ids"], np.int32)
+
+    texts, results = request["texts"], {}
+    for i, text in enumerate(texts):
+        results[f"ids_{i}"] = ids(text, add_special_tokens=False)
+        results[f"whole_{i}"] = ids(text)
+        if texts[i - 1]:  # an empty second text counts as none there
+            results[f"pair_{i}"] = ids(text, texts[i - 1])
+    if tokenizer.pad_token is not None:
+        results["padded"] = ids(texts, padding=True, padding_side="right")
+    if tokenizer.mask_token is not None:
+        results["mask_id"] = np.array(tokenizer.mask_token_id)
+        for i, text in enumerate(request["holes"]):
+            results[f"hole_{i}"] = ids(text.replace(request["hole"], tokenizer.mask_token))
     return results
 
 

@@ -23,6 +23,14 @@ def found(directory):
     return any((Path(directory) / name).is_file() for name in (FILE, INDEX))
 
 
+def files(directory):
+    """Names of the files that the weights are read from."""
+    directory = Path(directory)
+    if (directory / FILE).is_file() or not (directory / INDEX).is_file():
+        return [FILE]
+    return [INDEX, *sorted(set(TensorFiles(directory).located().values()))]
+
+
 class TensorFiles:
     """The tensors of a Hugging Face directory: `names()`, `shape(name)`, `read(name)`.
 
@@ -32,11 +40,12 @@ class TensorFiles:
 
     def __init__(self, directory):
         self._directory = Path(directory)
-        self._file_of = self._located()
+        self._file_of = self.located()
 
-    def _located(self):
+    def located(self):
+        """Name of a tensor -> name of the file that holds it."""
         index = self._directory / INDEX
-        if index.is_file():
+        if index.is_file() and not (self._directory / FILE).is_file():  # transformers too takes the whole file if it is there
             try:
                 return dict(json.loads(index.read_text(encoding="utf8"))["weight_map"])
             except (ValueError, KeyError, TypeError) as error:

@@ -55,6 +55,8 @@ class Family:
         copies: tensors that repeat another one, and which.
         dropped: patterns of tensors of heads that no task of ours has; leaving them out is reported.
         adjust: further changes of our config, given theirs.
+        adjusted: their fields that `adjust` reads besides.
+        defaults: their fields -> the values that transformers takes where a config.json lacks them.
         theirs: further fields of their config, given ours.
     """
 
@@ -74,6 +76,8 @@ class Family:
     copies: dict = field(default_factory=dict)
     dropped: tuple = ()
     adjust: Callable = lambda config, theirs: {}
+    adjusted: tuple = ()
+    defaults: dict = field(default_factory=dict)
     theirs: Callable = lambda config: {}
 
     def rules(self, config, *, with_head=False):
@@ -89,6 +93,10 @@ class Family:
         if getattr(config, "bias", None) == "none":
             rules = [rule for rule in rules if not rule.ours.endswith("/bias")]
         return rules + (self.head if with_head else [])
+
+    def known_fields(self):
+        """Their fields that are read."""
+        return {"model_type", *self.fields.values(), *self.required, *self.adjusted}
 
     def our_name(self, name):
         """A tensor's name as the table writes it: without the prefix, and with the newer names of a norm's parts."""
@@ -136,6 +144,12 @@ ENCODER_FIELDS = dict(
     num_heads="num_attention_heads", hidden_dim="hidden_size", mlp_dim="intermediate_size", num_segments="type_vocab_size",
     dropout="hidden_dropout_prob", epsilon="layer_norm_eps",
 )  # fmt: skip
+# What transformers' BertConfig, and those that follow it, have where a config.json is silent.
+ENCODER_DEFAULTS = dict(
+    vocab_size=30_522, hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3_072,
+    hidden_act="gelu", hidden_dropout_prob=0.1, max_position_embeddings=512, type_vocab_size=2,
+    layer_norm_eps=1e-12,
+)  # fmt: skip
 GELUS = {"gelu": "gelu_exact", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu"}
 ENCODER_REQUIRED = dict(
     hidden_act=tuple(GELUS), position_embedding_type=(None, "absolute"), is_decoder=(None, False),
@@ -167,6 +181,7 @@ BERT = Family(
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     },
     dropped=(r"cls\.seq_relationship\.(weight|bias)",),
+    defaults=ENCODER_DEFAULTS,
     architectures={"embedding": "BertModel", "masked_lm": "BertForMaskedLM"},
     adjust=lambda config, theirs: {"activation": GELUS[theirs["hidden_act"]]},
     theirs=_their_mlp,
@@ -189,6 +204,7 @@ def _roberta(model_type):
             Rule("head/bias", ("lm_head.bias",)),
         ],
         ignored=(r"embeddings\.position_ids",),
+        defaults={**ENCODER_DEFAULTS, "vocab_size": 50_265 if model_type == "Roberta" else 30_522},
         copies={"lm_head.decoder.weight": "embeddings.word_embeddings.weight", "lm_head.decoder.bias": "lm_head.bias"},
         architectures={"embedding": f"{model_type}Model", "masked_lm": f"{model_type}ForMaskedLM"},
         # Their number of positions counts the two that stand for padding.
@@ -230,6 +246,10 @@ GPT2 = Family(
     copies={"lm_head.weight": "wte.weight"},
     architectures={"language_modeling": "GPT2LMHeadModel"},
     adjust=lambda config, theirs: {"mlp_dim": theirs.get("n_inner")},
+    adjusted=("n_inner",),
+    defaults=dict(
+        vocab_size=50_257, n_positions=1_024, n_embd=768, n_layer=12, n_head=12, resid_pdrop=0.1, layer_norm_epsilon=1e-5,
+    ),
     theirs=lambda config: {
         "n_inner": config.mlp_dim, "activation_function": "gelu_new", "attn_pdrop": 0.0, "embd_pdrop": config.dropout,
     },
@@ -241,6 +261,9 @@ def _llama_fields(config, theirs):
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
         raise Refusal(f"The rotary positions are scaled by {kind!r}; only plain ones are read here.")
+    window, longest = theirs.get("sliding_window"), theirs["max_position_embeddings"]
+    if window is not None and window < longest:
+        raise Refusal(f"Attention sees {window} tokens back of {longest} (sliding_window); only whole texts are supported.")
     return {
         "rotary_theta": float(rope.get("rope_theta", theirs.get("rope_theta", 10_000.0))),
         "num_kv_heads": theirs.get("num_key_value_heads") or theirs["num_attention_heads"],
@@ -249,6 +272,10 @@ def _llama_fields(config, theirs):
     }
 
 
+LLAMA_DEFAULTS = dict(
+    vocab_size=32_000, hidden_size=4_096, intermediate_size=11_008, num_hidden_layers=32, num_attention_heads=32,
+    hidden_act="silu", max_position_embeddings=2_048, rms_norm_eps=1e-6,
+)  # fmt: skip
 LLAMA = Family(
     model="gpt",
     prefix="model.",
@@ -258,7 +285,7 @@ LLAMA = Family(
     ),
     fixed=dict(position="rotary", norm="rms", activation="swiglu", use_bias=False),
     required=dict(
-        hidden_act=("silu", "swish"), attention_bias=(None, False), mlp_bias=(None, False), sliding_window=(None,),
+        hidden_act=("silu", "swish"), attention_bias=(None, False), mlp_bias=(None, False),
     ),
     embeddings=[Rule("embeddings/embeddings", ("embed_tokens.weight",))],
     block=[
@@ -275,10 +302,23 @@ LLAMA = Family(
     copies={"lm_head.weight": "embed_tokens.weight"},
     architectures={"language_modeling": "LlamaForCausalLM"},
     adjust=_llama_fields,
+    adjusted=(
+        "rope_parameters", "rope_scaling", "rope_theta", "num_key_value_heads", "head_dim", "tie_word_embeddings",
+        "sliding_window",
+    ),
+    defaults=LLAMA_DEFAULTS,
     theirs=lambda config: {
         "hidden_act": "silu", "num_key_value_heads": config.kv_heads, "head_dim": config.head_width,
         "rope_theta": config.rotary_theta, "tie_word_embeddings": config.tie_embeddings,
         "intermediate_size": config.mlp_width,
+    },
+)  # fmt: skip
+
+MISTRAL = replace(
+    LLAMA,
+    defaults={
+        **LLAMA_DEFAULTS, "intermediate_size": 14_336, "num_key_value_heads": 8, "max_position_embeddings": 131_072,
+        "sliding_window": 4_096,
     },
 )  # fmt: skip
 
@@ -298,7 +338,7 @@ def _glm(model_type, norm_outputs):
         LLAMA,
         model="glm",
         fixed=dict(position="rotary", norm="rms", activation="swiglu", scaled_residual=False, norm_outputs=norm_outputs),
-        required=dict(hidden_act=(None, "silu", "swish")),
+        required=dict(hidden_act=("silu", "swish")),
         block=[
             *norm("block_{i}/attention_norm", "layers.{i}.input_layernorm", bias=False),
             *linear("block_{i}/attention/qkv", *(f"layers.{{i}}.self_attn.{name}_proj" for name in "qkv")),
@@ -310,6 +350,11 @@ def _glm(model_type, norm_outputs):
         ],
         architectures={"language_modeling": f"{model_type}ForCausalLM"},
         adjust=_glm_fields,
+        adjusted=(*LLAMA.adjusted, "partial_rotary_factor", "attention_bias"),
+        defaults=dict(
+            vocab_size=151_552, hidden_size=4_096, intermediate_size=13_696, num_hidden_layers=40, num_attention_heads=32,
+            num_key_value_heads=2, head_dim=128, hidden_act="silu", max_position_embeddings=131_072, rms_norm_eps=1.5625e-7,
+        ),
         theirs=lambda config: {
             **LLAMA.theirs(config), "partial_rotary_factor": 0.5, "attention_bias": config.bias == "qkv",
         },
@@ -322,7 +367,7 @@ FAMILIES = {
     "xlm-roberta": _roberta("XLMRoberta"),
     "gpt2": GPT2,
     "llama": LLAMA,
-    "mistral": LLAMA,
+    "mistral": MISTRAL,
     "glm": _glm("Glm", norm_outputs=False),
     "glm4": _glm("Glm4", norm_outputs=True),
 }

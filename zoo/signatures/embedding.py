@@ -6,6 +6,7 @@ Shape letters: B batch, T positions, D hidden.
 import tensorflow as tf
 from keras import ops
 
+from zoo.config import Refusal
 from zoo.data.examples import framed_texts
 from zoo.signatures.request import signature
 from zoo.signatures.rows import rows_in_graph
@@ -32,7 +33,7 @@ def pooled(model, hidden_BTD, padding_mask_BT, pooling):
     return ops.sum(hidden_BTD, axis=1) / ops.maximum(ops.sum(weights_BT1, axis=1), 1.0)
 
 
-def embed_signature(model, tokenizer, pooling="mean", normalize=True, max_length=None):
+def embed_signature(model, tokenizer, pooling="mean", normalize=True, max_length=None, prompt=""):
     """The function behind `embed`: `text` string (B,) -> `embedding` float32 (B, D). A longer text loses its end.
 
     Args:
@@ -41,12 +42,19 @@ def embed_signature(model, tokenizer, pooling="mean", normalize=True, max_length
         pooling: as in `pooled`.
         normalize: whether each vector is divided by its length, so that a product of two is their cosine.
         max_length: the most tokens that are read of a text, special ones included; None for the model's own.
+        prompt: stands before every text.
+
+    Raises:
+        Refusal: `max_length` is more than the model has positions for.
     """
     longest = model.max_length if max_length is None else max_length
+    if model.max_length is not None and longest > model.max_length:
+        raise Refusal(f"max_tokens is {longest}, and the model has {model.max_length} positions; give as many at most.")
     frame = framed_texts(model.kind, tokenizer)
 
     @signature(tf.TensorSpec([None], tf.string))
     def embed(text):
+        text = tf.strings.join([prompt, text]) if prompt else text
         batch = rows_in_graph([tokenizer.tokenize(text)], frame, tokenizer.pad_id, longest)
         batch.pop("segment_ids", None)  # one part; without them a model need not look any up
         vectors_BD = pooled(model, model.hidden(batch), batch["padding_mask"], pooling)

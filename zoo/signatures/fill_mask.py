@@ -4,6 +4,7 @@ Shape letters: B batch, T positions, D hidden, M holes of a row, K answers a hol
 """
 
 import math
+import re
 
 import tensorflow as tf
 
@@ -12,6 +13,8 @@ from zoo.signatures.request import refusal_unless, signature
 from zoo.signatures.rows import rows_in_graph
 
 NUM_ANSWERS = 5
+# White space as Unicode has it, any number of it.
+BLANKS = r"[\t-\r \x{85}\p{Z}]*"
 
 
 def masked_lm_signatures(model, tokenizer, frame):
@@ -36,7 +39,7 @@ def masked_lm_signatures(model, tokenizer, frame):
 
     @signature(strings)
     def fill_mask(text):
-        batch, is_hole_BM = _holes(model, tokenizer, frame, text)
+        batch, is_hole_BM = holes(model, tokenizer, frame, text)
         probs, answers = tf.math.top_k(tf.nn.softmax(token_logits(model, batch)), NUM_ANSWERS)
         spelt = _spelt(tokenizer, answers)
         there = is_hole_BM[..., None]
@@ -68,10 +71,12 @@ def token_logits(model, batch):
     return model.limited(outputs[0] if isinstance(outputs, tuple) else outputs)  # the second are those of a pair's parts
 
 
-def _holes(model, tokenizer, frame, texts):
+def holes(model, tokenizer, frame, texts):
     """A batch of rows (B, T), of which the mask tokens are asked for: `label_positions` (B, M), padded with column 0; and which
     of those are real, bool (B, M)."""
     mask = tokenizer.mask_token
+    if tokenizer.special.mask_lstrip:
+        texts = tf.strings.regex_replace(texts, BLANKS + re.escape(mask), mask)
     pieces = tf.strings.split(texts, mask)  # one more than there are masks; an empty text has none
     some = tf.reduce_all(pieces.row_lengths() > 1)
     with tf.control_dependencies([refusal_unless(some, f"Each text needs a hole to be filled, written {mask}.")]):
@@ -84,8 +89,8 @@ def _holes(model, tokenizer, frame, texts):
     token_ids = batch["token_ids"]
     is_mask = token_ids == tokenizer.mask_id
     columns = tf.ragged.boolean_mask(tf.broadcast_to(tf.range(tf.shape(token_ids)[1]), tf.shape(token_ids)), is_mask)
-    holes = columns.to_tensor(default_value=-1)
-    return {**batch, "label_positions": tf.maximum(holes, 0)}, holes >= 0
+    places = columns.to_tensor(default_value=-1)
+    return {**batch, "label_positions": tf.maximum(places, 0)}, places >= 0
 
 
 def _rows(model, tokenizer, frame, ids):

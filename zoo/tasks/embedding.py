@@ -17,11 +17,13 @@ class EmbeddingConfig(TaskConfig):
         pooling: `mean` over the tokens, the `first` token, or the model's `pooler` on it.
         normalize: whether vectors have length 1.
         max_tokens: the most tokens that are read of a text, special ones included; None for the model's own.
+        prompt: stands before every text, as some models were trained.
     """
 
     pooling: str = "mean"
     normalize: bool = True
     max_tokens: int | None = None
+    prompt: str = ""
 
     kinds: ClassVar = ("encoder",)
     trains: ClassVar = False
@@ -42,7 +44,7 @@ class Embedding(Task):
     def signatures(self, model, tokenizer):
         """Name -> tf.function: `serving_default` and `embed`, `text` string (B,) -> `embedding` float32 (B, D)."""
         c = self.config
-        embed = embed_signature(model, tokenizer, c.pooling, c.normalize, c.max_tokens)
+        embed = embed_signature(model, tokenizer, c.pooling, c.normalize, c.max_tokens, c.prompt)
         return {"serving_default": embed, "embed": embed}
 
     def requests(self, model, tokenizer):

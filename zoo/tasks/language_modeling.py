@@ -46,8 +46,7 @@ class LanguageModeling(Task):
 
     def frame(self, kind, tokenizer):
         """A text is the beginning of a document."""
-        first = getattr(tokenizer, "bos_id", None)
-        return Frame(before=(tokenizer.eos_id if first is None else first,))
+        return Frame(before=(tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id,))
 
     def training_batches(self, data, model, tokenizer, layout):
         return PackedBatches(

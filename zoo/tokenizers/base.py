@@ -23,6 +23,7 @@ import tensorflow as tf
 from zoo import text_files
 from zoo.config import Refusal, nearest
 from zoo.registry import TOKENIZERS
+from zoo.tokenizers.special import NOTHING
 
 # The Rust side tracks every character of a text; pieces keep that small and share the work among cores.
 PIECE_CHARACTERS = 1 << 14
@@ -42,11 +43,14 @@ class Tokenizer(tf.Module):
         unk_id: stands for what the vocabulary does not have, or None when every string can be spelt.
         cls_id, sep_id, mask_id: begins what an encoder reads, ends each part of it, hides a token; None where the
             vocabulary has none.
+        bos_id: begins what a language model reads; None where `eos_id` does.
+        special: what other people's files say of special tokens, a `Special`.
     """
 
     vocab_size: int
     eos_id: int
-    unk_id = cls_id = sep_id = mask_id = None
+    unk_id = cls_id = sep_id = mask_id = bos_id = None
+    special = NOTHING
     # True when each line of a text is a document of its own (the word tokenizer, as KenLM reads text).
     line_documents = False
 
@@ -68,6 +72,27 @@ class Tokenizer(tf.Module):
     def mask_token(self):
         """How the token `mask_id` is written by who wants a hole filled; None without one."""
         return None if self.mask_id is None else self.vocabulary[self.mask_id]
+
+    @property
+    def roles(self):
+        """Role, one of `special.ROLES`, -> token, as Hugging Face's `tokenizer_config.json` names them."""
+        written = self.vocabulary
+        bos = self.cls_id if self.bos_id is None else self.bos_id
+        ids = {
+            "bos": self.eos_id if bos is None else bos, "eos": self.eos_id, "unk": self.unk_id, "sep": self.sep_id,
+            "pad": self.pad_id, "cls": self.cls_id, "mask": self.mask_id,
+        }  # fmt: skip
+        return {**{role: written[i] for role, i in ids.items() if i is not None}, **self.special.roles}
+
+    @property
+    def template(self):
+        """The tokens before a text, between two and after the last, by default of a Hugging Face tokenizer: three tuples."""
+        if self.special.template is not None:
+            return self.special.template
+        if self.cls_id is None:
+            return (), (), ()
+        cls, sep = self.vocabulary[self.cls_id], self.vocabulary[self.sep_id]
+        return (cls,), (sep,), (sep,)
 
     def begins_word(self):
         """bool (V,): whether a token begins a word; the others go on with one."""
@@ -147,8 +172,9 @@ class Tokenizer(tf.Module):
         raise TypeError(f"{type(self).__name__} cannot be saved.")
 
     def save_huggingface(self, directory):
-        """Writes a `tokenizer.json` for Hugging Face's libraries into an existing directory."""
-        self.save_assets(Path(directory))  # which is that file for most
+        """Writes a `tokenizer.json` for Hugging Face's libraries into an existing directory. Raises Refusal when there is no
+        such form of this tokenizer."""
+        raise Refusal(f"A {type(self).registered_name} tokenizer has no form that Hugging Face's libraries read.")
 
     @classmethod
     def from_directory(cls, directory, config):
@@ -219,7 +245,7 @@ def encode_pieces(native, texts):
 
 
 def read_text(path):
-    """The text of a vocabulary's file. Raises Refusal when there is none or it is no UTF-8."""
+    """The text of a vocabulary's file, without a byte order mark. Raises Refusal when there is none or it is no UTF-8."""
     try:
         return text_files.whole(str(path))
     except FileNotFoundError as error:
@@ -305,29 +331,11 @@ def create(spec, texts=(), vocab_size=None, **options):
     if (path / "zoo_tokenizer.json").is_file():
         return load(path)
     if path.is_file() or path.is_dir():
-        return _from_files(path)
+        from zoo.tokenizers import pretrained  # which knows all that this file knows
+
+        return pretrained.from_files(path)
     hint = nearest(spec, TOKENIZERS.names())
     raise Refusal(f"No tokenizer is called {str(spec)!r} and no such path exists; {hint}")
-
-
-def _from_files(path):
-    """The tokenizer in other people's files. Raises Refusal when there is none."""
-    json_path = path if path.is_file() else path / "tokenizer.json"
-    models = [path] if path.suffix == ".model" else sorted(path.glob("*.model"))
-    if json_path.name == "vocab.txt":
-        return TOKENIZERS.get("wordpiece").from_pretrained(path.parent)
-    if path.suffix == ".model" or (models and not json_path.is_file()):
-        return TOKENIZERS.get("unigram").from_sentencepiece(models[0])
-    if json_path.is_file():
-        model = read_json(json_path).get("model")
-        algorithm = str(model.get("type") if isinstance(model, dict) else None).lower()
-        return TOKENIZERS.get(algorithm if algorithm in ("wordpiece", "unigram") else "bpe").from_huggingface(json_path)
-    if (path / "encoder.json").is_file() and (path / "vocab.bpe").is_file():
-        return TOKENIZERS.get("bpe").from_gpt2(path / "encoder.json", path / "vocab.bpe")
-    if (path / "vocab.txt").is_file():
-        return TOKENIZERS.get("wordpiece").from_pretrained(path)
-    files = "zoo_tokenizer.json, tokenizer.json, vocab.txt, a .model, nor encoder.json with vocab.bpe"
-    raise Refusal(f"{path} holds no tokenizer: it has neither {files}.")
 
 
 def load(directory):

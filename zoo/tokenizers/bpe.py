@@ -14,6 +14,7 @@ from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
 from zoo.tokenizers.base import Tokenizer, cut_at_spaces, encode_pieces, read_json, read_lines, to_text
 from zoo.tokenizers.bpe_graph import BPEGraph
+from zoo.tokenizers.special import NOTHING, Special, post_processor
 
 END_OF_TEXT = "<|endoftext|>"
 DEFAULT_VOCAB_SIZE = 4096
@@ -45,12 +46,16 @@ class BPETokenizer(Tokenizer):
         special_tokens: tokens that no text yields, however it is written.
         eos_token: the special token that separates documents.
         individual_digits: whether every digit is a word of its own.
+        special: what the special tokens are for, a `Special`.
 
     Raises:
         Refusal: the vocabulary and the merges do not fit together.
     """
 
-    def __init__(self, vocabulary, merges, special_tokens=(END_OF_TEXT,), eos_token=END_OF_TEXT, individual_digits=False):
+    def __init__(
+        self, vocabulary, merges, special_tokens=(END_OF_TEXT,), eos_token=END_OF_TEXT, individual_digits=False,
+        special=NOTHING,
+    ):  # fmt: skip
         super().__init__()
         merges = [tuple(pair) for pair in merges]
         _check(vocabulary, merges, special_tokens, eos_token)
@@ -58,7 +63,11 @@ class BPETokenizer(Tokenizer):
         self._eos_token, self._individual_digits = eos_token, individual_digits
         if all(token in special_tokens for token in ROLES.values()):
             self.cls_id, self.sep_id, self.mask_id = (vocabulary[token] for token in ROLES.values())
-        self._pad_id = vocabulary["<pad>"] if "<pad>" in special_tokens else self.eos_id
+        self.special = special
+        bos, pad = special.roles.get("bos"), special.roles.get("pad", "<pad>")
+        if self.cls_id is None and bos in special_tokens and bos != eos_token:
+            self.bos_id = vocabulary[bos]
+        self._pad_id = vocabulary[pad] if pad in special_tokens else self.eos_id
         self._special_ids = np.sort([vocabulary[token] for token in special_tokens])
         self._native = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, merges))
         self._native.pre_tokenizer = _words(individual_digits)
@@ -121,14 +130,16 @@ class BPETokenizer(Tokenizer):
         return cls(read_json(encoder_json), read_merges(vocab_bpe))
 
     @classmethod
-    def from_huggingface(cls, tokenizer_json, eos_token=None):
+    def from_huggingface(cls, tokenizer_json, eos_token=None, special=NOTHING):
         """From a `tokenizer.json` of the `tokenizers` library.
 
         Args:
             tokenizer_json: path. The model must be BPE, the pre-tokenizer ByteLevel with add_prefix_space=false and
                 use_regex=true, perhaps with Digits of individual_digits=true before it, the normalizer null, and every added
                 token special. Post-processors are not used: special ids are the caller's to add.
-            eos_token: the special token that separates documents; by default `<|endoftext|>`, `</s>`, or the only one.
+            eos_token: the special token that separates documents; by default the one in `special`, `<|endoftext|>`, `</s>`, or
+                the only one.
+            special: what the special tokens are for, a `Special`.
         """
         config = read_json(tokenizer_json)
         try:
@@ -140,10 +151,11 @@ class BPETokenizer(Tokenizer):
             vocabulary.update({token["content"]: token["id"] for token in config.get("added_tokens") or []})
         except (KeyError, TypeError, AttributeError) as error:
             raise Refusal(f"{tokenizer_json} is no tokenizer.json of Hugging Face ({error!r}).") from error
-        candidates = [eos_token] if eos_token else [END_OF_TEXT, "</s>", *specials[: len(specials) == 1]]
+        named = special.roles.get("eos")
+        candidates = [eos_token] if eos_token else [named, END_OF_TEXT, "</s>", *specials[: len(specials) == 1]]
         for candidate in candidates:
             if candidate in specials:
-                return cls(vocabulary, merges, specials, candidate, _digits(config))
+                return cls(vocabulary, merges, specials, candidate, _digits(config), special)
         raise Refusal(f"{tokenizer_json} does not say which token ends a text; give one of {specials} as eos_token.")
 
     def encode_batch(self, texts):
@@ -160,15 +172,27 @@ class BPETokenizer(Tokenizer):
 
     def save_assets(self, directory):
         """Writes `tokenizer.json`, which Hugging Face's libraries read too."""
+        self._write(directory)
+        return {"eos_token": self._eos_token, **self.special.saved()}
+
+    def save_huggingface(self, directory):
+        self._write(directory, post_processor(self.template, self._native.token_to_id))
+
+    def _write(self, directory, processor=None):
         native = tokenizers.Tokenizer(self._native.model)
         native.pre_tokenizer, native.decoder = _words(self._individual_digits), tokenizers.decoders.ByteLevel()
-        native.add_special_tokens([native.id_to_token(i) for i in self._special_ids.tolist()])
+        if processor is not None:
+            native.post_processor = processor
+        tokens = [native.id_to_token(i) for i in self._special_ids.tolist()]
+        mask = self.mask_token
+        native.add_special_tokens(
+            [tokenizers.AddedToken(t, special=True, lstrip=t == mask and self.special.mask_lstrip) for t in tokens]
+        )
         (directory / "tokenizer.json").write_text(native.to_str(pretty=True), encoding="utf8")
-        return {"eos_token": self._eos_token}
 
     @classmethod
     def from_directory(cls, directory, config):
-        return cls.from_huggingface(directory / "tokenizer.json", config["eos_token"])
+        return cls.from_huggingface(directory / "tokenizer.json", config["eos_token"], Special.loaded(config))
 
 
 def _words(individual_digits=False):

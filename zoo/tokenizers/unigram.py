@@ -17,6 +17,7 @@ from sentencepiece import sentencepiece_model_pb2
 from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
 from zoo.tokenizers.base import Tokenizer, cut_at_spaces, read_json, require_list, to_text, valid_utf8
+from zoo.tokenizers.special import NOTHING, Special, post_processor
 
 DEFAULT_VOCAB_SIZE = 8_192
 # What each special token is for, and the names it goes by, those of models trained here first.
@@ -38,13 +39,15 @@ class UnigramTokenizer(Tokenizer):
     Args:
         model: bytes of a SentencePiece model. Its special tokens become control symbols, whatever they were: no text
             can spell one.
+        special: what other people's files say of the special tokens, a `Special`.
 
     Raises:
         Refusal: the bytes are no such model, or it has neither [SEP] nor </s>.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, special=NOTHING):
         super().__init__()
+        self.special = special
         proto = sentencepiece_model_pb2.ModelProto()
         try:
             proto.ParseFromString(model)
@@ -57,14 +60,18 @@ class UnigramTokenizer(Tokenizer):
         named = {role: next((ids[name] for name in names if name in ids), None) for role, names in ROLES.items()}
         if named["sep"] is None:
             raise Refusal(f"The model has neither of {' and '.join(ROLES['sep'])}; one must end what is read.")
-        for i in named.values():
+        named |= {role: ids[token] for role, token in special.roles.items() if role in named and token in ids}
+        eos, bos = (ids.get(special.roles.get(role)) for role in ("eos", "bos"))
+        for i in (*named.values(), eos, bos):
             if i is not None:
                 proto.pieces[i].type = Piece.CONTROL
         self._model = proto.SerializeToString()
         self._native = sentencepiece.SentencePieceProcessor(model_proto=self._model)
         self.vocab_size, self.unk_id = len(proto.pieces), self._native.unk_id()
         self.cls_id, self.sep_id, self.mask_id = (named[role] for role in ("cls", "sep", "mask"))
-        self.eos_id, self._pad_id = self.sep_id, self.sep_id if named["pad"] is None else named["pad"]
+        self.eos_id = self.sep_id if eos is None else eos
+        self.bos_id = None if bos in (None, self.eos_id) else bos
+        self._pad_id = self.sep_id if named["pad"] is None else named["pad"]
         self._graph = None
 
     @property
@@ -75,6 +82,11 @@ class UnigramTokenizer(Tokenizer):
     def vocabulary(self):
         """Every piece as the model writes it, in the order of ids."""
         return tuple(map(self._native.id_to_piece, range(self.vocab_size)))
+
+    @property
+    def control_tokens(self):
+        """dict, id -> piece, of those that stand for no text."""
+        return {i: piece for i, piece in enumerate(self.vocabulary) if self._native.is_control(i)}
 
     def begins_word(self):
         return np.array([piece.startswith(BLANK) for piece in self.vocabulary])
@@ -102,20 +114,24 @@ class UnigramTokenizer(Tokenizer):
         return cls(model.getvalue())
 
     @classmethod
-    def from_sentencepiece(cls, path):
-        """From a `.model` file. Raises Refusal when there is none or it is something else."""
+    def from_sentencepiece(cls, path, *, fairseq=False, special=NOTHING):
+        """From a `.model` file. Raises Refusal when there is none or it is something else.
+
+        With `fairseq` the ids are those of fairseq's models, such as XLM-R: `<s> <pad> </s> <unk>`, the pieces, `<mask>`.
+        """
         try:
             with open(path, "rb") as file:
-                return cls(file.read())
+                model = file.read()
         except FileNotFoundError as error:
             raise Refusal(f"There is no file {path}.") from error
+        return cls(_as_fairseq(model) if fairseq else model, special)
 
     @classmethod
-    def from_huggingface(cls, tokenizer_json):
+    def from_huggingface(cls, tokenizer_json, special=NOTHING):
         """From a `tokenizer.json` of type Unigram whose normalizer is SentencePiece's own and whose words Metaspace's."""
         config = read_json(tokenizer_json)
         try:
-            return cls(_model_of(config, tokenizer_json).SerializeToString())
+            return cls(_model_of(config, tokenizer_json).SerializeToString(), special)
         except (KeyError, TypeError, AttributeError) as error:
             raise Refusal(f"{tokenizer_json} is no tokenizer.json of Hugging Face ({error!r}).") from error
 
@@ -151,35 +167,89 @@ class UnigramTokenizer(Tokenizer):
     def save_assets(self, directory):
         """Writes `sentencepiece.model`, which every SentencePiece reads."""
         (directory / "sentencepiece.model").write_bytes(self._model)
-        return {}
+        return self.special.saved()
 
     def save_huggingface(self, directory):
         proto = sentencepiece_model_pb2.ModelProto.FromString(self._model)
-        spec = proto.normalizer_spec
-        model = tokenizers.models.Unigram(
-            [(piece.piece, piece.score) for piece in proto.pieces], self.unk_id, byte_fallback=False
+        own = next((piece.piece for piece in proto.pieces if piece.type == Piece.USER_DEFINED), None)
+        if own is not None:
+            raise Refusal(f"The pieces have {own!r}, defined by a user; such a model cannot be written for Hugging Face.")
+        bpe = proto.trainer_spec.model_type == sentencepiece_model_pb2.TrainerSpec.BPE
+        native = _native_bpe(proto) if bpe else _native_unigram(proto, self.unk_id)
+        mask = self.mask_token
+        controls = [piece.piece for piece in proto.pieces if piece.type == Piece.CONTROL]
+        native.add_special_tokens(
+            [tokenizers.AddedToken(t, special=True, lstrip=t == mask and self.special.mask_lstrip) for t in controls]
         )
-        native = tokenizers.Tokenizer(model)
-        steps = [tokenizers.normalizers.Precompiled(spec.precompiled_charsmap)]
-        if spec.remove_extra_whitespaces:
-            steps += [tokenizers.normalizers.Strip(), tokenizers.normalizers.Replace(tokenizers.Regex(" {2,}"), " ")]
-        native.normalizer = tokenizers.normalizers.Sequence(steps)
-        prepend = "always" if spec.add_dummy_prefix else "never"
-        native.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(BLANK, prepend_scheme=prepend)
-        native.decoder = tokenizers.decoders.Metaspace(BLANK, prepend_scheme=prepend)
-        native.add_special_tokens([piece.piece for piece in proto.pieces if piece.type == Piece.CONTROL])
-        if self.cls_id is not None:
-            first, last = (proto.pieces[i].piece for i in (self.cls_id, self.sep_id))
-            native.post_processor = tokenizers.processors.TemplateProcessing(
-                single=f"{first} $A {last}",
-                pair=f"{first} $A {last} {last} $B {last}",
-                special_tokens=[(first, self.cls_id), (last, self.sep_id)],
-            )
+        processor = post_processor(self.template, native.token_to_id)
+        if processor is not None:
+            native.post_processor = processor
         native.save(str(directory / "tokenizer.json"))
 
     @classmethod
     def from_directory(cls, directory, config):
-        return cls.from_sentencepiece(directory / "sentencepiece.model")
+        return cls.from_sentencepiece(directory / "sentencepiece.model", special=Special.loaded(config))
+
+
+def _normalizers(spec):
+    """SentencePiece's normalisation, as steps of the `tokenizers` library."""
+    normalizers = tokenizers.normalizers
+    steps = [normalizers.Precompiled(spec.precompiled_charsmap)] if spec.precompiled_charsmap else []
+    if spec.remove_extra_whitespaces:
+        steps += [normalizers.Strip(), normalizers.Replace(tokenizers.Regex(" {2,}"), " ")]
+    return steps
+
+
+def _native_unigram(proto, unk_id):
+    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
+    native = tokenizers.Tokenizer(tokenizers.models.Unigram(pieces, unk_id, byte_fallback=proto.trainer_spec.byte_fallback))
+    native.normalizer = tokenizers.normalizers.Sequence(_normalizers(proto.normalizer_spec))
+    prepend = "always" if proto.normalizer_spec.add_dummy_prefix else "never"
+    native.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(BLANK, prepend_scheme=prepend)
+    native.decoder = tokenizers.decoders.Metaspace(BLANK, prepend_scheme=prepend)
+    return native
+
+
+def _native_bpe(proto):
+    """SentencePiece's BPE: of two neighbours those are merged first whose piece has the highest score."""
+    ids = {piece.piece: i for i, piece in enumerate(proto.pieces)}
+    merges = []
+    for piece in proto.pieces:
+        text = piece.piece
+        if piece.type == Piece.NORMAL:
+            halves = ((text[:cut], text[cut:]) for cut in range(1, len(text)))
+            pairs = [pair for pair in halves if pair[0] in ids and pair[1] in ids]
+            merges += [(piece.score, pair) for pair in sorted(pairs, key=lambda pair: (ids[pair[0]], ids[pair[1]]))]
+    merges.sort(key=lambda merge: -merge[0])
+    unknown = next(piece.piece for piece in proto.pieces if piece.type == Piece.UNKNOWN)
+    model = tokenizers.models.BPE(
+        ids, [pair for _, pair in merges], unk_token=unknown, fuse_unk=True, byte_fallback=proto.trainer_spec.byte_fallback
+    )
+    native, decoders = tokenizers.Tokenizer(model), tokenizers.decoders
+    steps, prefix = _normalizers(proto.normalizer_spec), proto.normalizer_spec.add_dummy_prefix
+    steps += [tokenizers.normalizers.Prepend(BLANK)] if prefix else []
+    native.normalizer = tokenizers.normalizers.Sequence([*steps, tokenizers.normalizers.Replace(" ", BLANK)])
+    spelling = [decoders.Replace(BLANK, " "), decoders.ByteFallback(), decoders.Fuse()]
+    native.decoder = decoders.Sequence([*spelling, *([decoders.Strip(" ", 1, 0)] if prefix else [])])
+    return native
+
+
+def _as_fairseq(model):
+    """A SentencePiece model with its pieces in fairseq's order, which has four special tokens of its own in front."""
+    proto = sentencepiece_model_pb2.ModelProto()
+    try:
+        proto.ParseFromString(model)
+    except Exception as error:  # protobuf's DecodeError is another class in each of its implementations
+        raise Refusal(f"This is no SentencePiece model ({error}).") from error
+    pieces = {piece.piece: piece for piece in proto.pieces}
+    if [piece.piece for piece in proto.pieces[:3]] != ["<unk>", "<s>", "</s>"]:
+        raise Refusal("The model's first three pieces must be <unk>, <s> and </s>, as XLM-R has them.")
+    pad, mask = (Piece(piece=name, score=0.0, type=Piece.CONTROL) for name in ("<pad>", "<mask>"))
+    ordered = [pieces["<s>"], pad, pieces["</s>"], pieces["<unk>"], *proto.pieces[3:], mask]
+    ordered = [Piece.FromString(piece.SerializeToString()) for piece in ordered]
+    del proto.pieces[:]
+    proto.pieces.extend(ordered)
+    return proto.SerializeToString()
 
 
 def _lines(texts):

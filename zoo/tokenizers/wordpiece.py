@@ -15,6 +15,7 @@ import tokenizers
 from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
 from zoo.tokenizers.base import Tokenizer, cut_at_spaces, encode_pieces, read_json, read_lines, to_text
+from zoo.tokenizers.special import NOTHING, Special, post_processor
 from zoo.tokenizers.wordpiece_graph import WordPieceGraph
 
 DEFAULT_VOCAB_SIZE = 8_192
@@ -37,13 +38,16 @@ class WordPieceTokenizer(Tokenizer):
         normalization: `clean_text`, `handle_chinese_chars`, `strip_accents`, `lowercase`, all bool: BERT's, and by
             default those of its uncased models.
         special_tokens: role (`pad`, `unk`, `cls`, `sep`, `mask`) -> token, where they differ from BERT's `ROLES`.
+        unspoken: further special tokens, which no text yields.
+        special: what other people's files say of them, a `Special`.
 
     Raises:
         Refusal: an id is missing or there twice, or the vocabulary has no [UNK], [CLS] or [SEP].
     """
 
-    def __init__(self, vocabulary, normalization=None, special_tokens=None):
+    def __init__(self, vocabulary, normalization=None, special_tokens=None, unspoken=(), special=NOTHING):
         super().__init__()
+        self.special, self._unspoken = special, tuple(unspoken)
         self._normalization = {**UNCASED, **(normalization or {})}
         self.special_tokens = {**ROLES, **(special_tokens or {})}
         _check(vocabulary, self._normalization, self.special_tokens)
@@ -51,7 +55,7 @@ class WordPieceTokenizer(Tokenizer):
         ids = {role: vocabulary.get(token) for role, token in self.special_tokens.items()}
         self.unk_id, self.cls_id, self.sep_id, self.mask_id = (ids[role] for role in ("unk", "cls", "sep", "mask"))
         self.eos_id, self._pad_id = self.sep_id, self.sep_id if ids["pad"] is None else ids["pad"]
-        unspoken = {self.special_tokens[role] for role in ids if role != "unk"}
+        unspoken = {self.special_tokens[role] for role in ids if role != "unk"}.union(self._unspoken)
         spoken = {token: i for token, i in vocabulary.items() if token not in unspoken}
         self._native = _native(self._normalization, spoken, self.special_tokens["unk"])
         self._vocabulary = tuple(sorted(vocabulary, key=vocabulary.get))
@@ -87,10 +91,11 @@ class WordPieceTokenizer(Tokenizer):
         return cls({token: i for i, token in enumerate([*ROLES.values(), *pieces])}, normalization)
 
     @classmethod
-    def from_vocabulary(cls, vocab_txt, normalization=None, special_tokens=None):
+    def from_vocabulary(cls, vocab_txt, normalization=None, special_tokens=None, added=lambda vocabulary: {}):
         """From a `vocab.txt`, a token a line. The file does not tell how text is normalised; an uncased one is assumed.
 
-        Raises Refusal when a token is there twice or there is no such file.
+        `added` gives the special tokens that other files add: dict of token -> id from the vocabulary. Raises Refusal when a
+        token is there twice or there is no such file.
         """
         tokens = read_lines(vocab_txt)
         vocabulary = {}
@@ -99,33 +104,24 @@ class WordPieceTokenizer(Tokenizer):
                 lines = f"on line {vocabulary[token] + 1} and on line {i + 1}"
                 raise Refusal(f"{vocab_txt} has the token {token!r} twice, {lines}; each must be there once.")
             vocabulary[token] = i
-        return cls(vocabulary, normalization, special_tokens)
+        unspoken = added(vocabulary)
+        return cls(vocabulary | unspoken, normalization, special_tokens, tuple(unspoken))
 
     @classmethod
     def from_pretrained(cls, directory):
         """From a directory with a `vocab.txt` and perhaps, beside it, Hugging Face's `tokenizer_config.json`."""
-        directory = Path(directory)
-        path = directory / "tokenizer_config.json"
-        config = read_json(path) if path.is_file() else {}
-        lowercase, accents = config.get("do_lower_case", True), config.get("strip_accents")
-        normalization = {
-            "lowercase": lowercase,
-            "strip_accents": lowercase if accents is None else accents,
-            "handle_chinese_chars": config.get("tokenize_chinese_chars", True),
-        }
-        named = {role: config[f"{role}_token"] for role in ROLES if f"{role}_token" in config}
-        # Older files write a token as a dict of its properties.
-        named = {role: token["content"] if isinstance(token, dict) else token for role, token in named.items()}
-        return cls.from_vocabulary(directory / "vocab.txt", normalization, named)
+        from zoo.tokenizers import pretrained
+
+        return pretrained.from_files(Path(directory) / "vocab.txt")
 
     @classmethod
-    def from_huggingface(cls, tokenizer_json, special_tokens=None):
+    def from_huggingface(cls, tokenizer_json, special_tokens=None, special=NOTHING):
         """From a `tokenizer.json` of the `tokenizers` library.
 
         Args:
             tokenizer_json: path. The model must be WordPiece, the normalizer and the pre-tokenizer BERT's. Its
                 post-processor is not used: special ids are the caller's to add.
-            special_tokens: as in the constructor.
+            special_tokens, special: as in the constructor.
         """
         config = read_json(tokenizer_json)
         try:
@@ -138,8 +134,10 @@ class WordPieceTokenizer(Tokenizer):
             raise Refusal(f"{tokenizer_json} is no tokenizer.json of Hugging Face ({error!r}).") from error
         if normalization["strip_accents"] is None:  # then it goes with the case
             normalization["strip_accents"] = normalization["lowercase"]
-        special_tokens = {"unk": model.get("unk_token", ROLES["unk"]), **(special_tokens or {})}
-        return cls({**vocabulary, **added}, normalization, special_tokens)
+        named = {role: token for role, token in special.roles.items() if role in ROLES}
+        special_tokens = {**named, "unk": model.get("unk_token", ROLES["unk"]), **(special_tokens or {})}
+        unspoken = sorted(added.keys() - {*ROLES.values(), *special_tokens.values()}, key=added.get)
+        return cls({**vocabulary, **added}, normalization, special_tokens, unspoken, special)
 
     @property
     def vocabulary(self):
@@ -172,22 +170,26 @@ class WordPieceTokenizer(Tokenizer):
 
     def save_assets(self, directory):
         """Writes `tokenizer.json`, which Hugging Face's libraries read too."""
+        self.save_huggingface(directory)
+        return {"special_tokens": self.special_tokens, **self.special.saved()}
+
+    @property
+    def roles(self):
+        """BERT has no token that begins or ends a text; [CLS] and [SEP] do that."""
+        return {role: token for role, token in super().roles.items() if role in ROLES or role in self.special.roles}
+
+    def save_huggingface(self, directory):
         vocabulary = {token: i for i, token in enumerate(self._vocabulary)}
         native = _native(self._normalization, vocabulary, self.special_tokens["unk"])
         native.decoder = tokenizers.decoders.WordPiece(prefix=PREFIX)
-        native.add_special_tokens([token for token in self.special_tokens.values() if token in vocabulary])
-        cls, sep = self.special_tokens["cls"], self.special_tokens["sep"]
-        native.post_processor = tokenizers.processors.TemplateProcessing(
-            single=f"{cls}:0 $A:0 {sep}:0",
-            pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
-            special_tokens=[(cls, self.cls_id), (sep, self.sep_id)],
-        )
+        special = [token for token in self.special_tokens.values() if token in vocabulary]
+        native.add_special_tokens([*special, *self._unspoken])
+        native.post_processor = post_processor(self.template, vocabulary.get)
         (directory / "tokenizer.json").write_text(native.to_str(pretty=True), encoding="utf8")
-        return {"special_tokens": self.special_tokens}
 
     @classmethod
     def from_directory(cls, directory, config):
-        return cls.from_huggingface(directory / "tokenizer.json", config["special_tokens"])
+        return cls.from_huggingface(directory / "tokenizer.json", config["special_tokens"], Special.loaded(config))
 
 
 def _native(normalization, vocabulary, unk_token):

@@ -41,9 +41,14 @@ def write(path, bundle, *, without=(), further=(), kind=None, **fields):
     writer.add_float32("llama.rope.freq_base", config.rotary_theta)
     writer.add_float32("llama.attention.layer_norm_rms_epsilon", config.epsilon)
     writer.add_tokenizer_model(fields.get("model", "gpt2"))
-    writer.add_tokenizer_pre(fields.get("pre", "smollm"))
+    if fields.get("pre", "smollm") is not None:
+        writer.add_tokenizer_pre(fields.get("pre", "smollm"))
     writer.add_token_list(list(tokenizer.vocabulary))
-    writer.add_token_types([3 if i == tokenizer.eos_id else 1 for i in range(tokenizer.vocab_size)])
+    kinds = {tokenizer.eos_id: 3, **fields.get("kinds", {})}
+    writer.add_token_types([kinds.get(i, 1) for i in range(tokenizer.vocab_size)])
+    add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+    for name, value in fields.get("metadata", {}).items():
+        add[type(value)](name, value)
     merges = fields["merges"]
     writer.add_token_merges([" ".join(pair) for pair in merges])
     for rule in LLAMA.rules(config):
@@ -118,10 +123,44 @@ def test_quantised_weights_are_dequantised(merges, tmp_path):
     (dict(without=("llama.block_count",)), "does not say 'llama.block_count'"),
     (dict(model="llama"), "has a llama tokenizer"),
     (dict(pre="llama-bpe"), "words cut as 'llama-bpe'"),
+    (dict(pre=None), "does not say how words are cut"),
+    (dict(kinds={7: 4}), "1 added tokens that are not special"),
+    (dict(metadata={"llama.rope.scaling.factor": 4.0}), "scales its rotary positions by 'linear' with the factor 4"),
+    (dict(metadata={"llama.rope.scale_linear": 4.0}), "scales its rotary positions by 'linear' with the factor 4"),
+    (dict(metadata={"llama.rope.scaling.type": "yarn"}), "scales its rotary positions by 'yarn'"),
+    (dict(metadata={"llama.logit_scale": 0.5}), "has llama.logit_scale=0.5, which is not supported"),
+    (dict(metadata={"llama.expert_count": 8}), "has llama.expert_count=8, which is not supported"),
+    (dict(metadata={"split.count": 2}), "has split.count=2, which is not supported"),
+    (dict(metadata={"llama.attention.novelty": 1}), "has the field llama.attention.novelty=1, which is not known here"),
+    (dict(metadata={"llama.attention.value_length": 3}), "has values of another width than keys"),
 ])  # fmt: skip
 def test_what_cannot_be_read_is_refused(options, message, bundle, merges, tmp_path):
     with pytest.raises(ValueError, match=message):
         gguf.read(write(tmp_path / "model.gguf", bundle, merges=merges, **options))
+
+
+@pytest.mark.parametrize("metadata", [
+    {"llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 4.0},
+    {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 1.0},
+    {"general.tags": "x", "llama.vocab_size": 3, "tokenizer.chat_template": "{}", "llama.expert_count": 0},
+])  # fmt: skip
+def test_metadata_that_changes_nothing_is_listed(metadata, bundle, merges, tmp_path):
+    got = gguf.read(write(tmp_path / "model.gguf", bundle, merges=merges, metadata=metadata))
+    report = got.provenance["checklist"]
+    listed = ", ".join([report["applied"]["metadata"], *report["irrelevant"].values()])
+    assert all(name in listed for name in metadata)
+
+
+def test_a_bos_that_the_file_adds_begins_every_text(bundle, merges, tmp_path):
+    first = bundle.tokenizer.vocab_size - 1
+    merges = merges[:-1] if "".join(merges[-1]) == bundle.tokenizer.vocabulary[first] else merges
+    metadata = {"tokenizer.ggml.bos_token_id": first, "tokenizer.ggml.eos_token_id": bundle.tokenizer.eos_id}
+    options = dict(merges=merges, kinds={first: 3})
+    adds = {**metadata, "tokenizer.ggml.add_bos_token": True}
+    tokenizer = gguf.read(write(tmp_path / "a.gguf", bundle, metadata=adds, **options)).tokenizer
+    assert (tokenizer.bos_id, tokenizer.eos_id) == (first, bundle.tokenizer.eos_id)
+    assert tokenizer.template == ((tokenizer.vocabulary[first],), (tokenizer.vocabulary[first],), ())
+    assert gguf.read(write(tmp_path / "b.gguf", bundle, metadata=metadata, **options)).tokenizer.bos_id is None
 
 
 def test_another_file_is_refused(tmp_path):

@@ -1,0 +1,134 @@
+"""How a directory of sentence-transformers makes a vector of a text: its modules, settings and prompts, as fields of the task
+`embedding`. What the task cannot do is refused."""
+
+import json
+
+from zoo.config import Refusal
+from zoo.tokenizers.base import read_json
+
+MODULES, PROMPTS = "modules.json", "config_sentence_transformers.json"
+# The name depends on the kind of the model in older directories.
+LIMITS = tuple(
+    f"sentence_{name}_config.json" for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+POOLING = {
+    "pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first", "mean": "mean", "cls": "first",
+}  # fmt: skip
+# Of the length that means "no limit" in tokenizer_config.json.
+HUGE = 1_000_000
+
+
+def read(directory, checklist, tokenizer_settings, max_length):
+    """Fields of the task `embedding`, and the names of the files that they come from.
+
+    Args:
+        directory: a Path.
+        checklist: a `Checklist`, which notes each module and setting.
+        tokenizer_settings: `tokenizer_config.json` as a dict.
+        max_length: positions of the model.
+
+    Returns:
+        `(fields, names of files and folders)`; nothing for a directory that is none of sentence-transformers'.
+
+    Raises:
+        Refusal: a module that is neither a Transformer, a Pooling by `mean` or `cls` nor a Normalize, or a setting that the
+            task does not have.
+    """
+    path = directory / MODULES
+    if not path.is_file():
+        left = [name for name in (PROMPTS, *LIMITS, "1_Pooling") if (directory / name).exists()]
+        if left:
+            raise Refusal(f"{directory} has {left[0]} and no {MODULES}; copy it again, whole.")
+        return {}, []
+    modules = _modules(path)
+    kinds = [kind for kind, _ in modules]
+    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        wrong = next((kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")), " and ".join(kinds))
+        raise Refusal(
+            f"{path} has the module {wrong}, which is not supported; a text's vector is made by Transformer, Pooling and "
+            "perhaps Normalize, in this order."
+        )
+    places = dict(modules)
+    for kind, place in modules:
+        checklist.apply(MODULES, kind)
+        if kind == "Normalize":
+            _require_empty(directory / place)
+    if places["Transformer"] not in ("", "."):
+        raise Refusal(f"{path} keeps its Transformer in {places['Transformer']}; only one beside {MODULES} is read.")
+    fields = {"pooling": _pooling(directory / places["Pooling"], checklist), "normalize": "Normalize" in places}
+    files = [MODULES, *(place for place in places.values() if place)]
+    fields["max_tokens"], named = _limit(directory, checklist, tokenizer_settings, max_length)
+    fields["prompt"] = _prompt(directory, checklist)
+    return fields, [*files, *named, PROMPTS]
+
+
+def _modules(path):
+    """(kind, folder) of each module, in order."""
+    try:
+        modules = json.loads(path.read_text(encoding="utf8"))
+        found = [(module["type"], module.get("path", "")) for module in modules]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Refusal(f"{path} is damaged ({error!r}); copy it again from where it was made.") from error
+    for kind, _ in found:
+        if not kind.startswith("sentence_transformers."):
+            raise Refusal(f"{path} has the module {kind}, which is code of another's; it is not run here.")
+    return [(kind.rpartition(".")[2], place) for kind, place in found]
+
+
+def _require_empty(folder):
+    if folder.is_dir() and any(path.name != "config.json" for path in folder.iterdir()):
+        raise Refusal(f"{folder} holds more than the settings of a Normalize; that is not supported.")
+
+
+def _pooling(folder, checklist):
+    settings = read_json(folder / "config.json")
+    modes = {name for name, on in settings.items() if name.startswith("pooling_mode_") and on is True}
+    named = settings.get("pooling_mode")
+    modes |= {named} if isinstance(named, str) else set(named or ())
+    if len(modes) != 1 or not modes <= POOLING.keys():
+        raise Refusal(f"{folder} pools by {sorted(modes)}; only one of {sorted(POOLING)} is supported.")
+    applied = [name for name in settings if name.startswith("pooling_mode")]
+    inert = {"include_prompt": (None, True)}
+    sizes = {"follows from the model": "word_embedding_dimension embedding_dimension"}
+    checklist.fields(f"{folder.name}/config.json", settings, applied, sizes, inert)
+    return POOLING[modes.pop()]
+
+
+def _limit(directory, checklist, tokenizer_settings, max_length):
+    """(the most tokens that are read of a text, or None; the names of the files that say so)."""
+    named = [name for name in LIMITS if (directory / name).is_file()]
+    settings = read_json(directory / named[0]) if named else {}
+    longest = settings.get("max_seq_length")
+    if named:
+        lowers = bool(tokenizer_settings.get("do_lower_case", True))
+        inert = {"do_lower_case": (None, False, True) if lowers else (None, False)}
+        known = {"tells where it comes from": "model_args tokenizer_args config_args transformer_task backend"}
+        empty = {name: (None, {}) for name in ("model_args", "tokenizer_args", "config_args", "processing_kwargs")}
+        checklist.fields(named[0], settings, ["max_seq_length"], known, {**empty, **inert})
+    if longest is None:
+        longest = tokenizer_settings.get("model_max_length")
+        longest = longest if isinstance(longest, int) and longest < HUGE else None
+    if longest is not None and longest > max_length:
+        checklist.ignore(f"max_seq_length {longest} above {max_length}", "the model has no more positions; texts are cut there")
+        longest = max_length
+    return longest, named
+
+
+def _prompt(directory, checklist):
+    """What is put before every text."""
+    path = directory / PROMPTS
+    if not path.is_file():
+        return ""
+    settings = read_json(path)
+    prompts, chosen = settings.get("prompts") or {}, settings.get("default_prompt_name")
+    known = {
+        "tells where it comes from": "__version__ model_type",
+        "compares vectors, which the caller does": "similarity_fn_name",
+    }
+    checklist.fields(PROMPTS, settings, ["prompts", "default_prompt_name"], known, {"truncate_dim": (None,)})
+    if chosen is not None and chosen not in prompts:
+        raise Refusal(f"{path} has no prompt {chosen!r}, its default_prompt_name.")
+    for name, prompt in prompts.items():
+        if name != chosen and prompt:
+            checklist.ignore(f"the prompt {name}, {prompt!r}", "put before a text by who asks for it")
+    return prompts[chosen] if chosen is not None else ""

@@ -1,0 +1,259 @@
+"""A tokenizer in other people's files, read together with the files beside it.
+
+A vocabulary does not say all: which token begins a text stands in `tokenizer_config.json` or `config.json`, how pieces are
+numbered in the kind of the model, further tokens in `added_tokens.json`.
+
+    tokenizer = from_files(Path("xlm-roberta-base"))
+"""
+
+import functools
+from pathlib import Path
+
+import tokenizers
+
+from zoo.config import Refusal
+from zoo.registry import TOKENIZERS
+from zoo.tokenizers.base import read_json
+from zoo.tokenizers.special import NOTHING, ROLES, Special, template_of
+
+# The ids that transformers takes where a config.json does not give them.
+DEFAULT_IDS = {
+    "llama": {"bos": 1, "eos": 2},
+    "mistral": {"bos": 1, "eos": 2},
+    "gpt2": {"bos": 50_256, "eos": 50_256},
+    "roberta": {"bos": 0, "eos": 2, "pad": 1},
+    "xlm-roberta": {"bos": 0, "eos": 2, "pad": 1},
+}
+# The files that `Beside` reads.
+BESIDE = ("tokenizer_config.json", "config.json", "generation_config.json", "special_tokens_map.json", "added_tokens.json")
+# Models of SentencePiece whose ids are those of fairseq; by this name their files are known where no config.json is.
+FAIRSEQ, FAIRSEQ_FILE = "xlm-roberta", "sentencepiece.bpe.model"
+ROBERTA = Special(
+    roles={"bos": "<s>", "eos": "</s>", "unk": "<unk>", "sep": "</s>", "pad": "<pad>", "cls": "<s>", "mask": "<mask>"},
+    template=(("<s>",), ("</s>", "</s>"), ("</s>",)),
+    mask_lstrip=True,
+)
+# Settings of tokenizer_config.json that change ids, and the values under which they do not.
+UNCHANGING = {
+    "add_prefix_space": (None, False),
+    "do_basic_tokenize": (None, True),
+    "never_split": (None, []),
+    "sp_model_kwargs": (None, {}),
+    "split_special_tokens": (None, False),
+}
+
+
+class Beside:
+    """What the files beside a vocabulary say.
+
+    Args:
+        directory: where they lie; each may be missing.
+
+    Attributes:
+        settings: `tokenizer_config.json`, a dict.
+        model_type: of `config.json`, or None.
+    """
+
+    def __init__(self, directory):
+        self.directory = Path(directory)
+        self.settings, self._config, self._generation, self._map, self._added = map(self._read, BESIDE)
+        self.model_type = self._config.get("model_type")
+        for name, allowed in UNCHANGING.items():
+            value = self.settings.get(name)
+            # Pieces of SentencePiece have a blank in front in any case.
+            if value not in allowed and not (name == "add_prefix_space" and not self._is_byte_level):
+                raise Refusal(f"{self.directory / 'tokenizer_config.json'} has {name}={value!r}, which is not supported.")
+
+    @property
+    def _is_byte_level(self):
+        return self.model_type in ("gpt2", "roberta")
+
+    def _read(self, name):
+        path = self.directory / name
+        return read_json(path) if path.is_file() else {}
+
+    @functools.cached_property
+    def named(self):
+        """Role -> token, as the files name them."""
+        found = {}
+        for role in ROLES:
+            for source in (self.settings, self._map):
+                token = source.get(f"{role}_token")
+                token = token.get("content") if isinstance(token, dict) else token  # older files write its properties too
+                if isinstance(token, str):
+                    found.setdefault(role, token)
+        return found
+
+    def roles(self, special):
+        """Role -> token.
+
+        Args:
+            special: dict, id -> token, of the special tokens of the vocabulary. An id in config.json that is none of them
+                names no role.
+        """
+        found = {role: token for role, token in self.named.items() if token in special.values()}
+        for source in (self._generation, self._config, self._default_ids):
+            for role in ("bos", "eos", "pad"):
+                i = source.get(f"{role}_token_id")
+                i = i[0] if isinstance(i, list) and i else i
+                if role not in self.named and isinstance(i, int) and i in special:
+                    found.setdefault(role, special[i])
+        return found
+
+    @property
+    def _default_ids(self):
+        defaults = DEFAULT_IDS.get(self.model_type, {})
+        return {f"{role}_token_id": i for role, i in defaults.items() if f"{role}_token_id" not in self._config}
+
+    def added(self, vocabulary):
+        """Tokens that the files beside add to a vocabulary: dict, token -> id; all of them special.
+
+        Args:
+            vocabulary: dict, token -> id.
+
+        Raises:
+            Refusal: one that is not special, or has an id that is taken.
+        """
+        special = set(self.named.values())
+        for source in (self.settings, self._map):
+            listed = source.get("additional_special_tokens") or source.get("extra_special_tokens") or []
+            listed = listed.values() if isinstance(listed, dict) else listed
+            special |= {token.get("content") if isinstance(token, dict) else token for token in listed}
+        found = dict(self._added)
+        for i, token in (self.settings.get("added_tokens_decoder") or {}).items():
+            found[token["content"]] = int(i)
+            if token.get("special"):
+                special.add(token["content"])
+        found = {token: i for token, i in found.items() if vocabulary.get(token) != i}
+        require_special([token for token in found if token not in special], self.directory)
+        taken = {i: token for token, i in vocabulary.items()}
+        for token, i in found.items():
+            if i in taken or token in vocabulary:
+                raise Refusal(f"{self.directory} adds the token {token!r} as id {i}, which its vocabulary has otherwise.")
+        return found
+
+
+def require_special(plain, where):
+    """Raises Refusal for added tokens that are plain text, as `add_tokens` makes them: those are matched before words are."""
+    if plain:
+        names = ", ".join(map(repr, plain[:5])) + (", ..." if len(plain) > 5 else "")
+        raise Refusal(
+            f"{where} has {len(plain)} added tokens that are not special ({names}); only special ones are supported. Train the "
+            "model without them, or mark them as special."
+        )
+
+
+def vocabulary_files(directory):
+    """Names of the files in a directory that `from_files` takes the vocabulary from; none where there is no vocabulary."""
+    if (directory / "tokenizer.json").is_file():
+        return ["tokenizer.json"]
+    models = sorted(directory.glob("*.model"))
+    if models:
+        return [models[0].name]
+    for names in (["encoder.json", "vocab.bpe"], ["vocab.json", "merges.txt"], ["vocab.txt"]):
+        if all((directory / name).is_file() for name in names):
+            return names
+    return []
+
+
+def from_files(path):
+    """The tokenizer in other people's files. Raises Refusal when there is none.
+
+    Args:
+        path: a directory, or one of the files that hold a vocabulary.
+    """
+    directory = path if path.is_dir() else path.parent
+    names = vocabulary_files(path) if path.is_dir() else [path.name]
+    if not names:
+        files = "zoo_tokenizer.json, tokenizer.json, vocab.txt, a .model, nor encoder.json with vocab.bpe"
+        raise Refusal(f"{path} holds no tokenizer: it has neither {files}.")
+    first, beside = directory / names[0], Beside(directory)
+    if len(names) == 2:
+        return _byte_level(first, directory / names[1], beside)
+    if first.name == "vocab.txt":
+        return _vocab_txt(directory, beside)
+    return _sentencepiece(first, beside) if first.suffix == ".model" else _tokenizer_json(first, beside)
+
+
+def _tokenizer_json(path, beside):
+    config = read_json(path)
+    model = config.get("model")
+    algorithm = str(model.get("type") if isinstance(model, dict) else None).lower()
+    tokenizer_class = TOKENIZERS.get(algorithm if algorithm in ("wordpiece", "unigram") else "bpe")
+    added = [token for token in config.get("added_tokens") or [] if isinstance(token, dict)]
+    try:
+        named = set(beside.named.values())
+        require_special([t["content"] for t in added if not t["special"] and t["content"] not in named], path)
+        specials = {token["id"]: token["content"] for token in added}
+    except KeyError as error:
+        raise Refusal(f"{path} is no tokenizer.json of Hugging Face ({error!r}).") from error
+    tokenizer = tokenizer_class.from_huggingface(path, special=_special(path, added, beside, specials))
+    extra = sorted(beside.added({token: i for i, token in enumerate(tokenizer.vocabulary)}))
+    if extra:
+        raise Refusal(f"{path} lacks the token {extra[0]!r}, which a file beside it adds; save the tokenizer anew.")
+    return tokenizer
+
+
+def _special(path, added, beside, specials):
+    """The `Special` of a tokenizer.json and the files beside it."""
+    roles = beside.roles(specials)
+    try:
+        native = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise Refusal(f"{path} is no tokenizer.json of Hugging Face ({error}).") from error
+    template = template_of(native, path)
+    mask = roles.get("mask")
+    strips = any(token.get("lstrip") for token in added if token["content"] == mask)
+    if template is None and beside.model_type in ("roberta", "xlm-roberta"):
+        template = ROBERTA.template
+    if beside.settings.get("add_bos_token") and "bos" in roles and template in (None, ((), (), ())):
+        template = (roles["bos"],), (roles["bos"],), ()
+    return Special(roles, template, strips)
+
+
+def _byte_level(vocabulary, merges, beside):
+    bpe = TOKENIZERS.get("bpe")
+    if beside.model_type != "roberta":
+        return bpe.from_gpt2(vocabulary, merges)
+    from zoo.tokenizers.bpe import read_merges
+
+    vocabulary = read_json(vocabulary)
+    vocabulary |= beside.added(vocabulary)
+    specials = [token for token in dict.fromkeys(ROBERTA.roles.values()) if token in vocabulary]
+    return bpe(vocabulary, read_merges(merges), specials, "</s>", special=ROBERTA)
+
+
+def _vocab_txt(directory, beside):
+    wordpiece = TOKENIZERS.get("wordpiece")
+    lowercase, accents = beside.settings.get("do_lower_case", True), beside.settings.get("strip_accents")
+    normalization = {
+        "lowercase": lowercase,
+        "strip_accents": lowercase if accents is None else accents,
+        "handle_chinese_chars": beside.settings.get("tokenize_chinese_chars", True),
+    }
+    named = {role: token for role, token in beside.named.items() if role in ("pad", "unk", "cls", "sep", "mask")}
+    return wordpiece.from_vocabulary(directory / "vocab.txt", normalization, named, beside.added)
+
+
+def _sentencepiece(path, beside):
+    """A SentencePiece model, numbered as the model beside it wants."""
+    fairseq = beside.model_type == FAIRSEQ or (beside.model_type is None and path.name == FAIRSEQ_FILE)
+    if path.name == FAIRSEQ_FILE and not fairseq:
+        raise Refusal(f"{path} belongs to a {beside.model_type}, whose numbering of pieces is not known here.")
+    unigram = TOKENIZERS.get("unigram")
+    tokenizer = unigram.from_sentencepiece(path, fairseq=fairseq, special=ROBERTA if fairseq else NOTHING)
+    vocabulary = {token: i for i, token in enumerate(tokenizer.vocabulary)}
+    extra = sorted(beside.added(vocabulary))
+    if extra:
+        raise Refusal(
+            f"{path} lacks the token {extra[0]!r}, which a file beside it adds; save the tokenizer as tokenizer.json."
+        )
+    if fairseq:
+        return tokenizer
+    roles = beside.roles(tokenizer.control_tokens)
+    template = None
+    if beside.model_type in ("llama", "mistral") or "add_bos_token" in beside.settings:
+        asked = [beside.settings.get(f"add_{role}_token", role == "bos") for role in ("bos", "eos")]
+        before, after = ((roles[role],) if on and role in roles else () for role, on in zip(("bos", "eos"), asked, strict=True))
+        template = before, (*after, *before), after
+    return unigram.from_sentencepiece(path, special=Special(roles, template))
