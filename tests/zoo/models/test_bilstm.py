@@ -41,7 +41,7 @@ def test_hidden_states_are_those_of_the_formulas():
     for row, length in enumerate(mask.sum(1)):
         x = words[ids[row, :length]] + parts[marks[row, :length]]
         for layer in model.layers_of_states:
-            x = np.concatenate([lstm_in_numpy(layer.rightward, x), lstm_in_numpy(layer.leftward, x[::-1])[::-1]], axis=1)
+            x = np.concatenate([lstm_in_numpy(layer.forward, x), lstm_in_numpy(layer.backward, x[::-1])[::-1]], axis=1)
         np.testing.assert_allclose(hidden[row, :length], x, **CLOSE)
 
 
