@@ -133,7 +133,7 @@ def write(bundle, directory):
 
 
 def _bos_id(tokenizer, family):
-    if family.model == "gpt":
+    if MODELS.config(family.model).kind == "language_model":
         return tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
     return tokenizer.cls_id
 
