@@ -14,6 +14,7 @@ from zoo.convert import old_tensorflow, safetensors, sentence_transformers
 from zoo.convert.assembly import assemble
 from zoo.convert.tables import FAMILIES, family_of, parts, to_theirs
 from zoo.convert.weights import variables_by_path
+from zoo.registry import MODELS
 from zoo.tokenizers import base as tokenizers
 from zoo.tokenizers import pretrained
 
