@@ -47,7 +47,7 @@ class SemanticRolesConfig(TaskConfig):
     least_seq_length: ClassVar = 3
     recipe: ClassVar = dict(
         dataset="python_docs/calls", vocab_size=2_048, seq_length=64, batch_size=32, steps=1_500, learning_rate=3e-3,
-        optimizer="muon", warmup_steps=50, set=("head_dropout=0",),
+        optimizer="muon", schedule="cosine", warmup_steps=50, set=("head_dropout=0",),
     )  # fmt: skip
 
     def validate(self):
@@ -135,24 +135,32 @@ class SemanticRoles(Task):
         columns = [column for number, example in enumerate(examples, 1) for column in _checked(example, number)[2]]
         if not columns:
             raise Refusal("There is nothing to train on: the train split holds no predicates.")
-        labels = tuple(sorted({tag for column in columns for tag in column}))
-        scheme = crf.scheme_of(columns) if metrics.are_entity_tags(labels) else None
-        return self.learn(labels=labels, scheme=scheme or "")
+        tags = {tag for column in columns for tag in column}
+        if not all(tag == "O" or tag[:2] in ("B-", "I-") for tag in tags):
+            scheme = crf.scheme_of(columns) if metrics.are_entity_tags(tags) else None
+            return self.learn(labels=tuple(sorted(tags)), scheme=scheme or "")
+        # A role of one word in training may have more of them elsewhere.
+        roles = {tag[2:] for tag in tags} - {""}
+        return self.learn(labels=tuple(sorted({"O", *(f"{place}-{role}" for role in roles for place in "BI")})), scheme="BIO")
 
     def encode(self, examples, tokenizer, layout):
         known = {label: i for i, label in enumerate(self.facts.labels)}
+        other = known.get("O", 0)  # what a role that training has not seen is in the loss; in the scores it is missed
         frame, rows, sentences = self.frame(self.kinds[0], tokenizer), [], []
         self.learn(num_behind=len(frame.after))
         for number, example in enumerate(examples, 1):
             words, predicates, columns = _checked(example, number)
-            for tag in (tag for column in columns for tag in column):
-                if tag not in known:
-                    raise Refusal(f"Example {number} has the tag {tag!r}, which no training example has.")
             for row in word_rows(words, tokenizer, frame, layout.seq_length):
                 here = range(row.first, row.first + len(row.places))
                 rows.append(RoleRow(row, np.array([i in predicates for i in here], np.int32), len(sentences)))
                 rows += [
-                    RoleRow(row, np.array([known[column[i]] for i in here], np.int32), len(sentences), place - row.first, k)
+                    RoleRow(
+                        row,
+                        np.array([known.get(column[i], other) for i in here], np.int32),
+                        len(sentences),
+                        place - row.first,
+                        k,
+                    )
                     for k, (place, column) in enumerate(zip(predicates, columns, strict=True))
                     if place in here
                 ]
