@@ -111,6 +111,8 @@ def _write(source, target):
         remove_stale(target.parent, re.escape(target.name))
         written = huggingface.write(bundle, path / target.name)
         result = certificate.certify(bundle, written, FLAGS.peer_python)
+        if bundle.task.registered_name == "embedding" and bundle.task.config.pooling == "pooler":
+            print("Left out: the pooling by the model's pooler, which sentence-transformers does not have", flush=True)
         (written / "certificate.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf8")
         os.replace(written, target)
     return result

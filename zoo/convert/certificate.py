@@ -35,6 +35,8 @@ HOLE = "<hole>"
 HOLES = (f"The capital of {HOLE} is Paris.", f"{HOLE} {HOLE}, too", f"a\t {HOLE}b")
 # Of the largest output, or of 1 if that is smaller. Both sides add up float32 products in orders of their own.
 TOLERANCE = 1e-3
+# Tokens that are written after each text.
+NEW_TOKENS = 8
 # So many positions of a row are compared at once.
 POSITIONS = 16
 
@@ -50,7 +52,7 @@ def certify(bundle, path, peer_python=None, library="transformers"):
 
     Returns:
         dict of `texts`, how many; `ids` and `outputs`: what was compared with whom, and how far they are apart; `tokenizer`: in
-        which calls ids were compared.
+        which calls ids were compared; `served`: what `embed` and `generate` answered as the peer's programs do.
 
     Raises:
         Refusal: ids differ, or outputs by more than `TOLERANCE`; or the peer fails.
@@ -65,7 +67,8 @@ def certify(bundle, path, peer_python=None, library="transformers"):
     asked, task = rows(bundle), bundle.task.registered_name
     request = {
         "library": library, "path": str(path.resolve()), "task": task, "texts": TEXTS, "rows": asked,
-        "hole": HOLE, "holes": HOLES,
+        "hole": HOLE, "holes": HOLES, "new_tokens": NEW_TOKENS, "eos_id": bundle.tokenizer.eos_id,
+        "prompts": [i for i, whole in enumerate(_framed(bundle)) if len(whole) == len(asked[i])],
         "old_tensorflow": path.is_dir() and not _is_written_anew(path),
     }  # fmt: skip
     with _asked(peer, request) as answer:
@@ -79,6 +82,7 @@ def certify(bundle, path, peer_python=None, library="transformers"):
             certificate["outputs"] = {"compared": False, "reason": str(answer["reason"])}
             return certificate
         difference, largest = _compared(bundle, asked, answer)
+        served = _served(bundle, asked, answer, TOLERANCE * max(1.0, largest), library)
     if not difference <= TOLERANCE * max(1.0, largest):
         raise Refusal(
             f"The converted model's outputs are up to {difference:.2e} away from those of {library} ({largest:.2e} at most); "
@@ -86,6 +90,7 @@ def certify(bundle, path, peer_python=None, library="transformers"):
         )
     what = "hidden states" if task == "embedding" else "logits"
     certificate["outputs"] = {"what": what, "largest_difference": difference, "largest_output": largest, **compared}
+    certificate["served"] = served
     return certificate
 
 
@@ -103,6 +108,39 @@ def _compared(bundle, asked, answer):
             largest = max(largest, float(np.abs(theirs).max()))
         difference = max(difference, float(np.abs(ours - theirs[first : first + len(ours), : ours.shape[-1]]).max()))
     return difference, largest
+
+
+def _served(bundle, asked, answer, tolerance, peer):
+    """Compares what the bundle serves with what the peer's own programs answer. Returns what was compared, by signature."""
+    signatures, served = bundle.task.signatures(bundle.model, bundle.tokenizer), {}
+    if "vectors" in answer:
+        ours = signatures["embed"](text=tf.constant(TEXTS))["embedding"].numpy()
+        theirs = answer["vectors"]
+        if ours.shape != theirs.shape or not np.abs(ours - theirs).max() <= TOLERANCE * max(1.0, np.abs(theirs).max()):
+            raise Refusal(
+                f"embed serves other vectors than {peer} with the modules of this directory; it is not the same model."
+            )
+        served["embed"] = {"texts": len(theirs), "largest_difference": float(np.abs(ours - theirs).max())}
+    written = [i for i in range(len(TEXTS)) if f"written_{i}" in answer]
+    if written:
+        # Where two tokens are about equally likely, either may be written.
+        counts = [_sure(answer[f"gaps_{i}"], tolerance) for i in written]
+        prompts = tf.constant([TEXTS[i] for i in written])
+        ours = signatures["generate"](prompt=prompts, max_new_tokens=tf.constant(counts))["text"].numpy()
+        for i, count, text in zip(written, counts, ours, strict=True):
+            row, more = asked[i], answer[f"written_{i}"].tolist()[:count]
+            head, whole = bundle.tokenizer.decode(row), bundle.tokenizer.decode([*row, *more])
+            theirs = TEXTS[i] + whole[len(head) :]
+            if text.decode("utf8", "replace") != theirs:
+                raise Refusal(f"After {TEXTS[i][:20]!r} generate writes another text than {peer}; it is not the same model.")
+        served["generate"] = {"texts": len(written), "tokens": sum(counts)}
+    return served
+
+
+def _sure(gaps, tolerance):
+    """How many steps come before the first at which the second likeliest token is as near as the two sides may be apart."""
+    near = np.flatnonzero(gaps <= 2 * tolerance)
+    return int(near[0]) if near.size else len(gaps)
 
 
 def outputs(bundle, asked):
@@ -139,8 +177,11 @@ def outputs(bundle, asked):
 
 def rows(bundle):
     """The fixed texts as rows of ids, with the special ids around them."""
+    return _framed(bundle, min(bundle.model.max_length, 128))
+
+
+def _framed(bundle, longest=10**6):
     frame = bundle.task.frame(bundle.model.kind, bundle.tokenizer)
-    longest = min(bundle.model.max_length, 128)
     return [examples.row([bundle.tokenizer.encode(text)], frame, longest)[0].tolist() for text in TEXTS]
 
 

@@ -93,7 +93,8 @@ def _json(path):
 
 
 def write(bundle, directory):
-    """Writes a bundle as Hugging Face's libraries read it: `config.json`, `model.safetensors`, the tokenizer's files.
+    """Writes a bundle as Hugging Face's libraries read it: `config.json`, `model.safetensors`, the tokenizer's files; for the
+    task `embedding` also those of sentence-transformers.
 
     Raises:
         Refusal: the model has no counterpart there, or `directory` is not empty.
@@ -129,6 +130,8 @@ def write(bundle, directory):
     (directory / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf8")
     settings = _tokenizer_settings(bundle.tokenizer, model.config)
     (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
+    if task == "embedding":
+        sentence_transformers.write(directory, bundle.task.config, model.config.max_length)
     safetensors.write(directory / safetensors.FILE, list(_tensors(model, family, task == "masked_lm")))
     return directory
 

@@ -16,12 +16,15 @@ import numpy as np
 from zoo.bundle import Bundle
 from zoo.config import Refusal, nearest
 from zoo.convert.assembly import assemble
+from zoo.convert.checklist import Checklist
 from zoo.convert.old_tensorflow import datasets
 from zoo.convert.tables import FAMILIES
 from zoo.convert.weights import Joined, Reshaped, Tensors, Transposed
 from zoo.registry import TOKENIZERS
 from zoo.tokenizers.base import read_json
 from zoo.tokenizers.bpe import read_merges
+from zoo.tokenizers.pretrained import ROBERTA
+from zoo.tokenizers.special import NOTHING
 
 WEIGHTS, HEAD_WEIGHTS, SHARDED = "model.weights.h5", "task.weights.h5", "model.weights.json"
 ASSETS = Path("assets") / "tokenizer"
@@ -141,6 +144,9 @@ def read(directory):
         theirs = {ours: config["config"][key] for ours, key in fields.items() if key in config["config"]} | fixed
     except (KeyError, TypeError) as error:
         raise Refusal(f"{directory / 'config.json'} is damaged ({error!r}); copy it again from where it was made.") from error
+    checklist = Checklist(directory)
+    known = {"tells where it comes from": "name trainable dtype"}
+    checklist.fields("config.json", config["config"], list(fields.values()), known)
     if model_type == "roberta" and "max_position_embeddings" in theirs:
         theirs["max_position_embeddings"] += PADDING_ROWS
     tokenizer = _tokenizer(directory, backbone)
@@ -150,6 +156,7 @@ def read(directory):
         model, task, dropped = assemble(model_type, theirs, tensors, directory, tokenizer, fields)
     provenance = {
         "converted_from": "keras_hub", "model_type": model_type, "source": directory.name, "left_out": [*dropped, *left_out],
+        "checklist": checklist.report(),
     }  # fmt: skip
     return Bundle(model, tokenizer, task, provenance)
 
@@ -259,4 +266,7 @@ def _tokenizer(directory, backbone):
     vocabulary, end = read_json(assets / "vocabulary.json"), "<|endoftext|>" if backbone == "GPT2Backbone" else "</s>"
     known = ("<|endoftext|>",) if backbone == "GPT2Backbone" else ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
     special = [token for token in known if token in vocabulary]
-    return TOKENIZERS.get("bpe")(vocabulary, read_merges(assets / "merges.txt"), special, end)
+    whole = set(ROBERTA.roles.values()) <= set(special)
+    return TOKENIZERS.get("bpe")(
+        vocabulary, read_merges(assets / "merges.txt"), special, end, special=ROBERTA if whole else NOTHING
+    )

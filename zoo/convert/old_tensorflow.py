@@ -15,6 +15,9 @@ import tensorflow as tf
 from zoo.bundle import Bundle
 from zoo.config import Refusal
 from zoo.convert.assembly import assemble
+from zoo.convert.checklist import CONFIG as CONFIG_FIELDS
+from zoo.convert.checklist import INERT, Checklist
+from zoo.convert.tables import FAMILIES
 from zoo.convert.weights import Reshaped, Tensors, Transposed
 from zoo.registry import TOKENIZERS
 from zoo.tokenizers.base import read_json
@@ -118,7 +121,10 @@ def read(directory):
         Refusal: files are missing or damaged, tensors are missing or left over.
     """
     directory = Path(directory)
-    theirs = read_json(directory / CONFIG)
+    theirs, checklist, known = read_json(directory / CONFIG), Checklist(directory), FAMILIES["bert"].known_fields()
+    checklist.fields(
+        CONFIG, theirs, known, CONFIG_FIELDS, {name: values for name, values in INERT.items() if name not in known}
+    )
     tensors = open_checkpoint(directory)
     wordpiece = TOKENIZERS.get("wordpiece")
     tokenizer = wordpiece.from_vocabulary(directory / "vocab.txt")
@@ -128,6 +134,6 @@ def read(directory):
     model, task, dropped = assemble("bert", theirs, tensors, directory, tokenizer)
     provenance = {
         "converted_from": "google_bert", "model_type": "bert", "source": directory.name, "left_out": dropped,
-        "lower_cased": lowercase,
+        "lower_cased": lowercase, "checklist": checklist.report(),
     }  # fmt: skip
     return Bundle(model, tokenizer, task, provenance)

@@ -10,6 +10,7 @@ texts (alone, in a default call, in pairs, padded, with the mask token) and its 
 without a head, of the rows; or the reason why it cannot give them.
 """
 
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -33,6 +34,8 @@ def _transformers(request):
         results["reason"] = np.array(f"transformers {transformers.__version__} reads no weights of TensorFlow; 4 did")
     else:
         model = _of_gguf(transformers, path) if path.is_file() else _of_directory(transformers, request, path)
+        if request["task"] == "language_modeling":
+            results.update(_written(model, request))
         for i, ids in enumerate(request["rows"]):
             with torch.no_grad():
                 outputs = model(torch.tensor([ids]))
@@ -44,9 +47,65 @@ def _transformers(request):
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
         results.update(_ids(tokenizer, request))
+        if request["task"] == "embedding" and "reason" not in results and (path / "modules.json").is_file():
+            results["vectors"] = _vectors(model, tokenizer, path, request["texts"])
     except (ValueError, OSError, ImportError) as error:
         results["tokenizer_error"] = np.array(str(error).splitlines()[0])
     return results
+
+
+def _written(model, request):
+    """Greedy continuations of the rows, and how far the likeliest token is above the second at each step."""
+    import torch
+
+    results, room = {}, model.config.max_position_embeddings - request["new_tokens"]
+    plain = dict(
+        do_sample=False, num_beams=1, repetition_penalty=1.0, no_repeat_ngram_size=0, min_new_tokens=None, min_length=0
+    )
+    for i in request["prompts"]:
+        ids = request["rows"][i]
+        if len(ids) <= room:
+            with torch.no_grad():
+                made = model.generate(
+                    torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+                    max_new_tokens=request["new_tokens"], eos_token_id=request["eos_id"], pad_token_id=request["eos_id"],
+                    output_logits=True, return_dict_in_generate=True, **plain,
+                )  # fmt: skip
+            best = torch.stack([logits[0].float().topk(2).values for logits in made.logits])
+            results[f"written_{i}"] = made.sequences[0, len(ids) :].numpy().astype(np.int32)
+            results[f"gaps_{i}"] = (best[:, 0] - best[:, 1]).numpy()
+    return results
+
+
+def _vectors(model, tokenizer, path, texts):
+    """What sentence-transformers makes of texts; by hand, from the settings in the directory, where it is not installed."""
+    import torch
+
+    if importlib.util.find_spec("sentence_transformers"):
+        from sentence_transformers import SentenceTransformer
+
+        return np.asarray(SentenceTransformer(str(path), device="cpu").encode(list(texts)), np.float32)
+    kinds = [module["type"].rpartition(".")[2] for module in _json(path / "modules.json")]
+    (pooling,) = (module["path"] for module in _json(path / "modules.json") if module["type"].endswith("Pooling"))
+    settings, prompts = _json(path / pooling / "config.json"), _json(path / "config_sentence_transformers.json")
+    limit = next((_json(file).get("max_seq_length") for file in path.glob("sentence_*_config.json")), None)
+    # RoBERTa counts positions from behind the id of padding.
+    positions = model.config.max_position_embeddings - (2 if "roberta" in model.config.model_type else 0)
+    limit = min(limit or tokenizer.model_max_length, positions)
+    prompt = (prompts.get("prompts") or {}).get(prompts.get("default_prompt_name"), "")
+    vectors = []
+    for text in texts:
+        inputs = tokenizer(prompt + text, truncation=True, max_length=limit, return_tensors="pt")
+        with torch.no_grad():
+            hidden = model(**inputs).last_hidden_state[0].float()
+        first = settings.get("pooling_mode_cls_token") or settings.get("pooling_mode") == "cls"
+        vector = hidden[0] if first else hidden.mean(0)
+        vectors.append((torch.nn.functional.normalize(vector, dim=0) if "Normalize" in kinds else vector).numpy())
+    return np.stack(vectors)
+
+
+def _json(path):
+    return json.loads(path.read_text(encoding="utf8")) if path.is_file() else {}
 
 
 def _ids(tokenizer, request):

@@ -62,6 +62,44 @@ def read(directory, checklist, tokenizer_settings, max_length):
     return fields, [*files, *named, PROMPTS]
 
 
+def write(directory, config, max_length):
+    """Writes how the task `embedding` makes a vector: the inverse of `read`. A pooling by the model's pooler is not written:
+    sentence-transformers has no such module.
+
+    Args:
+        directory: a Path with the model.
+        config: the task's config.
+        max_length: positions of the model.
+
+    Returns:
+        Whether it could be written.
+    """
+    if config.pooling == "pooler":
+        return False
+    kinds = ["Transformer", "Pooling", *(["Normalize"] if config.normalize else [])]
+    modules = [
+        {"idx": i, "name": str(i), "path": f"{i}_{kind}" if i else "", "type": f"sentence_transformers.models.{kind}"}
+        for i, kind in enumerate(kinds)
+    ]
+    for module in modules[1:]:
+        (directory / module["path"]).mkdir()
+    mode = {"mean": "pooling_mode_mean_tokens", "first": "pooling_mode_cls_token"}[config.pooling]
+    every = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")
+    settings = {f"pooling_mode_{name}": f"pooling_mode_{name}" == mode for name in every}
+    width = read_json(directory / "config.json")["hidden_size"]
+    limit = max_length if config.max_tokens is None else config.max_tokens
+    files = {
+        MODULES: modules,
+        "1_Pooling/config.json": {"word_embedding_dimension": width, **settings},
+        LIMITS[0]: {"max_seq_length": limit, "do_lower_case": False},
+    }
+    if config.prompt:
+        files[PROMPTS] = {"prompts": {"default": config.prompt}, "default_prompt_name": "default"}
+    for name, value in files.items():
+        (directory / name).write_text(json.dumps(value, indent=1) + "\n", encoding="utf8")
+    return True
+
+
 def _modules(path):
     """(kind, folder) of each module, in order."""
     try:
@@ -110,8 +148,7 @@ def _limit(directory, checklist, tokenizer_settings, max_length):
         longest = longest if isinstance(longest, int) and longest < HUGE else None
     if longest is not None and longest > max_length:
         checklist.ignore(f"max_seq_length {longest} above {max_length}", "the model has no more positions; texts are cut there")
-        longest = max_length
-    return longest, named
+    return (None if longest is None or longest >= max_length else longest), named
 
 
 def _prompt(directory, checklist):

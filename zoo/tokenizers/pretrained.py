@@ -212,15 +212,14 @@ def _special(path, added, beside, specials):
 
 
 def _byte_level(vocabulary, merges, beside):
-    bpe = TOKENIZERS.get("bpe")
-    if beside.model_type != "roberta":
-        return bpe.from_gpt2(vocabulary, merges)
-    from zoo.tokenizers.bpe import read_merges
+    from zoo.tokenizers.bpe import END_OF_TEXT, read_merges
 
-    vocabulary = read_json(vocabulary)
-    vocabulary |= beside.added(vocabulary)
-    specials = [token for token in dict.fromkeys(ROBERTA.roles.values()) if token in vocabulary]
-    return bpe(vocabulary, read_merges(merges), specials, "</s>", special=ROBERTA)
+    vocabulary, roberta = read_json(vocabulary), beside.model_type == "roberta"
+    added = beside.added(vocabulary)
+    known = ROBERTA.roles.values() if roberta else [END_OF_TEXT]
+    specials = [token for token in dict.fromkeys((*known, *added)) if token in vocabulary or token in added]
+    end, special = ("</s>", ROBERTA) if roberta else (END_OF_TEXT, NOTHING)
+    return TOKENIZERS.get("bpe")(vocabulary | added, read_merges(merges), specials, end, special=special)
 
 
 def _vocab_txt(directory, beside):

@@ -24,8 +24,15 @@ def written(tmp_path_factory):
 
 @pytest.fixture
 def directory(written, tmp_path):
-    """The directory of a BERT, to be changed."""
-    return shutil.copytree(written["bert"], tmp_path / "there")
+    """The directory of a BERT as transformers has it, to be changed."""
+    return plain(shutil.copytree(written["bert"], tmp_path / "there"))
+
+
+def plain(directory):
+    """Takes out what belongs to sentence-transformers."""
+    for path in [*directory.glob("?_*"), directory / "modules.json", directory / "sentence_bert_config.json"]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    return directory
 
 
 def edit(path, **fields):
@@ -36,9 +43,7 @@ def edit(path, **fields):
 
 def sentence_transformer(directory, *kinds, pooling=None, **settings):
     """Makes a directory one of sentence-transformers', with these modules."""
-    for name in ("modules.json", "1_Pooling"):  # those that the writer made
-        path = directory / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    plain(directory)
     modules = []
     for number, kind in enumerate(kinds):
         place = "" if number == 0 else f"{number}_{kind}"
@@ -112,10 +117,22 @@ def test_modules_and_settings_are_applied(directory):
     np.testing.assert_allclose(embed(text=tf.constant(["cat"]))["embedding"][0], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("fields", [
+    dict(pooling="first", normalize=False, max_tokens=9, prompt="the "), dict(pooling="mean", normalize=True),
+])  # fmt: skip
+def test_how_a_vector_is_made_goes_out_and_comes_in_again(fields, tmp_path):
+    bundle = foreign_models.bundle("bert")
+    bundle.task = type(bundle.task)(bundle.task.config.replace(**fields))
+    out = huggingface.write(bundle, tmp_path / "out")
+    assert huggingface.read(out).task.config == bundle.task.config
+    kinds = [module["type"].rpartition(".")[2] for module in json.loads((out / "modules.json").read_text())]
+    assert kinds == ["Transformer", "Pooling", "Normalize"][: 3 if bundle.task.config.normalize else 2]
+
+
 def test_a_text_longer_than_the_models_positions_is_cut_there(directory):
     sentence_transformer(directory, "Transformer", "Pooling", max_seq_length=512)
     bundle = huggingface.read(directory)
-    assert bundle.task.config.max_tokens == bundle.model.max_length == 16
+    assert bundle.task.config.max_tokens is None and bundle.model.max_length == 16
     long = tf.constant(["the cat " * 40])
     assert bundle.task.signatures(bundle.model, bundle.tokenizer)["embed"](text=long)["embedding"].shape == (1, 12)
 
