@@ -366,6 +366,7 @@ def main():
     parser.add_argument("--check", action="store_true", help="run no command")
     parser.add_argument("--pages", help="whose commands to run, by commas; all if not given")
     args = parser.parse_args()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with workplace():
         found = wrong()
     print("\n".join(found) or "Links, commands, Python, sizes and translation are right.")
