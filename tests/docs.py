@@ -43,6 +43,7 @@ RUN, TOKENS_OF_A_QUESTION = "trainers.run", 128
 # Flags of a run that the tiny settings replace, and those that make a command one for other machines or other hours.
 REPLACED = ("steps", "batch_size", "seq_length", "preset", "warmup_steps", "export", "noexport", "eval_tokens")
 ELSEWHERE = ("num_workers", "strategy", "profile", "grad_accumulation")
+ABSENT = {"RUN", "smollm2"}  # what a page names and the scratch directory does not have
 
 
 def pages():
@@ -304,16 +305,15 @@ def tiny(call):
     """A call at settings that take seconds, or None for one that is only parsed."""
     module, *arguments = call
     given = {argument.lstrip("-").partition("=")[0]: argument.partition("=")[2] for argument in arguments}
-    if module in ("trainers.evaluate", "trainers.export"):
-        return call
+    if module in ("trainers.evaluate", "trainers.export", "trainers.generate"):
+        less = ["--max_new_tokens=8"] if module == "trainers.generate" else []
+        return None if ABSENT & set(re.split(r"[=/]", " ".join(arguments).replace(" ", "/"))) else [*call, *less]
     if module == "trainers.doctor":
         return [*call, "--nomeasure"]
-    if module == "trainers.generate":
-        return [*call, "--max_new_tokens=8"] if "smollm2" not in " ".join(call) else None
-    if module != RUN or given.keys() & set(ELSEWHERE) or "dataset" in given:
-        return call if module == RUN and given.keys() & {"list", "dry_run"} else None
-    if given.keys() & {"list", "dry_run"}:
+    if module == RUN and given.keys() & {"list", "dry_run"}:
         return call
+    if module != RUN or given.keys() & set(ELSEWHERE) or given.get("model_dir", "").startswith("/"):
+        return None
     kept = [argument for argument in arguments if argument.lstrip("-").partition("=")[0] not in REPLACED]
     kept = [argument for argument in kept if not argument.startswith("--set=max_length")]
     length = max(int(given.get("seq_length", 0)), TOKENS_OF_A_QUESTION) if "question" in given.get("task", "") else 16
