@@ -1,4 +1,4 @@
-"""Every figure of the README, one after the other, each with the peers it is measured beside.
+"""Every figure of docs/figures.md, one after the other, each with the peers it is measured beside.
 
     python -m benchmarks.run --data=DIRECTORY --peer_python=PATH      all of them; about forty minutes on two cores
     python -m benchmarks.run --only=train_gpt,decode

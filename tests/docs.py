@@ -1,0 +1,380 @@
+"""README.md and docs/ keep what they promise: links lead to files, commands parse, both languages say the same.
+
+    python -m tests.docs                                    all checks, then the cheap commands for real, at tiny settings
+    python -m tests.docs --check                            the checks alone
+    python -m tests.docs --pages=README.md,docs/runs.md     the commands of these pages
+
+The commands run in the order of the pages in one scratch directory, so that a run is there when a later line reads it.
+"""
+
+import argparse
+import ast
+import contextlib
+import gzip
+import importlib
+import io
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from unittest import mock
+
+from absl import flags
+
+from tests import programs
+from trainers import flags as trainer_flags
+from zoo.config import Refusal
+from zoo.registry import MODELS
+
+ROOT = Path(__file__).parent.parent
+MOST_BYTES = 9_216  # of README.md
+CHINESE_ONLY = "## 中文文本"  # the section of README.zh.md that README.md does not have
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+# What runs begin with on the pages: directory, family, preset.
+BUNDLES = (("minilm", "bert", "minilm_l6"), ("mine", "bert", "minilm_l6"), ("runs/t5/latest", "t5", "default"))
+RUN, TOKENS_OF_A_QUESTION = "trainers.run", 128
+# Flags of a run that the tiny settings replace, and those that make a command one for other machines or other hours.
+REPLACED = ("steps", "batch_size", "seq_length", "preset", "warmup_steps", "export", "noexport", "eval_tokens")
+ELSEWHERE = ("num_workers", "strategy", "profile", "grad_accumulation")
+ABSENT = {"RUN", "smollm2"}  # what a page names and the scratch directory does not have
+
+
+def pages():
+    """The pages that are checked, the front door first."""
+    return [ROOT / "README.md", ROOT / "README.zh.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def name_of(page):
+    return page.relative_to(ROOT).as_posix()
+
+
+def without_fences(text):
+    return FENCE.sub("", text)
+
+
+def links(text):
+    """Targets of the links that lead to files, without what stands behind `#`."""
+    found = (target.partition("#")[0] for target in LINK.findall(without_fences(text)))
+    return [target for target in found if target and "://" not in target]
+
+
+def python_blocks(text):
+    return [code for language, code in FENCE.findall(text) if language == "python"]
+
+
+def commands(text):
+    """What the fenced blocks and the inline code of a page call: lists of words, `["trainers.run", "--model=gpt"]`."""
+    blocks = [block for language, block in FENCE.findall(text) if language != "python"]
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    lines += re.findall(r"`([^`\n]+)`", without_fences(text))
+    return [call for line in lines if "python -m " in line for call in _calls(line)]
+
+
+def _calls(line):
+    """The words behind each `python -m` of a line, up to `&&`, `;` or a comment."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="&;|")
+    lexer.whitespace_split = True
+    words, call = list(lexer), None
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == "python" and following == "-m":
+            call = []
+        elif set(word) <= set("&;|"):
+            if call:
+                yield call
+            call = None
+        elif call is not None and word != "-m":
+            call.append(word)
+    if call:
+        yield call
+
+
+def figures(text):
+    """The numbers of a page, as they are written."""
+    return set(NUMBER.findall(text))
+
+
+def in_both_languages(text):
+    """A page without the section that only the Chinese one has."""
+    before, heading, after = text.partition(CHINESE_ONLY)
+    return before + "".join(re.split(r"^(?=## )", after, maxsplit=1, flags=re.MULTILINE)[1:]) if heading else text
+
+
+# The checks: each yields a sentence for what is wrong.
+
+
+def wrong_links(page):
+    for target in links(page.read_text(encoding="utf8")):
+        if not (page.parent / target).exists():
+            yield f"{name_of(page)}: {target} is not there"
+
+
+def wrong_python(page):
+    for code in python_blocks(page.read_text(encoding="utf8")):
+        try:
+            ast.parse(code)
+        except SyntaxError as error:
+            yield f"{name_of(page)}: {error}"
+
+
+def wrong_commands(page):
+    for call in commands(page.read_text(encoding="utf8")):
+        sentence = wrong_with(call)
+        if sentence:
+            yield f"{name_of(page)}: {shlex.join(['python', '-m', *call])}: {sentence}"
+
+
+def wrong_with(call):
+    """What a program would refuse in a call, or None. The current directory has the files of `make_files`."""
+    module, *arguments = call
+    room, _, program = module.partition(".")
+    if not (ROOT / Path(*module.split("."))).with_suffix(".py").is_file():
+        return None if (ROOT / room / program / "__main__.py").is_file() else f"there is no {module}"
+    if room == "tests":
+        return None
+    try:
+        return _wrong_flags(program, arguments) if room == "trainers" else _wrong_options(module, arguments)
+    except (flags.Error, Refusal) as error:
+        return str(error)
+
+
+def _wrong_flags(program, arguments):
+    if program not in programs.DEFINITIONS:
+        return f"trainers.{program} is not a program"
+    plain = [argument for argument in arguments if not argument.startswith("--")]
+    if plain:
+        return f"{plain[0]!r} is not a flag"
+    with programs.parsed(program, *arguments):
+        if program == "run" and not flags.FLAGS.list:
+            trainer_flags.train_config()
+    return None
+
+
+class _Parsed(Exception):
+    """Ends a benchmark as soon as it has read its options; `args` holds those that it does not know."""
+
+
+def _wrong_options(module, arguments):
+    parse = argparse.ArgumentParser.parse_known_args
+
+    def parse_and_end(parser, args=None, namespace=None):
+        namespace, unknown = parse(parser, arguments if args is None else args, namespace)
+        raise _Parsed(*unknown, *getattr(namespace, "flags", ()))
+
+    program = importlib.import_module(module)
+    try:
+        with (
+            mock.patch.object(argparse.ArgumentParser, "parse_known_args", parse_and_end),
+            mock.patch.object(sys, "argv", [module, *arguments]),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            program.main()
+    except _Parsed as end:  # what it does not know goes to a run
+        return _wrong_flags("run", [f"--model={_model_of(arguments)}", *end.args]) if end.args else None
+    except SystemExit:
+        return "its options do not parse"
+    return "it reads no options"
+
+
+def _model_of(arguments):
+    """The family that a benchmark hands to `trainers.run`."""
+    named = [argument.partition("=")[2] for argument in arguments if argument.startswith("--model=")]
+    return named[0] if named else "bag_of_words" if any("analyzer" in argument for argument in arguments) else "gpt"
+
+
+def wrong_sizes():
+    size = len((ROOT / "README.md").read_bytes())
+    if size > MOST_BYTES:
+        yield f"README.md has {size:,} bytes, and may have {MOST_BYTES:,}"
+
+
+def wrong_test_command():
+    """README.md tells to run the tests as `.ci/run` does."""
+    steps = (ROOT / ".ci" / "run").read_text(encoding="utf8").splitlines()
+    installs = [line for line in steps if line.startswith("pip install") and line.endswith("-e '.[test]'")]
+    told = "pip install -e '.[test]' && pytest" in (ROOT / "README.md").read_text(encoding="utf8").splitlines()
+    if not (told and installs and steps[-1] == "pytest"):
+        yield "README.md and .ci/run install the test extra and run pytest in different ways"
+
+
+def wrong_translation():
+    """Where README.md and README.zh.md differ in commands or figures."""
+    english, chinese = (in_both_languages((ROOT / name).read_text(encoding="utf8")) for name in ("README.md", "README.zh.md"))
+    for what, of in (("command", lambda text: {shlex.join(call) for call in commands(text)}), ("figure", figures)):
+        for name, more in (("README.md", of(english) - of(chinese)), ("README.zh.md", of(chinese) - of(english))):
+            if more:
+                yield f"only {name} has the {what}s {', '.join(sorted(more))}"
+
+
+def wrong_families():
+    """Families without a page, and presets that the page does not name."""
+    for model in MODELS.names():
+        page = ROOT / "docs" / "models" / f"{model}.md"
+        if not page.is_file():
+            yield f"{name_of(page)} is not there"
+            continue
+        named = set(re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf8")))
+        missing = [preset for preset in MODELS.config(model).presets if preset not in named]
+        if missing:
+            yield f"{name_of(page)} does not name the presets {', '.join(missing)}"
+
+
+def wrong():
+    """Everything that is wrong, sentences. The current directory has the files of `make_files`."""
+    found = [*wrong_sizes(), *wrong_test_command(), *wrong_translation(), *wrong_families()]
+    for page in pages():
+        found += [*wrong_links(page), *wrong_python(page), *wrong_commands(page)]
+    return found
+
+
+# What the pages speak of: small files of the user, and bundles that are begun from.
+
+
+def make_files(directory, bundles=True):
+    """Writes the files that the commands name.
+
+    Args:
+        directory: a directory that is empty.
+        bundles: whether to write descriptions of bundles, without weights; enough for flags, not for a run.
+    """
+    directory, sentence = Path(directory), "The list of all {} values is empty, and the function returns it.\n"
+    text = "".join(sentence.format(i) for i in range(400))
+    poem = "".join(f"春风又绿江南岸，明月何时照我还。第{i}首。\n" for i in range(200))
+    plain = {name: text for name in ("notes.txt", "other.txt", "a/one.txt", "b.txt", "brown.txt")}
+    plain |= {"songci.txt": poem}
+    for name in ("train.tsv", "test.tsv", "dev.tsv"):
+        plain[name] = "".join(f"{label}\t{sentence.format(i)}" for i in range(40) for label in ("good", "bad"))
+    for name in "abc":
+        plain |= {f"{name}.en": text[:5_000], f"{name}.de": text[:5_000]}
+    record = {"text": "The list.", "article": "The list is long and empty.", "summary": "The list."}
+    plain["posts.jsonl"] = f"{json.dumps(record)}\n" * 50
+    answers = [{"text": "空的", "answer_start": 3}]
+    questions = [{"id": str(i), "question": "列表是什么？", "answers": answers} for i in range(20)]
+    squad = {"data": [{"paragraphs": [{"context": "列表是空的。", "qas": questions}]}]}
+    plain |= dict.fromkeys(("train.json", "test.json"), json.dumps(squad, ensure_ascii=False))
+    plain |= {"questions-words.txt": ": all\nlist values function empty\n", "wordsim353.tsv": "list\tvalues\t5\n"}
+    for name, content in plain.items():
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).write_text(content, encoding="utf8")
+    with gzip.open(directory / "reviews.jsonl.gz", "wt", encoding="utf8") as file:
+        file.write(plain["posts.jsonl"])
+    if bundles:
+        for name, model, preset in (
+            ("minilm", "bert", "minilm_l6"),
+            ("mine", "bert", "minilm_l6"),
+            ("runs/t5/latest", "t5", "default"),
+        ):
+            _describe(directory / name, model, preset)
+
+
+def _describe(bundle, model, preset):
+    (bundle / "tokenizer").mkdir(parents=True)
+    config = MODELS.config(model)
+    described = {
+        "format_version": 1,
+        "model": model,
+        "task": config.default_task,
+        "model_config": config.preset(preset).to_dict(),
+    }
+    (bundle / "config.json").write_text(json.dumps(described), encoding="utf8")
+
+
+@contextlib.contextmanager
+def workplace(bundles=True):
+    """A directory with the files of `make_files`, which is the current one meanwhile."""
+    before = os.getcwd()
+    with tempfile.TemporaryDirectory() as directory:
+        make_files(directory, bundles)
+        os.chdir(directory)
+        try:
+            yield Path(directory)
+        finally:
+            os.chdir(before)
+
+
+# The commands for real.
+
+
+def tiny(call):
+    """A call at settings that take seconds, or None for one that is only parsed."""
+    module, *arguments = call
+    given = {argument.lstrip("-").partition("=")[0]: argument.partition("=")[2] for argument in arguments}
+    if module in ("trainers.evaluate", "trainers.export", "trainers.generate"):
+        less = ["--max_new_tokens=8"] if module == "trainers.generate" else []
+        return None if ABSENT & set(re.split(r"[=/]", " ".join(arguments).replace(" ", "/"))) else [*call, *less]
+    if module == "trainers.doctor":
+        return [*call, "--nomeasure"]
+    if module == RUN and given.keys() & {"list", "dry_run"}:
+        return call
+    if module != RUN or given.keys() & set(ELSEWHERE) or given.get("model_dir", "").startswith("/"):
+        return None
+    kept = [argument for argument in arguments if argument.lstrip("-").partition("=")[0] not in REPLACED]
+    kept = [argument for argument in kept if not argument.startswith("--set=max_length")]
+    length = max(int(given.get("seq_length", 0)), TOKENS_OF_A_QUESTION) if "question" in given.get("task", "") else 16
+    preset = [] if "init_from" in given else [f"--preset={_small(given)}"]
+    export = [] if (given["model"], len(given)) == ("gpt", 1) else ["--noexport"]
+    return [module, *kept, *preset, "--steps=2", "--batch_size=4", f"--seq_length={length}", "--eval_tokens=200", *export]
+
+
+def _small(given):
+    closed = given["model"] in ("ngram", "bag_of_words")  # small as they are
+    return given.get("preset", "default") if closed else "tiny"
+
+
+def _begin(directory):
+    """The bundles that the pages begin runs with, from tiny models with real weights."""
+    arguments = ["--model=bert", "--preset=tiny", "--steps=2", "--seq_length=256", "--batch_size=2", "--eval_tokens=200"]
+    _run([RUN, *arguments, "--noexport", "--model_dir=begun"], directory)
+    for name in ("minilm", "mine"):
+        (directory / name).symlink_to("begun/bundle")
+
+
+def _run(call, directory):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", *call], cwd=directory, env=environment, capture_output=True, text=True)
+    print(f"{done.returncode:4}  {time.perf_counter() - start:5.1f} s  {shlex.join(call)}", flush=True)
+    if done.returncode:
+        print(done.stdout[-2_000:], done.stderr[-2_000:], flush=True)
+    return done.returncode
+
+
+def run(chosen):
+    """Runs what is cheap on some pages. Returns the number of commands that failed."""
+    done, failed = set(), 0
+    with workplace(bundles=False) as directory:
+        _begin(directory)
+        for page in chosen:
+            for call in commands(page.read_text(encoding="utf8")):
+                short = tiny(call)
+                if short is None or tuple(short) in done or re.search(r"\d{8}-\d{6}", " ".join(short)):
+                    continue
+                done.add(tuple(short))
+                failed += bool(_run(short, directory))
+    print(f"{len(done)} commands, {failed} failed")
+    return failed
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="run no command")
+    parser.add_argument("--pages", help="whose commands to run, by commas; all if not given")
+    args = parser.parse_args()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with workplace():
+        found = wrong()
+    print("\n".join(found) or "Links, commands, Python, sizes and translation are right.")
+    if args.check or found:
+        return int(bool(found))
+    chosen = [ROOT / name for name in args.pages.split(",")] if args.pages else pages()
+    return int(run(chosen) > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

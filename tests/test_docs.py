@@ -1,0 +1,64 @@
+"""What README.md and docs/ promise, as far as it can be checked without training; `python -m tests.docs` runs commands, too."""
+
+import pytest
+
+from tests import docs
+
+PAGES = docs.pages()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A directory with the files that the pages speak of."""
+    directory = tmp_path_factory.mktemp("docs")
+    docs.make_files(directory)
+    return directory
+
+
+@pytest.mark.parametrize("page", PAGES, ids=docs.name_of)
+def test_every_link_leads_to_a_file_and_every_command_parses(page, files, monkeypatch):
+    monkeypatch.chdir(files)
+    assert [*docs.wrong_links(page), *docs.wrong_python(page), *docs.wrong_commands(page)] == []
+
+
+def test_the_front_page_is_short_and_tests_as_ci_does():
+    assert [*docs.wrong_sizes(), *docs.wrong_test_command()] == []
+
+
+def test_both_languages_have_the_same_commands_and_figures():
+    assert list(docs.wrong_translation()) == []
+
+
+def test_every_family_has_a_page_that_names_its_presets():
+    assert list(docs.wrong_families()) == []
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        ("trainers.run --model=gtp", "did you mean 'gpt'"),
+        ("trainers.run --model=gpt --preset=gpt9", "has no preset"),
+        ("trainers.run --model=gpt --set=num_layer=3", "did you mean 'num_layers'"),
+        ("trainers.run --model=gpt --task=question_answering", "is not trained on"),
+        ("trainers.export --export_dirr=x", "Unknown command line flag"),
+        ("trainers.generate The", "is not a flag"),
+        ("trainers.prepare", "is not a program"),
+        ("benchmarks.load --minutes=soon", "do not parse"),
+        ("benchmarks.kills --kills=3 --stesp=3", "Unknown command line flag"),
+        ("tests.nothing", "there is no"),
+    ],
+)
+def test_a_wrong_command_is_found(call, sentence, files, monkeypatch):
+    monkeypatch.chdir(files)
+    assert sentence in docs.wrong_with(call.split())
+
+
+def test_commands_are_read_from_blocks_and_from_lines():
+    block = "pip install x && python -m c.d --y='1 2'  # python -m e.f\npython -m g.h \\\n  --z=3\n"
+    page = f"`python -m a.b --x=1` and\n```\n{block}```\n"
+    assert docs.commands(page) == [["c.d", "--y=1 2"], ["g.h", "--z=3"], ["a.b", "--x=1"]]
+
+
+def test_a_section_for_one_language_does_not_count():
+    page = f"1\n## A\n2\n{docs.CHINESE_ONLY}\n3\n## B\n4\n"
+    assert docs.figures(docs.in_both_languages(page)) == {"1", "2", "4"}
