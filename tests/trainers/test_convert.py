@@ -31,6 +31,16 @@ def test_a_hugging_face_directory_becomes_a_saved_model_in_two_commands(director
     np.testing.assert_allclose(served, expected, atol=1e-5)
 
 
+def test_the_certificate_lists_what_became_of_each_file(directory, tmp_path, capfd):
+    (directory / "README.md").write_text("# A model")
+    answer = programs.call(capfd, "convert", f"--from={directory}", f"--to={tmp_path / 'ours'}")
+    assert answer.status == 0, answer.err
+    certificate = json.loads((tmp_path / "ours" / "config.json").read_text())["provenance"]["certificate"]
+    assert certificate["checklist"]["irrelevant"]["text about the model"] == "README.md"
+    assert "Pooling" in certificate["checklist"]["applied"]["modules.json"]
+    assert "README.md" in answer.out
+
+
 def test_out_again_with_a_certificate(directory, tmp_path, capfd):
     programs.call(capfd, "convert", f"--from={directory}", f"--to={tmp_path / 'ours'}")
     answer = programs.call(capfd, "convert", f"--from={tmp_path / 'ours'}", f"--to={tmp_path / 'back'}")
@@ -45,10 +55,15 @@ def test_out_again_with_a_certificate(directory, tmp_path, capfd):
     ("theirs", "theirs", "is there already and not empty"),
     ("empty", "ours", "it holds no config.json"),
     ("pickle", "ours", "is a pickle, which can run code"),
+    ("dense", "ours", "has the module Dense, which is not supported"),
     ("keras_hub:bert_tinny_en_uncased", "ours", "did you mean 'bert_tiny_en_uncased'"),
 ])  # fmt: skip
 def test_a_mistake_is_one_sentence_and_leaves_nothing(source, target, sentence, directory, tmp_path, capfd):
     (tmp_path / "empty").mkdir()
+    dense = huggingface.write(foreign_models.bundle("bert"), tmp_path / "dense")
+    modules = json.loads((dense / "modules.json").read_text())
+    further = {"path": "3_Dense", "type": "sentence_transformers.models.Dense"}
+    (dense / "modules.json").write_text(json.dumps([*modules, further]))
     pickle = huggingface.write(foreign_models.bundle("bert"), tmp_path / "pickle")
     (pickle / "model.safetensors").rename(pickle / "pytorch_model.bin")
     named = source if ":" in source else tmp_path / source

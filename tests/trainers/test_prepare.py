@@ -14,6 +14,8 @@ from tfds_configs.sources import TextSource
 from trainers import prepare as module
 from trainers.prepare import cache_directory, check_tokenizer, prepare
 from zoo.config import Refusal
+from zoo.registry import TOKENIZERS
+from zoo.tokenizers.special import Special
 
 
 class Counted(TextSource):
@@ -51,6 +53,15 @@ def test_bytes_by_hand(tmp_path):
     assert tokenizer.decode(streams["validation"][:]) == "abc" and streams["test"].num_bytes == 2
     assert streams["test"].meta["split"] == "test" and streams["test"].vocab_size == tokenizer.vocab_size
     assert ("train", 19) in seen and seen[-1] == ("test", 2)
+
+
+def test_a_document_begins_with_bos_where_that_is_not_eos(tmp_path):
+    vocabulary = {token: i for i, token in enumerate(["<s>", "</s>", *"abcde"])}
+    special = Special(roles={"bos": "<s>", "eos": "</s>"})
+    TOKENIZERS.get("bpe")(vocabulary, [], ["<s>", "</s>"], "</s>", special=special).save(tmp_path / "tokenizer")
+    documents = dict(train=["ab", "c"], validation=["d"])
+    _, streams = prepare(Counted(**documents), str(tmp_path / "tokenizer"), cache_dir=tmp_path / "cache")
+    assert ids_of(streams) == {"train": [1, 0, 2, 3, 1, 0, 4, 1], "validation": [1, 0, 5, 1]}
 
 
 def test_the_second_time_nothing_is_read(tmp_path):

@@ -36,6 +36,7 @@ def read(directory):
         raise Refusal(f"{directory} has a model of type {model_type!r}; {nearest(model_type, FAMILIES)}")
     kind, tensors = _weights(directory)
     tokenizer = tokenizers.create(directory)
+    _check_template(tokenizer, FAMILIES[model_type], directory)
     checklist, embedding = _checked(directory, theirs, FAMILIES[model_type], kind)
     theirs = {**FAMILIES[model_type].defaults, **theirs}
     model, task, dropped = assemble(model_type, theirs, tensors, directory, tokenizer, {"embedding": embedding})
@@ -49,6 +50,15 @@ def read(directory):
         "checklist": checklist.report(),
     }  # fmt: skip
     return Bundle(model, tokenizer, task, provenance)
+
+
+def _check_template(tokenizer, family, directory):
+    """Raises Refusal for an encoder whose texts do not stand between its [CLS] and its [SEP]."""
+    before, _, after = tokenizer.template
+    if family.model == "bert":
+        wanted = tuple(None if i is None else tokenizer.vocabulary[i] for i in (tokenizer.cls_id, tokenizer.sep_id))
+        if (*before, *after) != wanted:
+            raise Refusal(f"{directory} puts {before} before a text and {after} after it; an encoder reads {wanted} around it.")
 
 
 def _checked(directory, theirs, family, kind):

@@ -121,7 +121,8 @@ def _ids(tokenizer, request):
         if texts[i - 1]:  # an empty second text counts as none there
             results[f"pair_{i}"] = ids(text, texts[i - 1])
     if tokenizer.pad_token is not None:
-        results["padded"] = ids(texts, padding=True, padding_side="right")
+        tokenizer.padding_side = "right"
+        results["padded"] = ids(texts, padding=True)
     if tokenizer.mask_token is not None:
         results["mask_id"] = np.array(tokenizer.mask_token_id)
         for i, text in enumerate(request["holes"]):

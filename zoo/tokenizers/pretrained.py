@@ -145,15 +145,21 @@ def require_special(plain, where):
 
 def vocabulary_files(directory):
     """Names of the files in a directory that `from_files` takes the vocabulary from; none where there is no vocabulary."""
-    if (directory / "tokenizer.json").is_file():
-        return ["tokenizer.json"]
     models = sorted(directory.glob("*.model"))
+    if (directory / "tokenizer.json").is_file() and not (models and _is_sentencepiece(directory / "tokenizer.json")):
+        return ["tokenizer.json"]
     if models:
         return [models[0].name]
     for names in (["encoder.json", "vocab.bpe"], ["vocab.json", "merges.txt"], ["vocab.txt"]):
         if all((directory / name).is_file() for name in names):
             return names
     return []
+
+
+def _is_sentencepiece(path):
+    """Whether a tokenizer.json spells SentencePiece's BPE, as Llama's does; the `.model` beside it says the same better."""
+    model = read_json(path).get("model")
+    return isinstance(model, dict) and model.get("type") == "BPE" and bool(model.get("byte_fallback"))
 
 
 def from_files(path):
@@ -197,11 +203,7 @@ def _tokenizer_json(path, beside):
 def _special(path, added, beside, specials):
     """The `Special` of a tokenizer.json and the files beside it."""
     roles = beside.roles(specials)
-    try:
-        native = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
-        raise Refusal(f"{path} is no tokenizer.json of Hugging Face ({error}).") from error
-    template = template_of(native, path)
+    template = template_of(_native(path), path)
     mask = roles.get("mask")
     strips = any(token.get("lstrip") for token in added if token["content"] == mask)
     if template is None and beside.model_type in ("roberta", "xlm-roberta"):
@@ -209,6 +211,13 @@ def _special(path, added, beside, specials):
     if beside.settings.get("add_bos_token") and "bos" in roles and template in (None, ((), (), ())):
         template = (roles["bos"],), (roles["bos"],), ()
     return Special(roles, template, strips)
+
+
+def _native(path):
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise Refusal(f"{path} is no tokenizer.json of Hugging Face ({error}).") from error
 
 
 def _byte_level(vocabulary, merges, beside):
@@ -255,4 +264,7 @@ def _sentencepiece(path, beside):
         asked = [beside.settings.get(f"add_{role}_token", role == "bos") for role in ("bos", "eos")]
         before, after = ((roles[role],) if on and role in roles else () for role, on in zip(("bos", "eos"), asked, strict=True))
         template = before, (*after, *before), after
+    spelt = beside.directory / "tokenizer.json"
+    if spelt.is_file():
+        template = template_of(_native(spelt), spelt) or ((), (), ())
     return unigram.from_sentencepiece(path, special=Special(roles, template))

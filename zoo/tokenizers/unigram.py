@@ -176,6 +176,8 @@ class UnigramTokenizer(Tokenizer):
             raise Refusal(f"The pieces have {own!r}, defined by a user; such a model cannot be written for Hugging Face.")
         bpe = proto.trainer_spec.model_type == sentencepiece_model_pb2.TrainerSpec.BPE
         native = _native_bpe(proto) if bpe else _native_unigram(proto, self.unk_id)
+        if bpe:
+            (directory / "tokenizer.model").write_bytes(self._model)  # from which it is read again
         mask = self.mask_token
         controls = [piece.piece for piece in proto.pieces if piece.type == Piece.CONTROL]
         native.add_special_tokens(

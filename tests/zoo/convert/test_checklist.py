@@ -151,6 +151,15 @@ def test_lower_case_that_the_tokenizer_does_not_do_is_refused(directory):
         huggingface.read(directory)
 
 
+def test_an_encoder_that_reads_other_tokens_around_a_text_is_refused(directory):
+    config = json.loads((directory / "tokenizer.json").read_text())
+    config["post_processor"]["single"].pop(0)
+    config["post_processor"]["pair"].pop(0)
+    (directory / "tokenizer.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"puts \(\) before a text and .* after it; an encoder reads"):
+        huggingface.read(directory)
+
+
 def test_a_head_beside_the_modules_is_refused(written, tmp_path):
     directory = shutil.copytree(written["bert-masked_lm"], tmp_path / "there")
     sentence_transformer(directory, "Transformer", "Pooling")

@@ -71,6 +71,12 @@ def test_a_llama_begins_texts_with_its_bos(tmp_path):
     write(tmp_path, "tokenizer_config.json", {"add_bos_token": False, "add_eos_token": True})
     made = create(tmp_path)
     assert (made.bos_id, made.template) == (1, ((), ("</s>",), ("</s>",)))
+    (tmp_path / "out").mkdir()  # as Llama 2 is published, both files side by side
+    made.save_huggingface(tmp_path / "out")
+    write(tmp_path / "out", "config.json", {"model_type": "llama", "bos_token_id": 1, "eos_token_id": 2})
+    again = create(tmp_path / "out")
+    assert (again.bos_id, again.eos_id, again.template) == (1, 2, made.template)
+    assert [again.encode(text) for text in TEXTS] == [native.encode(text) for text in TEXTS]
 
 
 def test_bos_of_the_settings_comes_before_that_of_the_config(tmp_path):
