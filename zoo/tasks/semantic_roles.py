@@ -46,7 +46,7 @@ class SemanticRolesConfig(TaskConfig):
     needs_context: ClassVar = True
     least_seq_length: ClassVar = 3
     recipe: ClassVar = dict(
-        dataset="python_docs/calls", vocab_size=2_048, seq_length=64, batch_size=32, steps=1_500, learning_rate=3e-3,
+        dataset="python_docs/calls", vocab_size=2_048, seq_length=64, batch_size=32, steps=1_700, learning_rate=3e-3,
         optimizer="muon", schedule="cosine", warmup_steps=50, set=("head_dropout=0",),
     )  # fmt: skip
 
@@ -384,5 +384,6 @@ def _checked(example, number):
         if not 0 <= place < len(words):
             raise Refusal(f"Example {number} has a predicate at word {place}, counted from 0, of {len(words)}.")
         if len(column) != len(words) or not all(isinstance(tag, str) and tag for tag in column):
-            raise Refusal(f"Example {number} has {len(words)} words and a predicate with other than as many tags.")
+            given = sum(isinstance(tag, str) and bool(tag) for tag in column)
+            raise Refusal(f"Example {number} has {len(words)} words and a predicate with {given} tags; each word has one.")
     return words, predicates, columns

@@ -229,7 +229,7 @@ def test_requests_that_are_refused(texts, predicate, sentence):
     ({"tokens": []}, "Example 1 has no words"),
     ({"tokens": ["a"], "predicates": [0]}, "Example 1 has 1 predicates and 0 lists of tags"),
     ({"tokens": ["a"], "predicates": [1], "tags": [["O"]]}, "Example 1 has a predicate at word 1, counted from 0, of 1"),
-    ({"tokens": ["a"], "predicates": [0], "tags": [["O", "O"]]}, "has 1 words and a predicate with other than as many tags"),
+    ({"tokens": ["a"], "predicates": [0], "tags": [["O", "O"]]}, "has 1 words and a predicate with 2 tags; each word has one"),
 ])  # fmt: skip
 def test_examples_that_are_refused(example, sentence):
     with pytest.raises(ValueError, match=sentence):
