@@ -223,7 +223,7 @@ def test_a_model_with_the_head_learns_and_answers_alike_alone_and_in_company(nam
     model = task.assemble(MODELS.get(name)(config)).build_from_ids()
     data = task.encode(EXAMPLES, tokenizer, LAYOUT)
     batches = task.training_batches(data, model, tokenizer, LAYOUT)
-    trainer = tiny_models.trainer(model, steps=60, task=task, learning_rate=0.01 if name in ("bert", "gpt") else 0.1)
+    trainer = tiny_models.trainer(model, steps=60, task=task, learning_rate=0.01 if name in ("bert", "glm", "gpt") else 0.1)
     losses = [float(trainer.step(batches.batch(step))[0]) for step in range(60)]
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
     classify = task.signatures(model, tokenizer)["classify"]
