@@ -10,6 +10,7 @@ nothing else.
 """
 
 import argparse
+import importlib.util
 import json
 import subprocess
 import sys
@@ -25,6 +26,8 @@ def main(argv=None):
     parser.add_argument("--analyzer", choices=("word", "char"), default="word", help="scikit-learn's n-grams")
     parser.add_argument("flags", nargs="*", help="further flags of trainers.run, after --")
     args = parser.parse_args(argv)
+    if importlib.util.find_spec("sklearn") is None:
+        parser.error("scikit-learn is not installed; pip install scikit-learn, or start this with an interpreter that has it.")
     theirs = {"scikit-learn": {}, "scikit-learn, C=10": dict(sublinear_tf=True, C=10.0)}
     rows = [*((name, *_theirs(args, **settings)) for name, settings in theirs.items()), ("bag_of_words", *_ours(args))]
     for name, accuracy, macro_f1, seconds in rows:

@@ -88,3 +88,8 @@ def _entry(table, name):
     if name not in table:
         raise Refusal(f"activation must be {' or '.join(table)}, got {name!r}.")
     return table[name]
+
+
+def softmax(scores):
+    """softmax over the last axis; of one number it is 1, without Keras's warning that this is of little use."""
+    return ops.ones_like(scores) if scores.shape[-1] == 1 else ops.softmax(scores, axis=-1)

@@ -10,6 +10,7 @@ from keras import ops
 
 from zoo.config import Refusal
 from zoo.layers import fusion
+from zoo.layers.activations import softmax
 from zoo.layers.blockwise_attention import attend_in_blocks, attend_in_rows, scaled
 from zoo.layers.forms import FORMS, resolve_form
 from zoo.layers.linear import Linear, leading_shape, row_matmul
@@ -51,7 +52,7 @@ def attend(q_BNTH, k_BKSH, v_BKSH, mask, bias=None, scale=None, with_weights=Fal
             scores = scores + ops.where(mask, 0.0, MASKED)[:, None]
         if groups > 1:
             scores = ops.reshape(scores, (-1, num_kv_heads, groups * num_queries, num_keys))
-    weights = ops.cast(ops.softmax(scores, axis=-1), v_BKSH.dtype)
+    weights = ops.cast(softmax(scores), v_BKSH.dtype)
     out_BNTH = ops.reshape(ops.matmul(weights, v_BKSH), (-1, num_heads, num_queries, head_dim))
     if not with_weights:
         return out_BNTH

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
+from zoo.layers.activations import softmax
 from zoo.layers.forms import BLOCK, num_rows
 from zoo.layers.fusion import fused
 from zoo.layers.masks import MASKED
@@ -57,7 +58,7 @@ def attend_in_rows(q_BNTH, k_BKSH, v_BKSH, rule, bias=None, scale=None):
             if bias:
                 scores = scores + _stack(bias[0][:, :, first:end, :key_end], num_kv_heads)
             scores = _hide(scores, rule.block(first, end - first, 0, key_end), num_heads)
-            weights.append(ops.cast(ops.softmax(scores, axis=-1), v_BKSH.dtype))
+            weights.append(ops.cast(softmax(scores), v_BKSH.dtype))
             outputs.append(_unstack(ops.matmul(weights[-1], v_BKSH[:, :, :key_end]), num_heads))
         out_BNTH = ops.concatenate(outputs, axis=2)
 

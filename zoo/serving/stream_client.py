@@ -128,8 +128,9 @@ def main():
     args = parser.parse_args()
     predict = (Grpc if args.grpc else Rest)(args.host, args.port, args.model, args.timeout)
     sampling = {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "seed")}
-    print(args.prompt, end="", flush=True)
-    for piece in stream(predict, args.prompt, args.max_new_tokens, args.stop or None, **sampling):
+    pieces = stream(predict, args.prompt, args.max_new_tokens, args.stop or None, **sampling)
+    print(args.prompt, next(pieces, ""), sep="", end="", flush=True)  # not before a server has answered
+    for piece in pieces:
         print(piece, end="", flush=True)
     print()
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import tiny_models
 from zoo.layers.attention import Attention, append_to_cache, attend
 from zoo.layers.masks import MaskRule
 from zoo.layers.positions import rotary_angles, rotate_pairs
@@ -287,3 +288,9 @@ def test_the_rotation_is_what_it_is_told():
     rule = MaskRule(causal=True)
     expected = halves(x, attention_mask=rule, angles=angles)[0]
     np.testing.assert_allclose(pairs(x, attention_mask=rule, angles=angles)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_one_token_alone_is_no_reason_for_a_warning(recwarn):
+    model = tiny_models.create("gpt", max_length=8)
+    model(np.array([[3]], np.int32))
+    assert not [warning for warning in recwarn if "softmax" in str(warning.message)]
