@@ -14,7 +14,8 @@ from keras import ops
 
 from zoo.config import Refusal
 from zoo.data.batch import INPUTS
-from zoo.layers.chunked_cross_entropy import Unprojected, chunked_log_probs, resolve_logits
+from zoo.layers.chunked_cross_entropy import Projection, Unprojected, chunked_log_probs, resolve_logits
+from zoo.layers.linear import times_rows
 
 
 class Model(keras.Model):
@@ -227,6 +228,31 @@ class LanguageModel(Model):
 def _no_probability(num_ids, vocab_size, dtype):
     """(V,): 0 for ids below `num_ids`, -inf for the others."""
     return ops.cast(ops.where(ops.arange(vocab_size) < num_ids, 0.0, -np.inf), dtype)
+
+
+class TableOutput:
+    """`project` and `projection` of a language model whose logits are one product: with the table that its tokens are looked up
+    in (`config.tie_embeddings`, Press and Wolf 2017), or with another of its own.
+
+    Attributes:
+        embeddings: the `ReversibleEmbedding` of the tokens.
+        output_bias: a variable (V,) that is added to the logits, or None.
+    """
+
+    output_bias = None
+
+    def project(self, features):
+        if self.config.tie_embeddings:
+            logits = times_rows(features, ops.cast(self.embeddings.embeddings, features.dtype))
+        else:
+            logits = self.embeddings(features, reverse=True)
+        logits = ops.cast(logits, "float32")
+        return logits if self.output_bias is None else logits + self.output_bias
+
+    def projection(self):
+        if self.config.tie_embeddings:
+            return Projection(self.embeddings.embeddings, self.output_bias, transposed=True)
+        return Projection(self.embeddings.reverse_embeddings, self.output_bias)
 
 
 class Memory(NamedTuple):

@@ -27,13 +27,11 @@ from keras import ops
 from zoo.config import Config, Cost, Refusal
 from zoo.layers.attention import Attention, shared_mask
 from zoo.layers.cache import init_cache, place, room_left
-from zoo.layers.chunked_cross_entropy import Projection
 from zoo.layers.forms import FORMS, GATED_ACTIVATIONS, PLAIN_ACTIVATIONS, attention_memory, transformer_block_memory
-from zoo.layers.linear import times_rows
 from zoo.layers.norms import Norm
 from zoo.layers.positions import LearnedPositions, rotary_angles, rotate_in_two_rows, rotate_pairs
 from zoo.layers.transformer import MLP, TransformerBlock
-from zoo.models.base import LanguageModel
+from zoo.models.base import LanguageModel, TableOutput
 from zoo.registry import MODELS
 
 SIZE = ("vocab_size", "max_length", "num_layers", "num_heads", "hidden_dim")
@@ -181,7 +179,7 @@ class GLMConfig(Config):
 
 
 @MODELS.register("glm", GLMConfig)
-class GLM(LanguageModel):
+class GLM(TableOutput, LanguageModel):
     """General language model (Du et al. 2022, arXiv:2103.10360, section 2), and its later generations.
 
     h_0 = W_e[tokens] + W_p[position] + W_b[place in the blank];  h_l = block(h_{l-1});  p(next) = softmax(norm(h_L) W_e')
@@ -332,15 +330,3 @@ class GLM(LanguageModel):
             return None
         angles = [rotary_angles(each, c.head_width // 2, c.rotary_theta) for each in positions]
         return angles if c.two_positions else angles[0]
-
-    def project(self, features):
-        if self.config.tie_embeddings:
-            logits = times_rows(features, ops.cast(self.embeddings.embeddings, features.dtype))
-        else:
-            logits = self.embeddings(features, reverse=True)
-        return ops.cast(logits, "float32")
-
-    def projection(self):
-        if self.config.tie_embeddings:
-            return Projection(self.embeddings.embeddings, transposed=True)
-        return Projection(self.embeddings.reverse_embeddings)

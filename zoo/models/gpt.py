@@ -22,13 +22,11 @@ from keras import ops
 from zoo.config import Config, Cost, Refusal
 from zoo.layers.attention import Attention, shared_mask
 from zoo.layers.cache import init_cache, place, room_left
-from zoo.layers.chunked_cross_entropy import Projection
 from zoo.layers.forms import attention_memory, transformer_block_memory
-from zoo.layers.linear import times_rows
 from zoo.layers.norms import Norm
 from zoo.layers.positions import LearnedPositions, rotary_angles
 from zoo.layers.transformer import MLP, TransformerBlock
-from zoo.models.base import LanguageModel
+from zoo.models.base import LanguageModel, TableOutput
 from zoo.registry import MODELS
 
 MODERN = dict(position="rotary", norm="rms", activation="swiglu", use_bias=False, normalize_qk=True)
@@ -196,7 +194,7 @@ class GPTConfig(Config):
 
 
 @MODELS.register("gpt", GPTConfig)
-class GPT(LanguageModel):
+class GPT(TableOutput, LanguageModel):
     """Generative pre-trained Transformer (Radford et al. 2018, 2019; Brown et al. 2020).
 
     h_0 = W_e[tokens] + W_p;  h_l = block(h_{l-1});  p(next) = softmax(norm(h_L) W_e')
@@ -296,15 +294,3 @@ class GPT(LanguageModel):
             if state is not None:
                 new_state |= {f"layer_{i}/keys": cache["keys"], f"layer_{i}/values": cache["values"]}
         return (x_BTD if self.final_norm is None else self.final_norm(x_BTD)), new_state
-
-    def project(self, features):
-        if self.config.tie_embeddings:
-            logits = times_rows(features, ops.cast(self.embeddings.embeddings, features.dtype))
-        else:
-            logits = self.embeddings(features, reverse=True)
-        return ops.cast(logits, "float32")
-
-    def projection(self):
-        if self.config.tie_embeddings:
-            return Projection(self.embeddings.embeddings, transposed=True)
-        return Projection(self.embeddings.reverse_embeddings)

@@ -21,12 +21,11 @@ import keras
 from keras import ops
 
 from zoo.config import Config, Cost, Refusal
-from zoo.layers.chunked_cross_entropy import Projection
 from zoo.layers.forms import ATTENTION_SCORES
-from zoo.layers.linear import Linear, times_rows
+from zoo.layers.linear import Linear
 from zoo.layers.recurrent import Bidirectional, Recurrent
 from zoo.layers.recurrent_attention import RecurrentAttention
-from zoo.models.base import EncoderDecoder, Memory
+from zoo.models.base import EncoderDecoder, Memory, TableOutput
 from zoo.registry import MODELS
 
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
@@ -100,7 +99,7 @@ class Seq2SeqConfig(Config):
 
 
 @MODELS.register("seq2seq", Seq2SeqConfig)
-class Seq2Seq(EncoderDecoder):
+class Seq2Seq(TableOutput, EncoderDecoder):
     """Recurrent encoder-decoder (Sutskever et al. 2014), with attention (Bahdanau et al. 2015; Luong et al. 2015).
 
     m = bidirectional(W_e[source])                          the memory; Bahdanau et al. 2015, section 3.2
@@ -203,15 +202,3 @@ class Seq2Seq(EncoderDecoder):
         memory = self.encode(inputs["source_ids"], inputs.get("source_mask"))
         state = self.init_state(*ops.shape(inputs["token_ids"]), memory)
         return self._decode(inputs["token_ids"], state, inputs.get("padding_mask"))[2]
-
-    def project(self, features):
-        if self.config.tie_embeddings:
-            logits = times_rows(features, ops.cast(self.embeddings.embeddings, features.dtype))
-        else:
-            logits = self.embeddings(features, reverse=True)
-        return ops.cast(logits, "float32")
-
-    def projection(self):
-        if self.config.tie_embeddings:
-            return Projection(self.embeddings.embeddings, transposed=True)
-        return Projection(self.embeddings.reverse_embeddings)

@@ -25,14 +25,12 @@ from keras import ops
 from zoo.config import Config, Cost, Refusal
 from zoo.layers.attention import Attention
 from zoo.layers.cache import init_cache, place, room_left
-from zoo.layers.chunked_cross_entropy import Projection
 from zoo.layers.forms import GATED_ACTIVATIONS, PLAIN_ACTIVATIONS, attention_memory, transformer_block_memory
-from zoo.layers.linear import times_rows
 from zoo.layers.masks import MaskRule
 from zoo.layers.norms import Norm
 from zoo.layers.positions import RelativeBias
 from zoo.layers.transformer import MLP, TransformerBlock
-from zoo.models.base import EncoderDecoder, Memory
+from zoo.models.base import EncoderDecoder, Memory, TableOutput
 from zoo.registry import MODELS
 
 # Sizes as the published configurations have them: Raffel et al. 2020, section 3.7, and v1.1 (Shazeer 2020).
@@ -159,7 +157,7 @@ class T5Config(Config):
 
 
 @MODELS.register("t5", T5Config)
-class T5(EncoderDecoder):
+class T5(TableOutput, EncoderDecoder):
     """Exploring the limits of transfer learning with a unified text-to-text Transformer (Raffel et al. 2020).
 
     e_0 = W[source];  e_l = block(e_{l-1}, bias(s - t));  d_0 = W[target];  d_l = block(d_{l-1}, norm(e_L), bias(s - t));
@@ -312,16 +310,6 @@ class T5(EncoderDecoder):
         piece, memories = place(inputs["token_ids"], None, inputs.get("padding_mask")), [memory.values] * len(self.decoder)
         _, rest = self._decoded(inputs["token_ids"], piece, memories, memory.mask, False, with_weights=True)
         return ops.mean(ops.cast(rest[-1][1], "float32"), axis=1)
-
-    def project(self, features):
-        if self.config.tie_embeddings:
-            return ops.cast(times_rows(features, ops.cast(self.embeddings.embeddings, features.dtype)), "float32")
-        return ops.cast(self.embeddings(features, reverse=True), "float32")
-
-    def projection(self):
-        if self.config.tie_embeddings:
-            return Projection(self.embeddings.embeddings, transposed=True)
-        return Projection(self.embeddings.reverse_embeddings)
 
 
 def _drawn(config):

@@ -20,14 +20,12 @@ from keras import ops
 from zoo.config import Config, Cost, Refusal
 from zoo.layers.attention import Attention
 from zoo.layers.cache import init_cache, place, room_left
-from zoo.layers.chunked_cross_entropy import Projection
 from zoo.layers.forms import GATED_ACTIVATIONS, PLAIN_ACTIVATIONS, attention_memory, transformer_block_memory
-from zoo.layers.linear import times_rows
 from zoo.layers.masks import MaskRule
 from zoo.layers.norms import Norm
 from zoo.layers.positions import SinusoidalPositions, rotary_angles
 from zoo.layers.transformer import MLP, TransformerBlock
-from zoo.models.base import EncoderDecoder, Memory
+from zoo.models.base import EncoderDecoder, Memory, TableOutput
 from zoo.registry import MODELS
 
 POSITIONS = ("sinusoidal", "sinusoidal_halves", "rotary")
@@ -152,7 +150,7 @@ class TransformerConfig(Config):
 
 
 @MODELS.register("transformer", TransformerConfig)
-class Transformer(EncoderDecoder):
+class Transformer(TableOutput, EncoderDecoder):
     """Attention is all you need (Vaswani et al. 2017).
 
     e_0 = sqrt(D) W[source] + p;  e_l = block(e_{l-1});  d_0 = sqrt(D) W[target] + p;  d_l = block(d_{l-1}, e_L);
@@ -304,17 +302,3 @@ class Transformer(EncoderDecoder):
                 x_BTD, memory=memory.values, attention_mask=piece.rule, angles=angles, cross_mask=seen, with_weights=True
             )
         return ops.mean(ops.cast(weights_BNTS, "float32"), axis=1)
-
-    def project(self, features):
-        if self.config.tie_embeddings:
-            logits = times_rows(features, ops.cast(self.embeddings.embeddings, features.dtype))
-        else:
-            logits = self.embeddings(features, reverse=True)
-        logits = ops.cast(logits, "float32")
-        return logits + self.output_bias if self.config.output_bias else logits
-
-    def projection(self):
-        bias = self.output_bias if self.config.output_bias else None
-        if self.config.tie_embeddings:
-            return Projection(self.embeddings.embeddings, bias, transposed=True)
-        return Projection(self.embeddings.reverse_embeddings, bias)
