@@ -56,8 +56,8 @@ class TransformerConfig(Config):
     kind: ClassVar = "encoder_decoder"
     default_task: ClassVar = "translation"
     recipe: ClassVar = dict(
-        dataset="cldr/en-fr", tokenizer="bpe", vocab_size=4_096, seq_length=48, batch_size=64, steps=1_200,
-        learning_rate=2e-3, optimizer="adamw", schedule="inverse_sqrt", warmup_steps=200, weight_decay=0.0, clip_norm=1.0,
+        dataset="cldr/en-fr", tokenizer="bpe", vocab_size=4_096, seq_length=48, batch_size=64, steps=800,
+        learning_rate=1e-2, optimizer="muon", schedule="cosine", warmup_steps=50, weight_decay=0.0, clip_norm=1.0,
         label_smoothing=0.1,
     )  # fmt: skip
     presets: ClassVar = {
