@@ -186,6 +186,12 @@ def define_conversion():
     flags.DEFINE_string("peer_python", None, "An interpreter with torch and transformers, to compare with. [this one's]")
 
 
+def define_report():
+    """Flags of `trainers.report`."""
+    flags.DEFINE_multi_string("model_dir", None, "A run to report on; given several times, the runs are compared.")
+    flags.DEFINE_bool("samples", True, "Load the model and show what it answers, which takes some seconds.")
+
+
 def train_config():
     """The TrainConfig and the model's config that the parsed flags ask for. Raises ValueError in a sentence."""
     if FLAGS.model is None:

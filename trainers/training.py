@@ -72,6 +72,7 @@ def _train(run, config, model_config, placement):
         tuning.begin(model, tuning_config(config))
         log = MetricsLog(run)
         model.fit_closed_form(data["train"][:])
+        log.write(0, "fit", {"tokens": len(data["train"]), "seconds": time.perf_counter() - began})
         print(f"Model: {config.model}, {model.config.num_params():,} parameters, fitted in closed form", flush=True)
         trainer = loop.Trainer(
             model, task, None, tokenizer=tokenizer, batch_size=config.batch_size, seq_length=config.seq_length, xla=False
