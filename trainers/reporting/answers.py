@@ -43,11 +43,13 @@ def ask(record: Record):
     import zoo
 
     loaded, answers = zoo.load(record.directory), Answers()
-    seed = record.config.get("seed", 0)
-    seeds = range(seed, seed + (NUM_SAMPLES if loaded.task.generates else 1))
-    answers.samples = [sample for sample in (loaded.task.sample(loaded, each) for each in seeds) if sample is not None]
     if "nearest" in loaded.signatures:
         answers.neighbours = _neighbours(loaded)
+    else:
+        seed = record.config.get("seed", 0)
+        seeds = range(seed, seed + (NUM_SAMPLES if loaded.task.generates else 1))
+        samples = [loaded.task.sample(loaded, each) for each in seeds]
+        answers.samples = [sample for sample in samples if sample is not None]
     try:
         if loaded.task.reads == "examples":
             _answer_examples(record, loaded, answers)

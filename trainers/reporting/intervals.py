@@ -1,4 +1,4 @@
-"""Intervals of scores by the bootstrap (Efron and Tibshirani 1993, chapter 13): what other examples of the same kind would give.
+"""Intervals of scores by the bootstrap (Efron and Tibshirani 1993, chapter 13): what other examples would give.
 
 Examples are drawn anew, with replacement, from those of the split; an interval holds the middle 95% of the scores of the draws.
 A run keeps no scores of single examples. But a confusion matrix says of each example what it was taken for, and a share of

@@ -10,24 +10,30 @@ from trainers.reporting.charts import Series, figure
 
 MOST_CLASSES = 40  # of a confusion matrix that is shown whole
 NUM_CONFUSED = 10
+# What a score is a mean over, as a line of the log counts it.
+COUNTS = ("num_examples", "num_questions", "num_predicates", "num_words", "num_pairs", "num_tokens")
 TEXT = ' class="text"'
 STYLE = """
-:root { color-scheme: light dark; --back: #fff; --ink: #1b1f24; --soft: #59636e; --line: #d1d9e0; --grid: #e3e7eb; --mark: 9, 105, 218;
+:root { color-scheme: light dark; --mark: 9, 105, 218;
+ --back: #fff; --ink: #1b1f24; --soft: #59636e; --line: #d1d9e0; --grid: #e3e7eb;
  --series-0: #0969da; --series-1: #bc4c00; --series-2: #1a7f37; --series-3: #8250df; --series-4: #bf3989; --series-5: #7d4e00;
  --series-6: #0e7490; --series-7: #57606a; }
 @media (prefers-color-scheme: dark) {
-:root { --back: #0d1117; --ink: #e6edf3; --soft: #9198a1; --line: #3d444d; --grid: #2b3138; --mark: 88, 166, 255;
+:root { --mark: 88, 166, 255;
+ --back: #0d1117; --ink: #e6edf3; --soft: #9198a1; --line: #3d444d; --grid: #2b3138;
  --series-0: #58a6ff; --series-1: #f0883e; --series-2: #56d364; --series-3: #bc8cff; --series-4: #f778ba; --series-5: #d29922;
  --series-6: #39c5cf; --series-7: #9198a1; } }
-body { background: var(--back); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }
-h1, h2, h3 { line-height: 1.25; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
+body { background: var(--back); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
+main { max-width: 60rem; margin: 0 auto; padding: 0 .5rem; } h1, h2, h3 { line-height: 1.25; }
+h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
 a { color: var(--series-0); }
 figure { margin: 1rem 0; } figcaption, caption { font-weight: 600; text-align: left; margin-bottom: .25rem; }
 svg { width: 100%; height: auto; stroke-linejoin: round; }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
 th, td { border: 1px solid var(--line); padding: .2rem .5rem; text-align: right; vertical-align: top; }
-th[scope=row], td.text { text-align: left; } td.text { overflow-wrap: anywhere; min-width: 7rem; }
-.scroll { overflow-x: auto; } .note { color: var(--soft); } pre { white-space: pre-wrap; border: 1px solid var(--line); padding: .5rem; }
+th[scope=row], .text { text-align: left; } td.text { overflow-wrap: anywhere; min-width: 7rem; }
+.scroll { overflow-x: auto; } .note { color: var(--soft); }
+pre { white-space: pre-wrap; border: 1px solid var(--line); padding: .5rem; }
 .matrix td, .matrix th { padding: .1rem .35rem; font-size: .8rem; } .matrix td { min-width: 1.4rem; }
 summary { cursor: pointer; color: var(--soft); }
 """
@@ -124,10 +130,11 @@ def trained_on(run):
     if run.bundle.get("provenance", {}).get("licence"):
         rows.append(["licence of the text", run.bundle["provenance"]["licence"]])
     if run.plan:
-        plan, largest = run.plan.to_dict(), max(run.column("train", "memory_bytes")[1], default=None)
+        plan = run.plan.to_dict()
         rows += [["planned: FLOPs a token", figure(plan["flops_per_token"])], ["planned: FLOPs in all", figure(plan["flops"])]]
         rows.append(["planned: memory that training adds", _megabytes(plan["memory"]["total"])])
-        rows.append(["seen: largest memory of the process", _megabytes(largest)])
+    if held := run.column("train", "memory_bytes")[1]:
+        rows.append(["seen: largest memory of the process", _megabytes(max(held))])
     settings = [[name, _plain(value)] for name, value in config.items() if name != "data"]
     structure = [[name, _plain(value)] for name, value in run.bundle.get("model_config", {}).items()]
     return "".join([
@@ -161,8 +168,8 @@ def scores(run):
             if run.last(split)
         )
         parts.append(_note(
-            f"Intervals of {', '.join(sorted(over))}: bootstrap over the examples ({counts}), {intervals.DRAWS:,} draws. They say "
-            "what other examples of the same kind would give, and nothing of another seed."
+            f"Intervals of {', '.join(sorted(over))}: bootstrap over the examples ({counts}), {intervals.DRAWS:,} draws. They "
+            "say what other examples of the same kind would give, and nothing of another seed."
         ))  # fmt: skip
     if without:
         parts.append(_note(f"No intervals for {', '.join(sorted(without))}: a run keeps no such scores of single examples."))
@@ -180,7 +187,17 @@ def _over_steps(run):
     ]
     rows = [[f"{line['step']:,}", *(figure(line.get(name)) for name in ("loss", *names))] for line in lines]
     table = _table("Validation scores over the steps", ["step", "loss", *names], rows, text=1)
+    counts = [next((line[name] for name in COUNTS if name in line), None) for line in lines]
+    if counts[-1] != counts[0]:
+        drawn.append(_note(
+            f"The last point was judged on {figure(counts[-1])} {_counted(lines[-1])}, those before it on {figure(counts[0])}: "
+            "they are not quite comparable."
+        ))  # fmt: skip
     return "".join([*drawn, _details("The validation scores as numbers", table)])
+
+
+def _counted(line):
+    return next((name.removeprefix("num_") for name in COUNTS if name in line), "")
 
 
 def training(run):
@@ -309,7 +326,9 @@ def _alignment(source, target, weights):
 
 def _table(caption, columns, rows, text):
     """A table; the first `text` columns are words, the others numbers. The first column names its row."""
-    head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in columns or ())
+    head = "".join(
+        f'<th scope="col"{TEXT if i < text else ""}>{html.escape(column)}</th>' for i, column in enumerate(columns or ())
+    )
     body = "".join(
         "<tr>"
         + "".join(
@@ -343,4 +362,4 @@ def _time(seconds):
 
 
 def _megabytes(value):
-    return "not known" if value is None else f"{value / 1e6:,.0f} MB"
+    return f"{value / 1e6:,.0f} MB"

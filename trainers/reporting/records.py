@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,8 +18,8 @@ COMPARED = (
     "bits_per_byte", "accuracy", "entity_f1", "role_f1", "f1", "bleu", "rougeLsum", "pair_accuracy", "similarity", "loss",
 )  # fmt: skip
 LOWER_IS_BETTER = ("bits_per_byte", "loss", "perplexity", "calibration_error")
-# What a line holds beside scores: counts, and what is no number.
-NO_SCORES = ("step", "split", "tokens_per_second", "tokens_read", "tokens_available", "bleu_signature")
+# Numbers of a line that are not scores.
+NO_SCORES = re.compile("step|tokens_.*|num_.*|.*_unknown")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Record:
     def score_names(self, split):
         """Names of the numbers that the last line of a split has, counts left out."""
         last = self.last(split)
-        return [name for name in last if name not in NO_SCORES and not name.startswith("num_") and _is_number(last[name])]
+        return [name for name in last if _is_number(last[name]) and not NO_SCORES.fullmatch(name)]
 
     def last(self, split):
         """The last line of a split, or an empty dict."""
