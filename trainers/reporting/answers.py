@@ -59,11 +59,14 @@ def ask(record: Record):
 
 
 def _neighbours(loaded):
-    """The nearest words of some frequent ones, from the `COMMON`th on, twice as rare from one to the next."""
+    """The nearest words of some words: from frequent ones, behind those of grammar, to half of all, in equal ratios of rank."""
+    tokenizer = loaded.tokenizer
+    special = {tokenizer.eos_id, tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id}
     counts = loaded.model.head.counts.numpy()
-    order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
-    places = sorted({min(COMMON * 2**i // 2, len(order) - 1) for i in range(NUM_WORDS)}) if len(order) else []
-    words = [loaded.tokenizer.decode([int(order[place])]).strip() for place in places]
+    order = [i for i in np.argsort(-counts, kind="stable").tolist() if counts[i] and i not in special]
+    first = min(COMMON, len(order) // 10)
+    ranks = np.geomspace(first + 1, max(first + 1, len(order) // 2), NUM_WORDS).astype(int) - 1 if order else []
+    words = [tokenizer.decode([order[rank]]).strip() for rank in dict.fromkeys(ranks)]
     if not words:
         return []
     found = loaded.predict("nearest", word=words, k=[NUM_NEIGHBOURS])
