@@ -69,9 +69,17 @@ DEFAULTS = dict(
 FINE_TUNING = dict(learning_rate=1e-4, optimizer="adamw", set=())
 
 
+class _ListFlag(flags.Flag):
+    """`--list` alone has the value "true"; it may name a family."""
+
+    def __init__(self):
+        told = "Print the models with their presets, tasks and datasets, and stop; --list=gpt: what the presets of one take."
+        super().__init__(flags.ArgumentParser(), flags.ArgumentSerializer(), "list", "false", told, boolean=True)
+
+
 def define_training():
     """Flags of `trainers.run`."""
-    flags.DEFINE_bool("list", False, "Print the models with their presets, tasks and default dataset, and stop.")
+    flags.DEFINE_flag(_ListFlag())
     flags.DEFINE_string("model", None, "Family to train: " + ", ".join(MODELS.names()) + ".")
     flags.DEFINE_string("preset", None, "Named structure of the family; --list shows them. [default]")
     flags.DEFINE_multi_string("set", [], "key=value for a field of the model, of the task, or of trainers/engine/tuning.py.")

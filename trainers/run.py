@@ -32,10 +32,10 @@ RESUMABLE_CHANGES = ("export", "eval_every", "eval_tokens", "checkpoint_every", 
 
 
 def main():
-    if FLAGS.list:
-        from trainers.listing import table
+    if FLAGS.list != "false":
+        from trainers import listing
 
-        print(table())
+        print(listing.table() if FLAGS.list == "true" else listing.family(FLAGS.list))
         return
     config, model_config = trainer_flags.train_config()
     if FLAGS.dry_run:
