@@ -39,6 +39,17 @@ setup(
         "sacrebleu>=2.4",
         "rouge-score>=0.1.2",
     ],
+    entry_points={
+        "console_scripts": [
+            "zoo-train=trainers.run:start",
+            "zoo-evaluate=trainers.evaluate:start",
+            "zoo-generate=trainers.generate:start",
+            "zoo-export=trainers.export:start",
+            "zoo-convert=trainers.convert:start",
+            "zoo-doctor=trainers.doctor:start",
+            "zoo-report=trainers.report:start",
+        ]
+    },
     extras_require={
         "test": [
             "pytest>=8",

@@ -58,6 +58,20 @@ class TrainConfig:
         return {**dataclasses.asdict(self), "set": list(self.set)}
 
 
+# The flags of `trainers.run` by meaning, for --help.
+GROUPS = {
+    "What is trained": ("model", "preset", "set", "task", "init_from"),
+    "Text": ("dataset", "data_path", "tokenizer", "vocab_size"),
+    "Training": (
+        "steps", "batch_size", "seq_length", "learning_rate", "optimizer", "schedule", "warmup_steps", "weight_decay",
+        "clip_norm", "label_smoothing", "z_loss", "separate_documents", "seed",
+    ),
+    "The machine": ("strategy", "num_workers", "grad_accumulation", "precision", "xla", "profile"),
+    "The run and what it leaves": ("model_dir", "resume", "eval_every", "eval_tokens", "checkpoint_every", "export"),
+    "Only to look": ("list", "dry_run"),
+}  # fmt: skip
+
+
 # What holds for a flag that neither the command line nor the family's recipe gives.
 DEFAULTS = dict(
     preset="default", dataset="python_docs", tokenizer="bpe", seq_length=128, batch_size=16, steps=1_000,

@@ -33,8 +33,8 @@ def _preset_config(config, preset):
 
 def table():
     """Every model with its presets and their parameter counts, its tasks and its default dataset, as text."""
-    presets, dataset = Column("presets (parameters)", min_width=28), Column("default dataset", no_wrap=True)
-    shown = Table("model", presets, "tasks", dataset, show_lines=True)
+    columns = Column("presets (parameters)", width=28), Column("tasks", width=20), Column("default dataset", no_wrap=True)
+    shown = Table("model", *columns, show_lines=True)
     for name in MODELS.names():
         config = MODELS.config(name)
         # Of a model that is fitted in closed form the text decides how many parameters there are.
@@ -83,12 +83,10 @@ def family(name):
     if by_products:
         remarks.append(
             f"Time is rough, and this processor's: a large product runs at {peak / 1e9:,.0f} GFLOP/s, measured just now beside "
-            "whatever else runs here, and training is taken to reach half of that, as the default GPT does. A GPU is not counted."
+            "whatever else runs here. Training is taken to reach half of that, as the default GPT does. A GPU is not counted."
         )
     else:
-        remarks.append(
-            "There is no time here: tables take it, and the speed of products, which is measured fast, says nothing of them."
-        )
+        remarks.append("There is no time here: tables take it, and the speed of products says nothing of them.")
     return "\n".join([_text(shown), *(textwrap.fill(remark, WIDTH) for remark in remarks)])
 
 

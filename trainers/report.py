@@ -36,6 +36,11 @@ def _asked(run):
     return answers.ask(run)
 
 
-if __name__ == "__main__":
+def start():
+    """The program, with its flags."""
     trainer_flags.define_report()
     program.start(main)
+
+
+if __name__ == "__main__":
+    start()

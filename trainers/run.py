@@ -223,6 +223,11 @@ def _may_go_on(key, then, now):
     return then == now or key in RESUMABLE_CHANGES
 
 
-if __name__ == "__main__":
+def start():
+    """The program, with its flags."""
     trainer_flags.define_training()
-    program.start(main)
+    program.start(main, trainer_flags.GROUPS)
+
+
+if __name__ == "__main__":
+    start()

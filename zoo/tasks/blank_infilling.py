@@ -14,8 +14,7 @@ from zoo.data.examples import Frame
 from zoo.data.spans import BlankInfilling
 from zoo.registry import TASKS
 from zoo.signatures.fill_blanks import BLANK, BlankIds, WithBlanks, begin_ids, blank_requests, blank_signatures
-from zoo.tasks.base import Task
-from zoo.tasks.span_corruption import MULTIPLE, SpanCorruptionTask
+from zoo.tasks.span_corruption import SpanCorruptionTask
 
 
 @dataclass(frozen=True)
@@ -89,10 +88,11 @@ class BlankInfillingTask(SpanCorruptionTask):
     facts_class = BlankInfillingFacts
     generates = True
 
+    def num_ids(self, tokenizer):
+        return max(*self._ids(tokenizer), tokenizer.vocab_size - 1) + 1
+
     def model_fields(self, tokenizer):
-        ids = blank_ids(tokenizer)
-        rows = max(*ids, tokenizer.vocab_size - 1) + 1
-        return {**Task.model_fields(self, tokenizer), "vocab_size": -(-rows // MULTIPLE) * MULTIPLE, "sop_id": ids.sop}
+        return {**super().model_fields(tokenizer), "sop_id": blank_ids(tokenizer).sop}
 
     def _ids(self, tokenizer):
         return BlankIds(*self.facts.blank_ids) if self.facts.blank_ids else blank_ids(tokenizer)
