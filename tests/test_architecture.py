@@ -300,6 +300,14 @@ def test_tensor_files_have_the_legend_of_their_letters():
 PROGRAMS = ("run", "evaluate", "generate", "export", "doctor", "convert", "report")
 
 
+def test_every_program_has_a_console_script():
+    scripts = dict(re.findall(r'"(zoo-\w+)=trainers\.(\w+):start"', (ROOT / "setup.py").read_text(encoding="utf8")))
+    assert sorted(scripts.values()) == sorted(PROGRAMS)
+    assert all(name in (f"zoo-{program}", "zoo-train") for name, program in scripts.items())
+    for program in PROGRAMS:
+        assert "start" in {function.name for function in functions(TREES[ROOT / "trainers" / f"{program}.py"])}
+
+
 def started(program, *arguments):
     """Runs a program in a fresh process: its status, stdout, stderr, whether it loaded TensorFlow, its processor seconds."""
     code = (
@@ -319,6 +327,8 @@ def started(program, *arguments):
     *[(program, ("--help",), 0) for program in PROGRAMS],
     *[(program, ("--no_such_flag",), 2) for program in PROGRAMS],
     ("run", ("--list",), 0),
+    ("run", ("--list=gpt",), 0),
+    ("run", ("--list=gpd",), 2),
     ("run", ("--model=gpt", "--dry_run"), 0),
     ("run", ("--model=gpd",), 2),
     ("run", ("--model=gpt", "--preset=gpt2_smal"), 2),

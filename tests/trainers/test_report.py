@@ -216,7 +216,8 @@ def test_a_language_model_shows_its_plan_and_its_samples(tmp_path, capfd):
     assert len([t for t in found.texts if t.startswith(("'The", '"The'))]) == answers.NUM_SAMPLES
 
 
-def test_an_encoder_decoder_shows_what_it_writes_and_how_that_is_aligned(tmp_path, capfd):
+def test_an_encoder_decoder_shows_what_it_writes_and_how_that_is_aligned(tmp_path, monkeypatch):
+    monkeypatch.setattr(answers, "MOST_NEW_TOKENS", 8)
     pairs = tmp_path / "pairs.tsv"
     pairs.write_text("the cat\tle chat\nthe dog\tle chien\n" * 20, encoding="utf8")
     settings = dict(dataset="local_text", data_path=f"{pairs},columns=source:target")

@@ -236,7 +236,12 @@ def machine(run):
         return ""
     _, shares = run.column("train", "flop_utilisation")
     share = f"The steps made {float(np.mean(shares)):.1%} of the peak of large products on these devices." if shares else ""
-    said = "Seconds are those of training steps: making the graph, judging and saving are left out. " if clock else ""
+    said = (
+        "Seconds are those of training steps. Judging is left out, and so is the first step, which makes the graph, unless a "
+        "line of the log ends with it. "
+        if clock
+        else ""
+    )
     return "".join(["<h3>The machine</h3>", *parts, _note(said + share)])
 
 

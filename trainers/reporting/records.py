@@ -79,7 +79,7 @@ class Record:
 
     @property
     def seconds(self):
-        """Seconds of training: steps alone, without making their graph, judging and saving. None where no line tells."""
+        """Seconds of training as `Meter` counts them, without judging. None where a line does not tell."""
         lines = self.of("fit") or self.of("train")
         return sum(line["seconds"] for line in lines) if lines and all("seconds" in line for line in lines) else None
 
