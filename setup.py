@@ -39,6 +39,17 @@ setup(
         "sacrebleu>=2.4",
         "rouge-score>=0.1.2",
     ],
+    entry_points={
+        "console_scripts": [
+            "zoo-train=trainers.run:start",
+            "zoo-evaluate=trainers.evaluate:start",
+            "zoo-generate=trainers.generate:start",
+            "zoo-export=trainers.export:start",
+            "zoo-convert=trainers.convert:start",
+            "zoo-doctor=trainers.doctor:start",
+            "zoo-report=trainers.report:start",
+        ]
+    },
     extras_require={
         "test": [
             "pytest>=8",
@@ -48,8 +59,10 @@ setup(
             "ruff>=0.17,<0.18",
             "seqeval>=1.2",
             "scikit-learn>=1.4",
+            "matplotlib>=3.8",
         ],
         "bench": ["torch>=2.4", "transformers>=4.45", "kenlm>=0.2"],
+        "report": ["matplotlib>=3.8"],
         "serving": ["tensorflow-serving-api>=2.19"],
         "onnx": ["tf2onnx>=1.17", "onnxruntime>=1.20"],
     },

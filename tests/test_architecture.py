@@ -297,7 +297,15 @@ def test_tensor_files_have_the_legend_of_their_letters():
 
 # Programs that answer at once
 
-PROGRAMS = ("run", "evaluate", "generate", "export", "doctor", "convert")
+PROGRAMS = ("run", "evaluate", "generate", "export", "doctor", "convert", "report")
+
+
+def test_every_program_has_a_console_script():
+    scripts = dict(re.findall(r'"(zoo-\w+)=trainers\.(\w+):start"', (ROOT / "setup.py").read_text(encoding="utf8")))
+    assert sorted(scripts.values()) == sorted(PROGRAMS)
+    assert all(name in (f"zoo-{program}", "zoo-train") for name, program in scripts.items())
+    for program in PROGRAMS:
+        assert "start" in {function.name for function in functions(TREES[ROOT / "trainers" / f"{program}.py"])}
 
 
 def started(program, *arguments):
@@ -319,11 +327,14 @@ def started(program, *arguments):
     *[(program, ("--help",), 0) for program in PROGRAMS],
     *[(program, ("--no_such_flag",), 2) for program in PROGRAMS],
     ("run", ("--list",), 0),
+    ("run", ("--list=gpt",), 0),
+    ("run", ("--list=gpd",), 2),
     ("run", ("--model=gpt", "--dry_run"), 0),
     ("run", ("--model=gpd",), 2),
     ("run", ("--model=gpt", "--preset=gpt2_smal"), 2),
     ("run", ("--model=gpt", "--set=num_layer=3"), 2),
     ("generate", (), 2),
+    ("report", (), 2),
 ])  # fmt: skip
 def test_programs_answer_at_once_without_tensorflow(program, arguments, status):
     returned, out, err, loaded, seconds = started(program, *arguments)

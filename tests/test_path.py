@@ -95,6 +95,9 @@ def test_every_line_of_the_metrics_has_the_promised_keys(trained):
     model, run, _ = trained
     lines = metrics(run)
     steps = 0 if model == "ngram" else 12
+    if model == "ngram":
+        fit = lines.pop(0)
+        assert fit.keys() == {"step", "split", "tokens", "seconds"} and fit["split"] == "fit" and fit["seconds"] > 0
     for line in lines:
         assert {"step", "split", "loss", "bits_per_byte", "perplexity", "tokens_per_second"} <= line.keys()
         assert line["split"] in ("train", "validation", "test")
@@ -114,9 +117,28 @@ def test_the_program_prints_a_sample_and_what_to_do_next(trained):
     name = run.resolve().relative_to(run.parent.parent.parent)
     assert f"python -m trainers.generate --model_dir={name}" in printed
     assert f"python -m trainers.evaluate --model_dir={name}" in printed
+    assert f"python -m trainers.report --model_dir={name}" in printed
+    assert f"\nTest: loss {metrics(run)[-1]['loss']:.4f}  perplexity " in printed
     assert ("tensorflow_model_server" in printed) == (model == "gpt")
     if model != "ngram":  # batches are of one shape, however long the documents are
         assert "Graphs of the step: 1, " in printed
+
+
+def test_the_report_shows_the_figures_of_the_run(trained, workplace, monkeypatch, capfd):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    from trainers.reporting.charts import figure
+
+    model, run, _ = trained
+    monkeypatch.chdir(workplace)
+    answer = programs.call(capfd, "report", f"--model_dir=runs/{model}/latest", "--nosamples")
+    assert answer.status == 0 and answer.out.startswith(f"Report: runs/{model}/latest/report.html, "), answer.err
+    text = (run / "report.html").read_text(encoding="utf8")
+    (run / "report.html").unlink()
+    for line in metrics(run):
+        names = ("loss", "bits_per_byte", "perplexity", "learning_rate", "gradient_norm")
+        assert all(f">{figure(line[name])}<" in text for name in names if name in line), line
+    assert f"{sum(line['seconds'] for line in metrics(run) if 'seconds' in line):.1f}s" in text
+    assert "not known" not in text
 
 
 def test_evaluate_gives_the_figures_of_the_run(trained, workplace, monkeypatch, capfd):

@@ -118,6 +118,11 @@ def _write(source, target):
     return result
 
 
-if __name__ == "__main__":
+def start():
+    """The program, with its flags."""
     trainer_flags.define_conversion()
     program.start(main)
+
+
+if __name__ == "__main__":
+    start()

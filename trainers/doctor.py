@@ -200,6 +200,11 @@ def trainable(report):
             report.note(f"{name}: no preset fits into {limit / GIGA:.1f} GB")
 
 
-if __name__ == "__main__":
+def start():
+    """The program, with its flags."""
     trainer_flags.define_doctor()
     program.start(main)
+
+
+if __name__ == "__main__":
+    start()

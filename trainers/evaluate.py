@@ -92,6 +92,11 @@ def _data(directory):
     return run["dataset"], run["data_path"], run
 
 
-if __name__ == "__main__":
+def start():
+    """The program, with its flags."""
     trainer_flags.define_evaluation()
     program.start(main)
+
+
+if __name__ == "__main__":
+    start()

@@ -126,6 +126,11 @@ def _verify():
         print(sentence, flush=True)
 
 
-if __name__ == "__main__":
+def start():
+    """The program, with its flags."""
     trainer_flags.define_export()
     program.start(main)
+
+
+if __name__ == "__main__":
+    start()

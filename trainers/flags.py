@@ -58,6 +58,20 @@ class TrainConfig:
         return {**dataclasses.asdict(self), "set": list(self.set)}
 
 
+# The flags of `trainers.run` by meaning, for --help.
+GROUPS = {
+    "What is trained": ("model", "preset", "set", "task", "init_from"),
+    "Text": ("dataset", "data_path", "tokenizer", "vocab_size"),
+    "Training": (
+        "steps", "batch_size", "seq_length", "learning_rate", "optimizer", "schedule", "warmup_steps", "weight_decay",
+        "clip_norm", "label_smoothing", "z_loss", "separate_documents", "seed",
+    ),
+    "The machine": ("strategy", "num_workers", "grad_accumulation", "precision", "xla", "profile"),
+    "The run and what it leaves": ("model_dir", "resume", "eval_every", "eval_tokens", "checkpoint_every", "export"),
+    "Only to look": ("list", "dry_run"),
+}  # fmt: skip
+
+
 # What holds for a flag that neither the command line nor the family's recipe gives.
 DEFAULTS = dict(
     preset="default", dataset="python_docs", tokenizer="bpe", seq_length=128, batch_size=16, steps=1_000,
@@ -69,9 +83,17 @@ DEFAULTS = dict(
 FINE_TUNING = dict(learning_rate=1e-4, optimizer="adamw", set=())
 
 
+class _ListFlag(flags.Flag):
+    """`--list` alone has the value "true"; it may name a family."""
+
+    def __init__(self):
+        told = "Print the models with their presets, tasks and datasets, and stop; --list=gpt: what the presets of one take."
+        super().__init__(flags.ArgumentParser(), flags.ArgumentSerializer(), "list", "false", told, boolean=True)
+
+
 def define_training():
     """Flags of `trainers.run`."""
-    flags.DEFINE_bool("list", False, "Print the models with their presets, tasks and default dataset, and stop.")
+    flags.DEFINE_flag(_ListFlag())
     flags.DEFINE_string("model", None, "Family to train: " + ", ".join(MODELS.names()) + ".")
     flags.DEFINE_string("preset", None, "Named structure of the family; --list shows them. [default]")
     flags.DEFINE_multi_string("set", [], "key=value for a field of the model, of the task, or of trainers/engine/tuning.py.")
@@ -184,6 +206,12 @@ def define_conversion():
     )
     flags.DEFINE_string("to", None, "What to make: a bundle; of a bundle, a Hugging Face directory, or a file NAME.arpa.")
     flags.DEFINE_string("peer_python", None, "An interpreter with torch and transformers, to compare with. [this one's]")
+
+
+def define_report():
+    """Flags of `trainers.report`."""
+    flags.DEFINE_multi_string("model_dir", None, "A run to report on; given several times, the runs are compared.")
+    flags.DEFINE_bool("samples", True, "Load the model and show what it answers, which takes some seconds.")
 
 
 def train_config():

@@ -145,6 +145,11 @@ def _best(loaded, prompts, options):
     return [[(text, score) for text, score in found if score > -float("inf")] for found in pairs]
 
 
-if __name__ == "__main__":
+def start():
+    """The program, with its flags."""
     trainer_flags.define_generation()
     program.start(main)
+
+
+if __name__ == "__main__":
+    start()

@@ -1,11 +1,20 @@
-"""The table that --list prints, without TensorFlow."""
+"""The tables that --list and --list=FAMILY print, without TensorFlow."""
 
 import io
+import textwrap
+from types import SimpleNamespace
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
+from trainers.cost import machine, plan
+from trainers.flags import DEFAULTS
 from zoo.registry import MODELS, TASKS, tasks_of
+
+WIDTH = 100  # columns
+# The part of a large product's speed that training reaches. The default GPT and LSTM, evaluations included, make 100 and 106
+# GFLOP/s on two quiet cores whose products run at 170 to 200.
+SHARE_OF_PEAK = 0.5
 
 
 def _size(num_params):
@@ -15,26 +24,82 @@ def _size(num_params):
     return str(num_params)
 
 
-def _num_params(config, preset):
-    """Parameters of a preset, with the vocabulary that a run trains for it where it has none of its own."""
+def _preset_config(config, preset):
+    """The config of a preset, with the vocabulary that a run trains for it where it has none of its own."""
     vocab_size = config.recipe_for(preset).get("vocab_size")
     own = "vocab_size" in config.presets[preset] or vocab_size is None
-    return config.preset(preset, **({} if own else {"vocab_size": vocab_size})).num_params()
+    return config.preset(preset, **({} if own else {"vocab_size": vocab_size}))
 
 
 def table():
     """Every model with its presets and their parameter counts, its tasks and its default dataset, as text."""
-    shown = Table("model", "presets (parameters)", "tasks", "default dataset", show_lines=True)
+    columns = Column("presets (parameters)", width=28), Column("tasks", width=20), Column("default dataset", no_wrap=True)
+    shown = Table("model", *columns, show_lines=True)
     for name in MODELS.names():
         config = MODELS.config(name)
         # Of a model that is fitted in closed form the text decides how many parameters there are.
-        presets = [preset if config.fitted else f"{preset} ({_size(_num_params(config, preset))})" for preset in config.presets]
+        presets = [
+            preset if config.fitted else f"{preset} ({_size(_preset_config(config, preset).num_params())})"
+            for preset in config.presets
+        ]
         shown.add_row(
             name,
             ", ".join(presets),
             ", ".join(task for task in tasks_of(config) if TASKS.config(task).trains),
             config.recipe["dataset"],
         )
+    return f"{_text(shown)}\n--list=FAMILY shows what the presets of a family take to train."
+
+
+def family(name):
+    """The presets of one family with parameters, memory and time to train, as text.
+
+    Raises:
+        Refusal: no such family; the sentence names the nearest.
+    """
+    config = MODELS.config(name)
+    if config.fitted:
+        told = f"{name} is fitted in closed form, in one pass: the text decides what it takes."
+        return textwrap.fill(f"{told} Presets: {', '.join(config.presets)}.", WIDTH)
+    peak, limit = machine.processor_peak(), machine.memory_limit()
+    by_products = config.preset("default").cost(8).graph != "flat"
+    columns = ("parameters", "batch", "steps", "memory", *(["time"] if by_products else []))
+    shown = Table("preset", *(Column(column, justify="right") for column in columns))
+    for preset in config.presets:
+        recipe = SimpleNamespace(**{**DEFAULTS, **config.recipe_for(preset), "task": config.default_task})
+        structure = _preset_config(config, preset)
+        recipe.seq_length = min(recipe.seq_length, getattr(structure, "max_length", None) or recipe.seq_length)
+        planned = plan.make(recipe, structure, limit=limit)
+        seconds = planned.flops_per_token * planned.tokens / (SHARE_OF_PEAK * peak)
+        shown.add_row(
+            preset, _size(planned.num_params), f"{recipe.batch_size} x {recipe.seq_length}", f"{recipe.steps:,}",
+            f"{(planned.memory.total + plan.LOADED) / 1e9:,.1f} GB{'' if planned.fits else ' (!)'}",
+            *([_roughly(seconds)] if by_products else []),
+        )  # fmt: skip
+    remarks = [
+        f"Trained for {config.default_task} with the family's recipe. Memory is the plan's, TensorFlow included; (!) is more "
+        f"than the {limit / 1e9:.1f} GB here, and --dry_run says what would fit."
+    ]
+    if by_products:
+        remarks.append(
+            f"Time is rough, and this processor's: a large product runs at {peak / 1e9:,.0f} GFLOP/s, measured just now beside "
+            "whatever else runs here. Training is taken to reach half of that, as the default GPT does. A GPU is not counted."
+        )
+    else:
+        remarks.append("There is no time here: tables take it, and the speed of products says nothing of them.")
+    return "\n".join([_text(shown), *(textwrap.fill(remark, WIDTH) for remark in remarks)])
+
+
+def _roughly(seconds):
+    """Seconds in minutes, hours or days."""
+    if seconds < 60:
+        return "under 1 min"
+    for unit, size in (("min", 60), ("h", 3_600), ("days", 86_400)):
+        if seconds < 100 * size or unit == "days":
+            return f"{seconds / size:,.0f} {unit}"
+
+
+def _text(shown):
     text = io.StringIO()
-    Console(file=text, width=110).print(shown)
+    Console(file=text, width=WIDTH).print(shown)
     return text.getvalue().rstrip()

@@ -5,6 +5,7 @@ Imports no TensorFlow: `--help`, `--list` and a wrong flag answer at once.
 
 import contextlib
 import errno
+import inspect
 import os
 import shlex
 import sys
@@ -21,6 +22,9 @@ FULL = os.strerror(errno.ENOSPC)
 
 
 USER_ERROR = 2  # exit status of a mistake in the call
+
+
+HELP = ("help", "helpshort", "?")
 
 
 RESUME_STATUS = 75  # EX_TEMPFAIL of sysexits.h: interrupted and saved; the same command goes on
@@ -72,10 +76,18 @@ def command_to_go_on(run):
     return shlex.join(["python", "-m", "trainers.run", *kept, f"--model_dir={run}"])
 
 
-def start(main):
-    """Runs `main()` as a program: flags parsed, a user's mistake is one sentence and exit status 2."""
+def start(main, groups=None):
+    """Runs `main()` as a program: flags parsed, a user's mistake is one sentence and exit status 2.
+
+    Args:
+        main: the program; the docstring of its file says what it is for.
+        groups: title -> names of flags, for --help; None for a plain list.
+    """
 
     def parse(argv):
+        if any(argument.lstrip("-") in HELP and argument.startswith("-") for argument in argv[1:]):
+            print(help_of(main, groups))
+            sys.exit(0)
         try:
             rest = FLAGS(argv)
         except flags.Error as error:
@@ -98,9 +110,23 @@ def start(main):
                 raise
             _mistake(sentence_of(error))
 
-    for flag in FLAGS.get_key_flags_for_module("trainers.flags"):
-        FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # so that --help shows them
     app.run(run, flags_parser=parse)
+
+
+def help_of(main, groups=None):
+    """What --help prints: what the program is for, and its flags. `groups`: as for `start`."""
+    own = {flag.name: flag for flag in FLAGS.get_key_flags_for_module("trainers.flags")}
+    lines = [inspect.cleandoc(main.__globals__["__doc__"])]
+    for title, names in (groups or {"Flags": own}).items():
+        lines += ["", f"{title}:", *(_help_of_flag(own[name]) for name in names)]
+    return "\n".join([*lines, "", "--helpfull shows the flags of the libraries too."])
+
+
+def _help_of_flag(flag):
+    name = f"[no]{flag.name}" if isinstance(flag, flags.BooleanFlag) else flag.name
+    told = flag.help.replace(";\n    repeat this option to specify a list of values", " It may be given several times.")
+    default = flag.default_as_str.strip("'") if flag.default and name != "list" else ""
+    return flags.text_wrap(f"--{name}: {told}{f' [{default}]' * bool(default)}", 100, "      ", "  ")
 
 
 def _mistake(message):

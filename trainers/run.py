@@ -32,10 +32,10 @@ RESUMABLE_CHANGES = ("export", "eval_every", "eval_tokens", "checkpoint_every", 
 
 
 def main():
-    if FLAGS.list:
-        from trainers.listing import table
+    if FLAGS.list != "false":
+        from trainers import listing
 
-        print(table())
+        print(listing.table() if FLAGS.list == "true" else listing.family(FLAGS.list))
         return
     config, model_config = trainer_flags.train_config()
     if FLAGS.dry_run:
@@ -223,6 +223,11 @@ def _may_go_on(key, then, now):
     return then == now or key in RESUMABLE_CHANGES
 
 
-if __name__ == "__main__":
+def start():
+    """The program, with its flags."""
     trainer_flags.define_training()
-    program.start(main)
+    program.start(main, trainer_flags.GROUPS)
+
+
+if __name__ == "__main__":
+    start()

@@ -1,7 +1,8 @@
 """A run from config to bundle: prepare, fit, judge, save, export. The part of trainers.run that needs TensorFlow."""
 
+import importlib.util
+import shlex
 import time
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -22,6 +23,7 @@ from zoo.bundle import Bundle, load
 from zoo.config import Refusal
 from zoo.registry import MODELS, TASKS
 
+RULE = "\u2500" * 100
 OVERHEAD = 8 * 10**6  # bytes of a bundle or an export that are no weights: tokenizer and graph
 
 
@@ -72,6 +74,7 @@ def _train(run, config, model_config, placement):
         tuning.begin(model, tuning_config(config))
         log = MetricsLog(run)
         model.fit_closed_form(data["train"][:])
+        log.write(0, "fit", {"tokens": len(data["train"]), "seconds": time.perf_counter() - began})
         print(f"Model: {config.model}, {model.config.num_params():,} parameters, fitted in closed form", flush=True)
         trainer = loop.Trainer(
             model, task, None, tokenizer=tokenizer, batch_size=config.batch_size, seq_length=config.seq_length, xla=False
@@ -163,31 +166,61 @@ def _judge(config, trainer, log, data, seconds, judged):
 
 
 def _deliver(run, config, bundle):
-    """Shows a sample of what the bundle does, exports it, and says what can be done next."""
+    """Shows a sample of what the bundle does, exports it, and ends with a summary."""
     from zoo.api import Loaded
 
     sample = bundle.task.sample(Loaded(bundle), config.seed)
     if sample is not None:
-        print(f"Sample: {sample}")
-    print(f"Bundle: {run / 'bundle'}", flush=True)
+        print(f"Sample: {sample}", flush=True)
+    export = None
     if config.export:
         from zoo.export import export_saved_model
 
         with quiet():
-            path = export_saved_model(run / "export", bundle.model, bundle.tokenizer, bundle.task, provenance=bundle.provenance)
-        print(f"Export: {path}, replayed in a fresh process: equal", flush=True)
-    print(_next_commands(run, config, bundle.task))
+            export = export_saved_model(
+                run / "export", bundle.model, bundle.tokenizer, bundle.task, provenance=bundle.provenance
+            )
+    print(summary(run, config, bundle, export), flush=True)
 
 
-def _next_commands(run, config, task):
-    served = Path(run).absolute() / "export"
+def summary(run, config, bundle, export=None):
+    """What stands at the end of a run: the score, where things are, and three commands to go on with.
+
+    Args:
+        run: directory of the run.
+        config: its `TrainConfig`.
+        bundle: its `Bundle`, with the scores in its provenance.
+        export: the directory of the export, or None.
+    """
+    place = shlex.quote(str(run))
     lines = [
-        "Next:",
-        *([f"  python -m trainers.generate --model_dir={run} --prompt='The'"] if task.generates else []),
-        f"  python -m trainers.evaluate --model_dir={run}",
-        f"  tensorboard --logdir {run / 'tensorboard'}",
+        RULE,
+        f"{config.model} {config.preset}, {config.task} on {config.dataset}",
+        f"Test: {judging.shown(bundle.task, bundle.provenance['scores']['test'])}",
+        f"Bundle: {run / 'bundle'}",
     ]
-    if config.export:
+    if export:
         server = f"tensorflow_model_server --rest_api_port=8501 --model_name={config.model}"
-        lines.append(f"  {server} --model_base_path={served}")
-    return "\n".join(lines)
+        lines.append(f"Export: {export}, replayed in a fresh process: equal")
+        lines.append(f"Server: {server} --model_base_path={shlex.quote(str((run / 'export').absolute()))}")
+    # The report needs a package that an installation may lack; the command is right all the same, and says how to get it.
+    needed = "" if importlib.util.find_spec("matplotlib") else "  # first: pip install 'language-model-zoo[report]'"
+    return "\n".join([
+        *lines,
+        "Next:",
+        f"  {_question(run, bundle)}",
+        f"  python -m trainers.evaluate --model_dir={place}",
+        f"  python -m trainers.report --model_dir={place}{needed}",
+        RULE,
+    ])  # fmt: skip
+
+
+def _question(run, bundle):
+    """A command that asks the model: to write, or else the longest of the requests that its export is proved with first."""
+    requests = bundle.task.requests(bundle.model, bundle.tokenizer)
+    if any(request[0] == "generate" for request in requests):
+        return f"python -m trainers.generate --model_dir={shlex.quote(str(run))} --prompt='The'"
+    inputs = requests[0][1]
+    row = max(range(len(next(iter(inputs.values())))), key=lambda i: sum(len(str(values[i])) for values in inputs.values()))
+    given = ", ".join(f"{name}={[values[row]]!r}" for name, values in inputs.items())
+    return f"python -c {shlex.quote(f'import zoo; print(zoo.load({str(run)!r}).predict({given}))')}"

@@ -61,10 +61,25 @@ def calibration_error(probs, labels, num_bins=15):
         labels: int (N,).
         num_bins: equally wide bins of confidence; a bin holds its upper end.
     """
+    return float(
+        sum(abs(right - confidence) * count for count, confidence, right in calibration(probs, labels, num_bins)) / len(labels)
+    )
+
+
+def calibration(probs, labels, num_bins=15):
+    """A reliability diagram (Guo et al. 2017, section 2): `[count, mean confidence, share that is right]` of each bin.
+
+        calibration(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 0]), 1)     # [[2, 0.85, 0.5]]
+
+    Args:
+        probs: float (N, C).
+        labels: int (N,).
+        num_bins: equally wide bins of confidence; a bin holds its upper end. Empty ones are left out.
+    """
     confidence, right = probs.max(1), probs.argmax(1) == labels
     bins = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
-    gaps = np.bincount(bins, right, num_bins) - np.bincount(bins, confidence, num_bins)
-    return float(np.abs(gaps).sum() / len(labels))
+    sums = [np.bincount(bins, weights, num_bins) for weights in (np.ones(len(bins)), confidence, right)]
+    return [[int(n), float(c / n), float(r / n)] for n, c, r in zip(*sums, strict=True) if n]
 
 
 def spearman(first, second):

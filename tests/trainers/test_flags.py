@@ -4,10 +4,11 @@ import json
 import sys
 
 import pytest
+from absl import flags
 
 from tests import programs
 from trainers import flags as trainer_flags
-from trainers import program
+from trainers import program, run
 from zoo.config import Refusal
 from zoo.registry import MODELS
 
@@ -105,6 +106,20 @@ def test_the_steps_of_a_trace():
 def test_the_config_is_json():
     config, _ = resolved("--model=lstm", "--set=num_layers=1")
     assert json.loads(json.dumps(config.to_dict())) == config.to_dict()
+
+
+def test_every_flag_of_training_stands_in_one_group_of_the_help():
+    with programs.parsed("run"):
+        own = sorted(flag.name for flag in flags.FLAGS.get_key_flags_for_module("trainers.flags"))
+        assert sorted(name for names in trainer_flags.GROUPS.values() for name in names) == own
+        told = program.help_of(run.main, trainer_flags.GROUPS)
+    assert told.startswith("Trains a model") and max(map(len, told.splitlines()[3:])) <= 100
+    assert [told.index(f"\n{title}:\n") for title in trainer_flags.GROUPS] == sorted(
+        told.index(f"\n{title}:\n") for title in trainer_flags.GROUPS
+    )
+    assert "--list: " in told and "--[no]export: Write the SavedModel at the end. [true]" in told
+    words = " ".join(told.split())
+    assert "TF_CONFIG. [1]" in words and "tuning.py. It may be given several times." in words
 
 
 def test_dry_run_prints_what_would_run_and_writes_nothing(tmp_path, monkeypatch, capfd):

@@ -78,6 +78,16 @@ def matmul_peak(dtype="float32", seconds=0.5):
 
 
 @functools.cache
+def processor_peak(seconds=0.2):
+    """FLOP/s of the best large product of float32 matrices that NumPy makes: measured without loading TensorFlow."""
+    import numpy as np
+
+    size = 1_024
+    a = np.ones((size, size), np.float32)
+    return 2 * size**3 / _best_time(lambda: a @ a, seconds)
+
+
+@functools.cache
 def memory_bandwidth(seconds=0.5):
     """Bytes a second that go through the default device's memory in y = x + 1, read and write counted."""
     import tensorflow as tf

@@ -39,13 +39,14 @@ class Meter:
         """What `metrics_log.MEASURED` names, from `begin` on.
 
         Returns:
-            dict: `tokens_per_second`; `flop_utilisation`, the share of the peak that they make; `data_wait`, the share of
-            the time that went by waiting for batches; `memory_bytes` in use, on the first GPU if there is one and else by
-            this process.
+            dict: `seconds` of steps; `tokens_per_second`; `flop_utilisation`, the share of the peak that they make;
+            `data_wait`, the share of the time that went by waiting for batches; `memory_bytes` in use, on the first GPU if
+            there is one and else by this process.
         """
         seconds = time.perf_counter() - self._began
         speed = max(self._tokens, 1) / seconds  # a line may come before the first step, and it divides by the speed
         return {
+            "seconds": seconds,
             "tokens_per_second": speed,
             "flop_utilisation": speed * self.flops_per_token / self.peak,
             "data_wait": self._waited / seconds,

@@ -7,7 +7,7 @@ import tensorflow as tf
 from zoo.files import replace_file
 
 # What a line says of the machine and not of the model: the only values in which two runs of one command may differ.
-MEASURED = ("tokens_per_second", "flop_utilisation", "data_wait", "memory_bytes")
+MEASURED = ("seconds", "tokens_per_second", "flop_utilisation", "data_wait", "memory_bytes")
 
 
 class MetricsLog:

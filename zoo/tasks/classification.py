@@ -232,7 +232,8 @@ class Classification(Task):
         return {"nats": nats, "examples": ops.sum(weights)}, rows, None
 
     def metrics(self, totals, rows, data):
-        """`loss` in nats an example, `accuracy`, `macro_f1`, `calibration_error`, and the `confusion_matrix`."""
+        """`loss` in nats an example, `accuracy`, `macro_f1`, `calibration_error`, `calibration` (see `zoo.metrics`), and the
+        `confusion_matrix`."""
         real = np.concatenate(rows["weights"]) > 0
         probs, labels = np.concatenate(rows["probs"])[real], np.concatenate(rows["labels"])[real]
         confusion = metrics.confusion_matrix(labels, probs.argmax(1), probs.shape[1])
@@ -241,6 +242,7 @@ class Classification(Task):
             "accuracy": float(np.trace(confusion) / confusion.sum()),
             "macro_f1": metrics.macro_f1(confusion),
             "calibration_error": metrics.calibration_error(probs, labels),
+            "calibration": metrics.calibration(probs, labels),
             "num_examples": int(real.sum()),
             "confusion_matrix": confusion.tolist(),
         }

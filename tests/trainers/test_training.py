@@ -1,0 +1,64 @@
+"""What a run prints at its end: the score, where things are, and commands that work as printed."""
+
+import contextlib
+import io
+import json
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests import exports, programs
+from trainers.training import RULE, summary
+from zoo.bundle import Bundle
+
+SCORES = {"loss": 1.25, "perplexity": 3.4903, "accuracy": 0.75, "similarity": 0.5, "bleu": 31.5, "f1": 0.25}
+
+
+def ended(directory, model, task, **fields):
+    """The lines of a summary, and the run that it is of."""
+    made = exports.made(model, task)
+    bundle = Bundle(made.model, made.tokenizer, made.task, {"scores": {"test": SCORES}})
+    bundle.save(directory / "bundle")
+    config = SimpleNamespace(model=model, preset="tiny", task=task, dataset="toy")
+    return summary(directory, config, bundle, **fields).splitlines()
+
+
+@pytest.mark.parametrize(("model", "task"), [
+    ("gpt", "language_modeling"), ("transformer", "translation"), ("bert", "classification"), ("bert", "question_answering"),
+    ("word2vec", "word_vectors"), ("glm", "blank_infilling"),
+])  # fmt: skip
+def test_the_next_commands_work_as_printed(model, task, tmp_path, capfd):
+    run = tmp_path / "a run"
+    lines = ended(run, model, task)
+    assert lines[0] == lines[-1] == RULE and f"Bundle: {run}/bundle" in lines
+    assert lines[1] == f"{model} tiny, {task} on toy" and lines[2].startswith("Test: loss 1.2500")
+    asks, evaluates, reports = (shlex.split(line) for line in lines[lines.index("Next:") + 1 : -1])
+    for command, program in ((evaluates, "evaluate"), (reports, "report")):
+        assert command == ["python", "-m", f"trainers.{program}", f"--model_dir={run}"]
+        with programs.parsed(program, *command[3:]):
+            pass
+    if asks[1] == "-m":
+        assert asks[2:] == ["trainers.generate", f"--model_dir={run}", "--prompt=The"]
+        assert programs.call(capfd, "generate", *asks[3:], "--max_new_tokens=2").status == 0
+    else:
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(asks[2], {})
+        assert printed.getvalue().startswith("{'")
+
+
+def test_an_export_is_named_with_the_command_of_its_server(tmp_path):
+    lines = ended(tmp_path, "gpt", "language_modeling", export=tmp_path / "export" / "1")
+    assert f"Export: {tmp_path}/export/1, replayed in a fresh process: equal" in lines
+    server = next(shlex.split(line.removeprefix("Server: ")) for line in lines if line.startswith("Server: "))
+    assert server[0] == "tensorflow_model_server" and server[-1] == f"--model_base_path={tmp_path}/export"
+    assert Path(server[-1].partition("=")[2]).is_absolute()
+    assert json.dumps(SCORES["perplexity"]) in " ".join(lines)
+
+
+def test_a_report_that_needs_matplotlib_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    line = ended(tmp_path, "gpt", "language_modeling")[-2]
+    assert line == f"  python -m trainers.report --model_dir={tmp_path}  # first: pip install 'language-model-zoo[report]'"

@@ -1,0 +1,140 @@
+"""What the model of a run answers: samples, examples of the data with their answers, alignments, neighbours of words.
+
+The part of a report that loads the bundle, and so needs TensorFlow.
+"""
+
+import dataclasses
+import inspect
+import itertools
+
+import numpy as np
+
+from trainers.reporting.records import Record
+from zoo.config import Refusal
+
+NUM_SAMPLES, NUM_EXAMPLES, NUM_ALIGNED, NUM_WORDS, NUM_NEIGHBOURS = 3, 5, 3, 8, 8
+LONGEST = 400  # characters of a text that are shown
+LONGEST_ALIGNED = 160  # characters of a text whose alignment is drawn
+MOST_NEW_TOKENS = 100
+COMMON = 100  # words more frequent than this one are mostly words of grammar
+
+
+@dataclasses.dataclass
+class Answers:
+    """What there is to show of a model.
+
+    Attributes:
+        samples: lines of text.
+        examples: `(names of columns, rows of strings)`, or None.
+        alignments: `(source tokens, target tokens, weights (T, S) as lists)`.
+        neighbours: `(word, [(neighbour, similarity)])`.
+        remarks: sentences that say what could not be shown.
+    """
+
+    samples: list = dataclasses.field(default_factory=list)
+    examples: tuple | None = None
+    alignments: list = dataclasses.field(default_factory=list)
+    neighbours: list = dataclasses.field(default_factory=list)
+    remarks: list = dataclasses.field(default_factory=list)
+
+
+def ask(record: Record):
+    """The `Answers` of the model of a run."""
+    import zoo
+
+    loaded, answers = zoo.load(record.directory), Answers()
+    if "nearest" in loaded.signatures:
+        answers.neighbours = _neighbours(loaded)
+    else:
+        seed = record.config.get("seed", 0)
+        seeds = range(seed, seed + (NUM_SAMPLES if loaded.task.generates else 1))
+        samples = [loaded.task.sample(loaded, each) for each in seeds]
+        answers.samples = [sample for sample in samples if sample is not None]
+    try:
+        if loaded.task.reads == "examples":
+            _answer_examples(record, loaded, answers)
+    except (Refusal, OSError) as error:  # the text may be gone: a report is of what is left
+        answers.remarks.append(f"Examples of the data are left out: {' '.join(str(error).split())}")
+    return answers
+
+
+def _neighbours(loaded):
+    """The nearest words of some words: from frequent ones, behind those of grammar, to half of all, in equal ratios of rank."""
+    tokenizer = loaded.tokenizer
+    special = {tokenizer.eos_id, tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id}
+    counts = loaded.model.head.counts.numpy()
+    order = [i for i in np.argsort(-counts, kind="stable").tolist() if counts[i] and i not in special]
+    first = min(COMMON, len(order) // 10)
+    ranks = np.geomspace(first + 1, max(first + 1, len(order) // 2), NUM_WORDS).astype(int) - 1 if order else []
+    words = [tokenizer.decode([order[rank]]).strip() for rank in dict.fromkeys(ranks)]
+    if not words:
+        return []
+    found = loaded.predict("nearest", word=words, k=[NUM_NEIGHBOURS])
+    rows = zip(words, found["words"], found["similarity"], strict=True)
+    return [(word, [(n, float(s)) for n, s in zip(near, sims, strict=True) if n]) for word, near, sims in rows]
+
+
+def _answer_examples(record, loaded, answers):
+    import tfds_configs
+
+    source = tfds_configs.get(record.config["dataset"], record.config.get("data_path"))
+    split = "test" if "test" in source.splits else "validation"
+    examples = list(itertools.islice(source.examples(split), NUM_EXAMPLES))
+    if "source" in loaded.task.fields:
+        _answer_pairs(loaded, examples, answers)
+        return
+    parameters = inspect.signature(loaded.signatures["serving_default"].python_function).parameters
+    rows = []
+    for example in examples:
+        asked = {"text": " ".join(example["tokens"]), **example} if "tokens" in example else example
+        inputs = {name: [asked[name]] for name in parameters if isinstance(asked.get(name), str)}
+        wanted = ", ".join(_plain(asked[name]) for name in ("label", "tags", "answers") if name in asked)
+        try:
+            answer = _shown(loaded.predict("serving_default", **inputs))
+        except Refusal as refusal:
+            answer = str(refusal)
+        rows.append([*(_short(value) for (value,) in inputs.values()), _short(wanted), _short(answer)])
+        columns = (*inputs, "right", "answer")
+    if rows:
+        answers.examples = columns, rows
+
+
+def _answer_pairs(loaded, examples, answers):
+    """Of a task that turns one text into another: what is written, and how the written text looks at its source."""
+    rows = []
+    for example in examples:
+        try:
+            written = loaded.predict("generate", text=[example["source"]], max_new_tokens=[MOST_NEW_TOKENS])["text"][0]
+        except Refusal as refusal:
+            written = str(refusal)
+        rows.append([_short(example["source"]), _short(_plain(example["target"])), _short(written)])
+        short = written and max(len(example["source"]), len(written)) <= LONGEST_ALIGNED
+        if "align" in loaded.signatures and short and len(answers.alignments) < NUM_ALIGNED:
+            told = loaded.predict("align", text=[example["source"]], target=[written])
+            answers.alignments.append(tuple(told[name][0].tolist() for name in ("source_tokens", "target_tokens", "weights")))
+    answers.examples = ("source", "reference", "written"), rows
+
+
+def _shown(answer):
+    """The answer of a signature in a line: classes with their scores, else its texts."""
+    if {"labels", "scores"} <= answer.keys():
+        pairs = zip(answer["labels"][0], answer["scores"][0], strict=True)
+        return ", ".join(f"{label} {score:.2f}" for label, score in itertools.islice(pairs, 3))
+    for name in ("answer", "tags", "text"):
+        if name in answer:
+            rows = np.atleast_1d(answer[name][0])
+            rows = rows if rows.ndim > 1 else rows[None]
+            return " | ".join(" ".join(filter(None, row)) for row in rows)
+    return "; ".join(f"{name} {_plain(value[0].tolist())}" for name, value in answer.items())
+
+
+def _plain(value):
+    """A value of an example in words."""
+    if isinstance(value, list | tuple):
+        between = " | " if any(isinstance(item, list) for item in value) else " "
+        return between.join(_plain(item) for item in value)
+    return str(value)
+
+
+def _short(text):
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
