@@ -180,9 +180,15 @@ def define_conversion():
     flags.DEFINE_string(
         "from",
         None,
-        "A Hugging Face directory, a GGUF or ARPA file, a KerasHub preset (or keras_hub:NAME), Google's BERT, a bundle, a run.",
+        "A Hugging Face directory, a GGUF or ARPA file, a KerasHub preset (or keras_hub:NAME), Google's BERT, word vectors "
+        "(.txt, .vec, .bin), a bundle, a run.",
     )
-    flags.DEFINE_string("to", None, "What to make: a bundle; of a bundle, a Hugging Face directory, or a file NAME.arpa.")
+    flags.DEFINE_string(
+        "to",
+        None,
+        "What to make: a bundle; of a bundle, a Hugging Face directory, or a file NAME.arpa, NAME.txt, .glove.txt, .vec or .bin.",
+    )
+    flags.DEFINE_integer("static", None, "Of an encoder's bundle: make a bundle of its tokens' vectors, so many numbers each.")
     flags.DEFINE_string("peer_python", None, "An interpreter with torch and transformers, to compare with. [this one's]")
 
 
