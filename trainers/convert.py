@@ -1,9 +1,9 @@
 """Carries models in and out: python -m trainers.convert --from=all-MiniLM-L6-v2 --to=minilm
 
 From a Hugging Face directory, a GGUF file, a preset of KerasHub's (a directory, or a published one as `keras_hub:NAME`), a
-directory of Google's BERT, an ARPA file or a file of word vectors to a bundle; from a bundle or a run to a Hugging Face directory
-or, of an n-gram, to an ARPA file, of word vectors to such a file, of an encoder to word vectors of its tokens (--static). It ends
-with a certificate: what was compared with whom, and how far the two are apart.
+directory of Google's BERT, an ARPA file or a file of word vectors to a bundle. From a bundle or a run to a Hugging Face
+directory; of an n-gram to an ARPA file; of word vectors to such a file; of an encoder to vectors of its tokens (--static). It
+ends with a certificate: what was compared with whom, and how far the two are apart.
 """
 
 import json

@@ -2,9 +2,9 @@
 
     bundle = distil(zoo.bundle.load("minilm"), 256)
 
-Each token is put alone into the encoder's frame, and the encoder's vector of that row is the token's. The principal components of
-these vectors are kept, and weighted by Zipf's law: log(1 + rank) stands for how rare a token is, since a vocabulary begins with
-frequent ones. The vector of a text is the mean of its tokens' rows.
+Each token is put alone into the encoder's frame, and the encoder's vector of that row is the token's. The principal components
+of these vectors are kept, and weighted by Zipf's law: log(1 + rank) stands for how rare a token is, since a vocabulary begins
+with frequent ones. The vector of a text is the mean of its tokens' rows.
 """
 
 import numpy as np
@@ -42,9 +42,8 @@ def distil(bundle, width, progress=lambda done: None):
     frame = framed_texts(model.kind, tokenizer)
     vectors = token_vectors(model, ids, frame.before, frame.after, pooling, progress)
     if not 0 < width <= min(vectors.shape):
-        raise Refusal(
-            f"--static={width} is not among 1 to {min(vectors.shape)}: there are {len(ids)} vectors of {vectors.shape[1]}."
-        )
+        there = f"there are {len(ids)} vectors of {vectors.shape[1]} numbers"
+        raise Refusal(f"--static={width} is not among 1 to {min(vectors.shape)}: {there}.")
     reduced, kept = principal_components(vectors, width)
     table = aligned_zeros((tokenizer.vocab_size, width))
     # As model2vec ranks them: the special tokens come first.

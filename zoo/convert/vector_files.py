@@ -99,8 +99,9 @@ def read(path):
         path: the file; its name tells the form, as the table above says.
 
     Returns:
-        `(words, table, left_out)`: a list of N strings in the order of the file; float32 (N + 2, D), their vectors from row 2 on,
-        row 0 that of `<unk>` where the file has it, else zeros, and row 1 zeros; the special words that are not among the words.
+        `(words, table, left_out)`: a list of N strings in the order of the file; float32 (N + 2, D), their vectors from row 2
+        on, row 0 that of `<unk>` where the file has it, else zeros, and row 1 zeros; those special words of the file that are
+        not among the words.
 
     Raises:
         Refusal: the file is damaged, or a word is there twice, has white space in it, or a vector of another width or with a
@@ -182,7 +183,7 @@ def _read_binary(found, file, count):
             data, start = data[start:] + more, 0
         found.add(f"word {number:,}", data[start:blank].lstrip(b"\n"), np.frombuffer(data, "<f4", found.width, blank + 1))
         start = blank + 1 + size
-    if data[start:].strip(b"\n") or file.read(1):
+    if (data[start:] + file.read(2)).strip(b"\n"):
         raise found.malformed(f"word {count:,}", "the file goes on after the words of its first line.")
     return found
 
@@ -191,7 +192,7 @@ def read_bundle(path):
     """The bundle of a file: the family `word2vec` with the task `word_vectors`. Raises Refusal as `read` does.
 
     Where no word changes in lower case, texts are read in lower case: their other words are unknown either way. Files have no
-    counts; words stand from the most frequent to the least, and the head counts V, V - 1, ..., as gensim does.
+    counts; words stand from the most frequent to the least, and the head counts N, N - 1, ..., 1, as gensim does.
     """
     words, table, left_out = read(path)
     try:
@@ -203,9 +204,7 @@ def read_bundle(path):
     with unfilled():
         model = task.assemble(Word2Vec(config)).build_from_ids()
     model.without_head().embeddings.value.assign(as_tensor(table))
-    counts = np.arange(len(table) + 1, 1, -1).astype(np.float32)
-    counts[:2] = 0
-    model.head.counts.assign(counts)
+    model.head.counts.assign(np.array([0, 0, *range(len(words), 0, -1)], np.float32))
     provenance = {"converted_from": "word vectors", "source": Path(path).name, "left_out": left_out}
     return Bundle(model, tokenizer, task, provenance)
 
@@ -234,8 +233,8 @@ def write_bundle(bundle, path):
     path, model = Path(path), bundle.model.without_head()
     if model.config.contextual:
         raise Refusal(
-            f"{path.name} is a file of word vectors, and in {model.registered_name} those depend on the words around; give --to "
-            "a directory, with --static=256 for vectors of its tokens."
+            f"{path.name} is a file of word vectors, and in {model.registered_name} those depend on the words around; give "
+            "--to a directory, with --static=256 for vectors of its tokens."
         )
     words, special = bundle.tokenizer.vocabulary, set(bundle.tokenizer.special_ids)
     ids = [i for i in range(len(words)) if i not in special]

@@ -72,7 +72,9 @@ class Tokenizer(tf.Module):
     @property
     def vocabulary(self):
         """Every token as vocabulary files write it, in the order of ids."""
-        raise TypeError(f"{type(self).__name__} has no written vocabulary.")
+        raise Refusal(
+            f"A {type(self).registered_name} tokenizer has no written vocabulary; take another, such as --tokenizer=word."
+        )
 
     @property
     def mask_token(self):

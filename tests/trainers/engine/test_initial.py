@@ -61,7 +61,7 @@ def test_what_was_pretrained_here_is_fine_tuned_with_its_vocabulary_and_a_new_he
     assert after.task.facts.labels == ("animal", "number")
     # For the same task the head goes along.
     again = before.task.assemble(type(before.model.backbone)(before.model.config)).build_from_ids()
-    assert initial.assign(again, "before").endswith("variables from before, its head too")
+    assert initial.assign(again, before.tokenizer, "before").endswith("variables from before, its head too")
     assert_equal(weights(again, "head"), weights(before.model, "head"))
 
 
