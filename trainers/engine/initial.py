@@ -91,7 +91,7 @@ def _assign_rows(model, tokenizer, bundle, directory):
     theirs = _ids_there(tokenizer.vocabulary, bundle.tokenizer)
     vectors = sum(side[np.maximum(theirs, 0)].astype(np.float32) for side in sides)
     found = np.flatnonzero((theirs >= 0) & vectors.any(axis=1))
-    values = np.array(table)
+    values = np.asarray(table).copy()
     values[found] = vectors[found]
     table.assign(values)
     special = tokenizer.special_ids
