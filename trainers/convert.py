@@ -1,8 +1,9 @@
 """Carries models in and out: python -m trainers.convert --from=all-MiniLM-L6-v2 --to=minilm
 
 From a Hugging Face directory, a GGUF file, a preset of KerasHub's (a directory, or a published one as `keras_hub:NAME`), a
-directory of Google's BERT or an ARPA file to a bundle; from a bundle or a run to a Hugging Face directory or, of an n-gram, to
-an ARPA file. It ends with a certificate: what was compared with whom, and how far the two are apart.
+directory of Google's BERT, an ARPA file or a file of word vectors to a bundle. From a bundle or a run to a Hugging Face
+directory; of an n-gram to an ARPA file; of word vectors to such a file; of an encoder to vectors of its tokens (--static). It
+ends with a certificate: what was compared with whom, and how far the two are apart.
 """
 
 import json
@@ -28,7 +29,7 @@ def main():
     published, target = source.startswith(PRESET), Path(target)
     if not published and not Path(source).exists():
         raise Refusal(f"--from={source}: there is no such file or directory.")
-    if _is_arpa(target) and target.exists():
+    if (_is_arpa(target) or _is_vectors(target)) and target.exists():
         raise Refusal(f"--to={target} is there already; give the name of a new file.")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise Refusal(f"--to={target} is there already and not empty; give the name of a new directory.")
@@ -36,14 +37,20 @@ def main():
         import tensorflow  # noqa: F401
     source = _fetched(source.removeprefix(PRESET)) if published else Path(source)
     outward = _is_ours(source)
+    if FLAGS.static is not None and not outward:
+        raise Refusal("--static takes a bundle of an encoder; make one of these files first, without --static.")
     certificate = _write(source, target) if outward else _read(source, target)
     print(json.dumps(certificate, indent=1))
-    if not outward:
+    if (target / "tokenizer").is_dir():
         print(f"Bundle: {target}\nNext:\n  python -m trainers.export --model_dir={target} --export_dir=export")
 
 
 def _is_arpa(path):
     return path.name.endswith((".arpa", ".arpa.gz"))
+
+
+def _is_vectors(path):
+    return path.name.removesuffix(".gz").endswith((".txt", ".vec", ".bin"))
 
 
 def _is_ours(source):
@@ -63,6 +70,8 @@ def _read(source, target):
     library = "transformers"
     if _is_arpa(source):
         return _read_arpa(source, target)
+    if _is_vectors(source) and source.is_file():
+        return _read_vectors(source, target)
     if source.is_file():
         bundle = gguf.read(source)
     elif keras_hub.is_preset(source):
@@ -94,13 +103,45 @@ def _read_arpa(source, target):
     return bundle.provenance["certificate"]
 
 
+def _read_vectors(source, target):
+    from zoo.convert import vector_files
+
+    bundle = vector_files.read_bundle(source)
+    count, width = bundle.model.config.vocab_size, bundle.model.config.hidden_dim
+    told = "; texts are read in lower case, as all words are" if bundle.tokenizer.lowercase else ""
+    print(f"Model: word2vec, {count - 2:,} words, {width} numbers each{told}", flush=True)
+    for word in bundle.provenance["left_out"]:
+        print(f"Left out: {word}, which is a mark and not a word", flush=True)
+    bundle.provenance["certificate"] = vector_files.certify(bundle, source)
+    bundle.save(target)
+    return bundle.provenance["certificate"]
+
+
+def _make_static(bundle, target):
+    """From an encoder to the vectors of its tokens. Returns what was kept."""
+    from zoo.convert import static
+
+    made = static.distil(bundle, FLAGS.static)
+    made.save(target)
+    return {name: made.provenance[name] for name in ("tokens", "variance_kept")}
+
+
 def _write(source, target):
-    """From a bundle to a Hugging Face directory, or an ARPA file. Returns the certificate."""
+    """From a bundle to other people's files, or to the vectors of its tokens. Returns the certificate."""
     from zoo import bundle as bundles
     from zoo.convert import certificate, huggingface
     from zoo.files import remove_stale, staged
 
     bundle = bundles.load(bundles.find(source))
+    if FLAGS.static is not None:
+        return _make_static(bundle, target)
+    if _is_vectors(target):
+        from zoo.convert import vector_files
+
+        left_out = vector_files.write_bundle(bundle, target)
+        if left_out:
+            print(f"Left out: {len(left_out)} tokens with white space in them", flush=True)
+        return vector_files.certify(bundle, target)
     if _is_arpa(target):
         from zoo.convert import arpa
 

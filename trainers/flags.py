@@ -8,6 +8,7 @@ import math
 
 from absl import flags
 
+from trainers.engine import initial
 from trainers.engine.tuning import TuningConfig
 from zoo.config import Refusal, nearest
 from zoo.registry import MODELS, TASKS, tasks_of
@@ -122,7 +123,7 @@ def define_training():
     flags.DEFINE_enum("precision", None, ("float32", "bfloat16", "float16"), "Of the computation; weights stay float32.")
     flags.DEFINE_enum("xla", None, ("auto", "on", "off", "require"), "Whether the step is compiled by XLA.")
     flags.DEFINE_integer("seed", None, "Of weights, dropout and the order of the data.", lower_bound=0)
-    flags.DEFINE_string("init_from", None, "A bundle or a run whose structure, vocabulary and weights this one begins with.")
+    flags.DEFINE_string("init_from", None, "A bundle or a run that this one begins with: all of it, or rows of word vectors.")
     flags.DEFINE_string("model_dir", None, "Where the run is written. [runs/<model>/<timestamp>]")
     flags.DEFINE_enum("resume", "auto", ("auto", "never"), "Go on with the run in --model_dir, or insist on a new one.")
     flags.DEFINE_integer("eval_every", None, "Steps between evaluations. [a sixth of the steps]", lower_bound=1)
@@ -202,9 +203,15 @@ def define_conversion():
     flags.DEFINE_string(
         "from",
         None,
-        "A Hugging Face directory, a GGUF or ARPA file, a KerasHub preset (or keras_hub:NAME), Google's BERT, a bundle, a run.",
+        "A Hugging Face directory, a GGUF or ARPA file, a KerasHub preset (or keras_hub:NAME), Google's BERT, word vectors "
+        "(.txt, .vec, .bin), a bundle, a run.",
     )
-    flags.DEFINE_string("to", None, "What to make: a bundle; of a bundle, a Hugging Face directory, or a file NAME.arpa.")
+    flags.DEFINE_string(
+        "to",
+        None,
+        "What to make: a bundle; of a bundle, a Hugging Face directory, or a file .arpa, .txt, .glove.txt, .vec or .bin.",
+    )
+    flags.DEFINE_integer("static", None, "Of an encoder's bundle: make a bundle of its tokens' vectors, so many numbers each.")
     flags.DEFINE_string("peer_python", None, "An interpreter with torch and transformers, to compare with. [this one's]")
 
 
@@ -225,12 +232,16 @@ def train_config():
         # The family's own is for its first task, and so is what it sets.
         resolved = {**resolved, "set": (), **TASKS.config(FLAGS.task).recipe}
     model_config = config_class.preset(preset)
-    if FLAGS.init_from:
+    width = initial.width_of_rows(FLAGS.init_from, FLAGS.model) if FLAGS.init_from else None
+    takes_over = FLAGS.init_from and width is None
+    if takes_over:
         model_config = _begun_from(resolved)
         resolved.update(FINE_TUNING)
+    elif width is not None and "embedding_dim" in config_class.field_names():
+        model_config = model_config.replace(embedding_dim=width)
     if FLAGS.data_path:
         resolved["dataset"] = "local_text"
-    if FLAGS.tokenizer not in (None, resolved["tokenizer"]) and not FLAGS.init_from:
+    if FLAGS.tokenizer not in (None, resolved["tokenizer"]) and not takes_over:
         resolved["vocab_size"] = None  # the recipe's size is for the recipe's tokenizer
     settings = (*resolved.pop("set", ()), *FLAGS.set)  # what is said last counts
     for field in dataclasses.fields(TrainConfig):
@@ -256,8 +267,6 @@ def train_config():
 def _begun_from(resolved):
     """The model's config in --init_from; its tokenizer goes into `resolved`, and the sequence length if the recipe's is too
     long."""
-    from trainers.engine import initial
-
     for name in ("preset", "tokenizer", "vocab_size"):
         if FLAGS[name].value is not None:
             raise Refusal(f"--{name} cannot be chosen with --init_from: structure and vocabulary are those of the bundle.")
@@ -329,7 +338,7 @@ def _fitted_to_sequence(model_config, config):
     length = getattr(model_config, "max_length", None)
     if length is None or length >= config.seq_length:
         return model_config
-    if config.init_from:
+    if config.init_from and initial.width_of_rows(config.init_from, config.model) is None:
         raise Refusal(f"--seq_length={config.seq_length} is more than the {length} positions of --init_from.")
     if any(assignment.startswith("max_length=") for assignment in config.set):
         raise Refusal(f"--seq_length={config.seq_length} does not fit max_length={length}; set them alike.")

@@ -57,7 +57,7 @@ def _train(run, config, model_config, placement):
     print(f"Tokens: {sizes}; vocabulary {tokenizer.vocab_size:,}", flush=True)
 
     fields = task.model_fields(tokenizer)
-    if config.init_from:
+    if config.init_from and initial.width_of_rows(config.init_from, config.model) is None:
         fields.pop("vocab_size", None)  # its table may have a few rows more than there are ids, for a round number
     model_config = model_config.replace(**{k: v for k, v in fields.items() if k in model_config.field_names()})
     model_class = MODELS.get(config.model)
@@ -83,7 +83,7 @@ def _train(run, config, model_config, placement):
         with placement.scope():
             model.build_from_ids()
         if config.init_from:
-            print(initial.assign(model, config.init_from), flush=True)
+            print(initial.assign(model, tokenizer, config.init_from), flush=True)
         with placement.scope():
             tuning.begin(model, tuning_config(config))
         trainer, log = _fit(run, config, model, task, tokenizer, data, placement, judged)

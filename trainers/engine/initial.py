@@ -1,8 +1,13 @@
 """What a run begins with when it goes on from a trained model: --init_from=BUNDLE.
 
-The structure and the vocabulary are those of the bundle, and so are the weights of the model itself. The head is that of the
-new task; it takes over weights only where the bundle's task has the very same one.
+From a bundle of the same family the structure and the vocabulary are the bundle's, and so are the weights of the model itself.
+The head is that of the new task; it takes over weights only where the bundle's task has the very same one.
+
+From word vectors of another family a model takes only rows: its table of embeddings gets the vectors of the words that both
+vocabularies have. Structure and vocabulary are its own.
 """
+
+import numpy as np
 
 from zoo.bundle import find, read_config
 from zoo.config import Refusal
@@ -23,18 +28,41 @@ def described(directory, model):
     return MODELS.config(name).from_dict(fields), str(bundle / "tokenizer")
 
 
-def assign(model, directory):
-    """Gives a built model the weights of the bundle in `directory`, and its head those of an equal head there.
+def width_of_rows(directory, model):
+    """How many numbers the word vectors in `directory` have, from which a model of the family `model` takes rows; None where it
+    takes over everything. Reads no weights and loads no TensorFlow.
+
+    Raises:
+        Refusal: there is no bundle, or it is damaged or too new.
+    """
+    config = read_config(find(directory))
+    config_class = MODELS.config(config["model"])
+    if config["model"] == model or config_class.contextual:
+        return None
+    return config_class.from_dict(config["model_config"]).cost(1).hidden_dim
+
+
+def assign(model, tokenizer, directory):
+    """Gives a built model the weights of the bundle in `directory`, and its head those of an equal head there; or, of word
+    vectors of another family, the rows of its table.
+
+    Args:
+        model: a model, perhaps with a head.
+        tokenizer: its `Tokenizer`.
+        directory: a bundle or a run.
 
     Returns:
         A sentence that says what was taken over.
 
     Raises:
-        Refusal: the models differ in structure.
+        Refusal: the models differ in structure, or the model has no table of embeddings as wide as the word vectors.
     """
     from zoo import bundle as bundles
 
-    source = bundles.load(find(directory)).model
+    bundle = bundles.load(find(directory))
+    source = bundle.model
+    if source.registered_name != model.registered_name:
+        return _assign_rows(model.without_head(), tokenizer, bundle, directory)
     theirs, ours = (_weights(getattr(m, "backbone", m)) for m in (source, model))
     differing = sorted(ours.keys() ^ theirs.keys()) or [path for path in ours if ours[path].shape != theirs[path].shape]
     if differing:
@@ -49,6 +77,38 @@ def assign(model, directory):
         _copy(their_head, our_head)
     told = "" if not our_head else ", its head too" if same else ", with a new head"
     return f"Weights: {len(ours)} variables from {directory}{told}"
+
+
+def _assign_rows(model, tokenizer, bundle, directory):
+    table = model.table()
+    sides = [np.asarray(side) for side in bundle.model.without_head().sides()]
+    width = sides[0].shape[1]
+    if table.shape[1] != width:
+        raise Refusal(
+            f"--init_from={directory} has vectors of {width} numbers, and the embeddings of this {model.registered_name} have "
+            f"{table.shape[1]}; make them equally wide with --set."
+        )
+    theirs = _ids_there(tokenizer.vocabulary, bundle.tokenizer)
+    vectors = sum(side[np.maximum(theirs, 0)].astype(np.float32) for side in sides)
+    found = np.flatnonzero((theirs >= 0) & vectors.any(axis=1))
+    values = np.asarray(table).copy()
+    values[found] = vectors[found]
+    table.assign(values)
+    special = tokenizer.special_ids
+    count, words = len(np.setdiff1d(found, special)), len(theirs) - len(special)
+    return f"Embeddings: {count:,} of {words:,} words found in {directory}, the others begin at random"
+
+
+def _ids_there(words, tokenizer):
+    """int (V,): the id that a tokenizer has for each word: of the token that is written so, else of the one token that it reads
+    the word as; -1 for none."""
+    known = {word: i for i, word in enumerate(tokenizer.vocabulary)}
+    ids = np.array([known.get(word, -1) for word in words])
+    missing = np.flatnonzero(ids < 0)
+    for i, read in zip(missing, tokenizer.encode_batch([words[i] for i in missing]), strict=True):
+        if len(read) == 1 and read[0] != tokenizer.unk_id:
+            ids[i] = read[0]
+    return ids
 
 
 def _weights(layer):

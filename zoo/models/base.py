@@ -94,6 +94,14 @@ class Model(keras.Model):
         """
         raise Refusal(f"{self.registered_name} has no blocks; freeze, layer_decay and lora_rank are for models that have some.")
 
+    def table(self):
+        """The table of token embeddings, a variable (V, E).
+
+        Raises:
+            Refusal: the model has none.
+        """
+        raise Refusal(f"{self.registered_name} has no table of embeddings, so it cannot begin with word vectors.")
+
     def limited(self, logits):
         """Logits (..., V) in which the ids from `num_ids` on have no probability."""
         return logits if self.num_ids is None else logits + _no_probability(self.num_ids, logits.shape[-1], logits.dtype)
@@ -362,7 +370,7 @@ class Encoder(Model):
         raise TypeError(f"{type(self).__name__} does not implement hidden().")
 
     def table(self):
-        """The table of token embeddings, a variable (V, E): a masked language model's head shares it."""
+        """As `Model.table`; a masked language model's head shares it."""
         return self.embeddings.embeddings
 
     def pool(self, hidden_BTD):

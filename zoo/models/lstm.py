@@ -161,6 +161,9 @@ class LSTM(LanguageModel):
         self.head.build((None, None, c.layer_dims[-1]))
         self.built = True
 
+    def table(self):
+        return self.embeddings.embeddings
+
     def layers_by_depth(self):
         return [[self.embeddings], *([layer] for layer in self.recurrent), [self.head]]
 

@@ -88,6 +88,9 @@ class Word2Vec(Encoder):
     def hidden(self, batch, training=False):
         return ops.cast(ops.take(self.embeddings, self.taken(batch)["token_ids"], axis=0), self.compute_dtype)
 
+    def table(self):
+        return self.embeddings
+
     def sides(self):
         """The tables whose sum is the table of word vectors, (V, D) each: here one."""
         return (self.embeddings,)

@@ -77,8 +77,7 @@ class MaskedLM(Task):
 
     def _masking(self, tokenizer):
         require_mask(tokenizer)
-        special = {tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id, tokenizer.eos_id, tokenizer.pad_id, tokenizer.unk_id}
-        special_ids = tuple(sorted(special - {None}))
+        special_ids = tuple(tokenizer.special_ids)
         return Masking(self.config.mask_rate, self.config.masking, tokenizer.mask_id, special_ids, tokenizer.begins_word())
 
     def training_batches(self, data, model, tokenizer, layout):

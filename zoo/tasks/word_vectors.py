@@ -137,7 +137,7 @@ class WordVectors(Task):
 
     def training_batches(self, data, model, tokenizer, layout):
         counts = pairs.count_words(
-            data, model.config.vocab_size, min_count=self.config.min_count, special_ids=_special_ids(tokenizer)
+            data, model.config.vocab_size, min_count=self.config.min_count, special_ids=tokenizer.special_ids
         )
         model.head.counts.assign(counts.astype(np.float32))
         counts = self._counts(model)
@@ -246,12 +246,6 @@ class WordVectors(Task):
         word = loaded.tokenizer.decode([int(order[min(100, len(order) - 1)])])
         found = loaded.predict("nearest", word=[word], k=[8])["words"][0]
         return f"{word}: {', '.join(other for other in found if other)}"
-
-
-def _special_ids(tokenizer):
-    """Ids that are no words."""
-    ids = {tokenizer.eos_id, tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id}
-    return sorted(ids - {None})
 
 
 def _counted(data, counts, eos_id, window):

@@ -64,9 +64,17 @@ class Tokenizer(tf.Module):
         return (self.eos_id,)
 
     @property
+    def special_ids(self):
+        """Sorted ids that stand for no word: of end, padding, unknown, an encoder's frame and mask."""
+        ids = {self.eos_id, self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id}
+        return sorted(ids - {None})
+
+    @property
     def vocabulary(self):
         """Every token as vocabulary files write it, in the order of ids."""
-        raise TypeError(f"{type(self).__name__} has no written vocabulary.")
+        raise Refusal(
+            f"A {type(self).registered_name} tokenizer has no written vocabulary; take another, such as --tokenizer=word."
+        )
 
     @property
     def mask_token(self):

@@ -79,6 +79,10 @@ class CharTokenizer(Tokenizer):
             raise Refusal(f"A character vocabulary needs at least 3 ids, got vocab_size {vocab_size}.")
         return cls("".join(c for c, _ in counts.most_common(vocab_size and vocab_size - 2)))
 
+    @property
+    def vocabulary(self):
+        return [*map(chr, self._points), "", chr(REPLACEMENT)]
+
     @functools.cached_property
     def _id_of_point(self):
         table = np.full(NUM_CODE_POINTS, self.unk_id, np.int32)

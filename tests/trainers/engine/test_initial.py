@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 
+import zoo
 from tests import foreign_models, programs
 from trainers.engine import initial
 from zoo import bundle as bundles
-from zoo.convert import huggingface
+from zoo.convert import huggingface, vector_files
 
 ROWS = "animal\tthe cat sat\nnumber\ta page of 1984\nanimal\tthe dog ran\nnumber\tin 1984 it was 7\n"
 PAIRED = "--data_path=train=rows.tsv,validation=rows.tsv,columns=label:text"
@@ -61,7 +62,7 @@ def test_what_was_pretrained_here_is_fine_tuned_with_its_vocabulary_and_a_new_he
     assert after.task.facts.labels == ("animal", "number")
     # For the same task the head goes along.
     again = before.task.assemble(type(before.model.backbone)(before.model.config)).build_from_ids()
-    assert initial.assign(again, "before").endswith("variables from before, its head too")
+    assert initial.assign(again, before.tokenizer, "before").endswith("variables from before, its head too")
     assert_equal(weights(again, "head"), weights(before.model, "head"))
 
 
@@ -116,3 +117,58 @@ def test_what_cannot_begin_a_run_is_a_sentence(change, arguments, sentence, work
     assert answer.status == 2, answer.err
     assert sentence in answer.err and len(answer.err.splitlines()) == 1
     assert not (workplace / "after").exists()
+
+
+# Rows of word vectors
+
+VECTORS = {"the": [1, 2, 3], "cat": [4, 5, 6], "dog": [7, 8, 9], "horse": [1, 1, 1]}
+
+
+@pytest.fixture
+def word_vectors(workplace):
+    """A bundle `vectors` of four words, and a text."""
+    lines = [f"{word} {' '.join(map(str, numbers))}\n" for word, numbers in VECTORS.items()]
+    (workplace / "vectors.txt").write_text("".join(lines), encoding="utf8")
+    vector_files.read_bundle(workplace / "vectors.txt").save("vectors")
+    (workplace / "text.txt").write_text("The cat saw the dog .\nthe Cat ran\n" * 20, encoding="utf8")
+    return workplace
+
+
+@pytest.mark.parametrize(("model", "arguments"), [
+    ("lstm", ("--preset=tiny", "--data_path=text.txt")),
+    ("bilstm", ("--preset=tiny", "--task=classification", PAIRED)),
+    ("word2vec", ("--task=classification", PAIRED, "--set=hidden_dim=3")),
+])  # fmt: skip
+def test_a_table_takes_the_rows_of_the_words_that_both_know(model, arguments, word_vectors, capfd):
+    source = "vectors"
+    if model == "word2vec":  # of another family too
+        source = "glove"
+        tokenizer = bundles.load("vectors").tokenizer
+        glove = zoo.create("glove", "tiny", vocab_size=6, hidden_dim=3)
+        table = np.array([[0] * 3, [0] * 3, *VECTORS.values()], np.float32)
+        glove.embeddings.assign(table - 0.25)
+        glove.contexts.assign(np.full((6, 3), 0.25))
+        bundles.Bundle(glove, tokenizer, "embedding", {}).save("glove")
+    answer = run(capfd, f"--init_from={source}", "--tokenizer=word", *arguments, "--model_dir=after", model=model)
+    assert answer.status == 0, answer.err
+    after = bundles.load("after/bundle")
+    table, words = np.asarray(after.model.without_head().table()), after.tokenizer.vocabulary
+    known = [i for i, word in enumerate(words) if word.lower() in VECTORS]  # `The` is read as `the`
+    np.testing.assert_array_equal(table[known], [VECTORS[words[i].lower()] for i in known])
+    others = np.setdiff1d(np.arange(2, len(words)), known)
+    assert len(known) and len(others) and (np.abs(table[others]) < 0.2).all()
+    assert f"Embeddings: {len(known)} of {len(words) - 2} words found in {source}" in answer.out
+
+
+@pytest.mark.parametrize(("model", "arguments", "sentence"), [
+    ("lstm", ("--preset=tiny", "--set=embedding_dim=4"), "has vectors of 3 numbers, and the embeddings of this lstm have 4"),
+    ("bag_of_words", ("--task=classification",), "bag_of_words has no table of embeddings"),
+    ("lstm", ("--preset=tiny", "--tokenizer=byte"), "A byte tokenizer has no written vocabulary"),
+])  # fmt: skip
+def test_what_cannot_take_rows_is_a_sentence(model, arguments, sentence, word_vectors, capfd):
+    data = PAIRED if model == "bag_of_words" else "--data_path=text.txt"
+    answer = run(
+        capfd, "--init_from=vectors", "--tokenizer=word", data, *arguments, "--model_dir=after", model=model
+    )  # fmt: skip
+    assert answer.status == 2 and sentence in answer.err and len(answer.err.splitlines()) == 1
+    assert not (word_vectors / "after").exists()
