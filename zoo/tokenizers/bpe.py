@@ -43,11 +43,12 @@ class BPETokenizer(Tokenizer):
 
     Args:
         vocabulary: dict, token -> id, each of 0..vocab_size-1 once; all but special tokens in `BYTE_SYMBOLS`.
-        merges: list of pairs of tokens, the first learnt first, and so each after those that make its two parts.
+        merges: list of pairs of tokens, the first learnt first. Several may make one token.
         special_tokens: tokens that no text yields, however it is written.
         eos_token: the special token that separates documents.
         words: how texts are cut into words, a name in `bpe_words.PATTERNS`.
         special: what the special tokens are for, a `Special`.
+        ignore_merges: whether a word that is a token becomes that token, whatever the merges make of it.
 
     Raises:
         Refusal: the vocabulary and the merges do not fit together.
@@ -55,7 +56,7 @@ class BPETokenizer(Tokenizer):
 
     def __init__(
         self, vocabulary, merges, special_tokens=(END_OF_TEXT,), eos_token=END_OF_TEXT, words="gpt2",
-        special=NOTHING,
+        special=NOTHING, ignore_merges=False,
     ):  # fmt: skip
         super().__init__()
         merges = [tuple(pair) for pair in merges]
@@ -70,15 +71,28 @@ class BPETokenizer(Tokenizer):
             self.bos_id = vocabulary[bos]
         self._pad_id = vocabulary[pad] if pad in special_tokens else self.eos_id
         self._special_ids = np.sort([vocabulary[token] for token in special_tokens])
-        self._native = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, merges))
+        self._native = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, merges, ignore_merges=ignore_merges))
         self._native.pre_tokenizer = bpe_words.pre_tokenizer(words)
         self._pieces = np.full(self.vocab_size, b"", object)
         for token, i in vocabulary.items():
             if token not in special_tokens:
                 self._pieces[i] = bytes(map(BYTE_OF_SYMBOL.__getitem__, token))
-        symbols = {token: i for i, token in enumerate([*BYTE_SYMBOLS, *(left + right for left, right in merges)])}
-        pairs = np.array([(symbols[left], symbols[right]) for left, right in merges], np.int64).reshape(-1, 2)
-        self._graph = BPEGraph(pairs, np.array([vocabulary.get(token, -1) for token in symbols], np.int32), self._pieces, words)
+        self._graph = BPEGraph(
+            **_symbols(vocabulary, merges), pieces=self._pieces, words=words, whole=self._wholes(special_tokens)
+        )
+
+    def _wholes(self, special_tokens):
+        """Ids of tokens that a word becomes as a whole, and that merges do not make of it. Raises Refusal for special ones."""
+        if not self._native.model.ignore_merges:
+            return []
+        for token in special_tokens:
+            spelt = bytes(BYTE_OF_SYMBOL.get(symbol, 0) for symbol in token).decode("utf8", errors="replace")
+            if token in [piece for piece, _ in self._native.pre_tokenizer.pre_tokenize_str(spelt)]:
+                raise Refusal(f"The special token {token!r} is a word too, and ignore_merges=true makes it of plain text.")
+        model = json.loads(self._native.to_str())["model"]
+        merged = tokenizers.models.BPE(model["vocab"], [tuple(pair) for pair in model["merges"]])
+        others = ((i, token) for i, token in enumerate(self.vocabulary) if self._pieces[i])
+        return [i for i, token in others if [part.id for part in merged.tokenize(token)] != [i]]
 
     @property
     def pad_id(self):
@@ -154,8 +168,13 @@ class BPETokenizer(Tokenizer):
         candidates = [eos_token] if eos_token else [named, END_OF_TEXT, "</s>", *specials[: len(specials) == 1]]
         for candidate in candidates:
             if candidate in specials:
-                return cls(vocabulary, merges, specials, candidate, words, special)
-        raise Refusal(f"{tokenizer_json} does not say which token ends a text; give one of {specials} as eos_token.")
+                return cls(vocabulary, merges, specials, candidate, words, special, bool(model.get("ignore_merges")))
+        if eos_token:
+            raise Refusal(f"{tokenizer_json} has no special token {eos_token!r} to end a text; it has {specials}.")
+        raise Refusal(
+            f"{tokenizer_json} does not say which token ends a text; name one of {specials} as eos_token in the file "
+            "tokenizer_config.json beside it."
+        )
 
     def encode_batch(self, texts):
         # Behind a sign other patterns than GPT-2's take the ends of lines along.
@@ -195,6 +214,21 @@ class BPETokenizer(Tokenizer):
         return cls.from_huggingface(directory / "tokenizer.json", config["eos_token"], Special.loaded(config))
 
 
+def _symbols(vocabulary, merges):
+    """What `BPEGraph` is told of merges. One with a part that nothing makes can never be applied, and is left out."""
+    made = {*BYTE_SYMBOLS, *(left + right for left, right in merges)}
+    merges = [(left, right) for left, right in merges if left in made and right in made]
+    tokens = [*BYTE_SYMBOLS, *(left + right for left, right in merges)]
+    symbols = {}
+    for i, token in enumerate(tokens):
+        symbols.setdefault(token, i)
+    return {
+        "pairs": np.array([(symbols[left], symbols[right]) for left, right in merges], np.int64).reshape(-1, 2),
+        "ids": np.array([vocabulary.get(token, -1) for token in tokens], np.int32),
+        "firsts": np.array([symbols[token] for token in tokens], np.int32),
+    }
+
+
 def read_merges(path):
     """The merges in a file that has one a line, in order: list of pairs of tokens."""
     lines = read_lines(path)
@@ -217,7 +251,6 @@ def _check_supported(config, model, path):
         (model.get("type", "BPE") == "BPE", f"a {model.get('type')} model; only BPE is read here"),
         (config.get("normalizer") is None, "a normalizer; only null is supported"),
         (not model.get("dropout"), "BPE dropout; only null is supported"),
-        (not model.get("ignore_merges"), "ignore_merges=true; only false is supported"),
         (not model.get("continuing_subword_prefix"), "a continuing_subword_prefix; only an empty one is supported"),
         (not model.get("end_of_word_suffix"), "an end_of_word_suffix; only an empty one is supported"),
         (all(token["special"] for token in added), "added tokens that are not special; only those are supported"),
@@ -235,10 +268,13 @@ def _check(vocabulary, merges, special_tokens, eos_token):
     if eos_token not in special_tokens:
         raise Refusal(f"The end of text {eos_token!r} must be one of the special tokens {list(special_tokens)}.")
     made = dict.fromkeys(symbol for symbol in BYTE_SYMBOLS if symbol in vocabulary)
+    seen = set()
     for left, right in merges:
-        if left not in made or right not in made or left + right in made:
-            order = f"its parts must be made before it, and {left + right!r} by it alone"
-            raise Refusal(f"The merge {left!r} {right!r} is out of order: {order}.")
+        lacking = next((part for part in (left, right) if part not in vocabulary), None)
+        if lacking is not None or (left, right) in seen:
+            why = "is there twice" if lacking is None else f"joins {lacking!r}, which the vocabulary does not have"
+            raise Refusal(f"The merge {left!r} {right!r} {why}.")
+        seen.add((left, right))
         made[left + right] = None
     for token in (*made, *special_tokens):
         if token not in vocabulary and token not in BYTE_OF_SYMBOL:

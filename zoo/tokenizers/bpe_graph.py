@@ -26,6 +26,7 @@ SYMBOL_BITS = 21
 # Strings live there, and hundreds of small integer operations would wait for copies to an accelerator and back.
 DEVICE = "CPU:0"
 NOTHING = 2**31 - 1
+HASHES = np.random.RandomState(0).randint(-(2**63), 2**63 - 1, PAGE, np.int64)
 
 
 class BPEGraph(tf.Module):
@@ -35,14 +36,21 @@ class BPEGraph(tf.Module):
         pairs: int64 (M, 2), the symbols that merge i joins; each is below 256 + i.
         ids: int32 (256 + M,), the vocabulary's id of each symbol; -1 for a byte that it lacks, which texts then lose.
         pieces: object (V,), the bytes of each id; empty for special ones.
-        words: how texts are cut into words, a name in `bpe_words.NAMES`.
+        words: how texts are cut into words, a name in `bpe_words.PATTERNS`.
+        firsts: int32 (256 + M,), the first symbol that stands for the same token; by default each is the only one.
+        whole: ids of tokens that a word of their bytes becomes, whatever the merges make of it.
     """
 
-    def __init__(self, pairs, ids, pieces, words="gpt2"):
+    def __init__(self, pairs, ids, pieces, words="gpt2", firsts=None, whole=()):
         super().__init__()
         if len(ids) >= 2**SYMBOL_BITS:
             raise Refusal(f"There are {len(pairs)} merges; fewer than {2**SYMBOL_BITS - 256} are supported.")
         self._pairs, self._ids, self._pieces, self._words = pairs, ids, pieces, words
+        own = np.arange(len(ids))
+        self._firsts = None if firsts is None or np.array_equal(firsts, own) else np.asarray(firsts, np.int32)
+        # Whether each merge is learnt after those that make its parts: then no merge makes one possible that comes before it.
+        self._ordered = bool(np.all(pairs < own[256:, None]))
+        self._whole = sorted(whole, key=lambda i: word_sum(pieces[i]))
 
     @functools.cached_property
     def _tensors(self):
@@ -56,7 +64,11 @@ class BPEGraph(tf.Module):
                 "ids": tf.constant(self._ids),
                 "pages": tf.constant(pages),
                 "classes": tf.constant(classes),
-                "hashes": tf.constant(np.random.RandomState(0).randint(-(2**63), 2**63 - 1, PAGE, np.int64)),
+                "hashes": tf.constant(HASHES),
+                "firsts": None if self._firsts is None else tf.constant(self._firsts),
+                "whole_sums": tf.constant([word_sum(self._pieces[i]) for i in self._whole], tf.int64),
+                "whole_words": tf.ragged.constant([list(self._pieces[i]) for i in self._whole], tf.int32, ragged_rank=1),
+                "whole_ids": tf.constant(self._whole, tf.int32),
             }
 
     @functools.cached_property
@@ -78,7 +90,8 @@ class BPEGraph(tf.Module):
             words = kept(words, tf.gather(self._tensors["ids"], data.flat_values) >= 0)
         which, words = self._distinct(words)
         merged = self._merge(words)
-        tokens = tf.gather(merged.with_flat_values(tf.gather(self._tensors["ids"], merged.flat_values)), which)
+        tokens = merged.with_flat_values(tf.gather(self._tensors["ids"], merged.flat_values))
+        tokens = tf.gather(self._as_wholes(words, tokens) if self._whole else tokens, which)
         words_before = _splits(tf.cast(starts, tf.int64))
         token_splits = tf.gather(tokens.row_splits, tf.gather(words_before, data.row_splits))
         return tf.RaggedTensor.from_row_splits(tokens.flat_values, token_splits, validate=False)
@@ -106,11 +119,10 @@ class BPEGraph(tf.Module):
         for another.
         """
         data, splits, lengths = words.flat_values, words.row_splits, words.row_lengths()
-        size, count = tf.size(data, tf.int64), words.nrows()
+        size = tf.size(data, tf.int64)
         word = row_ids(words)
         offset = tf.range(size) - tf.gather(splits, word)
-        factors = tf.gather(self._tensors["hashes"], tf.bitwise.bitwise_and(offset, PAGE - 1))
-        sums = tf.math.unsorted_segment_sum(tf.cast(data + 1, tf.int64) * factors, word, count)
+        sums = self._sums(words)
         unique, which = tf.unique(sums)
         every = tf.range(tf.size(which))
         first = tf.math.unsorted_segment_min(every, which, tf.size(unique))
@@ -125,6 +137,31 @@ class BPEGraph(tf.Module):
         source = tf.gather(tf.gather(splits, first) - row_splits[:-1], row_ids(places)) + places.flat_values
         return which, places.with_flat_values(tf.gather(data, source))
 
+    def _sums(self, words):
+        """Words' bytes, ragged (W, None) -> int64 (W,): `word_sum` of each."""
+        word = row_ids(words)
+        offset = tf.range(tf.size(word, tf.int64)) - tf.gather(words.row_splits, word)
+        factors = tf.gather(self._tensors["hashes"], tf.bitwise.bitwise_and(offset, PAGE - 1))
+        return tf.math.unsorted_segment_sum(tf.cast(words.flat_values + 1, tf.int64) * factors, word, words.nrows())
+
+    def _as_wholes(self, words, tokens):
+        """Tokens of words, ragged (D, None), with one token for each word that is a token as a whole."""
+        sums, others = self._tensors["whole_sums"], self._tensors["whole_words"]
+        place = tf.minimum(tf.searchsorted(sums, self._sums(words)), len(self._whole) - 1)
+        same = tf.gather(others.row_lengths(), place) == words.row_lengths()
+        word = row_ids(words)
+        offset = tf.range(tf.size(word, tf.int64)) - tf.gather(words.row_splits, word)
+        there = tf.gather(others.row_starts(), tf.gather(place, word)) + offset
+        there = tf.gather(others.flat_values, tf.minimum(there, tf.size(others.flat_values, tf.int64) - 1))
+        differ = tf.cast(there != words.flat_values, tf.int32)
+        same &= tf.math.unsorted_segment_sum(differ, word, words.nrows()) == 0
+
+        word = row_ids(tokens)
+        changed = tf.gather(same, word)
+        first = tf.range(tf.size(word, tf.int64)) == tf.gather(tokens.row_starts(), word)
+        values = tf.where(changed, tf.gather(self._tensors["whole_ids"], tf.gather(place, word)), tokens.flat_values)
+        return kept(tokens.with_flat_values(values), first | ~changed)
+
     def _merge(self, words):
         """Symbols of words, ragged (D, None) -> the same after all merges.
 
@@ -132,7 +169,8 @@ class BPEGraph(tf.Module):
         when no pair within the length of the longest token to either side was learnt before it: what could touch its
         two symbols earlier would have to be made of such pairs. So long words are cut into blocks of twice that length,
         and a pair is taken when it is the lowest of its own and the two neighbouring blocks: one pass for all its
-        equals, whatever the length of the word.
+        equals, whatever the length of the word. Where a merge may make one possible that was learnt before it, only the
+        leftmost of equals is taken at once.
         """
         symbols, word = words.flat_values, row_ids(words)
         offset = tf.range(tf.size(symbols, tf.int64)) - tf.gather(words.row_splits, word)
@@ -146,10 +184,17 @@ class BPEGraph(tf.Module):
             right = tf.where(joined, lowest[1:], NOTHING)
             left = tf.where(joined, lowest[:-1], NOTHING)
             lowest = tf.minimum(lowest, tf.minimum(tf.concat([right, [NOTHING]], 0), tf.concat([[NOTHING], left], 0)))
+            if not self._ordered:
+                lowest = tf.where(tf.concat([[NOTHING], left], 0) == lowest, -1, lowest)
             lowest = tf.where(lowest == NOTHING, -1, lowest)
-            taken = _every_second(made, tf.where(made == tf.gather(lowest, block))[:, 0])
-
-            symbols = tf.tensor_scatter_nd_update(symbols, taken[:, None], tf.gather(made, taken))
+            taken = tf.where(made == tf.gather(lowest, block))[:, 0]
+            if self._ordered:
+                taken = _every_second(made, taken)
+            else:
+                taken = tf.boolean_mask(taken, tf.gather(block, taken) != shift(tf.gather(block, taken), 1, -1))
+            new = tf.gather(made, taken)
+            new = new if self._firsts is None else tf.gather(self._tensors["firsts"], new)
+            symbols = tf.tensor_scatter_nd_update(symbols, taken[:, None], new)
             eaten = tf.scatter_nd(taken[:, None] + 1, tf.ones_like(taken, tf.bool), tf.shape(symbols, tf.int64))
             stays = tf.where(~eaten)[:, 0]
             symbols, made, block = tf.gather(symbols, stays), tf.gather(made, stays), tf.gather(block, stays)
@@ -183,6 +228,13 @@ class BPEGraph(tf.Module):
             found = in_one_word & (tf.bitwise.right_shift(entry, bits) == key)
             made = tf.where(found, tf.cast(tf.bitwise.bitwise_and(entry, low), tf.int32), made)
         return made
+
+
+def word_sum(word):
+    """A hash of bytes, an integer: random factors times the bytes plus one, modulo 2^64."""
+    with np.errstate(over="ignore"):
+        factors = HASHES[np.arange(len(word)) % PAGE]
+        return int(np.sum((np.frombuffer(word, np.uint8).astype(np.int64) + 1) * factors))
 
 
 def _splits(lengths):

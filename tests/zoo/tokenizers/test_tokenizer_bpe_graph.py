@@ -128,6 +128,32 @@ def test_any_table_of_merges_on_words_of_many_blocks(merges, data):
     assert tokenizer.tokenize(tf.constant(batch, tf.string)).to_list() == expected
 
 
+@settings(max_examples=100, deadline=None)
+@given(data=st.data(), ignore_merges=st.booleans())
+def test_merges_as_tiktoken_files_become_them(data, ignore_merges):
+    """Every way to cut a token into two tokens is a merge, at the token's place; so a part may be learnt after the whole."""
+    tokens = data.draw(st.lists(st.text("abc", min_size=2, max_size=5), max_size=14, unique=True))
+    known = {"a", "b", "c", *tokens}
+    cuts = [(token, [(token[:i], token[i:]) for i in range(1, len(token))]) for token in tokens]
+    merges = [pair for _, pairs in cuts for pair in pairs if set(pair) <= known]
+    vocabulary = {token: i for i, token in enumerate([*BYTE_SYMBOLS, *tokens, END_OF_TEXT])}
+    tokenizer = BPETokenizer(vocabulary, merges, words="llama3", ignore_merges=ignore_merges)
+    run = st.tuples(st.sampled_from(["a", "b", "c", "ab", "ba", "aab", *tokens]), st.integers(1, 12)).map(lambda r: r[0] * r[1])
+    words = st.lists(st.one_of(st.text("abc", max_size=60), run, st.sampled_from(["a", *tokens])), max_size=6)
+    batch = data.draw(st.lists(words.map(" ".join), max_size=3))
+    expected = [ids.tolist() for ids in tokenizer.encode_batch(batch)]
+    assert tokenizer.tokenize(tf.constant(batch, tf.string)).to_list() == expected
+    for token in tokens if ignore_merges else ():
+        assert tokenizer.encode(token) == tokenizer.tokenize([token])[0].numpy().tolist() == [vocabulary[token]]
+
+
+def test_a_special_token_that_is_a_word_is_refused_where_words_become_tokens():
+    vocabulary = {token: i for i, token in enumerate([*BYTE_SYMBOLS, END_OF_TEXT, "end"])}
+    assert BPETokenizer(vocabulary, [], [END_OF_TEXT, "end"]).decode([257]) == ""
+    with pytest.raises(ValueError, match="special token 'end' is a word too"):
+        BPETokenizer(vocabulary, [], [END_OF_TEXT, "end"], ignore_merges=True)
+
+
 def test_a_run_is_merged_from_its_left_end_whatever_its_length():
     merges = [("a", "a"), ("aa", "aa"), ("b", "aa")]
     tokenizer = BPETokenizer({t: i for i, t in enumerate([*BYTE_SYMBOLS, "aa", "aaaa", "baa", END_OF_TEXT])}, merges)
