@@ -34,9 +34,10 @@ CASES = {
 }
 
 
-def bundle(name):
-    """A bundle of a case with weights that no initialiser would choose."""
+def bundle(name, **changes):
+    """A bundle of a case, perhaps with further fields of its config, with weights that no initialiser would choose."""
     model_name, fields, task_name, algorithm = CASES[name]
+    fields = {**fields, **changes}
     if algorithm == "roberta":
         tokenizer = _roberta()
     elif algorithm == "xlm-roberta":

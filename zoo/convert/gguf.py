@@ -29,8 +29,8 @@ NAMES = {
     r"blk\.(\d+)\.attn_output\.weight": r"layers.\1.self_attn.o_proj.weight",
     r"blk\.(\d+)\.ffn_(gate|up|down)\.weight": r"layers.\1.mlp.\2_proj.weight",
 }
-# Their name of a way to cut words -> whether every digit is a word; both have GPT-2's pattern besides.
-WORDS = {"gpt-2": False, "smollm": True}
+# Their name of a way to cut words -> ours.
+WORDS = {"gpt-2": "gpt2", "smollm": "digits", "qwen2": "qwen2"}
 CONTROL, USER_DEFINED = 3, 4
 END_OF_TEXT = "<|endoftext|>"
 # Metadata that is read.

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from zoo.config import Refusal
+from zoo.convert import rotary
 
 
 @dataclass(frozen=True)
@@ -258,14 +259,16 @@ GPT2 = Family(
 
 def _llama_fields(config, theirs):
     rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise Refusal(f"The rotary positions are scaled by {kind!r}; only plain ones are read here.")
     window, longest = theirs.get("sliding_window"), theirs["max_position_embeddings"]
     if window is not None and window < longest:
-        raise Refusal(f"Attention sees {window} tokens back of {longest} (sliding_window); only whole texts are supported.")
+        raise Refusal(
+            f"Attention sees {window} tokens back of {longest} (sliding_window); only whole texts are supported. Up to {window}"
+            f" tokens nothing differs: for such texts set max_position_embeddings to {window} in config.json."
+        )
+    theta = float(rope.get("rope_theta", theirs.get("rope_theta", 10_000.0)))
     return {
-        "rotary_theta": float(rope.get("rope_theta", theirs.get("rope_theta", 10_000.0))),
+        "rotary_theta": theta,
+        **rotary.read(rope, theirs.get("original_max_position_embeddings"), longest),
         "num_kv_heads": theirs.get("num_key_value_heads") or theirs["num_attention_heads"],
         "head_dim": theirs.get("head_dim") or theirs["hidden_size"] // theirs["num_attention_heads"],
         "tie_embeddings": bool(theirs.get("tie_word_embeddings", False)),
@@ -304,12 +307,12 @@ LLAMA = Family(
     adjust=_llama_fields,
     adjusted=(
         "rope_parameters", "rope_scaling", "rope_theta", "num_key_value_heads", "head_dim", "tie_word_embeddings",
-        "sliding_window",
+        "sliding_window", "original_max_position_embeddings",
     ),
     defaults=LLAMA_DEFAULTS,
     theirs=lambda config: {
         "hidden_act": "silu", "num_key_value_heads": config.kv_heads, "head_dim": config.head_width,
-        "rope_theta": config.rotary_theta, "tie_word_embeddings": config.tie_embeddings,
+        **rotary.written(config), "tie_word_embeddings": config.tie_embeddings,
         "intermediate_size": config.mlp_width,
     },
 )  # fmt: skip
@@ -328,7 +331,11 @@ def _glm_fields(config, theirs):
     turned = rope.get("partial_rotary_factor", theirs.get("partial_rotary_factor", 0.5))
     if turned != 0.5:
         raise Refusal(f"Positions turn a share of {turned} of each head; a GLM turns half.")
-    return {**_llama_fields(config, theirs), "bias": "qkv" if theirs.get("attention_bias", True) else "none"}
+    fields = _llama_fields(config, theirs)
+    if fields.pop("rotary_scaling") != "none":
+        raise Refusal(f"The rotary positions of a GLM are not scaled here; its config.json scales them by {rope}.")
+    del fields["rotary_numbers"]
+    return {**fields, "bias": "qkv" if theirs.get("attention_bias", True) else "none"}
 
 
 def _glm(model_type, norm_outputs):

@@ -3,6 +3,8 @@
 Shape letters: B batch, T positions or queries, S keys, N heads, H head width, R rotated width, D hidden.
 """
 
+import math
+
 import keras
 import numpy as np
 from keras import ops
@@ -80,20 +82,61 @@ def _as_sinusoids(shape, dtype=None):
     return ops.cast(sinusoids(*shape) * (STDDEV * 2**0.5), dtype or "float32")
 
 
-def rotary_angles(positions, width, theta):
+def rotary_angles(positions, width, theta, scaling="none", numbers=()):
     """cos and sin of m * theta^(-2i/R) for position m and pair i (Su et al. 2021, eq. 15).
 
     Args:
         positions: int32 (B or 1, T).
         width: R, even: H, or less where only the first R numbers of a head are turned.
         theta: base of the wavelengths.
+        scaling, numbers: as in `rotary_frequencies`.
 
     Returns:
         Two float32 tensors (B or 1, 1, T, R/2), ready to broadcast over heads.
     """
-    pair = ops.arange(0, width, 2, dtype="float32")
-    angles = ops.cast(positions, "float32")[:, None, :, None] * theta ** (-pair / width)
-    return ops.cos(angles), ops.sin(angles)
+    positions = ops.cast(positions, "float32")[:, None, :, None]
+    if scaling == "none":
+        angles = positions * theta ** (-ops.arange(0, width, 2, dtype="float32") / width)
+        return ops.cos(angles), ops.sin(angles)
+    frequencies, factor = rotary_frequencies(width, theta, scaling, numbers)
+    angles = positions * frequencies.astype("float32")
+    return ops.cos(angles) * factor, ops.sin(angles) * factor
+
+
+def rotary_frequencies(width, theta, scaling, numbers):
+    """Rotary frequencies for texts that are longer than those of the training before, as transformers computes them.
+
+    With f_i = theta^(-2i/R), a factor s and the length L of the training before:
+
+    - `linear`, numbers (s,): f_i / s (Chen et al. 2023, arXiv:2306.15595).
+    - `llama3`, numbers (s, low, high, L): f_i where a wavelength 2 pi / f_i is below L / high, f_i / s where it is above
+      L / low, in between both in the shares that fall linearly with L f_i / 2 pi (Llama 3.1).
+    - `yarn`, numbers (s, L, attention, fast, slow, rounded): f_i up to the pair that turns `fast` times in L positions, f_i / s
+      from the one that turns `slow` times, in between both in shares linear in i (Peng et al. 2023, arXiv:2309.00071, eq. 23).
+      cos and sin are multiplied by `attention`. Both pairs are rounded outwards unless `rounded` is 0.
+
+    Returns:
+        float64 (R/2,), and what cos and sin are multiplied by.
+
+    Example:
+        >>> rotary_frequencies(4, 100.0, "linear", (4.0,))[0].tolist()
+        [0.25, 0.025]
+    """
+    pairs = np.arange(width // 2)
+    plain, factor = theta ** (-2.0 * pairs / width), numbers[0]
+    if scaling == "linear":
+        return plain / factor, 1.0
+    if scaling == "llama3":
+        low, high, length = numbers[1:]
+        plain_share = np.clip((length * plain / (2 * np.pi) - low) / (high - low), 0, 1)
+        return plain_share * plain + (1 - plain_share) * plain / factor, 1.0
+    length, attention, fast, slow, rounded = numbers[1:]
+    first, last = (width * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(theta)) for turns in (fast, slow))
+    if rounded:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, width - 1)
+    scaled_share = np.clip((pairs - first) / ((last - first) or 0.001), 0, 1)
+    return (1 - scaled_share) * plain + scaled_share * plain / factor, attention
 
 
 def rotate(x_BNTH, angles):

@@ -2,7 +2,7 @@
 
 What this model does, by field of its config:
   - token embeddings, tied with the output projection (`tie_embeddings`)
-  - learned positions, or rotary ones inside attention (`position`)
+  - learned positions, or rotary ones inside attention (`position`), perhaps scaled to longer texts (`rotary_scaling`)
   - layer or RMS normalisation (`norm`), before the sublayers or, in 2018, after them (`norm_first`)
   - multi-head attention, grouped-query when `num_kv_heads` < `num_heads`, queries and keys normalised (`normalize_qk`)
   - gelu or SwiGLU network (`activation`)
@@ -32,6 +32,13 @@ from zoo.registry import MODELS
 MODERN = dict(position="rotary", norm="rms", activation="swiglu", use_bias=False, normalize_qk=True)
 GPT2 = dict(vocab_size=50_257, max_length=1_024)
 GPT3 = dict(vocab_size=50_257, max_length=2_048)
+# What `rotary_numbers` are for each `rotary_scaling`: see `zoo/layers/positions.py`.
+ROTARY_NUMBERS = {
+    "none": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_length"),
+    "yarn": ("factor", "original_length", "attention_factor", "beta_fast", "beta_slow", "rounded"),
+}
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,8 @@ class GPTConfig(Config):
     dropout: float = 0.0
     epsilon: float = 1e-5
     rotary_theta: float = 10_000.0
+    rotary_scaling: str = "none"
+    rotary_numbers: tuple[float, ...] = ()
     attention: str = "auto"
     remat: str = "none"
 
@@ -137,6 +146,7 @@ class GPTConfig(Config):
         for field, choices in (
             ("position", ("learned", "rotary")), ("norm", ("layer", "rms")), ("activation", ("gelu", "swiglu")),
             ("attention", ("auto", "plain", "rows", "blockwise")), ("remat", ("none", "block")),
+            ("rotary_scaling", tuple(ROTARY_NUMBERS)),
         ):  # fmt: skip
             value = getattr(self, field)
             self.require(value in choices, f"{field} must be {' or '.join(choices)}, got {value!r}.")
@@ -144,6 +154,23 @@ class GPTConfig(Config):
             self.position == "learned" or self.head_width % 2 == 0,
             f"rotary positions turn pairs, so head_dim must be even, got {self.head_width}.",
         )
+        self._validate_scaling()
+
+    def _validate_scaling(self):
+        scaling, numbers = self.rotary_scaling, self.rotary_numbers
+        named = dict(zip(ROTARY_NUMBERS[scaling], numbers, strict=False))
+        self.require(
+            len(named) == len(numbers) == len(ROTARY_NUMBERS[scaling]),
+            f"rotary_scaling {scaling} has rotary_numbers ({', '.join(ROTARY_NUMBERS[scaling])}), got {numbers}.",
+        )
+        if scaling == "none":
+            return
+        self.require(self.position == "rotary", f"rotary_scaling is for rotary positions, not for {self.position} ones.")
+        positive = all(value > 0 for name, value in named.items() if name != "rounded")
+        self.require(positive, f"rotary_numbers must be positive, got {numbers}.")
+        for lower, upper in (("low_freq_factor", "high_freq_factor"), ("beta_slow", "beta_fast")):
+            fits = lower not in named or named[lower] < named[upper]
+            self.require(fits, f"{lower} must be below {upper}, got rotary_numbers {numbers}.")
 
     @property
     def kv_heads(self):
@@ -283,7 +310,8 @@ class GPT(TableOutput, LanguageModel):
             x_BTD = self.dropout(x_BTD, training=training)
         angles = None
         if self.config.position == "rotary":
-            angles = rotary_angles(positions, self.config.head_width, self.config.rotary_theta)
+            c = self.config
+            angles = rotary_angles(positions, c.head_width, c.rotary_theta, c.rotary_scaling, c.rotary_numbers)
         keys = token_ids if state is None else state["padding"]
         mask = shared_mask(piece.rule, self.config.attention, token_ids, keys)
         new_state = piece.state

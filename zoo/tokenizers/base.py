@@ -28,7 +28,7 @@ from zoo.tokenizers.special import NOTHING
 # The Rust side tracks every character of a text; pieces keep that small and share the work among cores.
 PIECE_CHARACTERS = 1 << 14
 SENTENCE_ENDS = (".", "?", "!", "。", "？", "！")
-CUT = re.compile(r"(?<=\S)[ \n]")
+CUT, CUT_AT_BLANKS = re.compile(r"(?<=\S)[ \n]"), re.compile(r"(?<=\S) ")
 
 
 class Tokenizer(tf.Module):
@@ -219,17 +219,17 @@ def to_text(text):
     return text
 
 
-def cut_at_spaces(text):
-    """Yields pieces of about `PIECE_CHARACTERS`, cut where words are cut anyway: between a word and white space."""
+def cut_at_spaces(text, cut=CUT):
+    """Yields pieces of about `PIECE_CHARACTERS`, cut where words are cut anyway: between a word and white space, a `cut`."""
     start = 0
     while start < len(text):
-        match = CUT.search(text, start + PIECE_CHARACTERS)
+        match = cut.search(text, start + PIECE_CHARACTERS)
         end = match.start() if match else len(text)
         yield text[start:end]
         start = end
 
 
-def encode_pieces(native, texts):
+def encode_pieces(native, texts, cut=CUT):
     """Ids of texts by the Rust library, which is given long ones in pieces to keep all cores busy.
 
     A special token's string in the text is ordinary text: `native` must not have been told of special tokens.
@@ -237,13 +237,14 @@ def encode_pieces(native, texts):
     Args:
         native: a `tokenizers.Tokenizer`.
         texts: list of strings or bytes.
+        cut: pattern of where words are cut anyway.
 
     Returns:
         list of int32 arrays.
     """
     pieces, ends = [], []
     for text in map(to_text, require_list(texts)):
-        pieces += cut_at_spaces(text) if len(text) > PIECE_CHARACTERS else (text,)
+        pieces += cut_at_spaces(text, cut) if len(text) > PIECE_CHARACTERS else (text,)
         ends.append(len(pieces))
     ids = [np.array(encoding.ids, np.int32) for encoding in native.encode_batch_fast(pieces, add_special_tokens=False)]
     # Most texts are one piece, and a call of numpy costs as much as the tokens of a short one.

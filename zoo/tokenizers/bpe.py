@@ -1,8 +1,8 @@
 """Byte-level byte-pair encoding, as in GPT-2 (Radford et al. 2019; the merges: Sennrich et al. 2016, arXiv:1508.07909).
 
-A text is cut into words by GPT-2's pattern; each word's bytes are symbols; the pair of neighbours whose merge was
-learnt first becomes one symbol, again and again. The native side is the Rust library `tokenizers`; the graph side is
-`zoo/tokenizers/bpe_graph.py`.
+A text is cut into words by a pattern (`zoo/tokenizers/bpe_words.py`); each word's bytes are symbols; the pair of neighbours
+whose merge was learnt first becomes one symbol, again and again. The native side is the Rust library `tokenizers`; the graph
+side is `zoo/tokenizers/bpe_graph.py`.
 """
 
 import json
@@ -12,7 +12,8 @@ import tokenizers
 
 from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
-from zoo.tokenizers.base import Tokenizer, cut_at_spaces, encode_pieces, read_json, read_lines, to_text
+from zoo.tokenizers import bpe_words
+from zoo.tokenizers.base import CUT, CUT_AT_BLANKS, Tokenizer, cut_at_spaces, encode_pieces, read_json, read_lines, to_text
 from zoo.tokenizers.bpe_graph import BPEGraph
 from zoo.tokenizers.special import NOTHING, Special, post_processor
 
@@ -35,32 +36,33 @@ BYTE_OF_SYMBOL = {symbol: byte for byte, symbol in enumerate(BYTE_SYMBOLS)}
 
 @TOKENIZERS.register("bpe")
 class BPETokenizer(Tokenizer):
-    """Byte-level byte-pair encoding with GPT-2's pattern of words; every string can be spelt.
+    """Byte-level byte-pair encoding with GPT-2's pattern of words or another; every string can be spelt.
 
     Some vocabularies of others lack bytes that their text did not have, control characters mostly. What they lack is left out
     of a text before anything is merged, as the Rust library does.
 
     Args:
         vocabulary: dict, token -> id, each of 0..vocab_size-1 once; all but special tokens in `BYTE_SYMBOLS`.
-        merges: list of pairs of tokens, the first learnt first, and so each after those that make its two parts.
+        merges: list of pairs of tokens, the first learnt first. Several may make one token.
         special_tokens: tokens that no text yields, however it is written.
         eos_token: the special token that separates documents.
-        individual_digits: whether every digit is a word of its own.
+        words: how texts are cut into words, a name in `bpe_words.PATTERNS`.
         special: what the special tokens are for, a `Special`.
+        ignore_merges: whether a word that is a token becomes that token, whatever the merges make of it.
 
     Raises:
         Refusal: the vocabulary and the merges do not fit together.
     """
 
     def __init__(
-        self, vocabulary, merges, special_tokens=(END_OF_TEXT,), eos_token=END_OF_TEXT, individual_digits=False,
-        special=NOTHING,
+        self, vocabulary, merges, special_tokens=(END_OF_TEXT,), eos_token=END_OF_TEXT, words="gpt2",
+        special=NOTHING, ignore_merges=False,
     ):  # fmt: skip
         super().__init__()
         merges = [tuple(pair) for pair in merges]
         _check(vocabulary, merges, special_tokens, eos_token)
         self.vocab_size, self.eos_id = len(vocabulary), vocabulary[eos_token]
-        self._eos_token, self._individual_digits = eos_token, individual_digits
+        self._eos_token, self._words = eos_token, words
         if all(token in special_tokens for token in ROLES.values()):
             self.cls_id, self.sep_id, self.mask_id = (vocabulary[token] for token in ROLES.values())
         self.special = special
@@ -69,17 +71,28 @@ class BPETokenizer(Tokenizer):
             self.bos_id = vocabulary[bos]
         self._pad_id = vocabulary[pad] if pad in special_tokens else self.eos_id
         self._special_ids = np.sort([vocabulary[token] for token in special_tokens])
-        self._native = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, merges))
-        self._native.pre_tokenizer = _words(individual_digits)
+        self._native = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, merges, ignore_merges=ignore_merges))
+        self._native.pre_tokenizer = bpe_words.pre_tokenizer(words)
         self._pieces = np.full(self.vocab_size, b"", object)
         for token, i in vocabulary.items():
             if token not in special_tokens:
                 self._pieces[i] = bytes(map(BYTE_OF_SYMBOL.__getitem__, token))
-        symbols = {token: i for i, token in enumerate([*BYTE_SYMBOLS, *(left + right for left, right in merges)])}
-        pairs = np.array([(symbols[left], symbols[right]) for left, right in merges], np.int64).reshape(-1, 2)
         self._graph = BPEGraph(
-            pairs, np.array([vocabulary.get(token, -1) for token in symbols], np.int32), self._pieces, individual_digits
+            **_symbols(vocabulary, merges), pieces=self._pieces, words=words, whole=self._wholes(special_tokens)
         )
+
+    def _wholes(self, special_tokens):
+        """Ids of tokens that a word becomes as a whole, and that merges do not make of it. Raises Refusal for special ones."""
+        if not self._native.model.ignore_merges:
+            return []
+        for token in special_tokens:
+            spelt = bytes(BYTE_OF_SYMBOL.get(symbol, 0) for symbol in token).decode("utf8", errors="replace")
+            if token in [piece for piece, _ in self._native.pre_tokenizer.pre_tokenize_str(spelt)]:
+                raise Refusal(f"The special token {token!r} is a word too, and ignore_merges=true makes it of plain text.")
+        model = json.loads(self._native.to_str())["model"]
+        merged = tokenizers.models.BPE(model["vocab"], [tuple(pair) for pair in model["merges"]])
+        others = ((i, token) for i, token in enumerate(self.vocabulary) if self._pieces[i])
+        return [i for i, token in others if [part.id for part in merged.tokenize(token)] != [i]]
 
     @property
     def pad_id(self):
@@ -101,7 +114,7 @@ class BPETokenizer(Tokenizer):
             needs = f"at least 257 ids (the bytes and {END_OF_TEXT})"
             raise Refusal(f"A byte-level vocabulary has {needs}, got vocab_size {vocab_size}.")
         native = tokenizers.Tokenizer(tokenizers.models.BPE())
-        native.pre_tokenizer = _words()
+        native.pre_tokenizer = bpe_words.pre_tokenizer("gpt2")
         trainer = tokenizers.trainers.BpeTrainer(
             vocab_size=vocab_size,
             min_frequency=2,
@@ -134,9 +147,8 @@ class BPETokenizer(Tokenizer):
         """From a `tokenizer.json` of the `tokenizers` library.
 
         Args:
-            tokenizer_json: path. The model must be BPE, the pre-tokenizer ByteLevel with add_prefix_space=false and
-                use_regex=true, perhaps with Digits of individual_digits=true before it, the normalizer null, and every added
-                token special. Post-processors are not used: special ids are the caller's to add.
+            tokenizer_json: path. The model must be BPE, the pre-tokenizer one that `bpe_words.read` knows, the normalizer
+                null, and every added token special. Post-processors are not used: special ids are the caller's to add.
             eos_token: the special token that separates documents; by default the one in `special`, `<|endoftext|>`, `</s>`, or
                 the only one.
             special: what the special tokens are for, a `Special`.
@@ -145,6 +157,7 @@ class BPETokenizer(Tokenizer):
         try:
             model = config["model"]
             _check_supported(config, model, tokenizer_json)
+            words = bpe_words.read(config.get("pre_tokenizer"), tokenizer_json)
             vocabulary = dict(model["vocab"])
             merges = [_pair(merge, tokenizer_json) for merge in model["merges"]]
             specials = [token["content"] for token in config.get("added_tokens") or []]
@@ -155,11 +168,17 @@ class BPETokenizer(Tokenizer):
         candidates = [eos_token] if eos_token else [named, END_OF_TEXT, "</s>", *specials[: len(specials) == 1]]
         for candidate in candidates:
             if candidate in specials:
-                return cls(vocabulary, merges, specials, candidate, _digits(config), special)
-        raise Refusal(f"{tokenizer_json} does not say which token ends a text; give one of {specials} as eos_token.")
+                return cls(vocabulary, merges, specials, candidate, words, special, bool(model.get("ignore_merges")))
+        if eos_token:
+            raise Refusal(f"{tokenizer_json} has no special token {eos_token!r} to end a text; it has {specials}.")
+        raise Refusal(
+            f"{tokenizer_json} does not say which token ends a text; name one of {specials} as eos_token in the file "
+            "tokenizer_config.json beside it."
+        )
 
     def encode_batch(self, texts):
-        return encode_pieces(self._native, texts)
+        # Behind a sign other patterns than GPT-2's take the ends of lines along.
+        return encode_pieces(self._native, texts, CUT_AT_BLANKS if self._words in bpe_words.DIGITS else CUT)
 
     def decode(self, ids):
         return b"".join(self._pieces[self.checked_ids(ids)]).decode("utf8", errors="replace")
@@ -180,7 +199,7 @@ class BPETokenizer(Tokenizer):
 
     def _write(self, directory, processor=None):
         native = tokenizers.Tokenizer(self._native.model)
-        native.pre_tokenizer, native.decoder = _words(self._individual_digits), tokenizers.decoders.ByteLevel()
+        native.pre_tokenizer, native.decoder = bpe_words.pre_tokenizer(self._words), tokenizers.decoders.ByteLevel()
         if processor is not None:
             native.post_processor = processor
         tokens = [native.id_to_token(i) for i in self._special_ids.tolist()]
@@ -195,15 +214,19 @@ class BPETokenizer(Tokenizer):
         return cls.from_huggingface(directory / "tokenizer.json", config["eos_token"], Special.loaded(config))
 
 
-def _words(individual_digits=False):
-    words = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    digits = tokenizers.pre_tokenizers.Digits(individual_digits=True)
-    return tokenizers.pre_tokenizers.Sequence([digits, words]) if individual_digits else words
-
-
-def _digits(config):
-    """Whether a tokenizer.json makes every digit a word of its own."""
-    return (config.get("pre_tokenizer") or {}).get("type") == "Sequence"
+def _symbols(vocabulary, merges):
+    """What `BPEGraph` is told of merges. One with a part that nothing makes can never be applied, and is left out."""
+    made = {*BYTE_SYMBOLS, *(left + right for left, right in merges)}
+    merges = [(left, right) for left, right in merges if left in made and right in made]
+    tokens = [*BYTE_SYMBOLS, *(left + right for left, right in merges)]
+    symbols = {}
+    for i, token in enumerate(tokens):
+        symbols.setdefault(token, i)
+    return {
+        "pairs": np.array([(symbols[left], symbols[right]) for left, right in merges], np.int64).reshape(-1, 2),
+        "ids": np.array([vocabulary.get(token, -1) for token in tokens], np.int32),
+        "firsts": np.array([symbols[token] for token in tokens], np.int32),
+    }
 
 
 def read_merges(path):
@@ -223,19 +246,11 @@ def _pair(merge, path):
 
 def _check_supported(config, model, path):
     """Raises Refusal for what a tokenizer.json may ask and this class does not do."""
-    words, added = config.get("pre_tokenizer") or {}, config.get("added_tokens") or []
-    if _digits(config):
-        digits, *others = words.get("pretokenizers") or [{}]
-        alone = digits.get("type") == "Digits" and digits.get("individual_digits") and len(others) == 1
-        words = others[0] if alone else words
+    added = config.get("added_tokens") or []
     for true, sentence in [
         (model.get("type", "BPE") == "BPE", f"a {model.get('type')} model; only BPE is read here"),
         (config.get("normalizer") is None, "a normalizer; only null is supported"),
-        (words.get("type") == "ByteLevel", f"the pre-tokenizer {words.get('type')}; only ByteLevel is supported"),
-        (not words.get("add_prefix_space", True), "add_prefix_space=true; only false is supported"),
-        (words.get("use_regex", True), "use_regex=false; only true, GPT-2's pattern, is supported"),
         (not model.get("dropout"), "BPE dropout; only null is supported"),
-        (not model.get("ignore_merges"), "ignore_merges=true; only false is supported"),
         (not model.get("continuing_subword_prefix"), "a continuing_subword_prefix; only an empty one is supported"),
         (not model.get("end_of_word_suffix"), "an end_of_word_suffix; only an empty one is supported"),
         (all(token["special"] for token in added), "added tokens that are not special; only those are supported"),
@@ -253,10 +268,13 @@ def _check(vocabulary, merges, special_tokens, eos_token):
     if eos_token not in special_tokens:
         raise Refusal(f"The end of text {eos_token!r} must be one of the special tokens {list(special_tokens)}.")
     made = dict.fromkeys(symbol for symbol in BYTE_SYMBOLS if symbol in vocabulary)
+    seen = set()
     for left, right in merges:
-        if left not in made or right not in made or left + right in made:
-            order = f"its parts must be made before it, and {left + right!r} by it alone"
-            raise Refusal(f"The merge {left!r} {right!r} is out of order: {order}.")
+        lacking = next((part for part in (left, right) if part not in vocabulary), None)
+        if lacking is not None or (left, right) in seen:
+            why = "is there twice" if lacking is None else f"joins {lacking!r}, which the vocabulary does not have"
+            raise Refusal(f"The merge {left!r} {right!r} {why}.")
+        seen.add((left, right))
         made[left + right] = None
     for token in (*made, *special_tokens):
         if token not in vocabulary and token not in BYTE_OF_SYMBOL:

@@ -2,10 +2,7 @@
 
 Three steps, each without a loop over words or characters:
 
-1. `word_starts`: GPT-2's pattern `'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+`.
-   Whether a word starts at a character depends on that character and three on either side of it, never on the whole
-   text, so no regular expression is run. Which characters are \\p{L}, \\p{N} and \\s is asked of the native side:
-   regular expression libraries differ in their Unicode versions.
+1. `word_starts`: where the pattern of `zoo/tokenizers/bpe_words.py` starts a word; no regular expression is run.
 2. `_distinct`: text repeats its words, so each distinct one is merged once.
 3. `_merge`: one pass over all words applies every merge that nothing before it in the learnt order can touch.
 
@@ -19,19 +16,17 @@ import functools
 
 import numpy as np
 import tensorflow as tf
-import tokenizers
 
 from zoo.config import Refusal
+from zoo.tokenizers import bpe_words
 from zoo.tokenizers.base import byte_values, kept, row_ids, valid_utf8
+from zoo.tokenizers.bpe_words import PAGE, shift
 
-LETTER, NUMBER, SPACE, OTHER = range(4)
-PAGE = 256
-# Planes 4 to 13 hold no character in any version of Unicode, 15 and 16 only private ones: all of them are OTHER.
-CLASSIFIED = [*range(0xD800), *range(0xE000, 0x40000), *range(0xE0000, 0xF0000)]
 SYMBOL_BITS = 21
 # Strings live there, and hundreds of small integer operations would wait for copies to an accelerator and back.
 DEVICE = "CPU:0"
 NOTHING = 2**31 - 1
+HASHES = np.random.RandomState(0).randint(-(2**63), 2**63 - 1, PAGE, np.int64)
 
 
 class BPEGraph(tf.Module):
@@ -41,28 +36,39 @@ class BPEGraph(tf.Module):
         pairs: int64 (M, 2), the symbols that merge i joins; each is below 256 + i.
         ids: int32 (256 + M,), the vocabulary's id of each symbol; -1 for a byte that it lacks, which texts then lose.
         pieces: object (V,), the bytes of each id; empty for special ones.
-        individual_digits: whether every digit is a word of its own.
+        words: how texts are cut into words, a name in `bpe_words.PATTERNS`.
+        firsts: int32 (256 + M,), the first symbol that stands for the same token; by default each is the only one.
+        whole: ids of tokens that a word of their bytes becomes, whatever the merges make of it.
     """
 
-    def __init__(self, pairs, ids, pieces, individual_digits=False):
+    def __init__(self, pairs, ids, pieces, words="gpt2", firsts=None, whole=()):
         super().__init__()
         if len(ids) >= 2**SYMBOL_BITS:
             raise Refusal(f"There are {len(pairs)} merges; fewer than {2**SYMBOL_BITS - 256} are supported.")
-        self._pairs, self._ids, self._pieces, self._individual_digits = pairs, ids, pieces, individual_digits
+        self._pairs, self._ids, self._pieces, self._words = pairs, ids, pieces, words
+        own = np.arange(len(ids))
+        self._firsts = None if firsts is None or np.array_equal(firsts, own) else np.asarray(firsts, np.int32)
+        # Whether each merge is learnt after those that make its parts: then no merge makes one possible that comes before it.
+        self._ordered = bool(np.all(pairs < own[256:, None]))
+        self._whole = sorted(whole, key=lambda i: word_sum(pieces[i]))
 
     @functools.cached_property
     def _tensors(self):
         """Constants, made once outside any function being traced, so that all its traces share them."""
         with tf.init_scope(), tf.device(DEVICE):
             table, multipliers = cuckoo_table(self._pairs)
-            pages, classes = character_classes()
+            pages, classes = bpe_words.character_classes()
             return {
                 "table": tf.constant(table),
                 "multipliers": multipliers,
                 "ids": tf.constant(self._ids),
                 "pages": tf.constant(pages),
                 "classes": tf.constant(classes),
-                "hashes": tf.constant(np.random.RandomState(0).randint(-(2**63), 2**63 - 1, PAGE, np.int64)),
+                "hashes": tf.constant(HASHES),
+                "firsts": None if self._firsts is None else tf.constant(self._firsts),
+                "whole_sums": tf.constant([word_sum(self._pieces[i]) for i in self._whole], tf.int64),
+                "whole_words": tf.ragged.constant([list(self._pieces[i]) for i in self._whole], tf.int32, ragged_rank=1),
+                "whole_ids": tf.constant(self._whole, tf.int32),
             }
 
     @functools.cached_property
@@ -84,7 +90,8 @@ class BPEGraph(tf.Module):
             words = kept(words, tf.gather(self._tensors["ids"], data.flat_values) >= 0)
         which, words = self._distinct(words)
         merged = self._merge(words)
-        tokens = tf.gather(merged.with_flat_values(tf.gather(self._tensors["ids"], merged.flat_values)), which)
+        tokens = merged.with_flat_values(tf.gather(self._tensors["ids"], merged.flat_values))
+        tokens = tf.gather(self._as_wholes(words, tokens) if self._whole else tokens, which)
         words_before = _splits(tf.cast(starts, tf.int64))
         token_splits = tf.gather(tokens.row_splits, tf.gather(words_before, data.row_splits))
         return tf.RaggedTensor.from_row_splits(tokens.flat_values, token_splits, validate=False)
@@ -95,33 +102,14 @@ class BPEGraph(tf.Module):
         return valid_utf8(tf.strings.unsorted_segment_join(pieces, row_ids(token_ids), token_ids.nrows()))
 
     def word_starts(self, texts, data):
-        """Where GPT-2's pattern starts a word: valid UTF-8 string (B,) and its bytes, ragged (B, None) -> bool (N,)."""
+        """Where a word starts: valid UTF-8 string (B,) and its bytes, ragged (B, None) -> bool (N,)."""
         points = tf.strings.unicode_decode(tf.strings.reduce_join(texts), "UTF-8")
         lead = tf.bitwise.bitwise_and(data.flat_values, 0xC0) != 0x80
         text = tf.boolean_mask(row_ids(data), lead)
         page = tf.gather(self._tensors["pages"], tf.bitwise.right_shift(points, 8))
         kind = tf.gather(self._tensors["classes"], page * PAGE + tf.bitwise.bitwise_and(points, PAGE - 1))
 
-        if self._individual_digits:
-            # A digit is a text of its own, and so is what stands between two.
-            digit = kind == NUMBER
-            text = tf.cumsum(tf.cast((text != _shift(text, 1, -1)) | digit | _shift(digit, 1, False), tf.int32))
-        first = text != _shift(text, 1, -1)
-        last = text != _shift(text, -1, -1)
-        space = kind == SPACE
-        # The last white space before a word is a word of its own, or, when it is a blank, the start of that word.
-        space_starts = ~_shift(space, 1, False) | ~(last | _shift(space, -1, True))
-        other_starts = (kind != _shift(kind, 1, OTHER)) & (_shift(points, 1, 0) != ord(" "))
-        starts = first | tf.where(space, space_starts, other_starts)
-
-        second = tf.where(_shift(text, -1, -1) == text, _shift(points, -1, 0), 0)
-        third = tf.where(_shift(text, -2, -1) == text, _shift(points, -2, 0), 0)
-        quote = starts & (points == ord("'"))
-        short = quote & _any_equal(second, "stmd")
-        long = _any_equal(second, "rv") & (third == ord("e")) | (second == ord("l")) & (third == ord("l"))
-        long &= quote
-        starts &= ~(_shift(short | long, 1, False) | _shift(long, 2, False))
-        starts |= _shift(short, 2, False) | _shift(long, 3, False)
+        starts = bpe_words.starts(self._words, kind, points, text)
         return tf.scatter_nd(tf.where(lead), starts, tf.shape(lead, tf.int64))
 
     def _distinct(self, words):
@@ -131,11 +119,10 @@ class BPEGraph(tf.Module):
         for another.
         """
         data, splits, lengths = words.flat_values, words.row_splits, words.row_lengths()
-        size, count = tf.size(data, tf.int64), words.nrows()
+        size = tf.size(data, tf.int64)
         word = row_ids(words)
         offset = tf.range(size) - tf.gather(splits, word)
-        factors = tf.gather(self._tensors["hashes"], tf.bitwise.bitwise_and(offset, PAGE - 1))
-        sums = tf.math.unsorted_segment_sum(tf.cast(data + 1, tf.int64) * factors, word, count)
+        sums = self._sums(words)
         unique, which = tf.unique(sums)
         every = tf.range(tf.size(which))
         first = tf.math.unsorted_segment_min(every, which, tf.size(unique))
@@ -150,6 +137,31 @@ class BPEGraph(tf.Module):
         source = tf.gather(tf.gather(splits, first) - row_splits[:-1], row_ids(places)) + places.flat_values
         return which, places.with_flat_values(tf.gather(data, source))
 
+    def _sums(self, words):
+        """Words' bytes, ragged (W, None) -> int64 (W,): `word_sum` of each."""
+        word = row_ids(words)
+        offset = tf.range(tf.size(word, tf.int64)) - tf.gather(words.row_splits, word)
+        factors = tf.gather(self._tensors["hashes"], tf.bitwise.bitwise_and(offset, PAGE - 1))
+        return tf.math.unsorted_segment_sum(tf.cast(words.flat_values + 1, tf.int64) * factors, word, words.nrows())
+
+    def _as_wholes(self, words, tokens):
+        """Tokens of words, ragged (D, None), with one token for each word that is a token as a whole."""
+        sums, others = self._tensors["whole_sums"], self._tensors["whole_words"]
+        place = tf.minimum(tf.searchsorted(sums, self._sums(words)), len(self._whole) - 1)
+        same = tf.gather(others.row_lengths(), place) == words.row_lengths()
+        word = row_ids(words)
+        offset = tf.range(tf.size(word, tf.int64)) - tf.gather(words.row_splits, word)
+        there = tf.gather(others.row_starts(), tf.gather(place, word)) + offset
+        there = tf.gather(others.flat_values, tf.minimum(there, tf.size(others.flat_values, tf.int64) - 1))
+        differ = tf.cast(there != words.flat_values, tf.int32)
+        same &= tf.math.unsorted_segment_sum(differ, word, words.nrows()) == 0
+
+        word = row_ids(tokens)
+        changed = tf.gather(same, word)
+        first = tf.range(tf.size(word, tf.int64)) == tf.gather(tokens.row_starts(), word)
+        values = tf.where(changed, tf.gather(self._tensors["whole_ids"], tf.gather(place, word)), tokens.flat_values)
+        return kept(tokens.with_flat_values(values), first | ~changed)
+
     def _merge(self, words):
         """Symbols of words, ragged (D, None) -> the same after all merges.
 
@@ -157,7 +169,8 @@ class BPEGraph(tf.Module):
         when no pair within the length of the longest token to either side was learnt before it: what could touch its
         two symbols earlier would have to be made of such pairs. So long words are cut into blocks of twice that length,
         and a pair is taken when it is the lowest of its own and the two neighbouring blocks: one pass for all its
-        equals, whatever the length of the word.
+        equals, whatever the length of the word. Where a merge may make one possible that was learnt before it, only the
+        leftmost of equals is taken at once.
         """
         symbols, word = words.flat_values, row_ids(words)
         offset = tf.range(tf.size(symbols, tf.int64)) - tf.gather(words.row_splits, word)
@@ -171,10 +184,17 @@ class BPEGraph(tf.Module):
             right = tf.where(joined, lowest[1:], NOTHING)
             left = tf.where(joined, lowest[:-1], NOTHING)
             lowest = tf.minimum(lowest, tf.minimum(tf.concat([right, [NOTHING]], 0), tf.concat([[NOTHING], left], 0)))
+            if not self._ordered:
+                lowest = tf.where(tf.concat([[NOTHING], left], 0) == lowest, -1, lowest)
             lowest = tf.where(lowest == NOTHING, -1, lowest)
-            taken = _every_second(made, tf.where(made == tf.gather(lowest, block))[:, 0])
-
-            symbols = tf.tensor_scatter_nd_update(symbols, taken[:, None], tf.gather(made, taken))
+            taken = tf.where(made == tf.gather(lowest, block))[:, 0]
+            if self._ordered:
+                taken = _every_second(made, taken)
+            else:
+                taken = tf.boolean_mask(taken, tf.gather(block, taken) != shift(tf.gather(block, taken), 1, -1))
+            new = tf.gather(made, taken)
+            new = new if self._firsts is None else tf.gather(self._tensors["firsts"], new)
+            symbols = tf.tensor_scatter_nd_update(symbols, taken[:, None], new)
             eaten = tf.scatter_nd(taken[:, None] + 1, tf.ones_like(taken, tf.bool), tf.shape(symbols, tf.int64))
             stays = tf.where(~eaten)[:, 0]
             symbols, made, block = tf.gather(symbols, stays), tf.gather(made, stays), tf.gather(block, stays)
@@ -189,7 +209,7 @@ class BPEGraph(tf.Module):
         symbols, _, block = tf.while_loop(
             lambda symbols, made, block: tf.reduce_min(made) != NOTHING,
             merge_once,
-            (symbols, self._made(symbols, _shift(symbols, -1, 0), word == _shift(word, -1, -1)), block),
+            (symbols, self._made(symbols, shift(symbols, -1, 0), word == shift(word, -1, -1)), block),
             shape_invariants=(tf.TensorShape([None]),) * 3,
         )
         word = tf.gather(word_of_block, block)
@@ -210,10 +230,11 @@ class BPEGraph(tf.Module):
         return made
 
 
-def _shift(values, by, fill):
-    """Values (N,) moved right by `by` (left when negative), with `fill` where nothing moved in."""
-    fill = tf.fill([tf.minimum(abs(by), tf.size(values))], tf.constant(fill, values.dtype))
-    return tf.concat([fill, values[:-by]] if by > 0 else [values[-by:], fill], 0)
+def word_sum(word):
+    """A hash of bytes, an integer: random factors times the bytes plus one, modulo 2^64."""
+    with np.errstate(over="ignore"):
+        factors = HASHES[np.arange(len(word)) % PAGE]
+        return int(np.sum((np.frombuffer(word, np.uint8).astype(np.int64) + 1) * factors))
 
 
 def _splits(lengths):
@@ -221,16 +242,12 @@ def _splits(lengths):
     return tf.concat([tf.constant([0], tf.int64), tf.cumsum(lengths)], 0)
 
 
-def _any_equal(points, characters):
-    return functools.reduce(tf.logical_or, [points == ord(c) for c in characters])
-
-
 def _every_second(made, hit):
     """Positions int64 (P,) of pairs to take -> those that do not overlap, as the pairs aa of aaaa do.
 
     Merging goes from left to right, so the first, third, ... of a run are taken; none if it began before its first hit.
     """
-    begins = hit != _shift(hit, 1, -2) + 1
+    begins = hit != shift(hit, 1, -2) + 1
     begin = tf.gather(tf.boolean_mask(hit, begins), tf.cumsum(tf.cast(begins, tf.int32)) - 1)
     whole = (begin == 0) | (tf.gather(made, tf.maximum(begin - 1, 0)) != tf.gather(made, begin))
     return tf.boolean_mask(hit, whole & ((hit - begin) % 2 == 0))
@@ -269,31 +286,3 @@ def cuckoo_table(pairs):
                 table = np.where(owner < 0, -1, keys[owner] << SYMBOL_BITS | owner + 256) if len(keys) else owner
                 return table, multipliers
             side[moved] ^= 1
-
-
-@functools.cache
-def character_classes():
-    """What the native side's regular expressions take each character for.
-
-    Returns:
-        int32 (4352,), the page of each 256 code points, and int32 (pages * 256,), the classes on these pages.
-    """
-    kinds = np.full(0x110000, OTHER, np.int32)
-    # One pass finds the runs of each class, a second one, over a character of each run, says which class it is.
-    runs = _split_at(r"\p{L}+|\p{N}+|\s+", "".join(map(chr, CLASSIFIED)), "isolated")
-    heads = "".join(chr(CLASSIFIED[start]) for start, _ in runs)
-    for kind, name in [(LETTER, r"\p{L}"), (NUMBER, r"\p{N}"), (SPACE, r"\s")]:
-        others = np.ones(len(runs), bool)
-        for start, end in _split_at(name, heads, "removed"):
-            others[start:end] = False
-        for i in np.flatnonzero(others):
-            kinds[CLASSIFIED[slice(*runs[i])]] = kind
-    pages = {}
-    page_of = [pages.setdefault(page.tobytes(), len(pages)) for page in kinds.reshape(-1, PAGE)]
-    return np.array(page_of, np.int32), np.frombuffer(b"".join(pages), np.int32)
-
-
-def _split_at(pattern, text, behavior):
-    """(start, end) of each piece into which the native side splits a text."""
-    split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern), behavior)
-    return [span for _, span in split.pre_tokenize_str(text)]

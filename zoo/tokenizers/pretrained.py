@@ -158,8 +158,9 @@ def vocabulary_files(directory):
 
 def _is_sentencepiece(path):
     """Whether a tokenizer.json spells SentencePiece's BPE, as Llama's does; the `.model` beside it says the same better."""
-    model = read_json(path).get("model")
-    return isinstance(model, dict) and model.get("type") == "BPE" and bool(model.get("byte_fallback"))
+    from zoo.tokenizers.sentencepiece_bpe import is_spelt
+
+    return is_spelt(read_json(path))
 
 
 def from_files(path):
@@ -185,6 +186,7 @@ def _tokenizer_json(path, beside):
     config = read_json(path)
     model = config.get("model")
     algorithm = str(model.get("type") if isinstance(model, dict) else None).lower()
+    algorithm = "unigram" if _is_sentencepiece(path) else algorithm
     tokenizer_class = TOKENIZERS.get(algorithm if algorithm in ("wordpiece", "unigram") else "bpe")
     added = [token for token in config.get("added_tokens") or [] if isinstance(token, dict)]
     try:

@@ -16,7 +16,9 @@ from sentencepiece import sentencepiece_model_pb2
 
 from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
+from zoo.tokenizers import sentencepiece_bpe
 from zoo.tokenizers.base import Tokenizer, cut_at_spaces, read_json, require_list, to_text, valid_utf8
+from zoo.tokenizers.sentencepiece_bpe import BLANK, Piece
 from zoo.tokenizers.special import NOTHING, Special, post_processor
 
 DEFAULT_VOCAB_SIZE = 8_192
@@ -28,8 +30,6 @@ ROLES = {
     "mask": ("[MASK]", "<mask>"),
 }
 MAX_LINE_BYTES = 1 << 16
-BLANK = "\u2581"  # what a blank is written as in a piece
-Piece = sentencepiece_model_pb2.ModelProto.SentencePiece
 
 
 @TOKENIZERS.register("unigram")
@@ -128,10 +128,12 @@ class UnigramTokenizer(Tokenizer):
 
     @classmethod
     def from_huggingface(cls, tokenizer_json, special=NOTHING):
-        """From a `tokenizer.json` of type Unigram whose normalizer is SentencePiece's own and whose words Metaspace's."""
+        """From a `tokenizer.json` of type Unigram whose normalizer is SentencePiece's own and whose words Metaspace's; or of
+        type BPE with byte_fallback, as of Llama 2."""
         config = read_json(tokenizer_json)
+        model_of = sentencepiece_bpe.model_of if sentencepiece_bpe.is_spelt(config) else _model_of
         try:
-            return cls(_model_of(config, tokenizer_json).SerializeToString(), special)
+            return cls(model_of(config, tokenizer_json).SerializeToString(), special)
         except (KeyError, TypeError, AttributeError) as error:
             raise Refusal(f"{tokenizer_json} is no tokenizer.json of Hugging Face ({error!r}).") from error
 

@@ -1,6 +1,7 @@
 """Bundles to Hugging Face directories and back: every bit of every weight, and what is refused."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -209,6 +210,71 @@ def test_a_glm_that_turns_whole_heads_is_refused(tmp_path, fields):
     (there / "config.json").write_text(json.dumps({**config, **fields}))
     with pytest.raises(ValueError, match="turn a share of 1.0 of each head; a GLM turns half"):
         huggingface.read(there)
+
+
+SCALINGS = {
+    "linear": ((4.0,), {"factor": 4.0}),
+    "llama3": (
+        (8.0, 1.0, 4.0, 12.0),
+        {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 12},
+    ),
+    "yarn": (
+        (4.0, 8.0, 0.1 * math.log(4) + 1, 32.0, 1.0, 1.0),
+        {"factor": 4.0, "original_max_position_embeddings": 8},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SCALINGS)
+def test_scaled_positions_go_out_and_come_in(kind, tmp_path):
+    numbers, named = SCALINGS[kind]
+    bundle = foreign_models.bundle("llama", rotary_scaling=kind, rotary_numbers=numbers)
+    there = huggingface.write(bundle, tmp_path / "there")
+    config = json.loads((there / "config.json").read_text())
+    assert named.items() <= config["rope_scaling"].items() and config["rope_scaling"]["rope_type"] == kind
+    assert huggingface.read(there).model.config == bundle.model.config
+    result = certificate.certify(bundle, there)["outputs"]  # compared where torch and transformers are installed
+    assert not result["compared"] or result["largest_difference"] < 1e-4 * max(1, result["largest_output"])
+    for field, rope in (("rope_scaling", {"type": kind, **named}), ("rope_parameters", {"rope_type": kind, **named})):
+        older = {name: value for name, value in config.items() if name != "rope_scaling"}
+        (there / "config.json").write_text(json.dumps({**older, field: rope}))
+        assert huggingface.read(there).model.config == bundle.model.config
+    ids = np.arange(1, 13)[None]
+    plain = foreign_models.bundle("llama").model(ids)
+    assert np.abs(np.asarray(bundle.model(ids)) - np.asarray(plain)).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("rope", "sentence"),
+    [
+        ({"rope_type": "longrope", "short_factor": [1.0]}, "scaled by 'longrope'; only default, dynamic, linear, llama3, yarn"),
+        ({"rope_type": "llama3", "factor": 8.0}, "scaled by 'llama3', but config.json does not say 'low_freq_factor'"),
+        ({"rope_type": "linear", "factor": 8.0, "novelty": 1}, "scaled by 'linear' with 'novelty', which is not known"),
+        ({"rope_type": "linear", "factor": 0.0}, "rotary_numbers must be positive"),
+    ],
+)
+def test_a_scaling_that_is_not_known_is_refused(directory_of_llama, rope, sentence):
+    config = json.loads((directory_of_llama / "config.json").read_text())
+    (directory_of_llama / "config.json").write_text(json.dumps({**config, "rope_scaling": rope}))
+    with pytest.raises(ValueError, match=sentence):
+        huggingface.read(directory_of_llama)
+
+
+def test_what_no_text_can_reach_is_not_refused(directory_of_llama):
+    """A window as long as the positions, and a scaling that begins behind the last one."""
+    config = json.loads((directory_of_llama / "config.json").read_text())
+    longest = config["max_position_embeddings"]
+    inert = {"sliding_window": longest, "rope_scaling": {"type": "dynamic", "factor": 4.0}}
+    (directory_of_llama / "config.json").write_text(json.dumps({**config, **inert}))
+    assert huggingface.read(directory_of_llama).model.config.rotary_scaling == "none"
+    (directory_of_llama / "config.json").write_text(json.dumps({**config, "sliding_window": longest - 1}))
+    with pytest.raises(ValueError, match=f"for such texts set max_position_embeddings to {longest - 1} in config.json"):
+        huggingface.read(directory_of_llama)
+
+
+@pytest.fixture
+def directory_of_llama(tmp_path):
+    return huggingface.write(foreign_models.bundle("llama"), tmp_path / "there")
 
 
 def test_a_model_without_a_counterpart_is_refused(tmp_path):

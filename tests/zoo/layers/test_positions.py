@@ -12,6 +12,7 @@ from zoo.layers.positions import (
     SinusoidalPositions,
     relative_buckets,
     rotary_angles,
+    rotary_frequencies,
     rotate,
     rotate_in_two_rows,
     rotate_pairs,
@@ -33,6 +34,61 @@ def test_angles_fall_geometrically_over_the_pairs():
     expected = np.array([[[0, 0, 0], [1, 0.1, 0.01], [30, 3, 0.3]], [[2, 0.2, 0.02]] * 3])[:, None]
     np.testing.assert_allclose(cos, np.cos(expected), atol=1e-6)
     np.testing.assert_allclose(sin, np.sin(expected), atol=1e-6)
+
+
+def _as_the_papers_say(width, theta, scaling, numbers):
+    """The frequencies pair by pair, by the conditions on wavelengths and turns that the papers write."""
+    made = []
+    for i in range(width // 2):
+        plain = theta ** (-2 * i / width)
+        if scaling == "linear":
+            made.append(plain / numbers[0])
+        elif scaling == "llama3":
+            factor, low, high, length = numbers
+            wavelength = 2 * math.pi / plain
+            if wavelength < length / high:
+                made.append(plain)
+            elif wavelength > length / low:
+                made.append(plain / factor)
+            else:
+                smooth = (length / wavelength - low) / (high - low)
+                made.append((1 - smooth) * plain / factor + smooth * plain)
+        else:
+            factor, length, _, fast, slow, rounded = numbers
+            pairs = [width * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(theta)) for turns in (fast, slow)]
+            first, last = (math.floor(pairs[0]), math.ceil(pairs[1])) if rounded else pairs
+            first, last = max(first, 0), min(last, width - 1)
+            gamma = 1 - min(max((i - first) / (last - first), 0), 1)
+            made.append((1 - gamma) * plain / factor + gamma * plain)
+    return np.array(made)
+
+
+SCALINGS = [
+    ("linear", (4.0,)),
+    ("llama3", (8.0, 1.0, 4.0, 8_192.0)),
+    ("llama3", (32.0, 1.0, 4.0, 64.0)),
+    ("yarn", (4.0, 32_768.0, 1.1386, 32.0, 1.0, 1.0)),
+    ("yarn", (16.0, 64.0, 1.0, 8.0, 2.0, 0.0)),
+]
+
+
+@pytest.mark.parametrize(("scaling", "numbers"), SCALINGS)
+@pytest.mark.parametrize("theta", [10_000.0, 500_000.0])
+def test_scaled_frequencies_are_those_of_the_papers(scaling, numbers, theta):
+    for width in (8, 64, 128):
+        got, factor = rotary_frequencies(width, theta, scaling, numbers)
+        np.testing.assert_allclose(got, _as_the_papers_say(width, theta, scaling, numbers), rtol=1e-5)
+        assert factor == (numbers[2] if scaling == "yarn" else 1.0)
+        cos, sin = rotary_angles(np.array([[0, 3]]), width, theta, scaling, numbers)
+        np.testing.assert_allclose(cos[0, 0], factor * np.cos(np.outer([0, 3], got)), atol=1e-5)
+        np.testing.assert_allclose(sin[0, 0], factor * np.sin(np.outer([0, 3], got)), atol=1e-5)
+
+
+def test_frequencies_of_llama_3_by_hand():
+    """theta 100, R 4: wavelengths 2 pi and 20 pi. L = 40 pi: one turns 20 times, more than 4; the other twice, so 1/3 of it is
+    plain."""
+    got, _ = rotary_frequencies(4, 100.0, "llama3", (8.0, 1.0, 4.0, 40 * np.pi))
+    np.testing.assert_allclose(got, [1.0, 0.1 / 3 + 0.1 / 8 * 2 / 3], rtol=1e-12)
 
 
 def test_pairs_stand_half_a_head_apart():

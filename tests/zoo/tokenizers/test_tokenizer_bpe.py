@@ -7,7 +7,7 @@ import tokenizers
 from hypothesis import given, settings
 
 from tests.zoo.tokenizers.unicode_texts import CORPUS, texts
-from zoo.tokenizers import base
+from zoo.tokenizers import base, bpe_words
 from zoo.tokenizers.base import create, load
 from zoo.tokenizers.bpe import BYTE_SYMBOLS, DEFAULT_VOCAB_SIZE, END_OF_TEXT, BPETokenizer
 
@@ -31,6 +31,13 @@ def huggingface(**changes):
             target = target[key]
         target[last] = value
     return config
+
+
+def split(pattern, behavior="Isolated", **changes):
+    """The JSON of a pre-tokenizer that cuts words by a pattern."""
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False, **changes}
+    by_pattern = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": False}
+    return {"type": "Sequence", "pretokenizers": [by_pattern, byte_level]}
 
 
 def read(tmp_path, config, **arguments):
@@ -127,6 +134,31 @@ def test_huggingface_file(tmp_path):
     assert read(tmp_path, pairs_as_strings).encode(" hello") == made.encode(" hello")
 
 
+@pytest.mark.parametrize("pattern", bpe_words.NAMES)
+def test_files_that_cut_words_by_a_pattern(pattern, tmp_path):
+    """Llama 3's kind, with several special tokens, one of which ends a text as a file beside it says."""
+    specials = ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"]
+    config = huggingface(pre_tokenizer=split(pattern), model__ignore_merges=True)
+    config["model"]["vocab"] = vocabulary(specials=())
+    proto = config["added_tokens"][0]
+    config["added_tokens"] = [{**proto, "content": token, "id": 260 + i} for i, token in enumerate(specials)]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(config), encoding="utf8")
+    with pytest.raises(ValueError, match="name one of .* as eos_token in the file tokenizer_config.json beside it"):
+        create(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|end_of_text|>"}), encoding="utf8")
+    made = create(tmp_path)
+    assert (made.vocab_size, made.eos_id) == (263, 261)
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    made.save(tmp_path / "saved")
+    for text in ("hell hello's IT'S 1234567\n\n x?!\n  y", "a" * 20 + "!\n  \n\n hell", "", "\n"):
+        ids = theirs.encode(text, add_special_tokens=False).ids
+        assert made.encode(text) == load(tmp_path / "saved").encode(text) == ids
+        assert made.tokenize([text])[0].numpy().tolist() == ids
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(base, "PIECE_CHARACTERS", 1)
+            assert made.encode(text) == ids
+
+
 def test_a_saved_vocabulary_is_read_by_the_rust_library(tmp_path):
     made = create("bpe", CORPUS * 9)
     made.save(tmp_path)
@@ -147,9 +179,9 @@ def test_the_end_of_text_is_chosen_or_asked_for(tmp_path):
     assert read(tmp_path, with_specials("<pad>", "</s>")).eos_id == 261
     assert read(tmp_path, with_specials("<end>")).eos_id == 260
     assert read(tmp_path, with_specials("<x>", "<y>"), eos_token="<y>").eos_id == 261
-    with pytest.raises(ValueError, match=r"give one of \['<x>', '<y>'\] as eos_token"):
+    with pytest.raises(ValueError, match=r"name one of \['<x>', '<y>'\] as eos_token in the file"):
         read(tmp_path, with_specials("<x>", "<y>"))
-    with pytest.raises(ValueError, match=r"give one of \['</s>'\] as eos_token"):
+    with pytest.raises(ValueError, match=r"has no special token '<y>' to end a text; it has \['</s>'\]"):
         read(tmp_path, with_specials("</s>"), eos_token="<y>")
     both = read(tmp_path, with_specials("<pad>", "</s>"))
     both.save(tmp_path / "saved")
@@ -164,10 +196,12 @@ def test_the_end_of_text_is_chosen_or_asked_for(tmp_path):
         ({"normalizer": {"type": "NFC"}}, "a normalizer; only null"),
         ({"pre_tokenizer": None}, "the pre-tokenizer None; only ByteLevel"),
         ({"pre_tokenizer": {"type": "Whitespace"}}, "the pre-tokenizer Whitespace; only ByteLevel"),
+        ({"pre_tokenizer": split(r"\\w+")}, r"by the pattern '\\\\\\\\w\+' \(Isolated, invert=False\), which is not known"),
+        ({"pre_tokenizer": split(bpe_words.LLAMA3, "Removed")}, r"\(Removed, invert=False\), which is not known"),
+        ({"pre_tokenizer": split(bpe_words.LLAMA3, use_regex=True)}, "cuts words twice"),
         ({"pre_tokenizer__add_prefix_space": True}, "add_prefix_space=true; only false"),
-        ({"pre_tokenizer__use_regex": False}, "use_regex=false; only true"),
+        ({"pre_tokenizer__use_regex": False}, "has use_regex=false and no Split"),
         ({"model__dropout": 0.1}, "BPE dropout; only null"),
-        ({"model__ignore_merges": True}, "ignore_merges=true; only false"),
         ({"model__end_of_word_suffix": "</w>"}, "an end_of_word_suffix; only an empty one"),
         ({"model__continuing_subword_prefix": "##"}, "a continuing_subword_prefix; only an empty one"),
         ({"added_tokens": [{"content": "x", "id": 261, "special": False}]}, "added tokens that are not special"),
@@ -199,8 +233,8 @@ def without(token):
         ({**vocabulary(), "he": 7}, MERGES, [END_OF_TEXT], "each once; id 256 is missing"),
         ({**vocabulary(), "he": 1000}, MERGES, [END_OF_TEXT], "each once; id 256 is missing"),
         (without("Ġhell"), MERGES, [END_OF_TEXT], "no id for 'Ġhell'"),
-        (vocabulary(), MERGES[::-1], [END_OF_TEXT], "'Ġhe' 'll' is out of order"),
-        (vocabulary(), [*MERGES, ("h", "e")], [END_OF_TEXT], "'h' 'e' is out of order"),
+        (vocabulary(), [*MERGES, ("h", "hx")], [END_OF_TEXT], "joins 'hx', which the vocabulary does not have"),
+        (vocabulary(), [*MERGES, ("h", "e")], [END_OF_TEXT], "'h' 'e' is there twice"),
         (vocabulary(), MERGES, ["<end>"], "must be one of the special tokens"),
         (without(END_OF_TEXT), MERGES, [END_OF_TEXT], "no id for '<|endoftext|>'"),
         (vocabulary(), MERGES, [END_OF_TEXT, "he"], "special token 'he' is also made by merges"),
