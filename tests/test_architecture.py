@@ -297,7 +297,7 @@ def test_tensor_files_have_the_legend_of_their_letters():
 
 # Programs that answer at once
 
-PROGRAMS = ("run", "evaluate", "generate", "export", "doctor", "convert")
+PROGRAMS = ("run", "evaluate", "generate", "export", "doctor", "convert", "trace")
 
 
 def started(program, *arguments):

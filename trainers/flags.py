@@ -153,6 +153,27 @@ def define_export():
     flags.DEFINE_bool("verify", False, "Write nothing; prove the newest version in --export_dir once more, in every way.")
 
 
+def _define_text():
+    flags.DEFINE_string("text", None, "The text that is asked about.")
+
+
+def given_text():
+    """The text of --text. Raises Refusal where it is missing."""
+    if FLAGS.text is None:
+        raise Refusal("--text is missing; give the text that is asked about.")
+    return FLAGS.text
+
+
+def define_trace():
+    """Flags of `trainers.trace`."""
+    _define_model_dir()
+    _define_text()
+    flags.DEFINE_integer("passages", 10, "Most passages to show, longest first.", lower_bound=0)
+    flags.DEFINE_integer("documents", 3, "Most places to show of each passage.", lower_bound=0)
+    flags.DEFINE_integer("order", None, "Count each n-gram of this order besides.", lower_bound=1)
+    flags.DEFINE_enum("format", "terminal", ("terminal", "json"), "What is printed.")
+
+
 def define_generation():
     """Flags of `trainers.generate`."""
     _define_model_dir()
