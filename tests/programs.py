@@ -16,6 +16,7 @@ DEFINITIONS = {
     "doctor": "define_doctor",
     "convert": "define_conversion",
     "trace": "define_trace",
+    "explain": "define_explanation",
 }
 
 

@@ -16,6 +16,7 @@ FLAGS = flags.FLAGS
 
 OPTIMIZERS = ("adamw", "sgd", "adafactor", "muon", "plain_sgd", "adagrad")
 STRATEGIES = ("auto", "cpu", "gpu", "mirrored", "multi_worker", "tpu", "parameter_server")
+METHODS = ("integrated_gradients", "gradient_x_input", "occlusion")  # of zoo/explanation.py
 SCHEDULES = ("cosine", "linear", "inverse_sqrt", "constant")
 
 
@@ -172,6 +173,16 @@ def define_trace():
     flags.DEFINE_integer("documents", 3, "Most places to show of each passage.", lower_bound=0)
     flags.DEFINE_integer("order", None, "Count each n-gram of this order besides.", lower_bound=1)
     flags.DEFINE_enum("format", "terminal", ("terminal", "json"), "What is printed.")
+
+
+def define_explanation():
+    """Flags of `trainers.explain`."""
+    _define_model_dir()
+    _define_text()
+    flags.DEFINE_enum("method", METHODS[0], METHODS, "How a token is given its score.")
+    flags.DEFINE_string("target", None, "The class, or what the text goes on with. [the likeliest]")
+    flags.DEFINE_string("contrast", None, "Another one: why the target and not that.")
+    flags.DEFINE_enum("format", "terminal", ("terminal", "json", "html"), "What is printed.")
 
 
 def define_generation():
