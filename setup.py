@@ -35,7 +35,6 @@ setup(
         "tensorflow-text>=2.20,<3",  # one op of it, for the graph side of unigram; TF Serving has it linked in
         "rich>=13",
         "tensorboard>=2.19",
-        "babel>=2.14",
         "sacrebleu>=2.4",
         "rouge-score>=0.1.2",
     ],
@@ -48,6 +47,8 @@ setup(
             "zoo-convert=trainers.convert:start",
             "zoo-doctor=trainers.doctor:start",
             "zoo-report=trainers.report:start",
+            "zoo-trace=trainers.trace:start",
+            "zoo-explain=trainers.explain:start",
         ]
     },
     extras_require={

@@ -307,7 +307,7 @@ def tiny(call):
     """A call at settings that take seconds, or None for one that is only parsed."""
     module, *arguments = call
     given = {argument.lstrip("-").partition("=")[0]: argument.partition("=")[2] for argument in arguments}
-    if module in ("trainers.evaluate", "trainers.export", "trainers.generate"):
+    if module in ("trainers.evaluate", "trainers.explain", "trainers.export", "trainers.generate", "trainers.trace"):
         less = ["--max_new_tokens=8"] if module == "trainers.generate" else []
         return None if ABSENT & set(re.split(r"[=/]", " ".join(arguments).replace(" ", "/"))) else [*call, *less]
     if module == "trainers.doctor":

@@ -16,6 +16,8 @@ DEFINITIONS = {
     "doctor": "define_doctor",
     "convert": "define_conversion",
     "report": "define_report",
+    "trace": "define_trace",
+    "explain": "define_explanation",
 }
 
 

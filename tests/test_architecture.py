@@ -23,7 +23,7 @@ ROOMS = (
     ("zoo.tasks",),
     ("zoo.bundle",),
     ("zoo.convert", "zoo.serving"),
-    ("zoo.export",),
+    ("zoo.export", "zoo.explanation", "zoo.likelihood"),
     ("zoo.api", "zoo"),
     ("trainers.program", "trainers.progress"),
     ("trainers.cost", "trainers.engine"),
@@ -297,7 +297,7 @@ def test_tensor_files_have_the_legend_of_their_letters():
 
 # Programs that answer at once
 
-PROGRAMS = ("run", "evaluate", "generate", "export", "doctor", "convert", "report")
+PROGRAMS = ("run", "evaluate", "generate", "export", "doctor", "convert", "report", "trace", "explain")
 
 
 def test_every_program_has_a_console_script():

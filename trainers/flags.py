@@ -17,6 +17,7 @@ FLAGS = flags.FLAGS
 
 OPTIMIZERS = ("adamw", "sgd", "adafactor", "muon", "plain_sgd", "adagrad")
 STRATEGIES = ("auto", "cpu", "gpu", "mirrored", "multi_worker", "tpu", "parameter_server")
+METHODS = ("integrated_gradients", "gradient_x_input", "occlusion")  # of zoo/explanation.py
 SCHEDULES = ("cosine", "linear", "inverse_sqrt", "constant")
 
 
@@ -174,6 +175,37 @@ def define_export():
     flags.DEFINE_bool("export_xla", False, "Besides, in export_xla/, a version for servers that were started with XLA.")
     flags.DEFINE_enum("export_format", "saved_model", ("saved_model", "litert", "onnx"), "Kind of file.")
     flags.DEFINE_bool("verify", False, "Write nothing; prove the newest version in --export_dir once more, in every way.")
+
+
+def _define_text():
+    flags.DEFINE_string("text", None, "The text that is asked about.")
+
+
+def given_text():
+    """The text of --text. Raises Refusal where it is missing."""
+    if FLAGS.text is None:
+        raise Refusal("--text is missing; give the text that is asked about.")
+    return FLAGS.text
+
+
+def define_trace():
+    """Flags of `trainers.trace`."""
+    _define_model_dir()
+    _define_text()
+    flags.DEFINE_integer("passages", 10, "Most passages to show, longest first.", lower_bound=0)
+    flags.DEFINE_integer("documents", 3, "Most places to show of each passage.", lower_bound=0)
+    flags.DEFINE_integer("order", None, "Count each n-gram of this order besides.", lower_bound=1)
+    flags.DEFINE_enum("format", "terminal", ("terminal", "json"), "What is printed.")
+
+
+def define_explanation():
+    """Flags of `trainers.explain`."""
+    _define_model_dir()
+    _define_text()
+    flags.DEFINE_enum("method", METHODS[0], METHODS, "How a token is given its score.")
+    flags.DEFINE_string("target", None, "The class, or what the text goes on with. [the likeliest]")
+    flags.DEFINE_string("contrast", None, "Another one: why the target and not that.")
+    flags.DEFINE_enum("format", "terminal", ("terminal", "json", "html"), "What is printed.")
 
 
 def define_generation():

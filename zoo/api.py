@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from zoo import bundle as bundles
-from zoo import decoding
+from zoo import decoding, explanation
 from zoo.config import Refusal, nearest
 from zoo.export import export_saved_model
 from zoo.registry import MODELS
@@ -232,6 +232,23 @@ class Loaded:
         otherwise."""
         vectors = self.predict("embed", text=[text] if isinstance(text, str) else list(text))["embedding"]
         return vectors[0] if isinstance(text, str) else vectors
+
+    def explain(self, text, method="integrated_gradients", target=None, contrast=None):
+        """Which tokens of a text an answer comes from: an `Explanation` (`zoo/explanation.py`).
+
+            zoo.load("runs/bert/latest").explain("A dull film.").scores                      of a classifier
+            zoo.load("runs/gpt/latest").explain("The list", target=" is", contrast=" are")   why this and not that
+
+        Args:
+            text: a string.
+            method: `integrated_gradients`, `gradient_x_input` or `occlusion`.
+            target: the class, or what a language model goes on with; None for the likeliest.
+            contrast: another one, against which the target is explained.
+
+        Raises:
+            Refusal: a model of another task, an unknown method or class, or a text that is empty or too long.
+        """
+        return explanation.explain(self.model, self.tokenizer, self.task, text, method, target, contrast)
 
     def _check(self, signature, kind, texts, stop=None, **options):
         """Raises Refusal if the model has no such signature, or cannot take a text whole, or an option is out of its

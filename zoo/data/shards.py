@@ -128,12 +128,13 @@ class TokenShards:
         eos_id, vocab_size: of the tokenizer that made the ids.
         meta: all further fields that `write_shards` was given.
         directory: where they are.
+        arrays: the mapped files in their order, integer arrays of two or four bytes an id.
     """
 
     directory = None
 
     def __init__(self, arrays, index):
-        self._arrays = arrays
+        self.arrays = arrays
         self._starts = np.cumsum([0, *map(len, arrays)])
         self.num_tokens = int(self._starts[-1])
         self.num_documents = index["num_documents"]
@@ -171,7 +172,7 @@ class TokenShards:
         start, stop, _ = key.indices(self.num_tokens)
         first = int(np.searchsorted(self._starts, start, side="right")) - 1
         pieces = []
-        for begin, array in zip(self._starts[first:], self._arrays[first:], strict=False):
+        for begin, array in zip(self._starts[first:], self.arrays[first:], strict=False):
             if begin >= stop:
                 break
             pieces.append(array[max(start - begin, 0) : stop - begin])

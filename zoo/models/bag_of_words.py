@@ -105,6 +105,16 @@ class BagOfWords(Classifier):
         rows_BPC = ops.cast(ops.take(self.kernel, features_BP, axis=0), "float32")
         return ops.einsum("bp,bpc->bc", weights_BP, rows_BPC) + ops.cast(self.bias, "float32")
 
+    def token_vectors(self):
+        return self.dropped, "call"
+
+    def scaled_tokens(self, values, factors_BT):
+        """The weights (B, P) of all places: an n-gram is multiplied by the mean of the factors of its tokens."""
+        length, order = ops.shape(factors_BT)[1], self.config.order
+        factors_BT = ops.pad(ops.cast(factors_BT, values.dtype), ((0, 0), (0, order - 1)))
+        sums = [sum(factors_BT[:, start : start + length] for start in range(n)) / n for n in range(1, order + 1)]
+        return values * ops.concatenate(sums, axis=1)
+
     def _weights(self, counts_BP):
         """What each place adds to its feature, so that a feature with c places has g(c); 0 at padding."""
         if self.config.counting == "count":

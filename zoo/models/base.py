@@ -102,6 +102,19 @@ class Model(keras.Model):
         """
         raise Refusal(f"{self.registered_name} has no table of embeddings, so it cannot begin with word vectors.")
 
+    def token_vectors(self):
+        """What turns tokens into numbers: an object and the name of its method whose result stands for the tokens of a row. An
+        explanation scales that result (`scaled_tokens`).
+
+        Raises:
+            Refusal: the model looks its numbers up in tables, and has no gradients.
+        """
+        return self.embeddings, "call"
+
+    def scaled_tokens(self, values, factors_BT):
+        """The result of `token_vectors` with each token multiplied by a factor, float32 (B, T)."""
+        return values * ops.cast(factors_BT, values.dtype)[:, :, None]
+
     def limited(self, logits):
         """Logits (..., V) in which the ids from `num_ids` on have no probability."""
         return logits if self.num_ids is None else logits + _no_probability(self.num_ids, logits.shape[-1], logits.dtype)

@@ -86,6 +86,9 @@ class GloVe(Encoder):
         self.embeddings, self.contexts = tables.values()
         self.built = True
 
+    def token_vectors(self):
+        return self, "hidden"
+
     def hidden(self, batch, training=False):
         token_ids = self.taken(batch)["token_ids"]
         words_BTD, contexts_BTD = (ops.take(table, token_ids, axis=0) for table in self.sides())

@@ -163,6 +163,9 @@ class NGram(LanguageModel):
         """{"history": int32 (B, n - 1)}, all -1: nothing has been read. Feed `eos_id` first to begin a sentence."""
         return {"history": ops.full((batch_size, self.config.order - 1), -1, dtype="int32")}
 
+    def token_vectors(self):
+        raise Refusal("An n-gram model looks its numbers up in tables and has no gradients; explain it by occlusion.")
+
     def features(self, token_ids, state=None, *, padding_mask=None, segment_ids=None, positions=None, training=False):
         """Histories, int32 (B, T, n - 1), and the new state. Counts know no `positions`."""
         stream, linked = self._stream(token_ids, state, padding_mask, segment_ids)

@@ -85,9 +85,12 @@ class TransformerConfig(Config):
         "tiny": dict(seq_length=16),
         # Its texts are tokens already, with spaces between them.
         "multi30k": dict(
-            vocab_size=10_000, seq_length=64, batch_size=128, steps=2_500, learning_rate=3e-3, warmup_steps=500,
-            set=("bleu_tokenize=none",),
+            vocab_size=10_000, seq_length=64, batch_size=128, steps=2_500, optimizer="adamw", learning_rate=3e-3,
+            schedule="inverse_sqrt", warmup_steps=500, set=("bleu_tokenize=none",),
         ),
+        **dict.fromkeys(("iwslt", "transformer_base", "transformer_big", "marian_base"), dict(
+            optimizer="adamw", learning_rate=5e-4, schedule="inverse_sqrt", warmup_steps=4_000, steps=100_000,
+        )),
     }  # fmt: skip
 
     def validate(self):

@@ -85,6 +85,9 @@ class Word2Vec(Encoder):
         self.embeddings = self.add_weight(shape=(c.vocab_size, c.hidden_dim), initializer=initializer, name="embeddings")
         self.built = True
 
+    def token_vectors(self):
+        return self, "hidden"
+
     def hidden(self, batch, training=False):
         return ops.cast(ops.take(self.embeddings, self.taken(batch)["token_ids"], axis=0), self.compute_dtype)
 

@@ -1,0 +1,134 @@
+"""Explanations: completeness, agreement with finite differences, and planted words that are found."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import exports, tiny_models
+from zoo import explanation
+from zoo.api import Loaded
+from zoo.bundle import Bundle
+from zoo.config import Refusal
+from zoo.data.batch import Layout
+from zoo.registry import MODELS
+from zoo.tasks.classification import Classification, ClassificationFacts
+from zoo.tokenizers.base import create as create_tokenizer
+
+TEXT = "the cat sat on the mat ."
+CLASSIFIERS = ("bag_of_words", "bert", "bilstm", "glove", "gpt", "lstm", "word2vec")
+LANGUAGE_MODELS = ("gpt", "lstm", "glm")
+
+
+def loaded(name, task):
+    made = exports.made(name, task)
+    return Loaded(Bundle(made.model, made.tokenizer, made.task, {}))
+
+
+CASES = [*((name, "classification") for name in CLASSIFIERS), *((name, "language_modeling") for name in LANGUAGE_MODELS)]
+
+
+@pytest.mark.parametrize(("name", "task"), CASES)
+def test_integrated_gradients_are_complete_and_gradients_are_those_of_differences(name, task):
+    zoo = loaded(name, task)
+    options = dict(target="yes", contrast="no") if task == "classification" else dict(target=" on", contrast="!")
+    whole = zoo.explain(TEXT, **options)
+    difference = whole.value - whole.baseline
+    assert sum(whole.scores) == pytest.approx(difference, abs=1e-3 * max(1, abs(difference)))
+    assert "".join(whole.tokens) == TEXT
+    plain = zoo.explain(TEXT, "gradient_x_input", **options)
+    assert plain.value == pytest.approx(whole.value, abs=1e-4)
+    question = explanation._question(zoo.model, zoo.tokenizer, zoo.task, TEXT, **options)
+    count, step = len(question.ids), 1e-2
+    for place in (0, count - 1):
+        factors = np.ones((2, count), np.float32)
+        factors[:, place] += (step, -step)
+        up, down = np.asarray(question.values(np.tile(question.ids, (2, 1)), tf.constant(factors)))
+        assert plain.scores[place] == pytest.approx((up - down) / (2 * step), abs=5e-3, rel=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("name", "task"), [("bert", "classification"), ("gpt", "language_modeling"), ("ngram", "language_modeling")]
+)
+def test_occlusion_is_what_the_number_loses_without_a_token(name, task):
+    zoo = loaded(name, task)
+    target = "yes" if task == "classification" else "m"
+    answer = zoo.explain("the cat", "occlusion", target=target)
+
+    def value(ids):
+        frame = zoo.task.frame(zoo.model.kind, zoo.tokenizer)
+        if task == "classification":
+            logits = zoo.model({"token_ids": np.array([[*frame.before, *ids, *frame.after]])})
+            return float(tf.nn.log_softmax(logits)[0, zoo.task.facts.labels.index("yes")])
+        (label,) = zoo.tokenizer.encode("m")
+        return float(tf.nn.log_softmax(zoo.model(np.array([[*frame.before, *ids]])))[0, -1, label])
+
+    ids = list(zoo.tokenizer.encode("the cat"))
+    assert answer.value == pytest.approx(value(ids), abs=1e-5)
+    expected = [value(ids) - value(ids[:i] + ids[i + 1 :]) for i in range(len(ids))]
+    np.testing.assert_allclose(answer.scores, expected, atol=1e-5)
+
+
+def test_several_tokens_are_explained_as_a_chain():
+    zoo = loaded("gpt", "language_modeling")
+    one, two = zoo.explain("the ", target="c"), zoo.explain("the ", target="ca")
+    after = zoo.score("the ca")["log_prob"] - zoo.score("the ")["log_prob"]
+    assert two.value == pytest.approx(after, abs=1e-4) and one.value > two.value
+    against = zoo.explain("the ", target="ca", contrast="c")
+    assert against.value == pytest.approx(two.value - one.value, abs=1e-4)
+    likeliest = zoo.explain("the ")
+    assert likeliest.value >= max(zoo.explain("the ", "gradient_x_input", target=letter).value for letter in "ace mst.")
+
+
+def test_the_planted_word_of_a_toy_classifier_is_found_100_times_of_100():
+    words = [f"w{i}" for i in range(40)]
+    tokenizer = create_tokenizer("word", [" ".join([*words, "zzz"])] * 3, 60)
+    task = Classification(facts=ClassificationFacts(labels=("no", "yes")))
+
+    def text_with(number, planted):
+        random = np.random.default_rng([int(planted), number])
+        text, place = random.choice(words, 6).tolist(), int(random.integers(6))
+        if planted:
+            text[place] = "zzz"
+        return " ".join(text), place
+
+    examples = [{"text": text_with(i, i % 2)[0], "label": ("no", "yes")[i % 2]} for i in range(200)]
+    layout = Layout(16, 32)
+    data = task.encode(examples, tokenizer, layout)
+    fields = {key: value for key, value in task.model_fields(tokenizer).items() if key != "unk_id"}
+    known = MODELS.config("bag_of_words").field_names()
+    model = tiny_models.create("bag_of_words", order=1, **{key: value for key, value in fields.items() if key in known})
+    batches = task.training_batches(data, model, tokenizer, layout)
+    optimizer = keras.optimizers.Adam(0.3)
+    for step in range(40):
+        with tf.GradientTape() as tape:
+            total, count = task.loss(batches.batch(step), model(batches.batch(step)))
+            loss = total / count
+        optimizer.apply(tape.gradient(loss, model.trainable_weights), model.trainable_weights)
+    zoo = Loaded(Bundle(model, tokenizer, task, {}))
+    for method, texts in (("integrated_gradients", 100), ("gradient_x_input", 10), ("occlusion", 10)):
+        answers = [(zoo.explain(text, method), place) for text, place in (text_with(i, True) for i in range(500, 500 + texts))]
+        assert all(answer.target == "yes" and np.argmax(answer.scores) == place for answer, place in answers), method
+
+
+def test_what_cannot_be_explained_is_refused():
+    classifier, model = loaded("bert", "classification"), loaded("gpt", "language_modeling")
+    for zoo, options, sentence in (
+        (classifier, dict(text="the", target="yess"), "did you mean 'yes'"),
+        (classifier, dict(text="the", method="occlude"), "There is no method"),
+        (classifier, dict(text=""), "The text is empty"),
+        (model, dict(text="the", target=""), "is empty"),
+        (model, dict(text="a" * 80), "takes at most 64"),
+        (loaded("bert", "masked_lm"), dict(text="the"), "was made for masked_lm"),
+        (loaded("ngram", "language_modeling"), dict(text="the"), "explain it by occlusion"),
+    ):
+        with pytest.raises(Refusal, match=sentence):
+            zoo.explain(**options)
+
+
+def test_html_escapes_the_text_and_pieces_hold_characters_whole():
+    answer = explanation.Explanation("occlusion", ("<b>", " x"), (1.0, -2.0), "yes", None, -0.5)
+    assert "&lt;b&gt;" in answer.html() and "<b>" not in answer.html() and 'title="-2.0000"' in answer.html()
+    tokenizer = create_tokenizer("byte")
+    assert explanation.pieces(tokenizer, np.array(tokenizer.encode("aé"))) == ["a", "", "é"]
+    assert answer.to_dict()["scores"] == [1.0, -2.0] and answer.shades() == [0.5, -1.0]

@@ -1,0 +1,301 @@
+"""Which tokens of a text an answer comes from.
+
+    explanation = zoo.load("runs/bert/latest").explain("A dull film.", method="integrated_gradients")
+    list(zip(explanation.tokens, explanation.scores))
+
+What is explained is a number: the log-probability of a class, or of what a language model goes on with; with a contrast, how
+much larger it is than that of another class or another word (Yin and Neubig 2022). Each method gives each token of the text a
+score. Above 0 the token speaks for the target.
+
+    gradient_x_input      x_t . df/dx_t, of the vectors x_t of the tokens (Shrikumar et al. 2016)
+    integrated_gradients  x_t . integral over a from 0 to 1 of df/dx_t at a x (Sundararajan et al. 2017). The scores add up to
+                          f(x) - f(0), where the vectors of the text are 0 and what stands around it is as it was
+    occlusion             f(text) - f(text without the token) (Li et al. 2016)
+
+Shape letters: B batch, T positions, V vocabulary, C classes.
+"""
+
+import contextlib
+import dataclasses
+import html
+import json
+
+import numpy as np
+import tensorflow as tf
+
+from zoo.config import Refusal, nearest
+
+METHODS = ("integrated_gradients", "gradient_x_input", "occlusion")
+ROWS = 64  # rows of a pass
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(8)
+PARTS = (0.0, 1 / 512, 1 / 64, 1 / 8, 1.0)  # of the path: shorter where vectors are small and norms turn
+HALVINGS = 20  # of a part, at most: a trained recurrent model may change its mind within a millionth of the path
+COMPLETE = 1e-3  # of the difference to be explained, or of 1 where that is less
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """The scores of the tokens of a text.
+
+    Attributes:
+        method: one of `METHODS`.
+        tokens: the text in pieces, strings.
+        scores: a float for each token: above 0 it speaks for the target.
+        target: the class or the continuation that is explained.
+        contrast: the other one, or None.
+        value: log p(target), natural, less log p(contrast) if there is one.
+        baseline: the same with the vectors of the text set to 0; None for the other methods than integrated gradients.
+    """
+
+    method: str
+    tokens: tuple
+    scores: tuple
+    target: str
+    contrast: str | None
+    value: float
+    baseline: float | None = None
+
+    def to_dict(self):
+        """The attributes as JSON values."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @property
+    def question(self):
+        """What is explained, as a formula."""
+        return f"log p({self.target!r})" + ("" if self.contrast is None else f" - log p({self.contrast!r})")
+
+    def shades(self):
+        """Of each token a number from -1 to 1: its score by the largest."""
+        largest = max(map(abs, self.scores), default=0.0) or 1.0
+        return [score / largest for score in self.scores]
+
+    def html(self):
+        """A piece of HTML: the text, green where a token speaks for the target and red where it speaks against it."""
+        spans = [
+            f'<span title="{score:+.4f}" style="background: rgba({"0, 140, 60" if shade > 0 else "200, 30, 30"}, '
+            f'{abs(shade):.2f})">{html.escape(token)}</span>'
+            for token, score, shade in zip(self.tokens, self.scores, self.shades(), strict=True)
+        ]
+        caption = html.escape(f"{self.method.replace('_', ' ')} of {self.question} = {self.value:.4f}")
+        return f'<figure><p style="white-space: pre-wrap">{"".join(spans)}</p><figcaption>{caption}</figcaption></figure>\n'
+
+
+def explain(model, tokenizer, task, text, method="integrated_gradients", target=None, contrast=None):
+    """The `Explanation` of an answer of a classifier, or of how a language model goes on.
+
+    Args:
+        model, tokenizer, task: those of a bundle.
+        text: a string.
+        method: one of `METHODS`.
+        target: the class; or the string that a language model may go on with, of one or more tokens, with the space before it
+            if it has one. None for the likeliest class or token.
+        contrast: another one, to ask why the target and not that.
+
+    Raises:
+        Refusal: a model of another task, an unknown method or class, an empty text, or one too long; integrated gradients
+            that are not complete to 1e-3.
+    """
+    if method not in METHODS:
+        raise Refusal(f"There is no method {method!r}; {nearest(method, METHODS)}")
+    question = _question(model, tokenizer, task, text, target, contrast)
+    value = float(question.values(question.ids[None])[0])
+    baseline = None
+    if method == "occlusion":
+        scores = value - _without_each(question)
+    elif method == "gradient_x_input":
+        (scores,) = _gradients(question, [1.0])[1]
+    else:
+        scores, baseline = _integrated(question)
+        if abs(sum(scores) - (value - baseline)) > COMPLETE * max(1.0, abs(value - baseline)):
+            raise Refusal("Integrated gradients are not complete to 1e-3; take the method occlusion.")
+    tokens, scores = tuple(pieces(tokenizer, question.ids)), tuple(float(score) for score in scores)
+    baseline = None if baseline is None else float(baseline)
+    return Explanation(method, tokens, scores, question.target, question.contrast, value, baseline)
+
+
+def pieces(tokenizer, ids):
+    """What each id adds to the text of those before it, a list of strings. Where the bytes of a character are several tokens,
+    the last of them has it."""
+    shown, found = "", []
+    for i in range(len(ids)):
+        text = tokenizer.decode(ids[: i + 1])
+        if text.endswith("\ufffd") and i + 1 < len(ids):
+            found.append("")
+            continue
+        found.append(text[len(shown) :] if text.startswith(shown) else tokenizer.decode(ids[i : i + 1]))
+        shown = text
+    return found
+
+
+def _question(model, tokenizer, task, text, target, contrast):
+    """What is asked of a model of this task. Raises Refusal for a task that answers otherwise."""
+    ids = np.array(tokenizer.encode(text), np.int32)
+    if not len(ids):
+        raise Refusal("The text is empty; there is no token to explain an answer by.")
+    name = task.registered_name
+    if name == "classification" and not task.facts.pair:
+        return _ClassQuestion(model, tokenizer, task, ids, target, contrast)
+    if name == "language_modeling":
+        return _NextQuestion(model, tokenizer, task, ids, target, contrast)
+    what = "classifies pairs of texts" if name == "classification" else f"was made for {name}"
+    raise Refusal(f"This model {what}; explanations are for classifiers of one text, and for language models.")
+
+
+class _Question:
+    """A number that depends on the ids of a text.
+
+    Attributes:
+        ids: int32 (T,), the text, cut if the model cuts it.
+        target, contrast: strings.
+    """
+
+    def values(self, ids_BT, factors_BT=None):
+        """float32 (B,): the number for each row of ids, the vectors of its tokens multiplied by factors."""
+        total = self._log_probs(self.target, ids_BT, factors_BT)
+        return total if self.contrast is None else total - self._log_probs(self.contrast, ids_BT, factors_BT)
+
+    def _framed(self, ids_BT, factors_BT, before, behind):
+        """Rows of ids with what stands around them, which keeps its vectors whole."""
+        count = len(ids_BT)
+        rows = np.concatenate([np.tile(np.array(part, np.int32), (count, 1)) for part in (before, behind)], 1)
+        token_ids = np.concatenate([rows[:, : len(before)], ids_BT, rows[:, len(before) :]], 1)
+        if factors_BT is None:
+            return token_ids, None
+        return token_ids, tf.concat([tf.ones((count, len(before))), factors_BT, tf.ones((count, len(behind)))], 1)
+
+
+class _ClassQuestion(_Question):
+    """log p(class | text)."""
+
+    def __init__(self, model, tokenizer, task, ids, target, contrast):
+        self.model, self.labels, self.frame = model, task.facts.labels, task.frame_for(model, tokenizer)
+        limit = task.facts.max_tokens or model.max_length
+        room = len(ids) if limit is None else limit - self.frame.num_special()
+        if len(ids) > room and task.config.overlong == "refuse":
+            raise Refusal(f"The text has {len(ids)} tokens; this model takes at most {room}.")
+        self.ids = ids[:room]
+        for label in (target, contrast):
+            if label is not None and label not in self.labels:
+                raise Refusal(f"The model has no class {label!r}; {nearest(label, self.labels)}")
+        if target is None:
+            target = self.labels[int(np.argmax(self._all(self.ids[None], None)[0]))]
+        self.target, self.contrast = target, contrast
+
+    def _all(self, ids_BT, factors_BT):
+        token_ids, factors_BT = self._framed(ids_BT, factors_BT, self.frame.before, self.frame.after)
+        batch = {"token_ids": token_ids, "padding_mask": np.ones(token_ids.shape, bool)}
+        if self.frame.segments:
+            batch["segment_ids"] = np.zeros_like(token_ids)
+        with _scaled(self.model, factors_BT):
+            return tf.nn.log_softmax(tf.cast(self.model(batch), tf.float32))
+
+    def _log_probs(self, label, ids_BT, factors_BT):
+        return self._all(ids_BT, factors_BT)[:, self.labels.index(label)]
+
+
+class _NextQuestion(_Question):
+    """log p(continuation | beginning of a document), the sum over the tokens of the continuation."""
+
+    def __init__(self, model, tokenizer, task, ids, target, contrast):
+        self.model, self.before, self.ids = model, task.frame(model.kind, tokenizer).before, ids
+        self.continuations = {}
+        for text in (target, contrast):
+            if text is not None:
+                self.continuations[text] = np.array(tokenizer.encode(text), np.int32)
+                if not len(self.continuations[text]):
+                    raise Refusal("The text to go on with is empty; give at least one token.")
+        longest = max([len(some) for some in self.continuations.values()] or [1])
+        length = len(self.before) + len(ids) + longest - 1
+        if model.max_length is not None and length > model.max_length:
+            raise Refusal(f"The text has {length} tokens with what goes on; this model takes at most {model.max_length}.")
+        if target is None:
+            best = int(np.argmax(self._all(ids[None], None, ())[0, -1]))
+            target = tokenizer.decode(np.array([best]))
+            self.continuations[target] = np.array([best], np.int32)
+        self.target, self.contrast = target, contrast
+
+    def _all(self, ids_BT, factors_BT, behind):
+        """float32 (B, T, V): log-probabilities of what follows each token."""
+        token_ids, factors_BT = self._framed(ids_BT, factors_BT, self.before, behind)
+        with _scaled(self.model, factors_BT):
+            return tf.nn.log_softmax(self.model.limited(self.model(token_ids)))
+
+    def _log_probs(self, text, ids_BT, factors_BT):
+        continuation = self.continuations[text]
+        count = len(continuation)
+        log_probs = self._all(ids_BT, factors_BT, continuation[:-1])[:, -count:]
+        labels = tf.tile(continuation[None], (len(ids_BT), 1))
+        return tf.reduce_sum(tf.gather(log_probs, labels, axis=2, batch_dims=2), 1)
+
+
+@contextlib.contextmanager
+def _scaled(model, factors_BT):
+    """While this is on, the vectors of the tokens that a model reads are multiplied by factors (B, T), or not if None."""
+    if factors_BT is None:
+        yield
+        return
+    model = model.without_head()
+    owner, name = model.token_vectors()
+    original = getattr(owner, name)
+
+    def scaled(*args, **kwargs):
+        values = original(*args, **kwargs)
+        return values if kwargs.get("reverse") else model.scaled_tokens(values, factors_BT)
+
+    setattr(owner, name, scaled)
+    try:
+        yield
+    finally:
+        delattr(owner, name)
+
+
+def _gradients(question, points):
+    """The numbers f(a x) at points a, float64 (N,), and what each token adds to df/da there, float64 (N, T).
+
+    A token's factor multiplies all of its vector, so the derivative by the factor is x_t . df/d(a x_t).
+    """
+    values, gradients = [], []
+    for start in range(0, len(points), ROWS):
+        some = np.asarray(points[start : start + ROWS])
+        factors = tf.constant(np.tile(some[:, None], (1, len(question.ids))), tf.float32)
+        with tf.GradientTape() as tape:
+            tape.watch(factors)
+            value = question.values(np.tile(question.ids, (len(some), 1)), factors)
+        gradients.append(np.asarray(tape.gradient(value, factors), np.float64))
+        values.append(np.asarray(value, np.float64))
+    return np.concatenate(values), np.concatenate(gradients)
+
+
+def _integrated(question):
+    """Integrated gradients, (T,), and the number at vectors of 0. Raises Refusal when they do not add up.
+
+    They add up over any part of the path. So a part over which they do not is halved, until they do.
+    """
+    scores, baseline, steps = 0.0, None, 0
+    starts, ends = np.array(PARTS[:-1]), np.array(PARTS[1:])
+    for _ in range(HALVINGS):
+        count = len(starts)
+        middle, half = (starts + ends) / 2, (ends - starts) / 2
+        nodes = (middle[:, None] + half[:, None] * NODES).ravel()
+        values, gradients = _gradients(question, np.concatenate([starts, ends, nodes]))
+        if baseline is None:
+            baseline, steepest = values[0], max(1.0, abs(values[2 * count - 1] - values[0]))
+        parts = np.einsum("pnt,n,p->pt", gradients[2 * count :].reshape(count, len(NODES), -1), WEIGHTS, half)
+        gaps = np.abs(parts.sum(1) - (values[count : 2 * count] - values[:count]))
+        open_ = gaps > COMPLETE * steepest / 32
+        scores, steps = scores + parts[~open_].sum(0), steps + len(nodes)
+        if not open_.any():
+            return scores, baseline
+        starts, ends = np.concatenate([starts[open_], middle[open_]]), np.concatenate([middle[open_], ends[open_]])
+    raise Refusal(
+        f"Integrated gradients are not complete after {steps:,} steps: over {open_.sum()} parts of the path they differ by "
+        f"{gaps[open_].sum():.4f} from what is explained; take the method occlusion."
+    )
+
+
+def _without_each(question):
+    """float (T,): the number for the text without each of its tokens."""
+    count = len(question.ids)
+    kept = np.arange(count)[None] + (np.arange(count)[None] >= np.arange(count)[:, None])  # of each row all but one
+    rows = np.append(question.ids, 0)[kept[:, : count - 1]]
+    return np.concatenate([np.asarray(question.values(rows[start : start + ROWS])) for start in range(0, count, ROWS)])
