@@ -15,6 +15,7 @@ DEFINITIONS = {
     "export": "define_export",
     "doctor": "define_doctor",
     "convert": "define_conversion",
+    "playground": "define_playground",
 }
 
 

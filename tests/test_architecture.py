@@ -297,7 +297,7 @@ def test_tensor_files_have_the_legend_of_their_letters():
 
 # Programs that answer at once
 
-PROGRAMS = ("run", "evaluate", "generate", "export", "doctor", "convert")
+PROGRAMS = ("run", "evaluate", "generate", "export", "doctor", "convert", "playground")
 
 
 def started(program, *arguments):
@@ -324,6 +324,7 @@ def started(program, *arguments):
     ("run", ("--model=gpt", "--preset=gpt2_smal"), 2),
     ("run", ("--model=gpt", "--set=num_layer=3"), 2),
     ("generate", (), 2),
+    ("playground", (), 2),
 ])  # fmt: skip
 def test_programs_answer_at_once_without_tensorflow(program, arguments, status):
     returned, out, err, loaded, seconds = started(program, *arguments)
