@@ -272,14 +272,17 @@ class Handlers:
         """The body, read no further than to the limit. Raises Fault."""
         from zoo.serving import rest
 
-        parts, size = [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > self.max_bytes:
-                raise rest.Fault(
-                    413, f"The request has more than {self.max_bytes:,} bytes, the most that --max_request_mb allows."
-                )
-            parts.append(part)
+        told = request.headers.get("content-length", "")
+        parts, size = [], int(told) if told.isdecimal() else 0
+        if size <= self.max_bytes:
+            size = 0
+            async for part in request.stream():
+                size += len(part)
+                if size > self.max_bytes:
+                    break
+                parts.append(part)
+        if size > self.max_bytes:
+            raise rest.Fault(413, f"The request has more than {self.max_bytes:,} bytes, the most that --max_request_mb allows.")
         return b"".join(parts)
 
     async def _worked(self, work):
