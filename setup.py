@@ -18,7 +18,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["zoo*", "trainers*", "tfds_configs*", "benchmarks*"]),
     # What TFDS shows of a data set stands beside its builder.
-    package_data={"tfds_configs": ["*/README.md", "*/CITATIONS.bib"]},
+    package_data={"tfds_configs": ["*/README.md", "*/CITATIONS.bib"], "trainers": ["playground.html"]},
     install_requires=[
         "tensorflow>=2.20,<3",
         "keras>=3.12,<4",
@@ -49,6 +49,7 @@ setup(
             "zoo-report=trainers.report:start",
             "zoo-trace=trainers.trace:start",
             "zoo-explain=trainers.explain:start",
+            "zoo-playground=trainers.playground:start",
         ]
     },
     extras_require={
@@ -61,10 +62,13 @@ setup(
             "seqeval>=1.2",
             "scikit-learn>=1.4",
             "matplotlib>=3.8",
+            "starlette>=0.40",  # as in `playground`
+            "uvicorn>=0.30",
         ],
         "bench": ["torch>=2.4", "transformers>=4.45", "kenlm>=0.2"],
         "report": ["matplotlib>=3.8"],
         "serving": ["tensorflow-serving-api>=2.19"],
+        "playground": ["starlette>=0.40", "uvicorn>=0.30"],
         "onnx": ["tf2onnx>=1.17", "onnxruntime>=1.20"],
     },
     classifiers=[

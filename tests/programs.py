@@ -18,6 +18,7 @@ DEFINITIONS = {
     "report": "define_report",
     "trace": "define_trace",
     "explain": "define_explanation",
+    "playground": "define_playground",
 }
 
 

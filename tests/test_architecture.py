@@ -297,7 +297,7 @@ def test_tensor_files_have_the_legend_of_their_letters():
 
 # Programs that answer at once
 
-PROGRAMS = ("run", "evaluate", "generate", "export", "doctor", "convert", "report", "trace", "explain")
+PROGRAMS = ("run", "evaluate", "generate", "export", "doctor", "convert", "report", "trace", "explain", "playground")
 
 
 def test_every_program_has_a_console_script():
@@ -335,6 +335,7 @@ def started(program, *arguments):
     ("run", ("--model=gpt", "--set=num_layer=3"), 2),
     ("generate", (), 2),
     ("report", (), 2),
+    ("playground", (), 2),
 ])  # fmt: skip
 def test_programs_answer_at_once_without_tensorflow(program, arguments, status):
     returned, out, err, loaded, seconds = started(program, *arguments)

@@ -230,6 +230,16 @@ def define_generation():
     flags.DEFINE_integer("num_best", 1, "Print so many of the texts that the search finds, best first.", lower_bound=1)
 
 
+def define_playground():
+    """Flags of `trainers.playground`."""
+    flags.DEFINE_multi_string("export_dir", [], "Directory of the versions of an export; once for each model.")
+    flags.DEFINE_multi_string("name", [], "What the model is served as; once for each. [the family's]")
+    flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; 0.0.0.0 lets other machines in.")
+    flags.DEFINE_integer("port", 8501, "Port to listen on; 0 takes a free one.", lower_bound=0, upper_bound=65_535)
+    flags.DEFINE_string("server", None, "URL of a TF Serving to show the page for, such as http://localhost:8501; with --name.")
+    flags.DEFINE_float("max_request_mb", 64.0, "A larger request is refused.", lower_bound=0.001)
+
+
 def define_conversion():
     """Flags of `trainers.convert`."""
     flags.DEFINE_string(
