@@ -7,6 +7,7 @@ vocabulary the likeliest is taken, each piece having a probability of its own. T
 
 import base64
 import io
+import re
 
 import numpy as np
 import sentencepiece
@@ -28,6 +29,7 @@ ROLES = {
     "mask": ("[MASK]", "<mask>"),
 }
 MAX_LINE_BYTES = 1 << 16
+CUT_AT_BLANK = re.compile(r"(?<=\S) ")
 BLANK = "\u2581"  # what a blank is written as in a piece
 Piece = sentencepiece_model_pb2.ModelProto.SentencePiece
 
@@ -73,6 +75,10 @@ class UnigramTokenizer(Tokenizer):
         self.bos_id = None if bos in (None, self.eos_id) else bos
         self._pad_id = self.sep_id if named["pad"] is None else named["pad"]
         self._graph = None
+        if not _spells_words_alone(proto):
+            self.cut = None
+        elif self._native.normalize("a\nb") != self._native.normalize("a b"):
+            self.cut = CUT_AT_BLANK  # a line feed is no white space to this model
 
     @property
     def pad_id(self):
@@ -189,6 +195,21 @@ class UnigramTokenizer(Tokenizer):
     @classmethod
     def from_directory(cls, directory, config):
         return cls.from_sentencepiece(directory / "sentencepiece.model", special=Special.loaded(config))
+
+
+def _spells_words_alone(proto):
+    """Whether a word's pieces do not depend on what stands before and behind it.
+
+    That is so where every run of white space becomes one blank, in front of the text too, no piece goes on over a blank, and
+    a blank has a piece of its own (or unknown characters of two words would be one piece).
+    """
+    spec, trained = proto.normalizer_spec, proto.trainer_spec
+    spoken = [piece.piece for piece in proto.pieces if piece.type in (Piece.NORMAL, Piece.USER_DEFINED)]
+    return (
+        spec.add_dummy_prefix and spec.remove_extra_whitespaces and spec.escape_whitespaces and BLANK in spoken
+        and not trained.treat_whitespace_as_suffix
+        and not any({BLANK, " ", "\n"}.intersection(piece[1:]) for piece in spoken)
+    )  # fmt: skip
 
 
 def _normalizers(spec):
