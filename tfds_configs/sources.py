@@ -48,6 +48,14 @@ class TextSource:
                 self.check_fields(["text"])
             yield example["text"]
 
+    def pieces(self, split):
+        """Iterates over what `texts` does, long strings in pieces: pairs (piece, whether it ends a string)."""
+        return ((text, True) for text in self.texts(split))
+
+    def num_bytes(self, split):
+        """About how many bytes of text a split has, or None when that is not known before it is read."""
+        return None
+
     def examples(self, split):
         """Iterates over the examples of a split: dicts with the names of `features`. Strings are str.
 

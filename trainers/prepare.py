@@ -105,7 +105,7 @@ def prepare(source, tokenizer_spec, vocab_size=None, cache_dir=None, *, splits=N
 
 def _tokenizer(source, spec, vocab_size, cache, report, texts=None, options=None):
     """(directory of the cache, tokenizer); it is trained on `texts`, by default all of the train split."""
-    from zoo.tokenizers.base import create, load
+    from zoo.tokenizers.base import create, cut_parts, load
 
     name = re.sub(r"[^\w-]+", "_", f"{source.name}-{Path(spec).name}")
     if spec not in TOKENIZERS.names():
@@ -114,8 +114,9 @@ def _tokenizer(source, spec, vocab_size, cache, report, texts=None, options=None
     directory = cache / f"{name}-{_key(source, spec, vocab_size, *([options] if options else []))}"
     with exclusive(directory):
         if not (directory / "tokenizer").exists():
-            texts = source.texts("train") if texts is None else texts
-            tokenizer = create(spec, _reported(texts, "tokenizer", report), vocab_size, **(options or {}))
+            pieces = source.pieces("train") if texts is None else ((text, True) for text in texts)
+            parts = cut_parts(_reported(pieces, "tokenizer", report), TOKENIZERS.get(spec))
+            tokenizer = create(spec, (text for text, _ in parts), vocab_size, **(options or {}))
             with appearing(directory / "tokenizer") as partial:
                 tokenizer.save(partial)
     return directory, load(directory / "tokenizer")
@@ -123,29 +124,33 @@ def _tokenizer(source, spec, vocab_size, cache, report, texts=None, options=None
 
 def _tokens(source, split, tokenizer, directory, report):
     """The split's tokens, which another process may be making at this moment: then this one waits for them."""
+    from zoo.tokenizers.base import cut_parts
+
     with exclusive(directory.parent):
         if not directory.exists():
             meta = {"num_bytes": 0, "lost_bytes": 0, "source": source.name, "split": split, "licence": source.licence}
-            documents = _encoded(
-                _reported(source.texts(split), split, report), tokenizer, meta, f"{source.name}'s {split} split"
-            )
-            write_shards(directory, documents, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, meta=meta)
+            parts = cut_parts(_reported(source.pieces(split), split, report), tokenizer)
+            ids = _encoded(parts, tokenizer, meta, f"{source.name}'s {split} split")
+            write_shards(directory, ids, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, meta=meta, ended=True)
     return TokenShards.open(directory)
 
 
-def _encoded(texts, tokenizer, meta, where):
-    """Ids of each document that has any; counts bytes into `meta`."""
-    empty = True
-    for chunk, encoded in _ahead(tokenizer.encode_batch, _chunks(texts)):
+def _encoded(parts, tokenizer, meta, where):
+    """Ids of each document that has any, with its eos, perhaps in several arrays; counts bytes into `meta`."""
+    empty, begun, eos = True, False, np.array([tokenizer.eos_id], np.int32)
+    for (chunk, ends), encoded in _ahead(lambda item: tokenizer.encode_batch(item[0]), _chunks(parts)):
         meta["num_bytes"] += sum(len(text.encode()) for text in chunk)
         if tokenizer.unk_id is not None:
             text_of_token = np.repeat(np.arange(len(chunk)), [len(ids) for ids in encoded])
             unknown = np.unique(text_of_token[np.concatenate(encoded) == tokenizer.unk_id])
             meta["lost_bytes"] += sum(tokenizer.lost_bytes(chunk[i]) for i in unknown)
-        for ids in encoded:
+        for ids, last in zip(encoded, ends, strict=True):
             if len(ids):
-                empty = False
-                yield ids if tokenizer.bos_id is None else np.append(np.int32(tokenizer.bos_id), ids)
+                yield ids if begun or tokenizer.bos_id is None else np.append(np.int32(tokenizer.bos_id), ids)
+                empty, begun = False, True
+            if begun and last:
+                yield eos
+                begun = False
     if empty:
         raise Refusal(f"{where} holds no text: not one token comes of it.")
 
@@ -163,22 +168,23 @@ def _ahead(function, items):
             yield item, result.result()
 
 
-def _chunks(texts):
+def _chunks(parts):
+    """Yields (texts, whether each ends its document), of many parts together."""
     chunk, size = [], 0
-    for text in texts:
-        chunk.append(text)
-        size += len(text)
+    for part in parts:
+        chunk.append(part)
+        size += len(part[0])
         if size >= CHUNK_CHARACTERS:
-            yield chunk
+            yield tuple(zip(*chunk, strict=True))
             chunk, size = [], 0
     if chunk:
-        yield chunk
+        yield tuple(zip(*chunk, strict=True))
 
 
-def _reported(texts, what, report):
+def _reported(pieces, what, report):
     num_bytes = reported = 0
-    for text in texts:
-        yield text
+    for text, ends in pieces:
+        yield text, ends
         num_bytes += len(text.encode())
         if num_bytes - reported >= REPORT_EVERY_BYTES:
             reported = num_bytes

@@ -2,6 +2,7 @@
 
     for number, line in lines("notes.txt.gz"): ...       the line without its end ("\\n" or "\\r\\n")
     whole("notes.txt")                                   all of it, its line ends kept
+    for text in blocks("notes.txt"): ...                 the same a megabyte at a time
 
 U+2028, U+0085, form feeds and lone carriage returns are text and end no line: `str.splitlines` and Python's text mode would cut
 there. This file needs the standard library and `zoo.config` only, so that prompts, vocabularies and tables can be read by it.
@@ -16,6 +17,7 @@ from zoo.config import Refusal
 
 UTF8_MARK = b"\xef\xbb\xbf"
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+BLOCK_BYTES = 2**20
 
 
 def whole(path, errors="strict"):
@@ -30,6 +32,31 @@ def whole(path, errors="strict"):
     """
     with opened(path) as file:
         return decoded(file.read(), path, 0, errors)
+
+
+def blocks(path, errors="strict"):
+    """Yields the text of a file in strings of about a megabyte. Args and Raises as for `whole`."""
+    offset, rest = 0, b""
+    with opened(path) as file:
+        while data := file.read(BLOCK_BYTES):
+            data = rest + data
+            end = len(data) - _unfinished(data)
+            rest = data[end:]
+            yield decoded(data[:end], path, offset, errors)
+            offset += end
+        if rest:
+            yield decoded(rest, path, offset, errors)
+
+
+def _unfinished(data):
+    """How many bytes at the end are the beginning of a character that goes on behind them: 0 to 3."""
+    for length in range(1, min(len(data), 3) + 1):
+        byte = data[-length]
+        if byte >= 0xC0:  # the first byte of a character of several bytes
+            return length if length < 2 + (byte >= 0xE0) + (byte >= 0xF0) else 0
+        if byte < 0x80:
+            break
+    return 0
 
 
 def lines(path, errors="strict"):

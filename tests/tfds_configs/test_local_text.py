@@ -6,8 +6,10 @@ import json
 import pytest
 
 import tfds_configs
+from tfds_configs.local_text import reader
 from tfds_configs.local_text.data_path import parse
 from tfds_configs.local_text.local_text_dataset_builder import LocalText
+from zoo import text_files
 
 
 @pytest.fixture(autouse=True)
@@ -219,6 +221,41 @@ class TestSplits:
         assert len(texts("train=a.txt,validation=b.txt")[0]) == 20
         held_out = "train=a.txt,test=c.txt"
         assert [texts(held_out, s) for s in ("train", "validation", "test")] == [["a" * 18], ["aa"], ["c" * 20]]
+
+    @pytest.mark.parametrize("size", [1, 2, 7, 2**20])
+    def test_pieces_are_the_texts(self, here, monkeypatch, size):
+        monkeypatch.setattr(text_files, "BLOCK_BYTES", size)
+        monkeypatch.setattr(reader, "BLOCK_BYTES", size)
+        (here / "a.txt").write_bytes("\ufeffein \u2603\r\n\r\n\nzwei\rdrei\nvier fünf\r".encode())
+        (here / "b.txt.gz").write_bytes(gzip.compress(b"sechs sieben\n"))
+        (here / "empty.txt").write_text("")
+        (here / "c.jsonl").write_text('{"text": "acht"}\n{"text": "neun"}\n')
+        for files in (
+            "a.txt",
+            "b.txt.gz",
+            "a.txt,empty.txt,b.txt.gz",
+            "empty.txt,a.txt",
+            "a.txt,c.jsonl",
+            "train=a.txt,test=b.txt.gz",
+        ):
+            for format in ("", ",format=lines", ",format=text"):
+                source = tfds_configs.get("local_text", files + format)
+                for split in source.splits:
+                    documents = [""]
+                    for piece, ends in source.pieces(split):
+                        documents[-1] += piece
+                        documents += [""] * ends
+                    assert documents == [*source.texts(split), ""]
+                assert source.fields() == ("text",)
+
+    def test_about_how_many_bytes_a_split_has(self, here):
+        (here / "a.txt").write_text("x" * 100)
+        (here / "b.txt.gz").write_bytes(gzip.compress(b"y"))
+        (here / "c.jsonl").write_text('{"text": "acht"}\n')
+        source = tfds_configs.get("local_text", "a.txt")
+        assert [source.num_bytes(split) for split in source.splits] == [90, 10, 10]
+        assert tfds_configs.get("local_text", "train=a.txt,test=a.txt").num_bytes("test") == 100
+        assert [tfds_configs.get("local_text", file).num_bytes("train") for file in ("b.txt.gz", "c.jsonl")] == [None, None]
 
     def test_too_little_to_cut(self, here):
         (here / "a.txt").write_text("x")

@@ -28,6 +28,24 @@ def test_a_line_ends_at_a_line_feed_alone_and_a_mark_is_not_text(tmp_path, mark,
         assert text_files.whole(file) == end.join([ODD, "", "two", ""])
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7])
+def test_blocks_are_the_whole(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(text_files, "BLOCK_BYTES", size)
+    for data in (
+        "aé中😀\r\nb" * 3, "\ufeffé", "", "é", b"\xffa\xe2\x82b\xf0\x9f\x98\xed\xa0\x80\xc3", b"ab\xf0\x9f",
+        b"\xef\xbb\xbf\x80a",
+    ):  # fmt: skip
+        for file in (write(tmp_path / "a", data), write(tmp_path / "a.gz", gzip.compress(tmp_path.joinpath("a").read_bytes()))):
+            assert "".join(text_files.blocks(file, "replace")) == text_files.whole(file, "replace")
+            refusals = []
+            for read in (text_files.whole, lambda path: list(text_files.blocks(path))):
+                try:
+                    read(file)
+                except Refusal as refusal:
+                    refusals.append(str(refusal))
+            assert len(set(refusals)) == len(refusals) // 2
+
+
 def test_what_is_not_utf8_is_refused_with_its_place(tmp_path):
     with pytest.raises(Refusal, match="byte 0xe9 at offset 8"):
         list(text_files.lines(write(tmp_path / "a", b"fine\ncaf" + b"\xe9\n")))

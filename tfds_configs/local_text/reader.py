@@ -11,7 +11,7 @@ import sys
 from tfds_configs.local_text import pairs, words
 from tfds_configs.local_text.remarks import Found
 from zoo.config import Refusal
-from zoo.text_files import lines, lines_with_ends, whole
+from zoo.text_files import BLOCK_BYTES, blocks, lines, lines_with_ends, whole
 
 # Fields that make an example worth having without a field `text`.
 OTHER_TEXTS = ({"source", "target"}, {"tokens"}, {"question", "context"})
@@ -44,6 +44,47 @@ def records(path, data_path, partner=None, remarks=None):
             yield record
     if remarks is not None:
         remarks.keep(path, found)
+
+
+def in_pieces(data_path, path, partner=None):
+    """Whether `pieces` reads the file: its documents are plain text, and nothing is told of them."""
+    return partner is None and data_path.format_of(path) in ("text", "lines")
+
+
+def pieces(path, data_path):
+    """Yields the documents of `records` in pieces of about a megabyte: (piece, whether it ends a document).
+
+    The last piece of a document may be empty. Raises Refusal as `records` does.
+    """
+    texts = blocks(path, data_path.errors)
+    return _pieces_of_lines(texts) if data_path.format_of(path) == "lines" else _pieces_of_whole(texts)
+
+
+def _pieces_of_whole(texts):
+    held = ""
+    for text in filter(None, texts):
+        if held:
+            yield held, False
+        held = text
+    if held:
+        yield held, True
+
+
+def _pieces_of_lines(texts):
+    held, begun = "", False  # begun: a piece of this line was given already
+    for text in texts:
+        *ended, held = (held + text).split("\n")
+        for line in ended:
+            line = line.removesuffix("\r")
+            if line or begun:
+                yield line, True
+            begun = False
+        kept = len(held) - held.endswith("\r")  # which a line feed may follow
+        if kept >= BLOCK_BYTES:
+            yield held[:kept], False
+            held, begun = held[kept:], True
+    if held or begun:
+        yield held, True
 
 
 def _read(path, data_path, partner, found):

@@ -10,10 +10,11 @@ import functools
 import hashlib
 import itertools
 import json
+import os
 from dataclasses import dataclass, field
 
 from tfds_configs.local_text.data_path import SPLITS, DataPath, parse
-from tfds_configs.local_text.reader import records
+from tfds_configs.local_text.reader import in_pieces, pieces, records
 from tfds_configs.local_text.remarks import Remarks
 from tfds_configs.sources import TextSource
 from zoo.config import Refusal
@@ -76,6 +77,27 @@ class LocalTextSource(TextSource):
     def texts(self, split):
         return (text for text in super().texts(split) if text)
 
+    def pieces(self, split):
+        self.check_split(split)
+        part = self.splits[split]
+        if not self._in_pieces(part):
+            yield from super().pieces(split)
+            return
+        empty = True
+        for text, ends in self._cut_pieces(part) if part in (HEAD, TAIL) else self._pieces(part):
+            empty = False
+            yield text, ends
+        if empty:
+            self._refuse_empty(split)
+
+    def num_bytes(self, split):
+        part = self.splits[split]
+        files = [path for path, _ in self.data_path.files_of(_files_name(part))]
+        if not self._in_pieces(part) or any(path.endswith(".gz") for path in files):
+            return None
+        share = {HEAD: TRAIN_SHARE, TAIL: 1 - TRAIN_SHARE}.get(part, 1)
+        return round(share * sum(map(os.path.getsize, files)))
+
     def examples(self, split):
         """Iterates over the records of a split: dicts with `text`, or the other columns or fields, or both."""
         self.check_split(split)
@@ -87,16 +109,15 @@ class LocalTextSource(TextSource):
                 labels[str(record["label"])] += 1
             yield record
         if empty:
-            files = ", ".join(self.data_path.files["train" if part in (HEAD, TAIL) else part])
-            raise Refusal(f"The {split} split of local_text holds no text: {files}.")
+            self._refuse_empty(split)
         self.labels[split] = labels
 
     def fields(self):
         split = next(iter(self.data_path.files))
-        first = next(self._records(split), None)
+        first = next(self._pieces(split) if self._in_pieces(split) else self._records(split), None)
         if first is None:
             raise Refusal(f"The {split} split of local_text holds no text: {', '.join(self.data_path.files[split])}.")
-        return tuple(first)
+        return ("text",) if self._in_pieces(split) else tuple(first)
 
     def remarks(self):
         sentences = list(self.found.sentences())
@@ -135,6 +156,42 @@ class LocalTextSource(TextSource):
     def _records(self, split):
         for path, partner in self.data_path.files_of(split):
             yield from records(path, self.data_path, partner, self.found)
+
+    def _refuse_empty(self, split):
+        files = ", ".join(self.data_path.files[_files_name(self.splits[split])])
+        raise Refusal(f"The {split} split of local_text holds no text: {files}.")
+
+    def _in_pieces(self, part):
+        """Whether every file of a part can be read in pieces."""
+        files = self.data_path.files_of(_files_name(part))
+        return all(in_pieces(self.data_path, path, partner) for path, partner in files)
+
+    def _pieces(self, split):
+        for path, _ in self.data_path.files_of(split):
+            yield from pieces(path, self.data_path)
+
+    def _cut_pieces(self, part):
+        """`_cut` in pieces, by the same places."""
+        num_documents, num_characters = self._extent
+        if num_documents == 1:
+            yield from _cut_in_two(self._pieces("train"), int(num_characters * TRAIN_SHARE), part)
+            return
+        number, end = 0, int(num_documents * TRAIN_SHARE)
+        for text, ends in self._pieces("train"):
+            if part == HEAD and number >= end:
+                return
+            if (number < end) == (part == HEAD):
+                yield text, ends
+            number += ends
+
+    @functools.cached_property
+    def _extent(self):
+        """(number of the training files' documents, characters of the first)."""
+        num_documents = num_characters = 0
+        for text, ends in self._pieces("train"):
+            num_characters += 0 if num_documents else len(text)
+            num_documents += ends
+        return num_documents, num_characters
 
     def _cut(self, part):
         """The records of one part of the training files."""
@@ -191,6 +248,23 @@ class LocalTextSource(TextSource):
             times[content] += 1
             keys.append(_digest([SPLIT_SEED, content.hex(), times[content]]))
         return keys
+
+
+def _files_name(part):
+    """The name under which a part's files were given."""
+    return "train" if part in (HEAD, TAIL) else part
+
+
+def _cut_in_two(pieces, end, part):
+    """The pieces of one text before the character `end`, or from there on."""
+    at = 0
+    for text, ends in pieces:
+        here = max(end - at, 0)
+        at += len(text)
+        if part == HEAD and here:
+            yield text[:here], at >= end
+        elif part == TAIL and (ends or text[here:]):
+            yield text[here:], ends
 
 
 def _is_labelled(record):

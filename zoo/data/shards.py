@@ -24,7 +24,7 @@ VERIFY_BELOW_BYTES = 2**30
 JOINED_TOKENS = 2**20
 
 
-def write_shards(directory, documents, *, vocab_size, eos_id, meta=None, shard_tokens=2**28):
+def write_shards(directory, documents, *, vocab_size, eos_id, meta=None, shard_tokens=2**28, ended=False):
     """Writes documents as a stream into `directory`, which appears only when it is complete.
 
     Args:
@@ -36,6 +36,7 @@ def write_shards(directory, documents, *, vocab_size, eos_id, meta=None, shard_t
         meta: JSON fields to keep beside the tokens, such as `num_bytes` and `lost_bytes`. It is read after the last
             document, so a generator may count into it.
         shard_tokens: most tokens of one file.
+        ended: whether `documents` has the `eos_id` after each document already; then one may come in several arrays.
 
     Returns:
         The opened `TokenShards`.
@@ -52,7 +53,7 @@ def write_shards(directory, documents, *, vocab_size, eos_id, meta=None, shard_t
             num_documents = 0
             with contextlib.closing(_ShardWriter(partial, dtype, shard_tokens)) as writer:
                 writer.append(np.array([eos_id], dtype))
-                for ids in _joined(documents, eos_id):
+                for ids in _joined(documents if ended else _ended(documents, eos_id)):
                     _check_ids(ids, vocab_size)
                     num_documents += int(np.count_nonzero(ids == eos_id))
                     writer.append(ids.astype(dtype))
@@ -69,12 +70,19 @@ def write_shards(directory, documents, *, vocab_size, eos_id, meta=None, shard_t
     return TokenShards.open(directory)
 
 
-def _joined(documents, eos_id):
-    """Documents with an eos after each, many at a time: numpy's cost by the call would rule over short ones."""
-    pieces, size, eos = [], 0, np.array([eos_id])
+def _ended(documents, eos_id):
+    eos = np.array([eos_id])
     for ids in documents:
-        pieces += (ids, eos)
-        size += len(ids) + 1
+        yield ids
+        yield eos
+
+
+def _joined(arrays):
+    """Arrays of ids, many at a time: numpy's cost by the call would rule over short ones."""
+    pieces, size = [], 0
+    for ids in arrays:
+        pieces.append(ids)
+        size += len(ids)
         if size >= JOINED_TOKENS:
             yield np.concatenate(pieces, dtype=np.int64)
             pieces, size = [], 0

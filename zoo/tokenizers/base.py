@@ -29,6 +29,7 @@ from zoo.tokenizers.special import NOTHING
 PIECE_CHARACTERS = 1 << 14
 SENTENCE_ENDS = (".", "?", "!", "。", "？", "！")
 CUT, CUT_AT_BLANKS = re.compile(r"(?<=\S)[ \n]"), re.compile(r"(?<=\S) ")
+ANYWHERE = re.compile(".", re.DOTALL)
 
 
 class Tokenizer(tf.Module):
@@ -53,6 +54,8 @@ class Tokenizer(tf.Module):
     special = NOTHING
     # True when each line of a text is a document of its own (the word tokenizer, as KenLM reads text).
     line_documents = False
+    # Before a match of this a text may be cut: the ids of both parts are those of the whole. None: nowhere is that sure.
+    cut = CUT
 
     @property
     def pad_id(self):
@@ -227,6 +230,37 @@ def cut_at_spaces(text, cut=CUT):
         end = match.start() if match else len(text)
         yield text[start:end]
         start = end
+
+
+def cut_parts(pieces, tokenizer):
+    """Cuts documents that come in pieces into parts of about that size, whose ids or counts are those of the document.
+
+    The parts of a document end where `cut_at_spaces` would have cut the whole. A document that came whole stays whole.
+
+        list(cut_parts([("a b", False), ("c d", True)], tokenizer))     -> [("a", False), (" bc d", True)], of small pieces
+
+    Args:
+        pieces: iterable of (text, whether it ends a document), cut between any two characters.
+        tokenizer: a `Tokenizer` or a class of them. If it has `line_documents`, a part before a line feed ends a document.
+
+    Yields:
+        (text, whether it ends a document).
+    """
+    held, length, wanted = [], 0, 0
+    for piece, ends in pieces:
+        held.append(piece)
+        length += len(piece)
+        if ends:
+            yield piece if len(held) == 1 else "".join(held), True
+            held, length, wanted = [], 0, 0
+        elif tokenizer.cut is not None and length >= wanted:
+            text, at = "".join(held), 0
+            while match := tokenizer.cut.search(text, at + PIECE_CHARACTERS):
+                at = match.start()
+            if at:
+                yield text[:at], tokenizer.line_documents and text[at] == "\n"
+            held, length = [text[at:]], len(text) - at
+            wanted = 2 * length  # so that a long row without a place to cut is not searched at every piece
 
 
 def encode_pieces(native, texts, cut=CUT):

@@ -63,6 +63,8 @@ class BPETokenizer(Tokenizer):
         _check(vocabulary, merges, special_tokens, eos_token)
         self.vocab_size, self.eos_id = len(vocabulary), vocabulary[eos_token]
         self._eos_token, self._words = eos_token, words
+        # Behind a sign other patterns than GPT-2's take the ends of lines along.
+        self.cut = CUT_AT_BLANKS if words in bpe_words.DIGITS else CUT
         if all(token in special_tokens for token in ROLES.values()):
             self.cls_id, self.sep_id, self.mask_id = (vocabulary[token] for token in ROLES.values())
         self.special = special
@@ -177,8 +179,7 @@ class BPETokenizer(Tokenizer):
         )
 
     def encode_batch(self, texts):
-        # Behind a sign other patterns than GPT-2's take the ends of lines along.
-        return encode_pieces(self._native, texts, CUT_AT_BLANKS if self._words in bpe_words.DIGITS else CUT)
+        return encode_pieces(self._native, texts, self.cut)
 
     def decode(self, ids):
         return b"".join(self._pieces[self.checked_ids(ids)]).decode("utf8", errors="replace")

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
-from zoo.tokenizers.base import Tokenizer, byte_values, kept, require_list, row_ids, to_bytes, to_text, valid_utf8
+from zoo.tokenizers.base import ANYWHERE, Tokenizer, byte_values, kept, require_list, row_ids, to_bytes, to_text, valid_utf8
 
 REPLACEMENT = 0xFFFD
 NUM_CODE_POINTS = 0x110000
@@ -20,6 +20,7 @@ class ByteTokenizer(Tokenizer):
 
     vocab_size = 257
     eos_id = 256
+    cut = ANYWHERE
 
     @classmethod
     def train(cls, texts, vocab_size=None):
@@ -57,6 +58,8 @@ class CharTokenizer(Tokenizer):
     Args:
         characters: string of the distinct characters. Raises Refusal when one is there twice.
     """
+
+    cut = ANYWHERE
 
     def __init__(self, characters):
         super().__init__()

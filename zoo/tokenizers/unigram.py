@@ -7,6 +7,7 @@ vocabulary the likeliest is taken, each piece having a probability of its own. T
 
 import base64
 import io
+import re
 
 import numpy as np
 import sentencepiece
@@ -17,7 +18,7 @@ from sentencepiece import sentencepiece_model_pb2
 from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
 from zoo.tokenizers import sentencepiece_bpe
-from zoo.tokenizers.base import Tokenizer, cut_at_spaces, read_json, require_list, to_text, valid_utf8
+from zoo.tokenizers.base import CUT_AT_BLANKS, Tokenizer, cut_at_spaces, read_json, require_list, to_text, valid_utf8
 from zoo.tokenizers.sentencepiece_bpe import BLANK, Piece
 from zoo.tokenizers.special import NOTHING, Special, post_processor
 
@@ -73,6 +74,10 @@ class UnigramTokenizer(Tokenizer):
         self.bos_id = None if bos in (None, self.eos_id) else bos
         self._pad_id = self.sep_id if named["pad"] is None else named["pad"]
         self._graph = None
+        if not _spells_words_alone(proto):
+            self.cut = None
+        elif self._native.normalize("a\nb") != self._native.normalize("a b"):
+            self.cut = CUT_AT_BLANKS  # a line feed is no white space to this model
 
     @property
     def pad_id(self):
@@ -193,6 +198,21 @@ class UnigramTokenizer(Tokenizer):
     @classmethod
     def from_directory(cls, directory, config):
         return cls.from_sentencepiece(directory / "sentencepiece.model", special=Special.loaded(config))
+
+
+def _spells_words_alone(proto):
+    """Whether a word's pieces do not depend on what stands before and behind it.
+
+    That is so where every run of white space becomes one blank, in front of the text too, no piece goes on over a blank, and
+    a blank has a piece of its own (or unknown characters of two words would be one piece).
+    """
+    spec, trained = proto.normalizer_spec, proto.trainer_spec
+    spoken = [piece.piece for piece in proto.pieces if piece.type in (Piece.NORMAL, Piece.USER_DEFINED)]
+    return (
+        spec.add_dummy_prefix and spec.remove_extra_whitespaces and spec.escape_whitespaces and BLANK in spoken
+        and not trained.treat_whitespace_as_suffix
+        and not any({BLANK, " ", "\n"}.intersection(piece[1:]) for piece in spoken)
+    )  # fmt: skip
 
 
 def _normalizers(spec):

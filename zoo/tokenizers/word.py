@@ -17,6 +17,8 @@ SPECIALS = (b"<s>", b"</s>", b"<unk>")
 # What `_split` leaves between words, as ids: nothing (from two spaces in a row), the end of a line, the end of a text.
 GAP, LINE_END, TEXT_END = -1, -2, -3
 CHUNK_BYTES = 1 << 22
+# At the end of a line, or between two words of one that certainly are words.
+CUT = re.compile(r"\n|(?<=\w) (?=\w)")
 
 
 def _marked(text):
@@ -50,6 +52,7 @@ class WordTokenizer(Tokenizer):
     unk_id = 0
     eos_id = 1
     line_documents = True
+    cut = CUT
 
     def __init__(self, words, lowercase=False, punctuation=True):
         super().__init__()

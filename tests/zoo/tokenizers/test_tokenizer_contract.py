@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from tests.zoo.tokenizers.unicode_texts import ATOMS, CORPUS, INVALID, inputs, texts
 from zoo.registry import TOKENIZERS
-from zoo.tokenizers.base import create, load, to_text
+from zoo.tokenizers import base
+from zoo.tokenizers.base import create, cut_parts, load, to_text
 
 pytestmark = pytest.mark.parametrize("name", TOKENIZERS.names())
 NAMES_THAT_SPELL_ALL = ("byte", "bpe")
@@ -49,6 +50,56 @@ def test_graph_ids_are_native_ids(name, batch):
     assert native == [tokenizer.encode(text) for text in batch]
     if name != "byte":
         assert native == [tokenizer.encode(to_text(text)) for text in batch]
+
+
+def in_pieces(documents, cuts):
+    """Documents as (piece, whether it ends one), cut at random between two characters."""
+    for document in documents:
+        at = 0
+        while at + (step := cuts.draw(st.integers(1, 9))) < len(document):
+            yield document[at : at + step], False
+            at += step
+        yield document[at:], True
+
+
+def stream(tokenizer, parts):
+    """Ids of documents in parts, with `eos_id` after each that has any."""
+    ids, begun = [], False
+    for text, ends in parts:
+        part = tokenizer.encode(text)
+        ids += part
+        begun = begun or bool(part)
+        if ends and begun:
+            ids.append(tokenizer.eos_id)
+            begun = False
+    return ids
+
+
+@settings(max_examples=150, deadline=None)
+@given(documents=st.lists(texts, max_size=3), cuts=st.data(), size=st.sampled_from([1, 3, 17]))
+def test_a_document_in_parts_has_the_ids_of_the_whole(name, documents, cuts, size):
+    tokenizer = tokenizer_of(name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base, "PIECE_CHARACTERS", size)
+        parts = list(cut_parts(in_pieces(documents, cuts), tokenizer))
+    assert "".join(text for text, _ in parts) == "".join(documents)
+    assert stream(tokenizer, parts) == stream(tokenizer, ((document, True) for document in documents))
+
+
+@settings(max_examples=20, deadline=None)
+@given(cuts=st.data())
+def test_training_on_parts_is_training_on_the_whole(name, cuts):
+    documents = [text * 3 for text in CORPUS]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base, "PIECE_CHARACTERS", 20)
+        parts = [text for text, _ in cut_parts(in_pieces(documents, cuts), TOKENIZERS.get(name))]
+        assert len(parts) > 4
+        assert create(name, parts).digest() == whole_of(name)
+
+
+@functools.cache
+def whole_of(name):
+    return create(name, [text * 3 for text in CORPUS]).digest()
 
 
 def test_graph_ids_are_native_ids_on_every_pair_of_awkward_texts(name):
