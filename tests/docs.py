@@ -38,7 +38,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 # What runs begin with on the pages: directory, family, preset.
-BUNDLES = (("minilm", "bert", "minilm_l6"), ("mine", "bert", "minilm_l6"), ("runs/t5/latest", "t5", "default"))
+BUNDLES = (("minilm", "bert", "minilm_l6"), ("mine", "bert", "minilm_l6"), ("runs/spans", "t5", "default"))
 RUN, TOKENS_OF_A_QUESTION = "trainers.run", 128
 # Flags of a run that the tiny settings replace, and those that make a command one for other machines or other hours.
 REPLACED = ("steps", "batch_size", "seq_length", "preset", "warmup_steps", "export", "noexport", "eval_tokens")
@@ -258,7 +258,7 @@ def make_files(directory, bundles=True):
     plain["posts.jsonl"] = f"{json.dumps(record)}\n" * 50
     answers = [{"text": "空的", "answer_start": 3}]
     questions = [{"id": str(i), "question": "列表是什么？", "answers": answers} for i in range(20)]
-    squad = {"data": [{"paragraphs": [{"context": "列表是空的。", "qas": questions}]}]}
+    squad = {"data": [{"paragraphs": [{"context": "列表是空的。 Its values are functions.", "qas": questions}]}]}
     plain |= dict.fromkeys(("train.json", "test.json"), json.dumps(squad, ensure_ascii=False))
     plain |= {"questions-words.txt": ": all\nlist values function empty\n", "wordsim353.tsv": "list\tvalues\t5\n"}
     for name, content in plain.items():
@@ -267,11 +267,7 @@ def make_files(directory, bundles=True):
     with gzip.open(directory / "reviews.jsonl.gz", "wt", encoding="utf8") as file:
         file.write(plain["posts.jsonl"])
     if bundles:
-        for name, model, preset in (
-            ("minilm", "bert", "minilm_l6"),
-            ("mine", "bert", "minilm_l6"),
-            ("runs/t5/latest", "t5", "default"),
-        ):
+        for name, model, preset in BUNDLES:
             _describe(directory / name, model, preset)
 
 
