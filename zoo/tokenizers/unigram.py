@@ -7,7 +7,6 @@ vocabulary the likeliest is taken, each piece having a probability of its own. T
 
 import base64
 import io
-import re
 
 import numpy as np
 import sentencepiece
