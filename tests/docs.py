@@ -151,7 +151,7 @@ def _wrong_flags(program, arguments):
     if plain:
         return f"{plain[0]!r} is not a flag"
     with programs.parsed(program, *arguments):
-        if program == "run" and not flags.FLAGS.list:
+        if program == "run" and flags.FLAGS.list == "false":
             trainer_flags.train_config()
     return None
 
