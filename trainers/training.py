@@ -188,6 +188,7 @@ def _next_commands(run, config, task):
         f"  tensorboard --logdir {run / 'tensorboard'}",
     ]
     if config.export:
+        lines.append(f"  python -m trainers.playground --export_dir={served}")
         server = f"tensorflow_model_server --rest_api_port=8501 --model_name={config.model}"
         lines.append(f"  {server} --model_base_path={served}")
     return "\n".join(lines)
