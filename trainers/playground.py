@@ -18,6 +18,7 @@ import re
 import socket
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -109,7 +110,9 @@ class Remote:
         """The body that the server answers with. Raises Fault."""
         from zoo.serving import rest
 
-        request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            self.url + urllib.parse.quote(path, safe="/:"), body, {"Content-Type": "application/json"}
+        )
         try:
             with urllib.request.urlopen(request, timeout=FORWARD_SECONDS) as answer:
                 return answer.read()
@@ -227,7 +230,7 @@ class Handlers:
         """A request to `/v1/...`."""
         from zoo.serving import rest
 
-        path = request.url.path
+        path = request.scope["path"]
         found = PATH.fullmatch(path)
         method = {":predict": "POST"}.get(found[3], "GET") if found else None
         if method != request.method:
@@ -338,7 +341,9 @@ def server(models, max_bytes):
     """The server of uvicorn for some models; `run(sockets=[...])` serves until `should_exit`."""
     import uvicorn
 
-    return uvicorn.Server(uvicorn.Config(application(models, max_bytes), log_level="error", lifespan="off"))
+    return uvicorn.Server(
+        uvicorn.Config(application(models, max_bytes), log_level="error", lifespan="off", timeout_graceful_shutdown=3)
+    )
 
 
 def watch(models, stopped):

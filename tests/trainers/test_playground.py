@@ -161,6 +161,8 @@ CLASSIFY = "/v1/models/bag_of_words:predict"
     (PREDICT, {"inputs": {"prompt": ["a"], "top_k": [2**40]}, "signature_name": "generate"}, 400, "too large"),
     (PREDICT, {"inputs": {"prompt": ["a"], "temperature": ["1"]}, "signature_name": "generate"}, 400, "Type: String"),
     (PREDICT, {"inputs": {"prompt": ["a"], "temperature": [-1]}, "signature_name": "generate"}, 400, "is 0 (greedy)"),
+    (PREDICT, {"inputs": {"prompt": ["a"], "top_p": [1e300]}, "signature_name": "generate"}, 400, "without loss of precision"),
+    (PREDICT, {"inputs": {"prompt": ["a"], "top_p": [10**400]}, "signature_name": "generate"}, 400, "without loss"),
     (CLASSIFY, {"instances": [3]}, 400, "expected type: DT_STRING"),
     (CLASSIFY, {"instances": [None]}, 400, "Type: Null"),
     (CLASSIFY, {"instances": ["a", ["b"]]}, 400, "element: 1"),
@@ -209,6 +211,16 @@ def test_the_stream_of_the_page_has_the_text_and_the_probabilities_of_generate(p
     assert sum(line["log_prob"] for line in lines) == pytest.approx(float(wanted["log_prob"][0]), abs=1e-3)
     (refused,) = streamed(port, model="gpt", prompt="The", temperature=-1)
     assert "temperature is 0 (greedy)" in refused["error"]
+
+
+def test_a_reader_who_leaves_gives_the_version_back(directories):
+    model = playground.Local(Versions(directories["gpt"]))
+    lines = playground.written(model, "gpt", {"prompt": "The"})
+    next(lines)
+    with model.versions.borrowed() as loaded:
+        assert loaded.users == 2
+        lines.close()
+        assert loaded.users == 1
 
 
 def test_200_requests_at_once_get_their_own_answers(port):

@@ -11,6 +11,7 @@ After json_tensor.cc and http_rest_api_handler.cc of tensorflow/serving: row for
 import base64
 import binascii
 import json
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from zoo.serving.c_api import DTYPES, STRING, RequestError, plainly
 
 DEFAULT_SIGNATURE = "serving_default"
 MOST_DIMENSIONS = 32
+LARGEST_FLOAT32 = float(np.finfo("float32").max)
 BYTES_SUFFIX = "_bytes"  # of the name of an output whose strings are sent as base64
 # Status of TensorFlow -> status of HTTP.
 STATUSES = {
@@ -217,6 +219,8 @@ def _leaf(value, dtype):
         right = is_number and isinstance(value, int) and name != "bfloat16"
     if not right:
         raise Fault(400, f"JSON Value: {_shown(value)} Type: {_type_name(value)} is not of expected type: {TYPE_NAMES[name]}")
+    if name == "float32" and LARGEST_FLOAT32 < abs(value) != math.inf:
+        raise Fault(400, f"Cannot convert JSON value: {_shown(value)} to float without loss of precision.")
     if dtype != STRING:
         return value
     try:

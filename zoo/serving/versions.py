@@ -78,11 +78,11 @@ class Versions:
             number = max(places, default=None)
             if number is None or number in self._states:
                 return False
-            self._states[number] = ("LOADING", "")
+            self._tell(number, "LOADING")
             try:
                 model = SavedModel(places[number])
             except (ValueError, OSError) as error:
-                self._states[number] = ("END", plainly(str(error)))
+                self._tell(number, "END", plainly(str(error)))
                 return False
             with self._lock:
                 before, self._current = self._current, Loaded(number, places[number], model)
@@ -92,9 +92,13 @@ class Versions:
                     self._states[before.number] = ("UNLOADING", "")
             if before:
                 self._free(before)
+            return True
+
+    def _tell(self, number, state, message=""):
+        with self._lock:
+            self._states[number] = (state, message)
             for old in list(self._states)[:-KEPT_STATES]:
                 del self._states[old]
-            return True
 
     @contextlib.contextmanager
     def borrowed(self, number=None):
@@ -122,7 +126,8 @@ class Versions:
 
     def states(self, number=None):
         """(number, state, error message) of versions, the newest first, in TF Serving's words. Raises Fault."""
-        known = sorted(self._states.items(), reverse=True)
+        with self._lock:
+            known = sorted(self._states.items(), reverse=True)
         found = [(each, *state) for each, state in known if number in (None, each)]
         if not found:
             raise Fault(404, f"Could not find version {number} of model {self.name}")
