@@ -43,7 +43,7 @@ def require_matplotlib():
         )
 
 
-def lines(series, title, x_name, y_name, marked=False, log_y=False):
+def lines(series, title, x_name, y_name, marked=False):
     """A chart of lines over one x axis: an HTML fragment.
 
     Args:
@@ -51,7 +51,6 @@ def lines(series, title, x_name, y_name, marked=False, log_y=False):
         title: says what is shown.
         x_name, y_name: of the axes.
         marked: whether each point has a mark.
-        log_y: whether the y axis is logarithmic.
     """
     series = [one for one in series if len(one.x)]
 
@@ -59,8 +58,6 @@ def lines(series, title, x_name, y_name, marked=False, log_y=False):
         for i, one in enumerate(series):
             mark = MARKERS[i % len(MARKERS)] if marked or len(one.x) == 1 else None
             axes.plot(one.x, one.y, DASHES[i % len(DASHES)], color=COLOURS[i % NUM_COLOURS], label=one.name, marker=mark, ms=4)
-        if log_y:
-            axes.set_yscale("log")
         if len(series) > 1:
             axes.legend(frameon=False, labelcolor=INK)
 
@@ -68,16 +65,17 @@ def lines(series, title, x_name, y_name, marked=False, log_y=False):
     return _chart(draw, title, x_name, y_name, f"Line chart of {y_name} over {x_name}. {told}.")
 
 
-def points(series, title, x_name, y_name, log_x=False):
-    """A chart of one point for each of `series`, named beside it: an HTML fragment."""
+def points(series, title, x_name, y_name):
+    """A chart of one point for each of `series`: an HTML fragment. The x axis is logarithmic where it spans a factor of 10."""
+    places = [one.x[0] for one in series]
 
     def draw(axes):
         for i, one in enumerate(series):
-            axes.plot(one.x, one.y, MARKERS[i % len(MARKERS)], color=COLOURS[i % NUM_COLOURS], ms=8)
-            axes.annotate(one.name, (one.x[0], one.y[0]), xytext=(8, 4), textcoords="offset points", color=INK)
-        axes.margins(x=0.25, y=0.2)
-        if log_x:
+            axes.plot(one.x, one.y, MARKERS[i % len(MARKERS)], color=COLOURS[i % NUM_COLOURS], label=one.name, ms=8)
+        axes.margins(x=0.1, y=0.2)
+        if max(places) >= 10 * min(places) > 0:
             axes.set_xscale("log")
+        axes.legend(frameon=False, labelcolor=INK)
 
     told = "; ".join(f"{one.name}: {x_name} {figure(one.x[0])}, {y_name} {figure(one.y[0])}" for one in series)
     return _chart(draw, title, x_name, y_name, f"One point a run. {told}.")
@@ -110,6 +108,10 @@ def figure(value):
     return f"{value:.4g}"
 
 
+def _tick(value, _):
+    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:g}"
+
+
 def _told(one, x_name):
     least = min(range(len(one.y)), key=one.y.__getitem__)
     return (
@@ -121,7 +123,7 @@ def _told(one, x_name):
 def _chart(draw, title, x_name, y_name, told):
     import matplotlib
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     style = {
         "svg.fonttype": "none", "svg.hashsalt": "report", "font.family": "sans-serif", "font.size": 10, "text.color": INK,
@@ -139,6 +141,8 @@ def _chart(draw, title, x_name, y_name, told):
         axes.set_ylabel(y_name)
         axes.patch.set_visible(False)
         draw(axes)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(_tick))
         text = io.StringIO()
         picture.savefig(text, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return f"<figure><figcaption>{html.escape(title)}</figcaption>{_for_a_page(text.getvalue(), told)}</figure>\n"

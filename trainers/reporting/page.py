@@ -31,7 +31,7 @@ figure { margin: 1rem 0; } figcaption, caption { font-weight: 600; text-align: l
 svg { width: 100%; height: auto; stroke-linejoin: round; }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
 th, td { border: 1px solid var(--line); padding: .2rem .5rem; text-align: right; vertical-align: top; }
-th[scope=row], .text { text-align: left; } td.text { overflow-wrap: anywhere; min-width: 7rem; }
+th[scope=row], .text { text-align: left; } td.text { overflow-wrap: break-word; min-width: 7rem; }
 .scroll { overflow-x: auto; } .note { color: var(--soft); }
 pre { white-space: pre-wrap; border: 1px solid var(--line); padding: .5rem; }
 .matrix td, .matrix th { padding: .1rem .35rem; font-size: .8rem; } .matrix td { min-width: 1.4rem; }
@@ -87,7 +87,9 @@ def comparison(runs, names):
         at = [run.tokens] if run.of("fit") else [step * run.tokens_a_step for step in steps]
         curves.append(Series(name, at, values[-len(at) :]) if run.tokens else Series(name, [], []))
     title = f"{score} on the validation split over the tokens that were trained on"
-    parts.append(charts.lines(curves, title, "tokens", score, marked=True) if any(c.x for c in curves) else "")
+    if any(curve.x for curve in curves):
+        parts.append(charts.lines(curves, title, "tokens", score, marked=True))
+        parts.append(_note("Points before the last of a run may be judged on the front of the split alone."))
     return "".join(parts)
 
 
@@ -112,7 +114,7 @@ def _against(runs, names, score, x_name, x_of):
     if not known:
         return note
     series = [Series(name, [x], [y]) for name, x, y in known]
-    return charts.points(series, f"{score} against {x_name}", x_name, score, log_x=True) + note
+    return charts.points(series, f"{score} against {x_name}", x_name, score) + note
 
 
 def trained_on(run):
