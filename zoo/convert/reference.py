@@ -34,11 +34,13 @@ def _transformers(request):
         results["reason"] = np.array(f"transformers {transformers.__version__} reads no weights of TensorFlow; 4 did")
     else:
         model = _of_gguf(transformers, path) if path.is_file() else _of_directory(transformers, request, path)
-        if request["task"] == "language_modeling":
+        start = request["target_start"]
+        if request["task"] == "language_modeling" or start is not None:
             results.update(_written(model, request))
         for i, ids in enumerate(request["rows"]):
             with torch.no_grad():
-                outputs = model(torch.tensor([ids]))
+                given = {} if start is None else {"decoder_input_ids": torch.tensor([[*start, *ids]])}
+                outputs = model(torch.tensor([ids]), **given)
             result = outputs.last_hidden_state if request["task"] == "embedding" else outputs[0]
             results[f"outputs_{i}"] = result[0].float().numpy()
     where = dict(pretrained_model_name_or_path=str(path))
@@ -58,10 +60,13 @@ def _written(model, request):
     """Greedy continuations of the rows, and how far the likeliest token is above the second at each step."""
     import torch
 
-    results, room = {}, model.config.max_position_embeddings - request["new_tokens"]
+    results, start = {}, request["target_start"]
+    room = getattr(model.config, "max_position_embeddings", 10**6) - request["new_tokens"]
     plain = dict(
         do_sample=False, num_beams=1, repetition_penalty=1.0, no_repeat_ngram_size=0, min_new_tokens=None, min_length=0
     )
+    if start is not None:
+        plain["decoder_start_token_id"] = start[0]
     for i in request["prompts"]:
         ids = request["rows"][i]
         if len(ids) <= room:
@@ -72,7 +77,7 @@ def _written(model, request):
                     output_logits=True, return_dict_in_generate=True, **plain,
                 )  # fmt: skip
             best = torch.stack([logits[0].float().topk(2).values for logits in made.logits])
-            results[f"written_{i}"] = made.sequences[0, len(ids) :].numpy().astype(np.int32)
+            results[f"written_{i}"] = made.sequences[0, len(ids if start is None else start) :].numpy().astype(np.int32)
             results[f"gaps_{i}"] = (best[:, 0] - best[:, 1]).numpy()
     return results
 
@@ -124,8 +129,10 @@ def _ids(tokenizer, request):
         results["padded"] = ids(texts, padding=True, padding_side="right")
     if tokenizer.mask_token is not None:
         results["mask_id"] = np.array(tokenizer.mask_token_id)
+    hole = tokenizer.mask_token if request["target_start"] is None else request["sentinel"]
+    if hole is not None:
         for i, text in enumerate(request["holes"]):
-            results[f"hole_{i}"] = ids(text.replace(request["hole"], tokenizer.mask_token))
+            results[f"hole_{i}"] = ids(text.replace(request["hole"], hole))
     return results
 
 
@@ -138,6 +145,7 @@ def _of_directory(transformers, request, path):
         "masked_lm": transformers.AutoModelForMaskedLM,
         "embedding": transformers.AutoModel,
     }
+    text_to_text = transformers.AutoModelForSeq2SeqLM
     old = int(transformers.__version__.split(".")[0]) < 5
     options = {"torch_dtype" if old else "dtype": torch.float32, "attn_implementation": "eager"}
     if request["old_tensorflow"]:
@@ -148,7 +156,7 @@ def _of_directory(transformers, request, path):
             # Its reader of these files wants both of their heads; the first output is the masked language model's.
             whole = transformers.BertForPreTraining.from_pretrained(path, **options).eval()
             return whole.bert if request["task"] == "embedding" else whole
-    return classes[request["task"]].from_pretrained(path, **options).eval()
+    return classes.get(request["task"], text_to_text).from_pretrained(path, **options).eval()
 
 
 def _keras_hub(request):

@@ -14,7 +14,7 @@ from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
 from zoo.tokenizers.base import Tokenizer, cut_at_spaces, encode_pieces, read_json, read_lines, to_text
 from zoo.tokenizers.bpe_graph import BPEGraph
-from zoo.tokenizers.special import NOTHING, Special, post_processor
+from zoo.tokenizers.special import NOTHING, Special, post_processor, sentinels_among
 
 END_OF_TEXT = "<|endoftext|>"
 DEFAULT_VOCAB_SIZE = 4096
@@ -63,7 +63,7 @@ class BPETokenizer(Tokenizer):
         self._eos_token, self._individual_digits = eos_token, individual_digits
         if all(token in special_tokens for token in ROLES.values()):
             self.cls_id, self.sep_id, self.mask_id = (vocabulary[token] for token in ROLES.values())
-        self.special = special
+        self.special, self.sentinel_ids = special, sentinels_among({token: vocabulary[token] for token in special_tokens})
         bos, pad = special.roles.get("bos"), special.roles.get("pad", "<pad>")
         if self.cls_id is None and bos in special_tokens and bos != eos_token:
             self.bos_id = vocabulary[bos]
