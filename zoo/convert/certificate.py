@@ -72,6 +72,7 @@ def certify(bundle, path, peer_python=None, library="transformers"):
     request = {
         "library": library, "path": str(path.resolve()), "task": task, "texts": TEXTS, "rows": asked,
         "hole": HOLE, "holes": _holes(bundle), "sentinel": sentinel_name(0), "target_start": _target_start(bundle),
+        "num_ids": bundle.model.num_ids,
         "new_tokens": NEW_TOKENS, "eos_id": bundle.tokenizer.eos_id,
         "prompts": [i for i, whole in enumerate(_framed(bundle)) if len(whole) == len(asked[i])],
         "old_tensorflow": path.is_dir() and not _is_written_anew(path),

@@ -39,8 +39,9 @@ def _transformers(request):
             results.update(_written(model, request))
         for i, ids in enumerate(request["rows"]):
             with torch.no_grad():
-                given = {} if start is None else {"decoder_input_ids": torch.tensor([[*start, *ids]])}
-                outputs = model(torch.tensor([ids]), **given)
+                # A cache has as many layers there as the encoder.
+                target = {} if start is None else {"decoder_input_ids": torch.tensor([[*start, *ids]]), "use_cache": False}
+                outputs = model(torch.tensor([ids]), **target)
             result = outputs.last_hidden_state if request["task"] == "embedding" else outputs[0]
             results[f"outputs_{i}"] = result[0].float().numpy()
     where = dict(pretrained_model_name_or_path=str(path))
@@ -66,7 +67,11 @@ def _written(model, request):
         do_sample=False, num_beams=1, repetition_penalty=1.0, no_repeat_ngram_size=0, min_new_tokens=None, min_length=0
     )
     if start is not None:
-        plain["decoder_start_token_id"] = start[0]
+        plain |= {"decoder_start_token_id": start[0], "use_cache": False}
+    # A table may have rows for a round number, which stand for nothing.
+    num_ids = request["num_ids"] or model.config.vocab_size
+    if num_ids < model.config.vocab_size:
+        plain["suppress_tokens"] = list(range(num_ids, model.config.vocab_size))
     for i in request["prompts"]:
         ids = request["rows"][i]
         if len(ids) <= room:
@@ -76,7 +81,7 @@ def _written(model, request):
                     max_new_tokens=request["new_tokens"], eos_token_id=request["eos_id"], pad_token_id=request["eos_id"],
                     output_logits=True, return_dict_in_generate=True, **plain,
                 )  # fmt: skip
-            best = torch.stack([logits[0].float().topk(2).values for logits in made.logits])
+            best = torch.stack([logits[0, :num_ids].float().topk(2).values for logits in made.logits])
             results[f"written_{i}"] = made.sequences[0, len(ids if start is None else start) :].numpy().astype(np.int32)
             results[f"gaps_{i}"] = (best[:, 0] - best[:, 1]).numpy()
     return results
