@@ -31,6 +31,14 @@ CASES = {
     "glm": ("glm", GLM, "language_modeling", "bpe"),
     "glm4": ("glm", dict(GLM, norm_outputs=True, bias="none", tie_embeddings=True), "language_modeling", "bpe"),
     "llama-tied": ("gpt", LLAMA, "language_modeling", "bpe"),
+    "t5": ("t5", dict(activation="relu", tie_embeddings=True, scale_outputs=True), "span_corruption", "t5"),
+    "flan-t5": ("t5", dict(num_decoder_layers=1, scale_outputs=False), "span_corruption", "bpe"),
+    "umt5": (
+        "t5",
+        dict(bias_per_layer=True, num_layers=1, num_decoder_layers=2, scale_outputs=False),
+        "translation",
+        "unigram",
+    ),
 }
 
 
@@ -42,11 +50,13 @@ def bundle(name, **changes):
         tokenizer = _roberta()
     elif algorithm == "xlm-roberta":
         tokenizer = _xlm_roberta()
+    elif algorithm == "t5":
+        tokenizer = create_tokenizer(t5_vocabulary(Path(tempfile.mkdtemp()), num_sentinels=4))
     else:
-        tokenizer = create_tokenizer(algorithm, TEXTS, dict(wordpiece=61, bpe=270)[algorithm])
+        tokenizer = create_tokenizer(algorithm, TEXTS, dict(wordpiece=61, bpe=270, unigram=48)[algorithm])
     keras.utils.set_random_seed(5)
     task, model_class = TASKS.get(task_name)(), MODELS.get(model_name)
-    config = model_class.config_class.preset("tiny", vocab_size=tokenizer.vocab_size, **fields)
+    config = model_class.config_class.preset("tiny", vocab_size=task.model_fields(tokenizer)["vocab_size"], **fields)
     model = tiny_models.strengthen(task.assemble(model_class(config)).build_from_ids())
     return Bundle(model, tokenizer, task, {})
 
@@ -76,3 +86,31 @@ def _xlm_roberta():
     del proto.pieces[:]
     proto.pieces.extend([*front, *spoken, special[2]])
     return TOKENIZERS.get("unigram")(proto.SerializeToString())
+
+
+def t5_vocabulary(directory, num_sentinels=None):
+    """Writes the files of a T5's vocabulary: pieces of SentencePiece with its special tokens in their places.
+
+    Args:
+        directory: where to; it holds a config.json that names a T5, if it is empty.
+        num_sentinels: what `tokenizer_config.json` says; None for no such file.
+
+    Returns:
+        `directory`.
+    """
+    trained = create_tokenizer("unigram", TEXTS, 48)
+    with tempfile.TemporaryDirectory() as made:
+        trained.save(made)
+        proto = sentencepiece_model_pb2.ModelProto.FromString((Path(made) / "sentencepiece.model").read_bytes())
+    pieces = {piece.piece: piece for piece in proto.pieces}
+    kinds = sentencepiece_model_pb2.ModelProto.SentencePiece
+    front = [pieces.pop("<pad>"), kinds(piece="</s>", score=0.0, type=kinds.CONTROL), pieces.pop("<unk>")]
+    spoken = [piece for name, piece in pieces.items() if not name.startswith("[")]
+    del proto.pieces[:]
+    proto.pieces.extend([*front, *spoken])
+    (directory / "spiece.model").write_bytes(proto.SerializeToString())
+    if not (directory / "config.json").exists():
+        (directory / "config.json").write_text('{"model_type": "t5"}')
+    if num_sentinels is not None:
+        (directory / "tokenizer_config.json").write_text(json.dumps({"extra_ids": num_sentinels}))
+    return directory

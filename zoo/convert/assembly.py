@@ -8,7 +8,7 @@ its own.
 from zoo.bundle import unfilled
 from zoo.config import Refusal
 from zoo.convert.tables import FAMILIES
-from zoo.convert.weights import assign
+from zoo.convert.weights import assign, equal
 from zoo.registry import MODELS, TASKS
 
 
@@ -25,8 +25,9 @@ def assemble(model_type, theirs, tensors, where, tokenizer, task_fields=None):
 
     Returns:
         `(model, task, left out)`. The task is masked language modelling where the files have that head, embedding where an
-        encoder has none, and language modelling for a decoder; the last is a list of the tensors of heads that no task here
-        has.
+        encoder has none, and language modelling for a decoder. Of an encoder-decoder it is span corruption where the
+        vocabulary has sentinels, and translation where it has none; both write a text for a text. The last is a list of the
+        tensors of heads that no task here has.
 
     Raises:
         Refusal: the structure is none that our model can have, tensors are missing or left over, or the vocabulary is
@@ -35,8 +36,10 @@ def assemble(model_type, theirs, tensors, where, tokenizer, task_fields=None):
     family = FAMILIES[model_type]
     names = {family.our_name(name) for name in tensors.names()}
     config = our_config(family, theirs, names, where)
+    if family.tied:  # their programs do not follow the flag either
+        config = config.replace(tie_embeddings=family.tied[0] not in names or equal(tensors, *family.tied))
     _check_vocabulary(tokenizer, config, where)
-    name = _task_name(family, names)
+    name = _task_name(family, names, tokenizer)
     task_class = TASKS.get(name)
     task = task_class(task_class.config_class(**(task_fields or {}).get(name, {})))
     with unfilled():
@@ -66,7 +69,10 @@ def _check_vocabulary(tokenizer, config, where):
         raise Refusal(f"The tokenizer in {where} has {tokenizer.vocab_size} ids, the model only {config.vocab_size}.")
 
 
-def _task_name(family, names):
-    if MODELS.config(family.model).kind == "language_model":
+def _task_name(family, names, tokenizer):
+    kind = MODELS.config(family.model).kind
+    if kind == "language_model":
         return "language_modeling"
+    if kind == "encoder_decoder":
+        return "span_corruption" if tokenizer.sentinel_ids else "translation"
     return "masked_lm" if set(family.head[0].theirs) <= names else "embedding"

@@ -20,9 +20,13 @@ import tokenizers
 
 from zoo.config import Refusal
 from zoo.convert import reference, safetensors
+from zoo.convert.huggingface import template
 from zoo.convert.old_tensorflow import CONFIG, H5
 from zoo.data import examples
 from zoo.signatures.fill_mask import holes
+from zoo.signatures.fill_spans import WithSentinels
+from zoo.signatures.text_to_text import written as spelt
+from zoo.tokenizers.special import sentinel_name
 
 TEXTS = (
     "The capital of France is Paris, and in 1984 it was, too.",
@@ -58,7 +62,7 @@ def certify(bundle, path, peer_python=None, library="transformers"):
         Refusal: ids differ, or outputs by more than `TOLERANCE`; or the peer fails.
     """
     path = Path(path)
-    ids, what = _native_ids(bundle.tokenizer, path, library)
+    ids, what = _native_ids(bundle, path, library)
     certificate = {"texts": len(TEXTS), "dtype": "float32", "ids": ids, "tokenizer": what}
     peer = sys.executable if _has(library) and (peer_python is None or library == "keras_hub") else peer_python
     if peer is None:
@@ -67,7 +71,9 @@ def certify(bundle, path, peer_python=None, library="transformers"):
     asked, task = rows(bundle), bundle.task.registered_name
     request = {
         "library": library, "path": str(path.resolve()), "task": task, "texts": TEXTS, "rows": asked,
-        "hole": HOLE, "holes": HOLES, "new_tokens": NEW_TOKENS, "eos_id": bundle.tokenizer.eos_id,
+        "hole": HOLE, "holes": _holes(bundle), "sentinel": sentinel_name(0), "target_start": _target_start(bundle),
+        "num_ids": bundle.model.num_ids,
+        "new_tokens": NEW_TOKENS, "eos_id": bundle.tokenizer.eos_id,
         "prompts": [i for i, whole in enumerate(_framed(bundle)) if len(whole) == len(asked[i])],
         "old_tensorflow": path.is_dir() and not _is_written_anew(path),
     }  # fmt: skip
@@ -125,12 +131,18 @@ def _served(bundle, asked, answer, tolerance, peer):
     if written:
         # Where two tokens are about equally likely, either may be written.
         counts = [_sure(answer[f"gaps_{i}"], tolerance) for i in written]
-        prompts = tf.constant([TEXTS[i] for i in written])
-        ours = signatures["generate"](prompt=prompts, max_new_tokens=tf.constant(counts))["text"].numpy()
+        texts, start = tf.constant([TEXTS[i] for i in written]), _target_start(bundle)
+        asked_for = {"prompt" if start is None else "text": texts, "max_new_tokens": tf.constant(counts)}
+        ours = signatures["generate"](**asked_for)["text"].numpy()
         for i, count, text in zip(written, counts, ours, strict=True):
-            row, more = asked[i], answer[f"written_{i}"].tolist()[:count]
-            head, whole = bundle.tokenizer.decode(row), bundle.tokenizer.decode([*row, *more])
-            theirs = TEXTS[i] + whole[len(head) :]
+            more = answer[f"written_{i}"].tolist()[:count]
+            if start is None:
+                head, whole = bundle.tokenizer.decode(asked[i]), bundle.tokenizer.decode([*asked[i], *more])
+                theirs = TEXTS[i] + whole[len(head) :]
+            else:
+                theirs = (
+                    spelt(_spelling(bundle), tf.constant([more], tf.int32, (1, len(more))), [len(more)]).numpy()[0].decode()
+                )
             if text.decode("utf8", "replace") != theirs:
                 raise Refusal(f"After {TEXTS[i][:20]!r} generate writes another text than {peer}; it is not the same model.")
         served["generate"] = {"texts": len(written), "tokens": sum(counts)}
@@ -154,7 +166,7 @@ def outputs(bundle, asked):
         `(i, first, array)`: of row i, from position `first` on, float32 (n, V) logits, or (n, D) hidden states where there is
         no head.
     """
-    model, task = bundle.model, bundle.task
+    model, task, start = bundle.model, bundle.task, _target_start(bundle)
 
     # In a graph, a tied table is multiplied as it is; line by line it would be transposed first, which takes its size again.
     @tf.function(reduce_retracing=True, autograph=False)
@@ -166,18 +178,43 @@ def outputs(bundle, asked):
     for i, row in enumerate(asked):
         with warnings.catch_warnings():  # of the softmax over the only token of an empty text
             warnings.filterwarnings("ignore", "You are using a softmax over axis", UserWarning)
-            hidden_1TD = model.without_head().hidden({"token_ids": tf.constant([row], tf.int32)})
+            ids = tf.constant([row], tf.int32)
+            if start is None:
+                hidden_1TD = model.without_head().hidden({"token_ids": ids})
+            else:  # a decoder that is to say what the encoder reads
+                hidden_1TD = model.hidden({"source_ids": ids, "token_ids": tf.constant([[*start, *row]], tf.int32)})
         if task.registered_name == "embedding":
             yield i, 0, hidden_1TD[0].numpy()
             continue
-        for first in range(0, len(row), POSITIONS):
-            end = min(first + POSITIONS, len(row))
+        length = hidden_1TD.shape[1]
+        for first in range(0, length, POSITIONS):
+            end = min(first + POSITIONS, length)
             yield i, first, projected(hidden_1TD, tf.constant(first), tf.constant(end)).numpy()
 
 
 def rows(bundle):
     """The fixed texts as rows of ids, with the special ids around them."""
-    return _framed(bundle, min(bundle.model.max_length, 128))
+    return _framed(bundle, min(bundle.model.max_length or 128, 128))
+
+
+def _target_start(bundle):
+    """What a decoder reads first, a list of ids; None where there is none beside an encoder."""
+    if bundle.model.kind != "encoder_decoder":
+        return None
+    return list(bundle.task.frame(bundle.model.kind, bundle.tokenizer).target_start)
+
+
+def _holes(bundle):
+    """The texts with holes. Blanks other than one space before a sentinel are not everywhere its own."""
+    return HOLES[:2] if bundle.task.registered_name == "span_corruption" else HOLES
+
+
+def _spelling(bundle):
+    """What the texts of an encoder-decoder are read and written with."""
+    if bundle.task.registered_name != "span_corruption":
+        return bundle.tokenizer
+    ids = bundle.task.sentinel_ids(bundle.tokenizer)
+    return WithSentinels(bundle.tokenizer, ids, bundle.model.config.vocab_size)
 
 
 def _framed(bundle, longest=10**6):
@@ -185,7 +222,7 @@ def _framed(bundle, longest=10**6):
     return [examples.row([bundle.tokenizer.encode(text)], frame, longest)[0].tolist() for text in TEXTS]
 
 
-def _native_ids(tokenizer, path, library):
+def _native_ids(bundle, path, library):
     """Compares ids with the `tokenizers` library's, if there is a file that it reads. Returns what the certificate says of
     it, and the names of what was compared."""
     file = path / "tokenizer.json"
@@ -195,24 +232,22 @@ def _native_ids(tokenizer, path, library):
     native.no_padding()
     native.no_truncation()
     what = ["texts"]
-    _check("tokenizers", "texts", _ours(tokenizer, "ids"), [native.encode(t, add_special_tokens=False).ids for t in TEXTS])
+    _check("tokenizers", "texts", _ours(bundle, "ids"), [native.encode(t, add_special_tokens=False).ids for t in TEXTS])
     # Without a post-processor the file leaves special tokens to the libraries that read it.
-    if native.post_processor is not None or not any(tokenizer.template):
+    if native.post_processor is not None or not any(template(bundle)):
         what += ["default calls", "pairs"]
-        _check("tokenizers", "default calls", _ours(tokenizer, "whole"), [native.encode(t).ids for t in TEXTS])
-        _check(
-            "tokenizers", "pairs", _ours(tokenizer, "pair"), [native.encode(t, TEXTS[i - 1]).ids for i, t in enumerate(TEXTS)]
-        )
+        _check("tokenizers", "default calls", _ours(bundle, "whole"), [native.encode(t).ids for t in TEXTS])
+        _check("tokenizers", "pairs", _ours(bundle, "pair"), [native.encode(t, TEXTS[i - 1]).ids for i, t in enumerate(TEXTS)])
     versions = {"tokenizers": tokenizers.__version__}
     return {"compared": True, "identical": True, "peer": "tokenizers", "versions": versions}, what
 
 
-def _ours(tokenizer, what):
+def _ours(bundle, what):
     """Ids of `TEXTS` as they go out to other libraries: `ids` alone, `whole` with the special tokens, or each as a `pair` with
     the text before it."""
-    id_of = {token: i for i, token in enumerate(tokenizer.vocabulary)}
-    before, between, after = ([id_of[token] for token in part] for part in tokenizer.template)
-    texts = [tokenizer.encode(text) for text in TEXTS]
+    id_of = {token: i for i, token in enumerate(bundle.tokenizer.vocabulary)}
+    before, between, after = ([id_of[token] for token in part] for part in template(bundle))
+    texts = [bundle.tokenizer.encode(text) for text in TEXTS]
     if what == "ids":
         return texts
     if what == "whole":
@@ -231,10 +266,10 @@ def _check_answers(bundle, answer, peer):
     for name, key in (("texts", "ids"), ("default calls", "whole"), ("pairs", "pair")):
         there = [i for i in range(len(TEXTS)) if f"{key}_{i}" in answer]
         if there:
-            ours = _ours(tokenizer, key)
+            ours = _ours(bundle, key)
             compare(name, [ours[i] for i in there], [answer[f"{key}_{i}"].tolist() for i in there])
     if "padded" in answer:
-        rows = _ours(tokenizer, "whole")
+        rows = _ours(bundle, "whole")
         width = max(map(len, rows))
         compare("padding", [row + [tokenizer.pad_id] * (width - len(row)) for row in rows], answer["padded"].tolist())
     if "mask_id" in answer and tokenizer.mask_id is not None:
@@ -244,6 +279,10 @@ def _check_answers(bundle, answer, peer):
             batch, _ = holes(bundle.model, tokenizer, bundle.task.frame(bundle.model.kind, tokenizer), texts)
             ours = tf.ragged.boolean_mask(batch["token_ids"], batch["padding_mask"]).to_list()
             compare("texts with the mask token", ours, [answer[f"hole_{i}"].tolist() for i in range(len(HOLES))])
+    elif "hole_0" in answer and bundle.task.registered_name == "span_corruption":
+        texts = tf.constant([text.replace(HOLE, sentinel_name(0)) for text in _holes(bundle)])
+        ours = [[*ids, tokenizer.eos_id] for ids in _spelling(bundle).tokenize(texts).to_list()]
+        compare("texts with sentinels", ours, [answer[f"hole_{i}"].tolist() for i in range(len(ours))])
     return what
 
 

@@ -85,6 +85,7 @@ TOKENIZER_APPLIED = (
     "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token", "added_tokens_decoder",
     "additional_special_tokens", "extra_special_tokens", "add_bos_token", "add_eos_token", "do_lower_case", "strip_accents",
     "tokenize_chinese_chars", "do_basic_tokenize", "never_split", "sp_model_kwargs", "split_special_tokens", "model_max_length",
+    "extra_ids",
 )  # fmt: skip
 
 

@@ -5,25 +5,31 @@ write(bundle, "mine")                  the same, for AutoModel.from_pretrained("
 """
 
 import json
+import math
 from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer
 
 from zoo.bundle import Bundle
 from zoo.config import Refusal, nearest
 from zoo.convert import checklist as checklists
 from zoo.convert import old_tensorflow, safetensors, sentence_transformers
 from zoo.convert.assembly import assemble
-from zoo.convert.tables import FAMILIES, family_of, parts, to_theirs
+from zoo.convert.rules import parts, to_theirs
+from zoo.convert.tables import FAMILIES, family_of
 from zoo.convert.weights import variables_by_path
 from zoo.registry import MODELS
 from zoo.tokenizers import base as tokenizers
 from zoo.tokenizers import pretrained
+from zoo.tokenizers.special import post_processor, sentinel_name
 
 
 def read(directory):
     """The bundle of a Hugging Face directory.
 
-    Its task is masked language modelling where the files have that head, embedding where an encoder has none, and language
-    modelling for a decoder. `provenance` names what was left out, and has the `Checklist` of the source.
+    Its task is masked language modelling where the files have that head, embedding where an encoder has none, language
+    modelling for a decoder, and for an encoder-decoder span corruption, or translation where the vocabulary has no sentinels.
+    `provenance` names what was left out, and has the `Checklist` of the source.
 
     Raises:
         Refusal: an unknown `model_type`, a structure that the model cannot have, weights as a pickle, tensors that are
@@ -37,6 +43,8 @@ def read(directory):
     kind, tensors = _weights(directory)
     tokenizer = tokenizers.create(directory)
     _check_template(tokenizer, FAMILIES[model_type], directory)
+    if theirs.get("decoder_start_token_id") not in (None, tokenizer.pad_id):
+        raise Refusal(f"{directory} has a decoder that starts with another id than that of padding, {tokenizer.pad_id}.")
     checklist, embedding = _checked(directory, theirs, FAMILIES[model_type], kind)
     theirs = {**FAMILIES[model_type].defaults, **theirs}
     model, task, dropped = assemble(model_type, theirs, tensors, directory, tokenizer, {"embedding": embedding})
@@ -66,10 +74,13 @@ def _checked(directory, theirs, family, kind):
     checklist, settings = checklists.Checklist(directory), pretrained.Beside(directory).settings
     inert = {name: values for name, values in checklists.INERT.items() if name not in family.known_fields()}
     applied = {*family.known_fields(), *checklists.TOKEN_IDS}
-    checklist.fields("config.json", theirs, applied, checklists.CONFIG, inert)
+    irrelevant = {**checklists.CONFIG, "is read by nothing in this kind of model": family.irrelevant}
+    checklist.fields("config.json", theirs, applied, irrelevant, inert)
     checklist.fields("tokenizer_config.json", settings, checklists.TOKENIZER_APPLIED, checklists.TOKENIZER_CONFIG)
     _check_case(directory, settings)
-    longest = {**family.defaults, **theirs}[family.fields["max_length"]] - family.fixed.get("position_offset", 0)
+    longest = math.inf  # where positions are distances
+    if "max_length" in family.fields:
+        longest = {**family.defaults, **theirs}[family.fields["max_length"]] - family.fixed.get("position_offset", 0)
     fields, files = sentence_transformers.read(directory, checklist, settings, longest)
     weights = [old_tensorflow.H5] if kind == "tf_model.h5" else safetensors.files(directory)
     checklist.files({*pretrained.BESIDE, *pretrained.vocabulary_files(directory), *weights, *files})
@@ -127,6 +138,8 @@ def write(bundle, directory):
         raise Refusal("Its head has another activation or epsilon than its encoder, which Hugging Face's BERT cannot have.")
     directory.mkdir(parents=True, exist_ok=True)
     bundle.tokenizer.save_huggingface(directory)
+    if model.kind == "encoder_decoder":
+        _finish_tokenizer(bundle, directory / "tokenizer.json")
     config = {
         "model_type": model_type,
         "architectures": [family.architectures[task]],
@@ -135,6 +148,7 @@ def write(bundle, directory):
         "bos_token_id": _bos_id(bundle.tokenizer, family),
         "eos_token_id": bundle.tokenizer.eos_id,
         "pad_token_id": bundle.tokenizer.pad_id,
+        **({"decoder_start_token_id": bundle.tokenizer.pad_id} if model.kind == "encoder_decoder" else {}),
         "torch_dtype": "float32",
     }
     (directory / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf8")
@@ -146,6 +160,30 @@ def write(bundle, directory):
     return directory
 
 
+def template(bundle):
+    """The tokens before a text, between two and after the last that a bundle's model reads by default: three tuples."""
+    if bundle.model.kind != "encoder_decoder":
+        return bundle.tokenizer.template
+    frame, written = bundle.task.frame(bundle.model.kind, bundle.tokenizer), bundle.tokenizer.vocabulary
+    return tuple(tuple(written[i] for i in ids) for ids in (frame.before, frame.between, frame.after))
+
+
+def _finish_tokenizer(bundle, path):
+    """What an encoder-decoder needs besides the vocabulary: the end of a source, and sentinels that stood behind it."""
+    native, tokenizer = Tokenizer.from_file(str(path)), bundle.tokenizer
+    native.post_processor = post_processor(template(bundle), native.token_to_id)
+    if bundle.task.registered_name == "span_corruption" and not tokenizer.sentinel_ids:
+        names = {i: sentinel_name(number) for number, i in enumerate(bundle.task.sentinel_ids(tokenizer))}
+        # A space before a sentinel belongs to it.
+        native.add_special_tokens([AddedToken(names[i], special=True, lstrip=True) for i in sorted(names)])
+        wrong = next((name for i, name in names.items() if native.token_to_id(name) != i), None)
+        if wrong is not None:
+            raise Refusal(
+                f"{wrong} has an id that does not follow those of the vocabulary; Hugging Face has no such sentinels."
+            )
+    native.save(str(path))
+
+
 def _bos_id(tokenizer, family):
     if MODELS.config(family.model).kind == "language_model":
         return tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
@@ -154,12 +192,13 @@ def _bos_id(tokenizer, family):
 
 def _tokenizer_settings(tokenizer, config):
     """What `tokenizer_config.json` holds."""
+    longest = getattr(config, "max_length", None)
     inputs = ["input_ids", "token_type_ids", "attention_mask"]
     if getattr(config, "num_segments", 1) == 1:
         inputs.remove("token_type_ids")
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": config.max_length,
+        **({} if longest is None else {"model_max_length": longest}),
         "model_input_names": inputs,
         "clean_up_tokenization_spaces": False,
         **{f"{role}_token": token for role, token in tokenizer.roles.items()},

@@ -34,11 +34,14 @@ def _transformers(request):
         results["reason"] = np.array(f"transformers {transformers.__version__} reads no weights of TensorFlow; 4 did")
     else:
         model = _of_gguf(transformers, path) if path.is_file() else _of_directory(transformers, request, path)
-        if request["task"] == "language_modeling":
+        start = request["target_start"]
+        if request["task"] == "language_modeling" or start is not None:
             results.update(_written(model, request))
         for i, ids in enumerate(request["rows"]):
             with torch.no_grad():
-                outputs = model(torch.tensor([ids]))
+                # A cache has as many layers there as the encoder.
+                target = {} if start is None else {"decoder_input_ids": torch.tensor([[*start, *ids]]), "use_cache": False}
+                outputs = model(torch.tensor([ids]), **target)
             result = outputs.last_hidden_state if request["task"] == "embedding" else outputs[0]
             results[f"outputs_{i}"] = result[0].float().numpy()
     where = dict(pretrained_model_name_or_path=str(path))
@@ -58,10 +61,17 @@ def _written(model, request):
     """Greedy continuations of the rows, and how far the likeliest token is above the second at each step."""
     import torch
 
-    results, room = {}, model.config.max_position_embeddings - request["new_tokens"]
+    results, start = {}, request["target_start"]
+    room = getattr(model.config, "max_position_embeddings", 10**6) - request["new_tokens"]
     plain = dict(
         do_sample=False, num_beams=1, repetition_penalty=1.0, no_repeat_ngram_size=0, min_new_tokens=None, min_length=0
     )
+    if start is not None:
+        plain |= {"decoder_start_token_id": start[0], "use_cache": False}
+    # A table may have rows for a round number, which stand for nothing.
+    num_ids = request["num_ids"] or model.config.vocab_size
+    if num_ids < model.config.vocab_size:
+        plain["suppress_tokens"] = list(range(num_ids, model.config.vocab_size))
     for i in request["prompts"]:
         ids = request["rows"][i]
         if len(ids) <= room:
@@ -71,8 +81,8 @@ def _written(model, request):
                     max_new_tokens=request["new_tokens"], eos_token_id=request["eos_id"], pad_token_id=request["eos_id"],
                     output_logits=True, return_dict_in_generate=True, **plain,
                 )  # fmt: skip
-            best = torch.stack([logits[0].float().topk(2).values for logits in made.logits])
-            results[f"written_{i}"] = made.sequences[0, len(ids) :].numpy().astype(np.int32)
+            best = torch.stack([logits[0, :num_ids].float().topk(2).values for logits in made.logits])
+            results[f"written_{i}"] = made.sequences[0, len(ids if start is None else start) :].numpy().astype(np.int32)
             results[f"gaps_{i}"] = (best[:, 0] - best[:, 1]).numpy()
     return results
 
@@ -125,8 +135,10 @@ def _ids(tokenizer, request):
         results["padded"] = ids(texts, padding=True)
     if tokenizer.mask_token is not None:
         results["mask_id"] = np.array(tokenizer.mask_token_id)
+    hole = tokenizer.mask_token if request["target_start"] is None else request["sentinel"]
+    if hole is not None:
         for i, text in enumerate(request["holes"]):
-            results[f"hole_{i}"] = ids(text.replace(request["hole"], tokenizer.mask_token))
+            results[f"hole_{i}"] = ids(text.replace(request["hole"], hole))
     return results
 
 
@@ -139,6 +151,7 @@ def _of_directory(transformers, request, path):
         "masked_lm": transformers.AutoModelForMaskedLM,
         "embedding": transformers.AutoModel,
     }
+    text_to_text = transformers.AutoModelForSeq2SeqLM
     old = int(transformers.__version__.split(".")[0]) < 5
     options = {"torch_dtype" if old else "dtype": torch.float32, "attn_implementation": "eager"}
     if request["old_tensorflow"]:
@@ -149,7 +162,7 @@ def _of_directory(transformers, request, path):
             # Its reader of these files wants both of their heads; the first output is the masked language model's.
             whole = transformers.BertForPreTraining.from_pretrained(path, **options).eval()
             return whole.bert if request["task"] == "embedding" else whole
-    return classes[request["task"]].from_pretrained(path, **options).eval()
+    return classes.get(request["task"], text_to_text).from_pretrained(path, **options).eval()
 
 
 def _keras_hub(request):

@@ -1,130 +1,10 @@
-"""Which of our variables is which of their tensors, one table a family; read in both directions.
+"""How each `model_type` of Hugging Face becomes one of our models: one `Family` each, read in both directions."""
 
-A rule names a variable of ours, by its path without the model's name, and the tensors that it is made of. Several tensors stand
-side by side along our last axis (queries, keys and values; gate and value). `transposed` tensors are stored there as (outputs,
-inputs), here as (inputs, outputs). `{i}` counts the layers.
-"""
-
-import re
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-
-import numpy as np
+from dataclasses import replace
 
 from zoo.config import Refusal
 from zoo.convert import rotary
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One variable of ours and what it is made of."""
-
-    ours: str
-    theirs: tuple
-    transposed: bool = False
-
-    def of_layer(self, i):
-        """The rule with its `{i}` filled in."""
-        return Rule(self.ours.format(i=i), tuple(name.format(i=i) for name in self.theirs), self.transposed)
-
-
-def linear(ours, *theirs, bias=True, transposed=True):
-    """The rules of a matrix and perhaps its bias."""
-    rules = [Rule(f"{ours}/kernel", tuple(f"{name}.weight" for name in theirs), transposed)]
-    return rules + ([Rule(f"{ours}/bias", tuple(f"{name}.bias" for name in theirs))] if bias else [])
-
-
-def norm(ours, theirs, bias=True):
-    """The rules of a norm's gain and perhaps its bias."""
-    rules = [Rule(f"{ours}/gamma", (f"{theirs}.weight",))]
-    return rules + ([Rule(f"{ours}/beta", (f"{theirs}.bias",))] if bias else [])
-
-
-@dataclass(frozen=True)
-class Family:
-    """How one `model_type` of Hugging Face becomes one of our models.
-
-    Attributes:
-        model: our registered model.
-        prefix: what some files put before the names of the model itself.
-        fields: field of our config -> theirs.
-        fixed: fields of our config that this family always has.
-        required: their field -> the values that our model can be; None among them also stands for an absent one.
-        embeddings, block, final: rules before, in (with `{i}`) and after the layers.
-        pooler, untied, head: rules that hold only where the files have their tensors.
-        ignored: patterns of tensors that are no weights.
-        copies: tensors that repeat another one, and which.
-        dropped: patterns of tensors of heads that no task of ours has; leaving them out is reported.
-        adjust: further changes of our config, given theirs.
-        adjusted: their fields that `adjust` reads besides.
-        defaults: their fields -> the values that transformers takes where a config.json lacks them.
-        theirs: further fields of their config, given ours.
-    """
-
-    model: str
-    prefix: str
-    fields: dict
-    block: list
-    embeddings: list
-    architectures: dict
-    fixed: dict = field(default_factory=dict)
-    required: dict = field(default_factory=dict)
-    final: list = field(default_factory=list)
-    pooler: list = field(default_factory=list)
-    untied: list = field(default_factory=list)
-    head: list = field(default_factory=list)
-    ignored: tuple = ()
-    copies: dict = field(default_factory=dict)
-    dropped: tuple = ()
-    adjust: Callable = lambda config, theirs: {}
-    adjusted: tuple = ()
-    defaults: dict = field(default_factory=dict)
-    theirs: Callable = lambda config: {}
-
-    def rules(self, config, *, with_head=False):
-        """The rules of a model of ours with this config, all layers spelt out."""
-        rules = list(self.embeddings)
-        for i in range(config.num_layers):
-            rules += [rule.of_layer(i) for rule in self.block]
-        rules += self.final
-        if getattr(config, "pooler", False):
-            rules += self.pooler
-        if not getattr(config, "tie_embeddings", True):
-            rules += self.untied
-        if getattr(config, "bias", None) == "none":
-            rules = [rule for rule in rules if not rule.ours.endswith("/bias")]
-        return rules + (self.head if with_head else [])
-
-    def known_fields(self):
-        """Their fields that are read."""
-        return {"model_type", *self.fields.values(), *self.required, *self.adjusted}
-
-    def our_name(self, name):
-        """A tensor's name as the table writes it: without the prefix, and with the newer names of a norm's parts."""
-        name = name.removeprefix(self.prefix)
-        return re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
-
-
-def parts(config, rule):
-    """Widths of the pieces of ours, along its last axis, that a rule's tensors are."""
-    if len(rule.theirs) == 3:
-        head = getattr(config, "head_width", config.hidden_dim // config.num_heads)
-        kv_heads = getattr(config, "kv_heads", config.num_heads)
-        return [config.num_heads * head, kv_heads * head, kv_heads * head]
-    return [config.mlp_width] * 2 if len(rule.theirs) == 2 else None
-
-
-def made_shape(rule, shapes):
-    """The shape of our variable, from those of the tensors of a rule."""
-    pieces = [tuple(shape)[::-1] if rule.transposed else tuple(shape) for shape in shapes]
-    return (*pieces[0][:-1], sum(piece[-1] for piece in pieces))
-
-
-def to_theirs(rule, value, widths):
-    """The tensors of a rule from the value of our variable."""
-    pieces = [value] if widths is None else np.split(value, np.cumsum(widths)[:-1], axis=-1)
-    return [piece.T if rule.transposed else piece for piece in pieces]
-
+from zoo.convert.rules import Family, Rule, linear, norm
 
 ENCODER_BLOCK = [
     *linear("block_{i}/attention/qkv", *(f"encoder.layer.{{i}}.attention.self.{name}" for name in ("query", "key", "value"))),
@@ -368,6 +248,106 @@ def _glm(model_type, norm_outputs):
     )  # fmt: skip
 
 
+# Their name of a network -> ours. In a gate, and only there, they read `gelu` as its tanh form.
+T5_ACTIVATIONS = {
+    "relu": "relu", "gelu": "gelu_exact", "gelu_new": "gelu", "silu": "silu", "gated-gelu": "geglu", "gated-relu": "reglu",
+    "gated-silu": "swiglu",
+}  # fmt: skip
+
+
+def _t5_fields(model_type):
+    def adjust(config, theirs):
+        named = theirs["feed_forward_proj"]
+        gate = "gelu_new" if named == "gated-gelu" else named.removeprefix("gated-")
+        if theirs.get("dense_act_fn", gate) != gate or theirs.get("is_gated_act", named != gate) != named.startswith("gated-"):
+            raise Refusal(f"feed_forward_proj={named!r} and dense_act_fn={theirs['dense_act_fn']!r} are two networks.")
+        # Whether the last hidden states are divided, not whether there is one table: that only the tensors tell.
+        scaled = theirs.get("scale_decoder_outputs", theirs.get("tie_word_embeddings") is not False)
+        return {"activation": T5_ACTIVATIONS[named], "scale_outputs": model_type != "MT5" and bool(scaled)}
+
+    return adjust
+
+
+def _t5_block(ours, theirs, cross):
+    """The rules of a layer of one of the two stacks."""
+    places = [("attention", "SelfAttention"), *([("cross", "EncDecAttention")] if cross else []), ("mlp", "DenseReluDense")]
+    rules = [
+        rule
+        for i, (name, _) in enumerate(places)
+        for rule in norm(f"{ours}/{name}_norm", f"{theirs}.layer.{i}.layer_norm", bias=False)
+    ]
+    where = f"{theirs}.layer.0.SelfAttention"
+    rules += linear(f"{ours}/attention/qkv", *(f"{where}.{name}" for name in "qkv"), bias=False)
+    rules += linear(f"{ours}/attention/output_projection", f"{where}.o", bias=False)
+    if cross:
+        where = f"{theirs}.layer.1.EncDecAttention"
+        rules += linear(f"{ours}/cross/query", f"{where}.q", bias=False)
+        rules += linear(f"{ours}/cross/key_value", f"{where}.k", f"{where}.v", bias=False)
+        rules += linear(f"{ours}/cross/output_projection", f"{where}.o", bias=False)
+    where = f"{theirs}.layer.{len(places) - 1}.DenseReluDense"
+    return [
+        *rules,
+        *linear(f"{ours}/mlp/expand", f"{where}.wi", bias=False),
+        *linear(f"{ours}/mlp/contract", f"{where}.wo", bias=False),
+    ]
+
+
+def _t5(model_type):
+    bias_per_layer, first = model_type == "UMT5", model_type == "T5"
+    tables = [
+        Rule(
+            f"{stack}_bias{'_{i}' if bias_per_layer else ''}/embeddings",
+            (f"{stack}.block.{'{i}' if bias_per_layer else 0}.layer.0.SelfAttention.relative_attention_bias.weight",),
+        )
+        for stack in ("encoder", "decoder")
+    ]
+    blocks = [_t5_block(f"{stack}_{{i}}", f"{stack}.block.{{i}}", stack == "decoder") for stack in ("encoder", "decoder")]
+    if bias_per_layer:
+        blocks = [[*block, table] for block, table in zip(blocks, tables, strict=True)]
+    return Family(
+        model="t5",
+        prefix="",
+        fields=dict(
+            vocab_size="vocab_size", num_layers="num_layers", num_decoder_layers="num_decoder_layers", num_heads="num_heads",
+            head_dim="d_kv", hidden_dim="d_model", mlp_dim="d_ff", num_buckets="relative_attention_num_buckets",
+            max_distance="relative_attention_max_distance", dropout="dropout_rate", epsilon="layer_norm_epsilon",
+        ),
+        fixed=dict(bias_per_layer=bias_per_layer),
+        required=dict(feed_forward_proj=tuple(T5_ACTIVATIONS), is_encoder_decoder=(True,)),
+        embeddings=[Rule("embeddings/embeddings", ("shared.weight",)), *([] if bias_per_layer else tables)],
+        block=blocks[0],
+        decoder_block=blocks[1],
+        gated={"wi.weight": ("wi_0.weight", "wi_1.weight")},
+        final=[
+            rule
+            for stack in ("encoder", "decoder")
+            for rule in norm(f"{stack}_norm", f"{stack}.final_layer_norm", bias=False)
+        ],
+        untied=[Rule("embeddings/reverse_embeddings", ("lm_head.weight",), transposed=True)],
+        tied=("lm_head.weight", "shared.weight"),
+        # Files of 2019 have a table that nothing reads.
+        ignored=(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",),
+        copies=dict.fromkeys(("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"), "shared.weight"),
+        architectures=dict.fromkeys(
+            ("span_corruption", "translation", "summarization"), f"{model_type}ForConditionalGeneration"
+        ),
+        adjust=_t5_fields(model_type),
+        adjusted=("tie_word_embeddings", "scale_decoder_outputs", "dense_act_fn", "is_gated_act", "decoder_start_token_id"),
+        irrelevant="n_positions scalable_attention initializer_factor",
+        defaults=dict(
+            vocab_size=32_128 if first else 250_112, d_model=512, d_kv=64, d_ff=2_048 if first else 1_024,
+            num_layers=6 if first else 8, num_heads=8 if first else 6, relative_attention_num_buckets=32,
+            relative_attention_max_distance=128, dropout_rate=0.1, layer_norm_epsilon=1e-6,
+            feed_forward_proj="relu" if first else "gated-gelu", is_encoder_decoder=True,
+        ),
+        theirs=lambda config: {
+            "d_kv": config.head_width, "num_decoder_layers": config.decoder_layers, "is_encoder_decoder": True,
+            "feed_forward_proj": {ours: theirs for theirs, ours in T5_ACTIVATIONS.items()}[config.activation],
+            "tie_word_embeddings": config.outputs_scaled,
+        },
+    )  # fmt: skip
+
+
 FAMILIES = {
     "bert": BERT,
     "roberta": _roberta("Roberta"),
@@ -377,6 +357,9 @@ FAMILIES = {
     "mistral": MISTRAL,
     "glm": _glm("Glm", norm_outputs=False),
     "glm4": _glm("Glm4", norm_outputs=True),
+    "t5": _t5("T5"),
+    "mt5": _t5("MT5"),
+    "umt5": _t5("UMT5"),
 }
 
 
@@ -387,6 +370,8 @@ def family_of(bundle):
         # One structure; what sets the two apart is the kind of their vocabularies.
         roberta = "xlm-roberta" if bundle.tokenizer.registered_name == "unigram" else "roberta"
         return "bert" if config.position_offset == 0 else roberta
+    if name == "t5" and config.activation in T5_ACTIVATIONS.values():
+        return "umt5" if config.bias_per_layer else "t5"
     for model_type in ("gpt2", "llama", "glm", "glm4"):
         family = FAMILIES[model_type]
         fits = name == family.model and all(getattr(config, k) == v for k, v in family.fixed.items())

@@ -11,7 +11,7 @@ import numpy as np
 
 from zoo.bundle import aligned_zeros, as_tensor, row_slices
 from zoo.config import Refusal
-from zoo.convert.tables import made_shape
+from zoo.convert.rules import made_shape
 
 
 class Tensors:
@@ -135,7 +135,7 @@ def _check_leftover(family, named, wanted, tensors, where):
         if any(re.fullmatch(pattern, name) for pattern in family.ignored):
             continue
         if family.copies.get(name) in wanted:
-            if not _equal(tensors, named[name], named[family.copies[name]]):
+            if not equal(tensors, named[name], named[family.copies[name]]):
                 raise Refusal(f"{where}: {name} differs from {family.copies[name]}, which this model has only once.")
         elif any(re.fullmatch(pattern, name) for pattern in family.dropped):
             dropped.append(name)
@@ -146,7 +146,8 @@ def _check_leftover(family, named, wanted, tensors, where):
     return dropped
 
 
-def _equal(tensors, one, other):
+def equal(tensors, one, other):
+    """Whether two tensors of a file have the same shape and the same numbers."""
     shape = tensors.shape(one)
     same = shape == tensors.shape(other)
     return same and all(np.array_equal(tensors.read(one, rows), tensors.read(other, rows)) for rows in row_slices(shape))

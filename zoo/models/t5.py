@@ -7,7 +7,7 @@ What this model does, and by which field of its config T5 v1.0, v1.1 (flan, mT5)
   - RMS norms before the sublayers and behind each stack, and no bias anywhere
   - a two-layer network with relu as in v1.0, or with a gated gelu as in v1.1 (`activation`)
   - one table for source, target and output, where the last hidden states are divided by sqrt(D), as in v1.0, or a table of the
-    output's own (`tie_embeddings`)
+    output's own (`tie_embeddings`; files of others may have it otherwise, `scale_outputs`)
   - heads whose width does not follow from D (`head_dim`)
 
 Dropout is on the embeddings, on what each sublayer adds, and on the output of each stack. The published program has it also on
@@ -49,7 +49,8 @@ VERSION_1_1 = {
 class T5Config(Config):
     """Structure of a T5.
 
-    `None` means: as many decoder layers as encoder layers, H = D / N. The defaults are those of version 1.1.
+    `None` means: as many decoder layers as encoder layers, H = D / N, and that the last hidden states are divided by sqrt(D)
+    where the tables are tied (`scale_outputs`). The defaults are those of version 1.1.
     """
 
     vocab_size: int = 8_192
@@ -61,6 +62,7 @@ class T5Config(Config):
     mlp_dim: int = 352
     activation: str = "geglu"
     tie_embeddings: bool = False
+    scale_outputs: bool | None = None
     num_buckets: int = 32
     max_distance: int = 128
     bias_per_layer: bool = False
@@ -127,6 +129,10 @@ class T5Config(Config):
     @property
     def mlp_width(self):
         return self.mlp_dim
+
+    @property
+    def outputs_scaled(self):
+        return self.tie_embeddings if self.scale_outputs is None else self.scale_outputs
 
     def _tables(self):
         """Parameters of the tables of tokens."""
@@ -288,7 +294,7 @@ class T5(TableOutput, EncoderDecoder):
             )  # fmt: skip
             rest.append(others)
         x_BTD = self._dropped(self.decoder_norm(x_BTD), training)
-        return x_BTD * self.config.hidden_dim**-0.5 if self.config.tie_embeddings else x_BTD, rest
+        return x_BTD * self.config.hidden_dim**-0.5 if self.config.outputs_scaled else x_BTD, rest
 
     def features(
         self, token_ids, state=None, *, memory=None, source_ids=None, source_mask=None, padding_mask=None, training=False

@@ -13,13 +13,7 @@ from zoo.signatures.generation import OPTIONS, STRINGS, checked_options, default
 from zoo.signatures.request import refusal_unless, signature
 from zoo.signatures.text_to_text import decode, source_of, text_to_text_requests, text_to_text_signatures
 from zoo.tokenizers.base import row_ids
-
-BEGIN = "<extra_id_"  # of a sentinel's name, as in the published vocabularies of T5
-
-
-def sentinel_name(number):
-    """How the sentinel of a number is written."""
-    return f"{BEGIN}{number}>"
+from zoo.tokenizers.special import BEGIN, sentinel_name
 
 
 class WithSentinels:

@@ -14,8 +14,9 @@ from zoo import metrics
 from zoo.config import Config, Output, Refusal, TaskConfig
 from zoo.data.spans import SpanBatches, SpanCorruption, evaluation_batches
 from zoo.registry import TASKS
-from zoo.signatures.fill_spans import sentinel_name, span_requests, span_signatures
+from zoo.signatures.fill_spans import span_requests, span_signatures
 from zoo.tasks.base import Task
+from zoo.tokenizers.special import sentinel_name
 
 MULTIPLE = 64  # of rows that a table of tokens has: of T5's 32,100 ids it makes 32,128
 
@@ -142,13 +143,14 @@ class SpanCorruptionTask(Task):
     def training_metrics(self, loss, data):
         return {"perplexity": metrics.perplexity(loss)}
 
-    def _sentinel_ids(self, tokenizer):
+    def sentinel_ids(self, tokenizer):
+        """The ids that stand for spans, in the order of their numbers."""
         return self.facts.sentinel_ids or sentinels(tokenizer, self.config.num_sentinels)
 
     def signatures(self, model, tokenizer):
         """Name -> tf.function: see `span_signatures`."""
         frame = self.frame(model.kind, tokenizer)
-        return span_signatures(model, tokenizer, self._sentinel_ids(tokenizer), frame, self.facts.max_tokens or None)
+        return span_signatures(model, tokenizer, self.sentinel_ids(tokenizer), frame, self.facts.max_tokens or None)
 
     def requests(self, model, tokenizer):
         return span_requests(model)

@@ -45,12 +45,14 @@ class Tokenizer(tf.Module):
         cls_id, sep_id, mask_id: begins what an encoder reads, ends each part of it, hides a token; None where the
             vocabulary has none.
         bos_id: begins what a language model reads; None where `eos_id` does.
+        sentinel_ids: stand for spans of a text, as T5's `<extra_id_0>` and so on, in the order of their numbers.
         special: what other people's files say of special tokens, a `Special`.
     """
 
     vocab_size: int
     eos_id: int
     unk_id = cls_id = sep_id = mask_id = bos_id = None
+    sentinel_ids = ()
     special = NOTHING
     # True when each line of a text is a document of its own (the word tokenizer, as KenLM reads text).
     line_documents = False

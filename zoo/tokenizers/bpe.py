@@ -15,7 +15,7 @@ from zoo.registry import TOKENIZERS
 from zoo.tokenizers import bpe_words
 from zoo.tokenizers.base import CUT, CUT_AT_BLANKS, Tokenizer, cut_at_spaces, encode_pieces, read_json, read_lines, to_text
 from zoo.tokenizers.bpe_graph import BPEGraph
-from zoo.tokenizers.special import NOTHING, Special, post_processor
+from zoo.tokenizers.special import NOTHING, Special, post_processor, sentinels_among
 
 END_OF_TEXT = "<|endoftext|>"
 DEFAULT_VOCAB_SIZE = 4096
@@ -67,7 +67,7 @@ class BPETokenizer(Tokenizer):
         self.cut = CUT_AT_BLANKS if words in bpe_words.DIGITS else CUT
         if all(token in special_tokens for token in ROLES.values()):
             self.cls_id, self.sep_id, self.mask_id = (vocabulary[token] for token in ROLES.values())
-        self.special = special
+        self.special, self.sentinel_ids = special, sentinels_among({token: vocabulary[token] for token in special_tokens})
         bos, pad = special.roles.get("bos"), special.roles.get("pad", "<pad>")
         if self.cls_id is None and bos in special_tokens and bos != eos_token:
             self.bos_id = vocabulary[bos]

@@ -14,7 +14,7 @@ import tokenizers
 from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
 from zoo.tokenizers.base import read_json
-from zoo.tokenizers.special import NOTHING, ROLES, Special, template_of
+from zoo.tokenizers.special import NOTHING, ROLES, Special, sentinel_name, template_of
 
 # The ids that transformers takes where a config.json does not give them.
 DEFAULT_IDS = {
@@ -33,6 +33,10 @@ ROBERTA = Special(
     template=(("<s>",), ("</s>", "</s>"), ("</s>",)),
     mask_lstrip=True,
 )
+# Models whose decoder writes text for text, and how many sentinels stand behind the pieces of a SentencePiece model of theirs
+# that has none, where no file says so.
+T5_TYPES, NUM_SENTINELS = ("t5", "mt5", "umt5"), 100
+T5_TEMPLATE = ((), ("</s>",), ("</s>",))
 # Settings of tokenizer_config.json that change ids, and the values under which they do not.
 UNCHANGING = {
     "add_prefix_space": (None, False),
@@ -253,10 +257,12 @@ def _sentencepiece(path, beside):
     unigram = TOKENIZERS.get("unigram")
     tokenizer = unigram.from_sentencepiece(path, fairseq=fairseq, special=ROBERTA if fairseq else NOTHING)
     vocabulary = {token: i for i, token in enumerate(tokenizer.vocabulary)}
-    extra = sorted(beside.added(vocabulary))
+    extra = beside.added(vocabulary)
+    if beside.model_type in T5_TYPES:
+        return _t5(path, tokenizer, extra, beside)
     if extra:
         raise Refusal(
-            f"{path} lacks the token {extra[0]!r}, which a file beside it adds; save the tokenizer as tokenizer.json."
+            f"{path} lacks the token {min(extra)!r}, which a file beside it adds; save the tokenizer as tokenizer.json."
         )
     if fairseq:
         return tokenizer
@@ -270,3 +276,23 @@ def _sentencepiece(path, beside):
     if spelt.is_file():
         template = template_of(_native(spelt), spelt) or ((), (), ())
     return unigram.from_sentencepiece(path, special=Special(roles, template))
+
+
+def _t5(path, tokenizer, extra, beside):
+    """A SentencePiece model with the sentinels that T5's program adds behind its pieces, that of number 0 last.
+
+    Args:
+        path: the `.model` file.
+        tokenizer: made of it alone.
+        extra: dict, token -> id, what the files beside it add.
+        beside: a `Beside`.
+    """
+    size = tokenizer.vocab_size
+    if not tokenizer.sentinel_ids and sentinel_name(0) not in extra:
+        count = beside.settings.get("extra_ids", NUM_SENTINELS)
+        extra = {sentinel_name(number): size + count - 1 - number for number in range(count)} | extra
+    added = sorted(extra, key=extra.get)
+    if [extra[token] for token in added] != list(range(size, size + len(added))):
+        raise Refusal(f"{path} has {size} pieces, and the tokens that files beside it add do not have the ids that follow.")
+    roles = beside.roles(tokenizer.control_tokens)
+    return type(tokenizer).from_sentencepiece(path, added=added, special=Special(roles, T5_TEMPLATE))

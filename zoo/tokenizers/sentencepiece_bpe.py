@@ -9,9 +9,9 @@ import re
 from sentencepiece import sentencepiece_model_pb2
 
 from zoo.config import Refusal
+from zoo.tokenizers.special import BLANK
 
 Piece = sentencepiece_model_pb2.ModelProto.SentencePiece
-BLANK = "\u2581"
 REPLACED = {"type": "Replace", "pattern": {"String": " "}, "content": BLANK}
 PREPENDED = {"type": "Prepend", "prepend": BLANK}
 WAY_OUT = "put the tokenizer.model that it was made of beside it, which is read instead"

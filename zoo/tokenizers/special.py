@@ -12,6 +12,8 @@ import tokenizers
 
 from zoo.config import Refusal
 
+BLANK = "\u2581"  # what a blank is written as in a piece of SentencePiece
+BEGIN = "<extra_id_"  # of a sentinel's name, as in the published vocabularies of T5
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
@@ -45,6 +47,28 @@ class Special:
 
 
 NOTHING = Special()
+
+
+def sentinel_name(number):
+    """How the sentinel of a number is written."""
+    return f"{BEGIN}{number}>"
+
+
+def sentinels_among(ids):
+    """The ids of a vocabulary's sentinels, in the order of their numbers, as far as these have no gap.
+
+    sentinels_among({"a": 0, "<extra_id_1>": 1, "<extra_id_0>": 2}) -> (2, 1)
+
+    Args:
+        ids: dict, token -> id. A blank may stand before a name, as mT5 has it.
+    """
+    found = []
+    while True:
+        name = sentinel_name(len(found))
+        i = ids.get(name, ids.get(BLANK + name))
+        if i is None:
+            return tuple(found)
+        found.append(i)
 
 
 def template_of(native, where):

@@ -18,8 +18,8 @@ from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
 from zoo.tokenizers import sentencepiece_bpe
 from zoo.tokenizers.base import CUT_AT_BLANKS, Tokenizer, cut_at_spaces, read_json, require_list, to_text, valid_utf8
-from zoo.tokenizers.sentencepiece_bpe import BLANK, Piece
-from zoo.tokenizers.special import NOTHING, Special, post_processor
+from zoo.tokenizers.sentencepiece_bpe import Piece
+from zoo.tokenizers.special import BLANK, NOTHING, Special, post_processor, sentinels_among
 
 DEFAULT_VOCAB_SIZE = 8_192
 # What each special token is for, and the names it goes by, those of models trained here first.
@@ -62,7 +62,10 @@ class UnigramTokenizer(Tokenizer):
             raise Refusal(f"The model has neither of {' and '.join(ROLES['sep'])}; one must end what is read.")
         named |= {role: ids[token] for role, token in special.roles.items() if role in named and token in ids}
         eos, bos = (ids.get(special.roles.get(role)) for role in ("eos", "bos"))
-        for i in (*named.values(), eos, bos):
+        self.sentinel_ids = sentinels_among(ids)
+        # A sentinel with a blank before its name, as mT5 has it, is an ordinary piece: plain text spells it.
+        sentinels = [i for i in self.sentinel_ids if not proto.pieces[i].piece.startswith(BLANK)]
+        for i in (*named.values(), eos, bos, *sentinels):
             if i is not None:
                 proto.pieces[i].type = Piece.CONTROL
         self._model = proto.SerializeToString()
@@ -118,17 +121,19 @@ class UnigramTokenizer(Tokenizer):
         return cls(model.getvalue())
 
     @classmethod
-    def from_sentencepiece(cls, path, *, fairseq=False, special=NOTHING):
+    def from_sentencepiece(cls, path, *, fairseq=False, added=(), special=NOTHING):
         """From a `.model` file. Raises Refusal when there is none or it is something else.
 
         With `fairseq` the ids are those of fairseq's models, such as XLM-R: `<s> <pad> </s> <unk>`, the pieces, `<mask>`.
+        The special tokens `added` stand behind the pieces.
         """
         try:
             with open(path, "rb") as file:
                 model = file.read()
         except FileNotFoundError as error:
             raise Refusal(f"There is no file {path}.") from error
-        return cls(_as_fairseq(model) if fairseq else model, special)
+        made = cls(_as_fairseq(model) if fairseq else model, special)
+        return cls(_with_tokens(made._model, added), special) if added else made
 
     @classmethod
     def from_huggingface(cls, tokenizer_json, special=NOTHING):
@@ -272,6 +277,13 @@ def _as_fairseq(model):
     ordered = [Piece.FromString(piece.SerializeToString()) for piece in ordered]
     del proto.pieces[:]
     proto.pieces.extend(ordered)
+    return proto.SerializeToString()
+
+
+def _with_tokens(model, tokens):
+    """A SentencePiece model with control symbols behind its pieces."""
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    proto.pieces.extend(Piece(piece=token, score=0.0, type=Piece.CONTROL) for token in tokens)
     return proto.SerializeToString()
 
 

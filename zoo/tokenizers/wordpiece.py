@@ -15,7 +15,7 @@ import tokenizers
 from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
 from zoo.tokenizers.base import Tokenizer, cut_at_spaces, encode_pieces, read_json, read_lines, to_text
-from zoo.tokenizers.special import NOTHING, Special, post_processor
+from zoo.tokenizers.special import NOTHING, Special, post_processor, sentinels_among
 from zoo.tokenizers.wordpiece_graph import WordPieceGraph
 
 DEFAULT_VOCAB_SIZE = 8_192
@@ -51,6 +51,7 @@ class WordPieceTokenizer(Tokenizer):
         self._normalization = {**UNCASED, **(normalization or {})}
         self.special_tokens = {**ROLES, **(special_tokens or {})}
         _check(vocabulary, self._normalization, self.special_tokens)
+        self.sentinel_ids = sentinels_among({token: vocabulary[token] for token in self._unspoken})
         self.vocab_size = len(vocabulary)
         ids = {role: vocabulary.get(token) for role, token in self.special_tokens.items()}
         self.unk_id, self.cls_id, self.sep_id, self.mask_id = (ids[role] for role in ("unk", "cls", "sep", "mask"))
