@@ -167,11 +167,12 @@ class SavedModel:
     def __init__(self, path):
         self.lib = lib = library()
         graph = Path(path) / "saved_model.pb"
-        if graph.is_file() and b"SentencepieceOp" in graph.read_bytes():
-            # The one op that a stock server has and the libraries of TensorFlow have not.
-            package = importlib.util.find_spec("tensorflow_text").submodule_search_locations[0]
-            ops = Path(package) / "python" / "ops" / "_sentencepiece_tokenizer.so"
-            self._checked(lib.TF_LoadLibrary, str(ops).encode())
+        written = graph.read_bytes() if graph.is_file() else b""
+        # The ops that a stock server has and the libraries of TensorFlow have not.
+        for name, file in ((b"SentencepieceOp", "_sentencepiece_tokenizer.so"), (b"NormalizeUTF8", "_normalize_ops.so")):
+            if name in written:
+                package = importlib.util.find_spec("tensorflow_text").submodule_search_locations[0]
+                self._checked(lib.TF_LoadLibrary, str(Path(package) / "python" / "ops" / file).encode())
         self.graph = lib.TF_NewGraph()
         options, meta_graph, tags = lib.TF_NewSessionOptions(), lib.TF_NewBuffer(), (ctypes.c_char_p * 1)(b"serve")
         try:

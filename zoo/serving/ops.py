@@ -17,10 +17,10 @@ from zoo.config import Refusal
 from zoo.serving import c_api
 
 PYTHON = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
-# Of tensorflow-text, which the unigram tokenizer needs; a stock server links them.
+# Of tensorflow-text, which the unigram tokenizer needs and BPE of texts in normal form; a stock server links them.
 TENSORFLOW_TEXT = {
     "SentencepieceOp", "SentencepieceTokenizeOp", "SentencepieceDetokenizeOp", "SentencepieceIdToStringOp",
-    "SentencepieceStringToIdOp", "SentencepieceVocabSizeOp",
+    "SentencepieceStringToIdOp", "SentencepieceVocabSizeOp", "NormalizeUTF8",
 }  # fmt: skip
 # What loads a checkpoint while the model is loaded; anything else that touches files is refused.
 RESTORING = {"RestoreV2", "SaveV2", "MergeV2Checkpoints", "ShardedFilename"}

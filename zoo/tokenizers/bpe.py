@@ -13,7 +13,18 @@ import tokenizers
 from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
 from zoo.tokenizers import bpe_words
-from zoo.tokenizers.base import CUT, CUT_AT_BLANKS, Tokenizer, cut_at_spaces, encode_pieces, read_json, read_lines, to_text
+from zoo.tokenizers.base import (
+    CUT,
+    CUT_AT_BLANKS,
+    Tokenizer,
+    cut_at_spaces,
+    encode_pieces,
+    read_json,
+    read_lines,
+    require_list,
+    to_text,
+    valid_utf8,
+)
 from zoo.tokenizers.bpe_graph import BPEGraph
 from zoo.tokenizers.special import NOTHING, Special, post_processor, sentinels_among
 
@@ -49,6 +60,7 @@ class BPETokenizer(Tokenizer):
         words: how texts are cut into words, a name in `bpe_words.PATTERNS`.
         special: what the special tokens are for, a `Special`.
         ignore_merges: whether a word that is a token becomes that token, whatever the merges make of it.
+        nfc: whether texts are brought into Unicode's normal form C first, by tensorflow-text on both sides.
 
     Raises:
         Refusal: the vocabulary and the merges do not fit together.
@@ -56,13 +68,13 @@ class BPETokenizer(Tokenizer):
 
     def __init__(
         self, vocabulary, merges, special_tokens=(END_OF_TEXT,), eos_token=END_OF_TEXT, words="gpt2",
-        special=NOTHING, ignore_merges=False,
+        special=NOTHING, ignore_merges=False, nfc=False,
     ):  # fmt: skip
         super().__init__()
         merges = [tuple(pair) for pair in merges]
         _check(vocabulary, merges, special_tokens, eos_token)
         self.vocab_size, self.eos_id = len(vocabulary), vocabulary[eos_token]
-        self._eos_token, self._words = eos_token, words
+        self._eos_token, self._words, self._nfc = eos_token, words, nfc
         # Behind a sign other patterns than GPT-2's take the ends of lines along.
         self.cut = CUT_AT_BLANKS if words in bpe_words.DIGITS else CUT
         if all(token in special_tokens for token in ROLES.values()):
@@ -150,7 +162,7 @@ class BPETokenizer(Tokenizer):
 
         Args:
             tokenizer_json: path. The model must be BPE, the pre-tokenizer one that `bpe_words.read` knows, the normalizer
-                null, and every added token special. Post-processors are not used: special ids are the caller's to add.
+                null or NFC, and every added token special. Post-processors are not used: special ids are the caller's to add.
             eos_token: the special token that separates documents; by default the one in `special`, `<|endoftext|>`, `</s>`, or
                 the only one.
             special: what the special tokens are for, a `Special`.
@@ -170,7 +182,8 @@ class BPETokenizer(Tokenizer):
         candidates = [eos_token] if eos_token else [named, END_OF_TEXT, "</s>", *specials[: len(specials) == 1]]
         for candidate in candidates:
             if candidate in specials:
-                return cls(vocabulary, merges, specials, candidate, words, special, bool(model.get("ignore_merges")))
+                whole, nfc = bool(model.get("ignore_merges")), config.get("normalizer") is not None
+                return cls(vocabulary, merges, specials, candidate, words, special, whole, nfc)
         if eos_token:
             raise Refusal(f"{tokenizer_json} has no special token {eos_token!r} to end a text; it has {specials}.")
         raise Refusal(
@@ -179,13 +192,17 @@ class BPETokenizer(Tokenizer):
         )
 
     def encode_batch(self, texts):
+        if self._nfc:
+            texts = [
+                text if text.isascii() else _normal_form(text).numpy().decode() for text in map(to_text, require_list(texts))
+            ]
         return encode_pieces(self._native, texts, self.cut)
 
     def decode(self, ids):
         return b"".join(self._pieces[self.checked_ids(ids)]).decode("utf8", errors="replace")
 
     def tokenize(self, texts):
-        return self._graph.tokenize(texts)
+        return self._graph.tokenize(_normal_form(valid_utf8(texts)) if self._nfc else texts)
 
     def detokenize(self, token_ids):
         return self._graph.detokenize(token_ids)
@@ -201,6 +218,8 @@ class BPETokenizer(Tokenizer):
     def _write(self, directory, processor=None):
         native = tokenizers.Tokenizer(self._native.model)
         native.pre_tokenizer, native.decoder = bpe_words.pre_tokenizer(self._words), tokenizers.decoders.ByteLevel()
+        if self._nfc:
+            native.normalizer = tokenizers.normalizers.NFC()
         if processor is not None:
             native.post_processor = processor
         tokens = [native.id_to_token(i) for i in self._special_ids.tolist()]
@@ -213,6 +232,13 @@ class BPETokenizer(Tokenizer):
     @classmethod
     def from_directory(cls, directory, config):
         return cls.from_huggingface(directory / "tokenizer.json", config["eos_token"], Special.loaded(config))
+
+
+def _normal_form(texts):
+    """Unicode's normal form C of valid UTF-8: a string or a tensor of strings -> a tensor."""
+    import tensorflow_text
+
+    return tensorflow_text.normalize_utf8(texts, "NFC")
 
 
 def _symbols(vocabulary, merges):
@@ -250,7 +276,7 @@ def _check_supported(config, model, path):
     added = config.get("added_tokens") or []
     for true, sentence in [
         (model.get("type", "BPE") == "BPE", f"a {model.get('type')} model; only BPE is read here"),
-        (config.get("normalizer") is None, "a normalizer; only null is supported"),
+        (config.get("normalizer") in (None, {"type": "NFC"}), "a normalizer; only null and NFC are supported"),
         (not model.get("dropout"), "BPE dropout; only null is supported"),
         (not model.get("continuing_subword_prefix"), "a continuing_subword_prefix; only an empty one is supported"),
         (not model.get("end_of_word_suffix"), "an end_of_word_suffix; only an empty one is supported"),

@@ -1,10 +1,14 @@
 """Byte-level BPE, native side: what is learnt, what is read from other people's files, and what is refused."""
 
+import functools
 import json
+import tempfile
+from pathlib import Path
 
 import pytest
 import tokenizers
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.zoo.tokenizers.unicode_texts import CORPUS, texts
 from zoo.tokenizers import base, bpe_words
@@ -159,6 +163,25 @@ def test_files_that_cut_words_by_a_pattern(pattern, tmp_path):
             assert made.encode(text) == ids
 
 
+@functools.cache
+def normalising():
+    """Qwen2's kind, which brings texts into the normal form C: ours and the Rust library's."""
+    with tempfile.TemporaryDirectory() as directory:
+        made = read(Path(directory), huggingface(pre_tokenizer=split(bpe_words.QWEN2), normalizer={"type": "NFC"}))
+        made.save(directory)
+        return load(directory), tokenizers.Tokenizer.from_file(str(Path(directory) / "tokenizer.json"))
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=st.one_of(texts, st.text(st.sampled_from("ea\u0301\u0323\u030a\u1100\u1161\u11a8Å \n"))))
+def test_texts_in_normal_form(text):
+    made, theirs = normalising()
+    text = text.replace(END_OF_TEXT, "")  # which theirs reads in a text
+    ids = theirs.encode(text, add_special_tokens=False).ids
+    assert made.encode(text) == made.tokenize([text])[0].numpy().tolist() == ids
+    assert made.encode("e\u0301") == made.encode("é") == made.encode("e\u0301".encode())
+
+
 def test_a_saved_vocabulary_is_read_by_the_rust_library(tmp_path):
     made = create("bpe", CORPUS * 9)
     made.save(tmp_path)
@@ -193,7 +216,7 @@ def test_the_end_of_text_is_chosen_or_asked_for(tmp_path):
     ("changes", "sentence"),
     [
         ({"model__type": "WordPiece"}, "a WordPiece model; only BPE"),
-        ({"normalizer": {"type": "NFC"}}, "a normalizer; only null"),
+        ({"normalizer": {"type": "NFD"}}, "a normalizer; only null and NFC"),
         ({"pre_tokenizer": None}, "the pre-tokenizer None; only ByteLevel"),
         ({"pre_tokenizer": {"type": "Whitespace"}}, "the pre-tokenizer Whitespace; only ByteLevel"),
         ({"pre_tokenizer": split(r"\\w+")}, r"by the pattern '\\\\\\\\w\+' \(Isolated, invert=False\), which is not known"),
