@@ -38,7 +38,12 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 # What runs begin with on the pages: directory, family, preset.
-BUNDLES = (("minilm", "bert", "minilm_l6"), ("mine", "bert", "minilm_l6"), ("runs/spans", "t5", "default"))
+BUNDLES = (
+    ("minilm", "bert", "minilm_l6"),
+    ("mine", "bert", "minilm_l6"),
+    ("runs/spans", "t5", "default"),
+    ("vectors", "word2vec", "default"),
+)
 RUN, TOKENS_OF_A_QUESTION = "trainers.run", 128
 # Flags of a run that the tiny settings replace, and those that make a command one for other machines or other hours.
 REPLACED = ("steps", "batch_size", "seq_length", "preset", "warmup_steps", "export", "noexport", "eval_tokens")
@@ -331,6 +336,9 @@ def _begin(directory):
     _run([RUN, *arguments, "--noexport", "--model_dir=begun"], directory)
     for name in ("minilm", "mine"):
         (directory / name).symlink_to("begun/bundle")
+    arguments = ["--model=word2vec", "--preset=tiny", "--steps=2", "--eval_tokens=200", "--noexport", "--model_dir=begun_words"]
+    _run([RUN, *arguments], directory)
+    (directory / "vectors").symlink_to("begun_words/bundle")
 
 
 def _run(call, directory):

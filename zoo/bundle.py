@@ -194,7 +194,9 @@ def _write_weights(model, path):
             del file[place]
             dataset = file.create_dataset(place, shape, keras.backend.standardize_dtype(variable.dtype))
             for rows in row_slices(shape) if shape else [...]:
-                dataset[rows] = np.asarray(value[rows])
+                piece = np.asarray(value[rows])
+                if piece.tobytes().strip(b"\0"):  # a weight of zeros is not written: it takes no room, and reads as zeros
+                    dataset[rows] = piece
 
 
 def find(path):

@@ -19,6 +19,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+from keras import ops
 
 from zoo.bundle import Bundle, aligned_zeros, as_tensor, unfilled
 from zoo.config import Refusal
@@ -242,11 +243,11 @@ def write_bundle(bundle, path):
         counts = np.asarray(bundle.model.head.counts)
         ids = [i for i in ids if counts[i] > 0]
     spelt = [i for i in ids if words[i] and WHITE_SPACE.isdisjoint(words[i])]
-    kept, sides = np.array(spelt, np.int64), [np.asarray(side) for side in model.sides()]
+    kept = np.array(spelt, np.int64)
 
     def write_(aside):
         with (gzip.open if path.name.endswith(".gz") else open)(aside, "wb") as file:
-            _write(file, path, [words[i] for i in spelt], kept, sides)
+            _write(file, path, [words[i] for i in spelt], kept, model.sides())
 
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, write_)
@@ -259,12 +260,17 @@ def _write(file, path, words, ids, sides):
         file.write(f"{len(words)} {width}\n".encode())
     template = " ".join(["%.9g"] * width)
     for start in range(0, len(words), ROWS_AT_ONCE):
-        rows = sum(side[ids[start : start + ROWS_AT_ONCE]].astype(np.float32) for side in sides)
+        rows = _rows(sides, ids[start : start + ROWS_AT_ONCE])
         for word, row in zip(words[start:], rows, strict=False):
             if _is_binary(path):
                 file.write(word.encode("utf8") + b" " + row.astype("<f4").tobytes() + b"\n")
             else:
                 file.write(f"{word} {template % tuple(row.tolist())}\n".encode())
+
+
+def _rows(sides, ids):
+    """float32 (N, D): the vectors of some ids."""
+    return sum(ops.convert_to_numpy(ops.take(side, ids, axis=0)).astype(np.float32) for side in sides)
 
 
 def certify(bundle, path):
@@ -287,9 +293,8 @@ def certify(bundle, path):
     theirs = KeyedVectors.load_word2vec_format(path, _is_binary(path), limit=COMPARED_WORDS, no_header=headerless)
     model, places = bundle.model.without_head(), {word: i for i, word in enumerate(bundle.tokenizer.vocabulary)}
     shared = [word for word in theirs.index_to_key if word in places and word not in SENTENCE_MARKS]
-    sides = [np.asarray(side) for side in model.sides()]
-    ours = sum(side[[places[word] for word in shared]] for side in sides)
-    apart = float(np.max(np.abs(ours - theirs[shared]), initial=0.0))
+    ours = _rows(model.sides(), np.array([places[word] for word in shared], np.int64))
+    apart = float(np.max(np.abs(ours - theirs[shared]), initial=0.0)) if shared else 0.0
     if apart > 0:
         raise Refusal(f"{path}: a number is apart from what gensim reads by {apart:.2g}.")
     return {"compared": True, "peer": "gensim", "words": len(shared), "largest_difference": apart}
