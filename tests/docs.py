@@ -255,6 +255,7 @@ def make_files(directory, bundles=True):
     plain |= {"songci.txt": poem}
     for name in ("train.tsv", "test.tsv", "dev.tsv"):
         plain[name] = "".join(f"{label}\t{sentence.format(i)}" for i in range(40) for label in ("good", "bad"))
+    plain["pairs.tsv"] = "The list is empty.\tThe list is long.\tlength\n"
     roles = "The\t-\tB-A0\nlist\t-\tI-A0\nholds\thold\tB-V\nvalues\t-\tB-A1\n\n"
     plain |= dict.fromkeys(("train.conll", "dev.conll", "test.conll"), roles * 40)
     for name in "abc":

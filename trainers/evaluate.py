@@ -16,6 +16,10 @@ FLAGS = flags.FLAGS
 
 def main():
     directory = trainer_flags.model_dir()
+    if FLAGS.pairs is not None:
+        return _judge_pairs(directory)
+    if FLAGS.shots is not None:
+        return _judge_few_shot(directory)
     dataset, data_path, run = _data(directory)
     with program.quiet():
         import tensorflow  # noqa: F401
@@ -48,6 +52,72 @@ def main():
         if part not in judged:
             judged[part] = judge(bundle.task, bundle.model, data[split], bundle.tokenizer, layout)
         print(json.dumps({"split": split, "dataset": source.name, **judged[part]}), flush=True)
+
+
+def _judge_pairs(directory):
+    """Prints which of each two sentences of --pairs is likelier, a JSON object for all and one for each trait."""
+    from trainers import pairs
+
+    found = pairs.read(FLAGS.pairs)
+    with program.quiet():
+        import tensorflow  # noqa: F401
+
+    import zoo
+
+    loaded = zoo.load(directory)
+    if loaded.task.registered_name not in ("language_modeling", "masked_lm"):
+        raise Refusal(
+            f"{directory} was made for {loaded.task.registered_name}; --pairs is for language_modeling and masked_lm, whose "
+            "models say how likely a text is."
+        )
+    size = FLAGS.batch_size or 16
+
+    def log_prob(texts):
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        found = [0.0] * len(texts)
+        for start in range(0, len(order), size):
+            some = order[start : start + size]
+            for i, answer in zip(some, loaded.score([texts[i] for i in some]), strict=True):
+                found[i] = answer["log_prob"]
+        return found
+
+    for scores in pairs.judge(log_prob, found):
+        print(json.dumps(scores, ensure_ascii=False), flush=True)
+    print(pairs.REMARK, file=sys.stderr, flush=True)
+
+
+def _judge_few_shot(directory):
+    """Prints the scores of classification by likelihood with --shots examples, a JSON object a split."""
+    import tfds_configs
+    from trainers import few_shot
+
+    pattern = few_shot.Pattern(FLAGS.pattern)
+    if not (FLAGS.data_path or FLAGS.dataset):
+        raise Refusal("--shots needs examples with a text and a label; say where they are with --data_path or --dataset.")
+    source = tfds_configs.get(FLAGS.dataset or "local_text", FLAGS.data_path)
+    source.check_fields(("text", "label"))
+    names = ["train", *dict.fromkeys(split for split in FLAGS.split if split in source.splits)]
+    examples = {name: [{**each, "label": str(each["label"])} for each in source.examples(name)] for name in names}
+    labels = sorted({example["label"] for some in examples.values() for example in some})
+    words = few_shot.label_words(labels, FLAGS.label_words)
+    with program.quiet():
+        import tensorflow  # noqa: F401
+
+    from zoo import bundle as bundles
+    from zoo import likelihood
+
+    bundle = bundles.load(directory)
+
+    def log_probs(requests):
+        return likelihood.log_probs(bundle.model, bundle.tokenizer, bundle.task, requests, FLAGS.batch_size or 16)
+
+    judged = {}  # where one part of the data is both splits it is read once
+    for name in names[1:]:
+        part = source.splits[name]
+        if part not in judged:
+            some = examples[name]
+            judged[part] = few_shot.judge(log_probs, examples["train"], some, pattern, words, FLAGS.shots, FLAGS.shot_seeds)
+        print(json.dumps({"split": name, "dataset": source.name, **judged[part]}, ensure_ascii=False), flush=True)
 
 
 def splits(task, layout, source, directory, names):

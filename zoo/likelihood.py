@@ -1,0 +1,140 @@
+"""How likely words are in a context, for every model that gives tokens probabilities: what few-shot classification compares.
+
+    log_probs(model, tokenizer, task, [("Topic: ", "sport", ".")])   ->   float64 (1,)
+
+By kind of model:
+
+- a language model: log p(word | beginning of a document, what stands before it); what stands behind the word is not read
+- an encoder-decoder: log p(word | source), the source being what stands before it
+- a masked language model: sum over the word's tokens of log p(token | all around the word, the word's tokens before it), the
+  word's later tokens hidden too, so that a word of several tokens cannot give itself away (Kauf and Ivanova 2023)
+
+Shape letters: B batch, T positions, V vocabulary.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from zoo.config import Refusal
+from zoo.data.examples import padded
+from zoo.signatures.fill_mask import token_logits
+
+
+def log_probs(model, tokenizer, task, requests, batch_size=16):
+    """The natural log-probability of each word where it stands.
+
+    Args:
+        model, tokenizer, task: those of a bundle.
+        requests: list of (before, word, behind), strings. A context that is too long for the model loses its beginning.
+        batch_size: rows at a time.
+
+    Returns:
+        float64 (N,).
+
+    Raises:
+        Refusal: a model that gives no probabilities to words, an empty word, or one too long for the model.
+    """
+    name, kind = task.registered_name, model.kind
+    if kind == "encoder" and name == "masked_lm":
+        make, score = _masked_rows, _masked_scores
+    elif kind == "encoder_decoder":
+        make, score = _target_rows, _next_scores
+    elif kind == "language_model" and task.generates:
+        make, score = _continued_rows, _next_scores
+    else:
+        raise Refusal(f"A {model.registered_name} for {name} gives words no probabilities in a context; take a language model.")
+    frame, rows, owners = task.frame(kind, tokenizer), [], []
+    for number, (before, word, behind) in enumerate(requests):
+        stem = before.rstrip(" ")  # a space belongs to the word behind it, as tokenizers have it
+        made = make(model, tokenizer, frame, stem, before[len(stem) :] + word, behind)
+        rows += made
+        owners += [number] * len(made)
+    scorer = tf.function(lambda batch: score(model, batch), reduce_retracing=True, autograph=False)
+    totals = np.zeros(len(requests))
+    order = sorted(range(len(rows)), key=lambda i: [len(values) for values in rows[i].values()])
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        scores = np.asarray(scorer(_batch([rows[i] for i in chosen], tokenizer)), np.float64)
+        np.add.at(totals, [owners[i] for i in chosen], scores)
+    return totals
+
+
+def _batch(rows, tokenizer):
+    """Rows as a batch, each filled up at its right."""
+    batch = {}
+    for name in rows[0]:
+        values = [np.array(row[name], np.float32 if name == "loss_weights" else np.int32) for row in rows]
+        width = max(map(len, values))
+        batch[name] = padded(values, width, tokenizer.pad_id if name in ("token_ids", "source_ids") else 0)
+        if name in ("token_ids", "source_ids"):
+            mask = np.arange(width) < np.array([len(one) for one in values])[:, None]
+            batch["padding_mask" if name == "token_ids" else "source_mask"] = mask
+    return {name: tf.constant(values) for name, values in batch.items()}
+
+
+def _encoded(tokenizer, context, word):
+    """Ids of a context and of the word behind it, as they are when both are one text."""
+    begun = list(tokenizer.encode(context))
+    whole = list(tokenizer.encode(context + word))
+    ids = whole[len(begun) :] if whole[: len(begun)] == begun else list(tokenizer.encode(word))
+    if not ids:
+        raise Refusal(f"{word!r} has no token; give each label a word.")
+    return begun, ids
+
+
+def _fitting(model, begun, others, what):
+    """The end of a context that there is room for beside some other tokens."""
+    if model.max_length is None:
+        return begun
+    room = model.max_length - others
+    if room < 0:
+        raise Refusal(f"{what!r} has more tokens than this model takes, which is {model.max_length}.")
+    return begun[max(len(begun) - room, 0) :]
+
+
+def _continued_rows(model, tokenizer, frame, context, word, behind):
+    begun, ids = _encoded(tokenizer, context, word)
+    around = [*frame.before, *frame.after]
+    begun = [*frame.before, *_fitting(model, begun, len(around) + len(ids) - 1, word), *frame.after]
+    if not begun:
+        raise Refusal("There is nothing before the word, and this model reads no mark at the beginning of a text.")
+    return [_scored(begun, ids)]
+
+
+def _target_rows(model, tokenizer, frame, context, word, behind):
+    source = _fitting(model, list(tokenizer.encode(context)), frame.num_special(), word)
+    ids = list(tokenizer.encode(word.lstrip(" ")))
+    if not ids:
+        raise Refusal(f"{word!r} has no token; give each label a word.")
+    return [{**_scored(list(frame.target_start), ids), "source_ids": [*frame.before, *source, *frame.after]}]
+
+
+def _scored(begun, ids):
+    """A row that is read up to the last but one of `ids`, which are its labels."""
+    return {
+        "token_ids": [*begun, *ids[:-1]],
+        "labels": [*begun[1:], *ids],
+        "loss_weights": [0.0] * (len(begun) - 1) + [1.0] * len(ids),
+    }
+
+
+def _next_scores(model, batch):
+    inputs = model.taken(batch)
+    found, _ = model.token_log_probs(inputs.pop("token_ids"), batch["labels"], **inputs)
+    return tf.reduce_sum(tf.where(batch["loss_weights"] > 0, found, 0.0), 1)
+
+
+def _masked_rows(model, tokenizer, frame, context, word, behind):
+    begun, ids = _encoded(tokenizer, context, word)
+    after = [*tokenizer.encode(behind), *frame.after]
+    begun = [*frame.before, *_fitting(model, begun, len(frame.before) + len(ids) + len(after), word + behind)]
+    rows = []
+    for i, label in enumerate(ids):
+        hidden = [tokenizer.mask_id] * (len(ids) - i)
+        rows.append({"token_ids": [*begun, *ids[:i], *hidden, *after], "label_positions": [len(begun) + i], "labels": [label]})
+    return rows
+
+
+def _masked_scores(model, batch):
+    found = tf.nn.log_softmax(token_logits(model, {name: batch[name] for name in batch if name != "labels"})[:, 0])
+    return tf.gather(found, batch["labels"][:, 0], axis=1, batch_dims=1)
