@@ -8,7 +8,7 @@ from absl import flags
 
 from trainers import flags as trainer_flags
 from trainers import program
-from trainers.progress import ProgressBar
+from trainers.progress import ProgressBar, preparing
 from zoo.config import Refusal
 
 FLAGS = flags.FLAGS
@@ -127,7 +127,7 @@ def splits(task, layout, source, directory, names):
     with ProgressBar("Preparing") as progress:
         return prepare_for(
             task, layout, source, str(Path(directory) / "tokenizer"), splits=names,
-            progress=lambda split, done: progress.update(done, split=split),
+            progress=preparing(progress, source.num_bytes),
         )[1]  # fmt: skip
 
 

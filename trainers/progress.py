@@ -105,6 +105,30 @@ class ProgressBar:
         self._length = min(self._length, console.width)
 
 
+def preparing(bar, num_bytes):
+    """The `progress` of `trainers.prepare`: shows how much of which split was read, in bytes, with MB/s and the time left.
+
+    Args:
+        bar: a `ProgressBar`.
+        num_bytes: a function, split -> its size or None when that is unknown, such as `TextSource.num_bytes`. A tokenizer is
+            learnt from the train split.
+    """
+    began, part, last = 0.0, None, time.perf_counter()
+
+    def report(what, done):
+        nonlocal began, part, last
+        if what != part:
+            began, part = last, what
+        last = time.perf_counter()
+        speed = done / max(last - began, 1e-9)
+        total = num_bytes("train" if what == "tokenizer" else what)
+        bar.total = max(total, done) if total else None
+        left = {"left": duration((bar.total - done) / speed)} if total and done else {}
+        bar.update(done, split=what, **{"MB/s": speed / 1e6}, **left)
+
+    return report
+
+
 def row(title, done, total, figures, width):
     """`(line, filled, bar)`: a row of at most `width` - 1 columns, and how many columns of its bar are full, of how many.
 

@@ -18,7 +18,7 @@ from trainers.engine.steps import Progress, Run
 from trainers.flags import profiled_steps, task_config, tuning_config
 from trainers.prepare import prepare_for
 from trainers.program import quiet
-from trainers.progress import ProgressBar, duration
+from trainers.progress import ProgressBar, duration, preparing
 from zoo.bundle import Bundle, load
 from zoo.config import Refusal
 from zoo.registry import MODELS, TASKS
@@ -47,7 +47,7 @@ def _train(run, config, model_config, placement):
     with ProgressBar("Preparing") as progress:
         tokenizer, data = prepare_for(
             task, layout_of(config), source, config.tokenizer, config.vocab_size,
-            progress=lambda split, done: progress.update(done, split=split),
+            progress=preparing(progress, source.num_bytes),
         )  # fmt: skip
     for remark in source.remarks():
         print(remark, flush=True)

@@ -1,6 +1,7 @@
 """Text to cached tokens: the right ids, made once, whatever interrupts it and however many ask at a time."""
 
 import concurrent.futures
+import itertools
 import json
 import signal
 import subprocess
@@ -10,11 +11,14 @@ import numpy as np
 import pytest
 
 import tfds_configs
+from benchmarks import prepare_memory
 from tfds_configs.sources import TextSource
 from trainers import prepare as module
 from trainers.prepare import cache_directory, check_tokenizer, prepare
+from zoo import text_files
 from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
+from zoo.tokenizers import base
 from zoo.tokenizers.special import Special
 
 
@@ -180,6 +184,32 @@ def test_many_at_a_time_make_the_tokens_once(tmp_path):
         done = list(pool.map(lambda _: ids_of(prepare(source, "char", cache_dir=tmp_path)[1]), range(5)))
     assert all(streams == done[0] for streams in done)
     assert sorted(source.reads) == ["test", "train", "train", "validation"]
+
+
+def test_one_long_line_is_prepared_in_little_memory(tmp_path):
+    path = prepare_memory.make_text(tmp_path, 20 * prepare_memory.MEGABYTE, "line")
+    assert b"\n" not in path.read_bytes()
+    found = prepare_memory.measure(path, "char")
+    assert found["num_bytes"] == path.stat().st_size
+    assert found["peak"] - found["before"] < 170 * prepare_memory.MEGABYTE, "all at once takes 500 MB"
+
+
+@pytest.mark.parametrize("spec", TOKENIZERS.names())
+def test_a_long_file_has_the_tokens_of_the_whole(tmp_path, monkeypatch, spec):
+    ends = itertools.cycle([" ", "\n", "\r\n\n", "  "])
+    text = "".join(f"word{i % 7} \u00e9t\u00e9, {i}!{end}" for i, end in zip(range(997), ends, strict=False))
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    size = 260 if spec in ("bpe", "unigram", "wordpiece") else None
+    for number, block in enumerate((2**20, 301)):
+        monkeypatch.setattr(text_files, "BLOCK_BYTES", block)
+        monkeypatch.setattr(base, "PIECE_CHARACTERS", 100)
+        for files in ("a.txt", "train=a.txt,validation=a.txt"):
+            source = tfds_configs.get("local_text", files.replace("a.txt", str(tmp_path / "a.txt")))
+            tokenizer, streams = prepare(source, spec, size, tmp_path / f"cache{number}")
+            for split, stream in streams.items():
+                (whole,) = source.texts(split)
+                assert stream[:].tolist() == [tokenizer.eos_id, *tokenizer.encode(whole), tokenizer.eos_id]
+                assert (stream.num_bytes, stream.lost_bytes) == (len(whole.encode()), tokenizer.lost_bytes(whole))
 
 
 def test_a_killed_preparation_leaves_nothing_half_and_the_next_goes_on(tmp_path):

@@ -56,6 +56,28 @@ def test_a_terminal_shows_a_bar_with_figures_and_time_left_which_goes_at_the_end
     assert text.rstrip().endswith("end")
 
 
+def test_preparation_tells_bytes_of_how_many_their_speed_and_the_time_left():
+    work = """
+import time
+from trainers import progress
+progress.LINE_EVERY_SECONDS = 0.0
+with progress.ProgressBar("Preparing") as bar:
+    report = progress.preparing(bar, {"train": 4_000_000, "validation": 10}.get)
+    time.sleep(0.1)
+    report("tokenizer", 1_000_000)
+    time.sleep(0.1)
+    report("train", 1_000_000)
+    report("validation", 12)
+    report("test", 5)
+"""
+    lines = shown(at_terminal=False, work=work).splitlines()
+    for line, what in zip(lines, ("tokenizer", "train"), strict=False):
+        start = rf"Preparing 1,000,000 of 4,000,000  split {what}  MB/s "
+        assert 1 < float(re.match(start + r"([\d.]+)  left 0s$", line)[1]) <= 10
+    assert lines[2].startswith("Preparing 12 of 12  split validation") and lines[3].startswith("Preparing 5  split test  MB/s ")
+    assert "left" not in lines[3]
+
+
 @pytest.mark.parametrize("columns", [80, 60, 30])
 def test_title_count_and_time_left_never_go(columns):
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown(at_terminal=True, columns=columns))

@@ -1,0 +1,105 @@
+"""How much memory and time it takes to prepare one large text: from a file to a tokenizer and token shards.
+
+    python -m benchmarks.prepare_memory                                     300 MB in one file, bpe
+    python -m benchmarks.prepare_memory --megabytes=3000 --tokenizers=bpe,word
+    python -m benchmarks.prepare_memory --shapes=file,line,gzip             many lines, one line, many lines compressed
+
+The text is made of the source files of installed packages, again and again with a number in front of each. Every figure is a
+process of its own: the most memory that it ever held, what it held before it began, its seconds by the clock and those of all
+cores together. MB/s is by the clock and counts the text once, though it is read twice where a tokenizer is trained.
+"""
+
+import argparse
+import gzip
+import itertools
+import json
+import os
+import resource
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from pathlib import Path
+
+MEGABYTE = 1_000_000
+SHAPES = ("file", "line", "gzip")
+
+
+def main():
+    args = _parser().parse_args()
+    if args.worker:
+        return _prepare(args.worker, args.tokenizers)
+    with tempfile.TemporaryDirectory(dir=args.directory) as scratch:
+        for shape in args.shapes.split(","):
+            path = make_text(Path(scratch), args.megabytes * MEGABYTE, shape)
+            for tokenizer in args.tokenizers.split(","):
+                found = measure(path, tokenizer)
+                memory = f"peak {found['peak'] / MEGABYTE:6,.0f} MB, {found['before'] / MEGABYTE:4,.0f} before"
+                seconds = f"{found['seconds']:6.1f} s, {found['core_seconds']:6.1f} core s"
+                speed = f"{found['num_bytes'] / MEGABYTE / found['seconds']:6.2f} MB/s"
+                title = f"{args.megabytes:,} MB, {shape:4} {tokenizer:9}"
+                print(f"{title} {memory}; {seconds}, {speed}; {found['num_tokens']:,} tokens", flush=True)
+            path.unlink()
+
+
+def make_text(directory, num_bytes, shape):
+    """Writes about `num_bytes` of UTF-8 text in one of `SHAPES` into a directory and returns its path."""
+    path = Path(directory) / f"{shape}.txt{'.gz' if shape == 'gzip' else ''}"
+    files = [file for file in sorted(Path(sysconfig.get_path("purelib")).rglob("*.py")) if file.is_file()]
+    written = 0
+    with gzip.open(path, "wb", compresslevel=1) if shape == "gzip" else open(path, "wb") as out:
+        for number, file in enumerate(itertools.cycle(files)):
+            text = f"{number} {file.name}\n{file.read_text(encoding='utf8', errors='replace')}"
+            data = (text.replace("\n", " ") if shape == "line" else text).encode()
+            written += out.write(data)
+            if written >= num_bytes:
+                return path
+
+
+def measure(path, tokenizer):
+    """What a process of its own found in preparing the file: a dict of numbers, memory in bytes."""
+    with tempfile.TemporaryDirectory(dir=Path(path).parent) as cache:
+        command = [sys.executable, "-m", "benchmarks.prepare_memory", f"--worker={path}", f"--tokenizers={tokenizer}"]
+        environment = {**os.environ, "ZOO_CACHE": cache, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _prepare(path, tokenizer):
+    import tfds_configs
+    from trainers.prepare import prepare
+    from zoo.registry import TOKENIZERS
+
+    TOKENIZERS.get(tokenizer)
+    before, began, used = _peak(), time.perf_counter(), time.process_time()
+    _, streams = prepare(tfds_configs.get("local_text", path), tokenizer)
+    splits = [streams["train"], streams["validation"]]
+    print(
+        json.dumps(
+            {
+                "before": before, "peak": _peak(), "seconds": time.perf_counter() - began,
+                "core_seconds": time.process_time() - used, "num_bytes": sum(split.num_bytes for split in splits),
+                "num_tokens": sum(split.num_tokens for split in splits),
+            }
+        )
+    )  # fmt: skip
+
+
+def _peak():
+    """The most memory that this process ever held, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.prepare_memory", description=__doc__.splitlines()[0])
+    parser.add_argument("--megabytes", type=int, default=300, help="of text")
+    parser.add_argument("--shapes", default="file", help=f"of {', '.join(SHAPES)}, with commas")
+    parser.add_argument("--tokenizers", default="bpe", help="of those that are trained, with commas")
+    parser.add_argument("--directory", help="where the text and the tokens are put for the time; by default the system's")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == "__main__":
+    main()
