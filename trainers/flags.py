@@ -5,6 +5,7 @@ Imports no TensorFlow: `--help`, `--list` and a wrong flag answer at once.
 
 import dataclasses
 import math
+import os
 
 from absl import flags
 
@@ -279,6 +280,8 @@ def train_config():
         # The family's own is for its first task, and so is what it sets.
         resolved = {**resolved, "set": (), **TASKS.config(FLAGS.task).recipe}
     model_config = config_class.preset(preset)
+    if FLAGS.init_from and os.path.exists(FLAGS.init_from) and os.path.islink(FLAGS.init_from.rstrip("/")):
+        FLAGS.init_from = os.path.realpath(FLAGS.init_from)  # such as `latest`, which this run is going to be
     width = initial.width_of_rows(FLAGS.init_from, FLAGS.model) if FLAGS.init_from else None
     takes_over = FLAGS.init_from and width is None
     if takes_over:

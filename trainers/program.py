@@ -69,7 +69,9 @@ def command_to_go_on(run):
     kept, given = [], iter(sys.argv[1:])
     for argument in given:
         name, equals, _ = argument.lstrip("-").partition("=")
-        if name not in ("model_dir", "resume"):
+        if name == "init_from" and equals:
+            kept.append(f"--init_from={FLAGS.init_from}")  # what a link led to when the run began
+        elif name not in ("model_dir", "resume"):
             kept.append(argument)
         elif not equals:
             next(given, None)

@@ -228,3 +228,18 @@ def test_what_tensorflow_writes_to_stderr_is_held_back_unless_it_fails(capfd):
         os.write(2, b"the reason\n")
         raise RuntimeError
     assert capfd.readouterr().err == "the reason\n"
+
+
+def test_latest_is_the_run_that_it_leads_to_when_the_command_is_given(tmp_path, monkeypatch):
+    """The link moves to the new run as soon as that has a directory."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "one").mkdir()
+    (tmp_path / "runs" / "latest").symlink_to("one")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("trainers.engine.initial.width_of_rows", lambda path, model: 16)
+    arguments = ["--model=lstm", "--preset=tiny", "--init_from=runs/latest"]
+    monkeypatch.setattr("sys.argv", ["trainers/run.py", *arguments])
+    with programs.parsed("run", *arguments):
+        config, _ = trainer_flags.train_config()
+        assert config.init_from == str(tmp_path / "runs" / "one")
+        assert f"--init_from={tmp_path / 'runs' / 'one'}" in program.command_to_go_on("runs/two")

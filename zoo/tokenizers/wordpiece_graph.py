@@ -156,6 +156,7 @@ def _longest(words, table, longest):
 
 def _string_table(ids):
     """StaticHashTable from bytes to ids, -1 for what it does not have."""
+    ids = ids or {b"": -1}  # TensorFlow initialises no empty table
     pairs = tf.lookup.KeyValueTensorInitializer(tf.constant(list(ids), tf.string), tf.constant([*ids.values()], tf.int32))
     return tf.lookup.StaticHashTable(pairs, -1)
 

@@ -160,3 +160,13 @@ def test_vocabularies_that_cannot_be(tmp_path):
         WordPieceTokenizer(VOCABULARY, special_tokens=dict(bos="[CLS]"))
     with pytest.raises(ValueError, match="at least 6 ids"):
         create("wordpiece", ["a"], vocab_size=5)
+
+
+def test_a_vocabulary_without_pieces_that_go_on_with_a_word(tmp_path):
+    """As of a text in Chinese characters alone, each of which is a word."""
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "春", "风"]
+    (tmp_path / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf8")
+    tokenizer = create(str(tmp_path / "vocab.txt"))
+    texts = ["春风", "春x", "风风 春", ""]
+    assert tokenizer.tokenize(tf.constant(texts)).to_list() == [tokenizer.encode(text) for text in texts]
+    assert tokenizer.encode("春风") == [5, 6]
