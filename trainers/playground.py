@@ -223,6 +223,7 @@ class Handlers:
         except rest.Fault as error:
             return {"name": name, "error": str(error)}
         signatures = metadata["metadata"]["signature_def"]["signature_def"]
+        signatures = {key: value for key, value in signatures.items() if not key.startswith("__saved_model")}
         version = metadata["model_spec"]["version"]
         return {"name": name, "version": version, "signatures": signatures, "examples": model.examples()}
 
