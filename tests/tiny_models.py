@@ -14,6 +14,7 @@ from zoo.data.parallel import Pair
 from zoo.registry import MODELS, TASKS
 from zoo.tasks.tagging import TaggedSentences
 from zoo.tasks.text_to_text import Pairs
+from zoo.tokenizers.base import Tokenizer
 
 EOS_ID, CLS_ID, MASK_ID = 0, 59, 60
 SEQ_LENGTH, BATCH_SIZE = 13, 5
@@ -71,6 +72,7 @@ class ToyVocabulary:
 
     registered_name, vocab_size, unk_id = "toy", 61, None
     cls_id, sep_id, eos_id, pad_id, mask_id = CLS_ID, EOS_ID, EOS_ID, EOS_ID, MASK_ID
+    special_ids = Tokenizer.special_ids
 
     @staticmethod
     def begins_word():

@@ -3,7 +3,7 @@
     count, width, rows = read("cc.de.300.bin")      rows yields (word as bytes, float32 (width,))
 
 The vector of a word is the mean of its own row and of those of its parts: of all `minn` to `maxn` characters of `<word>` that
-follow each other. Each part has the row of its hash. What a model knows of words that are not in its vocabulary is not carried over.
+follow each other. Each part has the row of its hash. What a model knows of words outside its vocabulary is not carried over.
 
 Layout, little-endian: magic, version; 12 int32 and a float64 of settings; the numbers of entries, words and labels, int32; of
 tokens, int64; of rows that were pruned, int64; for each entry its text, a zero byte, its count int64, its type int8; a byte

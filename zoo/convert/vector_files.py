@@ -294,7 +294,7 @@ def certify(bundle, path):
     from gensim.models import KeyedVectors
 
     headerless = not _is_binary(path) and len(first.split()) != 2
-    theirs = KeyedVectors.load_word2vec_format(path, _is_binary(path), limit=COMPARED_WORDS, no_header=headerless)
+    theirs = KeyedVectors.load_word2vec_format(path, binary=_is_binary(path), limit=COMPARED_WORDS, no_header=headerless)
     model, places = bundle.model.without_head(), {word: i for i, word in enumerate(bundle.tokenizer.vocabulary)}
     shared = [word for word in theirs.index_to_key if word in places and word not in SENTENCE_MARKS]
     ours = _rows(model.sides(), np.array([places[word] for word in shared], np.int64))
