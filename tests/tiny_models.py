@@ -14,6 +14,7 @@ from zoo.data.parallel import Pair
 from zoo.registry import MODELS, TASKS
 from zoo.tasks.tagging import TaggedSentences
 from zoo.tasks.text_to_text import Pairs
+from zoo.tokenizers.base import Tokenizer
 from zoo.tokenizers.special import NOTHING
 
 EOS_ID, CLS_ID, MASK_ID = 0, 59, 60
@@ -72,6 +73,7 @@ class ToyVocabulary:
 
     registered_name, vocab_size, unk_id, bos_id, special = "toy", 61, None, None, NOTHING
     cls_id, sep_id, eos_id, pad_id, mask_id = CLS_ID, EOS_ID, EOS_ID, EOS_ID, MASK_ID
+    special_ids = Tokenizer.special_ids
 
     @staticmethod
     def begins_word():

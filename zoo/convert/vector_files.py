@@ -8,6 +8,7 @@
 | `.txt`, `.vec` | a line "words width", then a line a word: the word and its numbers, separated by blanks |
 | `.glove.txt` | the same without the first line; on reading the first line tells which of the two it is |
 | `.bin` | that first line, then for each word: the word, a blank, float32 numbers (little-endian), perhaps a line feed |
+| `.bin` of fastText | a model, which is read and not written (`zoo/convert/fasttext.py`) |
 
 Each may be gzipped (`.gz`). A file is read as a stream into one table, which becomes the model's. Nine digits are written, so
 float32 numbers come back bit for bit.
@@ -23,6 +24,7 @@ from keras import ops
 
 from zoo.bundle import Bundle, aligned_zeros, as_tensor, unfilled
 from zoo.config import Refusal
+from zoo.convert import fasttext
 from zoo.files import replace_file
 from zoo.models.word2vec import Word2Vec, Word2VecConfig
 from zoo.registry import TASKS
@@ -33,7 +35,7 @@ HEADERLESS = ".glove.txt"
 # The marks of sentences, which files of the original programs hold as words.
 SENTENCE_MARKS, UNKNOWN = ("<s>", "</s>"), "<unk>"
 WHITE_SPACE = set("\0\t\n\r ")
-FASTTEXT_MAGIC = (793712314).to_bytes(4, "little")
+FASTTEXT_MAGIC = fasttext.MAGIC.to_bytes(4, "little")
 READ_BYTES = 1 << 20
 LONGEST_WORD = 1 << 16  # bytes; a longer one is a damaged file
 GZIP_RATIO = 1_100  # deflate makes a file smaller by 1,032 at most
@@ -111,14 +113,14 @@ def read(path):
     path = Path(path)
     with opened(str(path)) as file:
         first = file.readline(READ_BYTES)
-        if first.startswith(FASTTEXT_MAGIC):
-            raise Refusal(
-                f"{path} is a model of fastText, not its vectors; read the .vec beside it, or have fastText print the vectors "
-                "of the words: fasttext print-word-vectors MODEL.bin < words.txt"
-            )
         fields = first.split()
         header = tuple(map(int, fields)) if len(fields) == 2 and all(field.isdigit() for field in fields) else None
-        if _is_binary(path):
+        if first.startswith(FASTTEXT_MAGIC):
+            count, width, rows = fasttext.read(path)
+            found, header = _Table(path, count, width), (count, width)
+            for number, (word, vector) in enumerate(rows, 1):
+                found.add(f"word {number:,}", word, vector)
+        elif _is_binary(path):
             if header is None:
                 raise Refusal(f"{path}, line 1: expected the number of words and their width, got {first[:40]!r}.")
             found = _read_binary(_Table(path, *header), file, header[0])
@@ -282,15 +284,17 @@ def certify(bundle, path):
     Raises:
         Refusal: a number differs.
     """
+    path = str(path)
+    with opened(path) as file:
+        first = file.readline(READ_BYTES)
+    if first.startswith(FASTTEXT_MAGIC):
+        return {"compared": False, "reason": "the file is a model of fastText and not one of vectors"}
     if importlib.util.find_spec("gensim") is None:
         return {"compared": False, "reason": "gensim is not installed (pip install gensim)"}
     from gensim.models import KeyedVectors
 
-    path, headerless = str(path), False
-    if not _is_binary(path):
-        with opened(path) as file:
-            headerless = len(file.readline().split()) != 2
-    theirs = KeyedVectors.load_word2vec_format(path, _is_binary(path), limit=COMPARED_WORDS, no_header=headerless)
+    headerless = not _is_binary(path) and len(first.split()) != 2
+    theirs = KeyedVectors.load_word2vec_format(path, binary=_is_binary(path), limit=COMPARED_WORDS, no_header=headerless)
     model, places = bundle.model.without_head(), {word: i for i, word in enumerate(bundle.tokenizer.vocabulary)}
     shared = [word for word in theirs.index_to_key if word in places and word not in SENTENCE_MARKS]
     ours = _rows(model.sides(), np.array([places[word] for word in shared], np.int64))

@@ -10,7 +10,7 @@ import zoo
 from tests import foreign_models, programs
 from zoo import bundle as bundles
 from zoo.config import Refusal
-from zoo.convert import vector_files
+from zoo.convert import fasttext, vector_files
 
 WORDS = ["the", "naïve", "世界", "a_b", ".", "zwei\u00a0drei"]
 VECTORS = np.random.default_rng(3).normal(size=(6, 5)).astype(np.float32)
@@ -161,13 +161,73 @@ BINARY = b"2 2\na " + struct.pack("<2f", 1, 2) + b"\nb " + struct.pack("<2f", 3,
     (BINARY.replace(struct.pack("<f", 3), struct.pack("<f", np.inf)), "word 2: the vector of 'b' has a number"),
     (BINARY[4:], "line 1: expected the number of words and their width"),
     (b"2 2\n" + b"x" * 99_999, "word 1 of 2: the file ends here, or is damaged"),
-    (vector_files.FASTTEXT_MAGIC + b"\0" * 99, "is a model of fastText, not its vectors; read the .vec beside it"),
+    (vector_files.FASTTEXT_MAGIC + b"\0" * 33, "is a damaged model of fastText"),
 ])  # fmt: skip
 def test_a_damaged_binary_file_names_its_word(data, sentence, tmp_path):
     (tmp_path / "v.bin").write_bytes(data)
     with pytest.raises(Refusal, match="v.bin") as error:
         vector_files.read(tmp_path / "v.bin")
     assert sentence in str(error.value)
+
+
+# fastText's own models
+
+
+def model_of_fasttext(words, matrix, bucket, minn=2, maxn=3, quantised=False):
+    """The bytes of a model, field by field; words are bytes."""
+    settings = [len(matrix[0]), 5, 1, 1, 5, 1, 2, 2, bucket, minn, maxn, 100]
+    entries = b"".join(word + b"\0" + struct.pack("<qb", 9, 0) for word in words)
+    label = b"__label__x\0" + struct.pack("<qb", 9, 1)
+    return b"".join([
+        struct.pack("<2i12id", 793712314, 12, *settings, 1e-4), struct.pack("<3i2q", len(words) + 1, len(words), 1, 99, -1),
+        entries, label, struct.pack("<?2q", quantised, *matrix.shape), matrix.astype("<f4").tobytes(),
+    ])  # fmt: skip
+
+
+def test_a_model_of_fasttext_by_brute_force(tmp_path, monkeypatch):
+    monkeypatch.setattr(fasttext, "WORDS_AT_ONCE", 2)
+    words, bucket = ["</s>", "ab", "über", "世"], 11
+    matrix = np.random.default_rng(0).normal(size=(4 + bucket, 3)).astype(np.float32)
+    (tmp_path / "m.bin").write_bytes(model_of_fasttext([word.encode() for word in words], matrix, bucket))
+    found = vectors_of(vector_files.read_bundle(tmp_path / "m.bin"))
+    assert list(found) == words[1:]
+
+    def row(text):
+        value = 2166136261
+        for byte in text.encode():
+            value = ((value ^ (byte if byte < 128 else byte + 0xFFFFFF00)) * 16777619) % 2**32
+        return matrix[4 + value % bucket]
+
+    parts = {"ab": ["<a", "<ab", "ab", "ab>", "b>"], "世": ["<世", "<世>", "世>"]}
+    parts["über"] = ["<ü", "<üb", "üb", "übe", "be", "ber", "er", "er>", "r>"]
+    for word, expected in parts.items():
+        mean = (matrix[words.index(word)] + sum(map(row, expected))) / (1 + len(expected))
+        np.testing.assert_allclose(found[word], mean, atol=1e-6)
+
+
+def test_the_hash_and_the_parts_are_the_published_ones():
+    assert fasttext.hashed([b"a", b"foobar", b""]).tolist() == [0xE40C292C, 0xBF9CF968, 0x811C9DC5]  # FNV-1a's test vectors
+    assert fasttext.parts_of(b"ab", 1, 2) == [b"<a", b"a", b"ab", b"b", b"b>"]  # no mark alone
+    assert fasttext.parts_of(b"ab", 0, 0) == fasttext.parts_of(b"</s>", 3, 6) == []
+
+
+def test_models_of_fasttext_that_are_refused(tmp_path):
+    matrix = np.ones((6, 3), np.float32)
+    whole = model_of_fasttext([b"a"], matrix, 5)
+    for data, sentence in [
+        (model_of_fasttext([b"a"], matrix, 5, quantised=True), "is a quantised model of fastText, or a newer one"),
+        (model_of_fasttext([b"a"], matrix, 6), "its matrix has 6 x 3 numbers"),
+        (whole[:-1], "is a damaged model of fastText"),
+        (whole[:120], "is a damaged model of fastText"),
+        (whole.replace(b"a\0", b"\xff\0", 1), "word 1: the word b'\\xff' is not UTF-8"),
+    ]:
+        (tmp_path / "m.bin").write_bytes(data)
+        with pytest.raises(Refusal) as error:
+            vector_files.read(tmp_path / "m.bin")
+        assert sentence in str(error.value)
+    (tmp_path / "m.bin.gz").write_bytes(gzip.compress(whole))
+    with pytest.raises(Refusal, match="decompress it first"):
+        vector_files.read(tmp_path / "m.bin.gz")
 
 
 def test_a_cut_gzip_file_and_an_encoder_are_refused(tmp_path, capfd):
