@@ -30,7 +30,7 @@ NAMES = {
     r"blk\.(\d+)\.ffn_(gate|up|down)\.weight": r"layers.\1.mlp.\2_proj.weight",
 }
 # Their name of a way to cut words -> ours.
-WORDS = {"gpt-2": "gpt2", "smollm": "digits", "qwen2": "qwen2"}
+WORDS = {"gpt-2": "gpt2", "smollm": "digits", "llama-bpe": "llama3"}
 CONTROL, USER_DEFINED = 3, 4
 END_OF_TEXT = "<|endoftext|>"
 # Metadata that is read.
@@ -55,8 +55,8 @@ INERT = {
 PREFIXES = {
     "GGUF.": "tells how the file is made", "quantize.": "tells how the file is made",
     "split.tensors.": "tells how the file is made", "llama.vocab_size": "follows from the tokens",
-    "llama.rope.scaling.original_context_length": "no positions are scaled",
-    "llama.rope.scaling.finetuned": "no positions are scaled", "llama.rope.scaling.yarn_": "no positions are scaled",
+    "llama.rope.scaling.original_context_length": "of another kind of scaling",
+    "llama.rope.scaling.finetuned": "of another kind of scaling", "llama.rope.scaling.yarn_": "of another kind of scaling",
     "llama.attention.layer_norm_epsilon": "of another kind of norm",
     "tokenizer.chat_template": "for conversations, which are not served", "tokenizer.ggml.scores": "of another kind of pieces",
     "tokenizer.ggml.padding_token_id": "rows are padded under a mask",
@@ -157,18 +157,23 @@ def _checked(reader, path):
     return checklist
 
 
-def _check_rotation(fields, path):
-    """Raises Refusal for scaled positions. llama.cpp takes a factor without a type for linear scaling, and has two names of
-    it."""
+def _scaling(fields, path):
+    """Fields of a `GPTConfig`. llama.cpp takes a factor without a type for linear scaling, and has two names of it.
+
+    Raises Refusal for other kinds of scaling.
+    """
     kind = fields.get("llama.rope.scaling.type", "linear")
     factor = fields.get("llama.rope.scaling.factor", fields.get("llama.rope.scale_linear", 0))
-    if kind != "none" and not (kind == "linear" and factor in (0, 1)):
+    if kind == "none" or (kind == "linear" and factor in (0, 1)):
+        return {}
+    if kind != "linear":
         by = f"{kind!r}" + (f" with the factor {factor:g}" if factor else "")
-        raise Refusal(f"{path} scales its rotary positions by {by}; only plain ones are read here.")
+        raise Refusal(f"{path} scales its rotary positions by {by}; only 'linear' and 'none' are read here.")
+    return {"rotary_scaling": "linear", "rotary_numbers": (float(factor),)}
 
 
 def _config(fields, vocab_size, tied, path):
-    _check_rotation(fields, path)
+    scaling = _scaling(fields, path)
     try:
         num_heads, hidden_dim = fields["llama.attention.head_count"], fields["llama.embedding_length"]
         head_dim = fields.get("llama.attention.key_length", hidden_dim // num_heads)
@@ -188,6 +193,7 @@ def _config(fields, vocab_size, tied, path):
             epsilon=round(fields["llama.attention.layer_norm_rms_epsilon"], 12),
             rotary_theta=fields.get("llama.rope.freq_base", 10_000.0),
             tie_embeddings=tied,
+            **scaling,
             **LLAMA.fixed,
         )
     except KeyError as error:
@@ -217,7 +223,9 @@ def _tokenizer(reader, path):
     end = END_OF_TEXT if END_OF_TEXT in special else tokens[field("eos_token_id", 0)]
     merges = [tuple(merge.split(" ")) for merge in field("merges", [])]
     vocabulary = {token: i for i, token in enumerate(tokens)}
-    return TOKENIZERS.get("bpe")(vocabulary, merges, special, end, WORDS[words], _around(field, tokens, special, end, path))
+    around = _around(field, tokens, special, end, path)
+    # As llama.cpp has it for Llama 3 alone: a word that is a token becomes that token.
+    return TOKENIZERS.get("bpe")(vocabulary, merges, special, end, WORDS[words], around, words == "llama-bpe")
 
 
 def _around(field, tokens, special, end, path):

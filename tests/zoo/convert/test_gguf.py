@@ -107,6 +107,23 @@ def test_digits_are_words_of_their_own_as_the_file_says(bundle, merges, tmp_path
     assert [smollm.decode([i]) for i in smollm.encode(" 19 x")][:3] == [" ", "1", "9"]
 
 
+@pytest.mark.parametrize("metadata", [
+    {"llama.rope.scaling.factor": 4.0}, {"llama.rope.scale_linear": 4.0},
+    {"llama.rope.scaling.factor": 4.0, "llama.rope.scaling.type": "linear"},
+])  # fmt: skip
+def test_positions_scaled_by_a_factor(bundle, merges, metadata, tmp_path):
+    got = gguf.read(write(tmp_path / "model.gguf", bundle, merges=merges, metadata=metadata)).model.config
+    assert got == bundle.model.config.replace(rotary_scaling="linear", rotary_numbers=(4.0,))
+
+
+def test_words_of_llama_3(bundle, merges, tmp_path):
+    tokenizer = gguf.read(write(tmp_path / "model.gguf", bundle, merges=merges, pre="llama-bpe")).tokenizer
+    three_at_a_time = [i for part in ("198", "419", "84") for i in tokenizer.encode(part)]
+    assert tokenizer.encode("19841984") == three_at_a_time != bundle.tokenizer.encode("19841984")
+    ids = tokenizer.encode("the CAT'S 1234 cats!\n\n x")
+    assert tokenizer.tokenize(["the CAT'S 1234 cats!\n\n x"])[0].numpy().tolist() == ids
+
+
 def test_quantised_weights_are_dequantised(merges, tmp_path):
     import dataclasses
 
@@ -123,12 +140,11 @@ def test_quantised_weights_are_dequantised(merges, tmp_path):
     (dict(further=("rope_freqs.weight",)), "1 tensors that this model has no place for: rope_freqs.weight"),
     (dict(without=("llama.block_count",)), "does not say 'llama.block_count'"),
     (dict(model="llama"), "has a llama tokenizer"),
-    (dict(pre="llama-bpe"), "words cut as 'llama-bpe'"),
+    (dict(pre="deepseek-llm"), "words cut as 'deepseek-llm'"),
     (dict(pre=None), "does not say how words are cut"),
     (dict(kinds={7: 4}), "1 added tokens that are not special"),
-    (dict(metadata={"llama.rope.scaling.factor": 4.0}), "scales its rotary positions by 'linear' with the factor 4"),
-    (dict(metadata={"llama.rope.scale_linear": 4.0}), "scales its rotary positions by 'linear' with the factor 4"),
-    (dict(metadata={"llama.rope.scaling.type": "yarn"}), "scales its rotary positions by 'yarn'"),
+    (dict(metadata={"llama.rope.scaling.type": "yarn"}), "scales its rotary positions by 'yarn'; only 'linear'"),
+    (dict(metadata={"llama.rope.scaling.type": "longrope", "llama.rope.scaling.factor": 4.0}), "'longrope' with the factor 4"),
     (dict(metadata={"llama.logit_scale": 0.5}), "has llama.logit_scale=0.5, which is not supported"),
     (dict(metadata={"llama.expert_count": 8}), "has llama.expert_count=8, which is not supported"),
     (dict(metadata={"split.count": 2}), "has split.count=2, which is not supported"),
