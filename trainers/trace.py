@@ -15,6 +15,8 @@ FLAGS = flags.FLAGS
 
 
 AROUND = 24  # tokens that are shown before and behind a passage
+LEAST = 2  # tokens of a passage: one token alone is copied from nowhere
+MOST_PLACES = 2**16  # of a passage, that are looked at to tell its documents
 
 
 def main():
@@ -83,7 +85,7 @@ def traced(text, suffixes, shards, tokenizer, num_passages, num_documents, order
         suffixes: the `Suffixes` of `shards`.
         tokenizer: what made the tokens.
         num_passages: the most passages, longest first. A passage is as long as it can be: no longer one holds it.
-        num_documents: the most places told of each.
+        num_documents: the most documents told of each, with the first place in each.
         order: n, to count each n-gram of the text besides; or None.
     """
     import numpy as np
@@ -95,16 +97,19 @@ def traced(text, suffixes, shards, tokenizer, num_passages, num_documents, order
         rows.append({"n": n, "ngrams": len(ids) - n + 1, "found": int((longest >= n).sum())})
     # One that starts a position earlier and ends no sooner holds it.
     before = np.append(0, longest[:-1])
-    starts = [int(i) for i in np.flatnonzero((longest > 0) & (longest >= before))]
+    starts = [int(i) for i in np.flatnonzero((longest >= LEAST) & (longest >= before))]
     starts = sorted(starts, key=lambda i: (-longest[i], i))[:num_passages]
     passages = [ids[i : i + longest[i]] for i in starts]
     firsts, lasts = suffixes.ranges(passages)
     answer = {"num_tokens": len(ids), "training_tokens": len(shards), "counts": rows, "passages": []}
     for start, passage, first, last in zip(starts, passages, firsts, lasts, strict=True):
-        positions = sorted(suffixes.order[first:last][:num_documents].tolist())
+        positions = np.sort(suffixes.order[first : min(last, first + MOST_PLACES)])
+        numbers, firsts_in = np.unique(np.searchsorted(suffixes.ends, positions), return_index=True)
+        places = positions[firsts_in[:num_documents]].tolist()
         answer["passages"].append({
             "start": start, "length": len(passage), "text": tokenizer.decode(passage), "count": int(last - first),
-            "documents": [_place(suffixes, shards, tokenizer, position, len(passage)) for position in positions],
+            "num_documents": len(numbers) if last - first <= MOST_PLACES else None,
+            "documents": [_place(suffixes, shards, tokenizer, position, len(passage)) for position in places],
         })  # fmt: skip
     if order is not None:
         ngrams = [ids[i : i + order] for i in range(len(ids) - order + 1)]
@@ -126,7 +131,8 @@ def written(answer):
     lines = [f"{answer['num_tokens']:,} tokens, looked for in {answer['training_tokens']:,} of the training text"]
     lines += [f"{row['found']:,} of {row['ngrams']:,} {row['n']}-grams are there" for row in answer["counts"]]
     for passage in answer["passages"]:
-        lines += ["", f"{passage['length']} tokens, {passage['count']:,} times: {passage['text']!r}"]
+        documents = "" if passage["num_documents"] is None else f" in {passage['num_documents']:,} documents"
+        lines += ["", f"{passage['length']} tokens, {passage['count']:,} times{documents}: {passage['text']!r}"]
         for place in passage["documents"]:
             around = f"...{place['before']}[{passage['text']}]{place['behind']}..."
             lines.append(f"  document {place['document']:,} at token {place['token']:,}: {around!r}")

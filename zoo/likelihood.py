@@ -39,7 +39,7 @@ def log_probs(model, tokenizer, task, requests, batch_size=16):
         make, score = _masked_rows, _masked_scores
     elif kind == "encoder_decoder":
         make, score = _target_rows, _next_scores
-    elif kind == "language_model" and task.generates:
+    elif name == "language_modeling":
         make, score = _continued_rows, _next_scores
     else:
         raise Refusal(f"A {model.registered_name} for {name} gives words no probabilities in a context; take a language model.")

@@ -35,7 +35,13 @@ def test_the_longest_passages_are_found_with_their_documents(run, capfd):
     assert (best["text"], best["count"], best["length"]) == (" cat sat on a ", 2, 14)
     assert [(place["document"], place["token"]) for place in best["documents"]] == [(0, 1), (2, 3)]
     assert DOCUMENTS[2] == best["documents"][1]["before"] + best["text"] + best["documents"][1]["behind"]
-    assert (second["text"], second["count"]) == (" dog", 1)
+    assert (second["text"], second["count"], second["num_documents"]) == (" dog", 1, 1)
+    assert [(row["text"], row["start"]) for row in found["passages"]] == [(" cat sat on a ", 2), (" dog", 15)]
+    (twice,) = json.loads(
+        programs.call(capfd, "trace", f"--model_dir={run}", "--text=a ", "--format=json", "--documents=9").out
+    )["passages"]
+    assert (twice["count"], twice["num_documents"]) == (3, 3)
+    assert [(place["document"], place["token"]) for place in twice["documents"]] == [(0, 13), (1, 16), (2, 15)]
     joined = "\n".join(DOCUMENTS)  # no passage of this text has a line's end
     for row in found["counts"]:
         grams = [text[i : i + row["n"]] for i in range(len(text) - row["n"] + 1)]
@@ -45,7 +51,7 @@ def test_the_longest_passages_are_found_with_their_documents(run, capfd):
         text[i : i + 3]: sum(joined.startswith(text[i : i + 3], j) for j in range(len(joined))) for i in range(len(text) - 2)
     }
     shown = programs.call(capfd, "trace", f"--model_dir={run}", f"--text={text}")
-    assert "14 tokens, 2 times: ' cat sat on a '" in shown.out and "Sorting" not in shown.err
+    assert "14 tokens, 2 times in 2 documents: ' cat sat on a '" in shown.out and "Sorting" not in shown.err
 
 
 def test_what_cannot_be_traced_is_refused(run, tmp_path, capfd):
