@@ -30,6 +30,7 @@ ROLES = {
     "mask": ("[MASK]", "<mask>"),
 }
 MAX_LINE_BYTES = 1 << 16
+MOST_CHARACTERS = 1 << 26
 
 
 @TOKENIZERS.register("unigram")
@@ -100,12 +101,16 @@ class UnigramTokenizer(Tokenizer):
 
     @classmethod
     def train(cls, texts, vocab_size=None):
-        """Fits pieces to texts; there may be fewer than `vocab_size` (8,192 by default) when there is little text."""
+        """Fits pieces to texts; there may be fewer than `vocab_size` (8,192 by default) when there is little text.
+
+        SentencePiece holds all that it learns from, so of more than `MOST_CHARACTERS` only every second
+        (or fourth, ...) line is taken.
+        """
         vocab_size = DEFAULT_VOCAB_SIZE if vocab_size is None else vocab_size
         if vocab_size < len(ROLES) + 2:
             needs = f"at least {len(ROLES) + 2} ids ({len(ROLES)} of them special)"
             raise Refusal(f"A unigram vocabulary has {needs}, got vocab_size {vocab_size}.")
-        lines = list(_lines(texts))
+        lines = _thinned(_lines(texts), MOST_CHARACTERS)
         if not lines:
             raise Refusal("There is no text to learn pieces from.")
         model = io.BytesIO()
@@ -292,6 +297,19 @@ def _lines(texts):
     for text in texts:
         for piece in cut_at_spaces(to_text(text)):
             yield from (line for line in piece.split("\n") if line.strip())
+
+
+def _thinned(lines, most):
+    """A list of the lines, or of every second (or fourth, ...) from the first on: of at most `most` characters."""
+    kept, size, every = [], 0, 1
+    for number, line in enumerate(lines):
+        if number % every == 0:
+            kept.append(line)
+            size += len(line)
+        while size > most and len(kept) > 1:
+            kept, every = kept[::2], 2 * every
+            size = sum(map(len, kept))
+    return kept
 
 
 def _model_of(config, path):

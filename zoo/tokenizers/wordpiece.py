@@ -7,6 +7,7 @@ The native side is the Rust library `tokenizers`; the graph side is `zoo/tokeniz
 """
 
 import collections
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ MAX_WORD_LENGTH = 100
 UNCASED = {"clean_text": True, "handle_chinese_chars": True, "strip_accents": True, "lowercase": True}
 # While pieces are learnt, a character inside a word is written as one of these: no real text has them.
 INNER = 0xF0000
+REPEATED_TOGETHER = 1 << 12
 
 
 @TOKENIZERS.register("wordpiece")
@@ -234,14 +236,20 @@ def _learnt(counts, size):
     native = tokenizers.Tokenizer(tokenizers.models.BPE())
     native.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     trainer = tokenizers.trainers.BpeTrainer(vocab_size=size, min_frequency=2, show_progress=False)
-    known = ([word] * counts[plain] for plain, word in spelt.items() if kept.issuperset(word))
-    native.train_from_iterator((" ".join(words) for words in known), trainer)
+    known = (_repeated(word, counts[plain]) for plain, word in spelt.items() if kept.issuperset(word))
+    native.train_from_iterator(itertools.chain.from_iterable(known), trainer)
     learnt = sorted(native.get_vocab().items(), key=lambda item: item[1])
     lost = sorted(kept.difference(token for token, _ in learnt))  # characters of words that hold rarer ones
     plain_of = {there: here for here, there in inner_of.items()}
     plain = str.maketrans(plain_of)
     tokens = [*lost, *(token for token, _ in learnt)][:size]
     return [(PREFIX if token[0] in plain_of else "") + token.translate(plain) for token in tokens]
+
+
+def _repeated(word, count):
+    """Yields texts that have a word `count` times together, none of them long."""
+    for start in range(0, count, REPEATED_TOGETHER):
+        yield " ".join([word] * min(REPEATED_TOGETHER, count - start))
 
 
 def _check_supported(config, model, path):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from sentencepiece import sentencepiece_model_pb2
 
 from tests.zoo.tokenizers.unicode_texts import CORPUS, texts
+from zoo.tokenizers import base, unigram
 from zoo.tokenizers.base import create, load
 from zoo.tokenizers.unigram import UnigramTokenizer
 
@@ -53,6 +54,28 @@ def test_ids_are_those_of_sentencepiece(text):
     made = trained()
     native = sentencepiece.SentencePieceProcessor(model_proto=made._model)
     assert made.encode(text) == native.encode(text)
+
+
+def test_a_model_whose_pieces_go_on_over_blanks_cuts_no_text():
+    blank, joined = ("▁", -3.0), ("▁to▁be", -1.0)
+    assert UnigramTokenizer(model_of(blank, ("▁to", -1.0))).cut is unigram.CUT_AT_BLANK, "a line feed is a letter to it"
+    assert trained().cut is base.CUT
+    for model in (
+        model_of(blank, joined),
+        model_of(("▁to", -1.0)),
+        model_of(blank, remove_extra_whitespaces=False),
+        model_of(blank, add_dummy_prefix=False),
+    ):
+        assert UnigramTokenizer(model).cut is None
+        assert list(base.cut_parts([("to ", False), ("be ", False), ("or", True)], UnigramTokenizer(model))) == [
+            ("to be or", True)
+        ]
+
+
+def test_of_too_many_lines_every_second_or_fourth_is_learnt_from():
+    lines = [str(i) for i in range(10)]
+    assert [unigram._thinned(lines, most) for most in (10, 9, 4, 1)] == [lines, lines[::2], lines[::4], ["0"]]
+    assert unigram._thinned(["x" * 9, "y"], 5) == ["x" * 9]
 
 
 def test_no_text_spells_a_special_token():
