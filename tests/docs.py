@@ -323,7 +323,10 @@ def tiny(call):
     length = max(int(given.get("seq_length", 0)), TOKENS_OF_A_QUESTION) if "question" in given.get("task", "") else 16
     preset = [] if "init_from" in given else [f"--preset={_small(given)}"]
     export = [] if (given["model"], len(given)) == ("gpt", 1) else ["--noexport"]
-    return [module, *kept, *preset, "--steps=2", "--batch_size=4", f"--seq_length={length}", "--eval_tokens=200", *export]
+    task = given.get("task", MODELS.config(given["model"]).default_task)
+    judged = ["--set=judged=4"] if task in ("translation", "summarization") else []
+    less = [*judged, "--steps=2", "--batch_size=4", f"--seq_length={length}", "--eval_tokens=200"]
+    return [module, *kept, *preset, *less, *export]
 
 
 def _small(given):
