@@ -246,6 +246,11 @@ def test_a_classifier_answers_the_first_examples(tmp_path):
     assert re.fullmatch(r"\w+ [01]\.\d\d, \w+ [01]\.\d\d, \w+ [01]\.\d\d", rows[0][2])
 
 
+def test_a_masked_language_model_answers_the_requests_of_its_export(tmp_path):
+    asked = answers.ask(records.read(with_bundle(tmp_path / "r", "bert", "masked_lm")))
+    assert re.match(r"'The \[MASK\] is' -> \S+ \S+", asked.samples[0]) and asked.examples is None
+
+
 def test_word_vectors_show_neighbours(tmp_path):
     made = exports.make("word2vec", "word_vectors")
     made.model.head.counts.assign(np.arange(made.model.head.counts.shape[0]))

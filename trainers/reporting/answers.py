@@ -49,7 +49,9 @@ def ask(record: Record):
         seed = record.config.get("seed", 0)
         seeds = range(seed, seed + (NUM_SAMPLES if loaded.task.generates else 1))
         samples = [loaded.task.sample(loaded, each) for each in seeds]
-        answers.samples = [sample for sample in samples if sample is not None]
+        answers.samples = [sample for sample in dict.fromkeys(samples) if sample is not None]
+        if not answers.samples and loaded.task.reads == "text":
+            answers.samples = _requested(loaded)
     try:
         if loaded.task.reads == "examples":
             _answer_examples(record, loaded, answers)
@@ -74,12 +76,22 @@ def _neighbours(loaded):
     return [(word, [(n, float(s)) for n, s in zip(near, sims, strict=True) if n]) for word, near, sims in rows]
 
 
+def _requested(loaded):
+    """The requests that an export of the task is proved with first, with their answers, a line each."""
+    inputs = loaded.task.requests(loaded.model, loaded.tokenizer)[0][1]
+    rows = [dict(zip(inputs, values, strict=True)) for values in zip(*inputs.values(), strict=True)]
+    asked = [loaded.predict(**{name: [value] for name, value in row.items()}) for row in rows]
+    return [f"{', '.join(map(repr, row.values()))} -> {_shown(answer)}" for row, answer in zip(rows, asked, strict=True)]
+
+
 def _answer_examples(record, loaded, answers):
     import tfds_configs
 
     source = tfds_configs.get(record.config["dataset"], record.config.get("data_path"))
     split = "test" if "test" in source.splits else "validation"
-    examples = list(itertools.islice(source.examples(split), NUM_EXAMPLES))
+    # A sentence without predicates shows nothing of roles.
+    telling = (example for example in source.examples(split) if example.get("predicates", True))
+    examples = list(itertools.islice(telling, NUM_EXAMPLES))
     if "source" in loaded.task.fields:
         _answer_pairs(loaded, examples, answers)
         return
@@ -120,7 +132,7 @@ def _shown(answer):
     if {"labels", "scores"} <= answer.keys():
         pairs = zip(answer["labels"][0], answer["scores"][0], strict=True)
         return ", ".join(f"{label} {score:.2f}" for label, score in itertools.islice(pairs, 3))
-    for name in ("answer", "tags", "text"):
+    for name in ("answer", "tags", "text", "tokens"):
         if name in answer:
             rows = np.atleast_1d(answer[name][0])
             rows = rows if rows.ndim > 1 else rows[None]
