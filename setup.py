@@ -8,6 +8,11 @@ HERE = Path(__file__).parent
 VERSION = {}
 exec((HERE / "zoo/version.py").read_text(encoding="utf8"), VERSION)
 
+# Other people's weights; keras-nlp, for KerasHub's presets, is in the main installation.
+CONVERT = ["safetensors>=0.5", "gguf>=0.16"]
+# Tokenizers of SentencePiece, natively and in graph: one op of tensorflow-text, which TF Serving has linked in.
+UNIGRAM = ["sentencepiece>=0.2", "tensorflow-text>=2.20,<3"]
+
 setup(
     name="language-model-zoo",
     version=VERSION["__version__"],
@@ -29,10 +34,8 @@ setup(
         "numpy>=1.26",
         "babel>=2.14",
         "tokenizers>=0.20",
-        "safetensors>=0.5",
-        "gguf>=0.16",
-        "sentencepiece>=0.2",
-        "tensorflow-text>=2.20,<3",  # one op of it, for the graph side of unigram; TF Serving has it linked in
+        "h5py>=3.10",
+        "protobuf>=4",
         "rich>=13",
         "tensorboard>=2.19",
         "sacrebleu>=2.4",
@@ -53,7 +56,11 @@ setup(
         ]
     },
     extras_require={
+        "convert": CONVERT,
+        "unigram": UNIGRAM,
         "test": [
+            *CONVERT,
+            *UNIGRAM,
             "pytest>=8",
             "hypothesis>=6.100",
             "tensorflow-serving-api>=2.19",

@@ -14,6 +14,7 @@ import tempfile
 from absl import app, flags, logging
 
 from zoo.config import Refusal
+from zoo.registry import missing
 
 FLAGS = flags.FLAGS
 
@@ -138,6 +139,8 @@ def _mistake(message):
 
 def sentence_of(error):
     """What an exception says, in one line; for one of the system's, which file and what could be done."""
+    if missing(error):
+        return missing(error)
     # Keras puts words of its own around what is raised inside a layer's call; what was raised is the context.
     while isinstance(error.__context__, Refusal) and str(error.__context__) in str(error):
         error = error.__context__
@@ -160,6 +163,6 @@ def is_refusal(error):
     A `Refusal` is raised on purpose. Of the system's errors only those are meant for the user that name a path and that the
     user can do something about; anything else is a bug and keeps its traceback.
     """
-    if isinstance(error, Refusal) or _of_a_full_disk(error):
+    if isinstance(error, Refusal) or _of_a_full_disk(error) or missing(error):
         return True
     return isinstance(error, OSError) and error.errno in REMEDIES and bool(error.filename)

@@ -60,7 +60,10 @@ class Registry:
         """The class registered as `name`. Raises Refusal that names the nearest one."""
         self.check(name)
         if name not in self._classes:
-            importlib.import_module(self._walk()[name].module)
+            try:
+                importlib.import_module(self._walk()[name].module)
+            except ModuleNotFoundError as error:
+                raise Refusal(missing(error)) if missing(error) else error from error
         return self._classes[name]
 
     def config(self, name):
@@ -149,3 +152,16 @@ def tasks_of(config):
 MODELS = Registry("model", "zoo.models", "MODELS")
 TASKS = Registry("task", "zoo.tasks", "TASKS")
 TOKENIZERS = Registry("tokenizer", "zoo.tokenizers", "TOKENIZERS")
+
+# Packages that the main path does not need -> the extra that brings them.
+EXTRAS = {
+    **dict.fromkeys(("gguf", "safetensors"), "convert"), **dict.fromkeys(("sentencepiece", "tensorflow_text"), "unigram"),
+}  # fmt: skip
+
+
+def missing(error):
+    """What to install where an import failed for want of an extra's package: a sentence, or None for any other error."""
+    package = (getattr(error, "name", None) or "").partition(".")[0]
+    if not isinstance(error, ModuleNotFoundError) or package not in EXTRAS:
+        return None
+    return f"This needs the package {package}, which is not installed: pip install 'language-model-zoo[{EXTRAS[package]}]'."
