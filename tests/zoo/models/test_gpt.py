@@ -211,6 +211,14 @@ def test_a_cache_serves_every_form_of_attention(attention):
     (dict(attention="flash"), "attention must be auto or plain or rows or blockwise, got 'flash'."),
     (dict(remat="all"), "remat must be none or block, got 'all'."),
     (dict(position="rotary", head_dim=5), "rotary positions turn pairs, so head_dim must be even, got 5."),
+    (dict(rotary_scaling="ntk"), "rotary_scaling must be none or linear or llama3 or yarn, got 'ntk'."),
+    (dict(rotary_scaling="linear", rotary_numbers=(2,)), "rotary_scaling is for rotary positions, not for learned ones."),
+    (dict(rotary_scaling="linear", position="rotary"), "rotary_scaling linear has rotary_numbers (factor), got ()."),
+    (dict(rotary_numbers=(2,)), "rotary_scaling none has rotary_numbers (), got (2.0,)."),
+    (
+        dict(rotary_scaling="llama3", position="rotary", rotary_numbers=(8, 4, 1, 64)),
+        "low_freq_factor must be below high_freq_factor, got rotary_numbers (8.0, 4.0, 1.0, 64.0).",
+    ),
 ])  # fmt: skip
 def test_a_config_that_contradicts_itself_is_refused(fields, message):
     with pytest.raises(ValueError) as error:
