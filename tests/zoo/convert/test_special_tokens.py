@@ -73,6 +73,8 @@ def test_every_role_goes_out(name, tmp_path):
     if bundle.model.kind == "language_model":
         assert ids == {"bos": tokenizer.eos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
         assert "token_type_ids" not in settings["model_input_names"]  # GPT-2 would add embeddings of them
+    elif bundle.model.kind == "encoder_decoder":
+        assert ids["eos"] == tokenizer.eos_id and "token_type_ids" not in settings["model_input_names"]
     else:
         assert (ids["cls"], ids["sep"], ids["mask"]) == (tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id)
         assert ("token_type_ids" in settings["model_input_names"]) == (bundle.model.config.num_segments > 1)
