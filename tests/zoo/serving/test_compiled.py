@@ -30,7 +30,7 @@ def test_the_passes_of_an_encoder_decoder_give_the_same_when_they_are_compiled()
     with compiled(model):
         got = passes(model, source, mask, start, target)
     assert got[0].shape[1] == COLUMNS  # of few sizes: each is compiled anew
-    np.testing.assert_allclose(got[0][:, :4][mask], plain[0][mask], **CLOSE)
+    np.testing.assert_allclose(np.asarray(got[0])[:, :4][mask], np.asarray(plain[0])[mask], **CLOSE)
     for here, there in zip(got[1:], plain[1:], strict=True):
         np.testing.assert_allclose(here, there, **CLOSE)
     assert not any(name in vars(model) for name in EncoderDecoder.passes)
