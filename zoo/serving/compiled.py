@@ -68,10 +68,24 @@ def _init_state(model):
 
     init_state_ = model.init_state
 
-    def init_state(batch_size, max_length):
-        return init_state_(batch_size, (-(-max_length // COLUMNS) + 1) * COLUMNS)
+    def init_state(batch_size, max_length, *memory):
+        return init_state_(batch_size, (-(-max_length // COLUMNS) + 1) * COLUMNS, *memory)
 
     return init_state
+
+
+def _padded_source(model, source_ids, source_mask):
+    missing = _missing(model, source_ids)
+    return _pad(source_ids, 0, missing), _pad(_real(source_ids, source_mask), 0, missing)
+
+
+def _encode(model):
+    encode_ = _compiled(model.encode)
+
+    def encode(source_ids, source_mask=None, training=False):
+        return encode_(*_padded_source(model, source_ids, source_mask))
+
+    return encode
 
 
 def _next_logits(model):
@@ -90,10 +104,12 @@ def _next_logits(model):
 def _token_log_probs(model):
     score = _compiled(model.token_log_probs)
 
-    def token_log_probs(token_ids, labels, state=None, *, padding_mask=None):
+    def token_log_probs(token_ids, labels, state=None, *, padding_mask=None, source_ids=None, source_mask=None):
         missing = _missing(model, token_ids)
-        mask = _pad(_real(token_ids, padding_mask), 0, missing)
-        log_probs, _ = score(_pad(token_ids, 0, missing), _pad(labels, 0, missing), padding_mask=mask)
+        inputs = {"padding_mask": _pad(_real(token_ids, padding_mask), 0, missing)}
+        if source_ids is not None:
+            inputs["source_ids"], inputs["source_mask"] = _padded_source(model, source_ids, source_mask)
+        log_probs, _ = score(_pad(token_ids, 0, missing), _pad(labels, 0, missing), **inputs)
         return log_probs[:, : tf.shape(token_ids)[1]], state
 
     return token_log_probs
@@ -114,5 +130,6 @@ def _hidden(model):
 
 # What stands in place of each pass that a model names in `passes`.
 WRAPPED = {
-    "init_state": _init_state, "next_logits": _next_logits, "token_log_probs": _token_log_probs, "hidden": _hidden,
+    "encode": _encode, "init_state": _init_state, "next_logits": _next_logits, "token_log_probs": _token_log_probs,
+    "hidden": _hidden,
 }  # fmt: skip
