@@ -58,7 +58,7 @@ def test_ids_are_those_of_sentencepiece(text):
 
 def test_a_model_whose_pieces_go_on_over_blanks_cuts_no_text():
     blank, joined = ("▁", -3.0), ("▁to▁be", -1.0)
-    assert UnigramTokenizer(model_of(blank, ("▁to", -1.0))).cut is unigram.CUT_AT_BLANK, "a line feed is a letter to it"
+    assert UnigramTokenizer(model_of(blank, ("▁to", -1.0))).cut is unigram.CUT_AT_BLANKS, "a line feed is a letter to it"
     assert trained().cut is base.CUT
     for model in (
         model_of(blank, joined),
