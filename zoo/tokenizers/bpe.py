@@ -243,8 +243,10 @@ def _normal_form(texts):
 
 def _symbols(vocabulary, merges):
     """What `BPEGraph` is told of merges. One with a part that nothing makes can never be applied, and is left out."""
-    made = {*BYTE_SYMBOLS, *(left + right for left, right in merges)}
-    merges = [(left, right) for left, right in merges if left in made and right in made]
+    count = None
+    while count != len(merges):  # what is left out may have been the only maker of another's part
+        count, made = len(merges), {*BYTE_SYMBOLS, *(left + right for left, right in merges)}
+        merges = [(left, right) for left, right in merges if left in made and right in made]
     tokens = [*BYTE_SYMBOLS, *(left + right for left, right in merges)]
     symbols = {}
     for i, token in enumerate(tokens):

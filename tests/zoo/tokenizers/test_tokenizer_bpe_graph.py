@@ -147,6 +147,13 @@ def test_merges_as_tiktoken_files_become_them(data, ignore_merges):
         assert tokenizer.encode(token) == tokenizer.tokenize([token])[0].numpy().tolist() == [vocabulary[token]]
 
 
+def test_a_token_that_no_merge_reaches_makes_no_other_either():
+    tokens, merges = ["aaaa", "aaaaa"], [("a", "aaa"), ("a", "aaaa"), ("aaaa", "a")]
+    vocabulary = {token: i for i, token in enumerate([*BYTE_SYMBOLS, "aaa", *tokens, END_OF_TEXT])}
+    tokenizer = BPETokenizer(vocabulary, merges, words="llama3")
+    assert tokenizer.tokenize(tf.constant(["aaaaaa"])).to_list() == [tokenizer.encode("aaaaaa")] == [[97] * 6]
+
+
 def test_a_special_token_that_is_a_word_is_refused_where_words_become_tokens():
     vocabulary = {token: i for i, token in enumerate([*BYTE_SYMBOLS, END_OF_TEXT, "end"])}
     assert BPETokenizer(vocabulary, [], [END_OF_TEXT, "end"]).decode([257]) == ""
