@@ -214,7 +214,7 @@ def test_a_refusal_inside_a_layers_call_is_told_without_keras_words(monkeypatch,
         def call(self, x):
             raise Refusal("Seven is too many; give six.")
 
-    monkeypatch.setattr(trainers.run, "main", lambda: keras.Sequential([Picky()])(keras.ops.ones((1, 2))))
+    monkeypatch.setattr(trainers.run, "main", lambda: Picky()(keras.ops.ones((1, 2))))
     assert programs.refusal(capfd, "run", "--model=gpt") == "Seven is too many; give six."
 
 
