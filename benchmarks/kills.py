@@ -146,6 +146,7 @@ def killed_and_compared(command, scratch, kills, chance):
 def start(command):
     """Starts a run as the leader of a process group of its own."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
+    environment["TF_ENABLE_ONEDNN_OPTS"] = "0"  # one set of kernels for all lives (benchmarks/LOG.md)
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
