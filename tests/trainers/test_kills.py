@@ -8,7 +8,6 @@ import time
 import pytest
 
 from benchmarks import kills
-from tests import programs
 
 ARGUMENTS = (*kills.SHORT, *kills.DROPOUT["gpt"], "--model=gpt", "--data_path=corpus.txt")
 
@@ -20,20 +19,21 @@ def workplace(tmp_path, monkeypatch):
     return tmp_path
 
 
-def finished(capfd, directory):
-    answer = programs.call(capfd, "run", *ARGUMENTS, f"--model_dir={directory}")
-    assert answer.status == 0, answer.err
-    return answer.out
+def finished(directory):
+    process = kills.start([sys.executable, "-m", "trainers.run", *ARGUMENTS, f"--model_dir={directory}"])
+    out, _ = process.communicate()
+    assert process.returncode == 0, out
+    return out
 
 
-def test_kills_while_training_and_while_a_checkpoint_is_written_change_nothing(workplace, capfd):
+def test_kills_while_training_and_while_a_checkpoint_is_written_change_nothing(workplace):
     run, chance = workplace / "killed", random.Random(3)
     command = [sys.executable, "-m", "trainers.run", *ARGUMENTS, f"--model_dir={run}"]
     for moment in ("between steps", "while writing"):
         assert kills.killed(kills.start(command), moment, run / "checkpoints", whole=None, chance=chance)
         assert not (run / "bundle").exists()
-    assert "Resuming after step" in finished(capfd, run)
-    finished(capfd, workplace / "reference")
+    assert "Resuming after step" in finished(run)
+    finished(workplace / "reference")
     assert kills.compare(workplace / "reference", run) == []
     # ... and the comparison is one that would have seen a difference.
     log = run / "metrics.jsonl"
