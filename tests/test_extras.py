@@ -47,5 +47,5 @@ def test_what_needs_an_extra_says_so_in_one_sentence(arguments, package, extra, 
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     result = program(*arguments, *data)
     assert result.returncode == 2 and "Traceback" not in result.stderr
-    needed = f"error: This needs the package {package}, which is not installed: pip install 'language-model-zoo[{extra}]'."
+    needed = f"error: This needs the package {package}, which is not installed: pip install -e '.[{extra}]'."
     assert result.stderr.strip() == needed

@@ -205,7 +205,7 @@ def summary(run, config, bundle, export=None):
         lines.append(f"Server: {server} --model_base_path={shlex.quote(str((run / 'export').absolute()))}")
         lines.append(f"Page: python -m trainers.playground --export_dir={shlex.quote(str(run / 'export'))}")
     # The report needs a package that an installation may lack; the command is right all the same, and says how to get it.
-    needed = "" if importlib.util.find_spec("matplotlib") else "  # first: pip install 'language-model-zoo[report]'"
+    needed = "" if importlib.util.find_spec("matplotlib") else "  # first: pip install -e '.[report]'"
     return "\n".join([
         *lines,
         "Next:",

@@ -164,4 +164,4 @@ def missing(error):
     package = (getattr(error, "name", None) or "").partition(".")[0]
     if not isinstance(error, ModuleNotFoundError) or package not in EXTRAS:
         return None
-    return f"This needs the package {package}, which is not installed: pip install 'language-model-zoo[{EXTRAS[package]}]'."
+    return f"This needs the package {package}, which is not installed: pip install -e '.[{EXTRAS[package]}]'."

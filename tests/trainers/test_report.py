@@ -194,7 +194,7 @@ def test_refusals(tmp_path, capfd, monkeypatch):
     written(run, {"model": "gpt"})
     assert "has no 'task'" in programs.refusal(capfd, "report", f"--model_dir={run}")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert "pip install 'language-model-zoo[report]'" in programs.refusal(capfd, "report", f"--model_dir={run}")
+    assert "pip install -e '.[report]'" in programs.refusal(capfd, "report", f"--model_dir={run}")
     assert not (run / "report.html").exists()
 
 

@@ -61,4 +61,4 @@ def test_an_export_is_named_with_the_command_of_its_server(tmp_path):
 def test_a_report_that_needs_matplotlib_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     line = ended(tmp_path, "gpt", "language_modeling")[-2]
-    assert line == f"  python -m trainers.report --model_dir={tmp_path}  # first: pip install 'language-model-zoo[report]'"
+    assert line == f"  python -m trainers.report --model_dir={tmp_path}  # first: pip install -e '.[report]'"

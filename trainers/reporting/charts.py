@@ -38,9 +38,7 @@ class Series:
 def require_matplotlib():
     """Raises Refusal unless charts can be drawn."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise Refusal(
-            "A report's charts are drawn by matplotlib, which is not installed: pip install 'language-model-zoo[report]'."
-        )
+        raise Refusal("A report's charts are drawn by matplotlib, which is not installed: pip install -e '.[report]'.")
 
 
 def lines(series, title, x_name, y_name, marked=False):

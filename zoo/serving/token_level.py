@@ -55,7 +55,7 @@ def export_forward(directory, model, tokenizer, kind):
     """
     missing = [name for name in ("tf2onnx", "onnxruntime") if kind == "onnx" and importlib.util.find_spec(name) is None]
     if missing:
-        raise Refusal(f"--export_format=onnx needs {' and '.join(missing)}: pip install 'language-model-zoo[onnx]'.")
+        raise Refusal(f"--export_format=onnx needs {' and '.join(missing)}: pip install -e '.[onnx]'.")
     directory = Path(directory)
     with staged(directory, kind) as path:
         remove_stale(directory, kind)
