@@ -443,7 +443,7 @@ def test_one_pass_on_ids_goes_out_as_litert(tmp_path):
 def test_one_pass_on_ids_goes_out_as_onnx_where_the_packages_are(tmp_path, monkeypatch):
     made = exports.made("gpt", "tagging")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"onnx needs tf2onnx and onnxruntime: pip install 'language-model-zoo\[onnx\]'"):
+    with pytest.raises(ValueError, match=r"onnx needs tf2onnx and onnxruntime: pip install -e '.\[onnx\]'"):
         token_level.export_forward(tmp_path, made.model, made.tokenizer, "onnx")
     monkeypatch.undo()
     assert list(tmp_path.iterdir()) == []
