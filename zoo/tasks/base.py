@@ -56,6 +56,8 @@ class Task:
         trains: whether it can be trained; the task that only serves vectors cannot.
         shown: names of the scores that a line of progress shows.
         generates: whether its models go on with a prompt.
+        draft: how tokens are guessed ahead in `generate` of a task that generates, a `Draft` (`zoo/signatures/drafting.py`); or
+            None. It is of serving alone, and no bundle has it.
     """
 
     config_class, facts_class = TaskConfig, NoFacts
@@ -65,6 +67,7 @@ class Task:
     trains = _OfConfig()
     shown = ("loss",)
     generates = False
+    draft = None
 
     def __init__(self, config=None, facts=None, *, label_smoothing=0.0, z_loss=0.0):
         if not 0 <= label_smoothing < 1:
