@@ -359,7 +359,7 @@ def _set_for(config_class, config):
 
 
 def profiled_steps():
-    """(first, last) of --profile, or None. Raises ValueError when it is no range."""
+    """(first, last) of --profile, or None. Raises ValueError when it is not a range."""
     if FLAGS.profile is None:
         return None
     first, _, last = FLAGS.profile.partition(":")

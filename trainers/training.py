@@ -24,7 +24,7 @@ from zoo.config import Refusal
 from zoo.registry import MODELS, TASKS
 
 RULE = "\u2500" * 100
-OVERHEAD = 8 * 10**6  # bytes of a bundle or an export that are no weights: tokenizer and graph
+OVERHEAD = 8 * 10**6  # bytes of a bundle or an export that are not weights: tokenizer and graph
 
 
 def train(run, config, model_config):

@@ -1,4 +1,4 @@
-"""From flags to a resolved run; what is no run at all."""
+"""From flags to a resolved run; what is not a run at all."""
 
 import json
 import sys
@@ -150,7 +150,7 @@ MISTAKES = {
     "key": (["--model=gpt", "--set=num_layer=3"], "GPTConfig has no field 'num_layer'; did you mean 'num_layers'?"),
     "value": (["--model=gpt", "--set=num_layers=many"], "--set=num_layers=many: num_layers takes int."),
     "no equals sign": (["--model=gpt", "--set=num_layers"], "--set takes key=value, got 'num_layers'."),
-    "contradiction": (["--model=gpt", "--set=hidden_dim=10"], "GPTConfig: hidden_dim 10 is no multiple of num_heads 4"),
+    "contradiction": (["--model=gpt", "--set=hidden_dim=10"], "GPTConfig: hidden_dim 10 is not a multiple of num_heads 4"),
     "task": (["--model=gpt", "--task=language_modelling"], "No task is called 'language_modelling'; did you mean"),
     "dataset": (
         ["--model=gpt", "--dataset=python_doc"],
@@ -172,7 +172,7 @@ MISTAKES = {
     "not finite": (["--model=gpt", "--learning_rate=nan"], "--learning_rate must be a finite number, got nan."),
     "endless": (["--model=gpt", "--clip_norm=inf"], "--clip_norm must be a finite number, got inf."),
     "negative seed": (["--model=gpt", "--seed=-1"], "--seed=-1"),
-    "no flag": (["--model=gpt", "gpt"], "'gpt' is no flag; write --name=value."),
+    "no flag": (["--model=gpt", "gpt"], "'gpt' is not a flag; write --name=value."),
 }
 
 

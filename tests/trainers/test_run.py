@@ -195,7 +195,7 @@ def test_a_full_disk_as_the_libraries_tell_of_it(error, monkeypatch, capfd):
 
 
 def test_a_batch_that_ruins_the_weights_is_undone_and_left_out(workplace, capfd, monkeypatch):
-    """Its loss is no number and so are the weights after it, moments of the optimizer included."""
+    """Its loss is not a number and so are the weights after it, moments of the optimizer included."""
     given = PackedBatches.batch
 
     def batch(self, step):

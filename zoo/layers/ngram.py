@@ -26,7 +26,7 @@ class BackoffTables(keras.layers.Layer):
     """Sorted n-gram tables with their log-probabilities and back-off weights, all of them non-trainable.
 
     Weights, for n = 1 to `order`: `keys_n` int64 (M + 1,) from n = 2, and `logs_n` float32 (M + 1, 2) with log_prob
-    and log_backoff, (M + 1, 1) at the top order, which is no history. Keys need 64 bits: switch them on for JAX.
+    and log_backoff, (M + 1, 1) at the top order, which is not a history. Keys need 64 bits: switch them on for JAX.
 
     Args:
         order: longest n-gram.

@@ -144,7 +144,7 @@ class Task:
         return tokenizer.vocab_size
 
     def limit_ids(self, model, tokenizer):
-        """Tells the model which rows of its table are no ids: they get no probability. Returns the model."""
+        """Tells the model which rows of its table are not ids: they get no probability. Returns the model."""
         num_ids = self.num_ids(tokenizer)
         model.num_ids = num_ids if num_ids < model.config.vocab_size else None
         return model

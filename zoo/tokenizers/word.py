@@ -46,7 +46,7 @@ class WordTokenizer(Tokenizer):
     Args:
         words: the distinct words. Raises Refusal for one that is there twice, is special, or has white space in it.
         lowercase: whether every text is written in lower case first.
-        punctuation: whether it stays; otherwise characters that are no letters, marks, digits or `_` separate words.
+        punctuation: whether it stays; otherwise characters that are not letters, marks, digits or `_` separate words.
     """
 
     unk_id = 0
