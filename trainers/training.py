@@ -36,7 +36,6 @@ def train(run, config, model_config):
 
 
 def _train(run, config, model_config, placement):
-    loop.set_seed(config.seed)
     if config.precision != "float32":
         tf.keras.mixed_precision.set_global_policy(f"mixed_{config.precision}")
     task = TASKS.get(config.task)(task_config(config), label_smoothing=config.label_smoothing, z_loss=config.z_loss)
@@ -65,6 +64,8 @@ def _train(run, config, model_config, placement):
         if placement.num_workers > 1:
             raise Refusal(f"{config.model} is fitted in one pass on one device; leave out --num_workers and TF_CONFIG.")
         placement = strategies.Placement(placement.reason)
+    # Only here: to make data draws numbers, to find it in the cache does not, and both must begin with the same weights.
+    loop.set_seed(config.seed)
     with placement.scope():
         model = task.limit_ids(task.assemble(model_class(model_config)), tokenizer)
     began = time.perf_counter()

@@ -3,8 +3,10 @@
 import fcntl
 import json
 import os
+import random
 import signal
 
+import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,6 +14,7 @@ import tensorflow as tf
 from tests import programs, tiny_models
 from tests.programs import refusal
 from trainers import run as run_program
+from trainers import training
 from trainers.engine.interruption import Interruption
 from trainers.engine.metrics_log import MEASURED, MetricsLog
 from zoo.bundle import Bundle
@@ -89,6 +92,29 @@ def finished(capfd, *arguments):
         answer = programs.call(capfd, "run", *TRAIN, "--data_path=text.txt", *arguments)
     assert answer.status == 0, answer.err
     return answer
+
+
+def test_what_preparing_data_draws_changes_no_weight(workplace, capfd, monkeypatch):
+    """A first run makes its data, which draws random numbers in TFDS and elsewhere; the next one finds it in the cache."""
+    files = []
+    for draws in (0, 3):
+        prepare_for = training.prepare_for
+
+        def prepared(*arguments, **options):
+            for _ in range(draws):
+                random.random(), np.random.random(), tf.random.uniform(())
+            return prepare_for(*arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "prepare_for", prepared)
+            finished(capfd, "--steps=2", "--set=dropout=0.5", f"--model_dir=run{draws}")
+        with h5py.File(f"run{draws}/bundle/model.weights.h5") as file:
+            arrays = {}
+            file.visititems(lambda name, item: arrays.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+        files.append(arrays)
+    assert len(files[0]) > 5 and files[0].keys() == files[1].keys()
+    for name, array in files[0].items():
+        np.testing.assert_array_equal(array, files[1][name], err_msg=name)
 
 
 def test_a_directory_that_holds_something_else(workplace, capfd):
