@@ -3,8 +3,8 @@
     python -m benchmarks.equal_runs --runs=20 -- --model=bert --task=question_answering --steps=60
     python -m benchmarks.equal_runs --runs=20 --at_once=4 -- --model=gpt --preset=tiny --steps=60   # under load
 
-Each run is a process of its own. The outcomes are counted. A run of a rarer outcome is described: the first step whose loss differs,
-both losses, and whether the process says that oneDNN computes. The status is 1 if there is more than one outcome.
+Each run is a process of its own. The outcomes are counted. A run of a rarer outcome is described: the first step whose loss
+differs, both losses, and whether the process says that oneDNN computes. The status is 1 if there is more than one outcome.
 """
 
 import argparse
