@@ -310,7 +310,12 @@ def train_config():
     profiled_steps()
     config = TrainConfig(**{**resolved, "model": FLAGS.model, "preset": preset, "set": settings})
     _check_names(config, config_class)
-    task_config(config), tuning_config(config)  # they refuse a wrong value before anything is done
+    tuning_config(config)  # it refuses a wrong value before anything is done, as the task's does
+    budget = getattr(task_config(config), "batch_tokens", 0)
+    if budget:
+        if FLAGS.batch_size is not None:
+            raise Refusal("--batch_size counts rows, and --set=batch_tokens= tokens; give one of the two.")
+        config = dataclasses.replace(config, batch_size=max(budget // config.seq_length, 1))  # rows of the longest texts
     return config, _fitted_to_sequence(model_config.override(_set_for(config_class, config)), config)
 
 
