@@ -9,7 +9,7 @@ import os
 
 from absl import flags
 
-from trainers.engine import initial
+from trainers.engine import averaging, initial
 from trainers.engine.tuning import TuningConfig
 from zoo.config import Refusal, nearest
 from zoo.registry import MODELS, TASKS, tasks_of
@@ -310,7 +310,10 @@ def train_config():
     profiled_steps()
     config = TrainConfig(**{**resolved, "model": FLAGS.model, "preset": preset, "set": settings})
     _check_names(config, config_class)
-    tuning_config(config)  # it refuses a wrong value before anything is done, as the task's does
+    average = tuning_config(config).average  # refuses a wrong value before anything is done, as the task's does
+    if average and FLAGS.checkpoint_every is None:
+        config = dataclasses.replace(config, checkpoint_every=averaging.checkpoint_every(steps, average))
+    averaging.check(config, average)
     budget = getattr(task_config(config), "batch_tokens", 0)
     if budget:
         if FLAGS.batch_size is not None:
