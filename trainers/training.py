@@ -10,7 +10,7 @@ import tensorflow as tf
 import tfds_configs
 from trainers.cost import machine, plan
 from trainers.cost.meter import Meter, devices_peak, slower_precision
-from trainers.engine import identity, initial, judging, loop, optimizers, strategies, tuning
+from trainers.engine import averaging, identity, initial, judging, loop, optimizers, strategies, tuning
 from trainers.engine.checkpoints import Checkpoints, named_variables
 from trainers.engine.judging import layout_of
 from trainers.engine.metrics_log import MEASURED, MetricsLog
@@ -114,7 +114,8 @@ def _fit(run, config, model, task, tokenizer, data, placement, judged):
         xla=xla, fuse=fuse, placement=placement, grad_accumulation=config.grad_accumulation,
         require_xla=config.xla == "require",
     )  # fmt: skip
-    checkpoints = Checkpoints(run / "checkpoints", named_variables(**trainer.variables()), placement.is_chief)
+    averaged = averaging.steps_of(config, settings.average)
+    checkpoints = Checkpoints(run / "checkpoints", named_variables(**trainer.variables()), placement.is_chief, averaged)
     restored = trainer.follow_chief(checkpoints.restore())
     progress = Progress.of(restored) if restored else Progress()
     log = MetricsLog(run, restored["metrics"] if restored else "")
@@ -132,6 +133,9 @@ def _fit(run, config, model, task, tokenizer, data, placement, judged):
         f"Graphs of the step: {trainer.num_compilations}, {'compiled by XLA' if trainer.xla else 'not compiled by XLA'}.",
         flush=True,
     )
+    if len(averaged) > 1 and placement.is_chief:
+        read = checkpoints.average(averaged, "model/")
+        print(f"Weights: the mean of the checkpoints of steps {', '.join(f'{step:,}' for step in read)}.", flush=True)
     tuning.finish(model)
     return trainer, log
 

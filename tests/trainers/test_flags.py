@@ -75,6 +75,13 @@ def test_set_reaches_the_models_config():
     assert config.set == ("num_layers=3", "dropout=0.1")
 
 
+def test_a_budget_of_tokens_stands_for_a_number_of_rows():
+    config, _ = resolved("--model=transformer", "--set=batch_tokens=1000", "--seq_length=48")
+    assert config.batch_size == 20 and trainer_flags.task_config(config).batch_tokens == 1000
+    with pytest.raises(Refusal, match="give one of the two"):
+        resolved("--model=transformer", "--set=batch_tokens=1000", "--batch_size=8")
+
+
 def test_files_of_the_user_are_the_dataset(tmp_path):
     (tmp_path / "a.txt").write_text("a text")
     config, _ = resolved("--model=gpt", f"--data_path={tmp_path / 'a.txt'}")
