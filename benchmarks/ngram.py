@@ -154,10 +154,11 @@ def _count(args):
 
     shards, memory = TokenShards.open(args.brown), MODELS.config("ngram")(memory=args.memory).memory_bytes()
     size = (args.order, shards.vocab_size, shards.eos_id)
-    before, start = _peak_mb(), time.perf_counter()
+    before, start, used = _peak_mb(), time.perf_counter(), time.process_time()
     external = ngram_external.estimate
     tables = external(shards, *size, memory=memory) if memory else ngram_estimation.estimate(shards[:], *size)
-    found = {"seconds": time.perf_counter() - start, "before_mb": before, "peak_mb": _peak_mb()}
+    found = {"seconds": time.perf_counter() - start, "core_seconds": time.process_time() - used}
+    found |= {"before_mb": before, "peak_mb": _peak_mb()}
     checksum = 0
     for table in tables:
         for column in filter(lambda column: column is not None, (table.keys, table.log_probs, table.log_backoffs)):
@@ -180,7 +181,8 @@ def _compare_memory(args):
             found = _worker(args, "count")
             title = f"memory={memory}" if memory else "all in memory"
             peak = f"peak {found['peak_mb']:,.0f} MB, {found['before_mb']:,.0f} before"
-            print(f"{title:15} {found['seconds']:6.1f} s, {peak}; tables {found['checksum']:08x}", flush=True)
+            seconds = f"{found['seconds']:6.1f} s, {found['core_seconds']:6.1f} core s"
+            print(f"{title:15} {seconds}, {peak}; tables {found['checksum']:08x}", flush=True)
         print("n-grams: " + " / ".join(f"{count:,}" for count in found["counts"]))
     return 0
 
