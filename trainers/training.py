@@ -74,7 +74,7 @@ def _train(run, config, model_config, placement):
     if model.fitted:
         tuning.begin(model, tuning_config(config))
         log = MetricsLog(run)
-        model.fit_closed_form(data["train"][:])
+        model.fit_closed_form(data["train"])
         log.write(0, "fit", {"tokens": len(data["train"]), "seconds": time.perf_counter() - began})
         print(f"Model: {config.model}, {model.config.num_params():,} parameters, fitted in closed form", flush=True)
         trainer = loop.Trainer(
