@@ -160,6 +160,10 @@ def define_evaluation():
     flags.DEFINE_list("split", ["validation", "test"], "Splits to judge it on.")
     flags.DEFINE_integer("seq_length", None, "Tokens in a window. [as in training]", lower_bound=1)
     flags.DEFINE_integer("batch_size", None, "Windows at a time. [as in training]", lower_bound=1)
+    flags.DEFINE_bool(
+        "calibration", False, "Tell how good the probabilities of the next token are; of classes it is always told."
+    )
+    flags.DEFINE_bool("calibrate", False, "Fit a temperature on the validation split, and keep it in the bundle.")
     flags.DEFINE_integer("shots", None, "Classify by likelihood after so many examples of the train split.", lower_bound=0)
     flags.DEFINE_string("pattern", "{text}\\nLabel: {label}", "How --shots writes an example; \\n is a line's end.")
     flags.DEFINE_list("label_words", [], "What --shots writes for labels: label=word, separated by commas. [the labels]")
