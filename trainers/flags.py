@@ -10,6 +10,7 @@ import os
 from absl import flags
 
 from trainers.engine import initial
+from trainers.engine.privacy import PrivacyConfig
 from trainers.engine.tuning import TuningConfig
 from zoo.config import Refusal, nearest
 from zoo.registry import MODELS, TASKS, tasks_of
@@ -99,7 +100,9 @@ def define_training():
     flags.DEFINE_flag(_ListFlag())
     flags.DEFINE_string("model", None, "Family to train: " + ", ".join(MODELS.names()) + ".")
     flags.DEFINE_string("preset", None, "Named structure of the family; --list shows them. [default]")
-    flags.DEFINE_multi_string("set", [], "key=value for a field of the model, of the task, or of trainers/engine/tuning.py.")
+    flags.DEFINE_multi_string(
+        "set", [], "key=value for a field of the model, of the task, or of trainers/engine/{tuning,privacy}.py."
+    )
     flags.DEFINE_string("task", None, "What to train for. [the family's first task]")
     flags.DEFINE_string("dataset", None, "Where the text comes from. [python_docs, or local_text with --data_path]")
     flags.DEFINE_string("data_path", None, "Your text: a file, a glob, or train=...,validation=...,test=....")
@@ -314,7 +317,7 @@ def train_config():
     profiled_steps()
     config = TrainConfig(**{**resolved, "model": FLAGS.model, "preset": preset, "set": settings})
     _check_names(config, config_class)
-    task_config(config), tuning_config(config)  # they refuse a wrong value before anything is done
+    task_config(config), tuning_config(config), privacy_config(config)  # they refuse a wrong value before anything is done
     return config, _fitted_to_sequence(model_config.override(_set_for(config_class, config)), config)
 
 
@@ -343,13 +346,18 @@ def tuning_config(config):
     return TuningConfig().override(_set_for(TuningConfig, config))
 
 
+def privacy_config(config):
+    """The `PrivacyConfig` of a run, likewise."""
+    return PrivacyConfig().override(_set_for(PrivacyConfig, config))
+
+
 def _set_for(config_class, config):
-    """The assignments of --set that are for one of the three configs: each is for the first that has such a field.
+    """The assignments of --set that are for one of the four configs: each is for the first that has such a field.
 
     Raises:
         ValueError: no config has it.
     """
-    classes = (MODELS.config(config.model), TASKS.config(config.task), TuningConfig)
+    classes = (MODELS.config(config.model), TASKS.config(config.task), TuningConfig, PrivacyConfig)
     fields = [{field.name for field in dataclasses.fields(each)} for each in classes]
     mine = []
     for assignment in config.set:

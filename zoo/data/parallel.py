@@ -107,7 +107,15 @@ class PairBatches:
     def batch(self, step):
         """The batch of training step `step`, counted from 0."""
         epoch, number = divmod(step, self.steps_per_epoch)
-        chosen = self._plan(epoch)[number]
+        return self.of(self._plan(epoch)[number], step)
+
+    @property
+    def num_units(self):
+        """How many pairs there are."""
+        return len(self.rows.pairs)
+
+    def of(self, chosen, step):
+        """The batch of the pairs with these numbers, int (B,)."""
         return self.rows.batch(chosen)
 
     def _plan(self, epoch):
