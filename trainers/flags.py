@@ -10,6 +10,7 @@ import os
 from absl import flags
 
 from trainers.engine import averaging, initial
+from trainers.engine.privacy import PrivacyConfig
 from trainers.engine.tuning import TuningConfig
 from zoo.config import Refusal, nearest
 from zoo.registry import MODELS, TASKS, tasks_of
@@ -99,7 +100,9 @@ def define_training():
     flags.DEFINE_flag(_ListFlag())
     flags.DEFINE_string("model", None, "Family to train: " + ", ".join(MODELS.names()) + ".")
     flags.DEFINE_string("preset", None, "Named structure of the family; --list shows them. [default]")
-    flags.DEFINE_multi_string("set", [], "key=value for a field of the model, of the task, or of trainers/engine/tuning.py.")
+    flags.DEFINE_multi_string(
+        "set", [], "key=value for a field of the model, of the task, or of trainers/engine/{tuning,privacy}.py."
+    )
     flags.DEFINE_string("task", None, "What to train for. [the family's first task]")
     flags.DEFINE_string("dataset", None, "Where the text comes from. [python_docs, or local_text with --data_path]")
     flags.DEFINE_string("data_path", None, "Your text: a file, a glob, or train=...,validation=...,test=....")
@@ -160,6 +163,10 @@ def define_evaluation():
     flags.DEFINE_list("split", ["validation", "test"], "Splits to judge it on.")
     flags.DEFINE_integer("seq_length", None, "Tokens in a window. [as in training]", lower_bound=1)
     flags.DEFINE_integer("batch_size", None, "Windows at a time. [as in training]", lower_bound=1)
+    flags.DEFINE_bool(
+        "calibration", False, "Tell how good the probabilities of the next token are; of classes it is always told."
+    )
+    flags.DEFINE_bool("calibrate", False, "Fit a temperature on the validation split, and keep it in the bundle.")
     flags.DEFINE_integer("shots", None, "Classify by likelihood after so many examples of the train split.", lower_bound=0)
     flags.DEFINE_string("pattern", "{text}\\nLabel: {label}", "How --shots writes an example; \\n is a line's end.")
     flags.DEFINE_list("label_words", [], "What --shots writes for labels: label=word, separated by commas. [the labels]")
@@ -319,6 +326,7 @@ def train_config():
         if FLAGS.batch_size is not None:
             raise Refusal("--batch_size counts rows, and --set=batch_tokens= tokens; give one of the two.")
         config = dataclasses.replace(config, batch_size=max(budget // config.seq_length, 1))  # rows of the longest texts
+    privacy_config(config)
     return config, _fitted_to_sequence(model_config.override(_set_for(config_class, config)), config)
 
 
@@ -347,13 +355,18 @@ def tuning_config(config):
     return TuningConfig().override(_set_for(TuningConfig, config))
 
 
+def privacy_config(config):
+    """The `PrivacyConfig` of a run, likewise."""
+    return PrivacyConfig().override(_set_for(PrivacyConfig, config))
+
+
 def _set_for(config_class, config):
-    """The assignments of --set that are for one of the three configs: each is for the first that has such a field.
+    """The assignments of --set that are for one of the four configs: each is for the first that has such a field.
 
     Raises:
         ValueError: no config has it.
     """
-    classes = (MODELS.config(config.model), TASKS.config(config.task), TuningConfig)
+    classes = (MODELS.config(config.model), TASKS.config(config.task), TuningConfig, PrivacyConfig)
     fields = [{field.name for field in dataclasses.fields(each)} for each in classes]
     mine = []
     for assignment in config.set:

@@ -126,7 +126,7 @@ def test_every_flag_of_training_stands_in_one_group_of_the_help():
     )
     assert "--list: " in told and "--[no]export: Write the SavedModel at the end. [true]" in told
     words = " ".join(told.split())
-    assert "TF_CONFIG. [1]" in words and "tuning.py. It may be given several times." in words
+    assert "TF_CONFIG. [1]" in words and "It may be given several times." in words
 
 
 def test_dry_run_prints_what_would_run_and_writes_nothing(tmp_path, monkeypatch, capfd):

@@ -57,6 +57,8 @@ class Task:
         shown: names of the scores that a line of progress shows.
         generates: whether its models go on with a prompt.
         has_words: whether its batches have the `characters` of words for models that take them.
+        temperature: what logits are divided by in scores and signatures; a calibration sets it (`zoo/calibration.py`), and the
+            bundle keeps it.
     """
 
     config_class, facts_class = TaskConfig, NoFacts
@@ -66,6 +68,7 @@ class Task:
     trains = _OfConfig()
     shown = ("loss",)
     generates = has_words = False
+    temperature = 1.0
 
     def __init__(self, config=None, facts=None, *, label_smoothing=0.0, z_loss=0.0):
         if not 0 <= label_smoothing < 1:
@@ -145,7 +148,9 @@ class Task:
         return tokenizer.vocab_size
 
     def limit_ids(self, model, tokenizer):
-        """Tells the model which rows of its table are not ids: they get no probability. Returns the model."""
+        """Tells the model its temperature, and which rows of its table are not ids: they get no probability. Returns the
+        model."""
+        model.temperature = self.temperature
         num_ids = self.num_ids(tokenizer)
         model.num_ids = num_ids if num_ids < model.config.vocab_size else None
         return model
@@ -186,6 +191,24 @@ class Task:
         raise TypeError(f"{type(self).__name__} does not implement loss().")
 
     # From a batch to scores
+
+    def tempered(self, logits):
+        """The logits of a head at the task's temperature."""
+        return logits if self.temperature == 1 else logits / self.temperature
+
+    def class_logits(self, model, batch, state=None):
+        """What a calibration is about: the logits that probabilities are made of, at the task's temperature.
+
+        Returns:
+            `(logits, labels, weights, state)`: float (..., C), int (...) and float (...), and the state left.
+
+        Raises:
+            Refusal: the task's answers are no choice among classes.
+        """
+        raise Refusal(
+            f"A model for {self.registered_name} cannot be calibrated; that is for classification, tagging and "
+            "language_modeling."
+        )
 
     def score(self, model, batch, state=None):
         """What evaluation needs of a batch, in graph.

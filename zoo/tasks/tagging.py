@@ -181,15 +181,25 @@ class Tagging(Task):
             return self._nats(batch, outputs), ops.sum(weights)
         return ops.sum(self.smoothed_cross_entropy(batch["labels"], outputs) * weights), ops.sum(weights)
 
+    def class_logits(self, model, batch, state=None):
+        if self.config.crf:
+            raise Refusal("Tags that are judged together, by --set=crf=true, have no probabilities one by one to calibrate.")
+        outputs, _ = self.forward(model, batch)
+        return self.tempered(outputs), batch["labels"], ops.cast(batch["loss_weights"], "float32"), None
+
     def score(self, model, batch, state=None):
         outputs, _ = self.forward(model, batch)
+        outputs = outputs if self.config.crf else self.tempered(outputs)
         weights = ops.cast(batch["loss_weights"], "float32")
         nats = self._nats(batch, outputs)
         rows = {"predicted": self.best(outputs, weights > 0)[0], "labels": batch["labels"], "weights": weights}
+        if not self.config.crf:
+            rows["probs"] = ops.softmax(outputs)
         return {"nats": nats, "words": ops.sum(weights)}, rows, None
 
     def metrics(self, totals, rows, data):
-        """`loss` in nats a word, `accuracy` of words, and `entity_f1` where the tags are BIO or BIOES."""
+        """`loss` in nats a word, `accuracy` of words, `entity_f1` where the tags are BIO or BIOES; where words are judged one
+        by one also `calibration_error`, `brier` and `calibration` (see `zoo.metrics`)."""
         kept = [
             (predicted[real], labels[real])
             for batch in zip(rows["predicted"], rows["labels"], rows["weights"], strict=True)
@@ -199,6 +209,15 @@ class Tagging(Task):
         right = sum(int((predicted == labels).sum()) for predicted, labels in kept)
         words = sum(len(labels) for _, labels in kept)
         scores = {"loss": float(totals["nats"]) / float(totals["words"]), "accuracy": right / words, "num_words": words}
+        if "probs" in rows:
+            real = [weights > 0 for weights in rows["weights"]]
+            probs, labels = (
+                np.concatenate([values[chosen] for values, chosen in zip(rows[name], real, strict=True)])
+                for name in ("probs", "labels")
+            )
+            scores["calibration_error"] = metrics.calibration_error(probs, labels)
+            scores["brier"] = metrics.brier_score(probs, labels)
+            scores["calibration"] = metrics.calibration(probs, labels)
         if metrics.are_entity_tags(self.facts.labels):
             joined = {}
             for sentence, (predicted, labels) in zip(data.sentences, kept, strict=False):
@@ -221,7 +240,8 @@ class Tagging(Task):
         @signature(tf.TensorSpec([None], tf.string))
         def tag(text):
             words, batch, real = words_in_graph(text, tokenizer, frame, limit, model.takes)
-            predicted, score = self.best(model(batch), real)
+            outputs = model(batch)
+            predicted, score = self.best(outputs if self.config.crf else self.tempered(outputs), real)
             tags = tf.where(real, tf.gather(tf.constant(labels), predicted), "")
             counts = tf.cast(words.row_lengths(), tf.int32)
             return {"tokens": words.to_tensor(""), "tags": tags, "num_tokens": counts, "score": score}
