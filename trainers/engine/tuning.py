@@ -106,4 +106,4 @@ def _linears(layers):
     """All layers under some that can have an adapter."""
     from zoo.layers.linear import Linear  # here, so that a wrong flag is refused without Keras
 
-    return [inner for layer in layers for inner in layer._flatten_layers() if isinstance(inner, Linear)]
+    return [inner for layer in layers for inner in private.inner_layers(layer) if isinstance(inner, Linear)]

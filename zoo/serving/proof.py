@@ -80,7 +80,7 @@ def through_saved_model_cli(export):
     )
     given = {name: values[row].encode("utf8", "surrogateescape") for name, values in request["inputs"].items()}
     expression = ";".join(f"{name}=[{value!r}]" for name, value in given.items())
-    code = "import sys; from tensorflow.python.tools.saved_model_cli import main; sys.exit(main())"
+    code = f"import sys; from {private.SAVED_MODEL_CLI} import main; sys.exit(main())"
     command = [
         "run",
         "--dir",
