@@ -34,8 +34,21 @@ def forget(layer, variables):
 
 
 def stored(variable):
-    """The `tf.Variable` that a Keras variable stores its value in, without a cast; the object itself if it is none of Keras's."""
+    """The `tf.Variable` that a Keras variable stores its value in, without a cast; any other object as it is."""
     return getattr(variable, "_value", variable)
+
+
+@contextlib.contextmanager
+def storing(variables, values):
+    """In this block Keras variables store their values in other `tf.Variable`s."""
+    before = [variable._value for variable in variables]
+    for variable, value in zip(variables, values, strict=True):
+        variable._value = value
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, before, strict=True):
+            variable._value = value
 
 
 def op_definition(name):

@@ -6,6 +6,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from zoo import private
+
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     """Linear warm-up to the peak, then one of four shapes. The rate is a pure function of the step.

@@ -14,6 +14,7 @@ steps. The bundle does not keep them. Imports no TensorFlow: `flags.py` reads th
 
 from dataclasses import dataclass
 
+from zoo import private
 from zoo.config import Config, Refusal
 
 

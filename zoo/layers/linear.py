@@ -9,6 +9,7 @@ import functools
 import keras
 from keras import ops
 
+from zoo import private
 from zoo.layers import fusion
 from zoo.layers.fusion import add_bias
 

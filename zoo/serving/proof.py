@@ -12,6 +12,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from zoo import private
 from zoo.config import Refusal
 from zoo.serving import c_api, golden, replay
 from zoo.serving.ops import check_ops

@@ -20,6 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from zoo import private
 from zoo.config import Refusal
 from zoo.layers.linear import Linear, transposed_kernels
 
