@@ -9,7 +9,7 @@ import os
 
 from absl import flags
 
-from trainers.engine import initial
+from trainers.engine import averaging, initial
 from trainers.engine.tuning import TuningConfig
 from zoo.config import Refusal, nearest
 from zoo.registry import MODELS, TASKS, tasks_of
@@ -310,7 +310,15 @@ def train_config():
     profiled_steps()
     config = TrainConfig(**{**resolved, "model": FLAGS.model, "preset": preset, "set": settings})
     _check_names(config, config_class)
-    task_config(config), tuning_config(config)  # they refuse a wrong value before anything is done
+    average = tuning_config(config).average  # refuses a wrong value before anything is done, as the task's does
+    if average and FLAGS.checkpoint_every is None:
+        config = dataclasses.replace(config, checkpoint_every=averaging.checkpoint_every(steps, average))
+    averaging.check(config, average)
+    budget = getattr(task_config(config), "batch_tokens", 0)
+    if budget:
+        if FLAGS.batch_size is not None:
+            raise Refusal("--batch_size counts rows, and --set=batch_tokens= tokens; give one of the two.")
+        config = dataclasses.replace(config, batch_size=max(budget // config.seq_length, 1))  # rows of the longest texts
     return config, _fitted_to_sequence(model_config.override(_set_for(config_class, config)), config)
 
 
@@ -359,7 +367,7 @@ def _set_for(config_class, config):
 
 
 def profiled_steps():
-    """(first, last) of --profile, or None. Raises ValueError when it is no range."""
+    """(first, last) of --profile, or None. Raises ValueError when it is not a range."""
     if FLAGS.profile is None:
         return None
     first, _, last = FLAGS.profile.partition(":")

@@ -65,7 +65,7 @@ def _options():
     if unfit := sorted(given & {*SEARCH}):
         raise Refusal(f"--{unfit[0]} is for a search, which --num_beams asks for.")
     if FLAGS.export_dir and (unfit := sorted(given & {*PENALTIES})):
-        raise Refusal(f"--{unfit[0]} is no input of a SavedModel's signatures; use it with --model_dir.")
+        raise Refusal(f"--{unfit[0]} is not an input of a SavedModel's signatures; use it with --model_dir.")
     asked = {name: FLAGS[name].value for name in (*PENALTIES, "stop") if name in given}
     return False, {**{name: FLAGS[name].value for name in SAMPLING}, **asked}
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tfds_configs
 from trainers.cost import machine, plan
 from trainers.cost.meter import Meter, devices_peak, slower_precision
-from trainers.engine import identity, initial, judging, loop, optimizers, strategies, tuning
+from trainers.engine import averaging, identity, initial, judging, loop, optimizers, strategies, tuning
 from trainers.engine.checkpoints import Checkpoints, named_variables
 from trainers.engine.judging import layout_of
 from trainers.engine.metrics_log import MEASURED, MetricsLog
@@ -24,7 +24,7 @@ from zoo.config import Refusal
 from zoo.registry import MODELS, TASKS
 
 RULE = "\u2500" * 100
-OVERHEAD = 8 * 10**6  # bytes of a bundle or an export that are no weights: tokenizer and graph
+OVERHEAD = 8 * 10**6  # bytes of a bundle or an export that are not weights: tokenizer and graph
 
 
 def train(run, config, model_config):
@@ -36,7 +36,6 @@ def train(run, config, model_config):
 
 
 def _train(run, config, model_config, placement):
-    loop.set_seed(config.seed)
     if config.precision != "float32":
         tf.keras.mixed_precision.set_global_policy(f"mixed_{config.precision}")
     task = TASKS.get(config.task)(task_config(config), label_smoothing=config.label_smoothing, z_loss=config.z_loss)
@@ -65,6 +64,8 @@ def _train(run, config, model_config, placement):
         if placement.num_workers > 1:
             raise Refusal(f"{config.model} is fitted in one pass on one device; leave out --num_workers and TF_CONFIG.")
         placement = strategies.Placement(placement.reason)
+    # Only here: to make data draws numbers, to find it in the cache does not, and both must begin with the same weights.
+    loop.set_seed(config.seed)
     with placement.scope():
         model = task.limit_ids(task.assemble(model_class(model_config)), tokenizer)
     began = time.perf_counter()
@@ -73,7 +74,7 @@ def _train(run, config, model_config, placement):
     if model.fitted:
         tuning.begin(model, tuning_config(config))
         log = MetricsLog(run)
-        model.fit_closed_form(data["train"][:])
+        model.fit_closed_form(data["train"])
         log.write(0, "fit", {"tokens": len(data["train"]), "seconds": time.perf_counter() - began})
         print(f"Model: {config.model}, {model.config.num_params():,} parameters, fitted in closed form", flush=True)
         trainer = loop.Trainer(
@@ -113,7 +114,8 @@ def _fit(run, config, model, task, tokenizer, data, placement, judged):
         xla=xla, fuse=fuse, placement=placement, grad_accumulation=config.grad_accumulation,
         require_xla=config.xla == "require",
     )  # fmt: skip
-    checkpoints = Checkpoints(run / "checkpoints", named_variables(**trainer.variables()), placement.is_chief)
+    averaged = averaging.steps_of(config, settings.average)
+    checkpoints = Checkpoints(run / "checkpoints", named_variables(**trainer.variables()), placement.is_chief, averaged)
     restored = trainer.follow_chief(checkpoints.restore())
     progress = Progress.of(restored) if restored else Progress()
     log = MetricsLog(run, restored["metrics"] if restored else "")
@@ -131,6 +133,9 @@ def _fit(run, config, model, task, tokenizer, data, placement, judged):
         f"Graphs of the step: {trainer.num_compilations}, {'compiled by XLA' if trainer.xla else 'not compiled by XLA'}.",
         flush=True,
     )
+    if len(averaged) > 1 and placement.is_chief:
+        read = checkpoints.average(averaged, "model/")
+        print(f"Weights: the mean of the checkpoints of steps {', '.join(f'{step:,}' for step in read)}.", flush=True)
     tuning.finish(model)
     return trainer, log
 

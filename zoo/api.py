@@ -74,7 +74,7 @@ class Loaded:
             zoo.load("runs/gpt/latest").generate("The list")          # "The list is empty ..."
             zoo.load("runs/transformer/latest").generate("Monday")    # "lundi"
 
-        The options after `seed` are no inputs of the served `generate`: other values than their defaults trace a graph of
+        The options after `seed` are not inputs of the served `generate`: other values than their defaults trace a graph of
         their own, once.
 
         Args:

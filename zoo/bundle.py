@@ -75,7 +75,7 @@ def read_config(directory):
     """The config.json of the bundle in `directory`. Raises Refusal, in a sentence, when it is none, damaged, or too new."""
     path = Path(directory) / "config.json"
     if not path.is_file():
-        raise Refusal(f"{directory} is no bundle: it holds no config.json.")
+        raise Refusal(f"{directory} is not a bundle: it holds no config.json.")
     try:
         config = json.loads(path.read_text(encoding="utf8"))
         version, *_ = (config[name] for name in ("format_version", "model", "task", "model_config"))

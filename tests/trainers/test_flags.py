@@ -1,4 +1,4 @@
-"""From flags to a resolved run; what is no run at all."""
+"""From flags to a resolved run; what is not a run at all."""
 
 import json
 import sys
@@ -73,6 +73,13 @@ def test_set_reaches_the_models_config():
     config, model_config = resolved("--model=gpt", "--set=num_layers=3", "--set=dropout=0.1")
     assert (model_config.num_layers, model_config.dropout) == (3, 0.1)
     assert config.set == ("num_layers=3", "dropout=0.1")
+
+
+def test_a_budget_of_tokens_stands_for_a_number_of_rows():
+    config, _ = resolved("--model=transformer", "--set=batch_tokens=1000", "--seq_length=48")
+    assert config.batch_size == 20 and trainer_flags.task_config(config).batch_tokens == 1000
+    with pytest.raises(Refusal, match="give one of the two"):
+        resolved("--model=transformer", "--set=batch_tokens=1000", "--batch_size=8")
 
 
 def test_files_of_the_user_are_the_dataset(tmp_path):
@@ -150,7 +157,7 @@ MISTAKES = {
     "key": (["--model=gpt", "--set=num_layer=3"], "GPTConfig has no field 'num_layer'; did you mean 'num_layers'?"),
     "value": (["--model=gpt", "--set=num_layers=many"], "--set=num_layers=many: num_layers takes int."),
     "no equals sign": (["--model=gpt", "--set=num_layers"], "--set takes key=value, got 'num_layers'."),
-    "contradiction": (["--model=gpt", "--set=hidden_dim=10"], "GPTConfig: hidden_dim 10 is no multiple of num_heads 4"),
+    "contradiction": (["--model=gpt", "--set=hidden_dim=10"], "GPTConfig: hidden_dim 10 is not a multiple of num_heads 4"),
     "task": (["--model=gpt", "--task=language_modelling"], "No task is called 'language_modelling'; did you mean"),
     "dataset": (
         ["--model=gpt", "--dataset=python_doc"],
@@ -172,7 +179,7 @@ MISTAKES = {
     "not finite": (["--model=gpt", "--learning_rate=nan"], "--learning_rate must be a finite number, got nan."),
     "endless": (["--model=gpt", "--clip_norm=inf"], "--clip_norm must be a finite number, got inf."),
     "negative seed": (["--model=gpt", "--seed=-1"], "--seed=-1"),
-    "no flag": (["--model=gpt", "gpt"], "'gpt' is no flag; write --name=value."),
+    "no flag": (["--model=gpt", "gpt"], "'gpt' is not a flag; write --name=value."),
 }
 
 

@@ -108,7 +108,7 @@ def _json(path):
     try:
         return dict(json.loads(path.read_text(encoding="utf8")))
     except FileNotFoundError as error:
-        raise Refusal(f"{path.parent} is no directory of Hugging Face's: it holds no {path.name}.") from error
+        raise Refusal(f"{path.parent} is not a directory of Hugging Face's: it holds no {path.name}.") from error
     except (ValueError, TypeError) as error:
         raise Refusal(f"{path} is damaged ({error}); copy it again from where it was made.") from error
 

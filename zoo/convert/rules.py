@@ -55,7 +55,7 @@ class Family:
         gated: end of the name of a tensor -> the ends of those that stand in its place in a network with a gate.
         tied: two tensors, where a model has one table if the files have only the second, or the same in both.
         pooler, untied, head: rules that hold only where the files have their tensors.
-        ignored: patterns of tensors that are no weights.
+        ignored: patterns of tensors that are not weights.
         irrelevant: their fields that change no number of this kind of model, in one string.
         copies: tensors that repeat another one, and which.
         dropped: patterns of tensors of heads that no task of ours has; leaving them out is reported.

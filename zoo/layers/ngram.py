@@ -26,7 +26,7 @@ class BackoffTables(keras.layers.Layer):
     """Sorted n-gram tables with their log-probabilities and back-off weights, all of them non-trainable.
 
     Weights, for n = 1 to `order`: `keys_n` int64 (M + 1,) from n = 2, and `logs_n` float32 (M + 1, 2) with log_prob
-    and log_backoff, (M + 1, 1) at the top order, which is no history. Keys need 64 bits: switch them on for JAX.
+    and log_backoff, (M + 1, 1) at the top order, which is not a history. Keys need 64 bits: switch them on for JAX.
 
     Args:
         order: longest n-gram.
@@ -62,15 +62,18 @@ class BackoffTables(keras.layers.Layer):
         return self.add_weight(shape, initializer, dtype, trainable=False, autocast=False, name=name)
 
     def assign(self, tables):
-        """Replaces the contents by `zoo.layers.ngram_estimation.Tables` of each order; empties the list as it goes."""
+        """Replaces the contents by `zoo.layers.ngram_estimation.Tables` of each order, of arrays or of what slices give arrays
+        of; empties the list as it goes."""
         self.resize([len(table.keys) for table in tables])
         for n in range(1, self.order + 1):
             table = tables.pop(0)
             if n > 1:
-                self.keys[n].assign(np.append(table.keys, MISSING_KEY))
+                self.keys[n].assign(np.append(table.keys[:], MISSING_KEY))
             columns = [table.log_probs, table.log_backoffs][: 2 if n < self.order else 1]
-            missing = zip(columns, np.float32(MISSING_LOGS), strict=False)
-            self.logs[n].assign(np.stack([np.append(column, end) for column, end in missing], axis=1))
+            logs = np.empty((len(table.log_probs) + 1, len(columns)), np.float32)
+            for i, (column, end) in enumerate(zip(columns, MISSING_LOGS, strict=False)):
+                logs[:-1, i], logs[-1, i] = column[:], end
+            self.logs[n].assign(logs)
 
     def find(self, n, prefixes, words, searches=1):
         """The nodes of the n-grams that end in `words`, given the nodes of all their other words; int32. `searches` as in

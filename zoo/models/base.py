@@ -184,8 +184,8 @@ class LanguageModel(Model):
         raise TypeError(f"{type(self).__name__} does not implement project().")
 
     def projection(self):
-        """The `Projection` (`zoo/layers/chunked_cross_entropy.py`) that `project` is, or None for a family whose logits are no
-        such product: their loss then needs (B, T, V) whole."""
+        """The `Projection` (`zoo/layers/chunked_cross_entropy.py`) that `project` is, or None for a family whose logits are not
+        such a product: their loss then needs (B, T, V) whole."""
         return None
 
     def init_state(self, batch_size, max_length):

@@ -134,7 +134,7 @@ class GPTConfig(Config):
         self.require_rate("dropout")
         self.require(
             self.head_dim is not None or self.hidden_dim % self.num_heads == 0,
-            f"hidden_dim {self.hidden_dim} is no multiple of num_heads {self.num_heads}; give head_dim.",
+            f"hidden_dim {self.hidden_dim} is not a multiple of num_heads {self.num_heads}; give head_dim.",
         )
         kv_heads = self.kv_heads
         self.require(

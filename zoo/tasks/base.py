@@ -56,6 +56,7 @@ class Task:
         trains: whether it can be trained; the task that only serves vectors cannot.
         shown: names of the scores that a line of progress shows.
         generates: whether its models go on with a prompt.
+        has_words: whether its batches have the `characters` of words for models that take them.
     """
 
     config_class, facts_class = TaskConfig, NoFacts
@@ -64,7 +65,7 @@ class Task:
     fields = ("text",)
     trains = _OfConfig()
     shown = ("loss",)
-    generates = False
+    generates = has_words = False
 
     def __init__(self, config=None, facts=None, *, label_smoothing=0.0, z_loss=0.0):
         if not 0 <= label_smoothing < 1:
@@ -144,7 +145,7 @@ class Task:
         return tokenizer.vocab_size
 
     def limit_ids(self, model, tokenizer):
-        """Tells the model which rows of its table are no ids: they get no probability. Returns the model."""
+        """Tells the model which rows of its table are not ids: they get no probability. Returns the model."""
         num_ids = self.num_ids(tokenizer)
         model.num_ids = num_ids if num_ids < model.config.vocab_size else None
         return model
@@ -154,7 +155,16 @@ class Task:
         return None
 
     def assemble(self, model):
-        """The model with this task's head, if it has one."""
+        """The model with this task's head, if it has one.
+
+        Raises:
+            Refusal: the model reads the characters of words, and the batches of this task have none.
+        """
+        if "characters" in model.takes and not self.has_words:
+            raise Refusal(
+                f"This {model.registered_name} reads the characters of words, which {self.registered_name} does not cut its "
+                "texts into; take --set=characters=none and --set=case_dim=0, or a task of words, such as tagging."
+            )
         head = self.head(model)
         return model if head is None else WithHead(model, head)
 

@@ -14,7 +14,7 @@ from keras import ops
 from zoo import metrics
 from zoo.config import Config, Output, Refusal, TaskConfig
 from zoo.data.examples import Frame, in_order
-from zoo.data.parallel import Pair, PairBatches, PairRows
+from zoo.data.parallel import Pair, PairBatches, PairRows, TokenBudgetBatches
 from zoo.registry import TASKS
 from zoo.signatures.text_to_text import decode, text_to_text_requests, text_to_text_signatures
 from zoo.tasks.base import Task
@@ -30,11 +30,14 @@ class TranslationConfig(TaskConfig):
         overlong: what becomes of texts that do not fit: `cut` (and counted), or `refuse`.
         judged: how many pairs of a split are decoded, greedily, and judged; 0 for none.
         bleu_tokenize: how sacrebleu cuts words: 13a, none, intl, zh or char.
+        batch_tokens: rows times width of a batch, padding included, of the source and of the target alike; 0 for batches of
+            --batch_size rows.
     """
 
     overlong: str = "cut"
     judged: int = 1_000
     bleu_tokenize: str = "13a"
+    batch_tokens: int = 0
 
     kinds: ClassVar = ("encoder_decoder", "language_model")
     least_seq_length: ClassVar = 4
@@ -43,6 +46,7 @@ class TranslationConfig(TaskConfig):
     def validate(self):
         self.require(self.overlong in ("cut", "refuse"), f"overlong is cut or refuse, got {self.overlong!r}.")
         self.require(self.judged >= 0, f"judged must not be negative, got {self.judged}.")
+        self.require(self.batch_tokens >= 0, f"batch_tokens must not be negative, got {self.batch_tokens}.")
         known = self.bleu_tokenize in BLEU_TOKENIZERS
         self.require(known, f"bleu_tokenize is one of {', '.join(BLEU_TOKENIZERS)}, got {self.bleu_tokenize!r}.")
 
@@ -56,13 +60,14 @@ class SummarizationConfig(TaskConfig):
     """How texts and their summaries are read and judged.
 
     Attributes:
-        overlong, judged: as for translation.
+        overlong, judged, batch_tokens: as for translation.
         lang: `en`, or `zh`: ROUGE then counts characters.
     """
 
     overlong: str = "cut"
     judged: int = 1_000
     lang: str = "en"
+    batch_tokens: int = 0
 
     kinds: ClassVar = ("encoder_decoder", "language_model")
     least_seq_length: ClassVar = 4
@@ -71,6 +76,7 @@ class SummarizationConfig(TaskConfig):
     def validate(self):
         self.require(self.overlong in ("cut", "refuse"), f"overlong is cut or refuse, got {self.overlong!r}.")
         self.require(self.judged >= 0, f"judged must not be negative, got {self.judged}.")
+        self.require(self.batch_tokens >= 0, f"batch_tokens must not be negative, got {self.batch_tokens}.")
         self.require(self.lang in ("en", "zh"), f"lang is en or zh, got {self.lang!r}.")
 
     def output(self, model_config, seq_length, facts=None):
@@ -173,7 +179,10 @@ class TextToText(Task):
         return PairRows(pairs, frame, model.kind, writer.eos_id, writer.pad_id, layout.seq_length)
 
     def training_batches(self, data, model, tokenizer, layout):
-        return PairBatches(self._rows(data, model, tokenizer, layout), layout.batch_size, layout.seed)
+        rows = self._rows(data, model, tokenizer, layout)
+        if self.config.batch_tokens:
+            return TokenBudgetBatches(rows, self.config.batch_tokens, layout.seed)
+        return PairBatches(rows, layout.batch_size, layout.seed)
 
     def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
         count = len(data) if max_tokens is None else min(len(data), max(max_tokens // layout.seq_length, 1))

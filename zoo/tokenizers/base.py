@@ -3,7 +3,7 @@
 The *native* side (`encode`, `decode`) prepares training data and talks to people: plain Python strings, fast, no graph.
 The *graph* side (`tokenize`, `detokenize`) serves: string tensors in, TensorFlow's core ops only. Both give equal ids.
 
-Bytes that are no UTF-8 reach the graph, and only the graph, unasked; the native side takes `bytes` too, so that the two
+Bytes that are not UTF-8 reach the graph, and only the graph, unasked; the native side takes `bytes` too, so that the two
 can be compared: `encode(data)` is row 0 of `tokenize([data])` for every `bytes`. The byte tokenizer keeps them as they
 are. For the others each maximal invalid part becomes one U+FFFD (Unicode chapter 3, "substitution of maximal
 subparts"), as in Python's `errors="replace"`.
@@ -145,7 +145,7 @@ class Tokenizer(tf.Module):
         raise TypeError(f"{type(self).__name__} cannot encode.")
 
     def decode(self, ids):
-        """Ids -> string. Special ids are left out, `unk_id` leaves a mark; bytes that are no UTF-8 become U+FFFD.
+        """Ids -> string. Special ids are left out, `unk_id` leaves a mark; bytes that are not UTF-8 become U+FFFD.
 
         Raises Refusal when an id is outside [0, vocab_size).
         """
@@ -303,7 +303,7 @@ def encode_pieces(native, texts, cut=CUT):
 
 
 def read_text(path):
-    """The text of a vocabulary's file, without a byte order mark. Raises Refusal when there is none or it is no UTF-8."""
+    """The text of a vocabulary's file, without a byte order mark. Raises Refusal when there is none or it is not UTF-8."""
     try:
         return text_files.whole(str(path))
     except FileNotFoundError as error:
@@ -331,7 +331,7 @@ def read_json(path):
     try:
         value = json.loads(read_text(path), object_pairs_hook=once)
     except json.JSONDecodeError as error:
-        raise Refusal(f"{path} is no JSON ({error}); copy it again from where it was made.") from error
+        raise Refusal(f"{path} is not JSON ({error}); copy it again from where it was made.") from error
     if not isinstance(value, dict):
         raise Refusal(f"{path} must hold a JSON object, not a {type(value).__name__}.")
     return value

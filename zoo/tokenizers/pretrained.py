@@ -205,7 +205,7 @@ def _tokenizer_json(path, beside):
         require_special([t["content"] for t in added if not t["special"] and t["content"] not in named], path)
         specials = {token["id"]: token["content"] for token in added}
     except KeyError as error:
-        raise Refusal(f"{path} is no tokenizer.json of Hugging Face ({error!r}).") from error
+        raise Refusal(f"{path} is not a tokenizer.json of Hugging Face ({error!r}).") from error
     tokenizer = tokenizer_class.from_huggingface(path, special=_special(path, added, beside, specials))
     extra = sorted(beside.added({token: i for i, token in enumerate(tokenizer.vocabulary)}))
     if extra:
@@ -230,7 +230,7 @@ def _native(path):
     try:
         return tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
-        raise Refusal(f"{path} is no tokenizer.json of Hugging Face ({error}).") from error
+        raise Refusal(f"{path} is not a tokenizer.json of Hugging Face ({error}).") from error
 
 
 def _byte_level(vocabulary, merges, beside):

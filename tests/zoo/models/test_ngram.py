@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from zoo.data.shards import write_shards
 from zoo.models.ngram import SMOOTHINGS, NGram, NGramConfig
 from zoo.registry import MODELS
 
@@ -139,6 +140,21 @@ def test_adapt_again_replaces_the_tables():
     assert len(model.weights) == 5  # keys of two orders, logs of three
 
 
+def test_counted_on_disk_the_weights_file_is_the_same(tmp_path):
+    shards = write_shards(tmp_path / "shards", [corpus(5_000)[1:-1]], vocab_size=V, eos_id=EOS)
+    models = {memory: NGram(NGramConfig(order=4, vocab_size=V, eos_id=EOS, memory=memory)) for memory in ("", "16M")}
+    for memory, model in models.items():
+        model.fit_closed_form(shards)
+        model.save_weights(tmp_path / f"{memory}.weights.h5")
+    assert models[""].config == models["16M"].config, "how it was counted is not kept"
+    assert (tmp_path / "16M.weights.h5").read_bytes() == (tmp_path / ".weights.h5").read_bytes()
+
+
+def test_sizes_of_memory():
+    sizes = {"": 0, "16M": 2**24, "1.5g": 3 * 2**29, "2GB": 2**31, "33554432": 2**25}
+    assert {text: NGramConfig(memory=text).memory_bytes() for text in sizes} == sizes
+
+
 def test_without_a_fit_every_id_is_equally_probable():
     log_probs = as_numpy(NGram(NGramConfig(order=3, vocab_size=V)).build_from_ids()(some_ids(2, 3)))
     np.testing.assert_allclose(log_probs, -np.log(V), rtol=1e-6)
@@ -179,6 +195,8 @@ def test_adapt_refuses(ids, sentence):
         (dict(cutoffs=(0, 2, 1)), "cutoffs"),
         (dict(order=2, cutoffs=(0, 0, 1)), "cutoffs"),
         (dict(order=2, ngram_counts=(4096,)), "ngram_counts"),
+        (dict(memory="much"), "memory must be a size such as 512M or 2G"),
+        (dict(memory="1M"), "at least 16M"),
     ],
 )
 def test_config_refuses(fields, sentence):
