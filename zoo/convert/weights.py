@@ -118,7 +118,9 @@ def _fill(variable, rule, names, tensors):
         width = shape[0] if rule.transposed else shape[-1]
         for rows in row_slices(shape):
             piece = tensors.read(name, rows)
-            if len(shape) == 1:
+            if rule.row:
+                array[:] = piece[0]
+            elif len(shape) == 1:
                 array[start + rows.start : start + rows.stop] = piece
             elif rule.transposed:
                 array[:, start + rows.start : start + rows.stop] = piece.T

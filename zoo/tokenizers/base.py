@@ -54,6 +54,8 @@ class Tokenizer(tf.Module):
     unk_id = cls_id = sep_id = mask_id = bos_id = None
     sentinel_ids = ()
     special = NOTHING
+    # The class of transformers that reads what `save_huggingface` writes.
+    huggingface_class = "PreTrainedTokenizerFast"
     # True when each line of a text is a document of its own (the word tokenizer, as KenLM reads text).
     line_documents = False
     # Before a match of this a text may be cut: the ids of both parts are those of the whole. None: nowhere is that sure.
@@ -62,6 +64,16 @@ class Tokenizer(tf.Module):
     @property
     def pad_id(self):
         return self.eos_id
+
+    @property
+    def target(self):
+        """The tokenizer of what a decoder beside an encoder writes: this one, except in a `PairTokenizer`."""
+        return self
+
+    @property
+    def source_template(self):
+        """Ids before a text, between two and after the last, as an encoder beside a decoder reads them: three tuples."""
+        return (), (self.eos_id,), (self.eos_id,)
 
     @property
     def stop_ids(self):
@@ -176,8 +188,9 @@ class Tokenizer(tf.Module):
         digest = hashlib.sha256()
         with tempfile.TemporaryDirectory() as directory:
             self.save(directory)
-            for path in sorted(Path(directory).iterdir()):
-                digest.update(f"{path.name} {path.stat().st_size} ".encode() + path.read_bytes())
+            for path in sorted(path for path in Path(directory).rglob("*") if path.is_file()):
+                name = path.relative_to(directory).as_posix()
+                digest.update(f"{name} {path.stat().st_size} ".encode() + path.read_bytes())
         return digest.hexdigest()
 
     def save_assets(self, directory):
@@ -391,7 +404,7 @@ def load(directory):
     try:
         config = json.loads(path.read_text(encoding="utf8"))
         algorithm, vocab_size = config.pop("algorithm"), config.pop("vocab_size")
-        tokenizer = TOKENIZERS.get(algorithm).from_directory(Path(directory), config)
+        tokenizer = _class_of(algorithm).from_directory(Path(directory), config)
         if tokenizer.vocab_size != vocab_size:
             raise Refusal(f"{path.name} speaks of {vocab_size} ids, the files beside it have {tokenizer.vocab_size}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -399,3 +412,12 @@ def load(directory):
         sentence = f"The tokenizer in {directory} is damaged ({reason}); copy it again from where it was made."
         raise Refusal(sentence) from error
     return tokenizer
+
+
+def _class_of(algorithm):
+    """The class that saved a tokenizer. A pair is none that a user could ask for by name: it is not registered."""
+    if algorithm == "pair":
+        from zoo.tokenizers.pair import PairTokenizer  # which knows all that this file knows
+
+        return PairTokenizer
+    return TOKENIZERS.get(algorithm)

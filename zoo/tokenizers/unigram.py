@@ -206,6 +206,10 @@ class UnigramTokenizer(Tokenizer):
 
     @classmethod
     def from_directory(cls, directory, config):
+        if "numbered_by" in config:
+            from zoo.tokenizers.numbered_pieces import NumberedPieces  # which knows all that this file knows
+
+            return NumberedPieces.from_directory(directory, config)
         return cls.from_sentencepiece(directory / "sentencepiece.model", special=Special.loaded(config))
 
 
