@@ -285,7 +285,7 @@ def train_config():
     resolved = {**DEFAULTS, "task": config_class.default_task, **config_class.recipe_for(preset)}
     if FLAGS.task not in (None, config_class.default_task):
         # The family's own is for its first task, and so is what it sets.
-        resolved = {**resolved, "set": (), **TASKS.config(FLAGS.task).recipe}
+        resolved = {**resolved, "set": (), **TASKS.config(FLAGS.task).recipe, **config_class.task_recipes.get(FLAGS.task, {})}
     model_config = config_class.preset(preset)
     if FLAGS.init_from and os.path.exists(FLAGS.init_from) and os.path.islink(FLAGS.init_from.rstrip("/")):
         FLAGS.init_from = os.path.realpath(FLAGS.init_from)  # such as `latest`, which this run is going to be
@@ -293,7 +293,7 @@ def train_config():
     takes_over = FLAGS.init_from and width is None
     if takes_over:
         model_config = _begun_from(resolved)
-        resolved.update(FINE_TUNING)
+        resolved.update(FINE_TUNING if config_class.contextual else {})  # a table of vectors learns at its own rate
     elif width is not None and "embedding_dim" in config_class.field_names():
         model_config = model_config.replace(embedding_dim=width)
     if FLAGS.data_path:

@@ -66,7 +66,13 @@ def test_what_a_recipe_sets_is_for_the_first_task_of_its_family():
     config, _ = resolved("--model=transformer", "--preset=multi30k")
     assert trainer_flags.task_config(config).bleu_tokenize == "none"
     assert resolved("--model=transformer", "--preset=multi30k", "--task=summarization")[0].set == ()
-    assert resolved("--model=word2vec")[0].set and resolved("--model=word2vec", "--task=classification")[0].set == ()
+    assert resolved("--model=word2vec")[0].set and resolved("--model=word2vec", "--task=tagging")[0].set == ()
+
+
+def test_a_family_may_have_a_recipe_for_a_task_that_is_not_its_first():
+    config, _ = resolved("--model=word2vec", "--task=classification", "--set=head_dropout=0.1")
+    assert (config.optimizer, config.tokenizer, config.vocab_size) == ("adamw", "wordpiece", 16_000)
+    assert config.dataset == "python_docs/classification" and trainer_flags.task_config(config).head_dropout == 0.1
 
 
 def test_set_reaches_the_models_config():
