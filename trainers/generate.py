@@ -17,7 +17,7 @@ FLAGS = flags.FLAGS
 
 # Inputs of the signature `generate`; then what the graph behind it has besides, but no request; then what searching takes.
 SAMPLING = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
-PENALTIES = ("min_p", "repetition_penalty", "no_repeat_ngram")
+PENALTIES = ("min_p", "repetition_penalty", "no_repeat_ngram", "draft")
 SEARCH = ("num_beams", "length_penalty", "num_best")
 ROWS = 32  # prompts of a file that are answered together
 
@@ -122,7 +122,10 @@ def _converse(loaded, write, options):
 
 def _write(loaded, prompt, options):
     """Prints a prompt and, token by token, its continuation."""
-    pieces = loaded.stream(prompt, **options)
+    if options.get("draft", "none") != "none":
+        print(loaded.generate(prompt, **options), flush=True)  # several tokens at a time come as one text
+        return
+    pieces = loaded.stream(prompt, **{name: value for name, value in options.items() if name != "draft"})
     print(prompt, next(pieces, ""), sep="", end="", flush=True)  # not before it is known that the prompt is taken
     for piece in pieces:
         print(piece, end="", flush=True)

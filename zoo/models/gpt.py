@@ -237,7 +237,7 @@ class GPT(TableOutput, LanguageModel):
     Ours -> paper: embeddings -> W_e, positions -> W_p (Radford et al. 2018, eq. 2).
     """
 
-    one_row_apart = True
+    one_row_apart = rewinds = True
 
     def __init__(self, config, **kwargs):
         super().__init__(config, **kwargs)

@@ -59,6 +59,8 @@ class Task:
         has_words: whether its batches have the `characters` of words for models that take them.
         temperature: what logits are divided by in scores and signatures; a calibration sets it (`zoo/calibration.py`), and the
             bundle keeps it.
+        draft: how tokens are guessed ahead in `generate` of a task that generates, a `Draft` (`zoo/signatures/drafting.py`); or
+            None. It is of serving alone, and no bundle has it.
     """
 
     config_class, facts_class = TaskConfig, NoFacts
@@ -69,6 +71,7 @@ class Task:
     shown = ("loss",)
     generates = has_words = False
     temperature = 1.0
+    draft = None
 
     def __init__(self, config=None, facts=None, *, label_smoothing=0.0, z_loss=0.0):
         if not 0 <= label_smoothing < 1:
