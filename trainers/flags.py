@@ -160,6 +160,7 @@ def define_evaluation():
     flags.DEFINE_list("split", ["validation", "test"], "Splits to judge it on.")
     flags.DEFINE_integer("seq_length", None, "Tokens in a window. [as in training]", lower_bound=1)
     flags.DEFINE_integer("batch_size", None, "Windows at a time. [as in training]", lower_bound=1)
+    flags.DEFINE_string("predictions", None, "File for predicted tags or roles beside those of the one --split, in columns.")
     flags.DEFINE_integer("shots", None, "Classify by likelihood after so many examples of the train split.", lower_bound=0)
     flags.DEFINE_string("pattern", "{text}\\nLabel: {label}", "How --shots writes an example; \\n is a line's end.")
     flags.DEFINE_list("label_words", [], "What --shots writes for labels: label=word, separated by commas. [the labels]")

@@ -225,10 +225,10 @@ class Trainer:
         return evaluate(self.task, self.model, self._evaluate, data, self.tokenizer, layout, max_tokens, count)
 
 
-def evaluate(task, model, score, data, tokenizer, layout, max_tokens=None, count=None):
+def evaluate(task, model, score, data, tokenizer, layout, max_tokens=None, count=None, keep=None):
     """Runs `score(batch, state)`, which is the task's in a tf.function, over a split; see `Trainer.evaluate`.
 
-    `count` is called with how many real tokens each batch has.
+    `count` is called with how many real tokens each batch has, `keep` with the rows that `Task.score` keeps, at the end.
     """
     if model.max_length is not None and layout.seq_length > model.max_length:
         raise Refusal(f"seq_length {layout.seq_length} is more than this model's max_length of {model.max_length}.")
@@ -243,6 +243,8 @@ def evaluate(task, model, score, data, tokenizer, layout, max_tokens=None, count
             totals[name] = totals.get(name, 0.0) + np.asarray(value, np.float64)
         for name, value in kept.items():
             rows.setdefault(name, []).append(np.asarray(value))
+    if keep is not None:
+        keep(rows)
     return task.metrics(totals, rows, data)
 
 

@@ -12,16 +12,14 @@ import pytest
 import tensorflow as tf
 
 from zoo.config import Refusal
+from zoo.data.schemes import SCHEMES, forbidden_moves, scheme_of
 from zoo.layers.crf import (
     CRF,
-    SCHEMES,
-    forbidden_moves,
     log_likelihood,
     log_partition,
     marginals,
     multitag_log_likelihood,
     n_best,
-    scheme_of,
     sequence_score,
     viterbi,
 )
