@@ -247,6 +247,26 @@ def viterbi(unary_BWC, moves_SS, mask_BW):
     return tags_BW, ops.where(lengths_B > 0, score_B, 0.0)
 
 
+def decode(unary_BWC, moves_SS, mask_BW):
+    """The best sequence of tags, and how probable it and each of its tags are, from one pass over the sums of all paths.
+
+    Args:
+        unary_BWC, moves_SS, mask_BW: as in `log_partition`.
+
+    Returns:
+        tags: int32 (B, W), as of `viterbi`.
+        log_prob: float32 (B,), as of `log_likelihood`.
+        probs: float32 (B, W), of `marginals` those of the tags; 0 where the mask is False.
+    """
+    tags_BW, _ = viterbi(unary_BWC, moves_SS, mask_BW)
+    unary_BWC, moves_SS = _wide(unary_BWC), _weights(moves_SS)
+    sums = _PathSums(unary_BWC, moves_SS, mask_BW)
+    score_B = _sequence_score(unary_BWC, tags_BW, moves_SS, mask_BW)
+    marginals_BWC = sums.marginals(ops.ones_like(sums.lengths_B, "float64"))
+    probs_BW = ops.take_along_axis(marginals_BWC, tags_BW[..., None], axis=-1)[..., 0]
+    return tags_BW, ops.cast(score_B - sums.log_partition(), "float32"), ops.cast(probs_BW, "float32")
+
+
 def n_best(unary_BWC, moves_SS, mask_BW, num_paths):
     """The K sequences of tags with the highest scores, the best first; of equally good ones as `viterbi`.
 

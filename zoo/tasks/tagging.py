@@ -200,11 +200,10 @@ class Tagging(Task):
         return schemes.forbidden_moves(self.facts.labels, self.facts.scheme)
 
     def best(self, outputs, mask_BW):
-        """The best tags of words, int32 (B, W), and their log-probability, float32 (B,)."""
+        """The best tags of words, int32 (B, W); their log-probability together, float32 (B,); and the probability of each,
+        float32 (B, W), with a CRF its marginal."""
         if self.config.crf:
-            unary_BWC, moves_SS = outputs
-            tags_BW, _ = crf.viterbi(unary_BWC, moves_SS, mask_BW)
-            return tags_BW, crf.log_likelihood(unary_BWC, tags_BW, moves_SS, mask_BW)
+            return crf.decode(*outputs, mask_BW)
         log_probs_BWC, forbidden = ops.log_softmax(outputs), self._forbidden()
         if forbidden is None:
             tags_BW = ops.cast(ops.argmax(outputs, axis=-1), "int32")
@@ -212,8 +211,8 @@ class Tagging(Task):
             tags_BW, _ = crf.viterbi(
                 log_probs_BWC, ops.convert_to_tensor(np.where(forbidden, -np.inf, 0.0), "float32"), mask_BW
             )
-        best_BW = ops.take_along_axis(log_probs_BWC, tags_BW[..., None], axis=-1)[..., 0]
-        return tags_BW, ops.sum(ops.where(mask_BW, best_BW, 0.0), axis=1)
+        best_BW = ops.where(mask_BW, ops.take_along_axis(log_probs_BWC, tags_BW[..., None], axis=-1)[..., 0], 0.0)
+        return tags_BW, ops.sum(best_BW, axis=1), ops.where(mask_BW, ops.exp(best_BW), 0.0)
 
     def _nats(self, batch, outputs):
         """float32 scalar: -log p of the tags, unsmoothed."""
@@ -279,7 +278,8 @@ class Tagging(Task):
     def signatures(self, model, tokenizer):
         """`serving_default` = `tag`: `text` string (B,), words separated by white space as in the training data ->
         `tokens` and `tags` string (B, W), filled up with empty strings; `num_tokens` int32 (B,); `score` float32 (B,), the
-        natural log-probability of these tags.
+        natural log-probability of these tags; `probs` float32 (B, W), the probability of each of them, filled up with 0; with
+        a CRF it is the marginal.
 
         A text that does not fit is an InvalidArgumentError that names both numbers of tokens. With an encoder also `embed`.
         """
@@ -289,10 +289,10 @@ class Tagging(Task):
         @signature(tf.TensorSpec([None], tf.string))
         def tag(text):
             words, batch, real = words_in_graph(text, tokenizer, frame, limit, model.takes)
-            predicted, score = self.best(model(batch), real)
+            predicted, score, probs = self.best(model(batch), real)
             tags = tf.where(real, tf.gather(tf.constant(labels), predicted), "")
             counts = tf.cast(words.row_lengths(), tf.int32)
-            return {"tokens": words.to_tensor(""), "tags": tags, "num_tokens": counts, "score": score}
+            return {"tokens": words.to_tensor(""), "tags": tags, "num_tokens": counts, "score": score, "probs": probs}
 
         return {"serving_default": tag, "tag": tag, **embedding.beside_a_head(model, tokenizer)}
 

@@ -164,6 +164,8 @@ def test_a_model_learns_and_answers_alike_alone_and_in_company(name, crf):
     together = {key: value.numpy() for key, value in tag(tf.constant(texts)).items()}
     assert together["num_tokens"].tolist() == [2, 0, 2, 3]
     assert together["tokens"][0].tolist() == [b"the", b"cat", b""]
+    real = np.arange(3) < together["num_tokens"][:, None]
+    assert (together["probs"][~real] == 0).all() and (together["probs"][real] > 0.25).all() and together["score"][1] == 0
     for row, text in enumerate(texts):
         words = together["num_tokens"][row]
         alone = tag(tf.constant([text]))["tags"][0, :words].numpy().tolist()
@@ -186,7 +188,7 @@ def test_moves_that_the_scheme_forbids_are_never_decoded():
     head.build((None, None, 4))
     unary = np.zeros((1, 2, 4), np.float32)
     unary[0, 0, 1], unary[0, 1, 2], unary[0, 1, 3] = 9.0, 5.0, 1.0  # B-y, then I-x is the best alone
-    tags, _ = task.best((unary, head.crf.moves()), np.ones((1, 2), bool))
+    tags, _, _ = task.best((unary, head.crf.moves()), np.ones((1, 2), bool))
     assert tags.numpy().tolist() == [[1, 3]]
 
 
@@ -225,15 +227,16 @@ def test_constraints_are_an_option():
         head = task.head(None)
         head.build((None, None, 4))
         outputs = (unary, head.crf.moves()) if task.config.crf else unary
-        tags, score = task.best(outputs, mask)
-        return tags.numpy()[0].tolist(), float(score[0]), head
+        tags, score, probs = task.best(outputs, mask)
+        return tags.numpy()[0].tolist(), float(score[0]), head, np.asarray(probs)[0]
 
     assert decoded()[0] == [1, 2] == decoded(crf=True, constraints="none")[0]
-    tags, score, _ = decoded(constraints="decoding")
+    tags, score, _, probs = decoded(constraints="decoding")
     log_probs = unary[0] - np.log(np.exp(unary[0]).sum(-1, keepdims=True))
     assert tags == [1, 3] and score == pytest.approx(log_probs[0, 1] + log_probs[1, 3], rel=1e-5)
+    np.testing.assert_allclose(probs, np.exp([log_probs[0, 1], log_probs[1, 3]]), rtol=1e-5)
     for constraints, in_training in (("auto", False), ("decoding", False), ("training", True)):
-        tags, _, head = decoded(crf=True, constraints=constraints)
+        tags, _, head, _ = decoded(crf=True, constraints=constraints)
         assert tags == [1, 3]
         hidden = np.zeros((1, 2, 4), np.float32)
         learnt, served = (np.isinf(head(hidden, {}, training=training)[1][:-1]).any() for training in (True, False))
