@@ -10,6 +10,7 @@ from trainers import flags as trainer_flags
 from trainers import program
 from trainers.progress import ProgressBar, preparing
 from zoo.config import Refusal
+from zoo.files import replace_file
 
 FLAGS = flags.FLAGS
 
@@ -20,6 +21,8 @@ def main():
         return _judge_pairs(directory)
     if FLAGS.shots is not None:
         return _judge_few_shot(directory)
+    if FLAGS.predictions and len(FLAGS.split) != 1:
+        raise Refusal("--predictions writes those of one split; say which, such as --split=test.")
     dataset, data_path, run = _data(directory)
     with program.quiet():
         import tensorflow  # noqa: F401
@@ -34,6 +37,9 @@ def main():
             f"{directory} was made for {bundle.task.registered_name}, which has no score; it can begin a run that has one: "
             f"--init_from={directory}."
         )
+    if FLAGS.predictions and not bundle.task.has_words:
+        name = bundle.task.registered_name
+        raise Refusal(f"{directory} was made for {name}; --predictions is for tagging and semantic_roles, which have columns.")
     layout = Layout(
         FLAGS.seq_length or run.get("seq_length", 128), FLAGS.batch_size or run.get("batch_size", 16),
         separate_documents=run.get("separate_documents", False),
@@ -53,7 +59,7 @@ def main():
     for split in names:
         part = source.splits.get(split)
         if part not in judged:
-            judged[part] = judge(bundle.task, bundle.model, data[split], bundle.tokenizer, layout)
+            judged[part] = judge(bundle.task, bundle.model, data[split], bundle.tokenizer, layout, FLAGS.predictions)
             if FLAGS.calibration:
                 judged[part] |= calibration_scores(bundle, data[split], layout)
         print(json.dumps({"split": split, "dataset": source.name, **judged[part]}), flush=True)
@@ -136,14 +142,22 @@ def splits(task, layout, source, directory, names):
         )[1]  # fmt: skip
 
 
-def judge(task, model, data, tokenizer, layout):
-    """The scores of a model on a split, a dict of numbers."""
+def judge(task, model, data, tokenizer, layout, predictions=None):
+    """The scores of a model on a split, a dict of numbers.
+
+    Args:
+        predictions: the file that `Task.predictions` are written to, or None.
+    """
     import tensorflow as tf
 
     from trainers.engine import loop
 
     score = tf.function(lambda batch, state: task.score(model, batch, state=state), reduce_retracing=True, autograph=False)
-    return loop.evaluate(task, model, score, data, tokenizer, layout)
+    totals, rows = loop.summed(task, model, score, data, tokenizer, layout)
+    if predictions:
+        text = "".join(line + "\n" for line in task.predictions(rows, data))
+        replace_file(predictions, lambda path: path.write_text(text, encoding="utf8"))
+    return task.metrics(totals, rows, data)
 
 
 def calibration_scores(bundle, data, layout):

@@ -167,6 +167,7 @@ def define_evaluation():
         "calibration", False, "Tell how good the probabilities of the next token are; of classes it is always told."
     )
     flags.DEFINE_bool("calibrate", False, "Fit a temperature on the validation split, and keep it in the bundle.")
+    flags.DEFINE_string("predictions", None, "File for predicted tags or roles beside those of the one --split, in columns.")
     flags.DEFINE_integer("shots", None, "Classify by likelihood after so many examples of the train split.", lower_bound=0)
     flags.DEFINE_string("pattern", "{text}\\nLabel: {label}", "How --shots writes an example; \\n is a line's end.")
     flags.DEFINE_list("label_words", [], "What --shots writes for labels: label=word, separated by commas. [the labels]")

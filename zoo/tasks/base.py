@@ -56,7 +56,8 @@ class Task:
         trains: whether it can be trained; the task that only serves vectors cannot.
         shown: names of the scores that a line of progress shows.
         generates: whether its models go on with a prompt.
-        has_words: whether its batches have the `characters` of words for models that take them.
+        has_words: whether its rows are words: batches have their `characters` for models that take them, and `predictions` are
+            written in columns.
         temperature: what logits are divided by in scores and signatures; a calibration sets it (`zoo/calibration.py`), and the
             bundle keeps it.
         draft: how tokens are guessed ahead in `generate` of a task that generates, a `Draft` (`zoo/signatures/drafting.py`); or
@@ -231,6 +232,11 @@ class Task:
             data: the split.
         """
         raise TypeError(f"{type(self).__name__} does not implement metrics().")
+
+    def predictions(self, rows, data):
+        """Yields lines of columns: what is predicted for a split beside what is right; arguments as of `metrics`. Only for
+        a task of words."""
+        raise TypeError(f"{type(self).__name__} does not implement predictions().")
 
     def training_metrics(self, loss, data):
         """What a line of progress tells beside the training loss."""
