@@ -50,6 +50,7 @@ setup(
             "zoo-convert=trainers.convert:start",
             "zoo-doctor=trainers.doctor:start",
             "zoo-report=trainers.report:start",
+            "zoo-phrases=trainers.phrases:start",
             "zoo-trace=trainers.trace:start",
             "zoo-explain=trainers.explain:start",
             "zoo-playground=trainers.playground:start",

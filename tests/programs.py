@@ -16,6 +16,7 @@ DEFINITIONS = {
     "doctor": "define_doctor",
     "convert": "define_conversion",
     "report": "define_report",
+    "phrases": "define_phrases",
     "trace": "define_trace",
     "explain": "define_explanation",
     "playground": "define_playground",

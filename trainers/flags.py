@@ -275,6 +275,19 @@ def define_conversion():
     flags.DEFINE_string("peer_python", None, "An interpreter with torch and transformers, to compare with. [this one's]")
 
 
+def define_phrases():
+    """Flags of `trainers.phrases`."""
+    flags.DEFINE_string("from", None, "The text, a sentence a line; .gz is decompressed.")
+    flags.DEFINE_string("to", None, "The file to write.")
+    flags.DEFINE_integer("passes", 1, "How often phrases are joined: each time they may be twice as long.", lower_bound=1)
+    flags.DEFINE_integer(
+        "min_count", 5, "Rarer words are in no phrase, and so much is taken from every pair's count.", lower_bound=1
+    )
+    flags.DEFINE_float("threshold", 100.0, "A phrase has a score above this.", lower_bound=0.0)
+    flags.DEFINE_bool("lowercase", False, "Write all words in lower case.")
+    flags.DEFINE_bool("punctuation", True, "Keep it; otherwise what is no letter, mark, digit or _ separates words.")
+
+
 def define_report():
     """Flags of `trainers.report`."""
     flags.DEFINE_multi_string("model_dir", None, "A run to report on; given several times, the runs are compared.")
