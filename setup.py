@@ -76,6 +76,7 @@ setup(
         "report": ["matplotlib>=3.8"],
         "serving": ["tensorflow-serving-api>=2.19"],
         "playground": ["starlette>=0.40", "uvicorn>=0.30"],
+        "ctranslate2": ["ctranslate2>=4.5"],
         "onnx": ["tf2onnx>=1.17", "onnxruntime>=1.20"],
     },
     classifiers=[

@@ -179,7 +179,7 @@ def define_export():
     flags.DEFINE_integer("version", None, "Its number, above all that are there. [the next one]", lower_bound=1)
     flags.DEFINE_enum("export_precision", "float32", ("float32", "bfloat16", "int8"), "Of the stored weights.")
     flags.DEFINE_bool("export_xla", False, "Besides, in export_xla/, a version for servers that were started with XLA.")
-    flags.DEFINE_enum("export_format", "saved_model", ("saved_model", "litert", "onnx"), "Kind of file.")
+    flags.DEFINE_enum("export_format", "saved_model", ("saved_model", "litert", "onnx", "ctranslate2"), "Kind of file.")
     flags.DEFINE_bool("verify", False, "Write nothing; prove the newest version in --export_dir once more, in every way.")
 
 
