@@ -78,6 +78,7 @@ setup(
         "serving": ["tensorflow-serving-api>=2.19"],
         "playground": ["starlette>=0.40", "uvicorn>=0.30"],
         "privacy": ["dp-accounting>=0.4.4"],
+        "ctranslate2": ["ctranslate2>=4.5"],
         "onnx": ["tf2onnx>=1.17", "onnxruntime>=1.20"],
     },
     classifiers=[

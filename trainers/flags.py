@@ -190,7 +190,7 @@ def define_export():
         "set", [], "draft=ngram:4 guesses tokens ahead where a text repeats itself: the same text sooner."
     )
     flags.DEFINE_bool("export_xla", False, "Besides, in export_xla/, a version for servers that were started with XLA.")
-    flags.DEFINE_enum("export_format", "saved_model", ("saved_model", "litert", "onnx"), "Kind of file.")
+    flags.DEFINE_enum("export_format", "saved_model", ("saved_model", "litert", "onnx", "ctranslate2"), "Kind of file.")
     flags.DEFINE_bool("verify", False, "Write nothing; prove the newest version in --export_dir once more, in every way.")
 
 

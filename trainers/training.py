@@ -58,7 +58,8 @@ def _train(run, config, model_config, placement):
 
     fields = task.model_fields(tokenizer)
     if config.init_from and initial.width_of_rows(config.init_from, config.model) is None:
-        fields.pop("vocab_size", None)  # its table may have a few rows more than there are ids, for a round number
+        # Its tables may have a few rows more than there are ids, for a round number.
+        fields = {k: v for k, v in fields.items() if k not in ("vocab_size", "source_vocab_size")}
     model_config = model_config.replace(**{k: v for k, v in fields.items() if k in model_config.field_names()})
     model_class = MODELS.get(config.model)
     if model_config.fitted:
