@@ -17,6 +17,9 @@ from zoo.data.batch import INPUTS
 from zoo.layers.chunked_cross_entropy import Projection, Unprojected, chunked_log_probs, resolve_logits
 from zoo.layers.linear import times_rows
 
+# What a token of the source counts at which nobody looked at all: its logarithm must be finite.
+LEAST_COVERAGE = 1e-9
+
 
 class Model(keras.Model):
     """Base class of all models.
@@ -301,6 +304,9 @@ class EncoderDecoder(LanguageModel):
     A family implements `encode`, `features`, `project` and `init_state`. What attention needs of the memory is put into the
     state, batch-first, so decoding, beams, streaming and export serve these models as they serve every language model.
 
+    A state may have a `coverage` float32 (B, S) besides (`with_coverage`): how much all tokens so far have looked at each of
+    the source, as `alignment` counts it. A family that `aligns` adds what new tokens do (`looked_at`).
+
     Call: a batch with `source_ids`, `source_mask` and `token_ids`, a dict -> float32 logits (B, T, V).
     """
 
@@ -331,6 +337,25 @@ class EncoderDecoder(LanguageModel):
     def alignment(self, batch):
         """How much each position of the target looked at each of the source: float32 (B, T, S), each row adds up to 1."""
         raise TypeError(f"{type(self).__name__} does not implement alignment().")
+
+    def with_coverage(self, state):
+        """A state from `init_state` that keeps count of what was looked at."""
+        return {**state, "coverage": ops.zeros_like(state["source_mask"], dtype="float32")}
+
+    @staticmethod
+    def looked_at(state, weights_BTS, padding_mask=None):
+        """The `coverage` of a state after T more tokens, given how much each looks at the source; empty where it has none."""
+        if "coverage" not in state:
+            return {}
+        if padding_mask is not None:
+            weights_BTS = ops.where(padding_mask[:, :, None], weights_BTS, 0.0)
+        return {"coverage": state["coverage"] + ops.sum(weights_BTS, axis=1)}
+
+    @staticmethod
+    def covered(state):
+        """float32 (B,): the sum over the source of log min(coverage, 1), at most 0 (Wu et al. 2016, eq. 14)."""
+        logs = ops.log(ops.clip(state["coverage"], LEAST_COVERAGE, 1.0))
+        return ops.sum(ops.where(state["source_mask"], logs, 0.0), axis=1)
 
     def state_axes(self):
         # A memory of another length: what then differs goes by the source.

@@ -191,6 +191,7 @@ class Seq2Seq(TableOutput, EncoderDecoder):
             after |= dict(zip(names, last, strict=True))
         if self.attention is not None:
             context, weights = self.attention(x_BTD, state["memory/keys"], state["memory/values"], state["source_mask"])
+            after |= self.looked_at(state, ops.cast(weights, "float32"), padding_mask)
             x_BTD = ops.concatenate([context, x_BTD], axis=-1)
         return self.dropout(ops.tanh(self.combine(x_BTD)), training=training), after, weights
 

@@ -282,10 +282,13 @@ class Transformer(TableOutput, EncoderDecoder):
         new_state = piece.state
         for i, block in enumerate(self.decoder):
             looked_at = memory.values if state is None else (state[f"cross_{i}/keys"], state[f"cross_{i}/values"])
-            x_BTD, cache = block(
+            counted = state is not None and "coverage" in state and block is self.decoder[-1]
+            x_BTD, cache, *weights = block(
                 x_BTD, memory=looked_at, attention_mask=piece.rule, angles=angles, cache=piece.cache(i), cross_mask=seen,
-                training=training,
+                with_weights=counted, training=training,
             )  # fmt: skip
+            if counted:
+                new_state |= self.looked_at(state, _mean_over_heads(weights[0]), padding_mask)
             if state is not None:
                 new_state |= {f"layer_{i}/keys": cache["keys"], f"layer_{i}/values": cache["values"]}
                 new_state |= {name: state[name] for name in (f"cross_{i}/keys", f"cross_{i}/values")}
@@ -304,4 +307,8 @@ class Transformer(TableOutput, EncoderDecoder):
             x_BTD, _, weights_BNTS = block(
                 x_BTD, memory=memory.values, attention_mask=piece.rule, angles=angles, cross_mask=seen, with_weights=True
             )
-        return ops.mean(ops.cast(weights_BNTS, "float32"), axis=1)
+        return _mean_over_heads(weights_BNTS)
+
+
+def _mean_over_heads(weights_BNTS):
+    return ops.mean(ops.cast(weights_BNTS, "float32"), axis=1)
