@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from absl import flags
 
@@ -26,18 +27,15 @@ def main():
 
     import tfds_configs
     from zoo import bundle as bundles
-    from zoo.data.batch import Layout
 
     bundle = bundles.load(directory)
+    rival = _rival(bundle) if FLAGS.against else None
     if not bundle.task.trains:
         raise Refusal(
             f"{directory} was made for {bundle.task.registered_name}, which has no score; it can begin a run that has one: "
             f"--init_from={directory}."
         )
-    layout = Layout(
-        FLAGS.seq_length or run.get("seq_length", 128), FLAGS.batch_size or run.get("batch_size", 16),
-        separate_documents=run.get("separate_documents", False),
-    )  # fmt: skip
+    layout = _layout(run)
     source = tfds_configs.get(dataset, data_path)
     if FLAGS.data_path:
         source = source.whole()  # nothing of what is given for judging is held out
@@ -46,12 +44,77 @@ def main():
     data = splits(bundle.task, layout, source, directory, names)
     for remark in source.remarks():
         print(remark, file=sys.stderr, flush=True)
+    other = None
+    if rival is not None:
+        other_layout = _layout(run_of(rival.directory))
+        other = splits(rival.bundle.task, other_layout, source, rival.directory, names)
     judged = {}  # where one part of the data is both splits it is read once
     for split in names:
         part = source.splits.get(split)
         if part not in judged:
-            judged[part] = judge(bundle.task, bundle.model, data[split], bundle.tokenizer, layout)
-        print(json.dumps({"split": split, "dataset": source.name, **judged[part]}), flush=True)
+            totals, rows = read(bundle.task, bundle.model, data[split], bundle.tokenizer, layout)
+            judged[part] = bundle.task.metrics(totals, rows, data[split]), []
+            if other is not None:
+                of_rival = read(rival.bundle.task, rival.bundle.model, other[split], rival.bundle.tokenizer, other_layout)[1]
+                samples = bundle.task.samples(rows, data[split]), rival.bundle.task.samples(of_rival, other[split])
+                judged[part] = judged[part][0], comparisons(*samples)
+        scores, compared = judged[part]
+        baselines = bundle.task.baselines(data[split], scores) if split == "test" else {}
+        print(json.dumps({"split": split, "dataset": source.name, **scores, **baselines}), flush=True)
+        for each in compared:
+            print(json.dumps({"split": split, "against": str(FLAGS.against), **each}), flush=True)
+
+
+class _Rival(NamedTuple):
+    """The bundle of --against, and where it lies."""
+
+    bundle: Any
+    directory: Path
+
+
+def _rival(bundle):
+    """The `_Rival` of a bundle. Raises Refusal if the two cannot be compared."""
+    from zoo import bundle as bundles
+
+    directory = bundles.find(FLAGS.against)
+    rival = bundles.load(directory)
+    mine, its = (each.task.registered_name for each in (bundle, rival))
+    if mine != its:
+        raise Refusal(
+            f"--against={FLAGS.against} was made for {its}, and this model for {mine}; give a model of the same task."
+        )
+    from zoo.tasks.base import Task
+
+    if type(bundle.task).samples is Task.samples:
+        raise Refusal(
+            f"{mine} keeps no scores of single examples to draw from; --against is for translation, summarization, "
+            "classification and question_answering."
+        )
+    return _Rival(rival, directory)
+
+
+def comparisons(first, second):
+    """By `zoo.metrics.paired_bootstrap`, a dict for each score of two dicts of `Sample`."""
+    from zoo.metrics import paired_bootstrap
+
+    return [
+        {
+            "metric": name, "value": first[name].of_sums(first[name].rows.sum(0)),
+            "other": second[name].of_sums(second[name].rows.sum(0)), **paired_bootstrap(first[name], second[name]),
+        }
+        for name in first
+        if name in second
+    ]  # fmt: skip
+
+
+def _layout(run):
+    """The `Layout` for judging, given the config of the run that made a model."""
+    from zoo.data.batch import Layout
+
+    return Layout(
+        FLAGS.seq_length or run.get("seq_length", 128), FLAGS.batch_size or run.get("batch_size", 16),
+        separate_documents=run.get("separate_documents", False),
+    )  # fmt: skip
 
 
 def _judge_pairs(directory):
@@ -133,12 +196,17 @@ def splits(task, layout, source, directory, names):
 
 def judge(task, model, data, tokenizer, layout):
     """The scores of a model on a split, a dict of numbers."""
+    return task.metrics(*read(task, model, data, tokenizer, layout), data)
+
+
+def read(task, model, data, tokenizer, layout):
+    """`(totals, rows)` of a model on a split: what its task makes scores of."""
     import tensorflow as tf
 
     from trainers.engine import loop
 
     score = tf.function(lambda batch, state: task.score(model, batch, state=state), reduce_retracing=True, autograph=False)
-    return loop.evaluate(task, model, score, data, tokenizer, layout)
+    return loop.read(task, model, score, data, tokenizer, layout)
 
 
 def run_of(directory):

@@ -230,6 +230,11 @@ def evaluate(task, model, score, data, tokenizer, layout, max_tokens=None, count
 
     `count` is called with how many real tokens each batch has.
     """
+    return task.metrics(*read(task, model, score, data, tokenizer, layout, max_tokens, count), data)
+
+
+def read(task, model, score, data, tokenizer, layout, max_tokens=None, count=None):
+    """As `evaluate`, but `(totals, rows)`: what the task makes scores of."""
     if model.max_length is not None and layout.seq_length > model.max_length:
         raise Refusal(f"seq_length {layout.seq_length} is more than this model's max_length of {model.max_length}.")
     carried = model.carries_state and task.reads == "text"
@@ -243,7 +248,7 @@ def evaluate(task, model, score, data, tokenizer, layout, max_tokens=None, count
             totals[name] = totals.get(name, 0.0) + np.asarray(value, np.float64)
         for name, value in kept.items():
             rows.setdefault(name, []).append(np.asarray(value))
-    return task.metrics(totals, rows, data)
+    return totals, rows
 
 
 class Prefetcher:
