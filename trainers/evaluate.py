@@ -41,6 +41,7 @@ def main():
         source = source.whole()  # nothing of what is given for judging is held out
     source.check_fields(bundle.task.fields)
     names = [split for split in FLAGS.split if split in source.splits] or FLAGS.split
+    names = list(dict.fromkeys(["validation"] * FLAGS.calibrate + names))
     data = splits(bundle.task, layout, source, directory, names)
     for remark in source.remarks():
         print(remark, file=sys.stderr, flush=True)
@@ -48,16 +49,21 @@ def main():
     if rival is not None:
         other_layout = _layout(run_of(rival.directory))
         other = splits(rival.bundle.task, other_layout, source, rival.directory, names)
+    if FLAGS.calibrate:
+        print(json.dumps(_calibrate(directory, bundle, data["validation"], layout)), flush=True)
     judged = {}  # where one part of the data is both splits it is read once
     for split in names:
         part = source.splits.get(split)
         if part not in judged:
             totals, rows = read(bundle.task, bundle.model, data[split], bundle.tokenizer, layout)
-            judged[part] = bundle.task.metrics(totals, rows, data[split]), []
+            scores, compared = bundle.task.metrics(totals, rows, data[split]), []
+            if FLAGS.calibration:
+                scores |= calibration_scores(bundle, data[split], layout)
             if other is not None:
                 of_rival = read(rival.bundle.task, rival.bundle.model, other[split], rival.bundle.tokenizer, other_layout)[1]
                 samples = bundle.task.samples(rows, data[split]), rival.bundle.task.samples(of_rival, other[split])
-                judged[part] = judged[part][0], comparisons(*samples)
+                compared = comparisons(*samples)
+            judged[part] = scores, compared
         scores, compared = judged[part]
         baselines = bundle.task.baselines(data[split], scores) if split == "test" else {}
         print(json.dumps({"split": split, "dataset": source.name, **scores, **baselines}), flush=True)
@@ -206,7 +212,60 @@ def read(task, model, data, tokenizer, layout):
     from trainers.engine import loop
 
     score = tf.function(lambda batch, state: task.score(model, batch, state=state), reduce_retracing=True, autograph=False)
-    return loop.read(task, model, score, data, tokenizer, layout)
+    return loop.summed(task, model, score, data, tokenizer, layout)
+
+
+def calibration_scores(bundle, data, layout):
+    """`calibration_error`, `brier` and `calibration` of a split (`zoo/calibration.py`)."""
+    from zoo import calibration
+
+    return calibration.scores(_over(bundle, data, layout, lambda *answers: calibration.reliability(*answers)))
+
+
+def _calibrate(directory, bundle, data, layout):
+    """Fits the temperature of a bundle on its validation split, and keeps it: what is told of it, a dict."""
+    import tensorflow as tf
+
+    from trainers.engine.judging import ENOUGH
+    from zoo import bundle as bundles
+    from zoo import calibration
+
+    if bundle.model.fitted:
+        raise Refusal(
+            "A model that is fitted in closed form has counted its probabilities; --calibrate is for models with logits."
+        )
+    inverse, before = tf.Variable(1.0), bundle.task.temperature
+    sums = _over(bundle, data, layout, lambda *answers: calibration.slopes(*answers, inverse), ENOUGH, repeated=True)
+
+    def at(value):
+        inverse.assign(value)
+        return sums()
+
+    factor, nats, mended = calibration.fit_temperature(at)
+    bundle.task.temperature = before * factor
+    bundle.task.limit_ids(bundle.model, bundle.tokenizer)
+    bundles.write_temperature(directory, bundle.task.temperature)
+    return {"temperature": bundle.task.temperature, "loss_before": nats, "loss_after": mended}
+
+
+def _over(bundle, data, layout, sums, max_tokens=None, repeated=False):
+    """Sums of `sums(logits, labels, weights)` over a split, or with `repeated` a function that takes them anew."""
+    import tensorflow as tf
+
+    from trainers.engine import loop
+
+    task, model = bundle.task, bundle.model
+
+    def score(batch, state):
+        answers = task.class_logits(model, batch, state)
+        return sums(*answers[:3]), {}, answers[3]
+
+    compiled = tf.function(score, reduce_retracing=True, autograph=False)
+
+    def take():
+        return loop.summed(task, model, compiled, data, bundle.tokenizer, layout, max_tokens)[0]
+
+    return take if repeated else take()
 
 
 def run_of(directory):

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tests import exports
 from zoo.decoding import beam_search
+from zoo.layers.coverage import covered, with_coverage
 from zoo.signatures.text_to_text import begin, source_of
 
 TEXTS, PREFIXES = ["the cat sat .", "a", "the naive dog ran"], ["le ", "", "un chat"]
@@ -74,8 +75,8 @@ def test_the_score_has_the_coverage_of_the_alignment(name):
     source, prefix = source_of(model, tokenizer, frame, 64, tf.constant(TEXTS)), tokenizer.tokenize(tf.constant(PREFIXES))
     state, ids, mask = begin(model, tokenizer, frame, source, tf.constant([5, 5, 5]), prefix)
     best = beam_search(
-        model.next_logits, model.with_coverage(state), ids, mask, max_new_tokens=5, num_beams=3, num_best=None,
-        coverage_penalty=tf.constant([0.0, 0.2, 1.0]), covered=model.covered, stop_ids=(tokenizer.eos_id,),
+        model.next_logits, with_coverage(state), ids, mask, max_new_tokens=5, num_beams=3, num_best=None,
+        coverage_penalty=tf.constant([0.0, 0.2, 1.0]), covered=covered, stop_ids=(tokenizer.eos_id,),
     )  # fmt: skip
     for row, (text, beta) in enumerate(zip(TEXTS, (0.0, 0.2, 1.0), strict=True)):
         for rank in range(3):

@@ -114,6 +114,15 @@ class PairBatches:
             self._plans = {**{e: p for e, p in self._plans.items() if e == epoch - 1}, epoch: plan}  # the last two are kept
         return self.rows.batch(*self._plans[epoch][number])
 
+    @property
+    def num_units(self):
+        """How many pairs there are."""
+        return len(self.rows.pairs)
+
+    def of(self, chosen, step):
+        """The batch of the pairs with these numbers, int (B,)."""
+        return self.rows.batch(chosen)
+
     def _order(self, random):
         """The numbers of the pairs in the order of an epoch."""
         # Sorting raw draws, unlike Generator.permutation, gives the same order under every version of numpy.

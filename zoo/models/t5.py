@@ -25,6 +25,7 @@ from keras import ops
 from zoo.config import Config, Cost, Refusal
 from zoo.layers.attention import Attention
 from zoo.layers.cache import init_cache, place, room_left
+from zoo.layers.coverage import looked_at
 from zoo.layers.forms import GATED_ACTIVATIONS, PLAIN_ACTIVATIONS, attention_memory, transformer_block_memory
 from zoo.layers.masks import MaskRule
 from zoo.layers.norms import Norm
@@ -308,7 +309,7 @@ class T5(TableOutput, EncoderDecoder):
         counted = "coverage" in state
         x_BTD, rest = self._decoded(token_ids, piece, memories, state["source_mask"], training, with_weights=counted)
         caches = {f"layer_{i}/{name}": others[0][name] for i, others in enumerate(rest) for name in ("keys", "values")}
-        coverage = self.looked_at(state, _mean_over_heads(rest[-1][1]), padding_mask) if counted else {}
+        coverage = looked_at(state, _mean_over_heads(rest[-1][1]), padding_mask) if counted else {}
         return x_BTD, {**piece.state, **caches, **kept, **coverage}
 
     def alignment(self, batch):

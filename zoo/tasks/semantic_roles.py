@@ -17,7 +17,7 @@ from keras import ops
 from zoo import metrics
 from zoo.config import Config, Output, Refusal, TaskConfig
 from zoo.data.examples import ExampleBatches, in_order, padded
-from zoo.data.words import WordRow, word_rows
+from zoo.data.words import WordRow, characters_for, spelling_options, word_rows
 from zoo.layers import crf
 from zoo.layers.cross_entropy import cross_entropy
 from zoo.layers.heads import RoleHead
@@ -38,9 +38,13 @@ class SemanticRolesConfig(TaskConfig):
 
     Attributes:
         head_dropout: rate in the head.
+        lowercase: whether a word tokenizer that is trained writes all words in lower case.
+        zero_digits: whether it writes every digit as 0. What a model reads of characters stays as it is.
     """
 
     head_dropout: float = 0.1
+    lowercase: bool = False
+    zero_digits: bool = False
 
     kinds: ClassVar = ("encoder",)
     needs_context: ClassVar = True
@@ -127,6 +131,10 @@ class SemanticRoles(Task):
     reads = "examples"
     fields = ("tokens", "predicates", "tags")
     shown = ("loss", "role_f1", "predicate_f1", "end_to_end_f1")
+    has_words = True
+
+    def tokenizer_options(self, tokenizer):
+        return spelling_options(self.config)
 
     def texts(self, example):
         return [" ".join(example.get("tokens") or [])]
@@ -175,7 +183,7 @@ class SemanticRoles(Task):
         sizes = _sizes(data.rows)
         return ExampleBatches(
             len(data), layout.batch_size, layout.seed,
-            lambda chosen, step: _batch([data.rows[i] for i in chosen], *sizes, tokenizer.pad_id),
+            lambda chosen, step: _batch([data.rows[i] for i in chosen], *sizes, tokenizer.pad_id, model),
         )  # fmt: skip
 
     def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
@@ -184,7 +192,7 @@ class SemanticRoles(Task):
             count += 1
         sizes = _sizes(data.rows[:count])
         return in_order(
-            count, layout.batch_size, lambda chosen: _batch([data.rows[i] for i in chosen], *sizes, tokenizer.pad_id)
+            count, layout.batch_size, lambda chosen: _batch([data.rows[i] for i in chosen], *sizes, tokenizer.pad_id, model)
         )
 
     def model_fields(self, tokenizer):
@@ -241,7 +249,8 @@ class SemanticRoles(Task):
 
         def label(number, answers):
             rows, words = (some[number * ROWS_AT_ONCE : (number + 1) * ROWS_AT_ONCE] for some in (rows_N, words_N))
-            asked = {name: tf.gather(batch[name], rows) for name in ("token_ids", "padding_mask", "label_positions")}
+            names = [name for name in ("token_ids", "padding_mask", "label_positions", "characters") if name in batch]
+            asked = {name: tf.gather(batch[name], rows) for name in names}
             asked["segment_ids"] = words_marked(batch, real_BW, rows, words, num_behind)
             tags = self.best(self.forward(model, asked)[0][0], tf.gather(real_BW, rows))
             return number + 1, answers.write(number, tags)
@@ -299,7 +308,7 @@ class SemanticRoles(Task):
 
         @signature(string, integers)
         def label_roles(text, predicate=find_all):
-            words, batch, real = words_in_graph(text, tokenizer, frame, limit)
+            words, batch, real = words_in_graph(text, tokenizer, frame, limit, model.takes)
             shape = tf.shape(real)
             chosen = self._chosen(model, batch, real, _for_each_row(predicate, words.row_lengths()))
             rows, places, tags = self._labelled(model, batch, real, chosen, len(frame.after))
@@ -358,17 +367,19 @@ def _sizes(rows):
     return max(len(one.row.ids) for one in rows), max(len(one.labels) for one in rows)
 
 
-def _batch(rows, width, num_words, pad_id):
+def _batch(rows, width, num_words, pad_id, model):
     """Rows as a batch of `width` tokens and `num_words` words."""
     ids = [one.row.ids for one in rows]
     counts = np.array([len(one.labels) for one in rows])[:, None]
+    places = [one.row.places for one in rows]
     return {
         "token_ids": padded(ids, width, pad_id),
         "padding_mask": np.arange(width) < np.array([len(one) for one in ids])[:, None],
         "segment_ids": padded([one.marked() for one in rows], width, 0),
-        "label_positions": padded([one.row.places for one in rows], num_words, 0),
+        "label_positions": padded(places, num_words, 0),
         "labels": padded([one.labels for one in rows], num_words, 0),
         "loss_weights": (np.arange(num_words) < counts).astype(np.float32),
+        **characters_for(model, [one.row.words for one in rows], places, width),
     }
 
 

@@ -16,7 +16,7 @@ from keras import ops
 from zoo import metrics
 from zoo.config import Config, Output, Refusal, TaskConfig
 from zoo.data.examples import ExampleBatches, in_order, padded
-from zoo.data.words import word_rows
+from zoo.data.words import characters_for, spelling_options, word_rows
 from zoo.layers import crf
 from zoo.layers.cross_entropy import cross_entropy
 from zoo.layers.heads import CRFHead, TokenClassifier
@@ -36,11 +36,15 @@ class TaggingConfig(TaskConfig):
         head_dropout: rate in the head.
         crf: whether the tags of a sentence are judged together, by a conditional random field (Lample et al. 2016). Where the
             tags follow a scheme such as BIO, moves that it forbids are never decoded.
+        lowercase: whether a word tokenizer that is trained writes all words in lower case.
+        zero_digits: whether it writes every digit as 0. What a model reads of characters stays as it is.
     """
 
     labels: tuple[str, ...] = ()
     head_dropout: float = 0.1
     crf: bool = False
+    lowercase: bool = False
+    zero_digits: bool = False
 
     kinds: ClassVar = ("encoder", "language_model")
     least_seq_length: ClassVar = 3
@@ -78,10 +82,11 @@ class TaggedSentences:
     Attributes:
         rows: list of (token ids int32 (T,), places of the words' first tokens int32 (W,), labels int32 (W,)).
         sentences: int (rows,), which sentence each row is of.
+        words: for each row its words, W strings.
     """
 
-    def __init__(self, rows, sentences):
-        self.rows, self.sentences = rows, sentences
+    def __init__(self, rows, sentences, words):
+        self.rows, self.sentences, self.words = rows, sentences, words
 
     def __len__(self):
         return len(self.rows)
@@ -98,6 +103,10 @@ class Tagging(Task):
     reads = "examples"
     fields = ("tokens", "tags")
     shown = ("loss", "accuracy", "entity_f1")
+    has_words = True
+
+    def tokenizer_options(self, tokenizer):
+        return spelling_options(self.config)
 
     def texts(self, example):
         return [" ".join(example.get("tokens") or [])]
@@ -112,7 +121,7 @@ class Tagging(Task):
 
     def encode(self, examples, tokenizer, layout):
         known = {label: i for i, label in enumerate(self.facts.labels)}
-        frame, rows, sentences = self.frame(self.kinds[0], tokenizer), [], []
+        frame, rows, sentences, spelt = self.frame(self.kinds[0], tokenizer), [], [], []
         for number, example in enumerate(examples, 1):
             words, tags = _sentence(example, number)
             for tag in tags:
@@ -122,25 +131,24 @@ class Tagging(Task):
                 labels = [known[tag] for tag in tags[row.first : row.first + len(row.places)]]
                 rows.append((row.ids, row.places, np.array(labels, np.int32)))
                 sentences.append(number)
-        return TaggedSentences(rows, sentences)
+                spelt.append(row.words)
+        return TaggedSentences(rows, sentences, spelt)
 
     def size(self, data):
         return f"{len(set(data.sentences)):,} sentences in {len(data):,} rows"
 
     def training_batches(self, data, model, tokenizer, layout):
         self.learn(max_tokens=layout.seq_length)
-        width, num_words = _sizes(data.rows)
+        sizes = _sizes(data.rows)
         return ExampleBatches(
             len(data), layout.batch_size, layout.seed,
-            lambda chosen, step: _batch([data.rows[i] for i in chosen], width, num_words, tokenizer.pad_id),
+            lambda chosen, step: _batch(data, chosen, *sizes, tokenizer.pad_id, model),
         )  # fmt: skip
 
     def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
         count = len(data) if max_tokens is None else min(len(data), max(max_tokens // layout.seq_length, 1))
-        width, num_words = _sizes(data.rows[:count])
-        return in_order(
-            count, layout.batch_size, lambda chosen: _batch([data.rows[i] for i in chosen], width, num_words, tokenizer.pad_id)
-        )
+        sizes = _sizes(data.rows[:count])
+        return in_order(count, layout.batch_size, lambda chosen: _batch(data, chosen, *sizes, tokenizer.pad_id, model))
 
     def head(self, model):
         labels = self.facts.labels
@@ -173,15 +181,25 @@ class Tagging(Task):
             return self._nats(batch, outputs), ops.sum(weights)
         return ops.sum(self.smoothed_cross_entropy(batch["labels"], outputs) * weights), ops.sum(weights)
 
+    def class_logits(self, model, batch, state=None):
+        if self.config.crf:
+            raise Refusal("Tags that are judged together, by --set=crf=true, have no probabilities one by one to calibrate.")
+        outputs, _ = self.forward(model, batch)
+        return self.tempered(outputs), batch["labels"], ops.cast(batch["loss_weights"], "float32"), None
+
     def score(self, model, batch, state=None):
         outputs, _ = self.forward(model, batch)
+        outputs = outputs if self.config.crf else self.tempered(outputs)
         weights = ops.cast(batch["loss_weights"], "float32")
         nats = self._nats(batch, outputs)
         rows = {"predicted": self.best(outputs, weights > 0)[0], "labels": batch["labels"], "weights": weights}
+        if not self.config.crf:
+            rows["probs"] = ops.softmax(outputs)
         return {"nats": nats, "words": ops.sum(weights)}, rows, None
 
     def metrics(self, totals, rows, data):
-        """`loss` in nats a word, `accuracy` of words, and `entity_f1` where the tags are BIO or BIOES."""
+        """`loss` in nats a word, `accuracy` of words, `entity_f1` where the tags are BIO or BIOES; where words are judged one
+        by one also `calibration_error`, `brier` and `calibration` (see `zoo.metrics`)."""
         kept = [
             (predicted[real], labels[real])
             for batch in zip(rows["predicted"], rows["labels"], rows["weights"], strict=True)
@@ -191,6 +209,15 @@ class Tagging(Task):
         right = sum(int((predicted == labels).sum()) for predicted, labels in kept)
         words = sum(len(labels) for _, labels in kept)
         scores = {"loss": float(totals["nats"]) / float(totals["words"]), "accuracy": right / words, "num_words": words}
+        if "probs" in rows:
+            real = [weights > 0 for weights in rows["weights"]]
+            probs, labels = (
+                np.concatenate([values[chosen] for values, chosen in zip(rows[name], real, strict=True)])
+                for name in ("probs", "labels")
+            )
+            scores["calibration_error"] = metrics.calibration_error(probs, labels)
+            scores["brier"] = metrics.brier_score(probs, labels)
+            scores["calibration"] = metrics.calibration(probs, labels)
         if metrics.are_entity_tags(self.facts.labels):
             joined = {}
             for sentence, (predicted, labels) in zip(data.sentences, kept, strict=False):
@@ -212,8 +239,9 @@ class Tagging(Task):
 
         @signature(tf.TensorSpec([None], tf.string))
         def tag(text):
-            words, batch, real = words_in_graph(text, tokenizer, frame, limit)
-            predicted, score = self.best(model(batch), real)
+            words, batch, real = words_in_graph(text, tokenizer, frame, limit, model.takes)
+            outputs = model(batch)
+            predicted, score = self.best(outputs if self.config.crf else self.tempered(outputs), real)
             tags = tf.where(real, tf.gather(tf.constant(labels), predicted), "")
             counts = tf.cast(words.row_lengths(), tf.int32)
             return {"tokens": words.to_tensor(""), "tags": tags, "num_tokens": counts, "score": score}
@@ -231,9 +259,9 @@ def _sizes(rows):
     return max(len(ids) for ids, _, _ in rows), max(len(places) for _, places, _ in rows)
 
 
-def _batch(rows, width, num_words, pad_id):
+def _batch(data, chosen, width, num_words, pad_id, model):
     """Rows of at most `num_words` words as a batch: the words are asked for, and nothing between them."""
-    ids, places, labels = zip(*rows, strict=True)
+    ids, places, labels = zip(*(data.rows[i] for i in chosen), strict=True)
     counts = np.array([len(one) for one in places])[:, None]
     return {
         "token_ids": padded(ids, width, pad_id),
@@ -241,6 +269,7 @@ def _batch(rows, width, num_words, pad_id):
         "label_positions": padded(places, num_words, 0),
         "labels": padded(labels, num_words, 0),
         "loss_weights": (np.arange(num_words) < counts).astype(np.float32),
+        **characters_for(model, [data.words[i] for i in chosen], places, width),
     }
 
 

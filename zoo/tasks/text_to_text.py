@@ -90,7 +90,7 @@ class TextToTextFacts(Config):
 
     Attributes:
         max_tokens: most tokens of a source and of a target, special ones included: the run's --seq_length.
-        eos_id, pad_id: of the tokenizer.
+        eos_id, pad_id: of the tokenizer of targets.
         target_start: what a decoder reads first.
         most_written: tokens of the longest target of the split that was read last.
     """
@@ -110,7 +110,7 @@ class Pairs:
         sources, references: strings, and lists of strings.
         num_cut: how many did not fit.
         num_bytes: UTF-8 bytes of the targets.
-        tokenizer: that made the ids.
+        tokenizer: that made the ids; its `target` those of targets.
     """
 
     def __init__(self, pairs, sources, references, num_cut, tokenizer):
@@ -138,14 +138,21 @@ class TextToText(Task):
             return frame
         return Frame(before=frame.before, after=frame.after)  # a language model goes on behind the source
 
+    def num_ids(self, tokenizer):
+        """Without the padding where it is the last id, as in Marian: nothing ends or says a text with it."""
+        target = tokenizer.target
+        last = target.vocab_size - 1
+        return last if target.pad_id == last != target.eos_id else last + 1
+
     def encode(self, examples, tokenizer, layout):
         sources, references = [], []
         for number, example in enumerate(examples, 1):
             source, target = _pair(example, number)
             sources.append(source)
             references.append(target)
-        self.learn(max_tokens=layout.seq_length, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
-        ids = tokenizer.encode_batch(sources), tokenizer.encode_batch([target[0] for target in references])
+        writer = tokenizer.target
+        self.learn(max_tokens=layout.seq_length, eos_id=writer.eos_id, pad_id=writer.pad_id)
+        ids = tokenizer.encode_batch(sources), writer.encode_batch([target[0] for target in references])
         room = layout.seq_length - 2
         over = [i for i, (s, t) in enumerate(zip(*ids, strict=True), 1) if len(s) > room or len(t) > room]
         if over and self.config.overlong == "refuse":
@@ -168,7 +175,8 @@ class TextToText(Task):
         if model.kind == "language_model":  # both texts share one row
             half = layout.seq_length // 2
             pairs = [Pair(pair.source[: half - frame.num_special()], pair.target[: half - 1]) for pair in pairs]
-        return PairRows(pairs, frame, model.kind, tokenizer.eos_id, tokenizer.pad_id, layout.seq_length)
+        writer = tokenizer.target
+        return PairRows(pairs, frame, model.kind, writer.eos_id, writer.pad_id, layout.seq_length)
 
     def training_batches(self, data, model, tokenizer, layout):
         rows = self._rows(data, model, tokenizer, layout)
@@ -240,7 +248,7 @@ class TextToText(Task):
         ]
         real = np.concatenate(rows["real"])
         ids = [one for one, there in zip(ids, real, strict=True) if there][: self.config.judged]
-        return [data.tokenizer.decode([i for i in one.tolist() if i != self.facts.eos_id]) for one in ids]
+        return [data.tokenizer.target.decode([i for i in one.tolist() if i != self.facts.eos_id]) for one in ids]
 
     def samples(self, rows, data):
         """`loss` in nats a token, which compares models with the same tokens, and the `judged_samples` of what was written."""

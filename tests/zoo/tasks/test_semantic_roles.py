@@ -1,6 +1,7 @@
 """Semantic roles: what CoNLL-2005 counts, rows and their marks, moves that are never decoded, answers; and what is refused."""
 
 import json
+import types
 
 import keras
 import numpy as np
@@ -20,6 +21,7 @@ from zoo.tokenizers.base import create
 EXAMPLES = EXAMPLES["semantic_roles"]
 LAYOUT = Layout(seq_length=12, batch_size=4)
 BYTES = create("byte")
+NO_CHARACTERS = types.SimpleNamespace(takes=())  # a model that takes none
 NAMES = [name for name in MODELS.names() if "semantic_roles" in tasks_of(MODELS.config(name))]
 
 
@@ -105,9 +107,9 @@ def test_a_row_asks_for_predicates_or_marks_one_and_long_sentences_are_several_r
         ([end, *b" sat", end], [1], [0] * 6),
         ([end, *b" sat", end], [2], [0, 1, 1, 1, 1, 0]),
     ]
-    batch = next(iter(task.evaluation_batches(data, None, BYTES, Layout(seq_length=9, batch_size=2), max_tokens=9)))
+    batch = next(iter(task.evaluation_batches(data, NO_CHARACTERS, BYTES, Layout(seq_length=9, batch_size=2), max_tokens=9)))
     assert batch["labels"].tolist() == [[0, 0], [0, 0]] and batch["loss_weights"].tolist() == [[1, 1], [0, 0]]
-    judged = list(task.evaluation_batches(data, None, BYTES, Layout(seq_length=9, batch_size=2), max_tokens=18))
+    judged = list(task.evaluation_batches(data, NO_CHARACTERS, BYTES, Layout(seq_length=9, batch_size=2), max_tokens=18))
     assert sum(int((batch["loss_weights"] > 0).any(1).sum()) for batch in judged) == 3  # with the predicate of " sat"
 
 

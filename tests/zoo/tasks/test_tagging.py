@@ -1,5 +1,7 @@
 """Tagging: words to tokens and back, entity F1, answers; and what is refused."""
 
+import types
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -18,6 +20,7 @@ EXAMPLES = [
 ]
 LAYOUT = Layout(seq_length=9, batch_size=2)
 BYTES = create("byte")
+NO_CHARACTERS = types.SimpleNamespace(takes=())  # a model that takes none
 NAMES = [name for name in MODELS.names() if "tagging" in tasks_of(MODELS.config(name))]
 
 
@@ -39,7 +42,7 @@ def test_the_first_token_answers_for_a_word_and_long_sentences_are_several_rows(
     assert [places.tolist() for _, places, _ in data.rows] == [[1, 4], [1], [1], [1]]
     assert [labels.tolist() for _, _, labels in data.rows] == [[0, 1], [2], [1], [2]]
     assert data.sentences == [1, 1, 2, 2]
-    batch = next(iter(task.evaluation_batches(data, None, BYTES, LAYOUT)))
+    batch = next(iter(task.evaluation_batches(data, NO_CHARACTERS, BYTES, LAYOUT)))
     assert batch["label_positions"].tolist() == [[1, 4], [1, 0]]
     assert batch["loss_weights"].tolist() == [[1, 1], [1, 0]] and batch["labels"][0].tolist() == [0, 1]
 
@@ -50,7 +53,7 @@ def test_scores_by_hand():
     data = task.encode(examples, BYTES, Layout(seq_length=7, batch_size=2))  # "a b c", " d e", " f" and " g"
     rows = {"labels": [], "weights": [], "predicted": []}
     guesses = iter([[0, 1, 2], [2, 2], [2], [2]])
-    for batch in task.evaluation_batches(data, None, BYTES, Layout(seq_length=7, batch_size=2)):
+    for batch in task.evaluation_batches(data, NO_CHARACTERS, BYTES, Layout(seq_length=7, batch_size=2)):
         rows["labels"].append(batch["labels"])
         rows["weights"].append(batch["loss_weights"])
         predicted = np.full_like(batch["labels"], 1)
