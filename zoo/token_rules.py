@@ -33,7 +33,8 @@ def forbid_repeated_ngrams(logits, ids, real, column, n):
 
 
 def _forbidden(logits, ids, real, column, n, longest):
-    places = tf.range(tf.shape(ids)[1])[None]
+    length = tf.shape(ids)[1]
+    places = tf.range(length)[None]
 
     def same_before(i, repeats):
         """Whether what stands i before a place is what stands i before the next column, for the i that belong to the n-gram."""
@@ -45,6 +46,7 @@ def _forbidden(logits, ids, real, column, n, longest):
         return i + 1, repeats & (same | (i >= n))
 
     repeats = real & (places < column) & (n > 0)
+    longest = tf.minimum(longest, length)  # a longer one is nowhere yet
     _, repeats = tf.while_loop(lambda i, _: i < longest, same_before, (tf.constant(1), repeats))
     bound = tf.where(repeats, -float("inf"), float("inf"))
     left = _scatter_rows(tf.tensor_scatter_nd_min, logits, ids, bound)

@@ -489,6 +489,12 @@ def test_rows_of_unequal_least_lengths_and_ngrams_are_those_of_a_row_alone():
         assert rows(together)[row] == expected
 
 
+def test_an_ngram_longer_than_any_row_forbids_nothing_and_takes_no_time():
+    longest = tf.fill([4], tf.int32.max)
+    written = decode(PROMPTS, 12, min_new_tokens=tf.zeros([4], tf.int32), no_repeat_ngram=longest)
+    assert rows(written) == rows(decode(PROMPTS, 12))
+
+
 def _allowed(prompt, least, n):
     """What chooses the best token that may come next, by brute force."""
     written = []
