@@ -20,7 +20,7 @@ FLAGS = flags.FLAGS
 OPTIMIZERS = ("adamw", "sgd", "adafactor", "muon", "plain_sgd", "adagrad")
 STRATEGIES = ("auto", "cpu", "gpu", "mirrored", "multi_worker", "tpu", "parameter_server")
 METHODS = ("integrated_gradients", "gradient_x_input", "occlusion")  # of zoo/explanation.py
-SCHEDULES = ("cosine", "linear", "inverse_sqrt", "constant")
+SCHEDULES = ("cosine", "linear", "inverse_sqrt", "noam", "constant")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +172,7 @@ def define_evaluation():
     flags.DEFINE_string("pattern", "{text}\\nLabel: {label}", "How --shots writes an example; \\n is a line's end.")
     flags.DEFINE_list("label_words", [], "What --shots writes for labels: label=word, separated by commas. [the labels]")
     flags.DEFINE_integer("shot_seeds", 5, "Draws of the examples that --shots shows.", lower_bound=1)
+    flags.DEFINE_string("against", None, "Another run of the same task: the difference, by paired bootstrap.")
     flags.DEFINE_string("pairs", None, "File of more TAB less TAB trait: which of the two sentences is likelier.")
 
 
@@ -335,6 +336,8 @@ def train_config():
     profiled_steps()
     config = TrainConfig(**{**resolved, "model": FLAGS.model, "preset": preset, "set": settings})
     _check_names(config, config_class)
+    model_config = model_config.override(_set_for(config_class, config))
+    config = _without_noam(config, model_config)
     average = tuning_config(config).average  # refuses a wrong value before anything is done, as the task's does
     if average and FLAGS.checkpoint_every is None:
         config = dataclasses.replace(config, checkpoint_every=averaging.checkpoint_every(steps, average))
@@ -345,7 +348,22 @@ def train_config():
             raise Refusal("--batch_size counts rows, and --set=batch_tokens= tokens; give one of the two.")
         config = dataclasses.replace(config, batch_size=max(budget // config.seq_length, 1))  # rows of the longest texts
     privacy_config(config)
-    return config, _fitted_to_sequence(model_config.override(_set_for(config_class, config)), config)
+    return config, _fitted_to_sequence(model_config, config)
+
+
+def _without_noam(config, model_config):
+    """A run whose schedule has a peak: noam is `inverse_sqrt` with the peak (D warmup_steps)^-0.5 (Vaswani et al. 2017, eq. 3).
+
+    --learning_rate multiplies it, where it is given; the recipe's own belongs to another schedule.
+    """
+    if config.schedule != "noam":
+        return config
+    width = getattr(model_config, "hidden_dim", None)
+    if not width or not config.warmup_steps:
+        raise Refusal("--schedule=noam goes by --warmup_steps of at least 1 and by a model's hidden_dim; give inverse_sqrt.")
+    factor = 1.0 if FLAGS.learning_rate is None else FLAGS.learning_rate
+    peak = factor * (width * config.warmup_steps) ** -0.5
+    return dataclasses.replace(config, schedule="inverse_sqrt", learning_rate=peak)
 
 
 def _begun_from(resolved):

@@ -188,9 +188,13 @@ def _judge(config, trainer, log, data, seconds, judged):
         if split in judged:
             reading = judging.at_end(config, trainer.task, data, split, trainer.model.fitted)
             measured = judging.split_scores(config, trainer, data, split, reading)
+        baselines = trainer.task.baselines(data[split], measured) if split == "test" else {}
+        measured |= baselines
         log.write(config.steps, split, measured)
         scores[split] = {name: value for name, value in measured.items() if name not in MEASURED}
         print(f"{split}: {judging.shown(trainer.task, scores[split])}{reading.sentence()}", flush=True)
+        if baselines:
+            print(f"  without a model: {'  '.join(f'{name} {value:.4f}' for name, value in baselines.items())}", flush=True)
     print(f"Trained and judged in {duration(seconds)}.", flush=True)
     return scores
 

@@ -249,6 +249,15 @@ class Task:
         a task of words."""
         raise TypeError(f"{type(self).__name__} does not implement predictions().")
 
+    def samples(self, rows, data):
+        """Name -> `zoo.metrics.Sample` of the scores of a split that two models can be compared by; none where a task keeps no
+        scores of single examples. The arguments are those of `metrics`."""
+        return {}
+
+    def baselines(self, data, scores):
+        """What is scored without a model on as many examples of a split as its `scores` are of: a dict of numbers."""
+        return {}
+
     def training_metrics(self, loss, data):
         """What a line of progress tells beside the training loss."""
         return {}
