@@ -76,6 +76,7 @@ setup(
         "report": ["matplotlib>=3.8"],
         "serving": ["tensorflow-serving-api>=2.19"],
         "playground": ["starlette>=0.40", "uvicorn>=0.30"],
+        "privacy": ["dp-accounting>=0.4.4"],
         "onnx": ["tf2onnx>=1.17", "onnxruntime>=1.20"],
     },
     classifiers=[

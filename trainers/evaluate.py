@@ -49,14 +49,19 @@ def main():
         source = source.whole()  # nothing of what is given for judging is held out
     source.check_fields(bundle.task.fields)
     names = [split for split in FLAGS.split if split in source.splits] or FLAGS.split
+    names = list(dict.fromkeys(["validation"] * FLAGS.calibrate + names))
     data = splits(bundle.task, layout, source, directory, names)
     for remark in source.remarks():
         print(remark, file=sys.stderr, flush=True)
+    if FLAGS.calibrate:
+        print(json.dumps(_calibrate(directory, bundle, data["validation"], layout)), flush=True)
     judged = {}  # where one part of the data is both splits it is read once
     for split in names:
         part = source.splits.get(split)
         if part not in judged:
             judged[part] = judge(bundle.task, bundle.model, data[split], bundle.tokenizer, layout, FLAGS.predictions)
+            if FLAGS.calibration:
+                judged[part] |= calibration_scores(bundle, data[split], layout)
         print(json.dumps({"split": split, "dataset": source.name, **judged[part]}), flush=True)
 
 
@@ -147,12 +152,65 @@ def judge(task, model, data, tokenizer, layout, predictions=None):
 
     from trainers.engine import loop
 
-    def write(rows):
+    score = tf.function(lambda batch, state: task.score(model, batch, state=state), reduce_retracing=True, autograph=False)
+    totals, rows = loop.summed(task, model, score, data, tokenizer, layout)
+    if predictions:
         text = "".join(line + "\n" for line in task.predictions(rows, data))
         replace_file(predictions, lambda path: path.write_text(text, encoding="utf8"))
+    return task.metrics(totals, rows, data)
 
-    score = tf.function(lambda batch, state: task.score(model, batch, state=state), reduce_retracing=True, autograph=False)
-    return loop.evaluate(task, model, score, data, tokenizer, layout, keep=write if predictions else None)
+
+def calibration_scores(bundle, data, layout):
+    """`calibration_error`, `brier` and `calibration` of a split (`zoo/calibration.py`)."""
+    from zoo import calibration
+
+    return calibration.scores(_over(bundle, data, layout, lambda *answers: calibration.reliability(*answers)))
+
+
+def _calibrate(directory, bundle, data, layout):
+    """Fits the temperature of a bundle on its validation split, and keeps it: what is told of it, a dict."""
+    import tensorflow as tf
+
+    from trainers.engine.judging import ENOUGH
+    from zoo import bundle as bundles
+    from zoo import calibration
+
+    if bundle.model.fitted:
+        raise Refusal(
+            "A model that is fitted in closed form has counted its probabilities; --calibrate is for models with logits."
+        )
+    inverse, before = tf.Variable(1.0), bundle.task.temperature
+    sums = _over(bundle, data, layout, lambda *answers: calibration.slopes(*answers, inverse), ENOUGH, repeated=True)
+
+    def at(value):
+        inverse.assign(value)
+        return sums()
+
+    factor, nats, mended = calibration.fit_temperature(at)
+    bundle.task.temperature = before * factor
+    bundle.task.limit_ids(bundle.model, bundle.tokenizer)
+    bundles.write_temperature(directory, bundle.task.temperature)
+    return {"temperature": bundle.task.temperature, "loss_before": nats, "loss_after": mended}
+
+
+def _over(bundle, data, layout, sums, max_tokens=None, repeated=False):
+    """Sums of `sums(logits, labels, weights)` over a split, or with `repeated` a function that takes them anew."""
+    import tensorflow as tf
+
+    from trainers.engine import loop
+
+    task, model = bundle.task, bundle.model
+
+    def score(batch, state):
+        answers = task.class_logits(model, batch, state)
+        return sums(*answers[:3]), {}, answers[3]
+
+    compiled = tf.function(score, reduce_retracing=True, autograph=False)
+
+    def take():
+        return loop.summed(task, model, compiled, data, bundle.tokenizer, layout, max_tokens)[0]
+
+    return take if repeated else take()
 
 
 def run_of(directory):

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from zoo.config import Refusal
-from zoo.convert import rotary
+from zoo.convert import marian, rotary
 from zoo.convert.rules import Family, Rule, linear, norm
 
 ENCODER_BLOCK = [
@@ -360,6 +360,7 @@ FAMILIES = {
     "t5": _t5("T5"),
     "mt5": _t5("MT5"),
     "umt5": _t5("UMT5"),
+    "marian": marian.MARIAN,
 }
 
 
@@ -372,6 +373,8 @@ def family_of(bundle):
         return "bert" if config.position_offset == 0 else roberta
     if name == "t5" and config.activation in T5_ACTIVATIONS.values():
         return "umt5" if config.bias_per_layer else "t5"
+    if name == "transformer" and marian.fits(config):
+        return "marian"
     for model_type in ("gpt2", "llama", "glm", "glm4"):
         family = FAMILIES[model_type]
         fits = name == family.model and all(getattr(config, k) == v for k, v in family.fixed.items())

@@ -58,6 +58,10 @@ class Task:
         generates: whether its models go on with a prompt.
         has_words: whether its rows are words: batches have their `characters` for models that take them, and `predictions` are
             written in columns.
+        temperature: what logits are divided by in scores and signatures; a calibration sets it (`zoo/calibration.py`), and the
+            bundle keeps it.
+        draft: how tokens are guessed ahead in `generate` of a task that generates, a `Draft` (`zoo/signatures/drafting.py`); or
+            None. It is of serving alone, and no bundle has it.
     """
 
     config_class, facts_class = TaskConfig, NoFacts
@@ -67,6 +71,8 @@ class Task:
     trains = _OfConfig()
     shown = ("loss",)
     generates = has_words = False
+    temperature = 1.0
+    draft = None
 
     def __init__(self, config=None, facts=None, *, label_smoothing=0.0, z_loss=0.0):
         if not 0 <= label_smoothing < 1:
@@ -146,7 +152,9 @@ class Task:
         return tokenizer.vocab_size
 
     def limit_ids(self, model, tokenizer):
-        """Tells the model which rows of its table are no ids: they get no probability. Returns the model."""
+        """Tells the model its temperature, and which rows of its table are not ids: they get no probability. Returns the
+        model."""
+        model.temperature = self.temperature
         num_ids = self.num_ids(tokenizer)
         model.num_ids = num_ids if num_ids < model.config.vocab_size else None
         return model
@@ -187,6 +195,24 @@ class Task:
         raise TypeError(f"{type(self).__name__} does not implement loss().")
 
     # From a batch to scores
+
+    def tempered(self, logits):
+        """The logits of a head at the task's temperature."""
+        return logits if self.temperature == 1 else logits / self.temperature
+
+    def class_logits(self, model, batch, state=None):
+        """What a calibration is about: the logits that probabilities are made of, at the task's temperature.
+
+        Returns:
+            `(logits, labels, weights, state)`: float (..., C), int (...) and float (...), and the state left.
+
+        Raises:
+            Refusal: the task's answers are no choice among classes.
+        """
+        raise Refusal(
+            f"A model for {self.registered_name} cannot be calibrated; that is for classification, tagging and "
+            "language_modeling."
+        )
 
     def score(self, model, batch, state=None):
         """What evaluation needs of a batch, in graph.

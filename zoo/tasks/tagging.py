@@ -227,11 +227,20 @@ class Tagging(Task):
             return self._nats(batch, outputs), ops.sum(weights)
         return ops.sum(self.smoothed_cross_entropy(batch["labels"], outputs) * weights), ops.sum(weights)
 
+    def class_logits(self, model, batch, state=None):
+        if self.config.crf:
+            raise Refusal("Tags that are judged together, by --set=crf=true, have no probabilities one by one to calibrate.")
+        outputs, _ = self.forward(model, batch)
+        return self.tempered(outputs), batch["labels"], ops.cast(batch["loss_weights"], "float32"), None
+
     def score(self, model, batch, state=None):
         outputs, _ = self.forward(model, batch)
+        outputs = outputs if self.config.crf else self.tempered(outputs)
         weights = ops.cast(batch["loss_weights"], "float32")
         nats = self._nats(batch, outputs)
         rows = {"predicted": self.best(outputs, weights > 0)[0], "labels": batch["labels"], "weights": weights}
+        if not self.config.crf:
+            rows["probs"] = ops.softmax(outputs)
         return {"nats": nats, "words": ops.sum(weights)}, rows, None
 
     def metrics(self, totals, rows, data):
@@ -240,7 +249,8 @@ class Tagging(Task):
         `loss` in nats a word, `accuracy` of words, `confusion_matrix` of tags, and `by_class`: precision, recall, F1 and count
         of each tag. Of tags that mark spans `entity_f1`, `entity_precision` and `entity_recall` as conlleval counts, which is
         seqeval's default, and `by_class` of the types of spans. Where the tags have a scheme `entity_f1_strict`, in all and by
-        type, takes only spans that are well formed in it, as seqeval's `mode="strict"` does.
+        type, takes only spans that are well formed in it, as seqeval's `mode="strict"` does. Where words are judged one by one
+        also `calibration_error`, `brier` and `calibration` (see `zoo.metrics`).
         """
         sentences = self._answered(rows, data)
         number = {label: i for i, label in enumerate(self.facts.labels)}
@@ -248,7 +258,7 @@ class Tagging(Task):
         confusion = metrics.confusion_matrix(true, told, len(number))
         scores = {
             "loss": float(totals["nats"]) / float(totals["words"]), "accuracy": float(np.trace(confusion) / len(true)),
-            "num_words": len(true), "confusion_matrix": confusion.tolist(),
+            "num_words": len(true), "confusion_matrix": confusion.tolist(), **_calibration(rows),
         }  # fmt: skip
         if not metrics.are_entity_tags(self.facts.labels):
             return {**scores, "by_class": metrics.class_scores(confusion, self.facts.labels)}
@@ -289,7 +299,8 @@ class Tagging(Task):
         @signature(tf.TensorSpec([None], tf.string))
         def tag(text):
             words, batch, real = words_in_graph(text, tokenizer, frame, limit, model.takes)
-            predicted, score, probs = self.best(model(batch), real)
+            outputs = model(batch)
+            predicted, score, probs = self.best(outputs if self.config.crf else self.tempered(outputs), real)
             tags = tf.where(real, tf.gather(tf.constant(labels), predicted), "")
             counts = tf.cast(words.row_lengths(), tf.int32)
             return {"tokens": words.to_tensor(""), "tags": tags, "num_tokens": counts, "score": score, "probs": probs}
@@ -300,6 +311,21 @@ class Tagging(Task):
         texts = ["", "return x", "def naïve ( 東京 ) :", "  a  b "]
         requests = [("serving_default", {"text": texts}), ("tag", {"text": texts[2:3]})]
         return requests + embedding.requests_beside_a_head(model)
+
+
+def _calibration(rows):
+    """How good the probabilities of tags are, a dict; empty for those of a whole sentence."""
+    if "probs" not in rows:
+        return {}
+    real = [weights > 0 for weights in rows["weights"]]
+    probs, labels = (
+        np.concatenate([values[chosen] for values, chosen in zip(rows[name], real, strict=True)])
+        for name in ("probs", "labels")
+    )
+    return {
+        "calibration_error": metrics.calibration_error(probs, labels), "brier": metrics.brier_score(probs, labels),
+        "calibration": metrics.calibration(probs, labels),
+    }  # fmt: skip
 
 
 def _span_scores(sentences, scheme):

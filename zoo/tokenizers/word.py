@@ -47,7 +47,7 @@ class WordTokenizer(Tokenizer):
     Args:
         words: the distinct words. Raises Refusal for one that is there twice, is special, or has white space in it.
         lowercase: whether every text is written in lower case first.
-        punctuation: whether it stays; otherwise characters that are no letters, marks, digits or `_` separate words.
+        punctuation: whether it stays; otherwise characters that are not letters, marks, digits or `_` separate words.
         zero_digits: whether every digit from 0 to 9 is written as 0 first.
     """
 

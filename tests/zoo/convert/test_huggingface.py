@@ -51,7 +51,7 @@ def _spelt_out(config):
         named |= {"num_kv_heads": config.kv_heads, "head_dim": config.head_width}
     elif config.__class__.__name__ == "GPTConfig":
         named = {}
-    elif config.__class__.__name__ == "T5Config":
+    elif config.__class__.__name__ in ("T5Config", "TransformerConfig"):
         named = {"num_decoder_layers": config.decoder_layers}
     return named
 
@@ -64,7 +64,7 @@ def test_the_library_reads_what_is_written(written):
     config = json.loads((directory / "config.json").read_text())
     assert config["model_type"] == family_of(bundle)
     names = {"gpt2": "GPT2", "llama": "Llama", "bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta"}
-    names |= {"glm": "GlmFor", "glm4": "Glm4For", "t5": "T5For", "umt5": "UMT5For"}
+    names |= {"marian": "Marian", "glm": "GlmFor", "glm4": "Glm4For", "t5": "T5For", "umt5": "UMT5For"}
     assert config["architectures"][0].startswith(names[config["model_type"]])
 
 
