@@ -258,7 +258,7 @@ class Tagging(Task):
         confusion = metrics.confusion_matrix(true, told, len(number))
         scores = {
             "loss": float(totals["nats"]) / float(totals["words"]), "accuracy": float(np.trace(confusion) / len(true)),
-            "num_words": len(true), "confusion_matrix": confusion.tolist(),
+            "num_words": len(true), "confusion_matrix": confusion.tolist(), **_calibration(rows),
         }  # fmt: skip
         if "probs" in rows:
             real = [weights > 0 for weights in rows["weights"]]
@@ -320,6 +320,21 @@ class Tagging(Task):
         texts = ["", "return x", "def naïve ( 東京 ) :", "  a  b "]
         requests = [("serving_default", {"text": texts}), ("tag", {"text": texts[2:3]})]
         return requests + embedding.requests_beside_a_head(model)
+
+
+def _calibration(rows):
+    """How good the probabilities of tags are, a dict; empty for those of a whole sentence."""
+    if "probs" not in rows:
+        return {}
+    real = [weights > 0 for weights in rows["weights"]]
+    probs, labels = (
+        np.concatenate([values[chosen] for values, chosen in zip(rows[name], real, strict=True)])
+        for name in ("probs", "labels")
+    )
+    return {
+        "calibration_error": metrics.calibration_error(probs, labels), "brier": metrics.brier_score(probs, labels),
+        "calibration": metrics.calibration(probs, labels),
+    }  # fmt: skip
 
 
 def _span_scores(sentences, scheme):
