@@ -48,6 +48,7 @@ setup(
             "zoo-generate=trainers.generate:start",
             "zoo-export=trainers.export:start",
             "zoo-convert=trainers.convert:start",
+            "zoo-prepare=trainers.prepare:start",
             "zoo-doctor=trainers.doctor:start",
             "zoo-report=trainers.report:start",
             "zoo-trace=trainers.trace:start",
@@ -76,6 +77,7 @@ setup(
         "report": ["matplotlib>=3.8"],
         "serving": ["tensorflow-serving-api>=2.19"],
         "playground": ["starlette>=0.40", "uvicorn>=0.30"],
+        "beam": ["apache-beam>=2.70"],
         "onnx": ["tf2onnx>=1.17", "onnxruntime>=1.20"],
     },
     classifiers=[
