@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,14 +21,14 @@ import numpy as np
 
 from tfds_configs.local_text.reader import in_pieces, pieces
 from tfds_configs.local_text.source import HEAD, TAIL, TRAIN_SHARE, LocalTextSource
-from trainers.prepare import encoded
+from trainers.prepare import CHUNK_CHARACTERS, encoded
 from zoo.config import Refusal
 from zoo.data.shards import write_shards
 from zoo.files import replace_file
 from zoo.text_files import decoded
 
 RANGE_BYTES = 2**24
-WINDOW_BYTES = 2**16
+WORTH_KEEPING = 4  # ranges of a file
 SUBSPLITS = 64  # of a set that TFDS reads
 BLOCK_TOKENS = 2**20
 
@@ -51,6 +52,21 @@ class Beam:
 
 
 @dataclass(frozen=True)
+class Here:
+    """Runs parts in this process, one after the other. `report` is called with the bytes of text that are done."""
+
+    report: Callable[[int], None]
+
+    def run(self, function, items):
+        done = 0
+        for number, item in enumerate(items):
+            function(number, item)
+            if isinstance(item, Part) and item.stop is not None:
+                done += item.stop - item.start
+                self.report(done)
+
+
+@dataclass(frozen=True)
 class Part:
     """What one call encodes.
 
@@ -71,6 +87,17 @@ class Part:
     ends: bool = True
 
 
+def is_divided(source, split, tokenizer):
+    """Whether a split has a file so large that who is interrupted in it would rather not begin it again."""
+    if not isinstance(source, LocalTextSource):
+        return False
+    name = source.splits[split]
+    files = source.data_path.files_of("train" if name in (HEAD, TAIL) else name)
+    if not all(in_pieces(source.data_path, path, partner) for path, partner in files):
+        return False
+    return any(len(_ranges(path, source.data_path, tokenizer)) >= WORTH_KEEPING for path, _ in files)
+
+
 def make_shards(source, split, tokenizer, tokenizer_directory, directory, beam):
     """Writes the tokens of a split into `directory`, which must not be there.
 
@@ -79,7 +106,7 @@ def make_shards(source, split, tokenizer, tokenizer_directory, directory, beam):
         split: its name.
         tokenizer: a `Tokenizer`, saved in `tokenizer_directory`.
         directory: as for `zoo.data.shards.write_shards`.
-        beam: a `Beam`.
+        beam: a `Beam`, or `Here`.
 
     Raises:
         Refusal: text that cannot be read, or that has not one token.
@@ -238,12 +265,7 @@ def encode_part(number, part, *, source, split, tokenizer_directory, directory):
     if part.stop is None:
         ids = encoded(_documents(part, source, split), tokenizer, meta)
     else:
-        text = _text(part)
-        whole = tokenizer.encode_batch([text])[0]
-        meta["num_bytes"] = len(text.encode())
-        if tokenizer.unk_id is not None and (whole == tokenizer.unk_id).any():
-            meta["lost_bytes"] = tokenizer.lost_bytes(text)
-        ids = [whole]
+        ids = _ids_of_range(_text(part), tokenizer, meta)
 
     def write(aside):
         with open(aside, "wb") as file:
@@ -252,6 +274,22 @@ def encode_part(number, part, *, source, split, tokenizer_directory, directory):
 
     replace_file(place.with_suffix(".ids"), write)
     replace_file(place, lambda aside: aside.write_text(json.dumps(meta)))
+
+
+def _ids_of_range(text, tokenizer, meta):
+    """Yields the ids of a text that may go on with a document, and be gone on with; counts bytes into `meta`."""
+    meta["num_bytes"] = len(text.encode())
+    start = 0
+    while start < len(text):
+        match = tokenizer.cut.search(text, start + CHUNK_CHARACTERS)
+        end = match.start() if match else len(text)
+        (ids,) = tokenizer.encode_batch([text[start:end]])
+        if tokenizer.unk_id is not None and (ids == tokenizer.unk_id).any():
+            meta["lost_bytes"] += tokenizer.lost_bytes(text[start:end])
+        yield ids
+        if match and tokenizer.line_documents and text[end] == "\n":  # it stands behind a word, so the line is not empty
+            yield np.array([tokenizer.eos_id])
+        start = end
 
 
 def _text(part):

@@ -14,6 +14,7 @@ import collections
 import concurrent.futures
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -136,9 +137,11 @@ def _tokens(source, split, tokenizer, directory, report, beam=None):
     from zoo.tokenizers.base import cut_parts
 
     with exclusive(directory.parent):
-        if beam and not directory.exists():
-            from trainers import parts
+        from trainers import parts  # which needs this file
 
+        if not directory.exists() and not beam and parts.is_divided(source, split, tokenizer):
+            beam = parts.Here(functools.partial(report, split))
+        if beam and not directory.exists():
             saved = directory.with_name("tokenizer")
             if not saved.exists():
                 with appearing(saved) as partial:

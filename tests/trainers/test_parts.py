@@ -64,6 +64,7 @@ def written(streams):
 @pytest.fixture(autouse=True)
 def short_ranges(monkeypatch):
     monkeypatch.setattr(parts, "RANGE_BYTES", 1_000)
+    monkeypatch.setattr(parts, "WORTH_KEEPING", 10**9)
 
 
 @pytest.mark.parametrize("kind", ["one", "no place to cut", "lines", "many"])
@@ -76,6 +77,19 @@ def test_the_same_bytes_as_of_one_process(tmp_path, kind, tokenizer):
     assert written(together) == written(alone)
     assert runner.calls > 10 or kind == "lines"
     assert not list((tmp_path / "together").glob("*/.*parts*")), "parts are gone"
+
+
+def test_a_large_file_is_made_in_parts_here_too(tmp_path, monkeypatch):
+    path, said = files(tmp_path / "text", "one"), []
+    _, alone = prepare(tfds_configs.get("local_text", path), "word", None, tmp_path / "alone")
+    monkeypatch.setattr(parts, "WORTH_KEEPING", 4)
+    monkeypatch.setattr(parts, "RANGE_BYTES", 2_000)
+    monkeypatch.setattr(parts, "CHUNK_CHARACTERS", 130)
+    source = tfds_configs.get("local_text", path)
+    _, here = prepare(source, "word", None, tmp_path / "here", progress=lambda *what: said.append(what))
+    assert written(here) == written(alone)
+    train = [done for what, done in said if what == "train"]
+    assert train == sorted(train) and len(train) > 2 and train[-1] <= (tmp_path / "text/a.txt").stat().st_size
 
 
 def test_a_beginning_id_stands_before_each_document_once(tmp_path):
