@@ -95,6 +95,20 @@ class _ListFlag(flags.Flag):
         super().__init__(flags.ArgumentParser(), flags.ArgumentSerializer(), "list", "false", told, boolean=True)
 
 
+def _define_text_source(tokenizer=None):
+    flags.DEFINE_string("dataset", None, "Where the text comes from. [python_docs, or local_text with --data_path]")
+    flags.DEFINE_string("data_path", None, "Your text: a file, a glob, or train=...,validation=...,test=....")
+    flags.DEFINE_string("tokenizer", tokenizer, "byte, char, word, bpe, wordpiece, unigram, or a path.")
+    flags.DEFINE_integer("vocab_size", None, "Size of the vocabulary to be trained.", lower_bound=1)
+
+
+def define_preparation():
+    """Flags of `trainers.prepare`."""
+    _define_text_source(DEFAULTS["tokenizer"])
+    flags.DEFINE_string("runner", None, "Encode side by side by this runner of Apache Beam, such as DirectRunner. [here]")
+    flags.DEFINE_multi_string("option", [], "An option of the runner without its dashes, such as direct_num_workers=2.")
+
+
 def define_training():
     """Flags of `trainers.run`."""
     flags.DEFINE_flag(_ListFlag())
@@ -104,10 +118,7 @@ def define_training():
         "set", [], "key=value for a field of the model, of the task, or of trainers/engine/{tuning,privacy}.py."
     )
     flags.DEFINE_string("task", None, "What to train for. [the family's first task]")
-    flags.DEFINE_string("dataset", None, "Where the text comes from. [python_docs, or local_text with --data_path]")
-    flags.DEFINE_string("data_path", None, "Your text: a file, a glob, or train=...,validation=...,test=....")
-    flags.DEFINE_string("tokenizer", None, "byte, char, word, bpe, wordpiece, unigram, or a path.")
-    flags.DEFINE_integer("vocab_size", None, "Size of the vocabulary to be trained.", lower_bound=1)
+    _define_text_source()
     flags.DEFINE_integer("seq_length", None, "Tokens in a training sequence.", lower_bound=1)
     flags.DEFINE_integer("batch_size", None, "Sequences in a step, over all replicas.", lower_bound=1)
     flags.DEFINE_integer("steps", None, "Training steps.", lower_bound=0)
