@@ -20,6 +20,8 @@ def main():
     directory = trainer_flags.model_dir()
     if FLAGS.pairs is not None:
         return _judge_pairs(directory)
+    if FLAGS.memorisation:
+        return _judge_memorisation(directory)
     if FLAGS.shots is not None:
         return _judge_few_shot(directory)
     if FLAGS.predictions and len(FLAGS.split) != 1:
@@ -161,6 +163,32 @@ def _judge_pairs(directory):
     for scores in pairs.judge(log_prob, found):
         print(json.dumps(scores, ensure_ascii=False), flush=True)
     print(pairs.REMARK, file=sys.stderr, flush=True)
+
+
+def _judge_memorisation(directory):
+    """Prints what a language model has kept of its training text, a JSON object."""
+    run = run_of(directory)
+    if "dataset" not in run:
+        raise Refusal("This bundle stands alone and does not tell its training text; give the run that it was made in.")
+    with program.quiet():
+        import tensorflow  # noqa: F401
+
+    import tfds_configs
+    from trainers import canaries, memorisation
+    from zoo import bundle as bundles
+    from zoo.data.batch import Layout
+
+    bundle, size = bundles.load(directory), FLAGS.batch_size or 32
+    if bundle.task.reads != "text":
+        raise Refusal("--memorisation is for models of language_modeling, which go on from a text.")
+    layout = Layout(FLAGS.seq_length or run["seq_length"], size)
+    source = canaries.planted(tfds_configs.get(run["dataset"], run["data_path"]), run)
+    data = splits(bundle.task, layout, source, directory, ["train", "validation"])
+    found = memorisation.judge(bundle, data["train"], data["validation"], layout.seq_length, size)
+    count = canaries.settings_of(run).canaries
+    if count:
+        found |= memorisation.exposure(bundle, run["seed"], count, size)
+    print(json.dumps(found), flush=True)
 
 
 def _judge_few_shot(directory):

@@ -115,7 +115,7 @@ def define_training():
     flags.DEFINE_string("model", None, "Family to train: " + ", ".join(MODELS.names()) + ".")
     flags.DEFINE_string("preset", None, "Named structure of the family; --list shows them. [default]")
     flags.DEFINE_multi_string(
-        "set", [], "key=value for a field of the model, of the task, or of trainers/engine/{tuning,privacy}.py."
+        "set", [], "key=value for a field of the model, of the task, of trainers/engine/privacy.py or tuning.py."
     )
     flags.DEFINE_string("task", None, "What to train for. [the family's first task]")
     _define_text_source()
@@ -179,6 +179,7 @@ def define_evaluation():
     )
     flags.DEFINE_bool("calibrate", False, "Fit a temperature on the validation split, and keep it in the bundle.")
     flags.DEFINE_string("predictions", None, "File for predicted tags or roles beside those of the one --split, in columns.")
+    flags.DEFINE_bool("memorisation", False, "Tell what of its training text a language model knows by heart.")
     flags.DEFINE_integer("shots", None, "Classify by likelihood after so many examples of the train split.", lower_bound=0)
     flags.DEFINE_string("pattern", "{text}\\nLabel: {label}", "How --shots writes an example; \\n is a line's end.")
     flags.DEFINE_list("label_words", [], "What --shots writes for labels: label=word, separated by commas. [the labels]")

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 import tfds_configs
+from trainers import canaries
 from trainers.cost import machine, plan
 from trainers.cost.meter import Meter, devices_peak, slower_precision
 from trainers.engine import averaging, identity, initial, judging, loop, optimizers, privacy, strategies, tuning
@@ -42,6 +43,7 @@ def _train(run, config, model_config, placement):
     task = TASKS.get(config.task)(task_config(config), label_smoothing=config.label_smoothing, z_loss=config.z_loss)
     source = tfds_configs.get(config.dataset, config.data_path)
     source = source.for_fitting() if model_config.fitted else source
+    source = canaries.planted(source, config.to_dict(), task.reads)
     print(f"Data: {source.name}, tokenizer {config.tokenizer}", flush=True)
     source.check_fields(task.fields)
     with ProgressBar("Preparing") as progress:
