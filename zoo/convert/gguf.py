@@ -12,7 +12,7 @@ import numpy as np
 from zoo.bundle import Bundle, unfilled
 from zoo.config import Refusal
 from zoo.convert.checklist import Checklist
-from zoo.convert.tables import LLAMA
+from zoo.convert.llama_like import LLAMA
 from zoo.convert.weights import assign
 from zoo.registry import MODELS, TASKS, TOKENIZERS
 from zoo.tokenizers.pretrained import require_special

@@ -128,7 +128,7 @@ def write(bundle, directory):
     family = FAMILIES[model_type]
     if task not in family.architectures:
         raise Refusal(f"A {model_type} for {task} cannot be written; {nearest(task, family.architectures)}")
-    offset = getattr(model.config, "position_offset", 0)
+    offset = model.config.position_offset if family.model == "bert" else 0
     if offset and bundle.tokenizer.pad_id != offset - 1:
         raise Refusal(
             f"A {model_type} counts positions from the id of padding, so that must be {offset - 1}; in this tokenizer it is "
@@ -143,8 +143,7 @@ def write(bundle, directory):
     config = {
         "model_type": model_type,
         "architectures": [family.architectures[task]],
-        **{key: getattr(model.config, ours) for ours, key in family.fields.items()},
-        **family.theirs(model.config),
+        **family.written(model.config),
         "bos_token_id": _bos_id(bundle.tokenizer, family),
         "eos_token_id": bundle.tokenizer.eos_id,
         "pad_token_id": bundle.tokenizer.pad_id,
@@ -220,11 +219,11 @@ def _tensors(model, family, with_head):
         for place, name in enumerate(rule.theirs):
             piece = (*shape[:-1], widths[place]) if widths else shape
             # A bare encoder's tensors have no prefix, and a head's never have.
-            own = bare or rule.ours.startswith("head/") or name.startswith("lm_head")
+            own = bare or rule.ours.startswith("head/") or name.startswith(("lm_head", "embed_out"))
             yield (
                 name if own else family.prefix + name,
                 piece[::-1] if rule.transposed else piece,
-                lambda rule=rule, variable=variable, widths=widths, place=place: to_theirs(rule, variable.numpy(), widths)[
-                    place
-                ],
+                lambda rule=rule, variable=variable, widths=widths, place=place: to_theirs(
+                    rule, rule.carried_out(variable.numpy(), model.config), widths
+                )[place],
             )
