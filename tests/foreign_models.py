@@ -11,8 +11,16 @@ from tests import tiny_models
 from zoo.bundle import Bundle
 from zoo.registry import MODELS, TASKS, TOKENIZERS
 from zoo.tokenizers.base import create as create_tokenizer
+from zoo.tokenizers.special import Special
 
 TEXTS = ["the cat sat on the mat .", "a cat is not a dog , 1984", "the naive dog ran ."] * 3
+# A chat template.
+CHATML = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou help.<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 LLAMA = dict(
     position="rotary", norm="rms", activation="swiglu", use_bias=False, num_heads=6, num_kv_heads=2, head_dim=4, mlp_dim=26
 )
@@ -106,6 +114,15 @@ def _qwen2():
     trained, merges = _trained_bpe()
     vocabulary, end = {token: i for i, token in enumerate(trained.vocabulary)}, trained.vocabulary[trained.eos_id]
     return TOKENIZERS.get("bpe")(vocabulary, merges, [end], end, "qwen2", nfc=True)
+
+
+def chat_tokenizer(chat_template=None):
+    """A byte-level BPE with the two tokens of ChatML."""
+    trained, merges = _trained_bpe()
+    tokens, end = [*trained.vocabulary, "<|im_start|>", "<|im_end|>"], trained.vocabulary[trained.eos_id]
+    vocabulary, special = {token: i for i, token in enumerate(tokens)}, [end, *tokens[-2:]]
+    around = Special({"eos": "<|im_end|>"}, chat_template=chat_template)
+    return TOKENIZERS.get("bpe")(vocabulary, merges, special, "<|im_end|>", special=around)
 
 
 def _roberta():

@@ -83,7 +83,7 @@ def _checked(directory, theirs, family, kind):
         longest = {**family.defaults, **theirs}[family.fields["max_length"]] - family.fixed.get("position_offset", 0)
     fields, files = sentence_transformers.read(directory, checklist, settings, longest)
     weights = [old_tensorflow.H5] if kind == "tf_model.h5" else safetensors.files(directory)
-    checklist.files({*pretrained.BESIDE, *pretrained.vocabulary_files(directory), *weights, *files})
+    checklist.files({*pretrained.BESIDE, pretrained.CHAT_TEMPLATE, *pretrained.vocabulary_files(directory), *weights, *files})
     return checklist, fields
 
 
@@ -201,6 +201,7 @@ def _tokenizer_settings(tokenizer, config):
         "model_input_names": inputs,
         "clean_up_tokenization_spaces": False,
         **{f"{role}_token": token for role, token in tokenizer.roles.items()},
+        **({} if tokenizer.special.chat_template is None else {"chat_template": tokenizer.special.chat_template}),
     }
 
 
