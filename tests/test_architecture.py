@@ -298,7 +298,8 @@ def test_tensor_files_have_the_legend_of_their_letters():
 # Programs that answer at once
 
 PROGRAMS = (
-    "run", "evaluate", "generate", "export", "doctor", "convert", "prepare", "report", "trace", "explain", "playground", "phrases",
+    "run", "evaluate", "generate", "export", "doctor", "convert", "prepare", "report", "trace", "explain", "playground",
+    "phrases",
 )  # fmt: skip
 
 

@@ -244,6 +244,7 @@ def define_generation():
     flags.DEFINE_string("export_dir", None, "Use the newest SavedModel there instead, as a server would.")
     flags.DEFINE_string("prompt", None, "Text to go on with. Without --prompt and --prompt_file you are asked for it.")
     flags.DEFINE_string("prompt_file", None, "File with a prompt a line; one JSON object a prompt is printed.")
+    flags.DEFINE_bool("chat", False, "Answer as in a conversation, by the chat frame that came with the model.")
     flags.DEFINE_integer("max_new_tokens", 128, "Most tokens to add.", lower_bound=1)
     flags.DEFINE_float("temperature", 0.8, "0 takes the likeliest token; higher is more varied.", lower_bound=0.0)
     flags.DEFINE_integer("top_k", 40, "Sample among this many likeliest tokens; 0 for all.", lower_bound=0)

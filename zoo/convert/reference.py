@@ -172,6 +172,10 @@ def _ids(tokenizer, request):
         results["padded"] = ids(texts, padding=True)
     if tokenizer.mask_token is not None:
         results["mask_id"] = np.array(tokenizer.mask_token_id)
+    if tokenizer.chat_template:
+        for i, messages in enumerate(request["conversations"]):
+            spelt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            results[f"chat_{i}"] = ids(spelt, add_special_tokens=False)
     hole = tokenizer.mask_token if request["target_start"] is None else request["sentinel"]
     if hole is not None:
         for i, text in enumerate(request["holes"]):

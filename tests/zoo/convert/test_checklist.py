@@ -237,8 +237,11 @@ def test_absent_fields_take_the_defaults_of_transformers(written, tmp_path):
 def test_a_window_that_no_text_fills_changes_nothing(written, tmp_path):
     directory = shutil.copytree(written["llama"], tmp_path / "there")
     edit(directory / "config.json", model_type="mistral", sliding_window=4_096)
-    assert huggingface.read(directory).model.config.max_length < 4_096
+    config = huggingface.read(directory).model.config
+    assert config.max_length < 4_096 and config.window is None
     edit(directory / "config.json", sliding_window=7)
+    assert huggingface.read(directory).model.config.window == 7
+    edit(directory / "config.json", model_type="llama")
     with pytest.raises(ValueError, match="Attention sees 7 tokens back of 16"):
         huggingface.read(directory)
 
