@@ -88,6 +88,11 @@ class LanguageModeling(Task):
         losses = ops.where(weights > 0, -log_probs * weights, 0.0)
         return {"nats": ops.sum(losses), "tokens": ops.sum(weights)}, {}, state
 
+    def class_logits(self, model, batch, state=None):
+        outputs = model(batch, state=state)
+        logits, state = (outputs, None) if state is None else outputs
+        return model.limited(logits), batch["labels"], batch["loss_weights"], state
+
     def metrics(self, totals, rows, data):
         """`loss` in nats a token, `perplexity`, `num_tokens`, and `bits_per_byte` if the data knows its bytes; over a part of
         the data they are counted in proportion to its tokens."""
