@@ -1,6 +1,6 @@
 """A bundle: the directory that crosses between training, conversion, evaluation and export.
 
-bundle/config.json        format version, model name, model config, task, task config, provenance
+bundle/config.json        format version, model name, model config, task, task config, provenance, perhaps a temperature
 bundle/tokenizer/         the tokenizer's own files
 bundle/model.weights.h5   the weights, by variable path
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.config import Refusal
-from zoo.files import remove_stale, replace_directory, staged
+from zoo.files import remove_stale, replace_directory, replace_file, staged
 from zoo.registry import MODELS, TASKS
 from zoo.version import __version__
 
@@ -61,6 +61,7 @@ class Bundle:
                 "task_config": self.task.config.to_dict(),
                 "task_facts": self.task.facts.to_dict(),
                 "provenance": self.provenance,
+                **({} if self.task.temperature == 1 else {"temperature": self.task.temperature}),
             }
             (path / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf8")
             self.tokenizer.save(path / "tokenizer")
@@ -86,6 +87,14 @@ def read_config(directory):
     return {**config, "task": FORMER_TASKS.get(config["task"], config["task"])}
 
 
+def write_temperature(directory, temperature):
+    """Keeps a temperature in the bundle in `directory`, which stays as it is otherwise."""
+    path = Path(directory) / "config.json"
+    config = {**json.loads(path.read_text(encoding="utf8")), "temperature": float(temperature)}
+    text = json.dumps(config, indent=1, sort_keys=True) + "\n"
+    replace_file(path, lambda new: new.write_text(text, encoding="utf8"))
+
+
 def _asked_and_learnt(config, task_class):
     """Fields of the task's config and of its facts, as dicts, from a bundle's config.json of any format."""
     asked, learnt = config.get("task_config", {}), config.get("task_facts")
@@ -103,6 +112,7 @@ def load(directory):
     task_class, model_class = TASKS.get(config["task"]), MODELS.get(config["model"])
     asked, learnt = _asked_and_learnt(config, task_class)
     task = task_class(task_class.config_class.from_dict(asked), task_class.facts_class.from_dict(learnt))
+    task.temperature = config.get("temperature", 1.0)
     structure = model_class.config_class.from_dict(config["model_config"])
     tokenizer = tokenizers.load(directory / "tokenizer")
     rows = getattr(structure, "source_vocab_size", None) or structure.vocab_size

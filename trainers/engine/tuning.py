@@ -14,6 +14,7 @@ steps. The bundle does not keep them. Imports no TensorFlow: `flags.py` reads th
 
 from dataclasses import dataclass
 
+from zoo import private
 from zoo.config import Config, Refusal
 
 
@@ -106,4 +107,4 @@ def _linears(layers):
     """All layers under some that can have an adapter."""
     from zoo.layers.linear import Linear  # here, so that a wrong flag is refused without Keras
 
-    return [inner for layer in layers for inner in layer._flatten_layers() if isinstance(inner, Linear)]
+    return [inner for layer in layers for inner in private.inner_layers(layer) if isinstance(inner, Linear)]

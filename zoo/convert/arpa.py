@@ -63,13 +63,14 @@ def _write(file, model, words):
     file.writelines(f"ngram {n}={size}\n" for n, size in enumerate(num_ngrams[1:], start=2))
     keys = [None]
     for n in range(1, model.config.order + 1):
-        logs = model.tables.logs[n].numpy().astype(np.float64) / LN10
+        table, logs = model.tables.arrays(n)
+        logs = logs.astype(np.float64) / LN10
         log_probs, backoffs = logs[:, 0], logs[:, 1] if n < model.config.order else None
         file.write(f"\n\\{n}-grams:\n")
         if n == 1:
             _write_unigrams(file, words, model.config.eos_id, log_probs, backoffs)
             continue
-        keys.append(model.tables.keys[n].numpy())
+        keys.append(table)
         for start in range(0, num_ngrams[n - 1], ROWS_AT_ONCE):
             rows = np.arange(start, min(start + ROWS_AT_ONCE, num_ngrams[n - 1]))
             columns = _columns(rows, keys, words, model.config.eos_id)

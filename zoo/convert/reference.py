@@ -129,9 +129,24 @@ def _vectors(model, tokenizer, path, texts):
         with torch.no_grad():
             hidden = model(**inputs).last_hidden_state[0].float()
         first = settings.get("pooling_mode_cls_token") or settings.get("pooling_mode") == "cls"
-        vector = hidden[0] if first else hidden.mean(0)
+        vector = _dense(path, hidden[0] if first else hidden.mean(0))
         vectors.append((torch.nn.functional.normalize(vector, dim=0) if "Normalize" in kinds else vector).numpy())
     return np.stack(vectors)
+
+
+def _dense(path, vector):
+    """A Dense module behind the pooling, where the directory has one."""
+    import torch
+    from safetensors.numpy import load_file
+
+    for module in _json(path / "modules.json"):
+        if module["type"].endswith("Dense"):
+            folder = path / module["path"]
+            tensors, settings = load_file(folder / "model.safetensors"), _json(folder / "config.json")
+            activation = getattr(torch.nn, settings["activation_function"].rpartition(".")[2])()
+            bias = torch.from_numpy(tensors["linear.bias"]) if settings["bias"] else None
+            vector = activation(torch.nn.functional.linear(vector, torch.from_numpy(tensors["linear.weight"]), bias)).detach()
+    return vector
 
 
 def _json(path):
@@ -157,6 +172,10 @@ def _ids(tokenizer, request):
         results["padded"] = ids(texts, padding=True)
     if tokenizer.mask_token is not None:
         results["mask_id"] = np.array(tokenizer.mask_token_id)
+    if tokenizer.chat_template:
+        for i, messages in enumerate(request["conversations"]):
+            spelt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            results[f"chat_{i}"] = ids(spelt, add_special_tokens=False)
     hole = tokenizer.mask_token if request["target_start"] is None else request["sentinel"]
     if hole is not None:
         for i, text in enumerate(request["holes"]):

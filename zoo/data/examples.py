@@ -143,6 +143,15 @@ class ExampleBatches:
         """True: rows never go on from the batch before."""
         return True
 
+    @property
+    def num_units(self):
+        """How many examples there are."""
+        return self.num_examples
+
+    def of(self, chosen, step):
+        """The batch of the examples with these numbers, int (B,)."""
+        return self._make(chosen.tolist(), step)
+
     def batch(self, step):
         """The batch of training step `step`, counted from 0."""
         samples = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
@@ -150,7 +159,7 @@ class ExampleBatches:
         for epoch in range(samples[0] // self.num_examples, samples[-1] // self.num_examples + 1):
             here = samples // self.num_examples == epoch
             chosen[here] = self._order(epoch)[samples[here] % self.num_examples]
-        return self._make(chosen.tolist(), step)
+        return self.of(chosen, step)
 
     def _order(self, epoch):
         random = random_stream(self.seed, "order", epoch)

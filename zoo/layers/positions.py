@@ -195,6 +195,36 @@ def _rotate_first(x_BNTH, angles, apart, together):
     return ops.concatenate([rotated, *rest], axis=-1) if rest else rotated
 
 
+def alibi_slopes(num_heads):
+    """The slopes of `alibi`, float32 (N,): 2^(-8/n), 2^(-16/n), ... of n heads, where n is a power of 2.
+
+    Of another number, the first ones are those of the power below it, n, and the others every second one of 2 n, beginning with
+    the first (Press et al. 2022, as in their program).
+
+    Example:
+        >>> alibi_slopes(4).tolist()
+        [0.25, 0.0625, 0.015625, 0.00390625]
+    """
+    power = 2 ** math.floor(math.log2(num_heads))
+    first, between = (2.0 ** (-8 * np.arange(1, n + 1) / n) for n in (power, 2 * power))
+    return np.concatenate([first, between[::2]])[:num_heads].astype("float32")
+
+
+def alibi(query_positions, key_positions, num_heads):
+    """What attention adds to a score for the distance of key and query, without a weight: slope_n (s - t) for a key at position
+    s and a query at position t (Press et al. 2022, arXiv:2108.12409, section 3).
+
+    Args:
+        query_positions, key_positions: int32 (B or 1, T) and (B or 1, S).
+        num_heads: N.
+
+    Returns:
+        float32 (B or 1, N, T, S). Keys behind the query would gain by it; a causal mask hides them.
+    """
+    distances = ops.cast(key_positions, "float32")[:, None, None, :] - ops.cast(query_positions, "float32")[:, None, :, None]
+    return alibi_slopes(num_heads)[None, :, None, None] * distances
+
+
 class RelativeBias(keras.layers.Layer):
     """What attention adds to a score for the distance of key and query: bias_n(t, s) = W[bucket(s - t), n].
 

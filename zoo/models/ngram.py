@@ -18,6 +18,7 @@ from keras import ops
 from zoo.config import Config, Cost, Refusal
 from zoo.layers import ngram_estimation, ngram_external
 from zoo.layers.ngram import BackoffTables
+from zoo.layers.ngram_packed import PackedTables
 from zoo.models.base import LanguageModel
 from zoo.registry import MODELS
 
@@ -42,6 +43,8 @@ class NGramConfig(Config):
         eos_id: the id that stands before the first sentence and after each.
         unk_id: the id of words outside the vocabulary, or None; only ARPA files need to know it.
         ngram_counts: n-grams of each order in the tables; () until the model is fitted.
+        bits: 0 keeps every log-probability and back-off weight in float32; 8 keeps the number of one of 256 bins (KenLM's
+            trie with -q 8 -b 8), in about half the room.
         memory: most bytes that the counting may take, such as "1G", at least "16M"; the rest is then on disk, where `TMPDIR`
             says. "" takes what it needs. The tables do not depend on it, and a fitted model does not keep it.
     """
@@ -54,6 +57,7 @@ class NGramConfig(Config):
     eos_id: int = 0
     unk_id: int | None = None
     ngram_counts: tuple[int, ...] = ()
+    bits: int = 0
     memory: str = ""
 
     presets: ClassVar = {
@@ -99,6 +103,7 @@ class NGramConfig(Config):
             f"ngram_counts must hold {self.order} sizes, vocab_size {self.vocab_size} first, got {sizes}.",
         )
 
+        self.require(self.bits in (0, 8), f"bits must be 0, for float32, or 8, got {self.bits}.")
         self.require(
             not self.memory or self.memory_bytes() >= LEAST_MEMORY,
             f"memory must be a size such as 512M or 2G, at least 16M, got {self.memory!r}.",
@@ -133,7 +138,8 @@ class NGram(LanguageModel):
 
     def __init__(self, config, **kwargs):
         super().__init__(config, **kwargs)
-        self.tables = BackoffTables(config.order, config.vocab_size, config.ngram_counts, name="tables")
+        tables = PackedTables if config.bits else BackoffTables
+        self.tables = tables(config.order, config.vocab_size, config.ngram_counts, name="tables")
         self.built = True  # the tables have their weights
 
     passes = ()

@@ -20,6 +20,7 @@ from keras import ops
 from zoo.config import Config, Cost, Refusal
 from zoo.layers.attention import Attention
 from zoo.layers.cache import init_cache, place, room_left
+from zoo.layers.coverage import looked_at
 from zoo.layers.forms import GATED_ACTIVATIONS, PLAIN_ACTIVATIONS, attention_memory, transformer_block_memory
 from zoo.layers.masks import MaskRule
 from zoo.layers.norms import Norm
@@ -300,11 +301,14 @@ class Transformer(TableOutput, EncoderDecoder):
         seen = MaskRule(padding_mask=memory.mask if state is None else state["source_mask"])
         new_state = piece.state
         for i, block in enumerate(self.decoder):
-            looked_at = memory.values if state is None else (state[f"cross_{i}/keys"], state[f"cross_{i}/values"])
-            x_BTD, cache = block(
-                x_BTD, memory=looked_at, attention_mask=piece.rule, angles=angles, cache=piece.cache(i), cross_mask=seen,
-                training=training,
+            source = memory.values if state is None else (state[f"cross_{i}/keys"], state[f"cross_{i}/values"])
+            counted = state is not None and "coverage" in state and block is self.decoder[-1]
+            x_BTD, cache, *weights = block(
+                x_BTD, memory=source, attention_mask=piece.rule, angles=angles, cache=piece.cache(i), cross_mask=seen,
+                with_weights=counted, training=training,
             )  # fmt: skip
+            if counted:
+                new_state |= looked_at(state, _mean_over_heads(weights[0]), padding_mask)
             if state is not None:
                 new_state |= {f"layer_{i}/keys": cache["keys"], f"layer_{i}/values": cache["values"]}
                 new_state |= {name: state[name] for name in (f"cross_{i}/keys", f"cross_{i}/values")}
@@ -323,4 +327,8 @@ class Transformer(TableOutput, EncoderDecoder):
             x_BTD, _, weights_BNTS = block(
                 x_BTD, memory=memory.values, attention_mask=piece.rule, angles=angles, cross_mask=seen, with_weights=True
             )
-        return ops.mean(ops.cast(weights_BNTS, "float32"), axis=1)
+        return _mean_over_heads(weights_BNTS)
+
+
+def _mean_over_heads(weights_BNTS):
+    return ops.mean(ops.cast(weights_BNTS, "float32"), axis=1)

@@ -23,6 +23,7 @@ import tensorflow as tf
 from zoo import text_files
 from zoo.config import Refusal, nearest
 from zoo.registry import TOKENIZERS
+from zoo.tokenizers.chat import ChatFrame
 from zoo.tokenizers.special import NOTHING
 
 # The Rust side tracks every character of a text; pieces keep that small and share the work among cores.
@@ -92,6 +93,11 @@ class Tokenizer(tf.Module):
         return sorted(ids - {None})
 
     @property
+    def control_ids(self):
+        """Ids of the tokens that no text yields: those that stand for no word, and others that mark the parts of a text."""
+        return self.special_ids
+
+    @property
     def vocabulary(self):
         """Every token as vocabulary files write it, in the order of ids."""
         raise Refusal(
@@ -123,6 +129,18 @@ class Tokenizer(tf.Module):
             return (), (), ()
         cls, sep = self.vocabulary[self.cls_id], self.vocabulary[self.sep_id]
         return (cls,), (sep,), (sep,)
+
+    @property
+    def chat_frame(self):
+        """The `ChatFrame` of conversations.
+
+        Raises:
+            Refusal: the files that it came from have no chat template, or one of a kind that is not known.
+        """
+        template = self.special.chat_template
+        if template is None:
+            raise Refusal("This vocabulary came without a chat template, so there are no conversations; give a plain prompt.")
+        return ChatFrame.of(template, self.roles.get("bos"))
 
     def begins_word(self):
         """bool (V,): whether a token begins a word; the others go on with one."""
