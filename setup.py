@@ -72,10 +72,11 @@ setup(
             "starlette>=0.40",  # as in `playground`
             "uvicorn>=0.30",
         ],
-        "bench": ["torch>=2.4", "transformers>=4.45", "kenlm>=0.2"],
+        "bench": ["torch>=2.4", "transformers>=4.45", "kenlm>=0.2", "python-crfsuite>=0.9.9"],
         "report": ["matplotlib>=3.8"],
         "serving": ["tensorflow-serving-api>=2.19"],
         "playground": ["starlette>=0.40", "uvicorn>=0.30"],
+        "privacy": ["dp-accounting>=0.4.4"],
         "onnx": ["tf2onnx>=1.17", "onnxruntime>=1.20"],
     },
     classifiers=[

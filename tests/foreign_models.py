@@ -1,16 +1,20 @@
 """Tiny models of every family that can be carried out and in, with a tokenizer each."""
 
+import io
 import json
 import tempfile
 from pathlib import Path
 
 import keras
+import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
 from tests import tiny_models
 from zoo.bundle import Bundle
 from zoo.registry import MODELS, TASKS, TOKENIZERS
 from zoo.tokenizers.base import create as create_tokenizer
+from zoo.tokenizers.numbered_pieces import NumberedPieces
+from zoo.tokenizers.pair import PairTokenizer
 from zoo.tokenizers.special import Special
 
 TEXTS = ["the cat sat on the mat .", "a cat is not a dog , 1984", "the naive dog ran ."] * 3
@@ -24,6 +28,17 @@ CHATML = (
 LLAMA = dict(
     position="rotary", norm="rms", activation="swiglu", use_bias=False, num_heads=6, num_kv_heads=2, head_dim=4, mlp_dim=26
 )
+MARIAN = dict(
+    position="sinusoidal_halves",
+    activation="silu",
+    output_bias=True,
+    epsilon=1e-5,
+    num_decoder_layers=1,
+    num_heads=3,
+    mlp_dim=10,
+)
+# The targets of `TEXTS`.
+FRENCH = ["le chat est sur le tapis .", "un chat n' est pas un chien , 1984", "le chien naïf court ."] * 3
 GLM = dict(
     position="rotary", norm="rms", activation="swiglu", bias="qkv", num_heads=6, num_kv_heads=2, head_dim=8, mlp_dim=26,
     tie_embeddings=False, rotary_theta=500.0,
@@ -77,6 +92,7 @@ CASES = {
         "unigram",
     ),
     **{name: ("gpt", fields, "language_modeling", "qwen2" if name == "qwen2" else "bpe") for name, fields in DECODERS.items()},
+    "marian": ("transformer", MARIAN, "translation", "bpe"),
 }
 
 
@@ -99,6 +115,37 @@ def bundle(name, **changes):
     config = model_class.config_class.preset("tiny", vocab_size=task.model_fields(tokenizer)["vocab_size"], **fields)
     model = tiny_models.strengthen(task.assemble(model_class(config)).build_from_ids())
     return Bundle(model, tokenizer, task, {})
+
+
+def marian(**changes):
+    """A bundle with the two SentencePiece models and the one list of tokens of a Marian."""
+    keras.utils.set_random_seed(5)
+    task, tokenizer, model_class = TASKS.get("translation")(), marian_tokenizer(), MODELS.get("transformer")
+    config = model_class.config_class.preset(
+        "tiny", vocab_size=tokenizer.vocab_size, **{**MARIAN, "max_length": 128, **changes}
+    )
+    return Bundle(tiny_models.strengthen(task.assemble(model_class(config)).build_from_ids()), tokenizer, task, {})
+
+
+def marian_tokenizer(code=">>fra<<", without="c"):
+    """Pieces of English and of French under one list of ids, which lacks one piece and has a language code."""
+    models = [sentencepiece_model(texts) for texts in (TEXTS, FRENCH)]
+    pieces = [piece.piece for model in models for piece in sentencepiece_model_pb2.ModelProto.FromString(model).pieces]
+    spoken = [piece for piece in dict.fromkeys(pieces) if piece not in ("<unk>", without)]
+    tokens = ["</s>", "<unk>", *spoken[::-1], code, "<pad>"]  # in another order than either model's
+    roles = {"eos": "</s>", "unk": "<unk>", "pad": "<pad>"}
+    special = Special(roles, ((), (), ("</s>",)))
+    return PairTokenizer(*(NumberedPieces(model, tokens, special) for model in models))
+
+
+def sentencepiece_model(texts, **options):
+    """Bytes of a small SentencePiece model."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=model, hard_vocab_limit=False, bos_id=-1, eos_id=-1, minloglevel=2,
+        **{"vocab_size": 40, **options},
+    )  # fmt: skip
+    return model.getvalue()
 
 
 def _trained_bpe():

@@ -16,14 +16,14 @@ TREES = {path: ast.parse(path.read_text(encoding="utf8")) for path in SOURCES}
 
 # A file imports only from rooms further up, or from its own.
 ROOMS = (
-    ("zoo.registry", "zoo.config", "zoo.files", "zoo.text_files", "zoo.version"),
+    ("zoo.registry", "zoo.config", "zoo.files", "zoo.text_files", "zoo.version", "zoo.private"),
     ("zoo.layers", "zoo.tokenizers", "zoo.data", "zoo.metrics", "zoo.decoding"),
     ("zoo.models",),
     ("zoo.signatures",),
     ("zoo.tasks",),
     ("zoo.bundle",),
     ("zoo.convert", "zoo.serving"),
-    ("zoo.export", "zoo.explanation", "zoo.likelihood"),
+    ("zoo.export", "zoo.explanation", "zoo.likelihood", "zoo.calibration"),
     ("zoo.api", "zoo"),
     ("trainers.program", "trainers.progress"),
     ("trainers.cost", "trainers.engine"),
@@ -373,3 +373,18 @@ def test_help_shows_every_flag():
         "checkpoint_every",
     ):
         assert re.search(rf"--(\[no\])?{name}\b", out + err), name
+
+
+PRIVATE = re.compile(r"^(keras\.src|tensorflow\.python|tensorflow_datasets\._?src)\b")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_private_names_of_keras_and_tensorflow_stand_in_one_file(path):
+    if path == ROOT / "zoo" / "private.py":
+        return
+    private = [(line, module) for line, module, _ in imports(TREES[path]) if PRIVATE.match(module)]
+    names = ("_tracker", "_untrack_variable", "_flatten_layers", "_value")
+    private += [
+        (node.lineno, node.attr) for node in ast.walk(TREES[path]) if isinstance(node, ast.Attribute) and node.attr in names
+    ]
+    assert not private

@@ -148,6 +148,13 @@ def _write(source, target):
         target.parent.mkdir(parents=True, exist_ok=True)
         arpa.write_bundle(bundle, target)
         return arpa.certify(bundle, target)
+    if bundle.task.temperature != 1:
+        print(
+            f"Left out: the temperature {bundle.task.temperature:.4f} of --calibrate, for which the files have no place",
+            flush=True,
+        )
+        bundle.task.temperature = 1.0
+        bundle.task.limit_ids(bundle.model, bundle.tokenizer)
     with staged(target.parent, target.name) as path:
         remove_stale(target.parent, re.escape(target.name))
         written = huggingface.write(bundle, path / target.name)

@@ -10,6 +10,7 @@ from trainers import flags as trainer_flags
 from trainers import program
 from trainers.progress import ProgressBar, preparing
 from zoo.config import Refusal
+from zoo.files import replace_file
 
 FLAGS = flags.FLAGS
 
@@ -20,6 +21,8 @@ def main():
         return _judge_pairs(directory)
     if FLAGS.shots is not None:
         return _judge_few_shot(directory)
+    if FLAGS.predictions and len(FLAGS.split) != 1:
+        raise Refusal("--predictions writes those of one split; say which, such as --split=test.")
     dataset, data_path, run = _data(directory)
     with program.quiet():
         import tensorflow  # noqa: F401
@@ -34,6 +37,9 @@ def main():
             f"{directory} was made for {bundle.task.registered_name}, which has no score; it can begin a run that has one: "
             f"--init_from={directory}."
         )
+    if FLAGS.predictions and not bundle.task.has_words:
+        name = bundle.task.registered_name
+        raise Refusal(f"{directory} was made for {name}; --predictions is for tagging and semantic_roles, which have columns.")
     layout = Layout(
         FLAGS.seq_length or run.get("seq_length", 128), FLAGS.batch_size or run.get("batch_size", 16),
         separate_documents=run.get("separate_documents", False),
@@ -43,14 +49,19 @@ def main():
         source = source.whole()  # nothing of what is given for judging is held out
     source.check_fields(bundle.task.fields)
     names = [split for split in FLAGS.split if split in source.splits] or FLAGS.split
+    names = list(dict.fromkeys(["validation"] * FLAGS.calibrate + names))
     data = splits(bundle.task, layout, source, directory, names)
     for remark in source.remarks():
         print(remark, file=sys.stderr, flush=True)
+    if FLAGS.calibrate:
+        print(json.dumps(_calibrate(directory, bundle, data["validation"], layout)), flush=True)
     judged = {}  # where one part of the data is both splits it is read once
     for split in names:
         part = source.splits.get(split)
         if part not in judged:
-            judged[part] = judge(bundle.task, bundle.model, data[split], bundle.tokenizer, layout)
+            judged[part] = judge(bundle.task, bundle.model, data[split], bundle.tokenizer, layout, FLAGS.predictions)
+            if FLAGS.calibration:
+                judged[part] |= calibration_scores(bundle, data[split], layout)
         print(json.dumps({"split": split, "dataset": source.name, **judged[part]}), flush=True)
 
 
@@ -131,14 +142,75 @@ def splits(task, layout, source, directory, names):
         )[1]  # fmt: skip
 
 
-def judge(task, model, data, tokenizer, layout):
-    """The scores of a model on a split, a dict of numbers."""
+def judge(task, model, data, tokenizer, layout, predictions=None):
+    """The scores of a model on a split, a dict of numbers.
+
+    Args:
+        predictions: the file that `Task.predictions` are written to, or None.
+    """
     import tensorflow as tf
 
     from trainers.engine import loop
 
     score = tf.function(lambda batch, state: task.score(model, batch, state=state), reduce_retracing=True, autograph=False)
-    return loop.evaluate(task, model, score, data, tokenizer, layout)
+    totals, rows = loop.summed(task, model, score, data, tokenizer, layout)
+    if predictions:
+        text = "".join(line + "\n" for line in task.predictions(rows, data))
+        replace_file(predictions, lambda path: path.write_text(text, encoding="utf8"))
+    return task.metrics(totals, rows, data)
+
+
+def calibration_scores(bundle, data, layout):
+    """`calibration_error`, `brier` and `calibration` of a split (`zoo/calibration.py`)."""
+    from zoo import calibration
+
+    return calibration.scores(_over(bundle, data, layout, lambda *answers: calibration.reliability(*answers)))
+
+
+def _calibrate(directory, bundle, data, layout):
+    """Fits the temperature of a bundle on its validation split, and keeps it: what is told of it, a dict."""
+    import tensorflow as tf
+
+    from trainers.engine.judging import ENOUGH
+    from zoo import bundle as bundles
+    from zoo import calibration
+
+    if bundle.model.fitted:
+        raise Refusal(
+            "A model that is fitted in closed form has counted its probabilities; --calibrate is for models with logits."
+        )
+    inverse, before = tf.Variable(1.0), bundle.task.temperature
+    sums = _over(bundle, data, layout, lambda *answers: calibration.slopes(*answers, inverse), ENOUGH, repeated=True)
+
+    def at(value):
+        inverse.assign(value)
+        return sums()
+
+    factor, nats, mended = calibration.fit_temperature(at)
+    bundle.task.temperature = before * factor
+    bundle.task.limit_ids(bundle.model, bundle.tokenizer)
+    bundles.write_temperature(directory, bundle.task.temperature)
+    return {"temperature": bundle.task.temperature, "loss_before": nats, "loss_after": mended}
+
+
+def _over(bundle, data, layout, sums, max_tokens=None, repeated=False):
+    """Sums of `sums(logits, labels, weights)` over a split, or with `repeated` a function that takes them anew."""
+    import tensorflow as tf
+
+    from trainers.engine import loop
+
+    task, model = bundle.task, bundle.model
+
+    def score(batch, state):
+        answers = task.class_logits(model, batch, state)
+        return sums(*answers[:3]), {}, answers[3]
+
+    compiled = tf.function(score, reduce_retracing=True, autograph=False)
+
+    def take():
+        return loop.summed(task, model, compiled, data, bundle.tokenizer, layout, max_tokens)[0]
+
+    return take if repeated else take()
 
 
 def run_of(directory):

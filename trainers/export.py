@@ -18,8 +18,9 @@ def main():
         return _verify()
     start = time.perf_counter()
     directory = trainer_flags.model_dir()
+    draft = _draft()
     if FLAGS.export_format != "saved_model":
-        for name in ("version", "export_precision", "export_xla"):
+        for name in ("version", "export_precision", "export_xla", "set"):
             if FLAGS[name].value != FLAGS[name].default:
                 raise Refusal(f"--{name} is for --export_format=saved_model, and not for {FLAGS.export_format}; leave it out.")
     with program.quiet():
@@ -47,12 +48,22 @@ def main():
         versions.insert(0, (target.with_name(f"{target.name}_xla"), True))
     for parent, xla in versions:
         with program.quiet():
-            path = loaded.export(parent, version=FLAGS.version, precision=FLAGS.export_precision, xla=xla)
+            path = loaded.export(parent, version=FLAGS.version, precision=FLAGS.export_precision, xla=xla, draft=draft)
         print(written(path, loaded.model.registered_name, xla))
     print(f"{time.perf_counter() - start:.1f} s in all")
     if FLAGS.export_precision != "float32":
         print(_quality(directory, loaded, FLAGS.export_precision))
     return None
+
+
+def _draft():
+    """What --set says of the draft."""
+    asked = "none"
+    for assignment in FLAGS.set:
+        key, equals, asked = assignment.partition("=")
+        if key != "draft" or not equals:
+            raise Refusal(f"--set of an export takes draft=none or draft=ngram:N, got {assignment!r}.")
+    return asked
 
 
 def written(path, name, xla=False):

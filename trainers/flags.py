@@ -9,7 +9,8 @@ import os
 
 from absl import flags
 
-from trainers.engine import initial
+from trainers.engine import averaging, initial
+from trainers.engine.privacy import PrivacyConfig
 from trainers.engine.tuning import TuningConfig
 from zoo.config import Refusal, nearest
 from zoo.registry import MODELS, TASKS, tasks_of
@@ -99,7 +100,9 @@ def define_training():
     flags.DEFINE_flag(_ListFlag())
     flags.DEFINE_string("model", None, "Family to train: " + ", ".join(MODELS.names()) + ".")
     flags.DEFINE_string("preset", None, "Named structure of the family; --list shows them. [default]")
-    flags.DEFINE_multi_string("set", [], "key=value for a field of the model, of the task, or of trainers/engine/tuning.py.")
+    flags.DEFINE_multi_string(
+        "set", [], "key=value for a field of the model, of the task, or of trainers/engine/{tuning,privacy}.py."
+    )
     flags.DEFINE_string("task", None, "What to train for. [the family's first task]")
     flags.DEFINE_string("dataset", None, "Where the text comes from. [python_docs, or local_text with --data_path]")
     flags.DEFINE_string("data_path", None, "Your text: a file, a glob, or train=...,validation=...,test=....")
@@ -160,6 +163,11 @@ def define_evaluation():
     flags.DEFINE_list("split", ["validation", "test"], "Splits to judge it on.")
     flags.DEFINE_integer("seq_length", None, "Tokens in a window. [as in training]", lower_bound=1)
     flags.DEFINE_integer("batch_size", None, "Windows at a time. [as in training]", lower_bound=1)
+    flags.DEFINE_bool(
+        "calibration", False, "Tell how good the probabilities of the next token are; of classes it is always told."
+    )
+    flags.DEFINE_bool("calibrate", False, "Fit a temperature on the validation split, and keep it in the bundle.")
+    flags.DEFINE_string("predictions", None, "File for predicted tags or roles beside those of the one --split, in columns.")
     flags.DEFINE_integer("shots", None, "Classify by likelihood after so many examples of the train split.", lower_bound=0)
     flags.DEFINE_string("pattern", "{text}\\nLabel: {label}", "How --shots writes an example; \\n is a line's end.")
     flags.DEFINE_list("label_words", [], "What --shots writes for labels: label=word, separated by commas. [the labels]")
@@ -178,6 +186,9 @@ def define_export():
     flags.DEFINE_string("export_dir", None, "Parent of the version to be written. [export/ beside the bundle]")
     flags.DEFINE_integer("version", None, "Its number, above all that are there. [the next one]", lower_bound=1)
     flags.DEFINE_enum("export_precision", "float32", ("float32", "bfloat16", "int8"), "Of the stored weights.")
+    flags.DEFINE_multi_string(
+        "set", [], "draft=ngram:4 guesses tokens ahead where a text repeats itself: the same text sooner."
+    )
     flags.DEFINE_bool("export_xla", False, "Besides, in export_xla/, a version for servers that were started with XLA.")
     flags.DEFINE_enum("export_format", "saved_model", ("saved_model", "litert", "onnx"), "Kind of file.")
     flags.DEFINE_bool("verify", False, "Write nothing; prove the newest version in --export_dir once more, in every way.")
@@ -232,6 +243,7 @@ def define_generation():
     )
     flags.DEFINE_float("repetition_penalty", 1.0, "Above 1 makes tokens that are there already less likely.", lower_bound=0.0)
     flags.DEFINE_integer("no_repeat_ngram", 0, "No n-gram of so many tokens comes twice; 0 for any.", lower_bound=0)
+    flags.DEFINE_string("draft", "none", "ngram:4 guesses tokens ahead where a text repeats itself: the same text sooner.")
     flags.DEFINE_integer("num_beams", None, "Search the likeliest text with so many beams, instead of sampling.", lower_bound=1)
     flags.DEFINE_float("length_penalty", 0.6, "Of the search: 0 compares plain probabilities.", lower_bound=0.0)
     flags.DEFINE_integer("num_best", 1, "Print so many of the texts that the search finds, best first.", lower_bound=1)
@@ -279,7 +291,7 @@ def train_config():
     resolved = {**DEFAULTS, "task": config_class.default_task, **config_class.recipe_for(preset)}
     if FLAGS.task not in (None, config_class.default_task):
         # The family's own is for its first task, and so is what it sets.
-        resolved = {**resolved, "set": (), **TASKS.config(FLAGS.task).recipe}
+        resolved = {**resolved, "set": (), **TASKS.config(FLAGS.task).recipe, **config_class.task_recipes.get(FLAGS.task, {})}
     model_config = config_class.preset(preset)
     if FLAGS.init_from and os.path.exists(FLAGS.init_from) and os.path.islink(FLAGS.init_from.rstrip("/")):
         FLAGS.init_from = os.path.realpath(FLAGS.init_from)  # such as `latest`, which this run is going to be
@@ -287,7 +299,7 @@ def train_config():
     takes_over = FLAGS.init_from and width is None
     if takes_over:
         model_config = _begun_from(resolved)
-        resolved.update(FINE_TUNING)
+        resolved.update(FINE_TUNING if config_class.contextual else {})  # a table of vectors learns at its own rate
     elif width is not None and "embedding_dim" in config_class.field_names():
         model_config = model_config.replace(embedding_dim=width)
     if FLAGS.data_path:
@@ -311,7 +323,16 @@ def train_config():
     profiled_steps()
     config = TrainConfig(**{**resolved, "model": FLAGS.model, "preset": preset, "set": settings})
     _check_names(config, config_class)
-    task_config(config), tuning_config(config)  # they refuse a wrong value before anything is done
+    average = tuning_config(config).average  # refuses a wrong value before anything is done, as the task's does
+    if average and FLAGS.checkpoint_every is None:
+        config = dataclasses.replace(config, checkpoint_every=averaging.checkpoint_every(steps, average))
+    averaging.check(config, average)
+    budget = getattr(task_config(config), "batch_tokens", 0)
+    if budget:
+        if FLAGS.batch_size is not None:
+            raise Refusal("--batch_size counts rows, and --set=batch_tokens= tokens; give one of the two.")
+        config = dataclasses.replace(config, batch_size=max(budget // config.seq_length, 1))  # rows of the longest texts
+    privacy_config(config)
     return config, _fitted_to_sequence(model_config.override(_set_for(config_class, config)), config)
 
 
@@ -340,13 +361,18 @@ def tuning_config(config):
     return TuningConfig().override(_set_for(TuningConfig, config))
 
 
+def privacy_config(config):
+    """The `PrivacyConfig` of a run, likewise."""
+    return PrivacyConfig().override(_set_for(PrivacyConfig, config))
+
+
 def _set_for(config_class, config):
-    """The assignments of --set that are for one of the three configs: each is for the first that has such a field.
+    """The assignments of --set that are for one of the four configs: each is for the first that has such a field.
 
     Raises:
         ValueError: no config has it.
     """
-    classes = (MODELS.config(config.model), TASKS.config(config.task), TuningConfig)
+    classes = (MODELS.config(config.model), TASKS.config(config.task), TuningConfig, PrivacyConfig)
     fields = [{field.name for field in dataclasses.fields(each)} for each in classes]
     mine = []
     for assignment in config.set:
@@ -360,7 +386,7 @@ def _set_for(config_class, config):
 
 
 def profiled_steps():
-    """(first, last) of --profile, or None. Raises ValueError when it is no range."""
+    """(first, last) of --profile, or None. Raises ValueError when it is not a range."""
     if FLAGS.profile is None:
         return None
     first, _, last = FLAGS.profile.partition(":")

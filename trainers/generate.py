@@ -17,7 +17,7 @@ FLAGS = flags.FLAGS
 
 # Inputs of the signature `generate`; then what the graph behind it has besides, but no request; then what searching takes.
 SAMPLING = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
-PENALTIES = ("min_p", "repetition_penalty", "no_repeat_ngram")
+PENALTIES = ("min_p", "repetition_penalty", "no_repeat_ngram", "draft")
 SEARCH = ("num_beams", "length_penalty", "num_best")
 ROWS = 32  # prompts of a file that are answered together
 
@@ -72,7 +72,7 @@ def _options():
     if unfit := sorted(given & {*SEARCH}):
         raise Refusal(f"--{unfit[0]} is for a search, which --num_beams asks for.")
     if FLAGS.export_dir and (unfit := sorted(given & {*PENALTIES})):
-        raise Refusal(f"--{unfit[0]} is no input of a SavedModel's signatures; use it with --model_dir.")
+        raise Refusal(f"--{unfit[0]} is not an input of a SavedModel's signatures; use it with --model_dir.")
     asked = {name: FLAGS[name].value for name in (*PENALTIES, "stop") if name in given}
     return False, {**{name: FLAGS[name].value for name in SAMPLING}, **asked}
 
@@ -152,7 +152,10 @@ def _answer_file(loaded, prompts, options):
 
 def _write(loaded, prompt, options):
     """Prints a prompt and, token by token, its continuation."""
-    pieces = loaded.stream(prompt, **options)
+    if options.get("draft", "none") != "none":
+        print(loaded.generate(prompt, **options), flush=True)  # several tokens at a time come as one text
+        return
+    pieces = loaded.stream(prompt, **{name: value for name, value in options.items() if name != "draft"})
     print(prompt, next(pieces, ""), sep="", end="", flush=True)  # not before it is known that the prompt is taken
     for piece in pieces:
         print(piece, end="", flush=True)

@@ -12,6 +12,7 @@ from zoo.export import export_saved_model
 from zoo.registry import MODELS
 from zoo.serving.c_api import plainly
 from zoo.serving.stream_client import until
+from zoo.signatures.drafting import parsed_draft
 from zoo.signatures.generation import OPTIONS, generation, require_in_range
 
 
@@ -67,14 +68,14 @@ class Loaded:
 
     def generate(
         self, prompt, max_new_tokens=64, temperature=0.0, top_k=0, top_p=1.0, seed=0, *,
-        min_p=0.0, repetition_penalty=1.0, no_repeat_ngram=0, stop=None,
+        min_p=0.0, repetition_penalty=1.0, no_repeat_ngram=0, stop=None, draft="none",
     ):  # fmt: skip
         """Continues a prompt; or, where the task turns one text into another, writes the other text.
 
             zoo.load("runs/gpt/latest").generate("The list")          # "The list is empty ..."
             zoo.load("runs/transformer/latest").generate("Monday")    # "lundi"
 
-        The options after `seed` are no inputs of the served `generate`: other values than their defaults trace a graph of
+        The options after `seed` are not inputs of the served `generate`: other values than their defaults trace a graph of
         their own, once.
 
         Args:
@@ -88,6 +89,9 @@ class Loaded:
             repetition_penalty: above 1 makes tokens that the text has already less likely; 1 is off.
             no_repeat_ngram: no n-gram of so many tokens comes twice; 0 is off.
             stop: a string; the continuation ends before it.
+            draft: "ngram:4" guesses what follows the last 4 tokens, or fewer, where they stood before, and lets one pass judge
+                5 such tokens: the same text sooner, where a text repeats itself (`zoo/signatures/drafting.py`). Prompts are
+                then answered one by one.
 
         Returns:
             The prompt with its continuation, or the other text alone: a string, or a list of strings for a list.
@@ -100,9 +104,12 @@ class Loaded:
         options = dict(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         fixed = dict(min_p=min_p, repetition_penalty=repetition_penalty, no_repeat_ngram=no_repeat_ngram)
         self._check("generate", "prompt", prompts, stop, **options, **fixed)
+        asked, draft = draft, parsed_draft(draft)
+        if draft is not None and count > 1:
+            return [self.generate(text, **options, **fixed, stop=stop, draft=asked) for text in prompts]
         kept = prompts if self.goes_on else [""] * count  # what a text that is written begins with
         answer = _called(
-            self._generation(stop, fixed), **{"prompt" if self.goes_on else "text": tf.constant(prompts, tf.string)},
+            self._generation(stop, fixed, draft), **{"prompt" if self.goes_on else "text": tf.constant(prompts, tf.string)},
             **{name: tf.fill([count], tf.constant(value, OPTIONS[name][0].dtype)) for name, value in options.items()},
         )  # fmt: skip
         texts = [text.decode("utf8", errors="replace") for text in answer["text"].numpy()]
@@ -120,7 +127,7 @@ class Loaded:
         """What stands around a text as this model's task reads it."""
         return self.task.frame(self.model.kind, self.tokenizer)
 
-    def _generation(self, stop, fixed):
+    def _generation(self, stop, fixed, draft):
         """The function that `generate` calls: the signature, unless something is asked for that it has not."""
         stop_ids = ()
         if stop is not None:
@@ -129,15 +136,15 @@ class Loaded:
             stop_ids = tuple(ids) if len(ids) == 1 and self.tokenizer.decode(ids) == stop else ()
         fixed = {name: value for name, value in fixed.items() if value != OPTIONS[name][1]}
         if not self.goes_on:
-            if fixed:
+            if fixed or draft is not None:
                 name = self.task.registered_name
-                raise Refusal(f"{min(fixed)} is for models that go on from a prompt; leave it out for {name}.")
+                raise Refusal(f"{min(fixed, default='draft')} is for models that go on from a prompt; leave it out for {name}.")
             return self.signatures["generate"]
-        if not stop_ids and not fixed:
+        if not stop_ids and not fixed and draft is None:
             return self.signatures["generate"]
-        key = (stop_ids, *sorted(fixed.items()))
+        key = (stop_ids, draft, *sorted(fixed.items()))
         if key not in self._generations:
-            self._generations[key] = generation(self.model, self._spelling, self._frame, stop_ids, **fixed)
+            self._generations[key] = generation(self.model, self._spelling, self._frame, stop_ids, draft, **fixed)
         return self._generations[key]
 
     def stream(
@@ -310,7 +317,7 @@ class Loaded:
                     f"{which} has {length} tokens, with the special ones around it; this model takes at most {longest}."
                 )
 
-    def export(self, directory, version=None, precision="float32", xla=False):
+    def export(self, directory, version=None, precision="float32", xla=False, draft="none"):
         """Writes a SavedModel to `directory/<version>/` and proves it in a clean process. Returns its path.
 
         Args:
@@ -318,10 +325,11 @@ class Loaded:
             version: above all that are there; None for the next one.
             precision: of the weights: float32, bfloat16 or int8.
             xla: whether it is for a server that was started with XLA; a stock server refuses it.
+            draft: as in `generate`.
         """
         return export_saved_model(
             directory, self.model, self.tokenizer, self.task, version=version, provenance=self.bundle.provenance,
-            precision=precision, xla=xla,
+            precision=precision, xla=xla, draft=draft,
         )  # fmt: skip
 
 

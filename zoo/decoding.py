@@ -276,7 +276,7 @@ def _begin(token_ids, max_new_tokens, pad_id):
 
 
 def _seen_columns(token_ids, padding_mask, ids):
-    """bool (B, L): the columns of `ids` that are no padding at the left."""
+    """bool (B, L): the columns of `ids` that are not padding at the left."""
     if padding_mask is None:
         padding_mask = tf.ones_like(token_ids, tf.bool)
     return tf.pad(padding_mask, [[0, 0], [0, tf.shape(ids)[1] - tf.shape(token_ids)[1]]], constant_values=True)

@@ -87,7 +87,7 @@ def test_penalties_are_for_bundles(places, capfd):
     expected = loaded.generate("The cat", max_new_tokens=8, no_repeat_ngram=1, min_p=0.1)
     assert printed(capfd, places[0], *options) == expected + "\n"
     assert expected != loaded.generate("The cat", max_new_tokens=8)
-    sentence = "--min_p is no input of a SavedModel's signatures; use it with --model_dir."
+    sentence = "--min_p is not an input of a SavedModel's signatures; use it with --model_dir."
     assert refusal(capfd, "generate", places[1], *options) == sentence
 
 

@@ -88,7 +88,7 @@ def test_the_options_that_no_signature_has(loaded):
     plain = loaded.generate("abc", max_new_tokens=12, min_p=0.0, repetition_penalty=1.0, no_repeat_ngram=0)
     assert plain == loaded.generate("abc", max_new_tokens=12)
     other = written(no_repeat_ngram=1)
-    characters = [character for character in other if character != "\ufffd"]  # which stands for any byte that is no character
+    characters = [character for character in other if character != "\ufffd"]  # it stands for a byte that is not a character
     assert other != plain and len(characters) == len(set(characters))
     assert written(repetition_penalty=1e6) != plain
     assert written(temperature=2.0) != plain

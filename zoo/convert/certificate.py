@@ -45,6 +45,8 @@ CONVERSATIONS.append(
 TOLERANCE = 1e-3
 # Tokens that are written after each text.
 NEW_TOKENS = 8
+# Beams of the search for the best texts of an encoder-decoder.
+NUM_BEAMS = 4
 # So many positions of a row are compared at once.
 POSITIONS = 16
 
@@ -78,7 +80,7 @@ def certify(bundle, path, peer_python=None, library="transformers"):
         "conversations": CONVERSATIONS, "hole": HOLE, "holes": _holes(bundle),
         "sentinel": sentinel_name(0), "target_start": _target_start(bundle),
         "num_ids": bundle.model.num_ids,
-        "new_tokens": NEW_TOKENS, "eos_id": bundle.tokenizer.eos_id,
+        "new_tokens": NEW_TOKENS, "num_beams": NUM_BEAMS, "eos_id": bundle.tokenizer.target.eos_id,
         "prompts": [i for i, whole in enumerate(_framed(bundle)) if len(whole) == len(asked[i])],
         "old_tensorflow": path.is_dir() and not _is_written_anew(path),
     }  # fmt: skip
@@ -146,12 +148,38 @@ def _served(bundle, asked, answer, tolerance, peer):
                 theirs = TEXTS[i] + whole[len(head) :]
             else:
                 theirs = (
-                    spelt(_spelling(bundle), tf.constant([more], tf.int32, (1, len(more))), [len(more)]).numpy()[0].decode()
+                    spelt(_spelling(bundle).target, tf.constant([more], tf.int32, (1, len(more))), [len(more)])
+                    .numpy()[0]
+                    .decode()
                 )
             if text.decode("utf8", "replace") != theirs:
                 raise Refusal(f"After {TEXTS[i][:20]!r} generate writes another text than {peer}; it is not the same model.")
         served["generate"] = {"texts": len(written), "tokens": sum(counts)}
+    beams = [i for i in range(len(TEXTS)) if f"beams_{i}" in answer]
+    if beams:
+        served["beam_search"] = _same_beams(bundle, signatures["beam_search"], beams, answer)
     return served
+
+
+def _same_beams(bundle, beam_search, beams, answer):
+    """How many of the peer's best texts are ours too, in the same order, and how far their log-probabilities are apart.
+
+    It is told, and refuses nothing: where two texts are about equally likely, either may fall out of the search on the way.
+    """
+    count = len(beams)
+    ours = beam_search(
+        tf.constant([TEXTS[i] for i in beams]), tf.fill([count], NEW_TOKENS), tf.fill([count], NUM_BEAMS), tf.zeros([count])
+    )
+    same, difference, target = 0, 0.0, _spelling(bundle).target
+    for i, texts, log_probs in zip(beams, ours["text"].numpy(), ours["log_prob"].numpy(), strict=True):
+        theirs = answer[f"beams_{i}"]
+        ends = np.cumsum(theirs == target.eos_id, 1) > 0
+        lengths = np.where(ends.any(1), ends.argmax(1), theirs.shape[1])
+        equal = spelt(target, tf.constant(theirs), lengths).numpy() == texts
+        same += int(equal.sum())
+        if equal.any():
+            difference = max(difference, float(np.abs(log_probs - answer[f"beam_scores_{i}"])[equal].max()))
+    return {"texts": count * NUM_BEAMS, "same": same, "largest_difference": difference}
 
 
 def _sure(gaps, tolerance):
@@ -199,7 +227,8 @@ def outputs(bundle, asked):
 
 def rows(bundle):
     """The fixed texts as rows of ids, with the special ids around them."""
-    return _framed(bundle, min(bundle.model.max_length or 128, 128))
+    longest = min(bundle.model.max_length or 128, 128)
+    return _framed(bundle, longest - len(_target_start(bundle) or ()))
 
 
 def _target_start(bundle):
@@ -248,8 +277,11 @@ def _native_ids(bundle, path, library):
 
 
 def _ours(bundle, what):
-    """Ids of `TEXTS` as they go out to other libraries: `ids` alone, `whole` with the special tokens, or each as a `pair` with
-    the text before it."""
+    """Ids of `TEXTS` as they go out to other libraries: `ids` alone, `whole` with the special tokens, each as a `pair` with the
+    text before it, or each as the `target` of a decoder."""
+    if what == "target":
+        target = bundle.tokenizer.target
+        return [[*target.encode(text), target.eos_id] for text in TEXTS]
     id_of = {token: i for i, token in enumerate(bundle.tokenizer.vocabulary)}
     before, between, after = ([id_of[token] for token in part] for part in template(bundle))
     texts = [bundle.tokenizer.encode(text) for text in TEXTS]
@@ -268,7 +300,7 @@ def _check_answers(bundle, answer, peer):
         _check(peer, name, ours, theirs)
         what.append(name)
 
-    for name, key in (("texts", "ids"), ("default calls", "whole"), ("pairs", "pair")):
+    for name, key in (("texts", "ids"), ("default calls", "whole"), ("pairs", "pair"), ("targets", "target")):
         there = [i for i in range(len(TEXTS)) if f"{key}_{i}" in answer]
         if there:
             ours = _ours(bundle, key)

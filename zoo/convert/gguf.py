@@ -123,7 +123,7 @@ def read(path):
     try:
         reader = gguf.GGUFReader(path)
     except (ValueError, IndexError) as error:
-        raise Refusal(f"{path} is no GGUF file, or a damaged one ({error}).") from error
+        raise Refusal(f"{path} is not a GGUF file, or a damaged one ({error}).") from error
     fields = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("tokenizer.ggml.")}
     if fields.get("general.architecture") != "llama":
         raise Refusal(f"{path} has the architecture {fields.get('general.architecture')!r}; only 'llama' is read here.")
@@ -239,7 +239,7 @@ def _around(field, tokens, special, end, path):
     named = {role: tokens[field(f"{role}_token_id", tokens.index(end))] for role in ("bos", "eos")}
     for role, token in named.items():
         if token not in special:
-            raise Refusal(f"{path} has {token!r} as its {role}_token_id, which is no special token.")
+            raise Refusal(f"{path} has {token!r} as its {role}_token_id, which is not a special token.")
     before = (named["bos"],) if field("add_bos_token") else ()
     after = (named["eos"],) if field("add_eos_token") else ()
     return Special({"bos": named["bos"], "eos": end}, (before, (*after, *before), after))

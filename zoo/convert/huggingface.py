@@ -108,7 +108,7 @@ def _json(path):
     try:
         return dict(json.loads(path.read_text(encoding="utf8")))
     except FileNotFoundError as error:
-        raise Refusal(f"{path.parent} is no directory of Hugging Face's: it holds no {path.name}.") from error
+        raise Refusal(f"{path.parent} is not a directory of Hugging Face's: it holds no {path.name}.") from error
     except (ValueError, TypeError) as error:
         raise Refusal(f"{path} is damaged ({error}); copy it again from where it was made.") from error
 
@@ -128,6 +128,8 @@ def write(bundle, directory):
     family = FAMILIES[model_type]
     if task not in family.architectures:
         raise Refusal(f"A {model_type} for {task} cannot be written; {nearest(task, family.architectures)}")
+    if bundle.tokenizer.huggingface_class == "MarianTokenizer" and model_type != "marian":
+        raise Refusal(f"Hugging Face has two SentencePiece models beside a Marian alone, and not beside a {model_type}.")
     offset = model.config.position_offset if family.model == "bert" else 0
     if offset and bundle.tokenizer.pad_id != offset - 1:
         raise Refusal(
@@ -138,7 +140,7 @@ def write(bundle, directory):
         raise Refusal("Its head has another activation or epsilon than its encoder, which Hugging Face's BERT cannot have.")
     directory.mkdir(parents=True, exist_ok=True)
     bundle.tokenizer.save_huggingface(directory)
-    if model.kind == "encoder_decoder":
+    if model.kind == "encoder_decoder" and (directory / "tokenizer.json").is_file():
         _finish_tokenizer(bundle, directory / "tokenizer.json")
     config = {
         "model_type": model_type,
@@ -147,7 +149,7 @@ def write(bundle, directory):
         "bos_token_id": _bos_id(bundle.tokenizer, family),
         "eos_token_id": bundle.tokenizer.eos_id,
         "pad_token_id": bundle.tokenizer.pad_id,
-        **({"decoder_start_token_id": bundle.tokenizer.pad_id} if model.kind == "encoder_decoder" else {}),
+        **(_of_the_decoder(bundle, family) if model.kind == "encoder_decoder" else {}),
         "torch_dtype": "float32",
     }
     (directory / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf8")
@@ -183,6 +185,13 @@ def _finish_tokenizer(bundle, path):
     native.save(str(path))
 
 
+def _of_the_decoder(bundle, family):
+    """What a decoder starts with, and what it never writes."""
+    pad_id = bundle.tokenizer.target.pad_id
+    never = {"bad_words_ids": [[pad_id]]} if "bad_words_ids" in family.adjusted and bundle.model.num_ids == pad_id else {}
+    return {"decoder_start_token_id": pad_id, **never}
+
+
 def _bos_id(tokenizer, family):
     if MODELS.config(family.model).kind == "language_model":
         return tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
@@ -196,7 +205,7 @@ def _tokenizer_settings(tokenizer, config):
     if getattr(config, "num_segments", 1) == 1:
         inputs.remove("token_type_ids")
     return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
+        "tokenizer_class": tokenizer.huggingface_class,
         **({} if longest is None else {"model_max_length": longest}),
         "model_input_names": inputs,
         "clean_up_tokenization_spaces": False,
@@ -220,10 +229,10 @@ def _tensors(model, family, with_head):
         for place, name in enumerate(rule.theirs):
             piece = (*shape[:-1], widths[place]) if widths else shape
             # A bare encoder's tensors have no prefix, and a head's never have.
-            own = bare or rule.ours.startswith("head/") or name.startswith(("lm_head", "embed_out"))
+            own = bare or rule.ours.startswith("head/") or name.startswith(("lm_head", "embed_out", "final_logits"))
             yield (
                 name if own else family.prefix + name,
-                piece[::-1] if rule.transposed else piece,
+                piece[::-1] if rule.transposed else (1, *piece) if rule.row else piece,
                 lambda rule=rule, variable=variable, widths=widths, place=place: to_theirs(
                     rule, rule.carried_out(variable.numpy(), model.config), widths
                 )[place],

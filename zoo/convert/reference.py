@@ -67,7 +67,8 @@ def _written(model, request):
         do_sample=False, num_beams=1, repetition_penalty=1.0, no_repeat_ngram_size=0, min_new_tokens=None, min_length=0
     )
     if start is not None:
-        plain |= {"decoder_start_token_id": start[0], "use_cache": False}
+        # A Marian's files ask for an end at the limit, and for no padding, which `suppress_tokens` sees to.
+        plain |= {"decoder_start_token_id": start[0], "use_cache": False, "forced_eos_token_id": None, "bad_words_ids": None}
     # A table may have rows for a round number, which stand for nothing.
     num_ids = request["num_ids"] or model.config.vocab_size
     if num_ids < model.config.vocab_size:
@@ -81,10 +82,28 @@ def _written(model, request):
                     max_new_tokens=request["new_tokens"], eos_token_id=request["eos_id"], pad_token_id=request["eos_id"],
                     output_logits=True, return_dict_in_generate=True, **plain,
                 )  # fmt: skip
+            if start is not None:
+                results.update(_beams(model, request, i, plain))
             best = torch.stack([logits[0, :num_ids].float().topk(2).values for logits in made.logits])
             results[f"written_{i}"] = made.sequences[0, len(ids if start is None else start) :].numpy().astype(np.int32)
             results[f"gaps_{i}"] = (best[:, 0] - best[:, 1]).numpy()
     return results
+
+
+def _beams(model, request, i, plain):
+    """The best continuations of row i by beam search, best first, and the sums of their log-probabilities."""
+    import torch
+
+    ids = torch.tensor([request["rows"][i]])
+    with torch.no_grad():
+        made = model.generate(
+            ids, attention_mask=torch.ones_like(ids), **{**plain, "num_beams": request["num_beams"]},
+            num_return_sequences=request["num_beams"], max_new_tokens=request["new_tokens"], length_penalty=0.0,
+            early_stopping="never", renormalize_logits=True, eos_token_id=request["eos_id"], pad_token_id=request["eos_id"],
+            output_scores=True, return_dict_in_generate=True,
+        )  # fmt: skip
+    written = made.sequences[:, len(request["target_start"]) :]
+    return {f"beams_{i}": written.numpy().astype(np.int32), f"beam_scores_{i}": made.sequences_scores.float().numpy()}
 
 
 def _vectors(model, tokenizer, path, texts):
@@ -128,6 +147,8 @@ def _ids(tokenizer, request):
     for i, text in enumerate(texts):
         results[f"ids_{i}"] = ids(text, add_special_tokens=False)
         results[f"whole_{i}"] = ids(text)
+        if request["target_start"] is not None:
+            results[f"target_{i}"] = ids(text_target=text)
         if texts[i - 1]:  # an empty second text counts as none there
             results[f"pair_{i}"] = ids(text, texts[i - 1])
     if tokenizer.pad_token is not None:

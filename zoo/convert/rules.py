@@ -2,7 +2,7 @@
 
 A rule names a variable of ours, by its path without the model's name, and the tensors that it is made of. Several tensors stand
 side by side along our last axis (queries, keys and values; gate and value). `transposed` tensors are stored there as (outputs,
-inputs), here as (inputs, outputs). `{i}` counts the layers.
+inputs), here as (inputs, outputs). A vector of ours may be a `row` there: (1, V). `{i}` counts the layers.
 """
 
 import re
@@ -27,6 +27,7 @@ class Rule:
         grouped: whether a tensor has the queries of a key head, that key and its value side by side, one key head after the
             other; ours has all queries, all keys, all values.
         plus: what is added to their numbers to have ours.
+        row: whether a vector of ours is (1, V) there.
     """
 
     ours: str
@@ -34,6 +35,7 @@ class Rule:
     transposed: bool = False
     grouped: bool = False
     plus: float = 0.0
+    row: bool = False
 
     def of_layer(self, i):
         """The rule with its `{i}` filled in."""
@@ -89,7 +91,7 @@ class Family:
         gated: end of the name of a tensor -> the ends of those that stand in its place in a network with a gate.
         tied: two tensors, where a model has one table if the files have only the second, or the same in both.
         pooler, untied, head: rules that hold only where the files have their tensors.
-        ignored: patterns of tensors that are no weights.
+        ignored: patterns of tensors that are not weights.
         irrelevant: their fields that change no number of this kind of model, in one string.
         copies: tensors that repeat another one, and which.
         dropped: patterns of tensors of heads that no task of ours has; leaving them out is reported.
@@ -190,18 +192,19 @@ def parts(config, rule):
         head = getattr(config, "head_width", config.hidden_dim // config.num_heads)
         kv_heads = getattr(config, "kv_heads", config.num_heads)
         return [config.num_heads * head, kv_heads * head, kv_heads * head]
-    if rule.ours.endswith("key_value/kernel"):
+    if "/key_value/" in rule.ours:
         return [config.num_heads * config.head_width] * 2
     return [config.mlp_width] * 2 if len(rule.theirs) == 2 else None
 
 
 def made_shape(rule, shapes):
     """The shape of our variable, from those of the tensors of a rule."""
-    pieces = [tuple(shape)[::-1] if rule.transposed else tuple(shape) for shape in shapes]
+    shapes = [tuple(shape)[1:] if rule.row and shape[0] == 1 else tuple(shape) for shape in shapes]
+    pieces = [shape[::-1] if rule.transposed else shape for shape in shapes]
     return (*pieces[0][:-1], sum(piece[-1] for piece in pieces))
 
 
 def to_theirs(rule, value, widths):
     """The tensors of a rule from the value of our variable."""
     pieces = [value] if widths is None else np.split(value, np.cumsum(widths)[:-1], axis=-1)
-    return [piece.T if rule.transposed else piece for piece in pieces]
+    return [piece.T if rule.transposed else piece[None] if rule.row else piece for piece in pieces]

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from zoo.config import Refusal
+from zoo.convert import marian
 from zoo.convert.decoder_pieces import GELUS
 from zoo.convert.decoders import DECODERS, is_written_as
 from zoo.convert.llama_like import LLAMA, llama_fields
@@ -254,6 +255,7 @@ FAMILIES = {
     "t5": _t5("T5"),
     "mt5": _t5("MT5"),
     "umt5": _t5("UMT5"),
+    "marian": marian.MARIAN,
 }
 
 
@@ -266,6 +268,8 @@ def family_of(bundle):
         return "bert" if config.position_offset == 0 else roberta
     if name == "t5" and config.activation in T5_ACTIVATIONS.values():
         return "umt5" if config.bias_per_layer else "t5"
+    if name == "transformer" and marian.fits(config):
+        return "marian"
     if name == "gpt":
         # What it came from, where it can still be that; then the first that it can be.
         known = bundle.provenance.get("model_type")

@@ -118,7 +118,9 @@ def _fill(variable, rule, names, tensors, config):
         width = shape[0] if rule.transposed else shape[-1]
         for rows in row_slices(shape):
             piece = tensors.read(name, rows)
-            if len(shape) == 1:
+            if rule.row:
+                array[:] = piece[0]
+            elif len(shape) == 1:
                 array[start + rows.start : start + rows.stop] = piece
             elif rule.transposed:
                 array[:, start + rows.start : start + rows.stop] = piece.T
@@ -157,5 +159,5 @@ def variables_by_path(model):
     """Path -> variable, without the model's own name in front; a head's paths begin with `head/`."""
     backbone = getattr(model, "backbone", model)
     prefix = f"{backbone.name}/"
-    # The state of a dropout's random numbers is no weight.
+    # The state of a dropout's random numbers is not a weight.
     return {v.path.removeprefix(prefix): v for v in model.variables if "seed_generator" not in v.path}

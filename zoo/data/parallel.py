@@ -107,21 +107,77 @@ class PairBatches:
     def batch(self, step):
         """The batch of training step `step`, counted from 0."""
         epoch, number = divmod(step, self.steps_per_epoch)
-        chosen = self._plan(epoch)[number]
+        if epoch not in self._plans:
+            plan = self._plan(random_stream(self.seed, "order", epoch))
+            self._plans = {**{e: p for e, p in self._plans.items() if e == epoch - 1}, epoch: plan}  # the last two are kept
+        return self.rows.batch(*self._plans[epoch][number])
+
+    @property
+    def num_units(self):
+        """How many pairs there are."""
+        return len(self.rows.pairs)
+
+    def of(self, chosen, step):
+        """The batch of the pairs with these numbers, int (B,)."""
         return self.rows.batch(chosen)
 
-    def _plan(self, epoch):
-        """int (steps_per_epoch, B): the pairs of each batch of an epoch; the last two epochs are kept."""
-        if epoch not in self._plans:
-            count, size = len(self.rows.pairs), self.batch_size
-            random = random_stream(self.seed, "order", epoch)
-            # Sorting raw draws, unlike Generator.permutation, gives the same order under every version of numpy.
-            order = np.argsort(random.random_raw(count), kind="stable")
-            order = np.resize(order, self.steps_per_epoch * size)  # the first pairs fill the last batch
-            for start in range(0, len(order), POOL * size):
-                pool = order[start : start + POOL * size]
-                order[start : start + POOL * size] = pool[np.argsort(self.rows.lengths[pool], kind="stable")]
-            batches = order.reshape(-1, size)
-            batches = batches[np.argsort(random.random_raw(len(batches)), kind="stable")]
-            self._plans = {**{e: p for e, p in self._plans.items() if e == epoch - 1}, epoch: batches}
-        return self._plans[epoch]
+    def _order(self, random):
+        """The numbers of the pairs in the order of an epoch."""
+        # Sorting raw draws, unlike Generator.permutation, gives the same order under every version of numpy.
+        return np.argsort(random.random_raw(len(self.rows.pairs)), kind="stable")
+
+    def _plan(self, random):
+        """(numbers of its pairs, width or None for what they need) of each batch of an epoch."""
+        size = self.batch_size
+        order = np.resize(self._order(random), self.steps_per_epoch * size)  # the first pairs fill the last batch
+        for start in range(0, len(order), POOL * size):
+            pool = order[start : start + POOL * size]
+            order[start : start + POOL * size] = pool[np.argsort(self.rows.lengths[pool], kind="stable")]
+        batches = order.reshape(-1, size)
+        return [(batches[i], None) for i in np.argsort(random.random_raw(len(batches)), kind="stable")]
+
+
+class TokenBudgetBatches(PairBatches):
+    """As `PairBatches`, but rows times width of every batch is `batch_tokens` or a little less: short pairs stand together in
+    many rows, long ones in few.
+
+    A batch has one of the widths of the ladder, and each width one number of rows, so that a step has as many shapes as there
+    are widths. Pairs that do not fill a batch of their width go into the next wider one. Of the widest the first pairs of the
+    epoch's order fill up the last batch.
+
+    Args:
+        rows: a `PairRows`.
+        batch_tokens: the budget, for the source and for the target alike.
+        seed: any integer.
+
+    Raises:
+        Refusal: the budget does not hold one row of the widest pairs.
+    """
+
+    def __init__(self, rows, batch_tokens, seed):
+        widest = rows.widths[-1]
+        if batch_tokens < widest:
+            raise Refusal(
+                f"batch_tokens={batch_tokens} does not hold one pair of {widest} tokens; give at least that, or a smaller "
+                "--seq_length."
+            )
+        self._sizes = [batch_tokens // width for width in rows.widths]
+        super().__init__(rows, self._sizes[-1], seed)
+        self._buckets = np.searchsorted(rows.widths, rows.lengths)
+        steps = left = 0
+        for size, count in zip(self._sizes, np.bincount(self._buckets, minlength=len(self._sizes)).tolist(), strict=True):
+            full, left = divmod(count + left, size)
+            steps += full
+        self.steps_per_epoch = steps + (left > 0)
+
+    def _plan(self, random):
+        order = self._order(random)
+        buckets, batches, left = self._buckets[order], [], order[:0]
+        for bucket, (size, width) in enumerate(zip(self._sizes, self.rows.widths, strict=True)):
+            pool = np.concatenate([left, order[buckets == bucket]])
+            full = len(pool) // size * size
+            batches += [(chosen, width) for chosen in pool[:full].reshape(-1, size)]
+            left = pool[full:]
+        if len(left):
+            batches.append((np.resize(np.concatenate([left, order]), self._sizes[-1]), self.rows.widths[-1]))
+        return [batches[i] for i in np.argsort(random.random_raw(len(batches)), kind="stable")]

@@ -173,21 +173,24 @@ class CRFHead(TokenClassifier):
 
     Args:
         num_classes, dropout: as `TokenClassifier`.
-        forbidden: bool (C + 1, C + 1), the moves that no sequence of tags has, or None; see `crf.forbidden_moves`.
+        forbidden: bool (C + 1, C + 1), the moves that no sequence of tags has, or None; see `zoo.data.schemes.forbidden_moves`.
+        forbid_in_training: whether they are left out of the likelihood that is trained too.
 
     Call: as `TokenClassifier` -> float32 (B, P, C), and the weights of all moves, float32 (C + 1, C + 1).
     """
 
-    def __init__(self, num_classes, dropout=0.1, forbidden=None, **kwargs):
+    def __init__(self, num_classes, dropout=0.1, forbidden=None, forbid_in_training=False, **kwargs):
         super().__init__(num_classes, dropout, **kwargs)
-        self.crf = CRF(num_classes, forbidden, name="crf")
+        self.crf = CRF(num_classes, forbidden, forbid_in_training, name="crf")
 
     def build(self, input_shape):
         super().build(input_shape)
         self.crf.build()
 
     def call(self, hidden_BTD, batch, training=False):
-        return super().call(hidden_BTD, batch, training=training), self.crf.moves(forbid=not training)
+        return super().call(hidden_BTD, batch, training=training), self.crf.moves(
+            forbid=self.crf.forbid_in_training or not training
+        )
 
 
 class RoleHead(TokenClassifier):

@@ -171,7 +171,7 @@ class GPTConfig(Config):
         self.require_rate("dropout")
         self.require(
             self.head_dim is not None or self.hidden_dim % self.num_heads == 0,
-            f"hidden_dim {self.hidden_dim} is no multiple of num_heads {self.num_heads}; give head_dim.",
+            f"hidden_dim {self.hidden_dim} is not a multiple of num_heads {self.num_heads}; give head_dim.",
         )
         kv_heads = self.kv_heads
         self.require(
@@ -316,7 +316,7 @@ class GPT(TableOutput, LanguageModel):
     Ours -> paper: embeddings -> W_e, positions -> W_p (Radford et al. 2018, eq. 2).
     """
 
-    one_row_apart = True
+    one_row_apart = rewinds = True
 
     def __init__(self, config, **kwargs):
         super().__init__(config, **kwargs)

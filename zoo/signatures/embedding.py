@@ -66,10 +66,15 @@ def embed_signature(model, tokenizer, pooling="mean", normalize=True, max_length
 
 
 def beside_a_head(model, tokenizer):
-    """`{"embed": function}` for a model with a task's head on an encoder, whose vectors are then served too; {} for others."""
-    return {"embed": embed_signature(model.without_head(), tokenizer)} if model.kind == "encoder" else {}
+    """`{"embed": function}` for a model with a task's head on an encoder, whose vectors are then served too; {} for others, and
+    where the model takes characters: a text that is not cut into words has none."""
+    return {"embed": embed_signature(model.without_head(), tokenizer)} if _embeds(model) else {}
 
 
 def requests_beside_a_head(model):
     """Requests that exercise what `beside_a_head` gives."""
-    return [("embed", {"text": ["", "The list"]})] if model.kind == "encoder" else []
+    return [("embed", {"text": ["", "The list"]})] if _embeds(model) else []
+
+
+def _embeds(model):
+    return model.kind == "encoder" and "characters" not in model.takes

@@ -28,7 +28,7 @@ def text_to_text_signatures(model, tokenizer, frame, limit):
 
     Args:
         model: an `EncoderDecoder`, or a `LanguageModel`.
-        tokenizer: a `Tokenizer`.
+        tokenizer: a `Tokenizer`; its `target` reads and writes targets.
         frame: what stands around a source, the task's `Frame`.
         limit: the most tokens of a source, special ones included; a longer one is refused.
 
@@ -45,6 +45,7 @@ def text_to_text_signatures(model, tokenizer, frame, limit):
           string (B, T), filled up with empty strings, and `weights` float32 (B, T, S): how much each token of the target looked
           at each of the source.
     """
+    writer = tokenizer.target
 
     @signature(STRINGS, *(OPTIONS[name][0] for name in GENERATION))
     def generate_(
@@ -53,8 +54,8 @@ def text_to_text_signatures(model, tokenizer, frame, limit):
     ):  # fmt: skip
         max_new_tokens, sampling = checked_sampling(text, max_new_tokens, temperature, top_k, top_p, seed)
         begun = source_of(model, tokenizer, frame, limit, text)
-        decoded = decode(model, tokenizer, frame, begun, max_new_tokens, sampling)
-        return {"text": written(tokenizer, decoded.token_ids, decoded.lengths), "log_prob": decoded.log_probs}
+        decoded = decode(model, writer, frame, begun, max_new_tokens, sampling)
+        return {"text": written(writer, decoded.token_ids, decoded.lengths), "log_prob": decoded.log_probs}
 
     @signature(STRINGS, *(OPTIONS[name][0] for name in BEAM_SEARCH))
     def beam_search_(
@@ -65,11 +66,11 @@ def text_to_text_signatures(model, tokenizer, frame, limit):
         options["max_new_tokens"] = _as_many_as_fit(model, options["max_new_tokens"], begun)
         state, ids, mask = begin(model, frame, begun, options["max_new_tokens"])
         best = beam_search(
-            model.next_logits, state, ids, mask, num_best=None, stop_ids=(tokenizer.eos_id,), pad_id=tokenizer.pad_id, **options
+            model.next_logits, state, ids, mask, num_best=None, stop_ids=(writer.eos_id,), pad_id=writer.pad_id, **options
         )
         shape = tf.shape(best.lengths)
         flat = tf.reshape(best.token_ids, [-1, tf.shape(best.token_ids)[-1]])
-        texts = tf.reshape(written(tokenizer, flat, tf.reshape(best.lengths, [-1])), shape)
+        texts = tf.reshape(written(writer, flat, tf.reshape(best.lengths, [-1])), shape)
         there = best.scores > float("-inf")
         log_prob = tf.where(there, best.log_probs, float("-inf"))
         return {"text": tf.where(there, texts, ""), "log_prob": log_prob, "score": best.scores}
@@ -102,10 +103,10 @@ def _alignment(model, tokenizer, frame, limit):
     def align(text, target):
         text, target = same_rows(text=text, target=target)
         batch = _pairs(model, tokenizer, frame, limit, text, target)
-        source, targets = tokenizer.tokenize(text), tokenizer.tokenize(target)
+        source, targets = tokenizer.tokenize(text), tokenizer.target.tokenize(target)
         weights = model.alignment(batch)[:, :, len(frame.before) :]
         shape = tf.shape(weights)
-        source_tokens, target_tokens = _spelt(tokenizer, source), _spelt(tokenizer, targets)
+        source_tokens, target_tokens = _spelt(tokenizer, source), _spelt(tokenizer.target, targets)
         longest = [tf.shape(target_tokens)[1], tf.shape(source_tokens)[1]]
         weights = weights[:, : longest[0], : longest[1]]
         there = tf.sequence_mask(source.row_lengths(), tf.minimum(longest[1], shape[2]))[:, None]
@@ -194,8 +195,9 @@ def _as_many_as_fit(model, max_new_tokens, source):
 
 def _pairs(model, tokenizer, frame, limit, texts, targets):
     """A batch of pairs with their labels, as `zoo/data/parallel.py` makes it."""
-    end = tf.fill([tf.shape(texts)[0], 1], tokenizer.eos_id)
-    labels = tf.concat([tf.cast(tokenizer.tokenize(targets), tf.int32), end], 1)
+    target = tokenizer.target
+    end = tf.fill([tf.shape(texts)[0], 1], target.eos_id)
+    labels = tf.concat([tf.cast(target.tokenize(targets), tf.int32), end], 1)
     if model.kind == "encoder_decoder":
         source = source_of(model, tokenizer, frame, limit, texts)
         start = tf.tile(tf.constant([frame.target_start], tf.int32), [tf.shape(texts)[0], 1])
@@ -204,8 +206,8 @@ def _pairs(model, tokenizer, frame, limit, texts, targets):
         shape = tf.stack([labels.nrows(), width])
         return {
             **source,
-            "token_ids": inputs.to_tensor(tokenizer.pad_id, shape=shape),
-            "labels": labels.to_tensor(tokenizer.pad_id, shape=shape),
+            "token_ids": inputs.to_tensor(target.pad_id, shape=shape),
+            "labels": labels.to_tensor(target.pad_id, shape=shape),
             "loss_weights": tf.cast(tf.sequence_mask(labels.row_lengths(), width), tf.float32),
         }
     rows = rows_in_graph([tokenizer.tokenize(texts)], frame, tokenizer.pad_id, limit, "refuse")

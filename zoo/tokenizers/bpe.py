@@ -181,7 +181,7 @@ class BPETokenizer(Tokenizer):
             specials = [token["content"] for token in config.get("added_tokens") or []]
             vocabulary.update({token["content"]: token["id"] for token in config.get("added_tokens") or []})
         except (KeyError, TypeError, AttributeError) as error:
-            raise Refusal(f"{tokenizer_json} is no tokenizer.json of Hugging Face ({error!r}).") from error
+            raise Refusal(f"{tokenizer_json} is not a tokenizer.json of Hugging Face ({error!r}).") from error
         named = special.roles.get("eos")
         candidates = [eos_token] if eos_token else [named, END_OF_TEXT, "</s>", *specials[: len(specials) == 1]]
         for candidate in candidates:

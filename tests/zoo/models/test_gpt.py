@@ -250,7 +250,7 @@ def test_a_cache_serves_every_form_of_attention(attention):
 
 
 @pytest.mark.parametrize(("fields", "message"), [
-    (dict(hidden_dim=10, num_heads=4), "hidden_dim 10 is no multiple of num_heads 4; give head_dim."),
+    (dict(hidden_dim=10, num_heads=4), "hidden_dim 10 is not a multiple of num_heads 4; give head_dim."),
     (dict(num_heads=4, num_kv_heads=3), "num_heads 4 must be a multiple of num_kv_heads 3."),
     (dict(num_heads=4, num_kv_heads=0), "num_heads 4 must be a multiple of num_kv_heads 0."),
     (dict(head_dim=-3), "head_dim must be positive, got -3."),
