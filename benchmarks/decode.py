@@ -5,6 +5,7 @@
     python -m benchmarks.decode --peer_python=PATH       PyTorch and transformers live in another interpreter
     python -m benchmarks.decode --sides=ours --profile   where our time goes, kind of op by kind of op
     python -m benchmarks.decode --model_dir=DIR          a bundle with and without a draft, on two kinds of text
+    python -m benchmarks.decode --model_dir=DIR --agree=1000             ... whether both write the same text
     python -m benchmarks.decode --model_dir=DIR --peer_dir=HUGGING_FACE_DIR      ... beside transformers with its prompt lookup
 
 Every side has random weights of one shape and decodes the same number of tokens on all cores; a figure is new tokens
@@ -94,6 +95,7 @@ def _parser():
     parser.add_argument("--directory", help="holds an export of an earlier run, for measuring it again")
     parser.add_argument("--model_dir", help="a bundle of a language model, to be decoded with and without a draft")
     parser.add_argument("--peer_dir", help="the same weights as a Hugging Face directory, made by trainers.convert")
+    parser.add_argument("--agree", type=int, help="compares so many greedy texts with and without the draft, and stops")
     parser.add_argument("--draft", default="ngram:4", help="as trainers.generate takes it")
     parser.add_argument("--worker", choices=(*SIDES, *DRAFTING, *LOOKUP), help=argparse.SUPPRESS)
     parser.add_argument("--prompt", choices=tuple(PROMPTS), help=argparse.SUPPRESS)
@@ -122,6 +124,8 @@ def _compare_drafts(args):
     from benchmarks.sides import has_module, measure, report
 
     loaded = zoo.load(args.model_dir)
+    if args.agree:
+        return _count_equal(args, loaded)
     peers = LOOKUP if args.peer_dir and has_module(args.peer_python, "transformers") else ()
     with tempfile.TemporaryDirectory() as directory:
         for name, prompt in PROMPTS.items():
@@ -143,6 +147,19 @@ def _compare_drafts(args):
                 flush=True,
             )
             report(measure(commands, args.rounds), ("bundle-draft",), ("bundle", *peers), new_tokens, "tokens")
+    return None
+
+
+def _count_equal(args, loaded):
+    """How many greedy texts are the same with a draft, of random prompts that repeat themselves more or less."""
+    import random
+
+    numbers, tokenizer, equal = random.Random(0), loaded.tokenizer, 0
+    for _ in range(args.agree):
+        piece = [numbers.randrange(tokenizer.vocab_size) for _ in range(numbers.randint(1, args.prompt_length))]
+        prompt = tokenizer.decode((piece * 3)[: numbers.randint(1, args.prompt_length)])
+        equal += loaded.generate(prompt, args.new_tokens) == loaded.generate(prompt, args.new_tokens, draft=args.draft)
+    print(f"{equal} of {args.agree} greedy texts of {args.new_tokens} tokens are the same with {args.draft} as without")
 
 
 def _bundle(args):

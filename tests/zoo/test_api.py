@@ -84,7 +84,10 @@ def test_streaming_gives_the_text_of_generate(loaded, options):
 def test_a_draft_changes_no_text(loaded):
     prompts = ["abcabcab", "", "a a a a"]
     assert loaded.generate(prompts, 15, draft="ngram:3:4") == loaded.generate(prompts, 15)
-    for draft, sentence in (("ngram", "draft is none, or"), ("ngram:3:24", "A draft of 24 tokens does not fit into this model's")):
+    for draft, sentence in (
+        ("ngram", "draft is none, or"),
+        ("ngram:3:24", "A draft of 24 tokens does not fit into this model's"),
+    ):
         with pytest.raises(ValueError, match=sentence):
             loaded.generate("abc", draft=draft)
 
