@@ -157,6 +157,7 @@ TOKENIZERS = Registry("tokenizer", "zoo.tokenizers", "TOKENIZERS")
 EXTRAS = {
     **dict.fromkeys(("gguf", "safetensors"), "convert"), **dict.fromkeys(("sentencepiece", "tensorflow_text"), "unigram"),
     "dp_accounting": "privacy",
+    "apache_beam": "beam",
 }  # fmt: skip
 
 

@@ -255,8 +255,8 @@ class Tagging(Task):
         `loss` in nats a word, `accuracy` of words, `confusion_matrix` of tags, and `by_class`: precision, recall, F1 and count
         of each tag. Of tags that mark spans `entity_f1`, `entity_precision` and `entity_recall` as conlleval counts, which is
         seqeval's default, and `by_class` of the types of spans. Where the tags have a scheme `entity_f1_strict`, in all and by
-        type, takes only spans that are well formed in it, as seqeval's `mode="strict"` does. Where words are judged one by one
-        also `calibration_error`, `brier` and `calibration` (see `zoo.metrics`).
+        type, takes only spans that are well formed in it, as seqeval's `mode="strict"` does. Where words are judged
+        one by one also `calibration_error`, `brier` and `calibration` (see `zoo.metrics`).
         """
         sentences = self._answered(rows, data)
         number = {label: i for i, label in enumerate(self.facts.labels)}
@@ -266,6 +266,15 @@ class Tagging(Task):
             "loss": float(totals["nats"]) / float(totals["words"]), "accuracy": float(np.trace(confusion) / len(true)),
             "num_words": len(true), "confusion_matrix": confusion.tolist(), **_calibration(rows),
         }  # fmt: skip
+        if "probs" in rows:
+            real = [weights > 0 for weights in rows["weights"]]
+            probs, labels = (
+                np.concatenate([values[chosen] for values, chosen in zip(rows[name], real, strict=True)])
+                for name in ("probs", "labels")
+            )
+            scores["calibration_error"] = metrics.calibration_error(probs, labels)
+            scores["brier"] = metrics.brier_score(probs, labels)
+            scores["calibration"] = metrics.calibration(probs, labels)
         if not metrics.are_entity_tags(self.facts.labels):
             return {**scores, "by_class": metrics.class_scores(confusion, self.facts.labels)}
         return {**scores, **_span_scores([one[1:] for one in sentences], self.facts.scheme)}
