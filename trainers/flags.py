@@ -105,6 +105,7 @@ def _define_text_source(tokenizer=None):
 def define_preparation():
     """Flags of `trainers.prepare`."""
     _define_text_source(DEFAULTS["tokenizer"])
+    flags.DEFINE_integer("counts", None, "Count the n-grams of the train split up to this order as well.", lower_bound=1)
     flags.DEFINE_string("runner", None, "Encode side by side by this runner of Apache Beam, such as DirectRunner. [here]")
     flags.DEFINE_multi_string("option", [], "An option of the runner without its dashes, such as direct_num_workers=2.")
 

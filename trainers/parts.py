@@ -27,8 +27,8 @@ from zoo.data.shards import write_shards
 from zoo.files import replace_file
 from zoo.text_files import decoded
 
-RANGE_BYTES = 2**24
-WORTH_KEEPING = 4  # ranges of a file
+RANGE_BYTES = 2**22
+WORTH_KEEPING = 16  # ranges of a file
 SUBSPLITS = 64  # of a set that TFDS reads
 BLOCK_TOKENS = 2**20
 
