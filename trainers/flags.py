@@ -189,6 +189,17 @@ def define_evaluation():
     flags.DEFINE_string("pairs", None, "File of more TAB less TAB trait: which of the two sentences is likelier.")
 
 
+def define_harness():
+    """Flags of `trainers.harness`."""
+    _define_model_dir()
+    flags.DEFINE_list("tasks", [], "Tasks of lm_eval, separated by commas.")
+    flags.DEFINE_string("include_path", None, "Directory with tasks of your own, as YAML.")
+    flags.DEFINE_integer("num_fewshot", None, "Examples that are shown before each question. [as the task says]", lower_bound=0)
+    flags.DEFINE_integer("limit", None, "Questions of each task. [all]", lower_bound=1)
+    flags.DEFINE_integer("batch_size", None, "Rows at a time. [16]", lower_bound=1)
+    flags.DEFINE_integer("bootstrap", 1_000, "Draws for the standard error of scores that have no formula.", lower_bound=0)
+
+
 def define_doctor():
     """Flags of `trainers.doctor`."""
     flags.DEFINE_bool("measure", True, "Measure the speed of products and of memory, which takes a few seconds.")
