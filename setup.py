@@ -48,6 +48,7 @@ setup(
             "zoo-generate=trainers.generate:start",
             "zoo-export=trainers.export:start",
             "zoo-convert=trainers.convert:start",
+            "zoo-prepare=trainers.prepare:start",
             "zoo-doctor=trainers.doctor:start",
             "zoo-report=trainers.report:start",
             "zoo-phrases=trainers.phrases:start",
@@ -73,10 +74,13 @@ setup(
             "starlette>=0.40",  # as in `playground`
             "uvicorn>=0.30",
         ],
-        "bench": ["torch>=2.4", "transformers>=4.45", "kenlm>=0.2"],
+        "bench": ["torch>=2.4", "transformers>=4.45", "kenlm>=0.2", "python-crfsuite>=0.9.9"],
         "report": ["matplotlib>=3.8"],
         "serving": ["tensorflow-serving-api>=2.19"],
         "playground": ["starlette>=0.40", "uvicorn>=0.30"],
+        "privacy": ["dp-accounting>=0.4.4"],
+        "ctranslate2": ["ctranslate2>=4.5"],
+        "beam": ["apache-beam>=2.70"],
         "onnx": ["tf2onnx>=1.17", "onnxruntime>=1.20"],
     },
     classifiers=[

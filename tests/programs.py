@@ -15,6 +15,7 @@ DEFINITIONS = {
     "export": "define_export",
     "doctor": "define_doctor",
     "convert": "define_conversion",
+    "prepare": "define_preparation",
     "report": "define_report",
     "phrases": "define_phrases",
     "trace": "define_trace",
