@@ -83,6 +83,7 @@ DEFAULTS = dict(
     label_smoothing=0.0, z_loss=0.0, separate_documents=False, strategy="auto", grad_accumulation=1,
     precision="float32", xla="auto", seed=0,
 )  # fmt: skip
+TOKENIZER_SETTINGS = ("lowercase", "punctuation")  # of a recipe's `set`, what is for the recipe's tokenizer
 # Weights that are trained already take small steps, whatever a family's rate from scratch is, and need no crutches (`set`).
 FINE_TUNING = dict(learning_rate=1e-4, optimizer="adamw", set=())
 
@@ -344,6 +345,8 @@ def train_config():
         resolved["dataset"] = "local_text"
     if FLAGS.tokenizer not in (None, resolved["tokenizer"]) and not takes_over:
         resolved["vocab_size"] = None  # the recipe's size is for the recipe's tokenizer
+        kept = [each for each in resolved.get("set", ()) if each.partition("=")[0] not in TOKENIZER_SETTINGS]
+        resolved["set"] = tuple(kept)
     settings = (*resolved.pop("set", ()), *FLAGS.set)  # what is said last counts
     for field in dataclasses.fields(TrainConfig):
         given = FLAGS[field.name].value
