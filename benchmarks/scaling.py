@@ -120,20 +120,20 @@ def _sum(args):
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     found = {}
     for megabytes in args.megabytes:
-        values = tf.ones([megabytes * 10**6 // FLOAT_BYTES])
+        size = [megabytes * 10**6 // FLOAT_BYTES]
 
         @tf.function
-        def summed(values):
-            def sum_of_all(values):
-                return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
+        def summed(size=size):
+            def sum_of_all():
+                return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.ones(size))
 
-            return strategy.run(sum_of_all, args=(values,))
+            return strategy.run(sum_of_all)
 
-        summed(values)
+        summed()
         seconds = []
         for _ in range(11):
             began = time.perf_counter()
-            summed(values)[:1].numpy()
+            strategy.experimental_local_results(summed())[0][:1].numpy()
             seconds.append(time.perf_counter() - began)
         found[megabytes] = statistics.median(seconds)
     if workers.from_environment().index == 0:
