@@ -70,7 +70,8 @@ def prepare_for(task, layout, source, tokenizer_spec, vocab_size=None, *, splits
         source.check_split(split)
     with _disk_errors_named(cache_directory()):
         texts = (text for example in source.examples("train") for text in task.texts(example))
-        _, tokenizer = _tokenizer(source, str(tokenizer_spec), vocab_size, cache_directory(), report, texts)
+        options = task.tokenizer_options(str(tokenizer_spec))
+        _, tokenizer = _tokenizer(source, str(tokenizer_spec), vocab_size, cache_directory(), report, texts, options)
     if "train" in splits:
         task.inspect(source.examples("train"))
     return tokenizer, {split: task.encode(source.examples(split), tokenizer, layout) for split in splits}

@@ -209,17 +209,20 @@ def _holds_this_run(directory, config):
         raise Refusal(f"{path} is damaged ({error}); choose another --model_dir.") from error
     before.pop(identity.KEY, None)  # of its data, which is compared when it has been prepared
     now = config.to_dict()
-    differing = [key for key in sorted(before.keys() | now.keys()) if not _may_go_on(key, before.get(key), now.get(key))]
+    differing = [
+        key for key in sorted(before.keys() | now.keys()) if not _may_go_on(key, before.get(key), now.get(key), config.set)
+    ]
     if differing:
         changes = ", ".join(f"{key} ({before.get(key)!r} then, {now.get(key)!r} now)" for key in differing)
         raise Refusal(f"{directory} holds another run; it differs in {changes}. Choose another --model_dir.")
     return True
 
 
-def _may_go_on(key, then, now):
-    """Whether a run may go on when the field `key` of its config changes like this."""
-    if key == "steps" and isinstance(then, int):
-        return now >= then
+def _may_go_on(key, then, now, settings):
+    """Whether a run with some `--set` may go on when the field `key` of its config changes like this. With dp_epsilon the noise
+    follows from the steps."""
+    if key == "steps" and isinstance(then, int) and then != now:
+        return now >= then and not any(assignment.startswith("dp_epsilon=") for assignment in settings)
     return then == now or key in RESUMABLE_CHANGES
 
 

@@ -8,23 +8,25 @@ import numpy as np
 import tensorflow as tf
 
 import tfds_configs
+from trainers import canaries
 from trainers.cost import machine, plan
 from trainers.cost.meter import Meter, devices_peak, slower_precision
-from trainers.engine import identity, initial, judging, loop, optimizers, strategies, tuning
+from trainers.engine import averaging, identity, initial, judging, loop, optimizers, privacy, strategies, tuning
 from trainers.engine.checkpoints import Checkpoints, named_variables
 from trainers.engine.judging import layout_of
 from trainers.engine.metrics_log import MEASURED, MetricsLog
 from trainers.engine.steps import Progress, Run
-from trainers.flags import profiled_steps, task_config, tuning_config
+from trainers.flags import privacy_config, profiled_steps, task_config, tuning_config
 from trainers.prepare import prepare_for
 from trainers.program import quiet
 from trainers.progress import ProgressBar, duration, preparing
 from zoo.bundle import Bundle, load
 from zoo.config import Refusal
-from zoo.registry import MODELS, TASKS
+from zoo.data.sampling import PoissonBatches
+from zoo.registry import MODELS, TASKS, TOKENIZERS
 
 RULE = "\u2500" * 100
-OVERHEAD = 8 * 10**6  # bytes of a bundle or an export that are no weights: tokenizer and graph
+OVERHEAD = 8 * 10**6  # bytes of a bundle or an export that are not weights: tokenizer and graph
 
 
 def train(run, config, model_config):
@@ -36,12 +38,12 @@ def train(run, config, model_config):
 
 
 def _train(run, config, model_config, placement):
-    loop.set_seed(config.seed)
     if config.precision != "float32":
         tf.keras.mixed_precision.set_global_policy(f"mixed_{config.precision}")
     task = TASKS.get(config.task)(task_config(config), label_smoothing=config.label_smoothing, z_loss=config.z_loss)
     source = tfds_configs.get(config.dataset, config.data_path)
     source = source.for_fitting() if model_config.fitted else source
+    source = canaries.planted(source, config.to_dict(), task.reads)
     print(f"Data: {source.name}, tokenizer {config.tokenizer}", flush=True)
     source.check_fields(task.fields)
     with ProgressBar("Preparing") as progress:
@@ -58,13 +60,16 @@ def _train(run, config, model_config, placement):
 
     fields = task.model_fields(tokenizer)
     if config.init_from and initial.width_of_rows(config.init_from, config.model) is None:
-        fields.pop("vocab_size", None)  # its table may have a few rows more than there are ids, for a round number
+        # Its tables may have a few rows more than there are ids, for a round number.
+        fields = {k: v for k, v in fields.items() if k not in ("vocab_size", "source_vocab_size")}
     model_config = model_config.replace(**{k: v for k, v in fields.items() if k in model_config.field_names()})
     model_class = MODELS.get(config.model)
     if model_config.fitted:
         if placement.num_workers > 1:
             raise Refusal(f"{config.model} is fitted in one pass on one device; leave out --num_workers and TF_CONFIG.")
         placement = strategies.Placement(placement.reason)
+    # Only here: to make data draws numbers, to find it in the cache does not, and both must begin with the same weights.
+    loop.set_seed(config.seed)
     with placement.scope():
         model = task.limit_ids(task.assemble(model_class(model_config)), tokenizer)
     began = time.perf_counter()
@@ -72,6 +77,8 @@ def _train(run, config, model_config, placement):
     judged = ("validation",) if source.splits.get("validation") == source.splits.get("test") else ("validation", "test")
     if model.fitted:
         tuning.begin(model, tuning_config(config))
+        if privacy_config(config).private:
+            raise Refusal(f"{config.model} keeps counts of its training text, and no noise covers them; take another model.")
         log = MetricsLog(run)
         model.fit_closed_form(data["train"])
         log.write(0, "fit", {"tokens": len(data["train"]), "seconds": time.perf_counter() - began})
@@ -92,6 +99,8 @@ def _train(run, config, model_config, placement):
         return
     scores = _judge(config, trainer, log, data, time.perf_counter() - began, judged)
     provenance = {"dataset": source.name, "licence": source.licence, "steps": config.steps, "scores": scores}
+    if trainer.guarantee is not None:
+        provenance["privacy"] = trainer.guarantee.spent(config.steps)
     size = sum(int(np.prod(variable.shape)) * 4 for variable in model.variables) + OVERHEAD
     machine.require_room(run / "bundle", size * (2 if config.export else 1))
     saved = Bundle(model, tokenizer, task, provenance).save(run / "bundle")
@@ -103,6 +112,7 @@ def _train(run, config, model_config, placement):
 def _fit(run, config, model, task, tokenizer, data, placement, judged):
     """Gradient descent, from the newest checkpoint or from step 0. Returns the trainer and the log."""
     batches = task.training_batches(data["train"], model, tokenizer, layout_of(config))
+    batches, guarantee = _guaranteed(config, model, task, data["train"], batches)
     xla, why = plan.resolve_xla(config.xla, model.config.cost(config.seq_length), model.count_params(), loop.has_accelerator())
     settings = tuning_config(config)
     with placement.scope():
@@ -111,9 +121,10 @@ def _fit(run, config, model, task, tokenizer, data, placement, judged):
     trainer = loop.Trainer(
         model, task, optimizer, tokenizer=tokenizer, batch_size=config.batch_size, seq_length=config.seq_length,
         xla=xla, fuse=fuse, placement=placement, grad_accumulation=config.grad_accumulation,
-        require_xla=config.xla == "require",
+        require_xla=config.xla == "require", guarantee=guarantee,
     )  # fmt: skip
-    checkpoints = Checkpoints(run / "checkpoints", named_variables(**trainer.variables()), placement.is_chief)
+    averaged = averaging.steps_of(config, settings.average)
+    checkpoints = Checkpoints(run / "checkpoints", named_variables(**trainer.variables()), placement.is_chief, averaged)
     restored = trainer.follow_chief(checkpoints.restore())
     progress = Progress.of(restored) if restored else Progress()
     log = MetricsLog(run, restored["metrics"] if restored else "")
@@ -131,8 +142,29 @@ def _fit(run, config, model, task, tokenizer, data, placement, judged):
         f"Graphs of the step: {trainer.num_compilations}, {'compiled by XLA' if trainer.xla else 'not compiled by XLA'}.",
         flush=True,
     )
+    if len(averaged) > 1 and placement.is_chief:
+        read = checkpoints.average(averaged, "model/")
+        print(f"Weights: the mean of the checkpoints of steps {', '.join(f'{step:,}' for step in read)}.", flush=True)
     tuning.finish(model)
     return trainer, log
+
+
+def _guaranteed(config, model, task, data, batches):
+    """(batches, `Guarantee`) of a private run, which says what it promises; else the batches as they are, and None."""
+    settings = privacy_config(config)
+    if not settings.private:
+        return batches, None
+    privacy.check(settings, task, model, config.precision)
+    units, unit = privacy.units_of(settings, batches, model, data, layout_of(config))
+    guarantee = privacy.Guarantee(settings, units.num_units, config.batch_size, config.steps, config.seed, unit)
+    print(guarantee.sentence(config.steps), flush=True)
+    learnt = ["the tokenizer"] * (
+        config.tokenizer in TOKENIZERS.names() and config.tokenizer != "byte" and not config.init_from
+    )
+    learnt += ["the names of the labels"] * bool(getattr(task.facts, "labels", ()))
+    if learnt:
+        print(f"Not covered by it, as they are taken from the training data as they are: {' and '.join(learnt)}.", flush=True)
+    return PoissonBatches(units, config.batch_size, config.seed), guarantee
 
 
 def _meter(config, model, task, placement):
@@ -158,9 +190,13 @@ def _judge(config, trainer, log, data, seconds, judged):
         if split in judged:
             reading = judging.at_end(config, trainer.task, data, split, trainer.model.fitted)
             measured = judging.split_scores(config, trainer, data, split, reading)
+        baselines = trainer.task.baselines(data[split], measured) if split == "test" else {}
+        measured |= baselines
         log.write(config.steps, split, measured)
         scores[split] = {name: value for name, value in measured.items() if name not in MEASURED}
         print(f"{split}: {judging.shown(trainer.task, scores[split])}{reading.sentence()}", flush=True)
+        if baselines:
+            print(f"  without a model: {'  '.join(f'{name} {value:.4f}' for name, value in baselines.items())}", flush=True)
     print(f"Trained and judged in {duration(seconds)}.", flush=True)
     return scores
 
@@ -169,6 +205,11 @@ def _deliver(run, config, bundle):
     """Shows a sample of what the bundle does, exports it, and ends with a summary."""
     from zoo.api import Loaded
 
+    if not bundle.model.without_head().config.contextual:
+        from trainers.reporting import projector
+
+        count = projector.write(run / "tensorboard", bundle.model, bundle.tokenizer)
+        print(f"Projector: {count:,} vectors in {run / 'tensorboard'}, for tensorboard --logdir", flush=True)
     sample = bundle.task.sample(Loaded(bundle), config.seed)
     if sample is not None:
         print(f"Sample: {sample}", flush=True)

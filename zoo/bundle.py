@@ -1,6 +1,6 @@
 """A bundle: the directory that crosses between training, conversion, evaluation and export.
 
-bundle/config.json        format version, model name, model config, task, task config, provenance
+bundle/config.json        format version, model name, model config, task, task config, provenance, perhaps a temperature
 bundle/tokenizer/         the tokenizer's own files
 bundle/model.weights.h5   the weights, by variable path
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.config import Refusal
-from zoo.files import remove_stale, replace_directory, staged
+from zoo.files import remove_stale, replace_directory, replace_file, staged
 from zoo.registry import MODELS, TASKS
 from zoo.version import __version__
 
@@ -61,6 +61,7 @@ class Bundle:
                 "task_config": self.task.config.to_dict(),
                 "task_facts": self.task.facts.to_dict(),
                 "provenance": self.provenance,
+                **({} if self.task.temperature == 1 else {"temperature": self.task.temperature}),
             }
             (path / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf8")
             self.tokenizer.save(path / "tokenizer")
@@ -75,7 +76,7 @@ def read_config(directory):
     """The config.json of the bundle in `directory`. Raises Refusal, in a sentence, when it is none, damaged, or too new."""
     path = Path(directory) / "config.json"
     if not path.is_file():
-        raise Refusal(f"{directory} is no bundle: it holds no config.json.")
+        raise Refusal(f"{directory} is not a bundle: it holds no config.json.")
     try:
         config = json.loads(path.read_text(encoding="utf8"))
         version, *_ = (config[name] for name in ("format_version", "model", "task", "model_config"))
@@ -84,6 +85,14 @@ def read_config(directory):
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise Refusal(f"{directory} has format version {version}, this zoo reads up to {FORMAT_VERSION}; update it.")
     return {**config, "task": FORMER_TASKS.get(config["task"], config["task"])}
+
+
+def write_temperature(directory, temperature):
+    """Keeps a temperature in the bundle in `directory`, which stays as it is otherwise."""
+    path = Path(directory) / "config.json"
+    config = {**json.loads(path.read_text(encoding="utf8")), "temperature": float(temperature)}
+    text = json.dumps(config, indent=1, sort_keys=True) + "\n"
+    replace_file(path, lambda new: new.write_text(text, encoding="utf8"))
 
 
 def _asked_and_learnt(config, task_class):
@@ -103,13 +112,16 @@ def load(directory):
     task_class, model_class = TASKS.get(config["task"]), MODELS.get(config["model"])
     asked, learnt = _asked_and_learnt(config, task_class)
     task = task_class(task_class.config_class.from_dict(asked), task_class.facts_class.from_dict(learnt))
+    task.temperature = config.get("temperature", 1.0)
     structure = model_class.config_class.from_dict(config["model_config"])
     tokenizer = tokenizers.load(directory / "tokenizer")
-    if tokenizer.vocab_size > structure.vocab_size:  # a table may have a few rows more, for a round number
-        raise Refusal(
-            f"{directory} has a vocabulary of {tokenizer.vocab_size} ids and a model of {structure.vocab_size}: they do not "
-            "belong together. Copy the bundle again from where it was made."
-        )
+    rows = getattr(structure, "source_vocab_size", None) or structure.vocab_size
+    for size, there in ((tokenizer.vocab_size, rows), (tokenizer.target.vocab_size, structure.vocab_size)):
+        if size > there:  # a table may have a few rows more, for a round number
+            raise Refusal(
+                f"{directory} has a vocabulary of {size} ids and a model of {there}: they do not belong together. "
+                "Copy the bundle again from where it was made."
+            )
     with unfilled():
         model = task.assemble(model_class(structure)).build_from_ids()
     weights = directory / "model.weights.h5"

@@ -168,7 +168,8 @@ class _ClassQuestion(_Question):
     """log p(class | text)."""
 
     def __init__(self, model, tokenizer, task, ids, target, contrast):
-        self.model, self.labels, self.frame = model, task.facts.labels, task.frame_for(model, tokenizer)
+        self.model, self.task, self.labels = model, task, task.facts.labels
+        self.frame = task.frame_for(model, tokenizer)
         limit = task.facts.max_tokens or model.max_length
         room = len(ids) if limit is None else limit - self.frame.num_special()
         if len(ids) > room and task.config.overlong == "refuse":
@@ -187,7 +188,7 @@ class _ClassQuestion(_Question):
         if self.frame.segments:
             batch["segment_ids"] = np.zeros_like(token_ids)
         with _scaled(self.model, factors_BT):
-            return tf.nn.log_softmax(tf.cast(self.model(batch), tf.float32))
+            return tf.nn.log_softmax(self.task.tempered(tf.cast(self.model(batch), tf.float32)))
 
     def _log_probs(self, label, ids_BT, factors_BT):
         return self._all(ids_BT, factors_BT)[:, self.labels.index(label)]

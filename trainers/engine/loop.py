@@ -18,11 +18,11 @@ import numpy as np
 import tensorflow as tf
 
 from trainers.engine.carried import Carried, CarriedRows
-from trainers.engine.gradients import Differentiation, above_zero
+from trainers.engine.gradients import Differentiation, PrivateDifferentiation, above_zero
 from trainers.engine.loss_scaling import SMALLEST_SCALE, LossScaling
 from trainers.engine.strategies import Placement, rows_of, share
 from zoo.config import Refusal
-from zoo.layers.fusion import compiled_whole, fuse_elementwise
+from zoo.layers.fusion import compiled_whole, fuse_elementwise, sum_of_rows
 
 
 def has_accelerator():
@@ -59,12 +59,13 @@ class Trainer:
         fuse: whether XLA makes the elementwise chains of a step that it does not compile as a whole.
         placement: a `strategies.Placement` in whose scope model and optimizer were made; by default one replica.
         grad_accumulation: k; a replica takes its rows in k micro-batches, and the update is that of the whole batch.
+        guarantee: the `privacy.Guarantee` of a private run, or None.
         require_xla: whether a step that XLA cannot compile is an error, and not said and then run without.
     """
 
     def __init__(
         self, model, task, optimizer, *, tokenizer=None, batch_size, seq_length, xla, fuse=False, placement=None,
-        grad_accumulation=1, require_xla=False,
+        grad_accumulation=1, require_xla=False, guarantee=None,
     ):  # fmt: skip
         self.model, self.task, self.optimizer, self.tokenizer = model, task, optimizer, tokenizer
         self.placement = placement or Placement("cpu")
@@ -72,7 +73,11 @@ class Trainer:
         self.rows = share(batch_size, self.placement.num_replicas, grad_accumulation)
         # Rows of a table can neither be summed over replicas inside what XLA compiles, nor over micro-batches.
         keep_rows = self.placement.strategy is None and getattr(optimizer, "takes_rows", False)
-        self._differentiation, self._fuse = Differentiation(model, task, grad_accumulation, keep_rows), fuse
+        self.guarantee, self._fuse = guarantee, fuse
+        if guarantee is None:
+            self._differentiation = Differentiation(model, task, grad_accumulation, keep_rows)
+        else:  # it takes rows one by one, however many are to be held together
+            self._differentiation = PrivateDifferentiation(model, task, guarantee, optimizer.iterations)
         self.carried = None
         if model.carries_state and task.reads == "text":  # examples do not go on from one another
             self.initial = self.placement.spread(lambda _: model.init_state(self.rows, seq_length))
@@ -186,7 +191,8 @@ class Trainer:
     def _whole_step(self, batch, state, stop, _):
         """The step of one replica."""
         gradients, loss_sum, count, state = self._differentiation.of_mean(batch, state)
-        norm = _global_norm(gradients)
+        with self._differentiation.fusion():
+            norm = _global_norm(gradients)
         self.optimizer.apply(gradients, self.model.trainable_variables)
         return Step(loss_sum / above_zero(count), count, norm, stop), state
 
@@ -199,9 +205,9 @@ class Trainer:
         stop = tf.identity(stop)  # puts it on the replica's device, which an argument is not
         if self.placement.strategy:
             gradients, loss_sum, count, stop = context.all_reduce("SUM", (gradients, loss_sum, count, stop))
-        gradients = [gradient / (above_zero(count) * factor) for gradient in gradients]
-        norm = _global_norm(gradients)
         with self.placement.view([*self.model.variables, *self.optimizer.variables]):
+            gradients = self._differentiation.mean_of(gradients, count, factor)
+            norm = _global_norm(gradients)
             if self.scaling is None:
                 self.optimizer.apply(gradients, self.model.trainable_variables)
             else:  # an overflow of float16: no update, and the next loss is scaled by less
@@ -230,6 +236,11 @@ def evaluate(task, model, score, data, tokenizer, layout, max_tokens=None, count
 
     `count` is called with how many real tokens each batch has.
     """
+    return task.metrics(*summed(task, model, score, data, tokenizer, layout, max_tokens, count), data)
+
+
+def summed(task, model, score, data, tokenizer, layout, max_tokens=None, count=None):
+    """(totals, rows) of `score` over a split: what it sums, and what it keeps of each batch; arguments as `evaluate`."""
     if model.max_length is not None and layout.seq_length > model.max_length:
         raise Refusal(f"seq_length {layout.seq_length} is more than this model's max_length of {model.max_length}.")
     carried = model.carries_state and task.reads == "text"
@@ -243,7 +254,7 @@ def evaluate(task, model, score, data, tokenizer, layout, max_tokens=None, count
             totals[name] = totals.get(name, 0.0) + np.asarray(value, np.float64)
         for name, value in kept.items():
             rows.setdefault(name, []).append(np.asarray(value))
-    return task.metrics(totals, rows, data)
+    return totals, rows
 
 
 class Prefetcher:
@@ -286,11 +297,13 @@ class Prefetcher:
 
 def num_tokens(batch):
     """How many real tokens a batch of arrays holds: what speeds are counted in, in training and in evaluation."""
+    weights = batch.get("loss_weights", np.ones(len(next(iter(batch.values())))))
+    real = (weights.reshape(len(weights), -1) > 0).any(1)  # not those that fill a batch up
     if "source_mask" in batch:  # of a target its labels
-        return int(batch["source_mask"].sum()) + int((batch["loss_weights"] > 0).sum())
+        return int(batch["source_mask"][real].sum()) + int((batch["loss_weights"] > 0).sum())
     if "contexts_before" in batch or "token_ids" not in batch:  # of words in windows the centres; of questions their number
         return int((batch["loss_weights"] > 0).sum())
-    return int(batch["padding_mask"].sum()) if "padding_mask" in batch else int(batch["token_ids"].size)
+    return int(batch["padding_mask"][real].sum()) if "padding_mask" in batch else int(batch["token_ids"][real].size)
 
 
 def _tensors(batch):
@@ -299,7 +312,14 @@ def _tensors(batch):
 
 def _global_norm(gradients):
     """Of rows of a table that are there several times, each counts for itself, as in `tf.linalg.global_norm`."""
-    return tf.sqrt(2.0 * tf.add_n([tf.nn.l2_loss(getattr(gradient, "values", gradient)) for gradient in gradients]))
+    return tf.sqrt(2.0 * tf.add_n([_half_of_squares(gradient) for gradient in gradients]))
+
+
+def _half_of_squares(gradient):
+    if not isinstance(gradient, tf.IndexedSlices):
+        return tf.nn.l2_loss(gradient)
+    # XLA's own sum of so many squares would take as long as a product of the step.
+    return 0.5 * tf.reshape(sum_of_rows(tf.reshape(gradient.values, (-1, 1)) ** 2), ())
 
 
 def set_seed(seed):

@@ -141,11 +141,20 @@ class Run:
         self._compiled = True
         self._all_stop = float(told.stop) > 0
         reason = recovery.badness(loss, norm, self.progress.recent)
+        if self.trainer.guarantee is not None and reason is not None:
+            reason = self._private_reason(loss, norm, reason)
         if reason is None:
             self.progress.pending_losses.append(loss)
             self.progress.pending_norms.append(norm)
             self.progress.recent = recovery.remember(self.progress.recent, loss)
         return reason
+
+    @staticmethod
+    def _private_reason(loss, norm, reason):
+        """None for a spike: to leave out a batch for its loss would tell of the data. Raises Refusal for what is not finite."""
+        if math.isfinite(loss) and math.isfinite(norm):
+            return None
+        raise Refusal(f"{reason[0].upper()}{reason[1:]}, and a private run leaves out no step; begin anew with a lower rate.")
 
     def _after_step(self):
         done, config = self.progress.step, self.config
@@ -164,6 +173,8 @@ class Run:
         progress, loss = self.progress, float(np.mean(self.progress.pending_losses))
         told = self.trainer.task.training_metrics(loss, self.data["train"])
         told |= dict(gradient_norm=float(np.mean(progress.pending_norms)), learning_rate=self._learning_rate())
+        if self.trainer.guarantee is not None:
+            told["epsilon"] = self.trainer.guarantee.epsilon(progress.step)
         measured = self.meter.read()
         self.log.write(progress.step, "train", dict(loss=loss, **told, **measured))
         self._show(dict(loss=loss, **told), measured)
@@ -178,7 +189,7 @@ class Run:
         at_end = sum(judging.at_end(config, task, self.data, split).tokens for split in self.judged_at_end)
         judged = judging.while_training(config, task, self.data).tokens
         left = duration(seconds_left(config, self.progress.step, speed, judged, at_end))
-        figures = {name: told[name] for name in ("loss", "bits_per_byte") if name in told}
+        figures = {name: told[name] for name in ("loss", "bits_per_byte", "epsilon") if name in told}
         figures |= {"tokens/s": speed, "of peak": f"{measured['flop_utilisation']:.0%}"}
         if measured["data_wait"] > STARVED:
             figures["waiting for data"] = f"{measured['data_wait']:.0%}"

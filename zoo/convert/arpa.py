@@ -285,7 +285,7 @@ def _vocabulary(path, first_line, unigrams):
     """The distinct words as bytes, <s> and </s> being one."""
     words = [word for word in unigrams if word != BOS.encode()]
     if EOS.encode() not in words:
-        raise Refusal(f"{path} has no {EOS} among its words, so it is no model of sentences.")
+        raise Refusal(f"{path} has no {EOS} among its words, so it is not a model of sentences.")
     last_row = {word: row for row, word in enumerate(unigrams)}
     repeated = np.array([last_row[word] != row for row, word in enumerate(unigrams)])
     _check_rows(path, first_line, repeated, "this word stands in the list again further down.")
@@ -293,7 +293,7 @@ def _vocabulary(path, first_line, unigrams):
 
 
 def _unigrams(unigrams, words, eos_id, log_probs, backoffs):
-    """Unigrams in the order of `words`, without <s>, whose back-off weight goes to `eos_id`: </s> is no history."""
+    """Unigrams in the order of `words`, without <s>, whose back-off weight goes to `eos_id`: </s> is not a history."""
     row_of = {word: row for row, word in enumerate(unigrams)}
     begin = row_of.get(BOS.encode())
     rows = np.array([row_of.get(word, -1) for word in words])

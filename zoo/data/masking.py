@@ -173,7 +173,19 @@ class MaskedBatches:
 
     def batch(self, step):
         """The batch of training step `step`, counted from 0."""
-        windows, random = self._windows.batch(step)["token_ids"], _generator(self._seed, step)
+        return self._hidden(self._windows.batch(step), step)
+
+    @property
+    def num_units(self):
+        """How many windows `of` knows."""
+        return self._windows.num_units
+
+    def of(self, chosen, step):
+        """The batch of some windows, as `PackedBatches.of` counts them."""
+        return self._hidden(self._windows.of(chosen, step), step)
+
+    def _hidden(self, windows, step):
+        windows, random = windows["token_ids"], _generator(self._seed, step)
         rows = {"token_ids": framed(windows, self._tokenizer)}
         if self._pairs != "none":
             rows = paired(windows, self._pairs, self._tokenizer, random)

@@ -8,7 +8,7 @@ Shape letters: B batch, T positions.
 import numpy as np
 
 from zoo.config import Refusal
-from zoo.data.batch import random_stream
+from zoo.data.batch import random_stream, uniform
 
 
 class PackedBatches:
@@ -61,12 +61,23 @@ class PackedBatches:
 
     def batch(self, step):
         """The batch of training step `step`, counted from 0."""
-        starts = self._contiguous_starts(step) if self.contiguous else self._window_starts(step)
+        return self._rows(self._contiguous_starts(step) if self.contiguous else self._window_starts(step))
+
+    @property
+    def num_units(self):
+        """How many windows `of` knows."""
+        return self.num_windows
+
+    def of(self, chosen, step):
+        """The batch of the windows with these numbers, int (B,), where the ring is cut at its beginning at every step."""
+        return self._rows(chosen * self.seq_length)
+
+    def _rows(self, starts):
         tokens = np.stack([_around(self.stream, start, self.seq_length + 1) for start in starts.tolist()])
         batch = {
             "token_ids": tokens[:, :-1],
             "labels": tokens[:, 1:],
-            "loss_weights": np.ones((self.batch_size, self.seq_length), np.float32),
+            "loss_weights": np.ones((len(starts), self.seq_length), np.float32),
         }
         return _with_segments(batch, self._separator)
 
@@ -94,6 +105,36 @@ class PackedBatches:
             order = np.argsort(random.random_raw(self.num_windows), kind="stable")
             self._plans = {**{e: p for e, p in self._plans.items() if e == epoch - 1}, epoch: (offset, order)}
         return self._plans[epoch]
+
+
+class DocumentWindows:
+    """Rows that each hold tokens of one document alone, for a run in which documents are sampled.
+
+    A document that is longer than a row gives a window of it, at a place drawn anew at every step; a shorter one is padded.
+
+    Args:
+        stream: `TokenShards`, or an integer array laid out like a stream with its `eos_id`.
+        seq_length: T.
+        seed: any integer.
+
+    Attributes:
+        num_units: how many documents there are.
+    """
+
+    def __init__(self, stream, seq_length, seed=0):
+        self.stream, self.seq_length, self.seed, self._eos_id = stream, seq_length, seed, _separator(stream, None)
+        self._ends = np.flatnonzero(np.asarray(stream[:]) == self._eos_id)  # the first opens the stream
+        self.num_units = len(self._ends) - 1
+
+    def of(self, chosen, step):
+        """The batch of the documents with these numbers, int (B,): `PackedBatches.batch` with a `padding_mask`."""
+        draws = uniform(random_stream(self.seed, "windows", step), len(chosen))
+        spans = []
+        for document, draw in zip(chosen.tolist(), draws.tolist(), strict=True):
+            first, end = int(self._ends[document]), int(self._ends[document + 1])
+            first += int(draw * (max(end - first - self.seq_length, 0) + 1))
+            spans.append((first, first, min(first + self.seq_length, end)))
+        return _padded(self.stream, spans, self.seq_length, self._eos_id)
 
 
 def _around(stream, start, length):

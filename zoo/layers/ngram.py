@@ -18,6 +18,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from zoo import private
+
 MISSING_KEY = 2**63 - 1
 MISSING_LOGS = (1.0, 0.0)
 
@@ -26,7 +28,7 @@ class BackoffTables(keras.layers.Layer):
     """Sorted n-gram tables with their log-probabilities and back-off weights, all of them non-trainable.
 
     Weights, for n = 1 to `order`: `keys_n` int64 (M + 1,) from n = 2, and `logs_n` float32 (M + 1, 2) with log_prob
-    and log_backoff, (M + 1, 1) at the top order, which is no history. Keys need 64 bits: switch them on for JAX.
+    and log_backoff, (M + 1, 1) at the top order, which is not a history. Keys need 64 bits: switch them on for JAX.
 
     Args:
         order: longest n-gram.
@@ -41,16 +43,15 @@ class BackoffTables(keras.layers.Layer):
 
     def resize(self, num_ngrams):
         """Makes new, empty tables in place of the old ones. Functions traced before still see the old."""
-        self._tracker.unlock()  # Keras closes a layer once it is built; its own LoRA opens it the same way.
-        for variable in list(self.weights):
-            self._untrack_variable(variable)
+        private.forget(self, self.weights)
         self.num_ngrams = tuple(num_ngrams) or (self.vocab_size,) + (0,) * (self.order - 1)
         # Each list is indexed by the order n.
-        self.keys, self.logs = [None], [None]
-        for n, size in enumerate(self.num_ngrams, start=1):
-            for made, kept in zip(self._make(n, size), (self.keys, self.logs), strict=True):
-                kept.append(made)
-        self.keys, self.logs = tuple(self.keys), tuple(self.logs)
+        with private.opened(self):
+            self.keys, self.logs = [None], [None]
+            for n, size in enumerate(self.num_ngrams, start=1):
+                for made, kept in zip(self._make(n, size), (self.keys, self.logs), strict=True):
+                    kept.append(made)
+            self.keys, self.logs = tuple(self.keys), tuple(self.logs)
         self.built = True
 
     def _make(self, n, size):

@@ -40,6 +40,7 @@ def model_card(model, tokenizer, task, provenance=None):
         f"- Licence of the text: {known.get('licence') or 'unknown; find out before you publish the weights'}",
         "- Licence of the weights: yours to choose, as far as the licence of the text allows it",
         f"- Training steps: {known.get('steps', 'unknown')}",
+        *_promise(known.get("privacy")),
         "",
         "## Figures",
         "",
@@ -51,3 +52,13 @@ def model_card(model, tokenizer, task, provenance=None):
     if not scores:
         lines.append("- None were recorded.")
     return "\n".join([*lines, "", "## Limits", "", LIMITS])
+
+
+def _promise(privacy):
+    """What a private run promises of its training data, as lines."""
+    if not privacy:
+        return ["- Privacy: no promise; the weights may hold any part of the training text"]
+    return [
+        f"- Privacy: epsilon {privacy['epsilon']:.4g} at delta {privacy['delta']:.3g}, for {privacy['unit']} of the training "
+        "text more or less"
+    ]

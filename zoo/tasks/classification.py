@@ -224,16 +224,19 @@ class Classification(Task):
         losses = self.smoothed_cross_entropy(batch["labels"], outputs)
         return ops.sum(losses * weights), ops.sum(weights)
 
-    def score(self, model, batch, state=None):
+    def class_logits(self, model, batch, state=None):
         logits, _ = self.forward(model, batch)
-        weights = ops.cast(batch["loss_weights"], "float32")
+        return self.tempered(logits), batch["labels"], ops.cast(batch["loss_weights"], "float32"), None
+
+    def score(self, model, batch, state=None):
+        logits, _, weights, _ = self.class_logits(model, batch)
         nats = ops.sum(cross_entropy(batch["labels"], logits) * weights)
         rows = {"probs": ops.softmax(logits), "labels": batch["labels"], "weights": weights}
         return {"nats": nats, "examples": ops.sum(weights)}, rows, None
 
     def metrics(self, totals, rows, data):
-        """`loss` in nats an example, `accuracy`, `macro_f1`, `calibration_error`, `calibration` (see `zoo.metrics`), and the
-        `confusion_matrix`."""
+        """`loss` in nats an example, `accuracy`, `macro_f1`, `calibration_error`, `brier`, `calibration` (see `zoo.metrics`),
+        and the `confusion_matrix`."""
         real = np.concatenate(rows["weights"]) > 0
         probs, labels = np.concatenate(rows["probs"])[real], np.concatenate(rows["labels"])[real]
         confusion = metrics.confusion_matrix(labels, probs.argmax(1), probs.shape[1])
@@ -242,10 +245,18 @@ class Classification(Task):
             "accuracy": float(np.trace(confusion) / confusion.sum()),
             "macro_f1": metrics.macro_f1(confusion),
             "calibration_error": metrics.calibration_error(probs, labels),
+            "brier": metrics.brier_score(probs, labels),
             "calibration": metrics.calibration(probs, labels),
             "num_examples": int(real.sum()),
             "confusion_matrix": confusion.tolist(),
         }
+
+    def samples(self, rows, data):
+        """`accuracy`, and `loss` in nats an example."""
+        real = np.concatenate(rows["weights"]) > 0
+        probs, labels = np.concatenate(rows["probs"])[real], np.concatenate(rows["labels"])[real]
+        nats = -np.log(np.maximum(probs[np.arange(len(labels)), labels].astype(np.float64), 1e-300))
+        return {"accuracy": metrics.Sample.mean(probs.argmax(1) == labels), "loss": metrics.Sample.mean(nats)}
 
     def signatures(self, model, tokenizer):
         """`serving_default` = `classify`: `text` (and `text_pair`) string (B,) -> `labels` string (B, C), `scores` (B, C).
@@ -259,7 +270,7 @@ class Classification(Task):
         def classes(texts):
             parts = [tokenizer.tokenize(text) for text in texts]
             batch = rows_in_graph(parts, frame, tokenizer.pad_id, limit, self.config.overlong)
-            scores, order = tf.nn.top_k(tf.nn.softmax(model(batch)), len(self.facts.labels))
+            scores, order = tf.nn.top_k(tf.nn.softmax(self.tempered(model(batch))), len(self.facts.labels))
             return {"labels": tf.gather(tf.constant(self.facts.labels), order), "scores": scores}
 
         if self.facts.pair:

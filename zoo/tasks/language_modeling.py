@@ -88,6 +88,11 @@ class LanguageModeling(Task):
         losses = ops.where(weights > 0, -log_probs * weights, 0.0)
         return {"nats": ops.sum(losses), "tokens": ops.sum(weights)}, {}, state
 
+    def class_logits(self, model, batch, state=None):
+        outputs = model(batch, state=state)
+        logits, state = (outputs, None) if state is None else outputs
+        return model.limited(logits), batch["labels"], batch["loss_weights"], state
+
     def metrics(self, totals, rows, data):
         """`loss` in nats a token, `perplexity`, `num_tokens`, and `bits_per_byte` if the data knows its bytes; over a part of
         the data they are counted in proportion to its tokens."""
@@ -110,7 +115,8 @@ class LanguageModeling(Task):
         from zoo.signatures.streaming import streaming_signatures
 
         frame = self.frame(model.kind, tokenizer)
-        return {**language_model_signatures(model, tokenizer, frame), **streaming_signatures(model, tokenizer, frame)}
+        signatures = language_model_signatures(model, tokenizer, frame, self.draft)
+        return {**signatures, **streaming_signatures(model, tokenizer, frame)}
 
     def requests(self, model, tokenizer):
         """(signature, inputs) that exercise every signature at every length; an export is proved and warmed up with them.
