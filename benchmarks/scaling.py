@@ -10,6 +10,7 @@ what the numbers would make of more machines of the same kind, and from which as
 """
 
 import argparse
+import contextlib
 import json
 import os
 import runpy
@@ -30,17 +31,19 @@ def main(argv=None):
     args = _parser().parse_args(argv)
     if args.worker:
         return _work(args)
-    speeds = {}
+    speeds, one = {}, None
     for count in args.workers:
-        speeds[count] = _speed(count, args)
+        speeds[count], own = _speed(count, args)
         share = speeds[count] / (count * speeds[args.workers[0]] / args.workers[0])
-        print(f"{count} workers, one core each: {speeds[count]:,.0f} tokens/s, {share:.2f} of as many times one", flush=True)
+        clock = f"{speeds[count]:,.0f} tokens/s, {share:.2f} of as many times one"
+        print(f"{count} workers, one core each: {clock}; the first reads {own:,.0f} tokens a core second", flush=True)
+        one = one or own
     seconds = _sums(args)
     for megabytes, found in seconds.items():
         print(
             f"all-reduce of {megabytes} MB between 2 workers: {1e3 * found:.1f} ms, {megabytes / found:,.0f} MB/s", flush=True
         )
-    _project(args, speeds[args.workers[0]] / args.workers[0])
+    _project(args, one)
     return 0
 
 
@@ -83,27 +86,50 @@ def _work(args):
     os.sched_setaffinity(0, {cores[(cluster.index if cluster else 0) % len(cores)]})
     if args.worker == "sum":
         return _sum(args)
+    from trainers.engine.metrics_log import MetricsLog
+
     count = cluster.size if cluster else 1
     sys.argv = [
         "trainers/run.py", "--model=gpt", f"--preset={args.preset}", "--tokenizer=byte", "--noexport", "--eval_every=1000000",
         f"--data_path={args.directory}/text.txt", f"--model_dir={args.directory}/{count}", f"--steps={args.steps}",
         f"--batch_size={count * args.batch_size}", f"--seq_length={args.seq_length}", "--eval_tokens=2048",
     ]  # fmt: skip
-    with open(os.devnull, "w") as nowhere:
-        sys.stdout = nowhere
-        runpy.run_module("trainers.run", run_name="__main__")
+    used, write = [], MetricsLog.write
+
+    def noting(log, step, split, *rest, **more):
+        if split == "train":
+            used.append((step, time.process_time()))
+        return write(log, step, split, *rest, **more)
+
+    MetricsLog.write = noting
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        try:
+            runpy.run_module("trainers.run", run_name="__main__")
+        except SystemExit as end:
+            if end.code:
+                raise
+    if not cluster or cluster.index == 0:
+        (Path(args.directory) / "used.json").write_text(json.dumps(used))
     return 0
 
 
 def _speed(count, args):
-    """Tokens/s of all workers together: the median of the later half of the steps."""
+    """Tokens/s of all workers together by the clock, and what the chief reads in a second of its core's time.
+
+    Both are of the later half of the steps. On a busy machine only the second tells anything; time spent waiting for the other
+    workers is not in it.
+    """
     with tempfile.TemporaryDirectory() as directory:
         files = [file for file in sorted(Path(__file__).parent.parent.rglob("*.py")) if file.is_file()]
         (Path(directory) / "text.txt").write_text("".join(file.read_text(encoding="utf8") for file in files), encoding="utf8")
         _launch(count, args, "train", directory)
         lines = map(json.loads, (Path(directory) / str(count) / "metrics.jsonl").read_text().splitlines())
         speeds = [line["tokens_per_second"] for line in lines if line["split"] == "train" and "tokens_per_second" in line]
-    return statistics.median(speeds[len(speeds) // 2 :])
+        used = json.loads((Path(directory) / "used.json").read_text())
+    half = len(used) // 2
+    (first, before), (last, after) = used[half], used[-1]
+    own = (last - first) * args.batch_size * args.seq_length
+    return statistics.median(speeds[half:]), own / (after - before)
 
 
 def _sums(args):
@@ -120,20 +146,20 @@ def _sum(args):
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     found = {}
     for megabytes in args.megabytes:
-        values = tf.ones([megabytes * 10**6 // FLOAT_BYTES])
+        size = [megabytes * 10**6 // FLOAT_BYTES]
 
         @tf.function
-        def summed(values):
-            def sum_of_all(values):
-                return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
+        def summed(size=size):
+            def sum_of_all():
+                return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.ones(size))
 
-            return strategy.run(sum_of_all, args=(values,))
+            return strategy.run(sum_of_all)
 
-        summed(values)
+        summed()
         seconds = []
         for _ in range(11):
             began = time.perf_counter()
-            summed(values)[:1].numpy()
+            strategy.experimental_local_results(summed())[0][:1].numpy()
             seconds.append(time.perf_counter() - began)
         found[megabytes] = statistics.median(seconds)
     if workers.from_environment().index == 0:
