@@ -297,7 +297,10 @@ def test_tensor_files_have_the_legend_of_their_letters():
 
 # Programs that answer at once
 
-PROGRAMS = ("run", "evaluate", "generate", "export", "doctor", "convert", "report", "trace", "explain", "playground")
+PROGRAMS = (
+    "run", "evaluate", "generate", "export", "doctor", "convert", "prepare", "report", "trace", "explain", "playground",
+    "phrases", "harness",
+)  # fmt: skip
 
 
 def test_every_program_has_a_console_script():

@@ -11,6 +11,7 @@ from trainers import flags as trainer_flags
 from trainers import program
 from trainers.progress import ProgressBar, preparing
 from zoo.config import Refusal
+from zoo.files import replace_file
 
 FLAGS = flags.FLAGS
 
@@ -19,8 +20,12 @@ def main():
     directory = trainer_flags.model_dir()
     if FLAGS.pairs is not None:
         return _judge_pairs(directory)
+    if FLAGS.memorisation:
+        return _judge_memorisation(directory)
     if FLAGS.shots is not None:
         return _judge_few_shot(directory)
+    if FLAGS.predictions and len(FLAGS.split) != 1:
+        raise Refusal("--predictions writes those of one split; say which, such as --split=test.")
     dataset, data_path, run = _data(directory)
     with program.quiet():
         import tensorflow  # noqa: F401
@@ -35,6 +40,9 @@ def main():
             f"{directory} was made for {bundle.task.registered_name}, which has no score; it can begin a run that has one: "
             f"--init_from={directory}."
         )
+    if FLAGS.predictions and not bundle.task.has_words:
+        name = bundle.task.registered_name
+        raise Refusal(f"{directory} was made for {name}; --predictions is for tagging and semantic_roles, which have columns.")
     layout = _layout(run)
     source = tfds_configs.get(dataset, data_path)
     if FLAGS.data_path:
@@ -56,6 +64,8 @@ def main():
         part = source.splits.get(split)
         if part not in judged:
             totals, rows = read(bundle.task, bundle.model, data[split], bundle.tokenizer, layout)
+            if FLAGS.predictions:
+                _write_columns(bundle.task.predictions(rows, data[split]))
             scores, compared = bundle.task.metrics(totals, rows, data[split]), []
             if FLAGS.calibration:
                 scores |= calibration_scores(bundle, data[split], layout)
@@ -155,6 +165,32 @@ def _judge_pairs(directory):
     print(pairs.REMARK, file=sys.stderr, flush=True)
 
 
+def _judge_memorisation(directory):
+    """Prints what a language model has kept of its training text, a JSON object."""
+    run = run_of(directory)
+    if "dataset" not in run:
+        raise Refusal("This bundle stands alone and does not tell its training text; give the run that it was made in.")
+    with program.quiet():
+        import tensorflow  # noqa: F401
+
+    import tfds_configs
+    from trainers import canaries, memorisation
+    from zoo import bundle as bundles
+    from zoo.data.batch import Layout
+
+    bundle, size = bundles.load(directory), FLAGS.batch_size or 32
+    if bundle.task.reads != "text":
+        raise Refusal("--memorisation is for models of language_modeling, which go on from a text.")
+    layout = Layout(FLAGS.seq_length or run["seq_length"], size)
+    source = canaries.planted(tfds_configs.get(run["dataset"], run["data_path"]), run)
+    data = splits(bundle.task, layout, source, directory, ["train", "validation"])
+    found = memorisation.judge(bundle, data["train"], data["validation"], layout.seq_length, size)
+    count = canaries.settings_of(run).canaries
+    if count:
+        found |= memorisation.exposure(bundle, run["seed"], count, size)
+    print(json.dumps(found), flush=True)
+
+
 def _judge_few_shot(directory):
     """Prints the scores of classification by likelihood with --shots examples, a JSON object a split."""
     import tfds_configs
@@ -198,6 +234,12 @@ def splits(task, layout, source, directory, names):
             task, layout, source, str(Path(directory) / "tokenizer"), splits=names,
             progress=preparing(progress, source.num_bytes),
         )[1]  # fmt: skip
+
+
+def _write_columns(lines):
+    """Writes --predictions."""
+    text = "".join(line + "\n" for line in lines)
+    replace_file(FLAGS.predictions, lambda path: path.write_text(text, encoding="utf8"))
 
 
 def judge(task, model, data, tokenizer, layout):

@@ -167,17 +167,21 @@ class Loaded:
         yield from pieces if stop is None else until(pieces, stop)
 
     def _pieces(self, prompt, max_new_tokens, sampling):
-        spelling, longest = self._spelling, self.model.max_length
-        before, after = self._frame.before, self._frame.after
-        ids = [*before, *spelling.encode(prompt), *after]
+        ids = [*self._frame.before, *self._spelling.encode(prompt), *self._frame.after]
+        yield from self._written(ids, ids, max_new_tokens, sampling, self._spelling, self._spelling.stop_ids)
+
+    def _written(self, ids, shown_ids, max_new_tokens, sampling, spelling, stop_ids):
+        """Yields what a model writes after some ids, piece by piece; `shown_ids`: those of them that its text goes on from."""
+        longest = self.model.max_length
         if longest is not None:
             max_new_tokens = min(max_new_tokens, longest + 1 - len(ids))
         if self._next_logits is None:
             self._next_logits = tf.function(self.model.next_logits, reduce_retracing=True, autograph=False)
         written = decoding.stream(
             self._next_logits, self.model.init_state(1, len(ids) + max_new_tokens), tf.constant([ids]),
-            max_new_tokens=max_new_tokens, stop_ids=spelling.stop_ids, sampling=sampling,
+            max_new_tokens=max_new_tokens, stop_ids=stop_ids, sampling=sampling,
         )  # fmt: skip
+        ids = list(shown_ids)
         shown = text = spelling.decode(ids)
         for (token_id,), _ in written:
             ids.append(int(token_id))
@@ -188,6 +192,38 @@ class Loaded:
                 shown = text
         if text != shown:
             yield text[len(shown) :]
+
+    def chat(self, messages, max_new_tokens=256, temperature=0.0, top_k=0, top_p=1.0, seed=0, *, min_p=0.0):
+        """The answer to a conversation, by the chat frame that came with the model's vocabulary.
+
+            zoo.load("smollm2").chat([{"role": "user", "content": "Who are you?"}])
+
+        Args:
+            messages: list of dicts, each with `role` (`system`, `user` or `assistant`) and `content`, a string. What was
+                answered before stands in it as the assistant's.
+            max_new_tokens, temperature, top_k, top_p, seed, min_p: as in `generate`.
+
+        Returns:
+            The answer alone, a string.
+
+        Raises:
+            Refusal: the model came without a chat template, or with one of a kind that is not known; the conversation is none
+                that the frame has a place for, or too long.
+        """
+        options = dict(temperature=float(temperature), top_k=top_k, top_p=float(top_p), seed=seed, min_p=float(min_p))
+        return "".join(self.stream_chat(messages, max_new_tokens, **options))
+
+    def stream_chat(self, messages, max_new_tokens=256, **options):
+        """As `chat`, but yields the answer piece by piece as it is written. Its options are those of `chat`, by name."""
+        frame = self.tokenizer.chat_frame
+        if self.model.kind != "language_model":
+            raise Refusal(f"A {self.model.registered_name} for {self.task.registered_name} holds no conversations.")
+        require_in_range(max_new_tokens=max_new_tokens, **options)
+        ids, longest = frame.ids(self.tokenizer, messages), self.model.max_length
+        if longest is not None and len(ids) > longest:
+            raise Refusal(f"The conversation has {len(ids)} tokens; this model takes at most {longest}. Leave out what is old.")
+        ends = (*self.tokenizer.stop_ids, *frame.end_ids(self.tokenizer))
+        yield from self._written(ids, (), max_new_tokens, decoding.Sampling(**options), self.tokenizer, ends)
 
     def score(self, text):
         """How likely a text is.
@@ -239,6 +275,29 @@ class Loaded:
         otherwise."""
         vectors = self.predict("embed", text=[text] if isinstance(text, str) else list(text))["embedding"]
         return vectors[0] if isinstance(text, str) else vectors
+
+    def nearest(self, word, k=10):
+        """The words nearest to a word, of word vectors: list of (word, cosine), the nearest first; empty for an unknown word.
+
+            zoo.load("runs/word2vec/latest").nearest("list", k=10)
+
+        Several words in one string are taken for their mean.
+
+        Raises:
+            Refusal: the model has no such signature, or k is not from 1 to 1,000.
+        """
+        return self._found("nearest", k, word=word)
+
+    def analogy(self, a, b, c, k=10):
+        """The words that are to `c` as `b` is to `a` (3CosAdd, Mikolov et al. 2013), as `nearest` gives them.
+
+        zoo.load("runs/word2vec/latest").analogy("file", "files", "object")
+        """
+        return self._found("analogy", k, a=a, b=b, c=c)
+
+    def _found(self, signature, k, **words):
+        answer = self.predict(signature, k=[k], **{name: [word] for name, word in words.items()})
+        return [(word, float(cosine)) for word, cosine in zip(answer["words"][0], answer["similarity"][0], strict=True) if word]
 
     def explain(self, text, method="integrated_gradients", target=None, contrast=None):
         """Which tokens of a text an answer comes from: an `Explanation` (`zoo/explanation.py`).

@@ -37,6 +37,10 @@ TEXTS = (
 # Texts with the mask token, which is written HOLE here, in them.
 HOLE = "<hole>"
 HOLES = (f"The capital of {HOLE} is Paris.", f"{HOLE} {HOLE}, too", f"a\t {HOLE}b")
+CONVERSATIONS = [[{"role": "user", "content": TEXTS[0]}]]
+CONVERSATIONS.append(
+    CONVERSATIONS[0] + [{"role": "assistant", "content": "Yes."}, {"role": "user", "content": "Why?\nSay it."}]
+)
 # Of the largest output, or of 1 if that is smaller. Both sides add up float32 products in orders of their own.
 TOLERANCE = 1e-3
 # Tokens that are written after each text.
@@ -73,13 +77,14 @@ def certify(bundle, path, peer_python=None, library="transformers"):
     asked, task = rows(bundle), bundle.task.registered_name
     request = {
         "library": library, "path": str(path.resolve()), "task": task, "texts": TEXTS, "rows": asked,
-        "hole": HOLE, "holes": _holes(bundle), "sentinel": sentinel_name(0), "target_start": _target_start(bundle),
+        "conversations": CONVERSATIONS, "hole": HOLE, "holes": _holes(bundle),
+        "sentinel": sentinel_name(0), "target_start": _target_start(bundle),
         "num_ids": bundle.model.num_ids,
         "new_tokens": NEW_TOKENS, "num_beams": NUM_BEAMS, "eos_id": bundle.tokenizer.target.eos_id,
         "prompts": [i for i, whole in enumerate(_framed(bundle)) if len(whole) == len(asked[i])],
         "old_tensorflow": path.is_dir() and not _is_written_anew(path),
     }  # fmt: skip
-    with _asked(peer, request) as answer:
+    with ask(peer, request) as answer:
         compared = {"compared": True, "peer": library, "versions": json.loads(str(answer["versions"]))}
         if "ids_0" in answer:
             certificate["tokenizer"] = _check_answers(bundle, answer, library)
@@ -304,6 +309,9 @@ def _check_answers(bundle, answer, peer):
         rows = _ours(bundle, "whole")
         width = max(map(len, rows))
         compare("padding", [row + [tokenizer.pad_id] * (width - len(row)) for row in rows], answer["padded"].tolist())
+    if "chat_0" in answer and _knows_conversations(tokenizer):
+        ours = [tokenizer.chat_frame.ids(tokenizer, messages) for messages in CONVERSATIONS]
+        compare("conversations", ours, [answer[f"chat_{i}"].tolist() for i in range(len(ours))])
     if "mask_id" in answer and tokenizer.mask_id is not None:
         compare("mask token", [tokenizer.mask_id], [int(answer["mask_id"])])
         if bundle.task.registered_name == "masked_lm":
@@ -316,6 +324,14 @@ def _check_answers(bundle, answer, peer):
         ours = [[*ids, tokenizer.eos_id] for ids in _spelling(bundle).tokenize(texts).to_list()]
         compare("texts with sentinels", ours, [answer[f"hole_{i}"].tolist() for i in range(len(ours))])
     return what
+
+
+def _knows_conversations(tokenizer):
+    """Whether a vocabulary has a chat frame; it may have come with a template of an unknown kind."""
+    try:
+        return bool(tokenizer.chat_frame.end_ids(tokenizer))
+    except Refusal:
+        return False
 
 
 def _check(peer, name, ours, theirs):
@@ -334,7 +350,7 @@ def _has(library):
 
 
 @contextlib.contextmanager
-def _asked(peer, request):
+def ask(peer, request):
     """The answer of `zoo/convert/reference.py` in another process, whose memory goes when it ends; each array is read when it
     is asked for."""
     with tempfile.TemporaryDirectory() as directory:

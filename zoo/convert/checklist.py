@@ -31,7 +31,7 @@ FILES = {
         r".*\.(md|txt|rst|pdf|html|csv|tsv|log|png|jpe?g|gif|svg|ipynb|sh|ya?ml|bib)",
     ),
     "code, which is never run; config.json names none of it": (r".*\.py", r"__pycache__"),
-    "for conversations, which are not served": (r"chat_template\.(jinja|json)",),
+    "a chat template in an older form": (r"chat_template\.json",),
     "for another library": (r"(sparse|colbert)_linear\.pt", r"params\.json", r"consolidated.*"),
 }  # fmt: skip
 # Reason -> fields of config.json, of every kind of model.
@@ -81,13 +81,13 @@ TOKENIZER_CONFIG = {
         "pad_to_multiple_of pad_token_type_id trim_offsets clean_up_tokenization_spaces errors spaces_between_special_tokens "
         "add_prefix_space use_fast"
     ),
-    "for conversations, which are not served": "chat_template use_default_system_prompt response_schema",
+    "for conversations with tools": "use_default_system_prompt response_schema",
 }
 TOKENIZER_APPLIED = (
     "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token", "added_tokens_decoder",
     "additional_special_tokens", "extra_special_tokens", "add_bos_token", "add_eos_token", "do_lower_case", "strip_accents",
     "tokenize_chinese_chars", "do_basic_tokenize", "never_split", "sp_model_kwargs", "split_special_tokens", "model_max_length",
-    "extra_ids", "separate_vocabs",
+    "extra_ids", "separate_vocabs", "chat_template",
 )  # fmt: skip
 
 

@@ -47,12 +47,15 @@ def read(directory):
         raise Refusal(f"{directory} has a decoder that starts with another id than that of padding, {tokenizer.pad_id}.")
     checklist, embedding = _checked(directory, theirs, FAMILIES[model_type], kind)
     theirs = {**FAMILIES[model_type].defaults, **theirs}
-    model, task, dropped = assemble(model_type, theirs, tensors, directory, tokenizer, {"embedding": embedding})
+    bare = {name: value for name, value in embedding.items() if not name.startswith("dense_")}
+    model, task, dropped = assemble(model_type, theirs, tensors, directory, tokenizer, {"embedding": bare})
     if embedding and task.registered_name != "embedding":
         raise Refusal(
             f"{directory} is one of sentence-transformers' and has the head of a {task.registered_name} besides; only one of "
             "both can be served. Save its encoder alone, or take modules.json out."
         )
+    if embedding.get("dense_dim"):
+        model, task = sentence_transformers.with_dense(directory, model, task, embedding)
     provenance = {
         "converted_from": kind, "model_type": model_type, "source": directory.name, "left_out": dropped,
         "checklist": checklist.report(),
@@ -83,7 +86,7 @@ def _checked(directory, theirs, family, kind):
         longest = {**family.defaults, **theirs}[family.fields["max_length"]] - family.fixed.get("position_offset", 0)
     fields, files = sentence_transformers.read(directory, checklist, settings, longest)
     weights = [old_tensorflow.H5] if kind == "tf_model.h5" else safetensors.files(directory)
-    checklist.files({*pretrained.BESIDE, *pretrained.vocabulary_files(directory), *weights, *files})
+    checklist.files({*pretrained.BESIDE, pretrained.CHAT_TEMPLATE, *pretrained.vocabulary_files(directory), *weights, *files})
     return checklist, fields
 
 
@@ -130,7 +133,7 @@ def write(bundle, directory):
         raise Refusal(f"A {model_type} for {task} cannot be written; {nearest(task, family.architectures)}")
     if bundle.tokenizer.huggingface_class == "MarianTokenizer" and model_type != "marian":
         raise Refusal(f"Hugging Face has two SentencePiece models beside a Marian alone, and not beside a {model_type}.")
-    offset = getattr(model.config, "position_offset", 0)
+    offset = model.config.position_offset if family.model == "bert" else 0
     if offset and bundle.tokenizer.pad_id != offset - 1:
         raise Refusal(
             f"A {model_type} counts positions from the id of padding, so that must be {offset - 1}; in this tokenizer it is "
@@ -145,8 +148,7 @@ def write(bundle, directory):
     config = {
         "model_type": model_type,
         "architectures": [family.architectures[task]],
-        **{key: getattr(model.config, ours) for ours, key in family.fields.items()},
-        **family.theirs(model.config),
+        **family.written(model.config),
         "bos_token_id": _bos_id(bundle.tokenizer, family),
         "eos_token_id": bundle.tokenizer.eos_id,
         "pad_token_id": bundle.tokenizer.pad_id,
@@ -157,7 +159,7 @@ def write(bundle, directory):
     settings = _tokenizer_settings(bundle.tokenizer, model.config)
     (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
     if task == "embedding":
-        sentence_transformers.write(directory, bundle.task.config, model.config.max_length)
+        sentence_transformers.write(directory, bundle)
     safetensors.write(directory / safetensors.FILE, list(_tensors(model, family, task == "masked_lm")))
     return directory
 
@@ -211,6 +213,7 @@ def _tokenizer_settings(tokenizer, config):
         "model_input_names": inputs,
         "clean_up_tokenization_spaces": False,
         **{f"{role}_token": token for role, token in tokenizer.roles.items()},
+        **({} if tokenizer.special.chat_template is None else {"chat_template": tokenizer.special.chat_template}),
     }
 
 
@@ -229,11 +232,11 @@ def _tensors(model, family, with_head):
         for place, name in enumerate(rule.theirs):
             piece = (*shape[:-1], widths[place]) if widths else shape
             # A bare encoder's tensors have no prefix, and a head's never have.
-            own = bare or rule.ours.startswith("head/") or name.startswith(("lm_head", "final_logits"))
+            own = bare or rule.ours.startswith("head/") or name.startswith(("lm_head", "final_logits", "embed_out"))
             yield (
                 name if own else family.prefix + name,
                 piece[::-1] if rule.transposed else (1, *piece) if rule.row else piece,
-                lambda rule=rule, variable=variable, widths=widths, place=place: to_theirs(rule, variable.numpy(), widths)[
-                    place
-                ],
+                lambda rule=rule, variable=variable, widths=widths, place=place: to_theirs(
+                    rule, rule.carried_out(variable.numpy(), model.config), widths
+                )[place],
             )

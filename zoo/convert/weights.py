@@ -102,11 +102,11 @@ def assign(model, family, tensors, *, with_head, where):
             ours = f"the model's {path} has {tuple(variables[path].shape)}"
             raise Refusal(f"{where}: {', '.join(rule.theirs)} make shape {shape}, {ours}.")
     for path, rule in rules.items():
-        _fill(variables[path].value, rule, [named[name] for name in rule.theirs], tensors)
+        _fill(variables[path].value, rule, [named[name] for name in rule.theirs], tensors, model.config)
     return dropped
 
 
-def _fill(variable, rule, names, tensors):
+def _fill(variable, rule, names, tensors, config):
     """Gives a tf.Variable the tensors of a rule, side by side, read piece by piece.
 
     Assigning to a part of the variable would do, were it not that TensorFlow from then on copies all of it whenever it is read.
@@ -127,7 +127,7 @@ def _fill(variable, rule, names, tensors):
             else:
                 array[rows, start : start + width] = piece
         start += width
-    variable.assign(as_tensor(array))
+    variable.assign(as_tensor(rule.taken_in(array, config)))
 
 
 def _check_leftover(family, named, wanted, tensors, where):

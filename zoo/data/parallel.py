@@ -36,12 +36,14 @@ class PairRows:
         kind: `encoder_decoder` or `language_model`.
         eos_id, pad_id: of the tokenizer.
         seq_length: the most tokens of a source, and of a target; of both together for a language model.
+        source_pad_id: of sources, where these have ids of their own.
     """
 
-    def __init__(self, pairs, frame, kind, eos_id, pad_id, seq_length):
+    def __init__(self, pairs, frame, kind, eos_id, pad_id, seq_length, source_pad_id=None):
         if not pairs:
             raise Refusal("There is nothing to train on: the split holds no pairs of texts.")
         self.pairs, self.frame, self.kind, self.eos_id, self.pad_id = pairs, frame, kind, eos_id, pad_id
+        self.source_pad_id = pad_id if source_pad_id is None else source_pad_id
         self.lengths = np.array([self._length(pair) for pair in pairs])
         longest = min(int(self.lengths.max()), seq_length)
         self.widths = sorted({min(-(-int(share * longest) // 8) * 8 or 8, seq_length) for share in LADDER})
@@ -62,7 +64,7 @@ class PairRows:
             starts = [np.array([*self.frame.target_start, *pair.target], np.int32) for pair in pairs]
             lengths = np.array([len(target) for target in targets])[:, None]
             return {
-                "source_ids": padded(sources, width, self.pad_id),
+                "source_ids": padded(sources, width, self.source_pad_id),
                 "source_mask": np.arange(width) < np.array([len(source) for source in sources])[:, None],
                 "token_ids": padded(starts, width, self.pad_id),
                 "labels": padded(targets, width, self.pad_id),

@@ -56,7 +56,8 @@ class Task:
         trains: whether it can be trained; the task that only serves vectors cannot.
         shown: names of the scores that a line of progress shows.
         generates: whether its models go on with a prompt.
-        has_words: whether its batches have the `characters` of words for models that take them.
+        has_words: whether its rows are words: batches have their `characters` for models that take them, and `predictions` are
+            written in columns.
         temperature: what logits are divided by in scores and signatures; a calibration sets it (`zoo/calibration.py`), and the
             bundle keeps it.
         draft: how tokens are guessed ahead in `generate` of a task that generates, a `Draft` (`zoo/signatures/drafting.py`); or
@@ -144,15 +145,26 @@ class Task:
 
     def model_fields(self, tokenizer):
         """Fields of the model's config that follow from the tokenizer and the task; those it does not have are left out."""
-        return dict(vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, unk_id=tokenizer.unk_id, pad_id=tokenizer.pad_id)
+        target = tokenizer.target
+        fields = dict(vocab_size=target.vocab_size, eos_id=target.eos_id, unk_id=target.unk_id, pad_id=target.pad_id)
+        return fields if tokenizer.shares_ids else {**fields, "source_vocab_size": tokenizer.vocab_size}
 
     def num_ids(self, tokenizer):
         """How many ids a text of this task may have: those of the tokenizer, and what the task adds."""
-        return tokenizer.vocab_size
+        return tokenizer.target.vocab_size
 
     def limit_ids(self, model, tokenizer):
         """Tells the model its temperature, and which rows of its table are not ids: they get no probability. Returns the
-        model."""
+        model.
+
+        Raises:
+            Refusal: sources and targets have ids of their own, and the model has one table for both.
+        """
+        if not tokenizer.shares_ids and getattr(model.config, "source_vocab_size", None) is None:
+            raise Refusal(
+                f"Sources and targets have ids of their own in this tokenizer, and {model.registered_name} has one table for "
+                "both; --model=transformer takes such a tokenizer."
+            )
         model.temperature = self.temperature
         num_ids = self.num_ids(tokenizer)
         model.num_ids = num_ids if num_ids < model.config.vocab_size else None
@@ -231,6 +243,11 @@ class Task:
             data: the split.
         """
         raise TypeError(f"{type(self).__name__} does not implement metrics().")
+
+    def predictions(self, rows, data):
+        """Yields lines of columns: what is predicted for a split beside what is right; arguments as of `metrics`. Only for
+        a task of words."""
+        raise TypeError(f"{type(self).__name__} does not implement predictions().")
 
     def samples(self, rows, data):
         """Name -> `zoo.metrics.Sample` of the scores of a split that two models can be compared by; none where a task keeps no

@@ -176,7 +176,7 @@ class TextToText(Task):
             half = layout.seq_length // 2
             pairs = [Pair(pair.source[: half - frame.num_special()], pair.target[: half - 1]) for pair in pairs]
         writer = tokenizer.target
-        return PairRows(pairs, frame, model.kind, writer.eos_id, writer.pad_id, layout.seq_length)
+        return PairRows(pairs, frame, model.kind, writer.eos_id, writer.pad_id, layout.seq_length, tokenizer.pad_id)
 
     def training_batches(self, data, model, tokenizer, layout):
         rows = self._rows(data, model, tokenizer, layout)

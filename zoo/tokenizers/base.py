@@ -23,6 +23,7 @@ import tensorflow as tf
 from zoo import text_files
 from zoo.config import Refusal, nearest
 from zoo.registry import TOKENIZERS
+from zoo.tokenizers.chat import ChatFrame
 from zoo.tokenizers.special import NOTHING
 
 # The Rust side tracks every character of a text; pieces keep that small and share the work among cores.
@@ -71,6 +72,11 @@ class Tokenizer(tf.Module):
         return self
 
     @property
+    def shares_ids(self):
+        """Whether sources and targets have one numbering of tokens: always, except in a `PairTokenizer`."""
+        return True
+
+    @property
     def source_template(self):
         """Ids before a text, between two and after the last, as an encoder beside a decoder reads them: three tuples."""
         return (), (self.eos_id,), (self.eos_id,)
@@ -85,6 +91,11 @@ class Tokenizer(tf.Module):
         """Sorted ids that stand for no word: of end, padding, unknown, an encoder's frame and mask."""
         ids = {self.eos_id, self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id}
         return sorted(ids - {None})
+
+    @property
+    def control_ids(self):
+        """Ids of the tokens that no text yields: those that stand for no word, and others that mark the parts of a text."""
+        return self.special_ids
 
     @property
     def vocabulary(self):
@@ -118,6 +129,18 @@ class Tokenizer(tf.Module):
             return (), (), ()
         cls, sep = self.vocabulary[self.cls_id], self.vocabulary[self.sep_id]
         return (cls,), (sep,), (sep,)
+
+    @property
+    def chat_frame(self):
+        """The `ChatFrame` of conversations.
+
+        Raises:
+            Refusal: the files that it came from have no chat template, or one of a kind that is not known.
+        """
+        template = self.special.chat_template
+        if template is None:
+            raise Refusal("This vocabulary came without a chat template, so there are no conversations; give a plain prompt.")
+        return ChatFrame.of(template, self.roles.get("bos"))
 
     def begins_word(self):
         """bool (V,): whether a token begins a word; the others go on with one."""

@@ -26,7 +26,7 @@ from zoo.tokenizers.base import (
     valid_utf8,
 )
 from zoo.tokenizers.bpe_graph import BPEGraph
-from zoo.tokenizers.special import NOTHING, Special, post_processor, sentinels_among
+from zoo.tokenizers.special import NOTHING, Special, is_mark, post_processor, sentinels_among
 
 END_OF_TEXT = "<|endoftext|>"
 DEFAULT_VOCAB_SIZE = 4096
@@ -111,6 +111,10 @@ class BPETokenizer(Tokenizer):
     @property
     def pad_id(self):
         return self._pad_id
+
+    @property
+    def control_ids(self):
+        return self._special_ids.tolist()
 
     @property
     def vocabulary(self):
@@ -282,7 +286,10 @@ def _check_supported(config, model, path):
         (not model.get("dropout"), "BPE dropout; only null is supported"),
         (not model.get("continuing_subword_prefix"), "a continuing_subword_prefix; only an empty one is supported"),
         (not model.get("end_of_word_suffix"), "an end_of_word_suffix; only an empty one is supported"),
-        (all(token["special"] for token in added), "added tokens that are not special; only those are supported"),
+        (
+            all(token["special"] or is_mark(token["content"]) for token in added),
+            "added tokens that are not special; only those are supported",
+        ),
     ]:
         if not true:
             raise Refusal(f"{path} has {sentence}.")

@@ -6,6 +6,7 @@ numbered in the kind of the model, further tokens in `added_tokens.json`.
     tokenizer = from_files(Path("xlm-roberta-base"))
 """
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -13,8 +14,8 @@ import tokenizers
 
 from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
-from zoo.tokenizers.base import read_json
-from zoo.tokenizers.special import NOTHING, ROLES, Special, sentinel_name, template_of
+from zoo.tokenizers.base import read_json, read_text
+from zoo.tokenizers.special import NOTHING, ROLES, Special, is_mark, sentinel_name, template_of
 
 # The ids that transformers takes where a config.json does not give them.
 DEFAULT_IDS = {
@@ -26,6 +27,7 @@ DEFAULT_IDS = {
 }
 # The files that `Beside` reads.
 BESIDE = ("tokenizer_config.json", "config.json", "generation_config.json", "special_tokens_map.json", "added_tokens.json")
+CHAT_TEMPLATE = "chat_template.jinja"
 # Models of SentencePiece whose ids are those of fairseq; by this name their files are known where no config.json is.
 FAIRSEQ, FAIRSEQ_FILE = "xlm-roberta", "sentencepiece.bpe.model"
 ROBERTA = Special(
@@ -108,6 +110,16 @@ class Beside:
         return found
 
     @property
+    def chat_template(self):
+        """The template of conversations, a string; None where the files have none."""
+        path, given = self.directory / CHAT_TEMPLATE, self.settings.get("chat_template")
+        if path.is_file():
+            return read_text(path)
+        if isinstance(given, list):  # several, by their names
+            given = {one.get("name"): one.get("template") for one in given}.get("default")
+        return given
+
+    @property
     def _default_ids(self):
         defaults = DEFAULT_IDS.get(self.model_type, {})
         return {f"{role}_token_id": i for role, i in defaults.items() if f"{role}_token_id" not in self._config}
@@ -141,7 +153,9 @@ class Beside:
 
 
 def require_special(plain, where):
-    """Raises Refusal for added tokens that are plain text, as `add_tokens` makes them: those are matched before words are."""
+    """Raises Refusal for added tokens that are plain text, as `add_tokens` makes them: those are matched before words are.
+    Marks such as `<tool_call>` pass for special ones, as they are in no common text."""
+    plain = [token for token in plain if not is_mark(token)]
     if plain:
         names = ", ".join(map(repr, plain[:5])) + (", ..." if len(plain) > 5 else "")
         raise Refusal(
@@ -187,10 +201,14 @@ def from_files(path):
     if len(names) == 3:
         return _marian(directory, beside)
     if len(names) == 2:
-        return _byte_level(first, directory / names[1], beside)
-    if first.name == "vocab.txt":
-        return _vocab_txt(directory, beside)
-    return _sentencepiece(first, beside) if first.suffix == ".model" else _tokenizer_json(first, beside)
+        tokenizer = _byte_level(first, directory / names[1], beside)
+    elif first.name == "vocab.txt":
+        tokenizer = _vocab_txt(directory, beside)
+    else:
+        tokenizer = _sentencepiece(first, beside) if first.suffix == ".model" else _tokenizer_json(first, beside)
+    if beside.chat_template is not None:
+        tokenizer.special = dataclasses.replace(tokenizer.special, chat_template=beside.chat_template)
+    return tokenizer
 
 
 def _tokenizer_json(path, beside):

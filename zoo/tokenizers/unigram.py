@@ -92,6 +92,10 @@ class UnigramTokenizer(Tokenizer):
         return tuple(map(self._native.id_to_piece, range(self.vocab_size)))
 
     @property
+    def control_ids(self):
+        return sorted(self.control_tokens)
+
+    @property
     def control_tokens(self):
         """dict, id -> piece, of those that stand for no text."""
         return {i: piece for i, piece in enumerate(self.vocabulary) if self._native.is_control(i)}

@@ -6,8 +6,8 @@ import pytest
 
 from tests import foreign_models
 from zoo.convert import gguf
+from zoo.convert.llama_like import LLAMA
 from zoo.convert.rules import parts, to_theirs
-from zoo.convert.tables import LLAMA
 from zoo.convert.weights import variables_by_path
 
 

@@ -13,6 +13,7 @@ from tests import programs, tiny_models
 from tests.tiny_tasks import EXAMPLES
 from zoo import api, metrics
 from zoo.data.batch import Layout
+from zoo.data.roles import FrequentRoles
 from zoo.registry import MODELS, tasks_of
 from zoo.signatures.words import words_in_graph, words_marked
 from zoo.tasks.semantic_roles import FIND, SemanticRoles, SemanticRolesFacts
@@ -83,14 +84,34 @@ def test_scores_by_hand():
     ])  # fmt: skip
     false = np.full((6, 1, 4), -1)
     false[0, 0] = tags("B-A0 O B-V B-A1")
-    scores = task.metrics({"nats": 12.0, "words": 6.0}, {"predicted": [predicted], "false": [false]}, data)
+    rows = {"predicted": [predicted], "false": [false]}
+    scores = task.metrics({"nats": 12.0, "words": 6.0}, rows, data)
     assert scores.pop("loss") == 2.0 and scores.pop("num_predicates") == 3 and scores.pop("num_arguments") == 4
     # Arguments: true A0, A1 of b; A0 of d; A1 + C-A1 of f. Told of these predicates: A0, A1; A0; A1 alone, which is wrong.
     assert scores.pop("role_f1") == pytest.approx(2 * 3 / (4 + 4))
     assert scores.pop("predicate_f1") == pytest.approx(2 * 2 / (3 + 3))
     # End to end: of b both right, of d nothing, of f one that is wrong, of c two that are wrong.
     assert scores.pop("end_to_end_f1") == pytest.approx(2 * 2 / (5 + 4))
+    by_class = scores.pop("by_class")
+    assert {role: list(rates.values()) for role, rates in by_class.items()} == {
+        "A0": [1, 1, 1, 2], "A1": [0.5, 0.5, 0.5, 2]
+    }  # fmt: skip
+    # The most frequent tags from one word before on, ties by name: B-A0 B-V B-A1 B-C-A1. So A0 of b and of d are right.
+    assert scores.pop("baseline_role_f1") == pytest.approx(2 * 2 / (5 + 4))
     assert not scores
+    assert list(task.predictions(rows, data))[:5] == [
+        "a\t-\t-\tB-A0\tB-A0\tO\tO", "b\tV\tV\tB-V\tB-V\tO\tO", "c\t-\tV\tB-A1\tB-A1\tB-A0\tB-A0",
+        "d\tV\t-\tI-A1\tI-A1\tB-V\tB-V", "",
+    ]  # fmt: skip
+
+
+def test_the_baseline_by_hand():
+    columns = [(["Cats", "sit", "here"], 1, ["B-A0", "B-V", "B-LOC"]), (["Dogs", "sit", "up"], 1, ["B-A0", "B-V", "O"])]
+    columns += [(["I", "SIT", "up"], 1, ["B-A1", "B-V", "O"]), (["we", "bark", "now"], 1, ["B-A1", "B-V", "B-TMP"])] * 2
+    guess = FrequentRoles(columns)
+    assert guess.tags(["You", "sit", "there", "."], 1) == ["B-A0", "B-V", "O", "O"]  # A0 and A1 are equally frequent
+    assert guess.tags(["you", "bark", "."], 1) == ["B-A1", "B-V", "B-TMP"]
+    assert guess.tags(["you", "go", "."], 1) == ["B-A1", "B-V", "O"]  # of any predicate
 
 
 # Rows
@@ -206,6 +227,14 @@ def test_own_files_in_conll_columns_are_trained_on_judged_and_answered(tmp_path,
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf8").splitlines()[-1])
     assert last["split"] == "test" and (last["num_predicates"], last["num_arguments"]) == (3, 4)
     assert all(0 <= last[name] <= 1 for name in ("role_f1", "predicate_f1", "end_to_end_f1"))
+    answer = programs.call(capfd, "evaluate", "--model_dir=run", "--split=test", "--predictions=told.conll")
+    assert answer.status == 0 and json.loads(answer.out)["role_f1"] == last["role_f1"], answer.err
+    told = [line.split("\t") for line in (tmp_path / "told.conll").read_text(encoding="utf8").splitlines()]
+    given = [line.split() for line in CONLL.splitlines()]
+    assert [row[0] for row in told if row != [""]] == [row[0] for row in given if row]
+    assert [row[3::2] for row in told if row != [""]] == [row[2:] for row in given if row]
+    answer = programs.call(capfd, "evaluate", "--model_dir=run", "--predictions=told.conll")
+    assert answer.status == 2 and "--predictions writes those of one split" in answer.err
     answered = api.load("run").predict("label_roles", text=["cats sat"], predicate=[1])
     assert answered["predicates"].tolist() == [[1]] and answered["tags"].shape == (1, 1, 2)
 
