@@ -32,7 +32,8 @@ def main():
     if args.worker:
         return SIDES[args.worker](args)
     pythons = {"ours": sys.executable, "gensim": args.peer_python}
-    if not sides.has_module(args.peer_python, "gensim"):
+    pythons = {side: python for side, python in pythons.items() if side in args.sides.split(",")}
+    if "gensim" in pythons and not sides.has_module(args.peer_python, "gensim"):
         print(f"gensim is not installed in {args.peer_python}: no figure and no ratio for it.")
         del pythons["gensim"]
     with tempfile.TemporaryDirectory() as directory:
@@ -64,6 +65,8 @@ def _parser():
     parser.add_argument("--batch_size", type=int, help="rows of a batch of ours; the recipe's otherwise")
     parser.add_argument("--seq_length", type=int, help="centres of a row of ours; the recipe's otherwise")
     parser.add_argument("--most_pairs", type=float, help="of ours; the task's otherwise")
+    parser.add_argument("--shared_negatives", type=int, help="of ours; the task's otherwise")
+    parser.add_argument("--sides", default="ours,gensim", help="which to run, by commas")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--similarity", default="", help="files of judged pairs, by commas: measures quality")
     parser.add_argument("--epochs", type=int, default=5, help="for quality")
@@ -113,7 +116,7 @@ class _Ours:
         self.tokenizer = WordTokenizer.train([text], min_count=MIN_COUNT)
         (ids,) = self.tokenizer.encode_batch([text])
         loop.set_seed(args.seed)
-        given = {"most_pairs": args.most_pairs} if args.most_pairs else {}
+        given = {name: getattr(args, name) for name in ("most_pairs", "shared_negatives") if getattr(args, name)}
         task = WordVectors(
             WordVectorsConfig(
                 objective=args.objective, window=args.window, negatives=args.negatives, sample=args.sample, min_count=MIN_COUNT,

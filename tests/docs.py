@@ -316,7 +316,8 @@ def tiny(call):
         return [*call, "--nomeasure"]
     if module == RUN and given.keys() & {"list", "dry_run"}:
         return call
-    if module != RUN or given.keys() & set(ELSEWHERE) or given.get("model_dir", "").startswith("/"):
+    private = any(argument.startswith("--set=dp_") for argument in arguments)  # it takes an extra
+    if module != RUN or private or given.keys() & set(ELSEWHERE) or given.get("model_dir", "").startswith("/"):
         return None
     kept = [argument for argument in arguments if argument.lstrip("-").partition("=")[0] not in REPLACED]
     kept = [argument for argument in kept if not argument.startswith("--set=max_length")]

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from absl import flags
 
@@ -19,6 +20,8 @@ def main():
     directory = trainer_flags.model_dir()
     if FLAGS.pairs is not None:
         return _judge_pairs(directory)
+    if FLAGS.memorisation:
+        return _judge_memorisation(directory)
     if FLAGS.shots is not None:
         return _judge_few_shot(directory)
     if FLAGS.predictions and len(FLAGS.split) != 1:
@@ -29,9 +32,9 @@ def main():
 
     import tfds_configs
     from zoo import bundle as bundles
-    from zoo.data.batch import Layout
 
     bundle = bundles.load(directory)
+    rival = _rival(bundle) if FLAGS.against else None
     if not bundle.task.trains:
         raise Refusal(
             f"{directory} was made for {bundle.task.registered_name}, which has no score; it can begin a run that has one: "
@@ -40,10 +43,7 @@ def main():
     if FLAGS.predictions and not bundle.task.has_words:
         name = bundle.task.registered_name
         raise Refusal(f"{directory} was made for {name}; --predictions is for tagging and semantic_roles, which have columns.")
-    layout = Layout(
-        FLAGS.seq_length or run.get("seq_length", 128), FLAGS.batch_size or run.get("batch_size", 16),
-        separate_documents=run.get("separate_documents", False),
-    )  # fmt: skip
+    layout = _layout(run)
     source = tfds_configs.get(dataset, data_path)
     if FLAGS.data_path:
         source = source.whole()  # nothing of what is given for judging is held out
@@ -53,16 +53,84 @@ def main():
     data = splits(bundle.task, layout, source, directory, names)
     for remark in source.remarks():
         print(remark, file=sys.stderr, flush=True)
+    other = None
+    if rival is not None:
+        other_layout = _layout(run_of(rival.directory))
+        other = splits(rival.bundle.task, other_layout, source, rival.directory, names)
     if FLAGS.calibrate:
         print(json.dumps(_calibrate(directory, bundle, data["validation"], layout)), flush=True)
     judged = {}  # where one part of the data is both splits it is read once
     for split in names:
         part = source.splits.get(split)
         if part not in judged:
-            judged[part] = judge(bundle.task, bundle.model, data[split], bundle.tokenizer, layout, FLAGS.predictions)
+            totals, rows = read(bundle.task, bundle.model, data[split], bundle.tokenizer, layout)
+            if FLAGS.predictions:
+                _write_columns(bundle.task.predictions(rows, data[split]))
+            scores, compared = bundle.task.metrics(totals, rows, data[split]), []
             if FLAGS.calibration:
-                judged[part] |= calibration_scores(bundle, data[split], layout)
-        print(json.dumps({"split": split, "dataset": source.name, **judged[part]}), flush=True)
+                scores |= calibration_scores(bundle, data[split], layout)
+            if other is not None:
+                of_rival = read(rival.bundle.task, rival.bundle.model, other[split], rival.bundle.tokenizer, other_layout)[1]
+                samples = bundle.task.samples(rows, data[split]), rival.bundle.task.samples(of_rival, other[split])
+                compared = comparisons(*samples)
+            judged[part] = scores, compared
+        scores, compared = judged[part]
+        baselines = bundle.task.baselines(data[split], scores) if split == "test" else {}
+        print(json.dumps({"split": split, "dataset": source.name, **scores, **baselines}), flush=True)
+        for each in compared:
+            print(json.dumps({"split": split, "against": str(FLAGS.against), **each}), flush=True)
+
+
+class _Rival(NamedTuple):
+    """The bundle of --against, and where it lies."""
+
+    bundle: Any
+    directory: Path
+
+
+def _rival(bundle):
+    """The `_Rival` of a bundle. Raises Refusal if the two cannot be compared."""
+    from zoo import bundle as bundles
+
+    directory = bundles.find(FLAGS.against)
+    rival = bundles.load(directory)
+    mine, its = (each.task.registered_name for each in (bundle, rival))
+    if mine != its:
+        raise Refusal(
+            f"--against={FLAGS.against} was made for {its}, and this model for {mine}; give a model of the same task."
+        )
+    from zoo.tasks.base import Task
+
+    if type(bundle.task).samples is Task.samples:
+        raise Refusal(
+            f"{mine} keeps no scores of single examples to draw from; --against is for translation, summarization, "
+            "classification and question_answering."
+        )
+    return _Rival(rival, directory)
+
+
+def comparisons(first, second):
+    """By `zoo.metrics.paired_bootstrap`, a dict for each score of two dicts of `Sample`."""
+    from zoo.metrics import paired_bootstrap
+
+    return [
+        {
+            "metric": name, "value": first[name].of_sums(first[name].rows.sum(0)),
+            "other": second[name].of_sums(second[name].rows.sum(0)), **paired_bootstrap(first[name], second[name]),
+        }
+        for name in first
+        if name in second
+    ]  # fmt: skip
+
+
+def _layout(run):
+    """The `Layout` for judging, given the config of the run that made a model."""
+    from zoo.data.batch import Layout
+
+    return Layout(
+        FLAGS.seq_length or run.get("seq_length", 128), FLAGS.batch_size or run.get("batch_size", 16),
+        separate_documents=run.get("separate_documents", False),
+    )  # fmt: skip
 
 
 def _judge_pairs(directory):
@@ -95,6 +163,32 @@ def _judge_pairs(directory):
     for scores in pairs.judge(log_prob, found):
         print(json.dumps(scores, ensure_ascii=False), flush=True)
     print(pairs.REMARK, file=sys.stderr, flush=True)
+
+
+def _judge_memorisation(directory):
+    """Prints what a language model has kept of its training text, a JSON object."""
+    run = run_of(directory)
+    if "dataset" not in run:
+        raise Refusal("This bundle stands alone and does not tell its training text; give the run that it was made in.")
+    with program.quiet():
+        import tensorflow  # noqa: F401
+
+    import tfds_configs
+    from trainers import canaries, memorisation
+    from zoo import bundle as bundles
+    from zoo.data.batch import Layout
+
+    bundle, size = bundles.load(directory), FLAGS.batch_size or 32
+    if bundle.task.reads != "text":
+        raise Refusal("--memorisation is for models of language_modeling, which go on from a text.")
+    layout = Layout(FLAGS.seq_length or run["seq_length"], size)
+    source = canaries.planted(tfds_configs.get(run["dataset"], run["data_path"]), run)
+    data = splits(bundle.task, layout, source, directory, ["train", "validation"])
+    found = memorisation.judge(bundle, data["train"], data["validation"], layout.seq_length, size)
+    count = canaries.settings_of(run).canaries
+    if count:
+        found |= memorisation.exposure(bundle, run["seed"], count, size)
+    print(json.dumps(found), flush=True)
 
 
 def _judge_few_shot(directory):
@@ -142,22 +236,25 @@ def splits(task, layout, source, directory, names):
         )[1]  # fmt: skip
 
 
-def judge(task, model, data, tokenizer, layout, predictions=None):
-    """The scores of a model on a split, a dict of numbers.
+def _write_columns(lines):
+    """Writes --predictions."""
+    text = "".join(line + "\n" for line in lines)
+    replace_file(FLAGS.predictions, lambda path: path.write_text(text, encoding="utf8"))
 
-    Args:
-        predictions: the file that `Task.predictions` are written to, or None.
-    """
+
+def judge(task, model, data, tokenizer, layout):
+    """The scores of a model on a split, a dict of numbers."""
+    return task.metrics(*read(task, model, data, tokenizer, layout), data)
+
+
+def read(task, model, data, tokenizer, layout):
+    """`(totals, rows)` of a model on a split: what its task makes scores of."""
     import tensorflow as tf
 
     from trainers.engine import loop
 
     score = tf.function(lambda batch, state: task.score(model, batch, state=state), reduce_retracing=True, autograph=False)
-    totals, rows = loop.summed(task, model, score, data, tokenizer, layout)
-    if predictions:
-        text = "".join(line + "\n" for line in task.predictions(rows, data))
-        replace_file(predictions, lambda path: path.write_text(text, encoding="utf8"))
-    return task.metrics(totals, rows, data)
+    return loop.summed(task, model, score, data, tokenizer, layout)
 
 
 def calibration_scores(bundle, data, layout):

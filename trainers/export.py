@@ -30,6 +30,8 @@ def main():
 
     loaded = zoo.load(directory)
     target = Path(FLAGS.export_dir) if FLAGS.export_dir else directory.parent / "export"
+    if FLAGS.export_format == "ctranslate2":
+        return _translator(target, loaded)
     if FLAGS.export_format != "saved_model":
         from zoo.serving.token_level import export_forward
 
@@ -64,6 +66,25 @@ def _draft():
         if key != "draft" or not equals:
             raise Refusal(f"--set of an export takes draft=none or draft=ngram:N, got {assignment!r}.")
     return asked
+
+
+def _translator(parent, loaded):
+    """Writes `ctranslate2/` in place of an older one, once that library has translated as the model does."""
+    from zoo.bundle import Bundle
+    from zoo.convert import ctranslate2
+    from zoo.files import remove_stale, replace_directory, staged
+
+    bundle = Bundle(loaded.model, loaded.tokenizer, loaded.task, {})
+    with staged(parent, "ctranslate2") as path, program.quiet():
+        remove_stale(parent, "ctranslate2")
+        proof = ctranslate2.certify(bundle, ctranslate2.write(bundle, path))
+        replace_directory(path, parent / "ctranslate2")
+    beams = proof["served"]["beam_search"]
+    print(
+        f"Export: {parent / 'ctranslate2'}: log-probabilities there are within {proof['outputs']['largest_difference']:.1e} of "
+        f"the model's, greedy texts the same, {beams['same']} of {beams['texts']} texts of four beams the same. Tokens come "
+        f"from {parent / 'ctranslate2' / 'tokenizer'}"
+    )
 
 
 def written(path, name, xla=False):

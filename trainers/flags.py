@@ -20,7 +20,7 @@ FLAGS = flags.FLAGS
 OPTIMIZERS = ("adamw", "sgd", "adafactor", "muon", "plain_sgd", "adagrad")
 STRATEGIES = ("auto", "cpu", "gpu", "mirrored", "multi_worker", "tpu", "parameter_server")
 METHODS = ("integrated_gradients", "gradient_x_input", "occlusion")  # of zoo/explanation.py
-SCHEDULES = ("cosine", "linear", "inverse_sqrt", "constant")
+SCHEDULES = ("cosine", "linear", "inverse_sqrt", "noam", "constant")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +83,7 @@ DEFAULTS = dict(
     label_smoothing=0.0, z_loss=0.0, separate_documents=False, strategy="auto", grad_accumulation=1,
     precision="float32", xla="auto", seed=0,
 )  # fmt: skip
+TOKENIZER_SETTINGS = ("lowercase", "punctuation")  # of a recipe's `set`, what is for the recipe's tokenizer
 # Weights that are trained already take small steps, whatever a family's rate from scratch is, and need no crutches (`set`).
 FINE_TUNING = dict(learning_rate=1e-4, optimizer="adamw", set=())
 
@@ -95,19 +96,31 @@ class _ListFlag(flags.Flag):
         super().__init__(flags.ArgumentParser(), flags.ArgumentSerializer(), "list", "false", told, boolean=True)
 
 
+def _define_text_source(tokenizer=None):
+    flags.DEFINE_string("dataset", None, "Where the text comes from. [python_docs, or local_text with --data_path]")
+    flags.DEFINE_string("data_path", None, "Your text: a file, a glob, or train=...,validation=...,test=....")
+    flags.DEFINE_string("tokenizer", tokenizer, "byte, char, word, bpe, wordpiece, unigram, or a path.")
+    flags.DEFINE_integer("vocab_size", None, "Size of the vocabulary to be trained.", lower_bound=1)
+
+
+def define_preparation():
+    """Flags of `trainers.prepare`."""
+    _define_text_source(DEFAULTS["tokenizer"])
+    flags.DEFINE_integer("counts", None, "Count the n-grams of the train split up to this order as well.", lower_bound=1)
+    flags.DEFINE_string("runner", None, "Encode side by side by this runner of Apache Beam, such as DirectRunner. [here]")
+    flags.DEFINE_multi_string("option", [], "An option of the runner without its dashes, such as direct_num_workers=2.")
+
+
 def define_training():
     """Flags of `trainers.run`."""
     flags.DEFINE_flag(_ListFlag())
     flags.DEFINE_string("model", None, "Family to train: " + ", ".join(MODELS.names()) + ".")
     flags.DEFINE_string("preset", None, "Named structure of the family; --list shows them. [default]")
     flags.DEFINE_multi_string(
-        "set", [], "key=value for a field of the model, of the task, or of trainers/engine/{tuning,privacy}.py."
+        "set", [], "key=value for a field of the model, of the task, of trainers/engine/privacy.py or tuning.py."
     )
     flags.DEFINE_string("task", None, "What to train for. [the family's first task]")
-    flags.DEFINE_string("dataset", None, "Where the text comes from. [python_docs, or local_text with --data_path]")
-    flags.DEFINE_string("data_path", None, "Your text: a file, a glob, or train=...,validation=...,test=....")
-    flags.DEFINE_string("tokenizer", None, "byte, char, word, bpe, wordpiece, unigram, or a path.")
-    flags.DEFINE_integer("vocab_size", None, "Size of the vocabulary to be trained.", lower_bound=1)
+    _define_text_source()
     flags.DEFINE_integer("seq_length", None, "Tokens in a training sequence.", lower_bound=1)
     flags.DEFINE_integer("batch_size", None, "Sequences in a step, over all replicas.", lower_bound=1)
     flags.DEFINE_integer("steps", None, "Training steps.", lower_bound=0)
@@ -168,11 +181,24 @@ def define_evaluation():
     )
     flags.DEFINE_bool("calibrate", False, "Fit a temperature on the validation split, and keep it in the bundle.")
     flags.DEFINE_string("predictions", None, "File for predicted tags or roles beside those of the one --split, in columns.")
+    flags.DEFINE_bool("memorisation", False, "Tell what of its training text a language model knows by heart.")
     flags.DEFINE_integer("shots", None, "Classify by likelihood after so many examples of the train split.", lower_bound=0)
     flags.DEFINE_string("pattern", "{text}\\nLabel: {label}", "How --shots writes an example; \\n is a line's end.")
     flags.DEFINE_list("label_words", [], "What --shots writes for labels: label=word, separated by commas. [the labels]")
     flags.DEFINE_integer("shot_seeds", 5, "Draws of the examples that --shots shows.", lower_bound=1)
+    flags.DEFINE_string("against", None, "Another run of the same task: the difference, by paired bootstrap.")
     flags.DEFINE_string("pairs", None, "File of more TAB less TAB trait: which of the two sentences is likelier.")
+
+
+def define_harness():
+    """Flags of `trainers.harness`."""
+    _define_model_dir()
+    flags.DEFINE_list("tasks", [], "Tasks of lm_eval, separated by commas.")
+    flags.DEFINE_string("include_path", None, "Directory with tasks of your own, as YAML.")
+    flags.DEFINE_integer("num_fewshot", None, "Examples that are shown before each question. [as the task says]", lower_bound=0)
+    flags.DEFINE_integer("limit", None, "Questions of each task. [all]", lower_bound=1)
+    flags.DEFINE_integer("batch_size", None, "Rows at a time. [16]", lower_bound=1)
+    flags.DEFINE_integer("bootstrap", 1_000, "Draws for the standard error of scores that have no formula.", lower_bound=0)
 
 
 def define_doctor():
@@ -190,7 +216,7 @@ def define_export():
         "set", [], "draft=ngram:4 guesses tokens ahead where a text repeats itself: the same text sooner."
     )
     flags.DEFINE_bool("export_xla", False, "Besides, in export_xla/, a version for servers that were started with XLA.")
-    flags.DEFINE_enum("export_format", "saved_model", ("saved_model", "litert", "onnx"), "Kind of file.")
+    flags.DEFINE_enum("export_format", "saved_model", ("saved_model", "litert", "onnx", "ctranslate2"), "Kind of file.")
     flags.DEFINE_bool("verify", False, "Write nothing; prove the newest version in --export_dir once more, in every way.")
 
 
@@ -276,6 +302,19 @@ def define_conversion():
     flags.DEFINE_string("peer_python", None, "An interpreter with torch and transformers, to compare with. [this one's]")
 
 
+def define_phrases():
+    """Flags of `trainers.phrases`."""
+    flags.DEFINE_string("from", None, "The text, a sentence a line; .gz is decompressed.")
+    flags.DEFINE_string("to", None, "The file to write.")
+    flags.DEFINE_integer("passes", 1, "How often phrases are joined: each time they may be twice as long.", lower_bound=1)
+    flags.DEFINE_integer(
+        "min_count", 5, "Rarer words are in no phrase, and so much is taken from every pair's count.", lower_bound=1
+    )
+    flags.DEFINE_float("threshold", 100.0, "A phrase has a score above this.", lower_bound=0.0)
+    flags.DEFINE_bool("lowercase", False, "Write all words in lower case.")
+    flags.DEFINE_bool("punctuation", True, "Keep it; otherwise what is no letter, mark, digit or _ separates words.")
+
+
 def define_report():
     """Flags of `trainers.report`."""
     flags.DEFINE_multi_string("model_dir", None, "A run to report on; given several times, the runs are compared.")
@@ -306,6 +345,8 @@ def train_config():
         resolved["dataset"] = "local_text"
     if FLAGS.tokenizer not in (None, resolved["tokenizer"]) and not takes_over:
         resolved["vocab_size"] = None  # the recipe's size is for the recipe's tokenizer
+        kept = [each for each in resolved.get("set", ()) if each.partition("=")[0] not in TOKENIZER_SETTINGS]
+        resolved["set"] = tuple(kept)
     settings = (*resolved.pop("set", ()), *FLAGS.set)  # what is said last counts
     for field in dataclasses.fields(TrainConfig):
         given = FLAGS[field.name].value
@@ -323,6 +364,8 @@ def train_config():
     profiled_steps()
     config = TrainConfig(**{**resolved, "model": FLAGS.model, "preset": preset, "set": settings})
     _check_names(config, config_class)
+    model_config = model_config.override(_set_for(config_class, config))
+    config = _without_noam(config, model_config)
     average = tuning_config(config).average  # refuses a wrong value before anything is done, as the task's does
     if average and FLAGS.checkpoint_every is None:
         config = dataclasses.replace(config, checkpoint_every=averaging.checkpoint_every(steps, average))
@@ -333,7 +376,22 @@ def train_config():
             raise Refusal("--batch_size counts rows, and --set=batch_tokens= tokens; give one of the two.")
         config = dataclasses.replace(config, batch_size=max(budget // config.seq_length, 1))  # rows of the longest texts
     privacy_config(config)
-    return config, _fitted_to_sequence(model_config.override(_set_for(config_class, config)), config)
+    return config, _fitted_to_sequence(model_config, config)
+
+
+def _without_noam(config, model_config):
+    """A run whose schedule has a peak: noam is `inverse_sqrt` with the peak (D warmup_steps)^-0.5 (Vaswani et al. 2017, eq. 3).
+
+    --learning_rate multiplies it, where it is given; the recipe's own belongs to another schedule.
+    """
+    if config.schedule != "noam":
+        return config
+    width = getattr(model_config, "hidden_dim", None)
+    if not width or not config.warmup_steps:
+        raise Refusal("--schedule=noam goes by --warmup_steps of at least 1 and by a model's hidden_dim; give inverse_sqrt.")
+    factor = 1.0 if FLAGS.learning_rate is None else FLAGS.learning_rate
+    peak = factor * (width * config.warmup_steps) ** -0.5
+    return dataclasses.replace(config, schedule="inverse_sqrt", learning_rate=peak)
 
 
 def _begun_from(resolved):

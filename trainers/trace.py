@@ -44,6 +44,7 @@ def training_tokens(directory):
         Refusal: the bundle stands alone, or its task reads examples.
     """
     import tfds_configs
+    from trainers import canaries
     from trainers.evaluate import run_of
     from trainers.prepare import prepare
     from trainers.progress import ProgressBar
@@ -57,7 +58,8 @@ def training_tokens(directory):
     task_class = TASKS.get(bundles.read_config(directory)["task"])
     if task_class.reads != "text":
         raise Refusal(f"A model for {task_class.registered_name} reads examples; trace is for models that are trained on text.")
-    own, source = tokenizers.load(Path(directory) / "tokenizer"), tfds_configs.get(run["dataset"], run["data_path"])
+    own = tokenizers.load(Path(directory) / "tokenizer")
+    source = canaries.planted(tfds_configs.get(run["dataset"], run["data_path"]), run)
     with ProgressBar("Preparing") as progress:
 
         def prepared(spec, vocab_size, options=None):

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 import tfds_configs
+from trainers import canaries
 from trainers.cost import machine, plan
 from trainers.cost.meter import Meter, devices_peak, slower_precision
 from trainers.engine import averaging, identity, initial, judging, loop, optimizers, privacy, strategies, tuning
@@ -42,6 +43,7 @@ def _train(run, config, model_config, placement):
     task = TASKS.get(config.task)(task_config(config), label_smoothing=config.label_smoothing, z_loss=config.z_loss)
     source = tfds_configs.get(config.dataset, config.data_path)
     source = source.for_fitting() if model_config.fitted else source
+    source = canaries.planted(source, config.to_dict(), task.reads)
     print(f"Data: {source.name}, tokenizer {config.tokenizer}", flush=True)
     source.check_fields(task.fields)
     with ProgressBar("Preparing") as progress:
@@ -58,7 +60,8 @@ def _train(run, config, model_config, placement):
 
     fields = task.model_fields(tokenizer)
     if config.init_from and initial.width_of_rows(config.init_from, config.model) is None:
-        fields.pop("vocab_size", None)  # its table may have a few rows more than there are ids, for a round number
+        # Its tables may have a few rows more than there are ids, for a round number.
+        fields = {k: v for k, v in fields.items() if k not in ("vocab_size", "source_vocab_size")}
     model_config = model_config.replace(**{k: v for k, v in fields.items() if k in model_config.field_names()})
     model_class = MODELS.get(config.model)
     if model_config.fitted:
@@ -187,9 +190,13 @@ def _judge(config, trainer, log, data, seconds, judged):
         if split in judged:
             reading = judging.at_end(config, trainer.task, data, split, trainer.model.fitted)
             measured = judging.split_scores(config, trainer, data, split, reading)
+        baselines = trainer.task.baselines(data[split], measured) if split == "test" else {}
+        measured |= baselines
         log.write(config.steps, split, measured)
         scores[split] = {name: value for name, value in measured.items() if name not in MEASURED}
         print(f"{split}: {judging.shown(trainer.task, scores[split])}{reading.sentence()}", flush=True)
+        if baselines:
+            print(f"  without a model: {'  '.join(f'{name} {value:.4f}' for name, value in baselines.items())}", flush=True)
     print(f"Trained and judged in {duration(seconds)}.", flush=True)
     return scores
 
@@ -198,6 +205,11 @@ def _deliver(run, config, bundle):
     """Shows a sample of what the bundle does, exports it, and ends with a summary."""
     from zoo.api import Loaded
 
+    if not bundle.model.without_head().config.contextual:
+        from trainers.reporting import projector
+
+        count = projector.write(run / "tensorboard", bundle.model, bundle.tokenizer)
+        print(f"Projector: {count:,} vectors in {run / 'tensorboard'}, for tensorboard --logdir", flush=True)
     sample = bundle.task.sample(Loaded(bundle), config.seed)
     if sample is not None:
         print(f"Sample: {sample}", flush=True)

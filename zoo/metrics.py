@@ -4,6 +4,8 @@ import collections
 import math
 import re
 import string
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -291,6 +293,21 @@ def translation_scores(texts, references, tokenize="13a"):
     return {"bleu": score.score, "chrf": chrf, "bleu_signature": str(bleu.get_signature())}
 
 
+def bleu_sample(texts, references, tokenize="13a"):
+    """BLEU as a `Sample`: what `translation_scores` counts of each text."""
+    import sacrebleu  # as above
+
+    one = sacrebleu.BLEU(tokenize=tokenize, effective_order=True)  # which only keeps it from warning of single sentences
+    counted = [one.sentence_score(text, some) for text, some in zip(texts, references, strict=True)]
+    rows = [[*score.counts, *score.totals, score.sys_len, score.ref_len] for score in counted]
+
+    def of_sums(sums):
+        numbers = [int(number) for number in sums]
+        return sacrebleu.BLEU.compute_bleu(numbers[:4], numbers[4:8], *numbers[8:], smooth_method="exp").score
+
+    return Sample(np.array(rows, np.float64), of_sums)
+
+
 class _Characters:
     """Cuts a text into its characters, for ROUGE in Chinese."""
 
@@ -306,16 +323,81 @@ def summary_scores(texts, references, lang="en"):
         references: for each a list of strings.
         lang: `en`, with Porter's stemmer, or `zh`, by characters.
     """
+    values = rouge_values(texts, references, lang)
+    return {name: sum(some) / max(len(texts), 1) for name, some in values.items()}
+
+
+def rouge_values(texts, references, lang="en"):
+    """As `summary_scores`, but a list with the value of each text."""
     from rouge_score import rouge_scorer  # as above
 
     names = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
     tokenizer = _Characters() if lang == "zh" else None
     scorer = rouge_scorer.RougeScorer(names, use_stemmer=lang == "en", tokenizer=tokenizer)
-    totals = dict.fromkeys(names, 0.0)
+    values = {name: [] for name in names}
     for text, some in zip(texts, references, strict=True):
         for name, score in scorer.score_multi(some, text).items():
-            totals[name] += score.fmeasure
-    return {name: total / max(len(texts), 1) for name, total in totals.items()}
+            values[name].append(score.fmeasure)
+    return values
+
+
+def first_sentence(text):
+    """What stands in front of the first end of a sentence or line: lead-1, a summary that needs no model.
+
+    first_sentence("A tool. It draws.")   ->   "A tool."
+    """
+    return re.split(r"(?<=[.!?])\s|(?<=[。！？])|\n", text.strip(), maxsplit=1)[0].strip()
+
+
+class Sample(NamedTuple):
+    """A score of a set of examples, in parts that add up over the examples.
+
+    Attributes:
+        rows: float (N, k), the parts of each example.
+        of_sums: float (k,), their sums over some examples -> the score of those.
+    """
+
+    rows: np.ndarray
+    of_sums: Callable
+
+    @classmethod
+    def mean(cls, values, weights=None):
+        """A score that is the mean over examples, or sum of values / sum of weights."""
+        values = np.asarray(values, np.float64)
+        weights = np.ones_like(values) if weights is None else np.asarray(weights, np.float64)
+        return cls(np.stack([values, weights], 1), lambda sums: float(sums[0] / sums[1]))
+
+
+def paired_bootstrap(first, second, draws=1_000, seed=0):
+    """Whether two models differ on the same examples (Koehn 2004), by scores of examples drawn with replacement.
+
+    Args:
+        first, second: a `Sample` each of the same N examples, in the same order.
+        draws: how many sets of N examples are drawn.
+        seed: of the draws, which are the same under every version of numpy.
+
+    Returns:
+        dict of `difference`, first - second on all examples; `low` and `high`, its interval with a confidence of 95%;
+        `p_value`, two-sided: how often a difference of draws is as far from the mean of all draws as the observed one is from
+        0, as sacrebleu counts it (Riezler and Maxwell 2005).
+
+    Raises:
+        Refusal: they are not of equally many examples.
+    """
+    count = len(first.rows)
+    if count != len(second.rows) or not count:
+        raise Refusal(
+            f"Scores of the same examples are compared, and there are {count} of one and {len(second.rows)} of the other."
+        )
+    observed = first.of_sums(first.rows.sum(0)) - second.of_sums(second.rows.sum(0))
+    random, differences = np.random.Philox(key=seed), np.empty(draws)
+    for draw in range(draws):
+        chosen = (random.random_raw(count) % np.uint64(count)).astype(np.int64)
+        times = np.bincount(chosen, minlength=count).astype(np.float64)
+        differences[draw] = first.of_sums(times @ first.rows) - second.of_sums(times @ second.rows)
+    low, high = np.percentile(differences, [2.5, 97.5])
+    far = int((np.abs(differences - differences.mean()) >= abs(observed) - 1e-12).sum())
+    return {"difference": observed, "low": float(low), "high": float(high), "p_value": (far + 1) / (draws + 1)}
 
 
 def brier_score(probs, labels):
@@ -376,3 +458,27 @@ def sign_flip_test(differences, draws=10_000):
         bits = np.unpackbits(raw.view(np.uint8))[:count].astype(np.int64)
         hits += abs(float((1 - 2 * bits) @ differences)) >= nearly
     return hits / (draws + 1)
+
+
+def roc_area(positive, negative):
+    """The area under the ROC curve, which is how often a positive scores higher than a negative, with DeLong's 95% interval.
+
+        roc_area([3.0, 2.0], [1.0, 2.0])[0]     # 0.875: three and a half of four pairs
+
+    Args:
+        positive, negative: float (N,) and (M,), scores; a tie counts half.
+
+    Returns:
+        (area, low, high), the interval by DeLong et al. 1988, cut to [0, 1].
+    """
+    positive, negative = (np.sort(np.asarray(values, np.float64)) for values in (positive, negative))
+
+    def above(values, others):
+        """Of each value the share of the others that is below it."""
+        return (np.searchsorted(others, values, "left") + np.searchsorted(others, values, "right")) / (2 * len(others))
+
+    wins, losses = above(positive, negative), 1 - above(negative, positive)
+    area = float(wins.mean())
+    spread = sum(float(np.var(values, ddof=1)) / len(values) if len(values) > 1 else math.inf for values in (wins, losses))
+    half = 1.959964 * math.sqrt(spread)
+    return area, max(area - half, 0.0), min(area + half, 1.0)

@@ -3,12 +3,14 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 from absl import flags
 
 from tests import programs
 from trainers import flags as trainer_flags
 from trainers import program, run
+from trainers.engine.optimizers import Schedule
 from zoo.config import Refusal
 from zoo.registry import MODELS
 
@@ -69,6 +71,11 @@ def test_what_a_recipe_sets_is_for_the_first_task_of_its_family():
     assert resolved("--model=word2vec")[0].set and resolved("--model=word2vec", "--task=tagging")[0].set == ()
 
 
+def test_what_a_recipe_sets_for_its_tokenizer_is_not_for_another():
+    assert resolved("--model=word2vec", "--tokenizer=char")[0].set == ("min_count=5",)
+    assert resolved("--model=word2vec", "--tokenizer=char", "--set=lowercase=true")[0].set == ("min_count=5", "lowercase=true")
+
+
 def test_a_family_may_have_a_recipe_for_a_task_that_is_not_its_first():
     config, _ = resolved("--model=word2vec", "--task=classification", "--set=head_dropout=0.1")
     assert (config.optimizer, config.tokenizer, config.vocab_size) == ("adamw", "wordpiece", 16_000)
@@ -86,6 +93,19 @@ def test_a_budget_of_tokens_stands_for_a_number_of_rows():
     assert config.batch_size == 20 and trainer_flags.task_config(config).batch_tokens == 1000
     with pytest.raises(Refusal, match="give one of the two"):
         resolved("--model=transformer", "--set=batch_tokens=1000", "--batch_size=8")
+
+
+def test_noam_is_the_inverse_square_root_with_its_own_peak():
+    asked = ("--model=transformer", "--schedule=noam", "--warmup_steps=400", "--set=hidden_dim=64")
+    config, _ = resolved(*asked)
+    assert config.schedule == "inverse_sqrt"
+    schedule = Schedule.of(config)
+    for step in (1, 7, 400, 401, 10_000):
+        expected = 64**-0.5 * min(step**-0.5, step * 400**-1.5)  # Vaswani et al. 2017, eq. 3
+        np.testing.assert_allclose(float(schedule(step - 1)), expected, rtol=1e-5)
+    assert resolved(*asked, "--learning_rate=2")[0].learning_rate == 2 * config.learning_rate
+    with pytest.raises(Refusal, match="warmup_steps of at least 1"):
+        resolved("--model=transformer", "--schedule=noam", "--warmup_steps=0")
 
 
 def test_files_of_the_user_are_the_dataset(tmp_path):

@@ -297,7 +297,8 @@ class Prefetcher:
 
 def num_tokens(batch):
     """How many real tokens a batch of arrays holds: what speeds are counted in, in training and in evaluation."""
-    real = (batch["loss_weights"].reshape(len(batch["loss_weights"]), -1) > 0).any(1)  # not those that fill a batch up
+    weights = batch.get("loss_weights", np.ones(len(next(iter(batch.values())))))
+    real = (weights.reshape(len(weights), -1) > 0).any(1)  # not those that fill a batch up
     if "source_mask" in batch:  # of a target its labels
         return int(batch["source_mask"][real].sum()) + int((batch["loss_weights"] > 0).sum())
     if "contexts_before" in batch or "token_ids" not in batch:  # of words in windows the centres; of questions their number

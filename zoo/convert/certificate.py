@@ -84,7 +84,7 @@ def certify(bundle, path, peer_python=None, library="transformers"):
         "prompts": [i for i, whole in enumerate(_framed(bundle)) if len(whole) == len(asked[i])],
         "old_tensorflow": path.is_dir() and not _is_written_anew(path),
     }  # fmt: skip
-    with _asked(peer, request) as answer:
+    with ask(peer, request) as answer:
         compared = {"compared": True, "peer": library, "versions": json.loads(str(answer["versions"]))}
         if "ids_0" in answer:
             certificate["tokenizer"] = _check_answers(bundle, answer, library)
@@ -350,7 +350,7 @@ def _has(library):
 
 
 @contextlib.contextmanager
-def _asked(peer, request):
+def ask(peer, request):
     """The answer of `zoo/convert/reference.py` in another process, whose memory goes when it ends; each array is read when it
     is asked for."""
     with tempfile.TemporaryDirectory() as directory:

@@ -47,12 +47,15 @@ def read(directory):
         raise Refusal(f"{directory} has a decoder that starts with another id than that of padding, {tokenizer.pad_id}.")
     checklist, embedding = _checked(directory, theirs, FAMILIES[model_type], kind)
     theirs = {**FAMILIES[model_type].defaults, **theirs}
-    model, task, dropped = assemble(model_type, theirs, tensors, directory, tokenizer, {"embedding": embedding})
+    bare = {name: value for name, value in embedding.items() if not name.startswith("dense_")}
+    model, task, dropped = assemble(model_type, theirs, tensors, directory, tokenizer, {"embedding": bare})
     if embedding and task.registered_name != "embedding":
         raise Refusal(
             f"{directory} is one of sentence-transformers' and has the head of a {task.registered_name} besides; only one of "
             "both can be served. Save its encoder alone, or take modules.json out."
         )
+    if embedding.get("dense_dim"):
+        model, task = sentence_transformers.with_dense(directory, model, task, embedding)
     provenance = {
         "converted_from": kind, "model_type": model_type, "source": directory.name, "left_out": dropped,
         "checklist": checklist.report(),
@@ -156,7 +159,7 @@ def write(bundle, directory):
     settings = _tokenizer_settings(bundle.tokenizer, model.config)
     (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
     if task == "embedding":
-        sentence_transformers.write(directory, bundle.task.config, model.config.max_length)
+        sentence_transformers.write(directory, bundle)
     safetensors.write(directory / safetensors.FILE, list(_tensors(model, family, task == "masked_lm")))
     return directory
 
@@ -229,7 +232,7 @@ def _tensors(model, family, with_head):
         for place, name in enumerate(rule.theirs):
             piece = (*shape[:-1], widths[place]) if widths else shape
             # A bare encoder's tensors have no prefix, and a head's never have.
-            own = bare or rule.ours.startswith("head/") or name.startswith(("lm_head", "embed_out", "final_logits"))
+            own = bare or rule.ours.startswith("head/") or name.startswith(("lm_head", "final_logits", "embed_out"))
             yield (
                 name if own else family.prefix + name,
                 piece[::-1] if rule.transposed else (1, *piece) if rule.row else piece,

@@ -21,7 +21,8 @@ import numpy as np
 def answer(request):
     """The peer's ids and outputs as a dict of numpy arrays, its versions under `versions`, and why there are no outputs under
     `reason`."""
-    return _keras_hub(request) if request["library"] == "keras_hub" else _transformers(request)
+    peers = {"keras_hub": _keras_hub, "ctranslate2": _ctranslate2}
+    return peers.get(request["library"], _transformers)(request)
 
 
 def _transformers(request):
@@ -128,9 +129,24 @@ def _vectors(model, tokenizer, path, texts):
         with torch.no_grad():
             hidden = model(**inputs).last_hidden_state[0].float()
         first = settings.get("pooling_mode_cls_token") or settings.get("pooling_mode") == "cls"
-        vector = hidden[0] if first else hidden.mean(0)
+        vector = _dense(path, hidden[0] if first else hidden.mean(0))
         vectors.append((torch.nn.functional.normalize(vector, dim=0) if "Normalize" in kinds else vector).numpy())
     return np.stack(vectors)
+
+
+def _dense(path, vector):
+    """A Dense module behind the pooling, where the directory has one."""
+    import torch
+    from safetensors.numpy import load_file
+
+    for module in _json(path / "modules.json"):
+        if module["type"].endswith("Dense"):
+            folder = path / module["path"]
+            tensors, settings = load_file(folder / "model.safetensors"), _json(folder / "config.json")
+            activation = getattr(torch.nn, settings["activation_function"].rpartition(".")[2])()
+            bias = torch.from_numpy(tensors["linear.bias"]) if settings["bias"] else None
+            vector = activation(torch.nn.functional.linear(vector, torch.from_numpy(tensors["linear.weight"]), bias)).detach()
+    return vector
 
 
 def _json(path):
@@ -212,6 +228,25 @@ def _keras_hub(request):
     tokenizer = models.Tokenizer.from_preset(path)
     for i, text in enumerate(request["texts"]):
         results[f"ids_{i}"] = np.asarray(tokenizer(text), np.int32).reshape(-1)
+    return results
+
+
+def _ctranslate2(request):
+    """Log-probabilities of given tokens, the end included; greedy texts; and those of a beam search, which goes on until no
+    beam is left and compares plain sums. All of them tokens, joined by line feeds."""
+    import ctranslate2
+
+    results = {"versions": np.array(json.dumps({"ctranslate2": ctranslate2.__version__}))}
+    model = ctranslate2.Translator(request["path"], device="cpu", compute_type="float32", intra_threads=1)
+    sources, targets, num_beams = request["source_tokens"], request["target_tokens"], request["num_beams"]
+    for i, score in enumerate(model.score_batch(sources, targets)):
+        results[f"log_probs_{i}"] = np.array(score.log_probs, np.float32)
+    plain = dict(max_decoding_length=request["new_tokens"], min_decoding_length=0, length_penalty=0, return_scores=True)
+    searched = dict(beam_size=num_beams, num_hypotheses=num_beams, patience=request["new_tokens"])
+    for name, options in (("greedy", dict(beam_size=1)), ("beams", searched)):
+        for i, made in enumerate(model.translate_batch(sources, **plain, **options)):
+            results[f"{name}_{i}"] = np.array(["\n".join(tokens) for tokens in made.hypotheses])
+            results[f"{name}_scores_{i}"] = np.array(made.scores, np.float32)
     return results
 
 

@@ -15,6 +15,7 @@ from zoo.data.batch import random_stream
 from zoo.data.examples import padded
 
 LADDER = (0.25, 0.5, 0.75, 1.0)  # widths of batches, as shares of the largest: few shapes to compile, little padding
+NUM_WIDTHS = 6  # of batches with a budget of tokens
 POOL = 64  # batches whose rows are sorted by length together
 
 
@@ -35,14 +36,17 @@ class PairRows:
         kind: `encoder_decoder` or `language_model`.
         eos_id, pad_id: of the tokenizer.
         seq_length: the most tokens of a source, and of a target; of both together for a language model.
+        source_pad_id: of sources, where these have ids of their own.
     """
 
-    def __init__(self, pairs, frame, kind, eos_id, pad_id, seq_length):
+    def __init__(self, pairs, frame, kind, eos_id, pad_id, seq_length, source_pad_id=None):
         if not pairs:
             raise Refusal("There is nothing to train on: the split holds no pairs of texts.")
         self.pairs, self.frame, self.kind, self.eos_id, self.pad_id = pairs, frame, kind, eos_id, pad_id
+        self.source_pad_id = pad_id if source_pad_id is None else source_pad_id
         self.lengths = np.array([self._length(pair) for pair in pairs])
-        self.widths = sorted({-(-int(share * min(int(self.lengths.max()), seq_length)) // 8) * 8 or 8 for share in LADDER})
+        longest = min(int(self.lengths.max()), seq_length)
+        self.widths = sorted({min(-(-int(share * longest) // 8) * 8 or 8, seq_length) for share in LADDER})
 
     def _length(self, pair):
         """Tokens of the longer side, special ones included, or of the whole row."""
@@ -60,7 +64,7 @@ class PairRows:
             starts = [np.array([*self.frame.target_start, *pair.target], np.int32) for pair in pairs]
             lengths = np.array([len(target) for target in targets])[:, None]
             return {
-                "source_ids": padded(sources, width, self.pad_id),
+                "source_ids": padded(sources, width, self.source_pad_id),
                 "source_mask": np.arange(width) < np.array([len(source) for source in sources])[:, None],
                 "token_ids": padded(starts, width, self.pad_id),
                 "labels": padded(targets, width, self.pad_id),
@@ -141,9 +145,9 @@ class TokenBudgetBatches(PairBatches):
     """As `PairBatches`, but rows times width of every batch is `batch_tokens` or a little less: short pairs stand together in
     many rows, long ones in few.
 
-    A batch has one of the widths of the ladder, and each width one number of rows, so that a step has as many shapes as there
-    are widths. Pairs that do not fill a batch of their width go into the next wider one. Of the widest the first pairs of the
-    epoch's order fill up the last batch.
+    A batch has one of the six widths that pad the least (`widths_of_least_padding`), and each width one number of rows, so that
+    a step has six shapes. Pairs that do not fill a batch of their width go into the next wider one. Of the widest the first
+    pairs of the epoch's order fill up the last batch.
 
     Args:
         rows: a `PairRows`.
@@ -155,15 +159,16 @@ class TokenBudgetBatches(PairBatches):
     """
 
     def __init__(self, rows, batch_tokens, seed):
-        widest = rows.widths[-1]
+        self._widths = widths_of_least_padding(rows.lengths, NUM_WIDTHS)
+        widest = self._widths[-1]
         if batch_tokens < widest:
             raise Refusal(
                 f"batch_tokens={batch_tokens} does not hold one pair of {widest} tokens; give at least that, or a smaller "
                 "--seq_length."
             )
-        self._sizes = [batch_tokens // width for width in rows.widths]
+        self._sizes = [batch_tokens // width for width in self._widths]
         super().__init__(rows, self._sizes[-1], seed)
-        self._buckets = np.searchsorted(rows.widths, rows.lengths)
+        self._buckets = np.searchsorted(self._widths, rows.lengths)
         steps = left = 0
         for size, count in zip(self._sizes, np.bincount(self._buckets, minlength=len(self._sizes)).tolist(), strict=True):
             full, left = divmod(count + left, size)
@@ -173,11 +178,41 @@ class TokenBudgetBatches(PairBatches):
     def _plan(self, random):
         order = self._order(random)
         buckets, batches, left = self._buckets[order], [], order[:0]
-        for bucket, (size, width) in enumerate(zip(self._sizes, self.rows.widths, strict=True)):
+        for bucket, (size, width) in enumerate(zip(self._sizes, self._widths, strict=True)):
             pool = np.concatenate([left, order[buckets == bucket]])
             full = len(pool) // size * size
             batches += [(chosen, width) for chosen in pool[:full].reshape(-1, size)]
             left = pool[full:]
         if len(left):
-            batches.append((np.resize(np.concatenate([left, order]), self._sizes[-1]), self.rows.widths[-1]))
+            batches.append((np.resize(np.concatenate([left, order]), self._sizes[-1]), self._widths[-1]))
         return [batches[i] for i in np.argsort(random.random_raw(len(batches)), kind="stable")]
+
+
+def widths_of_least_padding(lengths, count):
+    """The `count` widths, or fewer, with which rows of these lengths have the fewest places in all, ascending.
+
+        widths_of_least_padding([3, 4, 4, 12, 20], 2)   ->   [4, 20], with 3 x 4 + 2 x 20 places
+
+    A width is a multiple of 4, or of more where rows are long, so that few are to be chosen from; or the greatest length.
+
+    Args:
+        lengths: int (N,).
+        count: at least 1.
+    """
+    lengths = np.asarray(lengths)
+    longest = int(lengths.max())
+    step = max(4, -(-longest // 64))
+    ends, sizes = np.unique(np.minimum(-(-lengths // step) * step, longest), return_counts=True)
+    rows, kinds = np.concatenate([[0], np.cumsum(sizes)]), np.arange(len(ends))
+    # least[j]: the fewest places for the first j of the ends, with as many widths as there were turns.
+    least, chosen = np.where(np.arange(len(ends) + 1) == 0, 0.0, np.inf), []
+    for _ in range(min(count, len(ends))):
+        places = least[:, None] + (rows[1:] - rows[:, None]) * ends
+        places[np.arange(len(ends) + 1)[:, None] > kinds] = np.inf
+        chosen.append(places.argmin(0))
+        least = np.concatenate([[np.inf], places.min(0)])
+    widths, end = [], len(ends)
+    for before in reversed(chosen):
+        widths.append(int(ends[end - 1]))
+        end = int(before[end - 1])
+    return widths[::-1]

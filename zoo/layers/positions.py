@@ -43,6 +43,8 @@ class SinusoidalPositions(keras.layers.Layer):
     Args:
         hidden_dim: D.
         interleaved: whether sines and cosines take turns, as in the paper; otherwise all sines stand first, as in Marian.
+        opennmt: whether they are OpenNMT's: all sines first, the first position is 1, and the exponents go from 0 to 1, both
+            included.
 
     Call: int32 positions (B or 1, T) -> (B or 1, T, D).
 
@@ -51,26 +53,30 @@ class SinusoidalPositions(keras.layers.Layer):
         [[[0.0, 1.0, 0.0, 1.0]]]
     """
 
-    def __init__(self, hidden_dim, interleaved=False, **kwargs):
+    def __init__(self, hidden_dim, interleaved=False, opennmt=False, **kwargs):
         super().__init__(**kwargs)
-        self.hidden_dim, self.interleaved = hidden_dim, interleaved
+        self.hidden_dim, self.interleaved, self.opennmt = hidden_dim, interleaved, opennmt
 
     def call(self, positions):
-        return ops.cast(_sinusoids(positions, self.hidden_dim, self.interleaved), self.compute_dtype)
+        return ops.cast(_sinusoids(positions, self.hidden_dim, self.interleaved, self.opennmt), self.compute_dtype)
 
 
-def sinusoids(length, width, interleaved=False):
+def sinusoids(length, width, interleaved=False, opennmt=False):
     """sin and cos of m * 10000^(-2i/D) for position m (Vaswani et al. 2017, section 3.5): (length, width).
 
     All sines stand first, or, `interleaved`, sine and cosine of each i stand side by side. The product of two rows depends on
-    their distance alone, and is largest at 0.
+    their distance alone, and is largest at 0. With `opennmt`, sin and cos of (m + 1) * 10000^(-i/(D/2 - 1)), sines first.
     """
-    return _sinusoids(ops.arange(length), width, interleaved)
+    return _sinusoids(ops.arange(length), width, interleaved, opennmt)
 
 
-def _sinusoids(positions, width, interleaved):
+def _sinusoids(positions, width, interleaved, opennmt=False):
     pair = ops.arange(0, width, 2, dtype="float32")
-    angles = ops.cast(positions, "float32")[..., None] * 10_000.0 ** (-pair / width)
+    if opennmt:
+        positions, width_of_exponents = positions + 1, max(width - 2, 1)
+    else:
+        width_of_exponents = width
+    angles = ops.cast(positions, "float32")[..., None] * 10_000.0 ** (-pair / width_of_exponents)
     sin, cos = ops.sin(angles), ops.cos(angles)
     if not interleaved:
         return ops.concatenate([sin, cos], axis=-1)[..., :width]

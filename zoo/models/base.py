@@ -326,6 +326,8 @@ class EncoderDecoder(LanguageModel):
     A family implements `encode`, `features`, `project` and `init_state`. What attention needs of the memory is put into the
     state, batch-first, so decoding, beams, streaming and export serve these models as they serve every language model.
 
+    To the `coverage` of a state that has one (`zoo/layers/coverage.py`) a family that `aligns` adds what new tokens look at.
+
     Call: a batch with `source_ids`, `source_mask` and `token_ids`, a dict -> float32 logits (B, T, V).
     """
 

@@ -33,7 +33,10 @@ def canonicalise(export, defaults):
             proto.dtype = meta_graph.signature_def[signature].inputs[name].dtype
             for size in array.shape:
                 proto.tensor_shape.dim.add(size=size)
-            proto.tensor_content = array.tobytes()
+            if array.dtype == object:
+                proto.string_val.extend(text.encode() for text in array.flat)
+            else:
+                proto.tensor_content = array.tobytes()
     _number_anew(meta_graph)
     path.write_bytes(saved_model.SerializeToString(deterministic=True))
     stamp = fingerprint_pb2.FingerprintDef.FromString(private.fingerprint(export))

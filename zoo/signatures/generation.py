@@ -40,6 +40,9 @@ OPTIONS = {
     "no_repeat_ngram": (INTEGERS, 0, lambda n: n >= 0, "is 0 (off) or the length of the n-grams that may not come twice"),
     "num_beams": (INTEGERS, 4, lambda k: (k >= 1) & (k <= MOST_BEAMS), f"is 1 to {MOST_BEAMS}"),
     "length_penalty": (FLOATS, 0.6, lambda a: (a >= 0) & (a <= 100), "is 0 (off) to 100"),
+    "coverage_penalty": (FLOATS, 0.0, lambda b: (b >= 0) & (b <= 100), "is 0 (off) to 100"),
+    "min_new_tokens": (INTEGERS, 0, lambda n: n >= 0, "is 0 (off) or how many tokens a text has at least"),
+    "target_prefix": (STRINGS, "", None, ""),
 }
 GENERATION = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
 BEAM_SEARCH = ("max_new_tokens", "num_beams", "length_penalty")

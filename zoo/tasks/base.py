@@ -145,15 +145,26 @@ class Task:
 
     def model_fields(self, tokenizer):
         """Fields of the model's config that follow from the tokenizer and the task; those it does not have are left out."""
-        return dict(vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, unk_id=tokenizer.unk_id, pad_id=tokenizer.pad_id)
+        target = tokenizer.target
+        fields = dict(vocab_size=target.vocab_size, eos_id=target.eos_id, unk_id=target.unk_id, pad_id=target.pad_id)
+        return fields if tokenizer.shares_ids else {**fields, "source_vocab_size": tokenizer.vocab_size}
 
     def num_ids(self, tokenizer):
         """How many ids a text of this task may have: those of the tokenizer, and what the task adds."""
-        return tokenizer.vocab_size
+        return tokenizer.target.vocab_size
 
     def limit_ids(self, model, tokenizer):
         """Tells the model its temperature, and which rows of its table are not ids: they get no probability. Returns the
-        model."""
+        model.
+
+        Raises:
+            Refusal: sources and targets have ids of their own, and the model has one table for both.
+        """
+        if not tokenizer.shares_ids and getattr(model.config, "source_vocab_size", None) is None:
+            raise Refusal(
+                f"Sources and targets have ids of their own in this tokenizer, and {model.registered_name} has one table for "
+                "both; --model=transformer takes such a tokenizer."
+            )
         model.temperature = self.temperature
         num_ids = self.num_ids(tokenizer)
         model.num_ids = num_ids if num_ids < model.config.vocab_size else None
@@ -237,6 +248,15 @@ class Task:
         """Yields lines of columns: what is predicted for a split beside what is right; arguments as of `metrics`. Only for
         a task of words."""
         raise TypeError(f"{type(self).__name__} does not implement predictions().")
+
+    def samples(self, rows, data):
+        """Name -> `zoo.metrics.Sample` of the scores of a split that two models can be compared by; none where a task keeps no
+        scores of single examples. The arguments are those of `metrics`."""
+        return {}
+
+    def baselines(self, data, scores):
+        """What is scored without a model on as many examples of a split as its `scores` are of: a dict of numbers."""
+        return {}
 
     def training_metrics(self, loss, data):
         """What a line of progress tells beside the training loss."""

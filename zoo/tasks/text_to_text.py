@@ -176,7 +176,7 @@ class TextToText(Task):
             half = layout.seq_length // 2
             pairs = [Pair(pair.source[: half - frame.num_special()], pair.target[: half - 1]) for pair in pairs]
         writer = tokenizer.target
-        return PairRows(pairs, frame, model.kind, writer.eos_id, writer.pad_id, layout.seq_length)
+        return PairRows(pairs, frame, model.kind, writer.eos_id, writer.pad_id, layout.seq_length, tokenizer.pad_id)
 
     def training_batches(self, data, model, tokenizer, layout):
         rows = self._rows(data, model, tokenizer, layout)
@@ -197,8 +197,9 @@ class TextToText(Task):
     def score(self, model, batch, state=None):
         inputs, weights = model.taken(batch), ops.cast(batch["loss_weights"], "float32")
         log_probs, _ = model.token_log_probs(inputs.pop("token_ids"), batch["labels"], **inputs)
-        totals = {"nats": ops.sum(ops.where(weights > 0, -log_probs * weights, 0.0)), "tokens": ops.sum(weights)}
-        rows = {"real": ops.any(weights > 0, axis=1)}
+        nats, tokens = ops.sum(ops.where(weights > 0, -log_probs * weights, 0.0), axis=1), ops.sum(weights, axis=1)
+        totals = {"nats": ops.sum(nats), "tokens": ops.sum(tokens)}
+        rows = {"real": ops.any(weights > 0, axis=1), "nats": nats, "tokens": tokens}
         if self.config.judged:
             decoded = decode(model, self.facts, self._known_frame(), self._source(model, batch), self._longest(batch))
             rows |= {"written": decoded.token_ids, "lengths": decoded.lengths}
@@ -233,16 +234,46 @@ class TextToText(Task):
         if num_bytes:
             scores["bits_per_byte"] = metrics.bits_per_byte(nats, num_bytes)
         if "written" in rows:
-            ids = [
-                one[:length]
-                for some, lengths in zip(rows["written"], rows["lengths"], strict=True)
-                for one, length in zip(some, lengths, strict=True)
-            ]
-            ids = [one for one, there in zip(ids, real, strict=True) if there][: self.config.judged]
-            texts = [data.tokenizer.target.decode([i for i in one.tolist() if i != self.facts.eos_id]) for one in ids]
+            texts = self._texts(rows, data)
             scores |= self.judged(texts, data.references[: len(texts)])
             scores["num_judged"] = len(texts)
         return scores
+
+    def _texts(self, rows, data):
+        """What was written for the pairs of a split that are judged."""
+        ids = [
+            one[:length]
+            for some, lengths in zip(rows["written"], rows["lengths"], strict=True)
+            for one, length in zip(some, lengths, strict=True)
+        ]
+        real = np.concatenate(rows["real"])
+        ids = [one for one, there in zip(ids, real, strict=True) if there][: self.config.judged]
+        return [data.tokenizer.target.decode([i for i in one.tolist() if i != self.facts.eos_id]) for one in ids]
+
+    def samples(self, rows, data):
+        """`loss` in nats a token, which compares models with the same tokens, and the `judged_samples` of what was written."""
+        real = np.concatenate(rows["real"])
+        nats, tokens = (np.concatenate(rows[name])[real] for name in ("nats", "tokens"))
+        found = {"loss": metrics.Sample.mean(nats, tokens)}
+        if "written" in rows:
+            texts = self._texts(rows, data)
+            found |= self.judged_samples(texts, data.references[: len(texts)])
+        return found
+
+    def baselines(self, data, scores):
+        count = scores.get("num_judged", 0)
+        if not count:
+            return {}
+        told = self.judged([self.without_model(source) for source in data.sources[:count]], data.references[:count])
+        return {f"{self.baseline}_{name}": value for name, value in told.items() if not isinstance(value, str)}
+
+    def without_model(self, source):
+        """The text that the baseline writes for a source."""
+        raise TypeError(f"{type(self).__name__} does not implement without_model().")
+
+    def judged_samples(self, texts, references):
+        """Name -> `Sample` of texts, given lists of references."""
+        raise TypeError(f"{type(self).__name__} does not implement judged_samples().")
 
     def judged(self, texts, references):
         """Scores of texts, given lists of references: a dict of numbers."""
@@ -266,9 +297,17 @@ class Translation(TextToText):
     """A text in another language, judged by BLEU and chrF (Papineni et al. 2002; Popovic 2015), by sacrebleu (Post 2018)."""
 
     shown = ("loss", "bleu", "chrf")
+    baseline = "copy"
 
     def judged(self, texts, references):
         return metrics.translation_scores(texts, references, self.config.bleu_tokenize)
+
+    def judged_samples(self, texts, references):
+        return {"bleu": metrics.bleu_sample(texts, references, self.config.bleu_tokenize)}
+
+    def without_model(self, source):
+        """The source itself, word for word."""
+        return source
 
 
 @TASKS.register("summarization", SummarizationConfig)
@@ -276,9 +315,18 @@ class Summarization(TextToText):
     """A short text that says what a long one says, judged by ROUGE (Lin 2004), by rouge-score."""
 
     shown = ("loss", "rouge1", "rouge2", "rougeLsum")
+    baseline = "lead1"
 
     def judged(self, texts, references):
         return metrics.summary_scores(texts, references, self.config.lang)
+
+    def judged_samples(self, texts, references):
+        values = metrics.rouge_values(texts, references, self.config.lang)
+        return {name: metrics.Sample.mean(some) for name, some in values.items()}
+
+    def without_model(self, source):
+        """The first sentence of the source."""
+        return metrics.first_sentence(source)
 
 
 def _strings(value):

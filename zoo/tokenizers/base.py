@@ -72,6 +72,11 @@ class Tokenizer(tf.Module):
         return self
 
     @property
+    def shares_ids(self):
+        """Whether sources and targets have one numbering of tokens: always, except in a `PairTokenizer`."""
+        return True
+
+    @property
     def source_template(self):
         """Ids before a text, between two and after the last, as an encoder beside a decoder reads them: three tuples."""
         return (), (self.eos_id,), (self.eos_id,)

@@ -40,6 +40,10 @@ class PairTokenizer(Tokenizer):
         return self._target
 
     @property
+    def shares_ids(self):
+        return self.source.vocabulary == self._target.vocabulary
+
+    @property
     def pad_id(self):
         return self.source.pad_id
 
@@ -73,7 +77,7 @@ class PairTokenizer(Tokenizer):
         from zoo.tokenizers.numbered_pieces import NumberedPieces  # which wants the library sentencepiece
 
         sides = self.source, self._target
-        if not all(isinstance(side, NumberedPieces) for side in sides) or sides[0].vocabulary != sides[1].vocabulary:
+        if not all(isinstance(side, NumberedPieces) for side in sides) or not self.shares_ids:
             raise Refusal(
                 "Hugging Face reads a pair of tokenizers if both are pieces of SentencePiece with the same ids; these are not."
             )

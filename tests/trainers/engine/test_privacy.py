@@ -17,8 +17,7 @@ from zoo.data.sampling import PoissonBatches
 from zoo.tasks.language_modeling import LanguageModeling
 
 SGD = dict(optimizer="sgd", learning_rate=0.5, schedule="constant", warmup_steps=0, weight_decay=0.0, clip_norm=0.0)
-CASES = [f"{name}:language_modeling" for name in ("gpt", "gpt-modern", "glm")]
-CASES += ["gpt:classification", "gpt:classification:lora", "bert:tagging", "t5:translation", "seq2seq:translation"]
+CASES = ["gpt-modern:language_modeling", "gpt:classification:lora", "bert:tagging", "t5:translation"]
 
 
 def guarantee(noise=0.0, clip=0.5, batch_size=5, seed=3):
@@ -111,13 +110,13 @@ def steps(promise, count, placement=None, accumulation=1, xla=False):
 
 def test_xla_micro_batches_and_two_replicas_make_the_same_steps():
     promise = guarantee(noise=0.5, clip=0.3)
-    losses, weights = steps(promise, 4)
+    losses, weights = steps(promise, 3)
     devices = [f"CPU:{i}" for i in range(len(tf.config.list_logical_devices("CPU")))]
     others = {"accumulated": dict(accumulation=2), "xla": dict(xla=True)}
     if len(devices) > 1:  # the suite makes two
         others["two"] = dict(placement=strategies.Placement("two", tf.distribute.MirroredStrategy(devices[:2])))
     for name, options in others.items():
-        found, moved = steps(promise, 4, **options)
+        found, moved = steps(promise, 3, **options)
         np.testing.assert_allclose(found, losses, rtol=1e-5, err_msg=name)
         for mine, theirs in zip(moved, weights, strict=True):
             np.testing.assert_allclose(mine, theirs, atol=2e-6, err_msg=name)

@@ -1,13 +1,14 @@
 """Batches of pairs: what is in them, of what shape, and in which order."""
 
 import collections
+import itertools
 
 import numpy as np
 import pytest
 
 from zoo.config import Refusal
 from zoo.data.examples import Frame
-from zoo.data.parallel import Pair, PairRows, TokenBudgetBatches
+from zoo.data.parallel import Pair, PairRows, TokenBudgetBatches, widths_of_least_padding
 
 FRAME = Frame(after=(1,), target_start=(0,))
 
@@ -36,7 +37,7 @@ def pairs_of(batch):
 
 
 def test_a_budget_of_tokens_by_hand():
-    # The longest has 32 tokens, so widths are 8, 16, 24, 32, and batches of 64 tokens have 8, 4, 2, 2 rows.
+    # Widths are 8, 16, 24, 32, and batches of 64 tokens have 8, 4, 2, 2 rows.
     lengths = [(2, 8)] * 10 + [(16, 3)] * 3 + [(20, 24)] + [(32, 2)] * 2
     batches = TokenBudgetBatches(rows_of(lengths), 64, seed=3)
     # 10 of width 8: one batch, 2 go on; 5 of width 16: one batch, 1 goes on; 2 of width 24: one batch; 2 of width 32: one.
@@ -54,7 +55,7 @@ def test_every_epoch_has_every_pair_in_batches_of_a_shape_for_each_width(kind):
     for number in range(3):
         some = epoch(batches, number)
         assert all(0 <= budget - np.prod(batch["labels"].shape) < batch["labels"].shape[1] for batch in some)
-        assert len({batch["token_ids"].shape for batch in some}) <= 4
+        assert len({batch["token_ids"].shape for batch in some}) <= 6
         # A target is told by its tokens, which are all of them its pair's number.
         counts = collections.Counter(
             int(labels[weights > 0][0]) - 2 if (weights > 0).sum() > 1 else None
@@ -81,3 +82,27 @@ def test_the_order_is_a_pure_function_of_seed_and_step():
 def test_a_budget_below_one_pair_is_refused():
     with pytest.raises(Refusal, match=r"batch_tokens=31 does not hold one pair of 32 tokens"):
         TokenBudgetBatches(rows_of([(30, 32)]), 31, 0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("seed", range(4))
+def test_widths_of_least_padding_by_brute_force(count, seed):
+    random = np.random.default_rng(seed)
+    lengths = 4 * random.integers(1, 10, 30)
+    ends = sorted(set(lengths.tolist()))
+
+    def places(widths):
+        return sum(next(width for width in widths if width >= length) for length in lengths)
+
+    least = min(places([*some, ends[-1]]) for some in itertools.combinations(ends[:-1], min(count, len(ends)) - 1))
+    assert places(widths_of_least_padding(lengths, count)) == least
+
+
+def test_widths_are_round_but_the_last():
+    assert widths_of_least_padding([3, 4, 4, 12, 20], 2) == [4, 20]
+    assert widths_of_least_padding([5, 50], 6) == [8, 50]
+    assert widths_of_least_padding(np.arange(1, 1001), 1) == [1000]
+
+
+def test_no_row_is_wider_than_the_sequences():
+    assert rows_of([(50, 9), (3, 4)], seq_length=50).widths == [16, 32, 40, 50]

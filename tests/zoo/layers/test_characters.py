@@ -58,6 +58,11 @@ def test_the_lstm_gives_the_last_state_of_each_direction():
         np.testing.assert_allclose(answer, np.concatenate(expected), **CLOSE)
 
 
+@pytest.mark.parametrize("layer", [CharacterCNN(29, 4, 6), CharacterLSTM(29, 4, 6), CapitalLetters(6)])
+def test_a_batch_may_have_no_rows(layer):
+    assert built(layer)(np.zeros((0, 7, 5), np.int32)).shape == (0, 7, 6)
+
+
 def test_dropout_falls_on_characters_in_training_alone():
     layer = built(CharacterCNN(29, 4, 5, dropout=0.5))
     np.testing.assert_array_equal(layer(spelt()), layer(spelt()))
