@@ -297,7 +297,9 @@ def test_tensor_files_have_the_legend_of_their_letters():
 
 # Programs that answer at once
 
-PROGRAMS = ("run", "evaluate", "generate", "export", "doctor", "convert", "report", "trace", "explain", "playground")
+PROGRAMS = (
+    "run", "evaluate", "generate", "export", "doctor", "convert", "report", "trace", "explain", "harness", "playground",
+)  # fmt: skip
 
 
 def test_every_program_has_a_console_script():
