@@ -36,7 +36,7 @@ def _gpt2(directory):
     import numpy as np
 
     from zoo.convert import safetensors
-    from zoo.convert.tables import GPT2
+    from zoo.convert.gpt_like import GPT2
     from zoo.models.gpt import GPT, GPTConfig
     from zoo.tokenizers.base import create
 

@@ -153,7 +153,7 @@ def start(command):
 
 
 def finish(process):
-    """Waits for its end. Raises SystemExit if that was no good one."""
+    """Waits for its end. Raises SystemExit if that was not a good one."""
     out, _ = process.communicate()
     if process.returncode:
         raise SystemExit(f"The run ended with status {process.returncode}:\n{out}")

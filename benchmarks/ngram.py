@@ -3,6 +3,7 @@
     python -m benchmarks.ngram --brown=PATH                  a text with a sentence a line; every tenth is held out
     python -m benchmarks.ngram --brown=PATH --large=PATH     fits another, larger text too
     python -m benchmarks.ngram --brown=PATH --kenlm --peer_python=PATH    KenLM's module is in another interpreter
+    python -m benchmarks.ngram --megabytes=295 --memory=,1G          a text made here: in memory and on disk, in bins and not
 
 The fit is measured twice, each time in a process of its own: the numpy part alone, without TensorFlow, and
 `NGram.fit_closed_form` in a process that has TensorFlow. KenLM's lmplz is a program that no package index carries; the figures
@@ -19,21 +20,25 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks import sides
+from benchmarks import prepare_memory, sides
 
 LMPLZ = "lmplz, measured elsewhere: 2.3 s and 423 MB for Brown; 8.3 s and 870 MB for 5.3M tokens of text"
 REFERENCE = {"perplexity": 309.386, "perplexity_without_oov": 254.446}
 HISTORIES = 4_096
+SCORED_TOKENS = 2**16
 
 
 def main(argv=None):
     args = _parser().parse_args(argv)
     if args.worker:
         return WORKERS[args.worker](args)
+    if args.megabytes:
+        return _compare_memory(args)
     with tempfile.TemporaryDirectory() as directory:
         args.directory = directory
         prepared = _worker(args, "prepare")
@@ -52,7 +57,7 @@ def main(argv=None):
 
 def _parser():
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ngram", description=__doc__.splitlines()[0])
-    parser.add_argument("--brown", required=True, help="the text, a sentence a line")
+    parser.add_argument("--brown", help="the text, a sentence a line")
     parser.add_argument("--large", help="another text, for time and memory of the fit only")
     parser.add_argument("--order", type=int, default=5)
     parser.add_argument("--hold_out", type=int, default=10, help="every n-th line is held out; 0 holds out none")
@@ -60,13 +65,16 @@ def _parser():
     parser.add_argument("--peer_python", default=sys.executable, help="the interpreter that has kenlm")
     parser.add_argument("--rounds", type=int, default=7, help="how often the text is scored")
     parser.add_argument("--fits", type=int, default=3, help="how often each fit is measured")
+    parser.add_argument("--megabytes", type=int, help="make a text of this size, and fit it with each of --memory")
+    parser.add_argument("--memory", default=",1G", help="sizes as --set=memory= takes them; an empty one is all in memory")
+    parser.add_argument("--bits", default="0", help=argparse.SUPPRESS)
     parser.add_argument("--worker", choices=sorted(WORKERS), help=argparse.SUPPRESS)
     parser.add_argument("--directory", help=argparse.SUPPRESS)
     return parser
 
 
 def _command(args, worker, python=sys.executable):
-    options = {name: getattr(args, name) for name in ("brown", "order", "hold_out", "directory")}
+    options = {name: getattr(args, name) for name in ("brown", "order", "hold_out", "directory", "memory", "bits")}
     return [python, "-m", "benchmarks.ngram", f"--worker={worker}", *(f"--{k}={v}" for k, v in options.items())]
 
 
@@ -126,6 +134,93 @@ def _estimate(args):
     seconds = time.perf_counter() - start
     counts = [len(table.keys) for table in tables]
     print(json.dumps({"seconds": seconds, "before_mb": before, "peak_mb": _peak_mb(), "counts": counts}))
+
+
+def _shards(args):
+    """Text to token shards, as a run makes them."""
+    import tfds_configs
+    from trainers.prepare import prepare
+
+    start = time.perf_counter()
+    source = tfds_configs.get("local_text", args.brown)
+    _, streams = prepare(source, "word", cache_dir=Path(args.directory) / "cache", splits=["train", "validation"])
+    seconds = time.perf_counter() - start
+    print(json.dumps({"seconds": seconds, "tokens": len(streams["train"]), "shards": str(streams["train"].directory)}))
+
+
+def _count(args):
+    """The numpy part of the fit of shards, alone, and a checksum of its tables."""
+    from zoo.data.shards import TokenShards
+    from zoo.layers import ngram_estimation, ngram_external
+    from zoo.registry import MODELS
+
+    shards, memory = TokenShards.open(args.brown), MODELS.config("ngram")(memory=args.memory).memory_bytes()
+    size = (args.order, shards.vocab_size, shards.eos_id)
+    before, start, used = _peak_mb(), time.perf_counter(), time.process_time()
+    external = ngram_external.estimate
+    tables = external(shards, *size, memory=memory) if memory else ngram_estimation.estimate(shards[:], *size)
+    found = {"seconds": time.perf_counter() - start, "core_seconds": time.process_time() - used}
+    found |= {"before_mb": before, "peak_mb": _peak_mb()}
+    checksum = 0
+    for table in tables:
+        for column in filter(lambda column: column is not None, (table.keys, table.log_probs, table.log_backoffs)):
+            for rows in range(0, len(column), 2**20):
+                checksum = zlib.crc32(column[rows : rows + 2**20].tobytes(), checksum)
+    print(json.dumps({**found, "counts": [len(table.keys) for table in tables], "checksum": checksum}))
+
+
+def _bins(args):
+    """A model of shards in float32 and one in bins: bytes of the tables, loss on the validation text, and speed of scoring."""
+    import tensorflow as tf
+
+    from zoo.data.shards import TokenShards
+    from zoo.models.ngram import NGram, NGramConfig
+
+    shards = TokenShards.open(args.brown)
+    held_out = TokenShards.open(Path(args.brown).with_name("validation"))
+    size = dict(order=args.order, vocab_size=shards.vocab_size, eos_id=shards.eos_id)
+    model = NGram(NGramConfig(**size, bits=int(args.bits), memory="512M"))
+    model.fit_closed_form(shards)
+    score = tf.function(lambda token_ids, labels: tf.reduce_sum(model.token_log_probs(token_ids, labels)[0]))
+    total, seconds, num_tokens = 0.0, [], len(held_out) - 1
+    for start in range(0, num_tokens - num_tokens % SCORED_TOKENS, SCORED_TOKENS):
+        ids = tf.constant(held_out[start : start + SCORED_TOKENS + 1])[None]
+        began = time.perf_counter()
+        total += float(score(ids[:, :-1], ids[:, 1:]))
+        seconds.append(time.perf_counter() - began)
+    num_scored = len(seconds) * SCORED_TOKENS
+    loss = -total / num_scored
+    print(json.dumps({
+        "bytes": sum(weight.numpy().nbytes for weight in model.weights), "ngrams": model.config.num_params(), "loss": loss,
+        "bits_per_byte": loss * num_tokens / np.log(2) / held_out.num_bytes,
+        "speed": SCORED_TOKENS / statistics.median(seconds[1:]),
+    }))  # fmt: skip
+
+
+def _compare_memory(args):
+    with tempfile.TemporaryDirectory() as directory:
+        args.directory = directory
+        args.brown = str(prepare_memory.make_text(directory, args.megabytes * prepare_memory.MEGABYTE, "file"))
+        made = _worker(args, "shards")
+        print(
+            f"{args.megabytes} MB of text, {made['tokens']:,} tokens of its first nine tenths, ids in {made['seconds']:.1f} s"
+        )
+        args.brown = made["shards"]
+        for memory in args.memory.split(","):
+            args.memory = memory
+            found = _worker(args, "count")
+            title = f"memory={memory}" if memory else "all in memory"
+            peak = f"peak {found['peak_mb']:,.0f} MB, {found['before_mb']:,.0f} before"
+            seconds = f"{found['seconds']:6.1f} s, {found['core_seconds']:6.1f} core s"
+            print(f"{title:15} {seconds}, {peak}; tables {found['checksum']:08x}", flush=True)
+        print("n-grams: " + " / ".join(f"{count:,}" for count in found["counts"]))
+        for bits in ("0", "8"):
+            args.bits = bits
+            found = _worker(args, "bins")
+            size = f"{found['bytes'] / 1e6:7,.1f} MB, {found['bytes'] / found['ngrams']:5.2f} bytes an n-gram"
+            loss = f"held out: loss {found['loss']:.4f}, bits per byte {found['bits_per_byte']:.4f}"
+            print(f"bits={bits} {size}; {loss}; {found['speed'] / 1e6:.2f}M tokens/s", flush=True)
+    return 0
 
 
 def _fitted(args):
@@ -192,6 +287,9 @@ def _kenlm(args):
 WORKERS = {
     "prepare": _prepare,
     "estimate": _estimate,
+    "shards": _shards,
+    "count": _count,
+    "bins": _bins,
     "fit": _fit,
     "judge": _judge,
     "ours": _ours,

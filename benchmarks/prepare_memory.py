@@ -2,7 +2,7 @@
 
     python -m benchmarks.prepare_memory                                     300 MB in one file, bpe
     python -m benchmarks.prepare_memory --megabytes=3000 --tokenizers=bpe,word
-    python -m benchmarks.prepare_memory --shapes=file,line,gzip             many lines, one line, many lines compressed
+    python -m benchmarks.prepare_memory --shapes=file,line,gzip,files       many lines, one line, compressed, small files
 
 The text is made of the source files of installed packages, again and again with a number in front of each. Every figure is a
 process of its own: the most memory that it ever held, what it held before it began, its seconds by the clock and those of all
@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -23,7 +24,8 @@ import time
 from pathlib import Path
 
 MEGABYTE = 1_000_000
-SHAPES = ("file", "line", "gzip")
+SHAPES = ("file", "line", "gzip", "files")
+SMALL_FILE_BYTES = 6_000
 
 
 def main():
@@ -38,14 +40,19 @@ def main():
                 memory = f"peak {found['peak'] / MEGABYTE:6,.0f} MB, {found['before'] / MEGABYTE:4,.0f} before"
                 seconds = f"{found['seconds']:6.1f} s, {found['core_seconds']:6.1f} core s"
                 speed = f"{found['num_bytes'] / MEGABYTE / found['seconds']:6.2f} MB/s"
-                title = f"{args.megabytes:,} MB, {shape:4} {tokenizer:9}"
+                title = f"{args.megabytes:,} MB, {shape:5} {tokenizer:9}"
                 print(f"{title} {memory}; {seconds}, {speed}; {found['num_tokens']:,} tokens", flush=True)
-            path.unlink()
+            if shape == "files":
+                shutil.rmtree(path.parents[1])
+            else:
+                path.unlink()
 
 
 def make_text(directory, num_bytes, shape):
     """Writes about `num_bytes` of UTF-8 text in one of `SHAPES` into a directory and returns its path."""
     path = Path(directory) / f"{shape}.txt{'.gz' if shape == 'gzip' else ''}"
+    if shape == "files":
+        return _small_files(make_text(directory, num_bytes, "file"), Path(directory) / "small")
     files = [file for file in sorted(Path(sysconfig.get_path("purelib")).rglob("*.py")) if file.is_file()]
     written = 0
     with gzip.open(path, "wb", compresslevel=1) if shape == "gzip" else open(path, "wb") as out:
@@ -57,9 +64,23 @@ def make_text(directory, num_bytes, shape):
                 return path
 
 
+def _small_files(path, directory):
+    """Cuts a text into files of `SMALL_FILE_BYTES`, a thousand in a directory; returns the pattern that names them all."""
+    with open(path, "rb") as file:
+        for number in itertools.count():
+            text = file.read(SMALL_FILE_BYTES).decode(errors="ignore")
+            if not text:
+                break
+            place = directory / f"{number // 1000:04}"
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"{number % 1000:03}.txt").write_text(text, encoding="utf8")
+    path.unlink()
+    return directory / "**" / "*.txt"
+
+
 def measure(path, tokenizer):
     """What a process of its own found in preparing the file: a dict of numbers, memory in bytes."""
-    with tempfile.TemporaryDirectory(dir=Path(path).parent) as cache:
+    with tempfile.TemporaryDirectory() as cache:
         command = [sys.executable, "-m", "benchmarks.prepare_memory", f"--worker={path}", f"--tokenizers={tokenizer}"]
         environment = {**os.environ, "ZOO_CACHE": cache, "TF_CPP_MIN_LOG_LEVEL": "3"}
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)

@@ -1,25 +1,77 @@
 """Tiny models of every family that can be carried out and in, with a tokenizer each."""
 
+import io
 import json
 import tempfile
 from pathlib import Path
 
 import keras
+import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
 from tests import tiny_models
 from zoo.bundle import Bundle
 from zoo.registry import MODELS, TASKS, TOKENIZERS
 from zoo.tokenizers.base import create as create_tokenizer
+from zoo.tokenizers.numbered_pieces import NumberedPieces
+from zoo.tokenizers.pair import PairTokenizer
+from zoo.tokenizers.special import Special
 
 TEXTS = ["the cat sat on the mat .", "a cat is not a dog , 1984", "the naive dog ran ."] * 3
+# A chat template.
+CHATML = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou help.<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 LLAMA = dict(
     position="rotary", norm="rms", activation="swiglu", use_bias=False, num_heads=6, num_kv_heads=2, head_dim=4, mlp_dim=26
 )
+MARIAN = dict(
+    position="sinusoidal_halves",
+    activation="silu",
+    output_bias=True,
+    epsilon=1e-5,
+    num_decoder_layers=1,
+    num_heads=3,
+    mlp_dim=10,
+)
+# The targets of `TEXTS`.
+FRENCH = ["le chat est sur le tapis .", "un chat n' est pas un chien , 1984", "le chien naïf court ."] * 3
 GLM = dict(
     position="rotary", norm="rms", activation="swiglu", bias="qkv", num_heads=6, num_kv_heads=2, head_dim=8, mlp_dim=26,
     tie_embeddings=False, rotary_theta=500.0,
 )  # fmt: skip
+GATED = dict(position="rotary", norm="rms", activation="swiglu", use_bias=False, head_dim=4, mlp_dim=26)
+GEMMA = dict(GATED, activation="geglu", scale_embeddings=True, epsilon=1e-6, num_heads=4, num_kv_heads=2, head_dim=6)
+PLAIN = dict(norm="layer", activation="gelu_exact", mlp_dim=26)
+# Decoders by their `model_type`: what each has that no other has.
+DECODERS = {
+    "qwen2": dict(GATED, qkv_bias=True, num_heads=6, num_kv_heads=2, num_layers=3, window=5, global_layers=(0, 2)),
+    "qwen3": dict(GATED, normalize_qk=True, epsilon=1e-6, num_heads=6, num_kv_heads=2, tie_embeddings=False),
+    "mistral": dict(GATED, num_heads=6, num_kv_heads=2, window=5, tie_embeddings=False),
+    "phi3": dict(GATED, num_heads=3, rotary_dim=2, window=7, tie_embeddings=False),
+    "olmo2": dict(
+        GATED, normalize_qk=True, whole_qk_norm=True, norm_at="output", epsilon=1e-6, num_heads=6, num_kv_heads=2,
+        tie_embeddings=False,
+    ),
+    "smollm3": dict(GATED, num_heads=6, num_kv_heads=2, num_layers=3, unrotated_layers=(1,), rotary_theta=500.0),
+    "stablelm": dict(GATED, norm="layer", num_heads=3, rotary_dim=2, qkv_bias=True, parallel="shared", tie_embeddings=False),
+    "gemma": dict(GEMMA, num_kv_heads=1),
+    "gemma2": dict(
+        GEMMA, norm_at="both", window=5, global_layers=(1,), attention_scale=7**-0.5, attention_cap=2.0, logit_cap=3.0
+    ),
+    "gemma3_text": dict(
+        GEMMA, norm_at="both", normalize_qk=True, window=5, global_layers=(1,), attention_scale=0.5, rotary_theta=500.0,
+        window_theta=50.0, rotary_scaling="linear", rotary_numbers=(4.0,),
+    ),
+    "gpt_neox": dict(PLAIN, position="rotary", num_heads=3, rotary_dim=2, parallel="own", tie_embeddings=False),
+    "opt": dict(PLAIN, activation="relu", position_offset=2),
+    "bloom": dict(position="alibi", normalize_embeddings=True, num_heads=3),
+    "falcon": dict(PLAIN, position="rotary", use_bias=False, num_heads=6, num_kv_heads=2, parallel="own", head_dim=2),
+    "falcon-7b": dict(PLAIN, position="rotary", use_bias=False, num_heads=3, num_kv_heads=1, parallel="shared"),
+}  # fmt: skip
 # name -> (model, its fields, task, tokenizer)
 CASES = {
     "bert": ("bert", dict(pooler=True), "embedding", "wordpiece"),
@@ -39,6 +91,8 @@ CASES = {
         "translation",
         "unigram",
     ),
+    **{name: ("gpt", fields, "language_modeling", "qwen2" if name == "qwen2" else "bpe") for name, fields in DECODERS.items()},
+    "marian": ("transformer", MARIAN, "translation", "bpe"),
 }
 
 
@@ -50,6 +104,8 @@ def bundle(name, **changes):
         tokenizer = _roberta()
     elif algorithm == "xlm-roberta":
         tokenizer = _xlm_roberta()
+    elif algorithm == "qwen2":
+        tokenizer = _qwen2()
     elif algorithm == "t5":
         tokenizer = create_tokenizer(t5_vocabulary(Path(tempfile.mkdtemp()), num_sentinels=4))
     else:
@@ -61,12 +117,64 @@ def bundle(name, **changes):
     return Bundle(model, tokenizer, task, {})
 
 
-def _roberta():
-    """A byte-level BPE with RoBERTa's special tokens in RoBERTa's places: padding has id 1."""
+def marian(**changes):
+    """A bundle with the two SentencePiece models and the one list of tokens of a Marian."""
+    keras.utils.set_random_seed(5)
+    task, tokenizer, model_class = TASKS.get("translation")(), marian_tokenizer(), MODELS.get("transformer")
+    config = model_class.config_class.preset(
+        "tiny", vocab_size=tokenizer.vocab_size, **{**MARIAN, "max_length": 128, **changes}
+    )
+    return Bundle(tiny_models.strengthen(task.assemble(model_class(config)).build_from_ids()), tokenizer, task, {})
+
+
+def marian_tokenizer(code=">>fra<<", without="c"):
+    """Pieces of English and of French under one list of ids, which lacks one piece and has a language code."""
+    models = [sentencepiece_model(texts) for texts in (TEXTS, FRENCH)]
+    pieces = [piece.piece for model in models for piece in sentencepiece_model_pb2.ModelProto.FromString(model).pieces]
+    spoken = [piece for piece in dict.fromkeys(pieces) if piece not in ("<unk>", without)]
+    tokens = ["</s>", "<unk>", *spoken[::-1], code, "<pad>"]  # in another order than either model's
+    roles = {"eos": "</s>", "unk": "<unk>", "pad": "<pad>"}
+    special = Special(roles, ((), (), ("</s>",)))
+    return PairTokenizer(*(NumberedPieces(model, tokens, special) for model in models))
+
+
+def sentencepiece_model(texts, **options):
+    """Bytes of a small SentencePiece model."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=model, hard_vocab_limit=False, bos_id=-1, eos_id=-1, minloglevel=2,
+        **{"vocab_size": 40, **options},
+    )  # fmt: skip
+    return model.getvalue()
+
+
+def _trained_bpe():
+    """A byte-level BPE and its merges."""
     trained = create_tokenizer("bpe", TEXTS, 270)
     with tempfile.TemporaryDirectory() as directory:
         trained.save(directory)
-        merges = json.loads((Path(directory) / "tokenizer.json").read_text(encoding="utf8"))["model"]["merges"]
+        return trained, json.loads((Path(directory) / "tokenizer.json").read_text(encoding="utf8"))["model"]["merges"]
+
+
+def _qwen2():
+    """A byte-level BPE that cuts words as Qwen2's does: transformers cuts them so for a qwen2, whatever its file says."""
+    trained, merges = _trained_bpe()
+    vocabulary, end = {token: i for i, token in enumerate(trained.vocabulary)}, trained.vocabulary[trained.eos_id]
+    return TOKENIZERS.get("bpe")(vocabulary, merges, [end], end, "qwen2", nfc=True)
+
+
+def chat_tokenizer(chat_template=None):
+    """A byte-level BPE with the two tokens of ChatML."""
+    trained, merges = _trained_bpe()
+    tokens, end = [*trained.vocabulary, "<|im_start|>", "<|im_end|>"], trained.vocabulary[trained.eos_id]
+    vocabulary, special = {token: i for i, token in enumerate(tokens)}, [end, *tokens[-2:]]
+    around = Special({"eos": "<|im_end|>"}, chat_template=chat_template)
+    return TOKENIZERS.get("bpe")(vocabulary, merges, special, "<|im_end|>", special=around)
+
+
+def _roberta():
+    """A byte-level BPE with RoBERTa's special tokens in RoBERTa's places: padding has id 1."""
+    trained, merges = _trained_bpe()
     front = ["<s>", "<pad>", "</s>", "<unk>"]
     tokens = [*front, *(token for i, token in enumerate(trained.vocabulary) if i != trained.eos_id), "<mask>"]
     return TOKENIZERS.get("bpe")({token: i for i, token in enumerate(tokens)}, merges, [*front, "<mask>"], "</s>")

@@ -16,8 +16,8 @@ TREES = {path: ast.parse(path.read_text(encoding="utf8")) for path in SOURCES}
 
 # A file imports only from rooms further up, or from its own.
 ROOMS = (
-    ("zoo.registry", "zoo.config", "zoo.files", "zoo.text_files", "zoo.version"),
-    ("zoo.layers", "zoo.tokenizers", "zoo.data", "zoo.metrics", "zoo.decoding"),
+    ("zoo.registry", "zoo.config", "zoo.files", "zoo.text_files", "zoo.version", "zoo.private"),
+    ("zoo.layers", "zoo.tokenizers", "zoo.data", "zoo.metrics", "zoo.decoding", "zoo.token_rules"),
     ("zoo.models",),
     ("zoo.signatures",),
     ("zoo.tasks",),
@@ -105,9 +105,9 @@ def test_registry_config_files_decoding_and_metrics_import_no_more_than_config()
     wrong = [
         f"{where(path, line)} imports {module}"
         for path, tree in TREES.items()
-        if module_name(path) in ("zoo.registry", "zoo.config", "zoo.files", "zoo.decoding", "zoo.metrics")
+        if module_name(path) in ("zoo.registry", "zoo.config", "zoo.files", "zoo.decoding", "zoo.token_rules", "zoo.metrics")
         for line, module, _ in imports(tree)
-        if module.partition(".")[0] in PACKAGES and module != "zoo.config"
+        if module.partition(".")[0] in PACKAGES and module not in ("zoo.config", "zoo.token_rules")
     ]
     assert not wrong, "\n".join(wrong)
 
@@ -298,7 +298,8 @@ def test_tensor_files_have_the_legend_of_their_letters():
 # Programs that answer at once
 
 PROGRAMS = (
-    "run", "evaluate", "generate", "export", "doctor", "convert", "report", "trace", "explain", "harness", "playground",
+    "run", "evaluate", "generate", "export", "doctor", "convert", "prepare", "report", "trace", "explain", "playground",
+    "phrases", "harness",
 )  # fmt: skip
 
 
@@ -375,3 +376,18 @@ def test_help_shows_every_flag():
         "checkpoint_every",
     ):
         assert re.search(rf"--(\[no\])?{name}\b", out + err), name
+
+
+PRIVATE = re.compile(r"^(keras\.src|tensorflow\.python|tensorflow_datasets\._?src)\b")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_private_names_of_keras_and_tensorflow_stand_in_one_file(path):
+    if path == ROOT / "zoo" / "private.py":
+        return
+    private = [(line, module) for line, module, _ in imports(TREES[path]) if PRIVATE.match(module)]
+    names = ("_tracker", "_untrack_variable", "_flatten_layers", "_value")
+    private += [
+        (node.lineno, node.attr) for node in ast.walk(TREES[path]) if isinstance(node, ast.Attribute) and node.attr in names
+    ]
+    assert not private

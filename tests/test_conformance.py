@@ -3,6 +3,8 @@
 Shape letters: B batch, T positions, V vocabulary.
 """
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -396,13 +398,21 @@ def test_parameter_counts_are_the_published_ones(preset):
 PRESETS = [(name, preset) for name in MODELS.names() for preset in MODELS.config(name).presets]
 
 
+@contextlib.contextmanager
+def without_weights():
+    """Models of this block have variables without values. Keras would give them some at the next symbolic call: 23 GB."""
+    with keras.StatelessScope(initialize_variables=False):
+        yield
+    keras.utils.clear_session()
+
+
 @pytest.mark.parametrize(("name", "preset"), PRESETS)
 def test_every_preset_has_its_shapes_without_any_weights(name, preset):
     model_class = MODELS.get(name)
     config = model_class.config_class.preset(preset)
     if getattr(config, "num_layers", 0) > 2:
         config = config.replace(num_layers=2)  # layers are alike
-    with keras.StatelessScope(initialize_variables=False):
+    with without_weights():
         model = model_class(config)
         ids = keras.KerasTensor((2, 3), "int32")
         logits = model({"token_ids": ids, "source_ids": ids} if "source_ids" in model.takes else ids)
@@ -417,7 +427,7 @@ def test_every_preset_has_its_shapes_without_any_weights(name, preset):
 def test_the_largest_gpt_can_be_laid_out_without_any_weights():
     model_class = MODELS.get("gpt")
     config = model_class.config_class.preset("gpt3_175b")
-    with keras.StatelessScope(initialize_variables=False):
+    with without_weights():
         model = model_class(config)
         model.build()
         assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == config.num_params()

@@ -14,6 +14,7 @@ from tests import goldens, tiny_models
 from zoo import bundle as bundles
 from zoo.config import Refusal
 from zoo.decoding import beam_search, generate
+from zoo.layers.coverage import covered, with_coverage
 from zoo.registry import MODELS
 from zoo.tokenizers.base import create as create_tokenizer
 
@@ -99,6 +100,20 @@ def test_step_by_step_is_the_full_pass(model, batch, logits, chunks):
         pieces.append(piece)
         start += length
     np.testing.assert_allclose(np.concatenate(pieces, axis=1), logits, **CLOSE)
+
+
+def test_a_state_may_count_what_was_looked_at(model, batch):
+    if not model.aligns:
+        return
+    state, expected = with_coverage(begun(model, batch, T + 2)), np.asarray(model.alignment(batch)).sum(1)
+    # Two columns of padding at the left of the first piece, which look at nothing that counts.
+    padded, real = np.pad(batch["token_ids"][:, :3], ((0, 0), (2, 0))), np.arange(5)[None].repeat(B, 0) >= 2
+    _, state = model.next_logits(padded, state, real)
+    for t in range(3, T):
+        _, state = model.next_logits(batch["token_ids"][:, t : t + 1], state)
+    np.testing.assert_allclose(state["coverage"], expected, **CLOSE)
+    logs = np.log(np.clip(expected, 1e-9, 1)) * batch["source_mask"]
+    np.testing.assert_allclose(covered(state), logs.sum(1), rtol=1e-4, atol=1e-4)
 
 
 def test_a_state_is_batch_first_and_says_what_its_axes_go_by(model, batch):

@@ -42,7 +42,7 @@ def test_every_family_has_a_page_that_names_its_presets():
         ("trainers.run --model=gpt --task=question_answering", "is not trained on"),
         ("trainers.export --export_dirr=x", "Unknown command line flag"),
         ("trainers.generate The", "is not a flag"),
-        ("trainers.prepare", "is not a program"),
+        ("trainers.progress", "is not a program"),
         ("benchmarks.load --minutes=soon", "do not parse"),
         ("benchmarks.kills --kills=3 --stesp=3", "Unknown command line flag"),
         ("tests.nothing", "there is no"),

@@ -36,13 +36,14 @@ VARIANTS = {
     "seq2seq-bahdanau": ("seq2seq", dict(cell="gru", attention="additive", tie_embeddings=False, num_layers=1)),
     "seq2seq-no-attention": ("seq2seq", dict(attention="none")),
     "bilstm-gru": ("bilstm", dict(cell="gru", num_layers=2)),
+    "bilstm-cnn": ("bilstm", dict(characters="cnn", num_characters=31, character_dim=5, character_hidden_dim=7, case_dim=2)),
     "glm-chatglm": ("glm", dict(position="rotary_2d", num_heads=3, scaled_residual=True)),
     "bert-roberta": ("bert", dict(num_segments=1, position_offset=2, epsilon=1e-5, pooler=True, num_layers=1)),
 }  # fmt: skip
 # How the toy language is trained on where the default rule and rate are not the family's.
 SETTINGS = {
     "bilstm": dict(learning_rate=0.1),
-    "bilstm-gru": dict(learning_rate=0.1),
+    **dict.fromkeys(("bilstm-gru", "bilstm-cnn"), dict(learning_rate=0.1)),
     "word2vec": dict(optimizer="plain_sgd", learning_rate=0.1, schedule="constant", weight_decay=0.0, clip_norm=0.0),
     **dict.fromkeys(("seq2seq", "seq2seq-bahdanau", "seq2seq-no-attention"), dict(learning_rate=3e-2)),
     **dict.fromkeys(("glm", "glm-chatglm"), dict(learning_rate=2e-2, schedule="constant")),
@@ -73,7 +74,8 @@ class ToyVocabulary:
 
     registered_name, vocab_size, unk_id, bos_id, special = "toy", 61, None, None, NOTHING
     cls_id, sep_id, eos_id, pad_id, mask_id = CLS_ID, EOS_ID, EOS_ID, EOS_ID, MASK_ID
-    special_ids = Tokenizer.special_ids
+    special_ids, target = Tokenizer.special_ids, Tokenizer.target
+    shares_ids, source_template = Tokenizer.shares_ids, Tokenizer.source_template
 
     @staticmethod
     def begins_word():
@@ -207,7 +209,8 @@ def toy_sentences(count=40):
     for _ in range(count):
         ids = random.integers(1, 20, random.integers(2, 9)).astype(np.int32)
         rows.append((ids, np.arange(len(ids), dtype=np.int32), (ids % len(TAGS)).astype(np.int32)))
-    return TaggedSentences(rows, list(range(count)))
+    words = [tuple(f"w{i}{'X' * (i % 3)}" for i in ids) for ids, _, _ in rows]
+    return TaggedSentences(rows, list(range(count)), words)
 
 
 class _Stream(np.ndarray):

@@ -74,7 +74,7 @@ class TextSource:
         classes = {ours: _class_names(builder.info.features, theirs) for ours, theirs in self.features.items()}
         for batch in fields.ragged_batch(READ_TOGETHER):  # one example at a time costs half a millisecond each
             for row in zip(*map(_listed, batch.values()), strict=True):
-                values = {ours: self._value(value, classes[ours]) for ours, value in zip(batch, row, strict=True)}
+                values = {ours: self._as_field(value, classes[ours]) for ours, value in zip(batch, row, strict=True)}
                 ordered = {ours: values[ours] for ours in self.features}
                 yield {**ordered, **{name: [words.split(" ") for words in values[name]] for name in self.rows}}
 
@@ -157,10 +157,10 @@ class TextSource:
         except ValueError as error:
             raise Refusal(f"TensorFlow Datasets has no {name!r}: {str(error).splitlines()[0]}") from error
 
-    def _value(self, value, classes):
+    def _as_field(self, value, classes):
         """A value as Python has it: text as str, a class by its name (None for one that TFDS does not tell), a list."""
         if isinstance(value, list):
-            return [self._value(item, classes) for item in value]
+            return [self._as_field(item, classes) for item in value]
         if classes is not None:
             return classes[value] if value >= 0 else None
         return self._decoded(value)

@@ -1,9 +1,9 @@
 """Carries models in and out: python -m trainers.convert --from=all-MiniLM-L6-v2 --to=minilm
 
 From a Hugging Face directory, a GGUF file, a preset of KerasHub's (a directory, or a published one as `keras_hub:NAME`), a
-directory of Google's BERT, an ARPA file or a file of word vectors to a bundle. From a bundle or a run to a Hugging Face
-directory; of an n-gram to an ARPA file; of word vectors to such a file; of an encoder to vectors of its tokens (--static). It
-ends with a certificate: what was compared with whom, and how far the two are apart.
+directory of Google's BERT, of CTranslate2's or of OpenNMT-tf's, an ARPA file or a file of word vectors to a bundle. From a
+bundle or a run to a Hugging Face directory; of an n-gram to an ARPA file; of word vectors to such a file; of an encoder to
+vectors of its tokens (--static). It ends with a certificate: what was compared with whom, and how far the two are apart.
 """
 
 import json
@@ -36,7 +36,7 @@ def main():
     with program.quiet():
         import tensorflow  # noqa: F401
     source = _fetched(source.removeprefix(PRESET)) if published else Path(source)
-    outward = _is_ours(source)
+    outward = _is_ours(source) and not _is_translator(source)
     if FLAGS.static is not None and not outward:
         raise Refusal("--static takes a bundle of an encoder; make one of these files first, without --static.")
     certificate = _write(source, target) if outward else _read(source, target)
@@ -51,6 +51,15 @@ def _is_arpa(path):
 
 def _is_vectors(path):
     return path.name.removesuffix(".gz").endswith((".txt", ".vec", ".bin"))
+
+
+def _is_translator(source):
+    """Whether a directory holds a model of CTranslate2's, and not a pickle under the same name."""
+    path = source / "model.bin"
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:  # the version comes first
+        return int.from_bytes(file.read(4), "little") < 100
 
 
 def _is_ours(source):
@@ -72,6 +81,8 @@ def _read(source, target):
         return _read_arpa(source, target)
     if _is_vectors(source) and source.is_file():
         return _read_vectors(source, target)
+    if _is_translator(source) or list(source.glob("ckpt-*.index")):
+        return _read_translator(source, target)
     if source.is_file():
         bundle = gguf.read(source)
     elif keras_hub.is_preset(source):
@@ -99,6 +110,18 @@ def _read_arpa(source, target):
     counts = ", ".join(f"{count:,}" for count in bundle.model.config.ngram_counts)
     print(f"Model: ngram, order {bundle.model.config.order}, {counts} n-grams", flush=True)
     bundle.provenance["certificate"] = arpa.certify(bundle, source)
+    bundle.save(target)
+    return bundle.provenance["certificate"]
+
+
+def _read_translator(source, target):
+    from zoo.convert import ctranslate2, opennmt_tf
+
+    theirs = _is_translator(source)
+    bundle = ctranslate2.read(source) if theirs else opennmt_tf.read(source)
+    print(f"Model: transformer, {bundle.model.count_params():,} parameters, for translation", flush=True)
+    proof = ctranslate2.certify(bundle, source, FLAGS.peer_python) if theirs else opennmt_tf.certify()
+    bundle.provenance["certificate"] = {**proof, "checklist": bundle.provenance.pop("checklist")}
     bundle.save(target)
     return bundle.provenance["certificate"]
 

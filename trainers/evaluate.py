@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from absl import flags
 
@@ -10,6 +11,7 @@ from trainers import flags as trainer_flags
 from trainers import program
 from trainers.progress import ProgressBar, preparing
 from zoo.config import Refusal
+from zoo.files import replace_file
 
 FLAGS = flags.FLAGS
 
@@ -24,24 +26,26 @@ def main():
         return _judge_memorisation(directory)
     if FLAGS.shots is not None:
         return _judge_few_shot(directory)
+    if FLAGS.predictions and len(FLAGS.split) != 1:
+        raise Refusal("--predictions writes those of one split; say which, such as --split=test.")
     dataset, data_path, run = _data(directory)
     with program.quiet():
         import tensorflow  # noqa: F401
 
     import tfds_configs
     from zoo import bundle as bundles
-    from zoo.data.batch import Layout
 
     bundle = bundles.load(directory)
+    rival = _rival(bundle) if FLAGS.against else None
     if not bundle.task.trains:
         raise Refusal(
             f"{directory} was made for {bundle.task.registered_name}, which has no score; it can begin a run that has one: "
             f"--init_from={directory}."
         )
-    layout = Layout(
-        FLAGS.seq_length or run.get("seq_length", 128), FLAGS.batch_size or run.get("batch_size", 16),
-        separate_documents=run.get("separate_documents", False),
-    )  # fmt: skip
+    if FLAGS.predictions and not bundle.task.has_words:
+        name = bundle.task.registered_name
+        raise Refusal(f"{directory} was made for {name}; --predictions is for tagging and semantic_roles, which have columns.")
+    layout = _layout(run)
     source = tfds_configs.get(dataset, data_path)
     if FLAGS.data_path:
         source = source.whole()  # nothing of what is given for judging is held out
@@ -53,36 +57,98 @@ def main():
     data = splits(bundle.task, layout, source, directory, names)
     for remark in source.remarks():
         print(remark, file=sys.stderr, flush=True)
+    other = None
+    if rival is not None:
+        other_layout = _layout(run_of(rival.directory))
+        other = splits(rival.bundle.task, other_layout, source, rival.directory, names)
     if FLAGS.calibrate:
         print(json.dumps(_calibrate(directory, bundle, data["validation"], layout)), flush=True)
     judged = {}  # where one part of the data is both splits it is read once
     for split in names:
         part = source.splits.get(split)
         if part not in judged:
-            judged[part] = judge(bundle.task, bundle.model, data[split], bundle.tokenizer, layout)
+            totals, rows = read(bundle.task, bundle.model, data[split], bundle.tokenizer, layout)
+            if FLAGS.predictions:
+                _write_columns(bundle.task.predictions(rows, data[split]))
+            scores, beside = bundle.task.metrics(totals, rows, data[split]), []
             if FLAGS.calibration:
-                judged[part] |= calibration_scores(bundle, data[split], layout)
-        print(json.dumps({"split": split, "dataset": source.name, **judged[part]}), flush=True)
-        if FLAGS.by_group:
-            groups = [str(example["group"]) for example in source.examples(split)]
-            for scores in _by_group(bundle, data[split], layout, groups):
-                print(json.dumps({"split": split, **scores}, ensure_ascii=False), flush=True)
+                scores |= calibration_scores(bundle, data[split], layout)
+            if other is not None:
+                of_rival = read(rival.bundle.task, rival.bundle.model, other[split], rival.bundle.tokenizer, other_layout)[1]
+                samples = bundle.task.samples(rows, data[split]), rival.bundle.task.samples(of_rival, other[split])
+                beside += [{"against": str(FLAGS.against), **each} for each in comparisons(*samples)]
+            if FLAGS.by_group:
+                by_group = _by_group(bundle.task, rows, [str(example["group"]) for example in source.examples(split)])
+                beside += by_group
+            judged[part] = scores, beside
+        scores, beside = judged[part]
+        baselines = bundle.task.baselines(data[split], scores) if split == "test" else {}
+        print(json.dumps({"split": split, "dataset": source.name, **scores, **baselines}), flush=True)
+        for each in beside:
+            print(json.dumps({"split": split, **each}, ensure_ascii=False), flush=True)
 
 
-def _by_group(bundle, data, layout, groups):
-    """The scores of each group of a classifier's examples (`trainers/groups.py`)."""
+def _by_group(task, rows, groups):
+    """The scores of each group of a classifier's examples, in the order of `rows` (`trainers/groups.py`)."""
     import numpy as np
-    import tensorflow as tf
 
     from trainers import groups as by_group
-    from trainers.engine import loop
 
-    task, model = bundle.task, bundle.model
-    score = tf.function(lambda batch, state: task.score(model, batch), reduce_retracing=True, autograph=False)
-    rows = loop.summed(task, model, score, data, bundle.tokenizer, layout)[1]
     real = np.concatenate(rows["weights"]) > 0
     probs, labels = (np.concatenate(rows[name])[real] for name in ("probs", "labels"))
     return by_group.judge(probs, labels, groups, task.facts.labels)
+
+
+class _Rival(NamedTuple):
+    """The bundle of --against, and where it lies."""
+
+    bundle: Any
+    directory: Path
+
+
+def _rival(bundle):
+    """The `_Rival` of a bundle. Raises Refusal if the two cannot be compared."""
+    from zoo import bundle as bundles
+
+    directory = bundles.find(FLAGS.against)
+    rival = bundles.load(directory)
+    mine, its = (each.task.registered_name for each in (bundle, rival))
+    if mine != its:
+        raise Refusal(
+            f"--against={FLAGS.against} was made for {its}, and this model for {mine}; give a model of the same task."
+        )
+    from zoo.tasks.base import Task
+
+    if type(bundle.task).samples is Task.samples:
+        raise Refusal(
+            f"{mine} keeps no scores of single examples to draw from; --against is for translation, summarization, "
+            "classification and question_answering."
+        )
+    return _Rival(rival, directory)
+
+
+def comparisons(first, second):
+    """By `zoo.metrics.paired_bootstrap`, a dict for each score of two dicts of `Sample`."""
+    from zoo.metrics import paired_bootstrap
+
+    return [
+        {
+            "metric": name, "value": first[name].of_sums(first[name].rows.sum(0)),
+            "other": second[name].of_sums(second[name].rows.sum(0)), **paired_bootstrap(first[name], second[name]),
+        }
+        for name in first
+        if name in second
+    ]  # fmt: skip
+
+
+def _layout(run):
+    """The `Layout` for judging, given the config of the run that made a model."""
+    from zoo.data.batch import Layout
+
+    return Layout(
+        FLAGS.seq_length or run.get("seq_length", 128), FLAGS.batch_size or run.get("batch_size", 16),
+        separate_documents=run.get("separate_documents", False),
+    )  # fmt: skip
 
 
 def _judge_pairs(directory):
@@ -212,14 +278,25 @@ def splits(task, layout, source, directory, names):
         )[1]  # fmt: skip
 
 
+def _write_columns(lines):
+    """Writes --predictions."""
+    text = "".join(line + "\n" for line in lines)
+    replace_file(FLAGS.predictions, lambda path: path.write_text(text, encoding="utf8"))
+
+
 def judge(task, model, data, tokenizer, layout):
     """The scores of a model on a split, a dict of numbers."""
+    return task.metrics(*read(task, model, data, tokenizer, layout), data)
+
+
+def read(task, model, data, tokenizer, layout):
+    """`(totals, rows)` of a model on a split: what its task makes scores of."""
     import tensorflow as tf
 
     from trainers.engine import loop
 
     score = tf.function(lambda batch, state: task.score(model, batch, state=state), reduce_retracing=True, autograph=False)
-    return loop.evaluate(task, model, score, data, tokenizer, layout)
+    return loop.summed(task, model, score, data, tokenizer, layout)
 
 
 def calibration_scores(bundle, data, layout):

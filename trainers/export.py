@@ -18,8 +18,9 @@ def main():
         return _verify()
     start = time.perf_counter()
     directory = trainer_flags.model_dir()
+    draft = _draft()
     if FLAGS.export_format != "saved_model":
-        for name in ("version", "export_precision", "export_xla"):
+        for name in ("version", "export_precision", "export_xla", "set"):
             if FLAGS[name].value != FLAGS[name].default:
                 raise Refusal(f"--{name} is for --export_format=saved_model, and not for {FLAGS.export_format}; leave it out.")
     with program.quiet():
@@ -29,6 +30,8 @@ def main():
 
     loaded = zoo.load(directory)
     target = Path(FLAGS.export_dir) if FLAGS.export_dir else directory.parent / "export"
+    if FLAGS.export_format == "ctranslate2":
+        return _translator(target, loaded)
     if FLAGS.export_format != "saved_model":
         from zoo.serving.token_level import export_forward
 
@@ -47,12 +50,41 @@ def main():
         versions.insert(0, (target.with_name(f"{target.name}_xla"), True))
     for parent, xla in versions:
         with program.quiet():
-            path = loaded.export(parent, version=FLAGS.version, precision=FLAGS.export_precision, xla=xla)
+            path = loaded.export(parent, version=FLAGS.version, precision=FLAGS.export_precision, xla=xla, draft=draft)
         print(written(path, loaded.model.registered_name, xla))
     print(f"{time.perf_counter() - start:.1f} s in all")
     if FLAGS.export_precision != "float32":
         print(_quality(directory, loaded, FLAGS.export_precision))
     return None
+
+
+def _draft():
+    """What --set says of the draft."""
+    asked = "none"
+    for assignment in FLAGS.set:
+        key, equals, asked = assignment.partition("=")
+        if key != "draft" or not equals:
+            raise Refusal(f"--set of an export takes draft=none or draft=ngram:N, got {assignment!r}.")
+    return asked
+
+
+def _translator(parent, loaded):
+    """Writes `ctranslate2/` in place of an older one, once that library has translated as the model does."""
+    from zoo.bundle import Bundle
+    from zoo.convert import ctranslate2
+    from zoo.files import remove_stale, replace_directory, staged
+
+    bundle = Bundle(loaded.model, loaded.tokenizer, loaded.task, {})
+    with staged(parent, "ctranslate2") as path, program.quiet():
+        remove_stale(parent, "ctranslate2")
+        proof = ctranslate2.certify(bundle, ctranslate2.write(bundle, path))
+        replace_directory(path, parent / "ctranslate2")
+    beams = proof["served"]["beam_search"]
+    print(
+        f"Export: {parent / 'ctranslate2'}: log-probabilities there are within {proof['outputs']['largest_difference']:.1e} of "
+        f"the model's, greedy texts the same, {beams['same']} of {beams['texts']} texts of four beams the same. Tokens come "
+        f"from {parent / 'ctranslate2' / 'tokenizer'}"
+    )
 
 
 def written(path, name, xla=False):

@@ -9,7 +9,7 @@ import os
 
 from absl import flags
 
-from trainers.engine import initial
+from trainers.engine import averaging, initial
 from trainers.engine.privacy import PrivacyConfig
 from trainers.engine.tuning import TuningConfig
 from zoo.config import Refusal, nearest
@@ -20,7 +20,7 @@ FLAGS = flags.FLAGS
 OPTIMIZERS = ("adamw", "sgd", "adafactor", "muon", "plain_sgd", "adagrad")
 STRATEGIES = ("auto", "cpu", "gpu", "mirrored", "multi_worker", "tpu", "parameter_server")
 METHODS = ("integrated_gradients", "gradient_x_input", "occlusion")  # of zoo/explanation.py
-SCHEDULES = ("cosine", "linear", "inverse_sqrt", "constant")
+SCHEDULES = ("cosine", "linear", "inverse_sqrt", "noam", "constant")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +83,7 @@ DEFAULTS = dict(
     label_smoothing=0.0, z_loss=0.0, separate_documents=False, strategy="auto", grad_accumulation=1,
     precision="float32", xla="auto", seed=0,
 )  # fmt: skip
+TOKENIZER_SETTINGS = ("lowercase", "punctuation")  # of a recipe's `set`, what is for the recipe's tokenizer
 # Weights that are trained already take small steps, whatever a family's rate from scratch is, and need no crutches (`set`).
 FINE_TUNING = dict(learning_rate=1e-4, optimizer="adamw", set=())
 
@@ -95,6 +96,21 @@ class _ListFlag(flags.Flag):
         super().__init__(flags.ArgumentParser(), flags.ArgumentSerializer(), "list", "false", told, boolean=True)
 
 
+def _define_text_source(tokenizer=None):
+    flags.DEFINE_string("dataset", None, "Where the text comes from. [python_docs, or local_text with --data_path]")
+    flags.DEFINE_string("data_path", None, "Your text: a file, a glob, or train=...,validation=...,test=....")
+    flags.DEFINE_string("tokenizer", tokenizer, "byte, char, word, bpe, wordpiece, unigram, or a path.")
+    flags.DEFINE_integer("vocab_size", None, "Size of the vocabulary to be trained.", lower_bound=1)
+
+
+def define_preparation():
+    """Flags of `trainers.prepare`."""
+    _define_text_source(DEFAULTS["tokenizer"])
+    flags.DEFINE_integer("counts", None, "Count the n-grams of the train split up to this order as well.", lower_bound=1)
+    flags.DEFINE_string("runner", None, "Encode side by side by this runner of Apache Beam, such as DirectRunner. [here]")
+    flags.DEFINE_multi_string("option", [], "An option of the runner without its dashes, such as direct_num_workers=2.")
+
+
 def define_training():
     """Flags of `trainers.run`."""
     flags.DEFINE_flag(_ListFlag())
@@ -104,10 +120,7 @@ def define_training():
         "set", [], "key=value for a field of the model, of the task, of trainers/engine/privacy.py or tuning.py."
     )
     flags.DEFINE_string("task", None, "What to train for. [the family's first task]")
-    flags.DEFINE_string("dataset", None, "Where the text comes from. [python_docs, or local_text with --data_path]")
-    flags.DEFINE_string("data_path", None, "Your text: a file, a glob, or train=...,validation=...,test=....")
-    flags.DEFINE_string("tokenizer", None, "byte, char, word, bpe, wordpiece, unigram, or a path.")
-    flags.DEFINE_integer("vocab_size", None, "Size of the vocabulary to be trained.", lower_bound=1)
+    _define_text_source()
     flags.DEFINE_integer("seq_length", None, "Tokens in a training sequence.", lower_bound=1)
     flags.DEFINE_integer("batch_size", None, "Sequences in a step, over all replicas.", lower_bound=1)
     flags.DEFINE_integer("steps", None, "Training steps.", lower_bound=0)
@@ -167,6 +180,7 @@ def define_evaluation():
         "calibration", False, "Tell how good the probabilities of the next token are; of classes it is always told."
     )
     flags.DEFINE_bool("calibrate", False, "Fit a temperature on the validation split, and keep it in the bundle.")
+    flags.DEFINE_string("predictions", None, "File for predicted tags or roles beside those of the one --split, in columns.")
     flags.DEFINE_bool("memorisation", False, "Tell what of its training text a language model knows by heart.")
     flags.DEFINE_integer("shots", None, "Classify by likelihood after so many examples of the train split.", lower_bound=0)
     flags.DEFINE_string("pattern", "{text}\\nLabel: {label}", "How --shots writes an example; \\n is a line's end.")
@@ -174,6 +188,7 @@ def define_evaluation():
     flags.DEFINE_integer("shot_seeds", 5, "Draws of the examples that --shots shows.", lower_bound=1)
     flags.DEFINE_bool("by_group", False, "Scores of a classifier for each value of the examples' field group, besides.")
     flags.DEFINE_string("weat", None, "File of JSON lines with word lists X, Y, A, B: how near X and Y lie to A and B.")
+    flags.DEFINE_string("against", None, "Another run of the same task: the difference, by paired bootstrap.")
     flags.DEFINE_string("pairs", None, "File of more TAB less TAB trait: which of the two sentences is likelier.")
 
 
@@ -199,8 +214,11 @@ def define_export():
     flags.DEFINE_string("export_dir", None, "Parent of the version to be written. [export/ beside the bundle]")
     flags.DEFINE_integer("version", None, "Its number, above all that are there. [the next one]", lower_bound=1)
     flags.DEFINE_enum("export_precision", "float32", ("float32", "bfloat16", "int8"), "Of the stored weights.")
+    flags.DEFINE_multi_string(
+        "set", [], "draft=ngram:4 guesses tokens ahead where a text repeats itself: the same text sooner."
+    )
     flags.DEFINE_bool("export_xla", False, "Besides, in export_xla/, a version for servers that were started with XLA.")
-    flags.DEFINE_enum("export_format", "saved_model", ("saved_model", "litert", "onnx"), "Kind of file.")
+    flags.DEFINE_enum("export_format", "saved_model", ("saved_model", "litert", "onnx", "ctranslate2"), "Kind of file.")
     flags.DEFINE_bool("verify", False, "Write nothing; prove the newest version in --export_dir once more, in every way.")
 
 
@@ -241,6 +259,7 @@ def define_generation():
     flags.DEFINE_string("export_dir", None, "Use the newest SavedModel there instead, as a server would.")
     flags.DEFINE_string("prompt", None, "Text to go on with. Without --prompt and --prompt_file you are asked for it.")
     flags.DEFINE_string("prompt_file", None, "File with a prompt a line; one JSON object a prompt is printed.")
+    flags.DEFINE_bool("chat", False, "Answer as in a conversation, by the chat frame that came with the model.")
     flags.DEFINE_integer("max_new_tokens", 128, "Most tokens to add.", lower_bound=1)
     flags.DEFINE_float("temperature", 0.8, "0 takes the likeliest token; higher is more varied.", lower_bound=0.0)
     flags.DEFINE_integer("top_k", 40, "Sample among this many likeliest tokens; 0 for all.", lower_bound=0)
@@ -252,6 +271,7 @@ def define_generation():
     )
     flags.DEFINE_float("repetition_penalty", 1.0, "Above 1 makes tokens that are there already less likely.", lower_bound=0.0)
     flags.DEFINE_integer("no_repeat_ngram", 0, "No n-gram of so many tokens comes twice; 0 for any.", lower_bound=0)
+    flags.DEFINE_string("draft", "none", "ngram:4 guesses tokens ahead where a text repeats itself: the same text sooner.")
     flags.DEFINE_integer("num_beams", None, "Search the likeliest text with so many beams, instead of sampling.", lower_bound=1)
     flags.DEFINE_float("length_penalty", 0.6, "Of the search: 0 compares plain probabilities.", lower_bound=0.0)
     flags.DEFINE_integer("num_best", 1, "Print so many of the texts that the search finds, best first.", lower_bound=1)
@@ -284,6 +304,19 @@ def define_conversion():
     flags.DEFINE_string("peer_python", None, "An interpreter with torch and transformers, to compare with. [this one's]")
 
 
+def define_phrases():
+    """Flags of `trainers.phrases`."""
+    flags.DEFINE_string("from", None, "The text, a sentence a line; .gz is decompressed.")
+    flags.DEFINE_string("to", None, "The file to write.")
+    flags.DEFINE_integer("passes", 1, "How often phrases are joined: each time they may be twice as long.", lower_bound=1)
+    flags.DEFINE_integer(
+        "min_count", 5, "Rarer words are in no phrase, and so much is taken from every pair's count.", lower_bound=1
+    )
+    flags.DEFINE_float("threshold", 100.0, "A phrase has a score above this.", lower_bound=0.0)
+    flags.DEFINE_bool("lowercase", False, "Write all words in lower case.")
+    flags.DEFINE_bool("punctuation", True, "Keep it; otherwise what is no letter, mark, digit or _ separates words.")
+
+
 def define_report():
     """Flags of `trainers.report`."""
     flags.DEFINE_multi_string("model_dir", None, "A run to report on; given several times, the runs are compared.")
@@ -299,7 +332,7 @@ def train_config():
     resolved = {**DEFAULTS, "task": config_class.default_task, **config_class.recipe_for(preset)}
     if FLAGS.task not in (None, config_class.default_task):
         # The family's own is for its first task, and so is what it sets.
-        resolved = {**resolved, "set": (), **TASKS.config(FLAGS.task).recipe}
+        resolved = {**resolved, "set": (), **TASKS.config(FLAGS.task).recipe, **config_class.task_recipes.get(FLAGS.task, {})}
     model_config = config_class.preset(preset)
     if FLAGS.init_from and os.path.exists(FLAGS.init_from) and os.path.islink(FLAGS.init_from.rstrip("/")):
         FLAGS.init_from = os.path.realpath(FLAGS.init_from)  # such as `latest`, which this run is going to be
@@ -307,13 +340,15 @@ def train_config():
     takes_over = FLAGS.init_from and width is None
     if takes_over:
         model_config = _begun_from(resolved)
-        resolved.update(FINE_TUNING)
+        resolved.update(FINE_TUNING if config_class.contextual else {})  # a table of vectors learns at its own rate
     elif width is not None and "embedding_dim" in config_class.field_names():
         model_config = model_config.replace(embedding_dim=width)
     if FLAGS.data_path:
         resolved["dataset"] = "local_text"
     if FLAGS.tokenizer not in (None, resolved["tokenizer"]) and not takes_over:
         resolved["vocab_size"] = None  # the recipe's size is for the recipe's tokenizer
+        kept = [each for each in resolved.get("set", ()) if each.partition("=")[0] not in TOKENIZER_SETTINGS]
+        resolved["set"] = tuple(kept)
     settings = (*resolved.pop("set", ()), *FLAGS.set)  # what is said last counts
     for field in dataclasses.fields(TrainConfig):
         given = FLAGS[field.name].value
@@ -331,8 +366,34 @@ def train_config():
     profiled_steps()
     config = TrainConfig(**{**resolved, "model": FLAGS.model, "preset": preset, "set": settings})
     _check_names(config, config_class)
-    task_config(config), tuning_config(config), privacy_config(config)  # they refuse a wrong value before anything is done
-    return config, _fitted_to_sequence(model_config.override(_set_for(config_class, config)), config)
+    model_config = model_config.override(_set_for(config_class, config))
+    config = _without_noam(config, model_config)
+    average = tuning_config(config).average  # refuses a wrong value before anything is done, as the task's does
+    if average and FLAGS.checkpoint_every is None:
+        config = dataclasses.replace(config, checkpoint_every=averaging.checkpoint_every(steps, average))
+    averaging.check(config, average)
+    budget = getattr(task_config(config), "batch_tokens", 0)
+    if budget:
+        if FLAGS.batch_size is not None:
+            raise Refusal("--batch_size counts rows, and --set=batch_tokens= tokens; give one of the two.")
+        config = dataclasses.replace(config, batch_size=max(budget // config.seq_length, 1))  # rows of the longest texts
+    privacy_config(config)
+    return config, _fitted_to_sequence(model_config, config)
+
+
+def _without_noam(config, model_config):
+    """A run whose schedule has a peak: noam is `inverse_sqrt` with the peak (D warmup_steps)^-0.5 (Vaswani et al. 2017, eq. 3).
+
+    --learning_rate multiplies it, where it is given; the recipe's own belongs to another schedule.
+    """
+    if config.schedule != "noam":
+        return config
+    width = getattr(model_config, "hidden_dim", None)
+    if not width or not config.warmup_steps:
+        raise Refusal("--schedule=noam goes by --warmup_steps of at least 1 and by a model's hidden_dim; give inverse_sqrt.")
+    factor = 1.0 if FLAGS.learning_rate is None else FLAGS.learning_rate
+    peak = factor * (width * config.warmup_steps) ** -0.5
+    return dataclasses.replace(config, schedule="inverse_sqrt", learning_rate=peak)
 
 
 def _begun_from(resolved):
@@ -385,7 +446,7 @@ def _set_for(config_class, config):
 
 
 def profiled_steps():
-    """(first, last) of --profile, or None. Raises ValueError when it is no range."""
+    """(first, last) of --profile, or None. Raises ValueError when it is not a range."""
     if FLAGS.profile is None:
         return None
     first, _, last = FLAGS.profile.partition(":")

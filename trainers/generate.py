@@ -17,7 +17,7 @@ FLAGS = flags.FLAGS
 
 # Inputs of the signature `generate`; then what the graph behind it has besides, but no request; then what searching takes.
 SAMPLING = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
-PENALTIES = ("min_p", "repetition_penalty", "no_repeat_ngram")
+PENALTIES = ("min_p", "repetition_penalty", "no_repeat_ngram", "draft")
 SEARCH = ("num_beams", "length_penalty", "num_best")
 ROWS = 32  # prompts of a file that are answered together
 
@@ -41,8 +41,10 @@ def main():
         if "generate" not in loaded.signatures:
             task = loaded.task.registered_name
             raise Refusal(f"{directory} was made for {task} and writes no text; in Python, zoo.load(...).predict() asks it.")
-    write = _search if search else _write
-    if prompts is not None:
+    write = _Conversation().answer if FLAGS.chat else _search if search else _write
+    if FLAGS.chat and prompts is not None:
+        _answer_file(loaded, prompts, options)
+    elif prompts is not None:
         _write_file(loaded, prompts, search, options)
     elif FLAGS.prompt is not None:
         write(loaded, FLAGS.prompt, options)
@@ -56,6 +58,11 @@ def _options():
     given = {name for name in (*SAMPLING, *PENALTIES, *SEARCH, "stop") if FLAGS[name].present}
     if FLAGS.stop == "":
         raise Refusal("--stop is empty; give the string before which a text is to end.")
+    if FLAGS.chat:
+        if FLAGS.export_dir:
+            raise Refusal("--chat asks the model of a bundle, and no SavedModel; use it with --model_dir.")
+        if unfit := sorted(given - {*SAMPLING, "min_p"}):
+            raise Refusal(f"--{unfit[0]} is for texts that go on; leave it out with --chat.")
     if FLAGS.num_beams:
         if unfit := sorted(given - {*SEARCH, "max_new_tokens"}):
             raise Refusal(f"--{unfit[0]} is for sampling, and --num_beams searches; leave one of them out.")
@@ -65,7 +72,7 @@ def _options():
     if unfit := sorted(given & {*SEARCH}):
         raise Refusal(f"--{unfit[0]} is for a search, which --num_beams asks for.")
     if FLAGS.export_dir and (unfit := sorted(given & {*PENALTIES})):
-        raise Refusal(f"--{unfit[0]} is no input of a SavedModel's signatures; use it with --model_dir.")
+        raise Refusal(f"--{unfit[0]} is not an input of a SavedModel's signatures; use it with --model_dir.")
     asked = {name: FLAGS[name].value for name in (*PENALTIES, "stop") if name in given}
     return False, {**{name: FLAGS[name].value for name in SAMPLING}, **asked}
 
@@ -120,9 +127,35 @@ def _converse(loaded, write, options):
             print(f"error: {program.sentence_of(error)}")  # and whoever sits there tries another
 
 
+class _Conversation:
+    """What has been said so far, so that each answer goes on from it."""
+
+    def __init__(self):
+        self._messages = []
+
+    def answer(self, loaded, prompt, options):
+        """Prints the answer to what the user says next, token by token."""
+        messages, pieces = [*self._messages, {"role": "user", "content": prompt}], []
+        for piece in loaded.stream_chat(messages, **options):
+            pieces.append(piece)
+            print(piece, end="", flush=True)
+        print()
+        self._messages = [*messages, {"role": "assistant", "content": "".join(pieces)}]
+
+
+def _answer_file(loaded, prompts, options):
+    """Prints a JSON object for each prompt, each the only message of a conversation of its own."""
+    for prompt in prompts:
+        answer = loaded.chat([{"role": "user", "content": prompt}], **options)
+        print(json.dumps({"prompt": prompt, "text": answer}, ensure_ascii=False), flush=True)
+
+
 def _write(loaded, prompt, options):
     """Prints a prompt and, token by token, its continuation."""
-    pieces = loaded.stream(prompt, **options)
+    if options.get("draft", "none") != "none":
+        print(loaded.generate(prompt, **options), flush=True)  # several tokens at a time come as one text
+        return
+    pieces = loaded.stream(prompt, **{name: value for name, value in options.items() if name != "draft"})
     print(prompt, next(pieces, ""), sep="", end="", flush=True)  # not before it is known that the prompt is taken
     for piece in pieces:
         print(piece, end="", flush=True)

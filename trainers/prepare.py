@@ -1,5 +1,8 @@
 """Text to tokens, once: trains the tokenizer, encodes every split natively, and keeps both in a cache.
 
+    python -m trainers.prepare --data_path=notes.txt --tokenizer=bpe         what a run with the same flags does first
+    python -m trainers.prepare --data_path=notes.txt --runner=DirectRunner   by an engine of Apache Beam, side by side
+
     <cache>/<source>-<tokenizer>-<key>/
         tokenizer/  train/  validation/  test/
 
@@ -11,14 +14,19 @@ import collections
 import concurrent.futures
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
 import re
+import time
 from pathlib import Path
 
 import numpy as np
+from absl import flags
 
+from trainers import flags as trainer_flags
+from trainers import program
 from zoo.config import Refusal
 from zoo.data.shards import TokenShards, write_shards
 from zoo.files import appearing, exclusive
@@ -27,6 +35,7 @@ from zoo.registry import TOKENIZERS
 # Texts are encoded together until they have this many characters: enough to keep all cores busy, little enough to hold.
 CHUNK_CHARACTERS = 2**20
 REPORT_EVERY_BYTES = 2**18
+FLAGS = flags.FLAGS
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
 
@@ -61,13 +70,14 @@ def prepare_for(task, layout, source, tokenizer_spec, vocab_size=None, *, splits
         source.check_split(split)
     with _disk_errors_named(cache_directory()):
         texts = (text for example in source.examples("train") for text in task.texts(example))
-        _, tokenizer = _tokenizer(source, str(tokenizer_spec), vocab_size, cache_directory(), report, texts)
+        options = task.tokenizer_options(str(tokenizer_spec))
+        _, tokenizer = _tokenizer(source, str(tokenizer_spec), vocab_size, cache_directory(), report, texts, options)
     if "train" in splits:
         task.inspect(source.examples("train"))
     return tokenizer, {split: task.encode(source.examples(split), tokenizer, layout) for split in splits}
 
 
-def prepare(source, tokenizer_spec, vocab_size=None, cache_dir=None, *, splits=None, progress=None, options=None):
+def prepare(source, tokenizer_spec, vocab_size=None, cache_dir=None, *, splits=None, progress=None, options=None, beam=None):
     """Tokens of a text source, from the cache or made now.
 
     Args:
@@ -78,6 +88,7 @@ def prepare(source, tokenizer_spec, vocab_size=None, cache_dir=None, *, splits=N
         splits: which ones; by default all that the source has.
         progress: called with (what is being made, bytes of text read so far).
         options: what else a tokenizer that is trained takes, a dict; see `zoo.tokenizers.base.create`.
+        beam: a `trainers.parts.Beam` that encodes the splits, or None to do it here. The tokens are the same.
 
     Returns:
         `(tokenizer, streams)`: the tokenizer, and split -> `TokenShards`. Their `num_bytes` counts the UTF-8 bytes of
@@ -99,7 +110,7 @@ def prepare(source, tokenizer_spec, vocab_size=None, cache_dir=None, *, splits=N
         for split in splits:
             text = source.splits[split]
             if text not in made:
-                made[text] = _tokens(source, split, tokenizer, directory / split, report)
+                made[text] = _tokens(source, split, tokenizer, directory / split, report, beam)
         return tokenizer, {split: made[source.splits[split]] for split in splits}
 
 
@@ -122,36 +133,53 @@ def _tokenizer(source, spec, vocab_size, cache, report, texts=None, options=None
     return directory, load(directory / "tokenizer")
 
 
-def _tokens(source, split, tokenizer, directory, report):
+def _tokens(source, split, tokenizer, directory, report, beam=None):
     """The split's tokens, which another process may be making at this moment: then this one waits for them."""
     from zoo.tokenizers.base import cut_parts
 
     with exclusive(directory.parent):
+        from trainers import parts  # which needs this file
+
+        if not directory.exists() and not beam and parts.is_divided(source, split, tokenizer):
+            beam = parts.Here(functools.partial(report, split))
+        if beam and not directory.exists():
+            saved = directory.with_name("tokenizer")
+            if not saved.exists():
+                with appearing(saved) as partial:
+                    tokenizer.save(partial)
+            parts.make_shards(source, split, tokenizer, saved, directory, beam)
         if not directory.exists():
             meta = {"num_bytes": 0, "lost_bytes": 0, "source": source.name, "split": split, "licence": source.licence}
             parts = cut_parts(_reported(source.pieces(split), split, report), tokenizer)
-            ids = _encoded(parts, tokenizer, meta, f"{source.name}'s {split} split")
+            ids = _some(encoded(parts, tokenizer, meta), f"{source.name}'s {split} split")
             write_shards(directory, ids, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, meta=meta, ended=True)
     return TokenShards.open(directory)
 
 
-def _encoded(parts, tokenizer, meta, where):
+def encoded(parts, tokenizer, meta):
     """Ids of each document that has any, with its eos, perhaps in several arrays; counts bytes into `meta`."""
-    empty, begun, eos = True, False, np.array([tokenizer.eos_id], np.int32)
-    for (chunk, ends), encoded in _ahead(lambda item: tokenizer.encode_batch(item[0]), _chunks(parts)):
+    begun, eos = False, np.array([tokenizer.eos_id], np.int32)
+    for (chunk, ends), batch in _ahead(lambda item: tokenizer.encode_batch(item[0]), _chunks(parts)):
         meta["num_bytes"] += sum(len(text.encode()) for text in chunk)
         if tokenizer.unk_id is not None:
-            text_of_token = np.repeat(np.arange(len(chunk)), [len(ids) for ids in encoded])
-            unknown = np.unique(text_of_token[np.concatenate(encoded) == tokenizer.unk_id])
+            text_of_token = np.repeat(np.arange(len(chunk)), [len(ids) for ids in batch])
+            unknown = np.unique(text_of_token[np.concatenate(batch) == tokenizer.unk_id])
             meta["lost_bytes"] += sum(tokenizer.lost_bytes(chunk[i]) for i in unknown)
-        for ids, last in zip(encoded, ends, strict=True):
+        for ids, last in zip(batch, ends, strict=True):
             if len(ids):
                 yield ids if begun or tokenizer.bos_id is None else np.append(np.int32(tokenizer.bos_id), ids)
-                empty, begun = False, True
+                begun = True
             if begun and last:
                 yield eos
                 begun = False
-    if empty:
+
+
+def _some(arrays, where):
+    num_tokens = 0
+    for ids in arrays:
+        num_tokens += len(ids)
+        yield ids
+    if not num_tokens:
         raise Refusal(f"{where} holds no text: not one token comes of it.")
 
 
@@ -214,3 +242,47 @@ def _disk_errors_named(cache):
         raise Refusal(
             f"{where} cannot be written ({error.strerror}): make room, or set ZOO_CACHE to a directory of your own."
         ) from error
+
+
+def main():
+    import tfds_configs
+    from trainers.progress import ProgressBar, duration, preparing
+
+    dataset = FLAGS.dataset or ("local_text" if FLAGS.data_path else "python_docs")
+    tfds_configs.check(dataset, FLAGS.data_path)
+    check_tokenizer(FLAGS.tokenizer, FLAGS.vocab_size)
+    if FLAGS.option and not FLAGS.runner:
+        raise Refusal("--option is for a runner of Apache Beam; name it, such as --runner=DirectRunner.")
+    beam = None
+    if FLAGS.runner:
+        import apache_beam  # noqa: F401 - so that its want is told before the text is read
+
+        from trainers.parts import Beam
+
+        beam = Beam(FLAGS.runner, tuple(f"--{option}" for option in FLAGS.option))
+    source = tfds_configs.get(dataset, FLAGS.data_path)
+    began = time.perf_counter()
+    with program.quiet():
+        import tensorflow  # noqa: F401
+    with ProgressBar("Preparing") as bar:
+        _, streams = prepare(
+            source, FLAGS.tokenizer, FLAGS.vocab_size, progress=preparing(bar, source.num_bytes), beam=beam
+        )  # fmt: skip
+    for split, shards in streams.items():
+        print(f"{split}: {len(shards):,} tokens of {shards.num_bytes:,} bytes in {shards.directory}")
+    if FLAGS.counts:
+        from trainers.ngram_counts import make_counts
+        from trainers.parts import Here
+
+        print(f"n-grams: {make_counts(streams['train'], FLAGS.counts, beam or Here(lambda done: None))}")
+    print(f"Prepared in {duration(time.perf_counter() - began)}.")
+
+
+def start():
+    """The program, with its flags."""
+    trainer_flags.define_preparation()
+    program.start(main)
+
+
+if __name__ == "__main__":
+    start()

@@ -98,7 +98,7 @@ def start(main, groups=None):
         except SystemExit:  # absl has printed the help, and takes that for a failure
             sys.exit(0)
         if len(rest) > 1:
-            _mistake(f"{rest[1]!r} is no flag; write --name=value.")
+            _mistake(f"{rest[1]!r} is not a flag; write --name=value.")
         return rest
 
     def run(_):

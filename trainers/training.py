@@ -11,7 +11,7 @@ import tfds_configs
 from trainers import canaries
 from trainers.cost import machine, plan
 from trainers.cost.meter import Meter, devices_peak, slower_precision
-from trainers.engine import identity, initial, judging, loop, optimizers, privacy, strategies, tuning
+from trainers.engine import averaging, identity, initial, judging, loop, optimizers, privacy, strategies, tuning
 from trainers.engine.checkpoints import Checkpoints, named_variables
 from trainers.engine.judging import layout_of
 from trainers.engine.metrics_log import MEASURED, MetricsLog
@@ -26,7 +26,7 @@ from zoo.data.sampling import PoissonBatches
 from zoo.registry import MODELS, TASKS, TOKENIZERS
 
 RULE = "\u2500" * 100
-OVERHEAD = 8 * 10**6  # bytes of a bundle or an export that are no weights: tokenizer and graph
+OVERHEAD = 8 * 10**6  # bytes of a bundle or an export that are not weights: tokenizer and graph
 
 
 def train(run, config, model_config):
@@ -38,7 +38,6 @@ def train(run, config, model_config):
 
 
 def _train(run, config, model_config, placement):
-    loop.set_seed(config.seed)
     if config.precision != "float32":
         tf.keras.mixed_precision.set_global_policy(f"mixed_{config.precision}")
     task = TASKS.get(config.task)(task_config(config), label_smoothing=config.label_smoothing, z_loss=config.z_loss)
@@ -61,13 +60,16 @@ def _train(run, config, model_config, placement):
 
     fields = task.model_fields(tokenizer)
     if config.init_from and initial.width_of_rows(config.init_from, config.model) is None:
-        fields.pop("vocab_size", None)  # its table may have a few rows more than there are ids, for a round number
+        # Its tables may have a few rows more than there are ids, for a round number.
+        fields = {k: v for k, v in fields.items() if k not in ("vocab_size", "source_vocab_size")}
     model_config = model_config.replace(**{k: v for k, v in fields.items() if k in model_config.field_names()})
     model_class = MODELS.get(config.model)
     if model_config.fitted:
         if placement.num_workers > 1:
             raise Refusal(f"{config.model} is fitted in one pass on one device; leave out --num_workers and TF_CONFIG.")
         placement = strategies.Placement(placement.reason)
+    # Only here: to make data draws numbers, to find it in the cache does not, and both must begin with the same weights.
+    loop.set_seed(config.seed)
     with placement.scope():
         model = task.limit_ids(task.assemble(model_class(model_config)), tokenizer)
     began = time.perf_counter()
@@ -78,7 +80,7 @@ def _train(run, config, model_config, placement):
         if privacy_config(config).private:
             raise Refusal(f"{config.model} keeps counts of its training text, and no noise covers them; take another model.")
         log = MetricsLog(run)
-        model.fit_closed_form(data["train"][:])
+        model.fit_closed_form(data["train"])
         log.write(0, "fit", {"tokens": len(data["train"]), "seconds": time.perf_counter() - began})
         print(f"Model: {config.model}, {model.config.num_params():,} parameters, fitted in closed form", flush=True)
         trainer = loop.Trainer(
@@ -121,7 +123,8 @@ def _fit(run, config, model, task, tokenizer, data, placement, judged):
         xla=xla, fuse=fuse, placement=placement, grad_accumulation=config.grad_accumulation,
         require_xla=config.xla == "require", guarantee=guarantee,
     )  # fmt: skip
-    checkpoints = Checkpoints(run / "checkpoints", named_variables(**trainer.variables()), placement.is_chief)
+    averaged = averaging.steps_of(config, settings.average)
+    checkpoints = Checkpoints(run / "checkpoints", named_variables(**trainer.variables()), placement.is_chief, averaged)
     restored = trainer.follow_chief(checkpoints.restore())
     progress = Progress.of(restored) if restored else Progress()
     log = MetricsLog(run, restored["metrics"] if restored else "")
@@ -139,6 +142,9 @@ def _fit(run, config, model, task, tokenizer, data, placement, judged):
         f"Graphs of the step: {trainer.num_compilations}, {'compiled by XLA' if trainer.xla else 'not compiled by XLA'}.",
         flush=True,
     )
+    if len(averaged) > 1 and placement.is_chief:
+        read = checkpoints.average(averaged, "model/")
+        print(f"Weights: the mean of the checkpoints of steps {', '.join(f'{step:,}' for step in read)}.", flush=True)
     tuning.finish(model)
     return trainer, log
 
@@ -184,9 +190,13 @@ def _judge(config, trainer, log, data, seconds, judged):
         if split in judged:
             reading = judging.at_end(config, trainer.task, data, split, trainer.model.fitted)
             measured = judging.split_scores(config, trainer, data, split, reading)
+        baselines = trainer.task.baselines(data[split], measured) if split == "test" else {}
+        measured |= baselines
         log.write(config.steps, split, measured)
         scores[split] = {name: value for name, value in measured.items() if name not in MEASURED}
         print(f"{split}: {judging.shown(trainer.task, scores[split])}{reading.sentence()}", flush=True)
+        if baselines:
+            print(f"  without a model: {'  '.join(f'{name} {value:.4f}' for name, value in baselines.items())}", flush=True)
     print(f"Trained and judged in {duration(seconds)}.", flush=True)
     return scores
 
@@ -195,6 +205,11 @@ def _deliver(run, config, bundle):
     """Shows a sample of what the bundle does, exports it, and ends with a summary."""
     from zoo.api import Loaded
 
+    if not bundle.model.without_head().config.contextual:
+        from trainers.reporting import projector
+
+        count = projector.write(run / "tensorboard", bundle.model, bundle.tokenizer)
+        print(f"Projector: {count:,} vectors in {run / 'tensorboard'}, for tensorboard --logdir", flush=True)
     sample = bundle.task.sample(Loaded(bundle), config.seed)
     if sample is not None:
         print(f"Sample: {sample}", flush=True)

@@ -12,6 +12,7 @@ from zoo.export import export_saved_model
 from zoo.registry import MODELS
 from zoo.serving.c_api import plainly
 from zoo.serving.stream_client import until
+from zoo.signatures.drafting import parsed_draft
 from zoo.signatures.generation import OPTIONS, generation, require_in_range
 
 
@@ -67,14 +68,14 @@ class Loaded:
 
     def generate(
         self, prompt, max_new_tokens=64, temperature=0.0, top_k=0, top_p=1.0, seed=0, *,
-        min_p=0.0, repetition_penalty=1.0, no_repeat_ngram=0, stop=None,
+        min_p=0.0, repetition_penalty=1.0, no_repeat_ngram=0, stop=None, draft="none",
     ):  # fmt: skip
         """Continues a prompt; or, where the task turns one text into another, writes the other text.
 
             zoo.load("runs/gpt/latest").generate("The list")          # "The list is empty ..."
             zoo.load("runs/transformer/latest").generate("Monday")    # "lundi"
 
-        The options after `seed` are no inputs of the served `generate`: other values than their defaults trace a graph of
+        The options after `seed` are not inputs of the served `generate`: other values than their defaults trace a graph of
         their own, once.
 
         Args:
@@ -88,6 +89,9 @@ class Loaded:
             repetition_penalty: above 1 makes tokens that the text has already less likely; 1 is off.
             no_repeat_ngram: no n-gram of so many tokens comes twice; 0 is off.
             stop: a string; the continuation ends before it.
+            draft: "ngram:4" guesses what follows the last 4 tokens, or fewer, where they stood before, and lets one pass judge
+                5 such tokens: the same text sooner, where a text repeats itself (`zoo/signatures/drafting.py`). Prompts are
+                then answered one by one.
 
         Returns:
             The prompt with its continuation, or the other text alone: a string, or a list of strings for a list.
@@ -100,9 +104,12 @@ class Loaded:
         options = dict(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         fixed = dict(min_p=min_p, repetition_penalty=repetition_penalty, no_repeat_ngram=no_repeat_ngram)
         self._check("generate", "prompt", prompts, stop, **options, **fixed)
+        asked, draft = draft, parsed_draft(draft)
+        if draft is not None and count > 1:
+            return [self.generate(text, **options, **fixed, stop=stop, draft=asked) for text in prompts]
         kept = prompts if self.goes_on else [""] * count  # what a text that is written begins with
         answer = _called(
-            self._generation(stop, fixed), **{"prompt" if self.goes_on else "text": tf.constant(prompts, tf.string)},
+            self._generation(stop, fixed, draft), **{"prompt" if self.goes_on else "text": tf.constant(prompts, tf.string)},
             **{name: tf.fill([count], tf.constant(value, OPTIONS[name][0].dtype)) for name, value in options.items()},
         )  # fmt: skip
         texts = [text.decode("utf8", errors="replace") for text in answer["text"].numpy()]
@@ -120,7 +127,7 @@ class Loaded:
         """What stands around a text as this model's task reads it."""
         return self.task.frame(self.model.kind, self.tokenizer)
 
-    def _generation(self, stop, fixed):
+    def _generation(self, stop, fixed, draft):
         """The function that `generate` calls: the signature, unless something is asked for that it has not."""
         stop_ids = ()
         if stop is not None:
@@ -129,15 +136,15 @@ class Loaded:
             stop_ids = tuple(ids) if len(ids) == 1 and self.tokenizer.decode(ids) == stop else ()
         fixed = {name: value for name, value in fixed.items() if value != OPTIONS[name][1]}
         if not self.goes_on:
-            if fixed:
+            if fixed or draft is not None:
                 name = self.task.registered_name
-                raise Refusal(f"{min(fixed)} is for models that go on from a prompt; leave it out for {name}.")
+                raise Refusal(f"{min(fixed, default='draft')} is for models that go on from a prompt; leave it out for {name}.")
             return self.signatures["generate"]
-        if not stop_ids and not fixed:
+        if not stop_ids and not fixed and draft is None:
             return self.signatures["generate"]
-        key = (stop_ids, *sorted(fixed.items()))
+        key = (stop_ids, draft, *sorted(fixed.items()))
         if key not in self._generations:
-            self._generations[key] = generation(self.model, self._spelling, self._frame, stop_ids, **fixed)
+            self._generations[key] = generation(self.model, self._spelling, self._frame, stop_ids, draft, **fixed)
         return self._generations[key]
 
     def stream(
@@ -160,17 +167,21 @@ class Loaded:
         yield from pieces if stop is None else until(pieces, stop)
 
     def _pieces(self, prompt, max_new_tokens, sampling):
-        spelling, longest = self._spelling, self.model.max_length
-        before, after = self._frame.before, self._frame.after
-        ids = [*before, *spelling.encode(prompt), *after]
+        ids = [*self._frame.before, *self._spelling.encode(prompt), *self._frame.after]
+        yield from self._written(ids, ids, max_new_tokens, sampling, self._spelling, self._spelling.stop_ids)
+
+    def _written(self, ids, shown_ids, max_new_tokens, sampling, spelling, stop_ids):
+        """Yields what a model writes after some ids, piece by piece; `shown_ids`: those of them that its text goes on from."""
+        longest = self.model.max_length
         if longest is not None:
             max_new_tokens = min(max_new_tokens, longest + 1 - len(ids))
         if self._next_logits is None:
             self._next_logits = tf.function(self.model.next_logits, reduce_retracing=True, autograph=False)
         written = decoding.stream(
             self._next_logits, self.model.init_state(1, len(ids) + max_new_tokens), tf.constant([ids]),
-            max_new_tokens=max_new_tokens, stop_ids=spelling.stop_ids, sampling=sampling,
+            max_new_tokens=max_new_tokens, stop_ids=stop_ids, sampling=sampling,
         )  # fmt: skip
+        ids = list(shown_ids)
         shown = text = spelling.decode(ids)
         for (token_id,), _ in written:
             ids.append(int(token_id))
@@ -181,6 +192,38 @@ class Loaded:
                 shown = text
         if text != shown:
             yield text[len(shown) :]
+
+    def chat(self, messages, max_new_tokens=256, temperature=0.0, top_k=0, top_p=1.0, seed=0, *, min_p=0.0):
+        """The answer to a conversation, by the chat frame that came with the model's vocabulary.
+
+            zoo.load("smollm2").chat([{"role": "user", "content": "Who are you?"}])
+
+        Args:
+            messages: list of dicts, each with `role` (`system`, `user` or `assistant`) and `content`, a string. What was
+                answered before stands in it as the assistant's.
+            max_new_tokens, temperature, top_k, top_p, seed, min_p: as in `generate`.
+
+        Returns:
+            The answer alone, a string.
+
+        Raises:
+            Refusal: the model came without a chat template, or with one of a kind that is not known; the conversation is none
+                that the frame has a place for, or too long.
+        """
+        options = dict(temperature=float(temperature), top_k=top_k, top_p=float(top_p), seed=seed, min_p=float(min_p))
+        return "".join(self.stream_chat(messages, max_new_tokens, **options))
+
+    def stream_chat(self, messages, max_new_tokens=256, **options):
+        """As `chat`, but yields the answer piece by piece as it is written. Its options are those of `chat`, by name."""
+        frame = self.tokenizer.chat_frame
+        if self.model.kind != "language_model":
+            raise Refusal(f"A {self.model.registered_name} for {self.task.registered_name} holds no conversations.")
+        require_in_range(max_new_tokens=max_new_tokens, **options)
+        ids, longest = frame.ids(self.tokenizer, messages), self.model.max_length
+        if longest is not None and len(ids) > longest:
+            raise Refusal(f"The conversation has {len(ids)} tokens; this model takes at most {longest}. Leave out what is old.")
+        ends = (*self.tokenizer.stop_ids, *frame.end_ids(self.tokenizer))
+        yield from self._written(ids, (), max_new_tokens, decoding.Sampling(**options), self.tokenizer, ends)
 
     def score(self, text):
         """How likely a text is.
@@ -233,6 +276,29 @@ class Loaded:
         vectors = self.predict("embed", text=[text] if isinstance(text, str) else list(text))["embedding"]
         return vectors[0] if isinstance(text, str) else vectors
 
+    def nearest(self, word, k=10):
+        """The words nearest to a word, of word vectors: list of (word, cosine), the nearest first; empty for an unknown word.
+
+            zoo.load("runs/word2vec/latest").nearest("list", k=10)
+
+        Several words in one string are taken for their mean.
+
+        Raises:
+            Refusal: the model has no such signature, or k is not from 1 to 1,000.
+        """
+        return self._found("nearest", k, word=word)
+
+    def analogy(self, a, b, c, k=10):
+        """The words that are to `c` as `b` is to `a` (3CosAdd, Mikolov et al. 2013), as `nearest` gives them.
+
+        zoo.load("runs/word2vec/latest").analogy("file", "files", "object")
+        """
+        return self._found("analogy", k, a=a, b=b, c=c)
+
+    def _found(self, signature, k, **words):
+        answer = self.predict(signature, k=[k], **{name: [word] for name, word in words.items()})
+        return [(word, float(cosine)) for word, cosine in zip(answer["words"][0], answer["similarity"][0], strict=True) if word]
+
     def explain(self, text, method="integrated_gradients", target=None, contrast=None):
         """Which tokens of a text an answer comes from: an `Explanation` (`zoo/explanation.py`).
 
@@ -274,7 +340,7 @@ class Loaded:
                     f"{which} has {length} tokens, with the special ones around it; this model takes at most {longest}."
                 )
 
-    def export(self, directory, version=None, precision="float32", xla=False):
+    def export(self, directory, version=None, precision="float32", xla=False, draft="none"):
         """Writes a SavedModel to `directory/<version>/` and proves it in a clean process. Returns its path.
 
         Args:
@@ -282,10 +348,11 @@ class Loaded:
             version: above all that are there; None for the next one.
             precision: of the weights: float32, bfloat16 or int8.
             xla: whether it is for a server that was started with XLA; a stock server refuses it.
+            draft: as in `generate`.
         """
         return export_saved_model(
             directory, self.model, self.tokenizer, self.task, version=version, provenance=self.bundle.provenance,
-            precision=precision, xla=xla,
+            precision=precision, xla=xla, draft=draft,
         )  # fmt: skip
 
 

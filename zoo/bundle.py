@@ -76,7 +76,7 @@ def read_config(directory):
     """The config.json of the bundle in `directory`. Raises Refusal, in a sentence, when it is none, damaged, or too new."""
     path = Path(directory) / "config.json"
     if not path.is_file():
-        raise Refusal(f"{directory} is no bundle: it holds no config.json.")
+        raise Refusal(f"{directory} is not a bundle: it holds no config.json.")
     try:
         config = json.loads(path.read_text(encoding="utf8"))
         version, *_ = (config[name] for name in ("format_version", "model", "task", "model_config"))
@@ -115,11 +115,13 @@ def load(directory):
     task.temperature = config.get("temperature", 1.0)
     structure = model_class.config_class.from_dict(config["model_config"])
     tokenizer = tokenizers.load(directory / "tokenizer")
-    if tokenizer.vocab_size > structure.vocab_size:  # a table may have a few rows more, for a round number
-        raise Refusal(
-            f"{directory} has a vocabulary of {tokenizer.vocab_size} ids and a model of {structure.vocab_size}: they do not "
-            "belong together. Copy the bundle again from where it was made."
-        )
+    rows = getattr(structure, "source_vocab_size", None) or structure.vocab_size
+    for size, there in ((tokenizer.vocab_size, rows), (tokenizer.target.vocab_size, structure.vocab_size)):
+        if size > there:  # a table may have a few rows more, for a round number
+            raise Refusal(
+                f"{directory} has a vocabulary of {size} ids and a model of {there}: they do not belong together. "
+                "Copy the bundle again from where it was made."
+            )
     with unfilled():
         model = task.assemble(model_class(structure)).build_from_ids()
     weights = directory / "model.weights.h5"

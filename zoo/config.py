@@ -102,7 +102,8 @@ class Config:
     - `fitted`: whether it is fitted in closed form, without gradient steps. Such a model has its default task only.
     - `presets`: name -> fields that differ from the dataclass defaults. Every family has `tiny` and `default`.
     - `recipe`: defaults of training flags for this family (`dataset`, `tokenizer`, `steps`, ...), and
-      `preset_recipes`: preset -> the entries of `recipe` that differ for it.
+      `preset_recipes`: preset -> the entries of `recipe` that differ for it,
+      `task_recipes`: task -> those that differ where the family is trained for it and not for its default task.
 
     Two configs are equal when their classes have one name and their fields are equal: the command line makes the class from the
     light part of a file (`zoo/registry.py`), Python from all of it.
@@ -117,6 +118,7 @@ class Config:
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     recipe: ClassVar[dict[str, Any]] = {}
     preset_recipes: ClassVar[dict[str, dict[str, Any]]] = {}
+    task_recipes: ClassVar[dict[str, dict[str, Any]]] = {}
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

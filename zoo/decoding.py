@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from zoo.config import Refusal
+from zoo.token_rules import forbid_repeated_ngrams, forbid_stops, penalise_repetition
 
 NUCLEUS_CANDIDATES = 128  # sorted first when a nucleus is asked for; a wider one costs a second, full sort
 
 
 class Sampling(NamedTuple):
-    """How the next token is chosen. Each field but the last is a number, or a tensor (B,) with a value a row.
+    """How the next token is chosen. Each field is a number, or a tensor (B,) with a value a row.
 
     A field left at its Python default costs nothing in the graph. The filters act in the order of the fields, each on the
     distribution that the one before it left.
@@ -34,7 +35,8 @@ class Sampling(NamedTuple):
             al. 2020, eq. 2), and those tied with the last. 1 is off.
         min_p: tokens with at least this fraction of the largest probability stay (Nguyen et al. 2024, section 3). 0 is off.
         seed: integer; the same seed gives the same text.
-        no_repeat_ngram: Python int n; no n-gram of a row, prompt included, comes twice (Paulus et al. 2017, 2.5). 0 is off.
+        no_repeat_ngram: n; no n-gram of a row, prompt included, comes twice (Paulus et al. 2017, 2.5). 0 is off.
+        min_new_tokens: a row does not stop before it has so many new tokens, the stop token not counted.
     """
 
     repetition_penalty: Any = 1.0
@@ -43,7 +45,8 @@ class Sampling(NamedTuple):
     top_p: Any = 1.0
     min_p: Any = 0.0
     seed: Any = 0
-    no_repeat_ngram: int = 0
+    no_repeat_ngram: Any = 0
+    min_new_tokens: Any = 0
 
 
 class Decoded(NamedTuple):
@@ -157,13 +160,13 @@ def stream(
 
 def beam_search(
     step, state, token_ids, padding_mask=None, *, max_new_tokens, num_beams, length_penalty=0.6, num_best=1,
-    no_repeat_ngram=0, stop_ids=(), pad_id=0,
+    no_repeat_ngram=0, min_new_tokens=0, coverage_penalty=0.0, covered=None, stop_ids=(), pad_id=0,
 ):  # fmt: skip
     """The most probable continuations of each row that a beam of K finds, best first.
 
-    A continuation Y is judged by log p(Y) / lp(Y) with lp(Y) = ((5 + |Y|) / 6)^alpha (Wu et al. 2016, eq. 14, without the
-    coverage term), where |Y| counts the stop token. One that reaches its row's limit counts as ended. A row is done when no
-    unfinished beam can still beat its K-th best ended one, which is exact as log p never rises.
+    A continuation Y is judged by log p(Y) / lp(Y) + beta c(Y), lp(Y) = ((5 + |Y|) / 6)^alpha (Wu et al. 2016, eq. 14), where
+    |Y| counts the stop token and c(Y) <= 0 says how much of a source was looked at. One that reaches its row's limit counts as
+    ended. A row is done when no unfinished beam can still beat its K-th best ended one, which is exact as log p never rises.
 
     Args:
         step, state, token_ids, padding_mask, stop_ids, pad_id: as in `generate`. `state` is that of B rows.
@@ -171,7 +174,9 @@ def beam_search(
         num_beams: K, an int, or int32 (B,): a row's beams are then those of its own number, whatever the others have.
         length_penalty: alpha, at least 0, a number or float32 (B,); 0 compares plain log-probabilities.
         num_best: how many continuations of a row to return, at most K; None for all.
-        no_repeat_ngram: as in `Sampling`.
+        no_repeat_ngram, min_new_tokens: as in `Sampling`.
+        coverage_penalty: beta, at least 0, a number or float32 (B,).
+        covered: state -> float32 (rows,), c of what each row has written; without it there is no such term.
 
     Returns:
         A `Decoded` with an axis of `num_best` after B, and `scores` float32 (B, num_best), best first; a row with fewer
@@ -192,17 +197,17 @@ def beam_search(
     num_beams = num_beams if known else tf.reduce_max(tf.concat([num_beams, [1]], 0))
     length_penalty = tf.broadcast_to(tf.cast(length_penalty, tf.float32), tf.shape(limit))[:, None]
     real = tf.repeat(_seen_columns(token_ids, padding_mask, progress.ids), num_beams, axis=0)
-
-    def forbid(log_probs, ids, index):
-        if not no_repeat_ngram:
-            return log_probs
-        return _forbid_repeated_ngrams(log_probs, ids, real, prompt_length + index, no_repeat_ngram)
+    ngram, least = (n if isinstance(n, int) else tf.repeat(n, num_beams) for n in (no_repeat_ngram, min_new_tokens))
 
     def advance(logits, state, beams, index):
         """Writes one token, and makes each beam's state that of the beam it goes on from."""
-        log_probs = forbid(tf.nn.log_softmax(logits), _merge(beams.ids), index)
+        log_probs = forbid_stops(tf.nn.log_softmax(logits), index, least, stop_ids)
+        log_probs = forbid_repeated_ngrams(log_probs, _merge(beams.ids), real, prompt_length + index, ngram)
+        extra = tf.zeros_like(beams.log_probs)
+        if covered is not None:
+            extra = tf.reshape(coverage_penalty, (-1, 1)) * tf.reshape(covered(state), (-1, num_beams))
         beams, source = _extend_beams(
-            beams, log_probs, limit, prompt_length, index, num_beams, beams_of_row, length_penalty, stop_ids
+            beams, log_probs, extra, limit, prompt_length, index, num_beams, beams_of_row, length_penalty, stop_ids
         )
         rows = tf.reshape(tf.range(tf.shape(limit)[0])[:, None] * num_beams + source, [-1])
         return beams, tf.nest.map_structure(lambda leaf: tf.gather(leaf, rows) if leaf.shape.rank else leaf, state)
@@ -276,7 +281,7 @@ def _begin(token_ids, max_new_tokens, pad_id):
 
 
 def _seen_columns(token_ids, padding_mask, ids):
-    """bool (B, L): the columns of `ids` that are no padding at the left."""
+    """bool (B, L): the columns of `ids` that are not padding at the left."""
     if padding_mask is None:
         padding_mask = tf.ones_like(token_ids, tf.bool)
     return tf.pad(padding_mask, [[0, 0], [0, tf.shape(ids)[1] - tf.shape(token_ids)[1]]], constant_values=True)
@@ -294,7 +299,7 @@ def _writer(prompt_length, limit, real, sampling, stop_ids, pad_id):
 
     def write(logits, progress, index):
         column = prompt_length + index
-        chosen = _choose(logits, progress.ids, real, column, index, sampling)
+        chosen = _choose(logits, progress.ids, real, column, index, sampling, stop_ids)
         log_probs = progress.log_probs + tf.where(progress.alive, _log_prob(logits, chosen), 0.0)
         lengths = progress.lengths + tf.cast(progress.alive, tf.int32)
         here = (tf.range(tf.shape(progress.ids)[1]) == column)[None] & progress.alive[:, None]
@@ -304,12 +309,14 @@ def _writer(prompt_length, limit, real, sampling, stop_ids, pad_id):
     return write
 
 
-def _choose(logits, ids, real, column, index, sampling):
+def _choose(logits, ids, real, column, index, sampling, stop_ids=()):
     """int32 (B,): the next token of each row. `ids` (B, L) is written up to `column`; `real` (B, L) leaves out padding."""
     if not _is(sampling.repetition_penalty, 1):
-        logits = _penalise_repetition(logits, ids, real, column, sampling.repetition_penalty)
-    if sampling.no_repeat_ngram:
-        logits = _forbid_repeated_ngrams(logits, ids, real, column, sampling.no_repeat_ngram)
+        logits = penalise_repetition(logits, ids, real, column, sampling.repetition_penalty)
+    if not _is(sampling.min_new_tokens, 0):
+        logits = forbid_stops(logits, index, sampling.min_new_tokens, stop_ids)
+    if not _is(sampling.no_repeat_ngram, 0):
+        logits = forbid_repeated_ngrams(logits, ids, real, column, sampling.no_repeat_ngram)
     most_probable = tf.argmax(logits, -1, output_type=tf.int32)
     if _is(sampling.temperature, 0):
         return most_probable
@@ -338,8 +345,9 @@ def _begin_beams(progress, limit, num_beams):
     return _Beams(ids, log_probs, NBest(ids, tf.zeros_like(log_probs, tf.int32), ended_scores, ended_scores))
 
 
-def _extend_beams(beams, log_probs, limit, prompt_length, index, num_beams, beams_of_row, length_penalty, stop_ids):
-    """Adds one token to each row's beams, given log-probabilities (B * K, V). Returns also each new beam's old one, (B, K)."""
+def _extend_beams(beams, log_probs, extra, limit, prompt_length, index, num_beams, beams_of_row, length_penalty, stop_ids):
+    """Adds one token to each row's beams, given log-probabilities (B * K, V) and what is added to the scores of those that end,
+    (B, K). Returns also each new beam's old one, (B, K)."""
     vocab_size = tf.shape(log_probs)[1]
 
     def best(values, count, of_row):
@@ -356,7 +364,8 @@ def _extend_beams(beams, log_probs, limit, prompt_length, index, num_beams, beam
     ids = tf.where(here, tokens[:, :, None], tf.gather(beams.ids, source, batch_dims=1))
 
     ends = _is_one_of(tokens, stop_ids) | (index + 1 >= limit)[:, None]
-    scores = tf.where(ends, totals / _length_penalty(index + 1, length_penalty), -float("inf"))
+    scores = totals / _length_penalty(index + 1, length_penalty) + tf.gather(extra, source, batch_dims=1)
+    scores = tf.where(ends, scores, -float("inf"))
     candidates = NBest(ids, tf.fill(tf.shape(tokens), index + 1), totals, scores)
     ended = NBest(*(tf.concat(pair, 1) for pair in zip(beams.ended, candidates, strict=True)))
     scores, chosen = best(ended.scores, num_beams, beams_of_row)
@@ -375,34 +384,6 @@ def _length_penalty(length, alpha):
 def _merge(ids):
     """(B, K, L) -> (B * K, L)."""
     return tf.reshape(ids, (-1, tf.shape(ids)[2]))
-
-
-def _penalise_repetition(logits, ids, real, column, penalty):
-    """Keskar et al. 2019, eq. in section 4.1, over the tokens in columns before `column` that are `real`."""
-    # Columns that do not count name the row's latest token instead, which is penalised anyway: writing twice is harmless.
-    counts = real & (tf.range(tf.shape(ids)[1]) < column)[None]
-    ids = tf.where(counts, ids, _column(ids, column - 1)[:, None])
-    found = tf.gather(logits, ids, batch_dims=1)
-    penalty = tf.reshape(tf.cast(penalty, tf.float32), (-1, 1))
-    return _scatter_rows(tf.tensor_scatter_nd_update, logits, ids, tf.where(found > 0, found / penalty, found * penalty))
-
-
-def _forbid_repeated_ngrams(logits, ids, real, column, n):
-    """-inf for each token that would complete an n-gram which the row already has; a row with no other choice is left alone."""
-    num_starts = tf.maximum(tf.shape(ids)[1] - n + 1, 0)
-    repeats = real[:, :num_starts] & (tf.range(num_starts) + n <= column)[None]
-    for i in range(n - 1):
-        latest = _column(ids, tf.maximum(column - n + 1 + i, 0))
-        repeats &= ids[:, i : i + num_starts] == latest[:, None]
-    bound = tf.where(repeats, -float("inf"), float("inf"))
-    left = _scatter_rows(tf.tensor_scatter_nd_min, logits, ids[:, n - 1 : n - 1 + num_starts], bound)
-    return tf.where(tf.reduce_max(left, -1, keepdims=True) > -float("inf"), left, logits)
-
-
-def _scatter_rows(scatter, x, columns, values):
-    """`scatter` into x (B, V) at columns (B, M) of each row."""
-    rows = tf.broadcast_to(tf.range(tf.shape(x)[0])[:, None], tf.shape(columns))
-    return scatter(x, tf.stack([rows, columns], -1), values)
 
 
 def _lowest_kept(logits, top_k, top_p, min_p):

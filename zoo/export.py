@@ -9,6 +9,7 @@ same model gives the same bytes.
 """
 
 import contextlib
+import copy
 import os
 from pathlib import Path
 
@@ -25,9 +26,12 @@ from zoo.serving.ops import check_ops
 from zoo.serving.proof import prove
 from zoo.serving.simplify import simplify
 from zoo.serving.weights import at_precision, stored_weights
+from zoo.signatures.drafting import parsed_draft
 
 
-def export_saved_model(directory, model, tokenizer, task, version=None, provenance=None, precision="float32", xla=False):
+def export_saved_model(
+    directory, model, tokenizer, task, version=None, provenance=None, precision="float32", xla=False, draft="none"
+):
     """Writes the next version of a SavedModel, and proves it in a clean process before it appears under its name.
 
     Args:
@@ -41,17 +45,20 @@ def export_saved_model(directory, model, tokenizer, task, version=None, provenan
         provenance: what the bundle says of the model's origin, for its card.
         precision: of the weights: one of `zoo.serving.weights.PRECISIONS`.
         xla: whether it is for a server that was started with XLA (`zoo/serving/compiled.py`); a stock server refuses it.
+        draft: how tokens are guessed ahead in `generate`, such as "ngram:4" (`zoo/signatures/drafting.py`); "none" for not at
+            all.
 
     Returns:
         The path of the new `<directory>/<version>`.
 
     Raises:
-        Refusal: the version is not higher, the model cannot take the precision, the graph holds an op that a stock server
-            cannot run or is too large, or the clean process answers otherwise than this one. Nothing is left behind.
+        Refusal: the version is not higher, the model cannot take the precision or decode with a draft, the graph holds an op
+            that a stock server cannot run or is too large, or the clean process answers otherwise than this one. Nothing is
+            left behind.
         OSError: the directory cannot be written.
     """
     directory = Path(directory)
-    version = _next_version(directory, version)
+    version, task = _next_version(directory, version), _with_draft(task, parsed_draft(draft), xla)
     with staged(directory, version) as path:
         remove_stale(directory, r"\d+")
         served = task.limit_ids(at_precision(model, precision, task), tokenizer)
@@ -88,6 +95,21 @@ def _save(path, weights, tokenizer, functions):
         raise Refusal(
             "The graph is larger than the 2 GB that a protocol buffer can hold; a smaller vocabulary makes smaller tables."
         ) from error
+
+
+def _with_draft(task, draft, xla):
+    """The task that serves with a draft."""
+    if draft is None:
+        return task
+    if not task.generates:
+        raise Refusal(f"A draft is for models that go on with a prompt, and {task.registered_name} does not; leave it out.")
+    if xla:
+        raise Refusal(
+            "A draft is for stock servers: XLA computes other shapes with other rounding; leave the one or the other out."
+        )
+    task = copy.copy(task)
+    task.draft = draft
+    return task
 
 
 def latest_version(directory):

@@ -4,6 +4,8 @@ import collections
 import math
 import re
 import string
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -101,28 +103,34 @@ def _mean_ranks(values):
     return (np.cumsum(counts) - (counts - 1) / 2)[place]
 
 
+# What the letter of a tag says in BIO, BIOES, BIOUL and BMES: B begins a span, I goes on, E ends it, S is all of one.
+PLACES = {"B": "B", "I": "I", "M": "I", "E": "E", "L": "E", "S": "S", "U": "S"}
+
+
 def are_entity_tags(labels):
-    """Whether tags mark spans: O, and B-, I-, E- or S- with a type (BIO or BIOES)."""
-    marked = [label for label in labels if label[:2] in ("B-", "I-", "E-", "S-")]
-    return bool(marked) and all(label == "O" or label in marked for label in labels)
+    """Whether tags mark spans: O, and a letter of `PLACES` with a type (`B-PER`); or without types B among such letters."""
+    marked = [label for label in labels if label != "O"]
+    typed = all(label[:1] in PLACES and label[1:2] == "-" and label[2:] for label in marked)
+    return bool(marked) and (typed or ("B" in marked and len(marked) > 1 and set(marked) <= set(PLACES)))
 
 
 def entities(tags):
     """(type, first word, last word) of each span of a sentence, as conlleval and seqeval's default mode read tags.
 
-    A span also begins where its type changes or after one that has ended, whatever its prefix.
+    A span also begins where its type changes or after one that has ended, whatever its letter.
     """
     found, start, kind, before = [], None, None, "O"
     for i, tag in enumerate([*tags, "O"]):
-        prefix, _, its_kind = tag.partition("-")
-        inside = prefix != "O"
-        begins = inside and (prefix in "BS" or before in "OES" or its_kind != kind)
+        letter, _, its_kind = tag.partition("-")
+        place = PLACES.get(letter, letter)
+        inside = place != "O"
+        begins = inside and (place in "BS" or before in "OES" or its_kind != kind)
         if start is not None and (begins or not inside):
             found.append((kind, start, i - 1))
             start = None
         if begins:
             start = i
-        before, kind = prefix, its_kind
+        before, kind = place, its_kind
     return found
 
 
@@ -132,11 +140,43 @@ def entity_f1(sentences, predicted):
     Args:
         sentences, predicted: lists of lists of tags.
     """
-    right = told = true = 0
-    for tags, guesses in zip(sentences, predicted, strict=True):
-        here, there = set(entities(tags)), set(entities(guesses))
-        right, told, true = right + len(here & there), told + len(there), true + len(here)
-    return f1(right, told, true)
+    return span_scores(map(entities, sentences), map(entities, predicted))["f1"]
+
+
+def span_scores(true, told):
+    """Precision, recall and F1 of spans (type, first word, last word); type and both ends must agree.
+
+        span_scores([[("PER", 0, 1)]], [[("PER", 0, 1), ("LOC", 3, 3)]])["precision"]    0.5
+
+    Args:
+        true, told: for each sentence its spans.
+
+    Returns:
+        dict of `precision`, `recall`, `f1`, `count`, the number of true spans, and `by_class`: type -> the same four.
+    """
+    counts = collections.defaultdict(lambda: np.zeros(3, int))  # right, told, true
+    for here, there in zip(true, told, strict=True):
+        here, there = set(here), set(there)
+        for spans, column in ((here & there, 0), (there, 1), (here, 2)):
+            for span in spans:
+                counts[span[0]][column] += 1
+    by_class = {kind: _rates(*counts[kind].tolist()) for kind in sorted(counts)}
+    return {**_rates(*np.sum([[0, 0, 0], *counts.values()], 0).tolist()), "by_class": by_class}
+
+
+def class_scores(confusion, labels):
+    """As `by_class` of `span_scores`: class -> precision, recall, F1 and count, of a `confusion_matrix`."""
+    sums = np.diag(confusion), confusion.sum(0), confusion.sum(1)
+    return {
+        label: _rates(*numbers) for label, *numbers in zip(labels, *map(np.ndarray.tolist, sums), strict=True) if any(numbers)
+    }
+
+
+def _rates(right, told, true):
+    return {
+        "precision": right / told if told else 0.0, "recall": right / true if true else 0.0, "f1": f1(right, told, true),
+        "count": true,
+    }  # fmt: skip
 
 
 def f1(right, told, true):
@@ -253,6 +293,21 @@ def translation_scores(texts, references, tokenize="13a"):
     return {"bleu": score.score, "chrf": chrf, "bleu_signature": str(bleu.get_signature())}
 
 
+def bleu_sample(texts, references, tokenize="13a"):
+    """BLEU as a `Sample`: what `translation_scores` counts of each text."""
+    import sacrebleu  # as above
+
+    one = sacrebleu.BLEU(tokenize=tokenize, effective_order=True)  # which only keeps it from warning of single sentences
+    counted = [one.sentence_score(text, some) for text, some in zip(texts, references, strict=True)]
+    rows = [[*score.counts, *score.totals, score.sys_len, score.ref_len] for score in counted]
+
+    def of_sums(sums):
+        numbers = [int(number) for number in sums]
+        return sacrebleu.BLEU.compute_bleu(numbers[:4], numbers[4:8], *numbers[8:], smooth_method="exp").score
+
+    return Sample(np.array(rows, np.float64), of_sums)
+
+
 class _Characters:
     """Cuts a text into its characters, for ROUGE in Chinese."""
 
@@ -268,16 +323,81 @@ def summary_scores(texts, references, lang="en"):
         references: for each a list of strings.
         lang: `en`, with Porter's stemmer, or `zh`, by characters.
     """
+    values = rouge_values(texts, references, lang)
+    return {name: sum(some) / max(len(texts), 1) for name, some in values.items()}
+
+
+def rouge_values(texts, references, lang="en"):
+    """As `summary_scores`, but a list with the value of each text."""
     from rouge_score import rouge_scorer  # as above
 
     names = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
     tokenizer = _Characters() if lang == "zh" else None
     scorer = rouge_scorer.RougeScorer(names, use_stemmer=lang == "en", tokenizer=tokenizer)
-    totals = dict.fromkeys(names, 0.0)
+    values = {name: [] for name in names}
     for text, some in zip(texts, references, strict=True):
         for name, score in scorer.score_multi(some, text).items():
-            totals[name] += score.fmeasure
-    return {name: total / max(len(texts), 1) for name, total in totals.items()}
+            values[name].append(score.fmeasure)
+    return values
+
+
+def first_sentence(text):
+    """What stands in front of the first end of a sentence or line: lead-1, a summary that needs no model.
+
+    first_sentence("A tool. It draws.")   ->   "A tool."
+    """
+    return re.split(r"(?<=[.!?])\s|(?<=[。！？])|\n", text.strip(), maxsplit=1)[0].strip()
+
+
+class Sample(NamedTuple):
+    """A score of a set of examples, in parts that add up over the examples.
+
+    Attributes:
+        rows: float (N, k), the parts of each example.
+        of_sums: float (k,), their sums over some examples -> the score of those.
+    """
+
+    rows: np.ndarray
+    of_sums: Callable
+
+    @classmethod
+    def mean(cls, values, weights=None):
+        """A score that is the mean over examples, or sum of values / sum of weights."""
+        values = np.asarray(values, np.float64)
+        weights = np.ones_like(values) if weights is None else np.asarray(weights, np.float64)
+        return cls(np.stack([values, weights], 1), lambda sums: float(sums[0] / sums[1]))
+
+
+def paired_bootstrap(first, second, draws=1_000, seed=0):
+    """Whether two models differ on the same examples (Koehn 2004), by scores of examples drawn with replacement.
+
+    Args:
+        first, second: a `Sample` each of the same N examples, in the same order.
+        draws: how many sets of N examples are drawn.
+        seed: of the draws, which are the same under every version of numpy.
+
+    Returns:
+        dict of `difference`, first - second on all examples; `low` and `high`, its interval with a confidence of 95%;
+        `p_value`, two-sided: how often a difference of draws is as far from the mean of all draws as the observed one is from
+        0, as sacrebleu counts it (Riezler and Maxwell 2005).
+
+    Raises:
+        Refusal: they are not of equally many examples.
+    """
+    count = len(first.rows)
+    if count != len(second.rows) or not count:
+        raise Refusal(
+            f"Scores of the same examples are compared, and there are {count} of one and {len(second.rows)} of the other."
+        )
+    observed = first.of_sums(first.rows.sum(0)) - second.of_sums(second.rows.sum(0))
+    random, differences = np.random.Philox(key=seed), np.empty(draws)
+    for draw in range(draws):
+        chosen = (random.random_raw(count) % np.uint64(count)).astype(np.int64)
+        times = np.bincount(chosen, minlength=count).astype(np.float64)
+        differences[draw] = first.of_sums(times @ first.rows) - second.of_sums(times @ second.rows)
+    low, high = np.percentile(differences, [2.5, 97.5])
+    far = int((np.abs(differences - differences.mean()) >= abs(observed) - 1e-12).sum())
+    return {"difference": observed, "low": float(low), "high": float(high), "p_value": (far + 1) / (draws + 1)}
 
 
 def brier_score(probs, labels):

@@ -158,7 +158,7 @@ class TestErrors:
                 "",
                 "a.jsonl, line 2 has no field 'text': its fields are 'body'.",
             ),
-            ("a.jsonl", "[1]", "", "a.jsonl, line 1 has no field 'text': it is no JSON object."),
+            ("a.jsonl", "[1]", "", "a.jsonl, line 1 has no field 'text': it is not a JSON object."),
             ("a.jsonl", '{"text": "x"}\n{"text": ', "", "a.jsonl, line 2 is not JSON: Expecting value at column 10."),
             ("a.jsonl", '{"text": 5}', "", "a.jsonl, line 1: field 'text' must be a string, got 5."),
             ("a.jsonl", '{"text": "\\ud800"}', "", "a.jsonl, line 1 spells a lone surrogate"),

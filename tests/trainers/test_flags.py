@@ -1,14 +1,16 @@
-"""From flags to a resolved run; what is no run at all."""
+"""From flags to a resolved run; what is not a run at all."""
 
 import json
 import sys
 
+import numpy as np
 import pytest
 from absl import flags
 
 from tests import programs
 from trainers import flags as trainer_flags
 from trainers import program, run
+from trainers.engine.optimizers import Schedule
 from zoo.config import Refusal
 from zoo.registry import MODELS
 
@@ -66,13 +68,44 @@ def test_what_a_recipe_sets_is_for_the_first_task_of_its_family():
     config, _ = resolved("--model=transformer", "--preset=multi30k")
     assert trainer_flags.task_config(config).bleu_tokenize == "none"
     assert resolved("--model=transformer", "--preset=multi30k", "--task=summarization")[0].set == ()
-    assert resolved("--model=word2vec")[0].set and resolved("--model=word2vec", "--task=classification")[0].set == ()
+    assert resolved("--model=word2vec")[0].set and resolved("--model=word2vec", "--task=tagging")[0].set == ()
+
+
+def test_what_a_recipe_sets_for_its_tokenizer_is_not_for_another():
+    assert resolved("--model=word2vec", "--tokenizer=char")[0].set == ("min_count=5",)
+    assert resolved("--model=word2vec", "--tokenizer=char", "--set=lowercase=true")[0].set == ("min_count=5", "lowercase=true")
+
+
+def test_a_family_may_have_a_recipe_for_a_task_that_is_not_its_first():
+    config, _ = resolved("--model=word2vec", "--task=classification", "--set=head_dropout=0.1")
+    assert (config.optimizer, config.tokenizer, config.vocab_size) == ("adamw", "wordpiece", 16_000)
+    assert config.dataset == "python_docs/classification" and trainer_flags.task_config(config).head_dropout == 0.1
 
 
 def test_set_reaches_the_models_config():
     config, model_config = resolved("--model=gpt", "--set=num_layers=3", "--set=dropout=0.1")
     assert (model_config.num_layers, model_config.dropout) == (3, 0.1)
     assert config.set == ("num_layers=3", "dropout=0.1")
+
+
+def test_a_budget_of_tokens_stands_for_a_number_of_rows():
+    config, _ = resolved("--model=transformer", "--set=batch_tokens=1000", "--seq_length=48")
+    assert config.batch_size == 20 and trainer_flags.task_config(config).batch_tokens == 1000
+    with pytest.raises(Refusal, match="give one of the two"):
+        resolved("--model=transformer", "--set=batch_tokens=1000", "--batch_size=8")
+
+
+def test_noam_is_the_inverse_square_root_with_its_own_peak():
+    asked = ("--model=transformer", "--schedule=noam", "--warmup_steps=400", "--set=hidden_dim=64")
+    config, _ = resolved(*asked)
+    assert config.schedule == "inverse_sqrt"
+    schedule = Schedule.of(config)
+    for step in (1, 7, 400, 401, 10_000):
+        expected = 64**-0.5 * min(step**-0.5, step * 400**-1.5)  # Vaswani et al. 2017, eq. 3
+        np.testing.assert_allclose(float(schedule(step - 1)), expected, rtol=1e-5)
+    assert resolved(*asked, "--learning_rate=2")[0].learning_rate == 2 * config.learning_rate
+    with pytest.raises(Refusal, match="warmup_steps of at least 1"):
+        resolved("--model=transformer", "--schedule=noam", "--warmup_steps=0")
 
 
 def test_files_of_the_user_are_the_dataset(tmp_path):
@@ -119,7 +152,7 @@ def test_every_flag_of_training_stands_in_one_group_of_the_help():
     )
     assert "--list: " in told and "--[no]export: Write the SavedModel at the end. [true]" in told
     words = " ".join(told.split())
-    assert "TF_CONFIG. [1]" in words and "tuning.py. It may be given several times." in words
+    assert "TF_CONFIG. [1]" in words and "It may be given several times." in words
 
 
 def test_dry_run_prints_what_would_run_and_writes_nothing(tmp_path, monkeypatch, capfd):
@@ -150,7 +183,7 @@ MISTAKES = {
     "key": (["--model=gpt", "--set=num_layer=3"], "GPTConfig has no field 'num_layer'; did you mean 'num_layers'?"),
     "value": (["--model=gpt", "--set=num_layers=many"], "--set=num_layers=many: num_layers takes int."),
     "no equals sign": (["--model=gpt", "--set=num_layers"], "--set takes key=value, got 'num_layers'."),
-    "contradiction": (["--model=gpt", "--set=hidden_dim=10"], "GPTConfig: hidden_dim 10 is no multiple of num_heads 4"),
+    "contradiction": (["--model=gpt", "--set=hidden_dim=10"], "GPTConfig: hidden_dim 10 is not a multiple of num_heads 4"),
     "task": (["--model=gpt", "--task=language_modelling"], "No task is called 'language_modelling'; did you mean"),
     "dataset": (
         ["--model=gpt", "--dataset=python_doc"],
@@ -172,7 +205,7 @@ MISTAKES = {
     "not finite": (["--model=gpt", "--learning_rate=nan"], "--learning_rate must be a finite number, got nan."),
     "endless": (["--model=gpt", "--clip_norm=inf"], "--clip_norm must be a finite number, got inf."),
     "negative seed": (["--model=gpt", "--seed=-1"], "--seed=-1"),
-    "no flag": (["--model=gpt", "gpt"], "'gpt' is no flag; write --name=value."),
+    "no flag": (["--model=gpt", "gpt"], "'gpt' is not a flag; write --name=value."),
 }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import zoo
-from tests import exports, programs
+from tests import exports, foreign_models, programs, tiny_models
 from tests.programs import refusal
 from trainers import served
 from zoo import api
@@ -87,7 +87,7 @@ def test_penalties_are_for_bundles(places, capfd):
     expected = loaded.generate("The cat", max_new_tokens=8, no_repeat_ngram=1, min_p=0.1)
     assert printed(capfd, places[0], *options) == expected + "\n"
     assert expected != loaded.generate("The cat", max_new_tokens=8)
-    sentence = "--min_p is no input of a SavedModel's signatures; use it with --model_dir."
+    sentence = "--min_p is not an input of a SavedModel's signatures; use it with --model_dir."
     assert refusal(capfd, "generate", places[1], *options) == sentence
 
 
@@ -102,6 +102,32 @@ def test_penalties_are_for_bundles(places, capfd):
 def test_flags_that_make_no_sense(places, flags, sentence, capfd):
     for place in places:
         assert sentence in refusal(capfd, "generate", place, "--prompt=x", *flags)
+
+
+def test_a_conversation_goes_on_from_what_was_answered(tmp_path, capfd, monkeypatch):
+    tokenizer = foreign_models.chat_tokenizer(foreign_models.CHATML)
+    model = tiny_models.strengthen(tiny_models.create("gpt", vocab_size=tokenizer.vocab_size, max_length=96, num_layers=1))
+    Bundle(model, tokenizer, "language_modeling", {}).save(tmp_path / "bundle")
+    place, options = f"--model_dir={tmp_path / 'bundle'}", ("--chat", "--max_new_tokens=4", "--temperature=0")
+    loaded = zoo.load(tmp_path / "bundle")
+    said = [{"role": "user", "content": "the cat"}]
+    first = loaded.chat(said, max_new_tokens=4)
+    assert printed(capfd, place, "--prompt=the cat", *options) == first + "\n"
+    second = loaded.chat([*said, {"role": "assistant", "content": first}, {"role": "user", "content": "a"}], max_new_tokens=4)
+    monkeypatch.setattr("sys.stdin", io.StringIO("the cat\na\n"))
+    assert printed(capfd, place, *options) == f"{first}\n{second}\n"
+    (tmp_path / "prompts.txt").write_text("the cat\n", encoding="utf8")
+    line = json.loads(printed(capfd, place, f"--prompt_file={tmp_path / 'prompts.txt'}", *options))
+    assert line == {"prompt": "the cat", "text": first}
+
+
+@pytest.mark.parametrize(("place", "flag", "sentence"), [
+    (0, "--top_k=3", "This vocabulary came without a chat template, so there are no conversations; give a plain prompt."),
+    (0, "--num_beams=3", "--num_beams is for texts that go on; leave it out with --chat."),
+    (1, "--top_k=3", "--chat asks the model of a bundle, and no SavedModel; use it with --model_dir."),
+])  # fmt: skip
+def test_conversations_that_make_no_sense(places, place, flag, sentence, capfd):
+    assert refusal(capfd, "generate", places[place], "--prompt=x", "--chat", flag) == sentence
 
 
 def test_an_export_that_writes_no_text_and_a_directory_without_one(tmp_path, capfd):

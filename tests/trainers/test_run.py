@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import random
 import signal
 
 import numpy as np
@@ -12,6 +13,7 @@ import tensorflow as tf
 from tests import programs, tiny_models
 from tests.programs import refusal
 from trainers import run as run_program
+from trainers import training
 from trainers.engine.interruption import Interruption
 from trainers.engine.metrics_log import MEASURED, MetricsLog
 from zoo.bundle import Bundle
@@ -89,6 +91,21 @@ def finished(capfd, *arguments):
         answer = programs.call(capfd, "run", *TRAIN, "--data_path=text.txt", *arguments)
     assert answer.status == 0, answer.err
     return answer
+
+
+def test_what_preparing_data_draws_changes_no_weight(workplace, capfd, monkeypatch):
+    """A first run makes its data, which draws random numbers in TFDS and elsewhere; the next one finds it in the cache."""
+    finished(capfd, "--steps=2", "--set=dropout=0.5", "--model_dir=first")
+    prepare_for = training.prepare_for
+
+    def drawing(*arguments, **options):
+        random.random(), np.random.random(), tf.random.uniform(())
+        return prepare_for(*arguments, **options)
+
+    monkeypatch.setattr(training, "prepare_for", drawing)
+    finished(capfd, "--steps=2", "--set=dropout=0.5", "--model_dir=second")
+    first, second = (workplace / run / "bundle" / "model.weights.h5" for run in ("first", "second"))
+    assert first.read_bytes() == second.read_bytes()
 
 
 def test_a_directory_that_holds_something_else(workplace, capfd):
@@ -195,7 +212,7 @@ def test_a_full_disk_as_the_libraries_tell_of_it(error, monkeypatch, capfd):
 
 
 def test_a_batch_that_ruins_the_weights_is_undone_and_left_out(workplace, capfd, monkeypatch):
-    """Its loss is no number and so are the weights after it, moments of the optimizer included."""
+    """Its loss is not a number and so are the weights after it, moments of the optimizer included."""
     given = PackedBatches.batch
 
     def batch(self, step):

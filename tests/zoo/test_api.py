@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 import zoo
-from tests import exports, tiny_models
+from tests import exports, foreign_models, tiny_models
 from zoo import api
 from zoo.bundle import Bundle
-from zoo.registry import MODELS
+from zoo.config import Refusal
+from zoo.registry import MODELS, TASKS
 from zoo.serving.stream_client import until
 from zoo.tokenizers.base import create as create_tokenizer
+from zoo.tokenizers.word import WordTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +83,17 @@ def test_streaming_gives_the_text_of_generate(loaded, options):
     assert "abc" + "".join(pieces) == loaded.generate("abc", max_new_tokens=9, **options)
 
 
+def test_a_draft_changes_no_text(loaded):
+    prompts = ["abcabcab", "", "a a a a"]
+    assert loaded.generate(prompts, 15, draft="ngram:3:4") == loaded.generate(prompts, 15)
+    for draft, sentence in (
+        ("ngram", "draft is none, or"),
+        ("ngram:3:24", "A draft of 24 tokens does not fit into this model's"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            loaded.generate("abc", draft=draft)
+
+
 def test_the_options_that_no_signature_has(loaded):
     def written(**options):
         return "abc" + "".join(loaded.stream("abc", max_new_tokens=12, **options))
@@ -88,7 +101,7 @@ def test_the_options_that_no_signature_has(loaded):
     plain = loaded.generate("abc", max_new_tokens=12, min_p=0.0, repetition_penalty=1.0, no_repeat_ngram=0)
     assert plain == loaded.generate("abc", max_new_tokens=12)
     other = written(no_repeat_ngram=1)
-    characters = [character for character in other if character != "\ufffd"]  # which stands for any byte that is no character
+    characters = [character for character in other if character != "\ufffd"]  # it stands for a byte that is not a character
     assert other != plain and len(characters) == len(set(characters))
     assert written(repetition_penalty=1e6) != plain
     assert written(temperature=2.0) != plain
@@ -185,3 +198,55 @@ def test_a_prompt_may_fill_the_context_and_no_more(loaded):
 def test_load_refuses_what_is_no_bundle(tmp_path):
     with pytest.raises(ValueError, match="holds no bundle"):
         zoo.load(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def chatting(tmp_path_factory):
+    """A tiny GPT with the vocabulary of a conversation, saved and loaded."""
+    tokenizer = foreign_models.chat_tokenizer(foreign_models.CHATML)
+    model = tiny_models.create("gpt", vocab_size=tokenizer.vocab_size, max_length=96, num_layers=1)
+    directory = tmp_path_factory.mktemp("chat") / "bundle"
+    Bundle(tiny_models.strengthen(model), tokenizer, "language_modeling", {}).save(directory)
+    return zoo.load(directory)
+
+
+def test_an_answer_is_what_follows_the_conversation_up_to_its_end(chatting):
+    messages = [{"role": "user", "content": "the cat"}]
+    tokenizer, model = chatting.tokenizer, chatting.model
+    ids = tokenizer.chat_frame.ids(tokenizer, messages)
+    written = []
+    while len(written) < 9:  # without a cache
+        written.append(int(np.argmax(np.asarray(model(np.array([ids + written])))[0, -1])))
+        if written[-1] == tokenizer.eos_id:
+            break
+    answer = chatting.chat(messages, max_new_tokens=9)
+    assert answer == tokenizer.decode(written)
+    assert "".join(chatting.stream_chat(messages, 9)) == answer
+    longer = [*messages, {"role": "assistant", "content": answer}, messages[0]]
+    assert isinstance(chatting.chat(longer, max_new_tokens=2, temperature=1.0, seed=3), str)
+
+
+def test_conversations_that_cannot_be_answered_are_refused(chatting, loaded):
+    with pytest.raises(ValueError, match="The conversation has .* tokens; this model takes at most 96"):
+        chatting.chat([{"role": "user", "content": "the cat " * 99}])
+    with pytest.raises(ValueError, match="temperature"):
+        chatting.chat([{"role": "user", "content": "the cat"}], temperature=-1.0)
+    with pytest.raises(ValueError, match="This vocabulary came without a chat template"):
+        loaded.chat([{"role": "user", "content": "the cat"}])
+
+
+def test_words_are_found_by_their_vectors():
+    tokenizer = WordTokenizer(["man", "woman", "king", "queen", "boat"])
+    task = TASKS.get("word_vectors")()
+    model = task.assemble(zoo.create("word2vec", "tiny", vocab_size=7, hidden_dim=3, eos_id=1, unk_id=0)).build_from_ids()
+    vectors = [[0, 0, 0], [0, 0, 0], [1, 0.2, 0.1], [1, 0.2, 0.9], [0.1, 1, 0.1], [0.1, 1, 0.9], [-1, -1, 0]]
+    model.without_head().embeddings.assign(np.array(vectors, np.float32))
+    model.head.counts.assign(np.array([0, 0, 5, 4, 3, 2, 1], np.float32))
+    loaded = api.Loaded(Bundle(model, tokenizer, task, {}))
+    (first, cosine), (second, _) = loaded.nearest("king", k=2)
+    king, queen = (np.array(vectors[i]) / np.linalg.norm(vectors[i]) for i in (4, 5))
+    assert (first, second) == ("queen", "man") and cosine == pytest.approx(king @ queen, abs=1e-6)
+    assert loaded.analogy("man", "woman", "king", k=1)[0][0] == "queen"
+    assert loaded.nearest("ship") == []
+    with pytest.raises(Refusal, match="k is 1 to 1,000"):
+        loaded.nearest("king", k=0)

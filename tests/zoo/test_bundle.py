@@ -92,11 +92,11 @@ def test_a_model_that_reads_its_weights_draws_none():
     assert [(v.path, v.shape) for v in empty.weights] == [(v.path, v.shape) for v in drawn.weights]
     assert not any(np.asarray(v).any() for v in empty.trainable_variables)
     seeds = [v for v in empty.variables if "seed" in v.path]
-    assert seeds and all(np.asarray(v).any() for v in seeds)  # what is no weight is as ever
+    assert seeds and all(np.asarray(v).any() for v in seeds)  # what is not a weight is as ever
 
 
 def test_no_bundle_at_all(tmp_path):
-    assert refused(tmp_path) == f"{tmp_path} is no bundle: it holds no config.json."
+    assert refused(tmp_path) == f"{tmp_path} is not a bundle: it holds no config.json."
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "3", "\xff", '{"format_version": 1}'])

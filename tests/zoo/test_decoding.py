@@ -434,3 +434,80 @@ def test_rows_may_have_beams_of_their_own_number_and_penalty():
 def test_beam_arguments_out_of_range_are_sentences(arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
         beam_search(toy(), start(1), tf.constant([[1]]), max_new_tokens=2, **arguments)
+
+
+# What forbids tokens, and what is added to a score
+
+
+@tf.function(reduce_retracing=True)
+def small_search(ids, mask, limits, least, beta, ngram):
+    """With what `covered` says of a row: minus a tenth of how many tokens it has read."""
+    return beam_search(
+        toy(SMALL), start(tf.shape(ids)[0]), ids, mask, max_new_tokens=limits, num_beams=31, num_best=None, stop_ids=(2,),
+        min_new_tokens=least, no_repeat_ngram=ngram, coverage_penalty=beta,
+        covered=lambda state: tf.cast(state["read"] ** 2, tf.float32) * -0.1, pad_id=0,
+    )  # fmt: skip
+
+
+def without_repeats(prompt, written, n):
+    """Whether no n-gram that ends in what was written comes twice."""
+    whole = [*prompt, *written]
+    grams = [tuple(whole[i : i + n]) for i in range(len(whole) - n + 1)]
+    return n == 0 or all(gram not in grams[:i] for i, gram in enumerate(grams) if i + n > len(prompt))
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5])
+def test_a_full_beam_with_least_lengths_coverage_and_ngrams_is_exhaustive_search(beta):
+    prompts, limits, least, ngrams = [[0, 1], [1], [0, 0, 1]], [4, 3, 4], [2, 0, 3], [0, 2, 3]
+    ids, mask = padded(prompts)
+    best = small_search(tf.where(mask, ids, 0), mask, *(tf.constant(x) for x in (limits, least, [beta] * 3, ngrams)))
+    for row, prompt in enumerate(prompts):
+        expected = sorted((
+            (score - 0.1 * beta * (len(prompt) + len(tokens) - 1) ** 2, log_prob, tokens)
+            for score, log_prob, tokens in every_continuation(prompt, limits[row], 0.6)
+            if not (tokens[-1] == 2 and len(tokens) <= least[row]) and without_repeats(prompt, tokens, ngrams[row])
+        ), reverse=True)  # fmt: skip
+        assert 3 < len(expected) <= 31
+        for rank, (score, log_prob, tokens) in enumerate(expected):
+            assert best.token_ids[row, rank, : best.lengths[row, rank]].numpy().tolist() == tokens
+            np.testing.assert_allclose(best.scores[row, rank], score, rtol=1e-5)
+            np.testing.assert_allclose(best.log_probs[row, rank], log_prob, rtol=1e-5)
+        assert np.isneginf(best.scores[row, len(expected) :].numpy()).all()
+
+
+def test_rows_of_unequal_least_lengths_and_ngrams_are_those_of_a_row_alone():
+    ids, mask = padded(PROMPTS)
+    least, ngrams = [3, 0, 9, 6], [0, 1, 2, 3]
+    together = decode(PROMPTS, 12, min_new_tokens=tf.constant(least), no_repeat_ngram=tf.constant(ngrams))
+    for row, prompt in enumerate(PROMPTS):
+        alone = generate(
+            toy(), start(1), tf.constant([prompt]), max_new_tokens=12, stop_ids=(STOP,), pad_id=5,
+            sampling=Sampling(min_new_tokens=least[row], no_repeat_ngram=ngrams[row]),
+        )  # fmt: skip
+        assert rows(alone)[0] == rows(together)[row]
+        expected, _ = continued(prompt, 12, _allowed(prompt, least[row], ngrams[row]))
+        assert rows(together)[row] == expected
+
+
+def test_an_ngram_longer_than_any_row_forbids_nothing_and_takes_no_time():
+    longest = tf.fill([4], tf.int32.max)
+    written = decode(PROMPTS, 12, min_new_tokens=tf.zeros([4], tf.int32), no_repeat_ngram=longest)
+    assert rows(written) == rows(decode(PROMPTS, 12))
+
+
+def _allowed(prompt, least, n):
+    """What chooses the best token that may come next, by brute force."""
+    written = []
+
+    def choose(logits):
+        order = [t for t in np.argsort(-logits, kind="stable").tolist() if t != STOP or len(written) >= least]
+        # The first place is the whole row's: grams that were there before do not count against a token.
+        free = [t for t in order if not n or tuple([*prompt, *written, t][-n:]) not in _grams([*prompt, *written], n)]
+        written.append((free or order)[0])
+        return written[-1]
+
+    return choose
+
+
+def _grams(ids, n):
+    return {tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)}

@@ -124,7 +124,7 @@ def _json_lines(path, data_path, found):
         except json.JSONDecodeError as error:
             raise Refusal(f"{path}, line {number} is not JSON: {error.msg} at column {error.colno}.") from error
         if not isinstance(record, dict):
-            raise Refusal(f"{path}, line {number} has no field {data_path.field or 'text'!r}: it is no JSON object.")
+            raise Refusal(f"{path}, line {number} has no field {data_path.field or 'text'!r}: it is not a JSON object.")
         if "\\u" in line:
             record = _encodable(record, path, number, data_path.errors)
         for name in data_path.columns or ():
@@ -282,6 +282,6 @@ def _encodable(value, path, number, errors):
         if errors == "replace":
             return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         raise Refusal(
-            f"{path}, line {number} spells a lone surrogate, which is no character; mend it, or read on with errors=replace."
+            f"{path}, line {number} spells a lone surrogate, which is not a character; mend it, or read on with errors=replace."
         ) from error
     return value

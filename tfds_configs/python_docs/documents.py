@@ -15,7 +15,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-# Folders that hold tests or other people's packages. `site-packages` and its like are no identifiers and drop out too.
+# Folders that hold tests or other people's packages. `site-packages` and its like are not identifiers and drop out too.
 SKIPPED_FOLDERS = {"test", "tests", "idle_test", "idlelib", "lib2to3"}
 C_MODULES = """
     _asyncio _bisect _blake2 _bz2 _codecs _collections _contextvars _csv _ctypes _datetime _decimal _elementtree

@@ -31,6 +31,8 @@ MARK = "complete.json"
 FORMAT_VERSION = 1
 SEED_NUMBER = re.compile(r"(?<=seed_generator)_\d+")
 CHUNK_BYTES = 2**24
+# What reading a checkpoint raises that is not whole.
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 
 
 class Checkpoints:
@@ -40,14 +42,15 @@ class Checkpoints:
         directory: where they stand.
         variables: dict name -> variable with `.assign()`, a shape, and a value that numpy can read.
         writes: whether this process writes and removes them; of several workers only the chief does.
+        keeps: steps whose checkpoints stay besides the newest and the best.
 
     Attributes:
         stall_seconds: for how long each `save` held up the step.
         write_seconds: how long each took in the background.
     """
 
-    def __init__(self, directory, variables, writes=True):
-        self.directory, self.variables, self.writes = Path(directory), variables, writes
+    def __init__(self, directory, variables, writes=True, keeps=()):
+        self.directory, self.variables, self.writes, self.keeps = Path(directory), variables, writes, keeps
         self.stall_seconds, self.write_seconds = [], []
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "checkpoint", initializer=_yield_to_others)
         self._writing, self._copies = None, {}
@@ -113,7 +116,7 @@ class Checkpoints:
         steps = self._steps()
         best = self._best(steps)
         for step in steps[:-KEPT]:
-            if step != best:
+            if step != best and step not in self.keeps:
                 remove_directory(self._path(step))
         if best is not None:
             replace_file(self.directory / "best", lambda link: link.symlink_to(self._path(best).name))
@@ -159,7 +162,7 @@ class Checkpoints:
             path = self._path(step)
             try:
                 values, progress = _read(path)
-            except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            except UNREADABLE as error:
                 report(f"Checkpoint {path} is damaged ({error}); trying the one before.")
                 damaged.append(path)
                 continue
@@ -181,6 +184,37 @@ class Checkpoints:
             if value.dtype.kind == "V":  # numpy's format does not know bfloat16, and keeps its bytes as they are
                 value = value.view(np.asarray(variable).dtype)
             variable.assign(value)
+
+    def average(self, steps, prefix, report=print):
+        """Assigns the mean over checkpoints to the variables whose names begin with `prefix` and that are floats.
+
+        It is added up in float64, in the order of the steps. A checkpoint that is damaged or not there is reported, and left
+        out.
+
+        Args:
+            steps: of the checkpoints.
+            prefix: of the names.
+            report: called with a sentence for each that is left out.
+
+        Returns:
+            The steps of those that were read.
+        """
+        self.wait()
+        names = [name for name in self.variables if name.startswith(prefix)]
+        sums, read = {}, []
+        for step in steps:
+            try:
+                values, _ = _read(self._path(step), names)
+            except UNREADABLE as error:
+                report(f"Checkpoint {self._path(step)} is left out of the mean ({error}).")
+                continue
+            read.append(step)
+            for name, value in values.items():
+                if value.dtype.kind == "f":
+                    sums[name] = sums.get(name, 0.0) + value.astype(np.float64)
+        for name, total in sums.items():
+            self.variables[name].assign((total / len(read)).astype(np.float32))
+        return read
 
     def exist(self):
         """Whether there is any."""
@@ -259,8 +293,9 @@ def _write_files(directory, values, progress, metrics):
     sync(directory)
 
 
-def _read(directory):
-    """(name -> array, progress with `metrics`) of one checkpoint; Refusal if a file is not what was written."""
+def _read(directory, names=None):
+    """(name -> array, progress with `metrics`) of one checkpoint, with all arrays or those of `names`; Refusal if a file is not
+    what was written."""
     mark = json.loads((directory / MARK).read_text(encoding="utf8"))
     if mark["format_version"] > FORMAT_VERSION:
         raise Refusal(f"format version {mark['format_version']}, this zoo reads up to {FORMAT_VERSION}")
@@ -268,7 +303,7 @@ def _read(directory):
         if _fingerprint(directory / name) != expected:
             raise Refusal(f"{name} is not what was written")
     with open(directory / "arrays.npz", "rb") as file, np.load(file, allow_pickle=False) as arrays:
-        values = {name: arrays[name] for name in arrays.files}
+        values = {name: arrays[name] for name in (arrays.files if names is None else names)}
     progress = json.loads((directory / "progress.json").read_text(encoding="utf8"))
     return values, {**progress, "metrics": (directory / "metrics.jsonl").read_text(encoding="utf8")}
 

@@ -22,7 +22,7 @@ from trainers.engine.gradients import Differentiation, PrivateDifferentiation, a
 from trainers.engine.loss_scaling import SMALLEST_SCALE, LossScaling
 from trainers.engine.strategies import Placement, rows_of, share
 from zoo.config import Refusal
-from zoo.layers.fusion import compiled_whole, fuse_elementwise
+from zoo.layers.fusion import compiled_whole, fuse_elementwise, sum_of_rows
 
 
 def has_accelerator():
@@ -191,7 +191,8 @@ class Trainer:
     def _whole_step(self, batch, state, stop, _):
         """The step of one replica."""
         gradients, loss_sum, count, state = self._differentiation.of_mean(batch, state)
-        norm = _global_norm(gradients)
+        with self._differentiation.fusion():
+            norm = _global_norm(gradients)
         self.optimizer.apply(gradients, self.model.trainable_variables)
         return Step(loss_sum / above_zero(count), count, norm, stop), state
 
@@ -311,7 +312,14 @@ def _tensors(batch):
 
 def _global_norm(gradients):
     """Of rows of a table that are there several times, each counts for itself, as in `tf.linalg.global_norm`."""
-    return tf.sqrt(2.0 * tf.add_n([tf.nn.l2_loss(getattr(gradient, "values", gradient)) for gradient in gradients]))
+    return tf.sqrt(2.0 * tf.add_n([_half_of_squares(gradient) for gradient in gradients]))
+
+
+def _half_of_squares(gradient):
+    if not isinstance(gradient, tf.IndexedSlices):
+        return tf.nn.l2_loss(gradient)
+    # XLA's own sum of so many squares would take as long as a product of the step.
+    return 0.5 * tf.reshape(sum_of_rows(tf.reshape(gradient.values, (-1, 1)) ** 2), ())
 
 
 def set_seed(seed):

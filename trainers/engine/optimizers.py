@@ -6,6 +6,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from zoo import private
+
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     """Linear warm-up to the peak, then one of four shapes. The rate is a pure function of the step.
@@ -106,7 +108,7 @@ class Adagrad(OnOneReplica, keras.optimizers.Adagrad):
     takes_rows = True
 
     def update_step(self, gradient, variable, learning_rate):
-        sums = self._accumulators[self._get_variable_index(variable)]._value
+        sums = private.stored(self._accumulators[self._get_variable_index(variable)])
         rate = tf.cast(learning_rate, variable.dtype)
         if not isinstance(gradient, tf.IndexedSlices):
             sums.assign_add(gradient**2)
@@ -165,8 +167,8 @@ class FusedAdam(OnOneReplica, keras.optimizers.Adam):
         step = ops.cast(self.iterations + 1, "float32")
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
-            m=self._momentums[index]._value.handle,
-            v=self._velocities[index]._value.handle,
+            m=private.stored(self._momentums[index]).handle,
+            v=private.stored(self._velocities[index]).handle,
             beta1_power=ops.power(self.beta_1, step),
             beta2_power=ops.power(self.beta_2, step),
             lr=ops.cast(learning_rate, "float32"),

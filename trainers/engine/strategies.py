@@ -22,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainers.engine import workers
+from zoo import private
 from zoo.config import Refusal
 
 LOGICAL_CPUS = 2
@@ -141,14 +142,8 @@ class Placement:
         if index is None:
             yield
             return
-        mirrored = [variable._value for variable in variables]
-        for variable, value in zip(variables, mirrored, strict=True):
-            variable._value = value.values[int(index) % self.num_local]
-        try:
+        with private.storing(variables, [private.stored(v).values[int(index) % self.num_local] for v in variables]):
             yield
-        finally:
-            for variable, value in zip(variables, mirrored, strict=True):
-                variable._value = value
 
     def part_seeds(self, variables):
         """Lets every replica draw dropout masks of its own. Call it when all replicas hold the chief's seeds."""
@@ -157,7 +152,7 @@ class Placement:
         for variable in variables:
             if variable.name == "seed_generator_state":
                 seed, counter = np.asarray(variable).tolist()
-                for i, copy in enumerate(variable._value.values):
+                for i, copy in enumerate(private.stored(variable).values):
                     replica = self.worker * self.num_local + i
                     copy.assign(np.array([(seed + replica * SEED_STRIDE) % 2**32, counter], np.uint32))
 

@@ -6,13 +6,15 @@
     --set=lora_rank=8           only adapters of the blocks' matrices, and the head, are trained; they are merged into the
                                 matrices when training ends, so that no bundle and no export has a trace of them
     --set=l1=0.1                matrices shrink towards 0 by rate * l1 a step, and stay there
+    --set=average=5             what is judged, saved and exported is the mean of the last five checkpoints (`averaging.py`)
 
-These are fields of `--set` for every family that has blocks; `l1` for every family that is trained in steps. The bundle does
-not keep them. Imports no TensorFlow: `flags.py` reads the config.
+These are fields of `--set` for every family that has blocks; `l1` and `average` for every family that is trained in
+steps. The bundle does not keep them. Imports no TensorFlow: `flags.py` reads the config.
 """
 
 from dataclasses import dataclass
 
+from zoo import private
 from zoo.config import Config, Refusal
 
 
@@ -27,6 +29,7 @@ class TuningConfig(Config):
         lora_rank: of the adapters (Hu et al. 2021); 0 for none.
         lora_alpha: an adapter is weighed with lora_alpha / lora_rank.
         l1: decoupled, as weight decay is.
+        average: of so many of the last checkpoints the weights are averaged at the end; 0 and 1 leave the last ones.
     """
 
     freeze: str = "none"
@@ -34,6 +37,7 @@ class TuningConfig(Config):
     lora_rank: int = 0
     lora_alpha: float = 16.0
     l1: float = 0.0
+    average: int = 0
 
     def validate(self):
         known = self.freeze in ("none", "embeddings", "backbone") or self.freeze.isdecimal()
@@ -42,6 +46,7 @@ class TuningConfig(Config):
         self.require(self.lora_rank >= 0, f"lora_rank must not be negative, got {self.lora_rank}.")
         self.require(self.lora_alpha > 0, f"lora_alpha must be positive, got {self.lora_alpha}.")
         self.require(self.l1 >= 0, f"l1 must not be negative, got {self.l1}.")
+        self.require(self.average >= 0, f"average must not be negative, got {self.average}.")
         alone = not self.lora_rank or self.freeze == "none"
         self.require(alone, "lora_rank leaves everything but adapters and head as it is; leave out freeze.")
 
@@ -54,7 +59,7 @@ def begin(model, config):
     """
     if model.fitted:
         if config != TuningConfig():
-            fields = "freeze, layer_decay, lora_rank, lora_alpha and l1"
+            fields = "freeze, layer_decay, lora_rank, lora_alpha, l1 and average"
             raise Refusal(
                 f"{model.registered_name} is fitted in closed form: {fields} are for models that are trained in steps."
             )
@@ -102,4 +107,4 @@ def _linears(layers):
     """All layers under some that can have an adapter."""
     from zoo.layers.linear import Linear  # here, so that a wrong flag is refused without Keras
 
-    return [inner for layer in layers for inner in layer._flatten_layers() if isinstance(inner, Linear)]
+    return [inner for layer in layers for inner in private.inner_layers(layer) if isinstance(inner, Linear)]

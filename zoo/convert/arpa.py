@@ -63,13 +63,14 @@ def _write(file, model, words):
     file.writelines(f"ngram {n}={size}\n" for n, size in enumerate(num_ngrams[1:], start=2))
     keys = [None]
     for n in range(1, model.config.order + 1):
-        logs = model.tables.logs[n].numpy().astype(np.float64) / LN10
+        table, logs = model.tables.arrays(n)
+        logs = logs.astype(np.float64) / LN10
         log_probs, backoffs = logs[:, 0], logs[:, 1] if n < model.config.order else None
         file.write(f"\n\\{n}-grams:\n")
         if n == 1:
             _write_unigrams(file, words, model.config.eos_id, log_probs, backoffs)
             continue
-        keys.append(model.tables.keys[n].numpy())
+        keys.append(table)
         for start in range(0, num_ngrams[n - 1], ROWS_AT_ONCE):
             rows = np.arange(start, min(start + ROWS_AT_ONCE, num_ngrams[n - 1]))
             columns = _columns(rows, keys, words, model.config.eos_id)
@@ -284,7 +285,7 @@ def _vocabulary(path, first_line, unigrams):
     """The distinct words as bytes, <s> and </s> being one."""
     words = [word for word in unigrams if word != BOS.encode()]
     if EOS.encode() not in words:
-        raise Refusal(f"{path} has no {EOS} among its words, so it is no model of sentences.")
+        raise Refusal(f"{path} has no {EOS} among its words, so it is not a model of sentences.")
     last_row = {word: row for row, word in enumerate(unigrams)}
     repeated = np.array([last_row[word] != row for row, word in enumerate(unigrams)])
     _check_rows(path, first_line, repeated, "this word stands in the list again further down.")
@@ -292,7 +293,7 @@ def _vocabulary(path, first_line, unigrams):
 
 
 def _unigrams(unigrams, words, eos_id, log_probs, backoffs):
-    """Unigrams in the order of `words`, without <s>, whose back-off weight goes to `eos_id`: </s> is no history."""
+    """Unigrams in the order of `words`, without <s>, whose back-off weight goes to `eos_id`: </s> is not a history."""
     row_of = {word: row for row, word in enumerate(unigrams)}
     begin = row_of.get(BOS.encode())
     rows = np.array([row_of.get(word, -1) for word in words])

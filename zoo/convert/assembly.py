@@ -35,7 +35,7 @@ def assemble(model_type, theirs, tensors, where, tokenizer, task_fields=None):
     """
     family = FAMILIES[model_type]
     names = {family.our_name(name) for name in tensors.names()}
-    config = our_config(family, theirs, names, where)
+    config = family.config(theirs, names, where)
     if family.tied:  # their programs do not follow the flag either
         config = config.replace(tie_embeddings=family.tied[0] not in names or equal(tensors, *family.tied))
     _check_vocabulary(tokenizer, config, where)
@@ -45,22 +45,6 @@ def assemble(model_type, theirs, tensors, where, tokenizer, task_fields=None):
     with unfilled():
         model = task.assemble(MODELS.get(family.model)(config)).build_from_ids()
     return model, task, assign(model, family, tensors, with_head=name == "masked_lm", where=str(where))
-
-
-def our_config(family, theirs, names, where):
-    """Our config of their model. Raises Refusal for what our model cannot be."""
-    try:
-        for key, allowed in family.required.items():
-            if theirs.get(key) not in allowed:
-                wanted = " or ".join(repr(value) for value in allowed if value is not None) or "none"
-                raise Refusal(f"{where} asks for {key}={theirs[key]!r}, which is not supported; only {wanted} is.")
-        fields = {ours: theirs[key] for ours, key in family.fields.items() if key in theirs or ours == "vocab_size"}
-        config_class = MODELS.config(family.model)
-        if family.pooler:
-            fields["pooler"] = set(family.pooler[0].theirs) <= names
-        return config_class.from_dict({**fields, **family.fixed, **family.adjust(None, theirs)})
-    except KeyError as error:
-        raise Refusal(f"The config in {where} has no {error}, which this type of model needs.") from error
 
 
 def _check_vocabulary(tokenizer, config, where):

@@ -37,10 +37,16 @@ TEXTS = (
 # Texts with the mask token, which is written HOLE here, in them.
 HOLE = "<hole>"
 HOLES = (f"The capital of {HOLE} is Paris.", f"{HOLE} {HOLE}, too", f"a\t {HOLE}b")
+CONVERSATIONS = [[{"role": "user", "content": TEXTS[0]}]]
+CONVERSATIONS.append(
+    CONVERSATIONS[0] + [{"role": "assistant", "content": "Yes."}, {"role": "user", "content": "Why?\nSay it."}]
+)
 # Of the largest output, or of 1 if that is smaller. Both sides add up float32 products in orders of their own.
 TOLERANCE = 1e-3
 # Tokens that are written after each text.
 NEW_TOKENS = 8
+# Beams of the search for the best texts of an encoder-decoder.
+NUM_BEAMS = 4
 # So many positions of a row are compared at once.
 POSITIONS = 16
 
@@ -71,13 +77,14 @@ def certify(bundle, path, peer_python=None, library="transformers"):
     asked, task = rows(bundle), bundle.task.registered_name
     request = {
         "library": library, "path": str(path.resolve()), "task": task, "texts": TEXTS, "rows": asked,
-        "hole": HOLE, "holes": _holes(bundle), "sentinel": sentinel_name(0), "target_start": _target_start(bundle),
+        "conversations": CONVERSATIONS, "hole": HOLE, "holes": _holes(bundle),
+        "sentinel": sentinel_name(0), "target_start": _target_start(bundle),
         "num_ids": bundle.model.num_ids,
-        "new_tokens": NEW_TOKENS, "eos_id": bundle.tokenizer.eos_id,
+        "new_tokens": NEW_TOKENS, "num_beams": NUM_BEAMS, "eos_id": bundle.tokenizer.target.eos_id,
         "prompts": [i for i, whole in enumerate(_framed(bundle)) if len(whole) == len(asked[i])],
         "old_tensorflow": path.is_dir() and not _is_written_anew(path),
     }  # fmt: skip
-    with _asked(peer, request) as answer:
+    with ask(peer, request) as answer:
         compared = {"compared": True, "peer": library, "versions": json.loads(str(answer["versions"]))}
         if "ids_0" in answer:
             certificate["tokenizer"] = _check_answers(bundle, answer, library)
@@ -141,12 +148,38 @@ def _served(bundle, asked, answer, tolerance, peer):
                 theirs = TEXTS[i] + whole[len(head) :]
             else:
                 theirs = (
-                    spelt(_spelling(bundle), tf.constant([more], tf.int32, (1, len(more))), [len(more)]).numpy()[0].decode()
+                    spelt(_spelling(bundle).target, tf.constant([more], tf.int32, (1, len(more))), [len(more)])
+                    .numpy()[0]
+                    .decode()
                 )
             if text.decode("utf8", "replace") != theirs:
                 raise Refusal(f"After {TEXTS[i][:20]!r} generate writes another text than {peer}; it is not the same model.")
         served["generate"] = {"texts": len(written), "tokens": sum(counts)}
+    beams = [i for i in range(len(TEXTS)) if f"beams_{i}" in answer]
+    if beams:
+        served["beam_search"] = _same_beams(bundle, signatures["beam_search"], beams, answer)
     return served
+
+
+def _same_beams(bundle, beam_search, beams, answer):
+    """How many of the peer's best texts are ours too, in the same order, and how far their log-probabilities are apart.
+
+    It is told, and refuses nothing: where two texts are about equally likely, either may fall out of the search on the way.
+    """
+    count = len(beams)
+    ours = beam_search(
+        tf.constant([TEXTS[i] for i in beams]), tf.fill([count], NEW_TOKENS), tf.fill([count], NUM_BEAMS), tf.zeros([count])
+    )
+    same, difference, target = 0, 0.0, _spelling(bundle).target
+    for i, texts, log_probs in zip(beams, ours["text"].numpy(), ours["log_prob"].numpy(), strict=True):
+        theirs = answer[f"beams_{i}"]
+        ends = np.cumsum(theirs == target.eos_id, 1) > 0
+        lengths = np.where(ends.any(1), ends.argmax(1), theirs.shape[1])
+        equal = spelt(target, tf.constant(theirs), lengths).numpy() == texts
+        same += int(equal.sum())
+        if equal.any():
+            difference = max(difference, float(np.abs(log_probs - answer[f"beam_scores_{i}"])[equal].max()))
+    return {"texts": count * NUM_BEAMS, "same": same, "largest_difference": difference}
 
 
 def _sure(gaps, tolerance):
@@ -194,7 +227,8 @@ def outputs(bundle, asked):
 
 def rows(bundle):
     """The fixed texts as rows of ids, with the special ids around them."""
-    return _framed(bundle, min(bundle.model.max_length or 128, 128))
+    longest = min(bundle.model.max_length or 128, 128)
+    return _framed(bundle, longest - len(_target_start(bundle) or ()))
 
 
 def _target_start(bundle):
@@ -243,8 +277,11 @@ def _native_ids(bundle, path, library):
 
 
 def _ours(bundle, what):
-    """Ids of `TEXTS` as they go out to other libraries: `ids` alone, `whole` with the special tokens, or each as a `pair` with
-    the text before it."""
+    """Ids of `TEXTS` as they go out to other libraries: `ids` alone, `whole` with the special tokens, each as a `pair` with the
+    text before it, or each as the `target` of a decoder."""
+    if what == "target":
+        target = bundle.tokenizer.target
+        return [[*target.encode(text), target.eos_id] for text in TEXTS]
     id_of = {token: i for i, token in enumerate(bundle.tokenizer.vocabulary)}
     before, between, after = ([id_of[token] for token in part] for part in template(bundle))
     texts = [bundle.tokenizer.encode(text) for text in TEXTS]
@@ -263,7 +300,7 @@ def _check_answers(bundle, answer, peer):
         _check(peer, name, ours, theirs)
         what.append(name)
 
-    for name, key in (("texts", "ids"), ("default calls", "whole"), ("pairs", "pair")):
+    for name, key in (("texts", "ids"), ("default calls", "whole"), ("pairs", "pair"), ("targets", "target")):
         there = [i for i in range(len(TEXTS)) if f"{key}_{i}" in answer]
         if there:
             ours = _ours(bundle, key)
@@ -272,6 +309,9 @@ def _check_answers(bundle, answer, peer):
         rows = _ours(bundle, "whole")
         width = max(map(len, rows))
         compare("padding", [row + [tokenizer.pad_id] * (width - len(row)) for row in rows], answer["padded"].tolist())
+    if "chat_0" in answer and _knows_conversations(tokenizer):
+        ours = [tokenizer.chat_frame.ids(tokenizer, messages) for messages in CONVERSATIONS]
+        compare("conversations", ours, [answer[f"chat_{i}"].tolist() for i in range(len(ours))])
     if "mask_id" in answer and tokenizer.mask_id is not None:
         compare("mask token", [tokenizer.mask_id], [int(answer["mask_id"])])
         if bundle.task.registered_name == "masked_lm":
@@ -284,6 +324,14 @@ def _check_answers(bundle, answer, peer):
         ours = [[*ids, tokenizer.eos_id] for ids in _spelling(bundle).tokenize(texts).to_list()]
         compare("texts with sentinels", ours, [answer[f"hole_{i}"].tolist() for i in range(len(ours))])
     return what
+
+
+def _knows_conversations(tokenizer):
+    """Whether a vocabulary has a chat frame; it may have come with a template of an unknown kind."""
+    try:
+        return bool(tokenizer.chat_frame.end_ids(tokenizer))
+    except Refusal:
+        return False
 
 
 def _check(peer, name, ours, theirs):
@@ -302,7 +350,7 @@ def _has(library):
 
 
 @contextlib.contextmanager
-def _asked(peer, request):
+def ask(peer, request):
     """The answer of `zoo/convert/reference.py` in another process, whose memory goes when it ends; each array is read when it
     is asked for."""
     with tempfile.TemporaryDirectory() as directory:

@@ -31,13 +31,14 @@ FILES = {
         r".*\.(md|txt|rst|pdf|html|csv|tsv|log|png|jpe?g|gif|svg|ipynb|sh|ya?ml|bib)",
     ),
     "code, which is never run; config.json names none of it": (r".*\.py", r"__pycache__"),
-    "for conversations, which are not served": (r"chat_template\.(jinja|json)",),
+    "a chat template in an older form": (r"chat_template\.json",),
     "for another library": (r"(sparse|colbert)_linear\.pt", r"params\.json", r"consolidated.*"),
 }  # fmt: skip
 # Reason -> fields of config.json, of every kind of model.
 CONFIG = {
     "tells where it comes from": (
         "_name_or_path name_or_path _commit_hash transformers_version architectures tokenizer_class torch_dtype dtype "
+        "_num_labels "
         "transformers.js_config finetuning_task is_llama_config"
     ),
     "for training alone": (
@@ -72,20 +73,21 @@ INERT = {
 TOKENIZER_CONFIG = {
     "tells where it comes from": (
         "name_or_path _commit_hash tokenizer_class processor_class special_tokens_map_file tokenizer_file full_tokenizer_file "
-        "vocab_file merges_file from_slow from_flax backend is_local local_files_only legacy device_map files_loaded"
+        "vocab_file merges_file from_slow from_flax backend is_local local_files_only legacy device_map files_loaded "
+        "source_lang target_lang target_vocab_file"
     ),
     "changes no ids of a whole text": (
         "model_input_names padding_side truncation_side padding truncation max_length max_len stride truncation_strategy "
         "pad_to_multiple_of pad_token_type_id trim_offsets clean_up_tokenization_spaces errors spaces_between_special_tokens "
         "add_prefix_space use_fast"
     ),
-    "for conversations, which are not served": "chat_template use_default_system_prompt response_schema",
+    "for conversations with tools": "use_default_system_prompt response_schema",
 }
 TOKENIZER_APPLIED = (
     "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token", "added_tokens_decoder",
     "additional_special_tokens", "extra_special_tokens", "add_bos_token", "add_eos_token", "do_lower_case", "strip_accents",
     "tokenize_chinese_chars", "do_basic_tokenize", "never_split", "sp_model_kwargs", "split_special_tokens", "model_max_length",
-    "extra_ids",
+    "extra_ids", "separate_vocabs", "chat_template",
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ bundle = read("SmolLM2-135M-Instruct.Q4_1.gguf")
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -12,7 +13,7 @@ import numpy as np
 from zoo.bundle import Bundle, unfilled
 from zoo.config import Refusal
 from zoo.convert.checklist import Checklist
-from zoo.convert.tables import LLAMA
+from zoo.convert.llama_like import LLAMA
 from zoo.convert.weights import assign
 from zoo.registry import MODELS, TASKS, TOKENIZERS
 from zoo.tokenizers.pretrained import require_special
@@ -41,7 +42,7 @@ APPLIED = (
     "llama.rope.dimension_count", "llama.rope.freq_base", "llama.rope.scaling.type", "llama.rope.scaling.factor",
     "llama.rope.scale_linear", "tokenizer.ggml.model", "tokenizer.ggml.pre", "tokenizer.ggml.tokens",
     "tokenizer.ggml.token_type", "tokenizer.ggml.merges", "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id",
-    "tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token",
+    "tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token", "tokenizer.chat_template",
 )  # fmt: skip
 # Metadata that may be there with the value under which it changes nothing.
 INERT = {
@@ -58,7 +59,7 @@ PREFIXES = {
     "llama.rope.scaling.original_context_length": "of another kind of scaling",
     "llama.rope.scaling.finetuned": "of another kind of scaling", "llama.rope.scaling.yarn_": "of another kind of scaling",
     "llama.attention.layer_norm_epsilon": "of another kind of norm",
-    "tokenizer.chat_template": "for conversations, which are not served", "tokenizer.ggml.scores": "of another kind of pieces",
+    "tokenizer.chat_template.": "a template with another name", "tokenizer.ggml.scores": "of another kind of pieces",
     "tokenizer.ggml.padding_token_id": "rows are padded under a mask",
     "tokenizer.ggml.unknown_token_id": "every text can be spelt",
     "tokenizer.ggml.add_space_prefix": "of another kind of pieces",
@@ -122,7 +123,7 @@ def read(path):
     try:
         reader = gguf.GGUFReader(path)
     except (ValueError, IndexError) as error:
-        raise Refusal(f"{path} is no GGUF file, or a damaged one ({error}).") from error
+        raise Refusal(f"{path} is not a GGUF file, or a damaged one ({error}).") from error
     fields = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("tokenizer.ggml.")}
     if fields.get("general.architecture") != "llama":
         raise Refusal(f"{path} has the architecture {fields.get('general.architecture')!r}; only 'llama' is read here.")
@@ -219,11 +220,14 @@ def _tokenizer(reader, path):
     tokens, kinds = field("tokens"), field("token_type", [])
     plain = [token for token, kind in zip(tokens, kinds, strict=False) if kind == USER_DEFINED]
     require_special(plain, path)
-    special = [token for token, kind in zip(tokens, kinds, strict=False) if kind == CONTROL]
+    special = [token for token, kind in zip(tokens, kinds, strict=False) if kind in (CONTROL, USER_DEFINED)]
     end = END_OF_TEXT if END_OF_TEXT in special else tokens[field("eos_token_id", 0)]
     merges = [tuple(merge.split(" ")) for merge in field("merges", [])]
     vocabulary = {token: i for i, token in enumerate(tokens)}
     around = _around(field, tokens, special, end, path)
+    chat = reader.fields.get("tokenizer.chat_template")
+    if chat is not None:
+        around = replace(around, chat_template=chat.contents())
     # As llama.cpp has it for Llama 3 alone: a word that is a token becomes that token.
     return TOKENIZERS.get("bpe")(vocabulary, merges, special, end, WORDS[words], around, words == "llama-bpe")
 
@@ -235,7 +239,7 @@ def _around(field, tokens, special, end, path):
     named = {role: tokens[field(f"{role}_token_id", tokens.index(end))] for role in ("bos", "eos")}
     for role, token in named.items():
         if token not in special:
-            raise Refusal(f"{path} has {token!r} as its {role}_token_id, which is no special token.")
+            raise Refusal(f"{path} has {token!r} as its {role}_token_id, which is not a special token.")
     before = (named["bos"],) if field("add_bos_token") else ()
     after = (named["eos"],) if field("add_eos_token") else ()
     return Special({"bos": named["bos"], "eos": end}, (before, (*after, *before), after))

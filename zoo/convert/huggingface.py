@@ -47,12 +47,15 @@ def read(directory):
         raise Refusal(f"{directory} has a decoder that starts with another id than that of padding, {tokenizer.pad_id}.")
     checklist, embedding = _checked(directory, theirs, FAMILIES[model_type], kind)
     theirs = {**FAMILIES[model_type].defaults, **theirs}
-    model, task, dropped = assemble(model_type, theirs, tensors, directory, tokenizer, {"embedding": embedding})
+    bare = {name: value for name, value in embedding.items() if not name.startswith("dense_")}
+    model, task, dropped = assemble(model_type, theirs, tensors, directory, tokenizer, {"embedding": bare})
     if embedding and task.registered_name != "embedding":
         raise Refusal(
             f"{directory} is one of sentence-transformers' and has the head of a {task.registered_name} besides; only one of "
             "both can be served. Save its encoder alone, or take modules.json out."
         )
+    if embedding.get("dense_dim"):
+        model, task = sentence_transformers.with_dense(directory, model, task, embedding)
     provenance = {
         "converted_from": kind, "model_type": model_type, "source": directory.name, "left_out": dropped,
         "checklist": checklist.report(),
@@ -83,7 +86,7 @@ def _checked(directory, theirs, family, kind):
         longest = {**family.defaults, **theirs}[family.fields["max_length"]] - family.fixed.get("position_offset", 0)
     fields, files = sentence_transformers.read(directory, checklist, settings, longest)
     weights = [old_tensorflow.H5] if kind == "tf_model.h5" else safetensors.files(directory)
-    checklist.files({*pretrained.BESIDE, *pretrained.vocabulary_files(directory), *weights, *files})
+    checklist.files({*pretrained.BESIDE, pretrained.CHAT_TEMPLATE, *pretrained.vocabulary_files(directory), *weights, *files})
     return checklist, fields
 
 
@@ -108,7 +111,7 @@ def _json(path):
     try:
         return dict(json.loads(path.read_text(encoding="utf8")))
     except FileNotFoundError as error:
-        raise Refusal(f"{path.parent} is no directory of Hugging Face's: it holds no {path.name}.") from error
+        raise Refusal(f"{path.parent} is not a directory of Hugging Face's: it holds no {path.name}.") from error
     except (ValueError, TypeError) as error:
         raise Refusal(f"{path} is damaged ({error}); copy it again from where it was made.") from error
 
@@ -128,7 +131,9 @@ def write(bundle, directory):
     family = FAMILIES[model_type]
     if task not in family.architectures:
         raise Refusal(f"A {model_type} for {task} cannot be written; {nearest(task, family.architectures)}")
-    offset = getattr(model.config, "position_offset", 0)
+    if bundle.tokenizer.huggingface_class == "MarianTokenizer" and model_type != "marian":
+        raise Refusal(f"Hugging Face has two SentencePiece models beside a Marian alone, and not beside a {model_type}.")
+    offset = model.config.position_offset if family.model == "bert" else 0
     if offset and bundle.tokenizer.pad_id != offset - 1:
         raise Refusal(
             f"A {model_type} counts positions from the id of padding, so that must be {offset - 1}; in this tokenizer it is "
@@ -138,24 +143,23 @@ def write(bundle, directory):
         raise Refusal("Its head has another activation or epsilon than its encoder, which Hugging Face's BERT cannot have.")
     directory.mkdir(parents=True, exist_ok=True)
     bundle.tokenizer.save_huggingface(directory)
-    if model.kind == "encoder_decoder":
+    if model.kind == "encoder_decoder" and (directory / "tokenizer.json").is_file():
         _finish_tokenizer(bundle, directory / "tokenizer.json")
     config = {
         "model_type": model_type,
         "architectures": [family.architectures[task]],
-        **{key: getattr(model.config, ours) for ours, key in family.fields.items()},
-        **family.theirs(model.config),
+        **family.written(model.config),
         "bos_token_id": _bos_id(bundle.tokenizer, family),
         "eos_token_id": bundle.tokenizer.eos_id,
         "pad_token_id": bundle.tokenizer.pad_id,
-        **({"decoder_start_token_id": bundle.tokenizer.pad_id} if model.kind == "encoder_decoder" else {}),
+        **(_of_the_decoder(bundle, family) if model.kind == "encoder_decoder" else {}),
         "torch_dtype": "float32",
     }
     (directory / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf8")
     settings = _tokenizer_settings(bundle.tokenizer, model.config)
     (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
     if task == "embedding":
-        sentence_transformers.write(directory, bundle.task.config, model.config.max_length)
+        sentence_transformers.write(directory, bundle)
     safetensors.write(directory / safetensors.FILE, list(_tensors(model, family, task == "masked_lm")))
     return directory
 
@@ -184,6 +188,13 @@ def _finish_tokenizer(bundle, path):
     native.save(str(path))
 
 
+def _of_the_decoder(bundle, family):
+    """What a decoder starts with, and what it never writes."""
+    pad_id = bundle.tokenizer.target.pad_id
+    never = {"bad_words_ids": [[pad_id]]} if "bad_words_ids" in family.adjusted and bundle.model.num_ids == pad_id else {}
+    return {"decoder_start_token_id": pad_id, **never}
+
+
 def _bos_id(tokenizer, family):
     if MODELS.config(family.model).kind == "language_model":
         return tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
@@ -197,11 +208,12 @@ def _tokenizer_settings(tokenizer, config):
     if getattr(config, "num_segments", 1) == 1:
         inputs.remove("token_type_ids")
     return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
+        "tokenizer_class": tokenizer.huggingface_class,
         **({} if longest is None else {"model_max_length": longest}),
         "model_input_names": inputs,
         "clean_up_tokenization_spaces": False,
         **{f"{role}_token": token for role, token in tokenizer.roles.items()},
+        **({} if tokenizer.special.chat_template is None else {"chat_template": tokenizer.special.chat_template}),
     }
 
 
@@ -220,11 +232,11 @@ def _tensors(model, family, with_head):
         for place, name in enumerate(rule.theirs):
             piece = (*shape[:-1], widths[place]) if widths else shape
             # A bare encoder's tensors have no prefix, and a head's never have.
-            own = bare or rule.ours.startswith("head/") or name.startswith("lm_head")
+            own = bare or rule.ours.startswith("head/") or name.startswith(("lm_head", "final_logits", "embed_out"))
             yield (
                 name if own else family.prefix + name,
-                piece[::-1] if rule.transposed else piece,
-                lambda rule=rule, variable=variable, widths=widths, place=place: to_theirs(rule, variable.numpy(), widths)[
-                    place
-                ],
+                piece[::-1] if rule.transposed else (1, *piece) if rule.row else piece,
+                lambda rule=rule, variable=variable, widths=widths, place=place: to_theirs(
+                    rule, rule.carried_out(variable.numpy(), model.config), widths
+                )[place],
             )

@@ -89,7 +89,7 @@ STRUCTURES = {
     "GPT2Backbone": ("gpt2", GPT2_FIELDS, dict(activation_function="gelu_new", layer_norm_epsilon=1e-5)),
 }
 TOKENIZER_OF = {"BertBackbone": "BertTokenizer", "RobertaBackbone": "RobertaTokenizer", "GPT2Backbone": "GPT2Tokenizer"}
-# Modules whose only variable is no `weight`.
+# Modules whose only variable is not a `weight`.
 BIASES = ("cls.predictions", "lm_head")
 # KerasHub's head has these, whatever its encoder has.
 HEAD = dict(head_activation="gelu_exact", head_epsilon=1e-5)

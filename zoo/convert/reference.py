@@ -21,7 +21,8 @@ import numpy as np
 def answer(request):
     """The peer's ids and outputs as a dict of numpy arrays, its versions under `versions`, and why there are no outputs under
     `reason`."""
-    return _keras_hub(request) if request["library"] == "keras_hub" else _transformers(request)
+    peers = {"keras_hub": _keras_hub, "ctranslate2": _ctranslate2}
+    return peers.get(request["library"], _transformers)(request)
 
 
 def _transformers(request):
@@ -67,7 +68,8 @@ def _written(model, request):
         do_sample=False, num_beams=1, repetition_penalty=1.0, no_repeat_ngram_size=0, min_new_tokens=None, min_length=0
     )
     if start is not None:
-        plain |= {"decoder_start_token_id": start[0], "use_cache": False}
+        # A Marian's files ask for an end at the limit, and for no padding, which `suppress_tokens` sees to.
+        plain |= {"decoder_start_token_id": start[0], "use_cache": False, "forced_eos_token_id": None, "bad_words_ids": None}
     # A table may have rows for a round number, which stand for nothing.
     num_ids = request["num_ids"] or model.config.vocab_size
     if num_ids < model.config.vocab_size:
@@ -81,10 +83,28 @@ def _written(model, request):
                     max_new_tokens=request["new_tokens"], eos_token_id=request["eos_id"], pad_token_id=request["eos_id"],
                     output_logits=True, return_dict_in_generate=True, **plain,
                 )  # fmt: skip
+            if start is not None:
+                results.update(_beams(model, request, i, plain))
             best = torch.stack([logits[0, :num_ids].float().topk(2).values for logits in made.logits])
             results[f"written_{i}"] = made.sequences[0, len(ids if start is None else start) :].numpy().astype(np.int32)
             results[f"gaps_{i}"] = (best[:, 0] - best[:, 1]).numpy()
     return results
+
+
+def _beams(model, request, i, plain):
+    """The best continuations of row i by beam search, best first, and the sums of their log-probabilities."""
+    import torch
+
+    ids = torch.tensor([request["rows"][i]])
+    with torch.no_grad():
+        made = model.generate(
+            ids, attention_mask=torch.ones_like(ids), **{**plain, "num_beams": request["num_beams"]},
+            num_return_sequences=request["num_beams"], max_new_tokens=request["new_tokens"], length_penalty=0.0,
+            early_stopping="never", renormalize_logits=True, eos_token_id=request["eos_id"], pad_token_id=request["eos_id"],
+            output_scores=True, return_dict_in_generate=True,
+        )  # fmt: skip
+    written = made.sequences[:, len(request["target_start"]) :]
+    return {f"beams_{i}": written.numpy().astype(np.int32), f"beam_scores_{i}": made.sequences_scores.float().numpy()}
 
 
 def _vectors(model, tokenizer, path, texts):
@@ -109,9 +129,24 @@ def _vectors(model, tokenizer, path, texts):
         with torch.no_grad():
             hidden = model(**inputs).last_hidden_state[0].float()
         first = settings.get("pooling_mode_cls_token") or settings.get("pooling_mode") == "cls"
-        vector = hidden[0] if first else hidden.mean(0)
+        vector = _dense(path, hidden[0] if first else hidden.mean(0))
         vectors.append((torch.nn.functional.normalize(vector, dim=0) if "Normalize" in kinds else vector).numpy())
     return np.stack(vectors)
+
+
+def _dense(path, vector):
+    """A Dense module behind the pooling, where the directory has one."""
+    import torch
+    from safetensors.numpy import load_file
+
+    for module in _json(path / "modules.json"):
+        if module["type"].endswith("Dense"):
+            folder = path / module["path"]
+            tensors, settings = load_file(folder / "model.safetensors"), _json(folder / "config.json")
+            activation = getattr(torch.nn, settings["activation_function"].rpartition(".")[2])()
+            bias = torch.from_numpy(tensors["linear.bias"]) if settings["bias"] else None
+            vector = activation(torch.nn.functional.linear(vector, torch.from_numpy(tensors["linear.weight"]), bias)).detach()
+    return vector
 
 
 def _json(path):
@@ -128,6 +163,8 @@ def _ids(tokenizer, request):
     for i, text in enumerate(texts):
         results[f"ids_{i}"] = ids(text, add_special_tokens=False)
         results[f"whole_{i}"] = ids(text)
+        if request["target_start"] is not None:
+            results[f"target_{i}"] = ids(text_target=text)
         if texts[i - 1]:  # an empty second text counts as none there
             results[f"pair_{i}"] = ids(text, texts[i - 1])
     if tokenizer.pad_token is not None:
@@ -135,6 +172,10 @@ def _ids(tokenizer, request):
         results["padded"] = ids(texts, padding=True)
     if tokenizer.mask_token is not None:
         results["mask_id"] = np.array(tokenizer.mask_token_id)
+    if tokenizer.chat_template:
+        for i, messages in enumerate(request["conversations"]):
+            spelt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            results[f"chat_{i}"] = ids(spelt, add_special_tokens=False)
     hole = tokenizer.mask_token if request["target_start"] is None else request["sentinel"]
     if hole is not None:
         for i, text in enumerate(request["holes"]):
@@ -187,6 +228,25 @@ def _keras_hub(request):
     tokenizer = models.Tokenizer.from_preset(path)
     for i, text in enumerate(request["texts"]):
         results[f"ids_{i}"] = np.asarray(tokenizer(text), np.int32).reshape(-1)
+    return results
+
+
+def _ctranslate2(request):
+    """Log-probabilities of given tokens, the end included; greedy texts; and those of a beam search, which goes on until no
+    beam is left and compares plain sums. All of them tokens, joined by line feeds."""
+    import ctranslate2
+
+    results = {"versions": np.array(json.dumps({"ctranslate2": ctranslate2.__version__}))}
+    model = ctranslate2.Translator(request["path"], device="cpu", compute_type="float32", intra_threads=1)
+    sources, targets, num_beams = request["source_tokens"], request["target_tokens"], request["num_beams"]
+    for i, score in enumerate(model.score_batch(sources, targets)):
+        results[f"log_probs_{i}"] = np.array(score.log_probs, np.float32)
+    plain = dict(max_decoding_length=request["new_tokens"], min_decoding_length=0, length_penalty=0, return_scores=True)
+    searched = dict(beam_size=num_beams, num_hypotheses=num_beams, patience=request["new_tokens"])
+    for name, options in (("greedy", dict(beam_size=1)), ("beams", searched)):
+        for i, made in enumerate(model.translate_batch(sources, **plain, **options)):
+            results[f"{name}_{i}"] = np.array(["\n".join(tokens) for tokens in made.hypotheses])
+            results[f"{name}_scores_{i}"] = np.array(made.scores, np.float32)
     return results
 
 

@@ -2,7 +2,7 @@
 
 A rule names a variable of ours, by its path without the model's name, and the tensors that it is made of. Several tensors stand
 side by side along our last axis (queries, keys and values; gate and value). `transposed` tensors are stored there as (outputs,
-inputs), here as (inputs, outputs). `{i}` counts the layers.
+inputs), here as (inputs, outputs). A vector of ours may be a `row` there: (1, V). `{i}` counts the layers.
 """
 
 import re
@@ -11,31 +11,67 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from zoo.config import Refusal
 from zoo.layers.forms import GATED_ACTIVATIONS
+from zoo.registry import MODELS
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One variable of ours and what it is made of."""
+    """One variable of ours and what it is made of.
+
+    Attributes:
+        ours: path of the variable.
+        theirs: names of the tensors.
+        transposed: whether these are stored as (outputs, inputs).
+        grouped: whether a tensor has the queries of a key head, that key and its value side by side, one key head after the
+            other; ours has all queries, all keys, all values.
+        plus: what is added to their numbers to have ours.
+        row: whether a vector of ours is (1, V) there.
+    """
 
     ours: str
     theirs: tuple
     transposed: bool = False
+    grouped: bool = False
+    plus: float = 0.0
+    row: bool = False
 
     def of_layer(self, i):
         """The rule with its `{i}` filled in."""
-        return Rule(self.ours.format(i=i), tuple(name.format(i=i) for name in self.theirs), self.transposed)
+        return replace(self, ours=self.ours.format(i=i), theirs=tuple(name.format(i=i) for name in self.theirs))
+
+    def taken_in(self, array, config):
+        """Our variable from their tensors side by side, an array that may be changed."""
+        if self.plus:
+            array += self.plus
+        if self.grouped:
+            array[..., _grouped(config)] = array.copy()
+        return array
+
+    def carried_out(self, value, config):
+        """Their tensors side by side from our variable: the reverse of `taken_in`."""
+        if self.grouped:
+            value = value[..., _grouped(config)]
+        return value - np.float32(self.plus) if self.plus else value
 
 
-def linear(ours, *theirs, bias=True, transposed=True):
+def _grouped(config):
+    """Where each column of theirs stands in ours: int (columns,)."""
+    n, k = config.num_heads, config.kv_heads
+    heads = [head for g in range(k) for head in (*range(g * n // k, (g + 1) * n // k), n + g, n + k + g)]
+    return (np.array(heads)[:, None] * config.head_width + np.arange(config.head_width)).reshape(-1)
+
+
+def linear(ours, *theirs, bias=True, transposed=True, grouped=False):
     """The rules of a matrix and perhaps its bias."""
-    rules = [Rule(f"{ours}/kernel", tuple(f"{name}.weight" for name in theirs), transposed)]
-    return rules + ([Rule(f"{ours}/bias", tuple(f"{name}.bias" for name in theirs))] if bias else [])
+    rules = [Rule(f"{ours}/kernel", tuple(f"{name}.weight" for name in theirs), transposed, grouped)]
+    return rules + ([Rule(f"{ours}/bias", tuple(f"{name}.bias" for name in theirs), grouped=grouped)] if bias else [])
 
 
-def norm(ours, theirs, bias=True):
+def norm(ours, theirs, bias=True, plus=0.0):
     """The rules of a norm's gain and perhaps its bias."""
-    rules = [Rule(f"{ours}/gamma", (f"{theirs}.weight",))]
+    rules = [Rule(f"{ours}/gamma", (f"{theirs}.weight",), plus=plus)]
     return rules + ([Rule(f"{ours}/beta", (f"{theirs}.bias",))] if bias else [])
 
 
@@ -49,12 +85,13 @@ class Family:
         fields: field of our config -> theirs.
         fixed: fields of our config that this family always has.
         required: their field -> the values that our model can be; None among them also stands for an absent one.
-        embeddings, block, final: rules before, in (with `{i}`) and after the layers.
+        embeddings, block, final: rules before, in (with `{i}`) and after the layers. `block` may be a function of our config
+            that gives them.
         decoder_block: of an encoder-decoder, whose `block` is the encoder's: rules in the layers of the decoder.
         gated: end of the name of a tensor -> the ends of those that stand in its place in a network with a gate.
         tied: two tensors, where a model has one table if the files have only the second, or the same in both.
         pooler, untied, head: rules that hold only where the files have their tensors.
-        ignored: patterns of tensors that are no weights.
+        ignored: patterns of tensors that are not weights.
         irrelevant: their fields that change no number of this kind of model, in one string.
         copies: tensors that repeat another one, and which.
         dropped: patterns of tensors of heads that no task of ours has; leaving them out is reported.
@@ -67,7 +104,7 @@ class Family:
     model: str
     prefix: str
     fields: dict
-    block: list
+    block: list | Callable
     embeddings: list
     architectures: dict
     fixed: dict = field(default_factory=dict)
@@ -91,7 +128,8 @@ class Family:
     def rules(self, config, *, with_head=False):
         """The rules of a model of ours with this config, all layers spelt out."""
         rules = list(self.embeddings)
-        for block, count in ((self.block, config.num_layers), (self.decoder_block, getattr(config, "decoder_layers", 0))):
+        first = self.block(config) if callable(self.block) else self.block
+        for block, count in ((first, config.num_layers), (self.decoder_block, getattr(config, "decoder_layers", 0))):
             for i in range(count):
                 rules += [rule.of_layer(i) for rule in block]
         rules += self.final
@@ -111,6 +149,33 @@ class Family:
                 return tuple(names[0].removesuffix(end) + other for other in ends)
         return names
 
+    def config(self, theirs, names, where):
+        """Our config of their model.
+
+        Args:
+            theirs: dict, their config.json with `defaults` for what it lacks.
+            names: of the tensors.
+            where: what the file is called in a message.
+
+        Raises:
+            Refusal: our model cannot be that.
+        """
+        try:
+            for key, allowed in self.required.items():
+                if theirs.get(key) not in allowed:
+                    wanted = " or ".join(repr(value) for value in allowed if value is not None) or "none"
+                    raise Refusal(f"{where} asks for {key}={theirs[key]!r}, which is not supported; only {wanted} is.")
+            fields = {ours: theirs[key] for ours, key in self.fields.items() if key in theirs or ours == "vocab_size"}
+            if self.pooler:
+                fields["pooler"] = set(self.pooler[0].theirs) <= names
+            return MODELS.config(self.model).from_dict({**fields, **self.fixed, **self.adjust(None, theirs)})
+        except KeyError as error:
+            raise Refusal(f"The config in {where} has no {error}, which this type of model needs.") from error
+
+    def written(self, config):
+        """Their config.json of our model, apart from what is the tokenizer's: a dict."""
+        return {**{key: getattr(config, ours) for ours, key in self.fields.items()}, **self.theirs(config)}
+
     def known_fields(self):
         """Their fields that are read."""
         return {"model_type", *self.fields.values(), *self.required, *self.adjusted}
@@ -127,18 +192,19 @@ def parts(config, rule):
         head = getattr(config, "head_width", config.hidden_dim // config.num_heads)
         kv_heads = getattr(config, "kv_heads", config.num_heads)
         return [config.num_heads * head, kv_heads * head, kv_heads * head]
-    if rule.ours.endswith("key_value/kernel"):
+    if "/key_value/" in rule.ours:
         return [config.num_heads * config.head_width] * 2
     return [config.mlp_width] * 2 if len(rule.theirs) == 2 else None
 
 
 def made_shape(rule, shapes):
     """The shape of our variable, from those of the tensors of a rule."""
-    pieces = [tuple(shape)[::-1] if rule.transposed else tuple(shape) for shape in shapes]
+    shapes = [tuple(shape)[1:] if rule.row and shape[0] == 1 else tuple(shape) for shape in shapes]
+    pieces = [shape[::-1] if rule.transposed else shape for shape in shapes]
     return (*pieces[0][:-1], sum(piece[-1] for piece in pieces))
 
 
 def to_theirs(rule, value, widths):
     """The tensors of a rule from the value of our variable."""
     pieces = [value] if widths is None else np.split(value, np.cumsum(widths)[:-1], axis=-1)
-    return [piece.T if rule.transposed else piece for piece in pieces]
+    return [piece.T if rule.transposed else piece[None] if rule.row else piece for piece in pieces]

@@ -3,7 +3,11 @@
 
 import json
 
+import numpy as np
+
+from zoo.bundle import unfilled
 from zoo.config import Refusal
+from zoo.convert import safetensors
 from zoo.tokenizers.base import read_json
 
 MODULES, PROMPTS = "modules.json", "config_sentence_transformers.json"
@@ -14,6 +18,10 @@ LIMITS = tuple(
 POOLING = {
     "pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first", "mean": "mean", "cls": "first",
 }  # fmt: skip
+# Activations of a Dense, by their class in torch.
+ACTIVATIONS = {"Tanh": "tanh", "Identity": "identity", "ReLU": "relu", "GELU": "gelu_exact", "SiLU": "silu"}
+MADE_OF = {"Tanh": "torch.nn.modules.activation.Tanh", "Identity": "torch.nn.modules.linear.Identity"}
+KINDS = ("Transformer", "Pooling", "Dense", "Normalize")
 # Of the length that means "no limit" in tokenizer_config.json.
 HUGE = 1_000_000
 
@@ -31,8 +39,8 @@ def read(directory, checklist, tokenizer_settings, max_length):
         `(fields, names of files and folders)`; nothing for a directory that is none of sentence-transformers'.
 
     Raises:
-        Refusal: a module that is neither a Transformer, a Pooling by `mean` or `cls` nor a Normalize, or a setting that the
-            task does not have.
+        Refusal: a module that is neither a Transformer, a Pooling by `mean` or `cls`, a Dense nor a Normalize, or a setting
+            that the task does not have.
     """
     path = directory / MODULES
     if not path.is_file():
@@ -42,11 +50,11 @@ def read(directory, checklist, tokenizer_settings, max_length):
         return {}, []
     modules = _modules(path)
     kinds = [kind for kind, _ in modules]
-    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
-        wrong = next((kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")), " and ".join(kinds))
+    if kinds != [kind for kind in KINDS if kind in kinds] or kinds[:2] != ["Transformer", "Pooling"]:
+        wrong = next((kind for kind in kinds if kind not in KINDS), " and ".join(kinds))
         raise Refusal(
-            f"{path} has the module {wrong}, which is not supported; a text's vector is made by Transformer, Pooling and "
-            "perhaps Normalize, in this order."
+            f"{path} has the module {wrong}, which is not supported; a text's vector is made by Transformer, Pooling, "
+            "perhaps Dense and perhaps Normalize, in this order."
         )
     places = dict(modules)
     for kind, place in modules:
@@ -56,27 +64,48 @@ def read(directory, checklist, tokenizer_settings, max_length):
     if places["Transformer"] not in ("", "."):
         raise Refusal(f"{path} keeps its Transformer in {places['Transformer']}; only one beside {MODULES} is read.")
     fields = {"pooling": _pooling(directory / places["Pooling"], checklist), "normalize": "Normalize" in places}
+    if "Dense" in places:
+        fields |= _dense(directory / places["Dense"], checklist)
     files = [MODULES, *(place for place in places.values() if place)]
     fields["max_tokens"], named = _limit(directory, checklist, tokenizer_settings, max_length)
     fields["prompt"] = _prompt(directory, checklist)
     return fields, [*files, *named, PROMPTS]
 
 
-def write(directory, config, max_length):
+def with_dense(directory, model, task, fields):
+    """(model, task) with the Dense of the directory as the head of a model that has none; `fields` are those of `read`."""
+    task = type(task)(task.config.replace(**fields))
+    folder = directory / dict(_modules(directory / MODULES))["Dense"]
+    with unfilled():
+        model = task.assemble(model).build_from_ids()
+    tensors, head = safetensors.TensorFiles(folder), model.head.dense
+    wanted = {"linear.weight": head.kernel, **({"linear.bias": head.bias} if task.config.dense_bias else {})}
+    if sorted(wanted) != tensors.names():
+        raise Refusal(f"{folder} holds the tensors {', '.join(tensors.names())}; it should hold {', '.join(sorted(wanted))}.")
+    for name, variable in wanted.items():
+        array = tensors.read(name).T
+        if array.shape != tuple(variable.shape):
+            raise Refusal(f"{folder}: {name} has shape {array.shape[::-1]}, which this encoder's vectors do not fit.")
+        variable.assign(array)
+    return model, task
+
+
+def write(directory, bundle):
     """Writes how the task `embedding` makes a vector: the inverse of `read`. A pooling by the model's pooler is not written:
     sentence-transformers has no such module.
 
     Args:
         directory: a Path with the model.
-        config: the task's config.
-        max_length: positions of the model.
+        bundle: the model with its task.
 
     Returns:
         Whether it could be written.
     """
+    config, max_length = bundle.task.config, bundle.model.config.max_length
     if config.pooling == "pooler":
         return False
-    kinds = ["Transformer", "Pooling", *(["Normalize"] if config.normalize else [])]
+    wanted = {"Dense": config.dense_dim > 0, "Normalize": config.normalize}
+    kinds = [kind for kind in KINDS if wanted.get(kind, True)]
     modules = [
         {"idx": i, "name": str(i), "path": f"{i}_{kind}" if i else "", "type": f"sentence_transformers.models.{kind}"}
         for i, kind in enumerate(kinds)
@@ -93,6 +122,18 @@ def write(directory, config, max_length):
         "1_Pooling/config.json": {"word_embedding_dimension": width, **settings},
         LIMITS[0]: {"max_seq_length": limit, "do_lower_case": False},
     }
+    if config.dense_dim:
+        torch = next(name for name, ours in ACTIVATIONS.items() if ours == config.dense_activation)
+        files["2_Dense/config.json"] = {
+            "in_features": width, "out_features": config.dense_dim, "bias": config.dense_bias,
+            "activation_function": MADE_OF.get(torch, f"torch.nn.modules.activation.{torch}"),
+        }  # fmt: skip
+        dense = bundle.model.head.dense
+        arrays = {"linear.weight": dense.kernel.numpy().T, **({"linear.bias": dense.bias.numpy()} if config.dense_bias else {})}
+        safetensors.write(
+            directory / "2_Dense" / safetensors.FILE,
+            [(name, array.shape, lambda array=array: np.ascontiguousarray(array)) for name, array in arrays.items()],
+        )
     if config.prompt:
         files[PROMPTS] = {"prompts": {"default": config.prompt}, "default_prompt_name": "default"}
     for name, value in files.items():
@@ -111,6 +152,24 @@ def _modules(path):
         if not kind.startswith("sentence_transformers."):
             raise Refusal(f"{path} has the module {kind}, which is code of another's; it is not run here.")
     return [(kind.rpartition(".")[2], place) for kind, place in found]
+
+
+def _dense(folder, checklist):
+    """Fields of the task for a Dense."""
+    settings = read_json(folder / "config.json")
+    there = {path.name for path in folder.iterdir()} - {"config.json", safetensors.FILE, *safetensors.PICKLES}
+    if there:
+        raise Refusal(f"{folder} holds {', '.join(sorted(there))}, which a Dense does not have; it is not known here.")
+    activation = str(settings.get("activation_function", "Tanh")).rpartition(".")[2]
+    if activation not in ACTIVATIONS:
+        raise Refusal(f"{folder} has the activation {activation}, which is not supported; only {', '.join(ACTIVATIONS)} are.")
+    inert = {name: (None, "sentence_embedding") for name in ("module_input_name", "module_output_name")}
+    checklist.fields(
+        f"{folder.name}/config.json", settings, ["out_features", "bias", "activation_function"],
+        {"follows from the model": "in_features"}, inert,
+    )  # fmt: skip
+    bias = bool(settings.get("bias", True))
+    return {"dense_dim": settings["out_features"], "dense_activation": ACTIVATIONS[activation], "dense_bias": bias}
 
 
 def _require_empty(folder):

@@ -3,7 +3,10 @@
 from dataclasses import replace
 
 from zoo.config import Refusal
-from zoo.convert import rotary
+from zoo.convert import marian
+from zoo.convert.decoder_pieces import GELUS
+from zoo.convert.decoders import DECODERS, is_written_as
+from zoo.convert.llama_like import LLAMA, llama_fields
 from zoo.convert.rules import Family, Rule, linear, norm
 
 ENCODER_BLOCK = [
@@ -31,7 +34,6 @@ ENCODER_DEFAULTS = dict(
     hidden_act="gelu", hidden_dropout_prob=0.1, max_position_embeddings=512, type_vocab_size=2,
     layer_norm_eps=1e-12,
 )  # fmt: skip
-GELUS = {"gelu": "gelu_exact", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu"}
 ENCODER_REQUIRED = dict(
     hidden_act=tuple(GELUS), position_embedding_type=(None, "absolute"), is_decoder=(None, False),
     add_cross_attention=(None, False),
@@ -101,117 +103,12 @@ def _roberta(model_type):
     )
 
 
-GPT2 = Family(
-    model="gpt",
-    prefix="transformer.",
-    fields=dict(
-        vocab_size="vocab_size", max_length="n_positions", num_layers="n_layer", num_heads="n_head", hidden_dim="n_embd",
-        epsilon="layer_norm_epsilon", dropout="resid_pdrop",
-    ),
-    fixed=dict(position="learned", norm="layer", activation="gelu", use_bias=True, tie_embeddings=True),
-    required=dict(
-        activation_function=(None, "gelu_new", "gelu_pytorch_tanh"), scale_attn_weights=(None, True),
-        scale_attn_by_inverse_layer_idx=(None, False), tie_word_embeddings=(None, True), add_cross_attention=(None, False),
-    ),
-    embeddings=[Rule("embeddings/embeddings", ("wte.weight",)), Rule("positions/embeddings", ("wpe.weight",))],
-    block=[
-        *norm("block_{i}/attention_norm", "h.{i}.ln_1"),
-        *linear("block_{i}/attention/qkv", "h.{i}.attn.c_attn", transposed=False),
-        *linear("block_{i}/attention/output_projection", "h.{i}.attn.c_proj", transposed=False),
-        *norm("block_{i}/mlp_norm", "h.{i}.ln_2"),
-        *linear("block_{i}/mlp/expand", "h.{i}.mlp.c_fc", transposed=False),
-        *linear("block_{i}/mlp/contract", "h.{i}.mlp.c_proj", transposed=False),
-    ],
-    final=norm("final_norm", "ln_f"),
-    ignored=(r"h\.\d+\.attn\.(masked_)?bias",),
-    copies={"lm_head.weight": "wte.weight"},
-    architectures={"language_modeling": "GPT2LMHeadModel"},
-    adjust=lambda config, theirs: {"mlp_dim": theirs.get("n_inner")},
-    adjusted=("n_inner",),
-    defaults=dict(
-        vocab_size=50_257, n_positions=1_024, n_embd=768, n_layer=12, n_head=12, resid_pdrop=0.1, layer_norm_epsilon=1e-5,
-    ),
-    theirs=lambda config: {
-        "n_inner": config.mlp_dim, "activation_function": "gelu_new", "attn_pdrop": 0.0, "embd_pdrop": config.dropout,
-    },
-)  # fmt: skip
-
-
-def _llama_fields(config, theirs):
-    rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
-    window, longest = theirs.get("sliding_window"), theirs["max_position_embeddings"]
-    if window is not None and window < longest:
-        raise Refusal(
-            f"Attention sees {window} tokens back of {longest} (sliding_window); only whole texts are supported. Up to {window}"
-            f" tokens nothing differs: for such texts set max_position_embeddings to {window} in config.json."
-        )
-    theta = float(rope.get("rope_theta", theirs.get("rope_theta", 10_000.0)))
-    return {
-        "rotary_theta": theta,
-        **rotary.read(rope, theirs.get("original_max_position_embeddings"), longest),
-        "num_kv_heads": theirs.get("num_key_value_heads") or theirs["num_attention_heads"],
-        "head_dim": theirs.get("head_dim") or theirs["hidden_size"] // theirs["num_attention_heads"],
-        "tie_embeddings": bool(theirs.get("tie_word_embeddings", False)),
-    }
-
-
-LLAMA_DEFAULTS = dict(
-    vocab_size=32_000, hidden_size=4_096, intermediate_size=11_008, num_hidden_layers=32, num_attention_heads=32,
-    hidden_act="silu", max_position_embeddings=2_048, rms_norm_eps=1e-6,
-)  # fmt: skip
-LLAMA = Family(
-    model="gpt",
-    prefix="model.",
-    fields=dict(
-        vocab_size="vocab_size", max_length="max_position_embeddings", num_layers="num_hidden_layers",
-        num_heads="num_attention_heads", hidden_dim="hidden_size", mlp_dim="intermediate_size", epsilon="rms_norm_eps",
-    ),
-    fixed=dict(position="rotary", norm="rms", activation="swiglu", use_bias=False),
-    required=dict(
-        hidden_act=("silu", "swish"), attention_bias=(None, False), mlp_bias=(None, False),
-    ),
-    embeddings=[Rule("embeddings/embeddings", ("embed_tokens.weight",))],
-    block=[
-        *norm("block_{i}/attention_norm", "layers.{i}.input_layernorm", bias=False),
-        *linear("block_{i}/attention/qkv", *(f"layers.{{i}}.self_attn.{name}_proj" for name in "qkv"), bias=False),
-        *linear("block_{i}/attention/output_projection", "layers.{i}.self_attn.o_proj", bias=False),
-        *norm("block_{i}/mlp_norm", "layers.{i}.post_attention_layernorm", bias=False),
-        *linear("block_{i}/mlp/expand", "layers.{i}.mlp.gate_proj", "layers.{i}.mlp.up_proj", bias=False),
-        *linear("block_{i}/mlp/contract", "layers.{i}.mlp.down_proj", bias=False),
-    ],
-    final=norm("final_norm", "norm", bias=False),
-    untied=[Rule("embeddings/reverse_embeddings", ("lm_head.weight",), transposed=True)],
-    ignored=(r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
-    copies={"lm_head.weight": "embed_tokens.weight"},
-    architectures={"language_modeling": "LlamaForCausalLM"},
-    adjust=_llama_fields,
-    adjusted=(
-        "rope_parameters", "rope_scaling", "rope_theta", "num_key_value_heads", "head_dim", "tie_word_embeddings",
-        "sliding_window", "original_max_position_embeddings",
-    ),
-    defaults=LLAMA_DEFAULTS,
-    theirs=lambda config: {
-        "hidden_act": "silu", "num_key_value_heads": config.kv_heads, "head_dim": config.head_width,
-        **rotary.written(config), "tie_word_embeddings": config.tie_embeddings,
-        "intermediate_size": config.mlp_width,
-    },
-)  # fmt: skip
-
-MISTRAL = replace(
-    LLAMA,
-    defaults={
-        **LLAMA_DEFAULTS, "intermediate_size": 14_336, "num_key_value_heads": 8, "max_position_embeddings": 131_072,
-        "sliding_window": 4_096,
-    },
-)  # fmt: skip
-
-
 def _glm_fields(config, theirs):
     rope = theirs.get("rope_parameters") or {}
     turned = rope.get("partial_rotary_factor", theirs.get("partial_rotary_factor", 0.5))
     if turned != 0.5:
         raise Refusal(f"Positions turn a share of {turned} of each head; a GLM turns half.")
-    fields = _llama_fields(config, theirs)
+    fields = llama_fields(config, theirs)
     if fields.pop("rotary_scaling") != "none":
         raise Refusal(f"The rotary positions of a GLM are not scaled here; its config.json scales them by {rope}.")
     del fields["rotary_numbers"]
@@ -352,14 +249,13 @@ FAMILIES = {
     "bert": BERT,
     "roberta": _roberta("Roberta"),
     "xlm-roberta": _roberta("XLMRoberta"),
-    "gpt2": GPT2,
-    "llama": LLAMA,
-    "mistral": MISTRAL,
+    **DECODERS,
     "glm": _glm("Glm", norm_outputs=False),
     "glm4": _glm("Glm4", norm_outputs=True),
     "t5": _t5("T5"),
     "mt5": _t5("MT5"),
     "umt5": _t5("UMT5"),
+    "marian": marian.MARIAN,
 }
 
 
@@ -372,11 +268,17 @@ def family_of(bundle):
         return "bert" if config.position_offset == 0 else roberta
     if name == "t5" and config.activation in T5_ACTIVATIONS.values():
         return "umt5" if config.bias_per_layer else "t5"
-    for model_type in ("gpt2", "llama", "glm", "glm4"):
+    if name == "transformer" and marian.fits(config):
+        return "marian"
+    if name == "gpt":
+        # What it came from, where it can still be that; then the first that it can be.
+        known = bundle.provenance.get("model_type")
+        for model_type in sorted(DECODERS, key=lambda each: each != known):
+            if is_written_as(DECODERS[model_type], config):
+                return model_type
+    for model_type in ("glm", "glm4"):
         family = FAMILIES[model_type]
-        fits = name == family.model and all(getattr(config, k) == v for k, v in family.fixed.items())
-        plain = config.norm_first and not config.normalize_qk if name == "gpt" else fits and config.bias != "all"
-        if fits and plain:
+        if name == family.model and all(getattr(config, k) == v for k, v in family.fixed.items()) and config.bias != "all":
             return model_type
     raise Refusal(
         f"A {name} of this structure has no counterpart among {', '.join(FAMILIES)}; it cannot be written for Hugging Face."

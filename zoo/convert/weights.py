@@ -102,11 +102,11 @@ def assign(model, family, tensors, *, with_head, where):
             ours = f"the model's {path} has {tuple(variables[path].shape)}"
             raise Refusal(f"{where}: {', '.join(rule.theirs)} make shape {shape}, {ours}.")
     for path, rule in rules.items():
-        _fill(variables[path].value, rule, [named[name] for name in rule.theirs], tensors)
+        _fill(variables[path].value, rule, [named[name] for name in rule.theirs], tensors, model.config)
     return dropped
 
 
-def _fill(variable, rule, names, tensors):
+def _fill(variable, rule, names, tensors, config):
     """Gives a tf.Variable the tensors of a rule, side by side, read piece by piece.
 
     Assigning to a part of the variable would do, were it not that TensorFlow from then on copies all of it whenever it is read.
@@ -118,14 +118,16 @@ def _fill(variable, rule, names, tensors):
         width = shape[0] if rule.transposed else shape[-1]
         for rows in row_slices(shape):
             piece = tensors.read(name, rows)
-            if len(shape) == 1:
+            if rule.row:
+                array[:] = piece[0]
+            elif len(shape) == 1:
                 array[start + rows.start : start + rows.stop] = piece
             elif rule.transposed:
                 array[:, start + rows.start : start + rows.stop] = piece.T
             else:
                 array[rows, start : start + width] = piece
         start += width
-    variable.assign(as_tensor(array))
+    variable.assign(as_tensor(rule.taken_in(array, config)))
 
 
 def _check_leftover(family, named, wanted, tensors, where):
@@ -157,5 +159,5 @@ def variables_by_path(model):
     """Path -> variable, without the model's own name in front; a head's paths begin with `head/`."""
     backbone = getattr(model, "backbone", model)
     prefix = f"{backbone.name}/"
-    # The state of a dropout's random numbers is no weight.
+    # The state of a dropout's random numbers is not a weight.
     return {v.path.removeprefix(prefix): v for v in model.variables if "seed_generator" not in v.path}

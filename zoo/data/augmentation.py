@@ -112,7 +112,7 @@ def read_synonyms(path):
         if not line.strip():
             continue
         if not word or not synonyms or not all(synonyms):
-            raise Refusal(f"{path}, line {number}: {line!r:.60} is no word with its synonyms; write word TAB synonym TAB ....")
+            raise Refusal(f"{path}, line {number}: {line!r:.60} is not a word with its synonyms; write word TAB synonym ...")
         table.setdefault(word.lower(), []).extend(synonyms)
     return table
 

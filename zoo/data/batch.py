@@ -11,6 +11,8 @@ those of `INPUTS`; the others belong to the head of a task or to its loss.
 |                 |                         | other; 0 is one that began before the row. Encoder: the part of a pair, or   |
 |                 |                         | whatever else a task marks in a row                                          |
 | positions       | int32 (B, T), (B, T, 2) | position of a token in its document, or in the row                           |
+| characters      | int32 (B, T, L)         | code points of the word that begins at a token, filled up with 0; all 0 at   |
+|                 |                         | tokens that begin none                                                       |
 | prefix_lengths  | int32 (B,)              | so many tokens of each row, from its first on, see each other                |
 | source_ids      | int32 (B, S)            | the text that an encoder reads for a decoder                                 |
 | source_mask     | bool (B, S)             | True for real tokens of the source                                           |
@@ -27,7 +29,7 @@ judge word vectors have `word_ids` int32 (B, 2) or (B, 4), -1 for unknown words;
 question is of; `judgements` float32 (B,) of pairs; `least_counts` float32 (B,), how often a candidate for an answer occurs at
 least.
 
-Shape letters: B batch, T positions, S positions of a source, P positions that are asked for.
+Shape letters: B batch, T positions, S positions of a source, P positions that are asked for, L characters of a word.
 """
 
 import dataclasses
@@ -37,7 +39,7 @@ import numpy as np
 # Name -> (dtype, numbers of axes that it may have).
 NAMES = {
     "token_ids": ("int32", (2,)), "padding_mask": ("bool", (2,)), "segment_ids": ("int32", (2,)),
-    "positions": ("int32", (2, 3)),
+    "positions": ("int32", (2, 3)), "characters": ("int32", (3,)),
     "prefix_lengths": ("int32", (1,)), "source_ids": ("int32", (2,)), "source_mask": ("bool", (2,)),
     "labels": ("int32", (1, 2)), "loss_weights": ("float32", (1, 2)), "label_positions": ("int32", (2,)),
     "candidates": ("bool", (2,)), "pair_labels": ("int32", (1,)), "pair_weights": ("float32", (1,)),
@@ -47,7 +49,9 @@ NAMES = {
     "word_ids": ("int32", (2,)), "groups": ("int32", (1,)), "judgements": ("float32", (1,)), "least_counts": ("float32", (1,)),
 }  # fmt: skip
 # Those that a model may take.
-INPUTS = ("token_ids", "padding_mask", "segment_ids", "positions", "prefix_lengths", "source_ids", "source_mask")
+INPUTS = (
+    "token_ids", "padding_mask", "segment_ids", "positions", "characters", "prefix_lengths", "source_ids", "source_mask",
+)  # fmt: skip
 
 # Each purpose draws from streams of its own. The first three are parted by the highest bits of the seed, (modulus, offset), as
 # runs that are under way know them; all others by the highest word of the generator's counter.

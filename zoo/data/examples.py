@@ -51,12 +51,13 @@ def framed_texts(kind, tokenizer):
     """The `Frame` of one or two texts as a model of this kind reads them, whatever its task asks of them.
 
     It is `[CLS] text [SEP] text [SEP]`, with `bos_id` or `eos_id` where the vocabulary has no such tokens. An encoder tells the
-    parts by segment ids. The source of an encoder-decoder has nothing in front, and its decoder starts with the padding id.
+    parts by segment ids. An encoder-decoder reads `source_template` around a source: nothing in front and `eos_id` behind it,
+    unless the tokenizer says otherwise. Its decoder starts with the padding id of targets.
     """
     begin = next(i for i in (tokenizer.cls_id, tokenizer.bos_id, tokenizer.eos_id) if i is not None)
     end = tokenizer.eos_id if tokenizer.sep_id is None else tokenizer.sep_id
     if kind == "encoder_decoder":
-        return Frame((), (tokenizer.eos_id,), (tokenizer.eos_id,), target_start=(tokenizer.pad_id,))
+        return Frame(*tokenizer.source_template, target_start=(tokenizer.target.pad_id,))
     # RoBERTa has two separators between the texts of a pair.
     separators = max(1, len(tokenizer.special.template[1])) if kind == "encoder" and tokenizer.special.template else 1
     return Frame((begin,), (end,) * separators, (end,), segments=kind == "encoder")

@@ -1,13 +1,16 @@
 """Sentences of words as rows of ids, in which the first token of each word answers for it; in graph: `zoo/signatures/words.py`.
 
-Shape letters: T positions, W words.
+Shape letters: B batch, T positions, W words, L characters of a word.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
 
 from zoo.config import Refusal
+
+MOST_CHARACTERS = 24  # L: a longer word keeps its front
 
 
 class WordRow(NamedTuple):
@@ -18,12 +21,14 @@ class WordRow(NamedTuple):
         places: where each word's tokens begin, int32 (W,).
         end: where the tokens of the last word end.
         first: the number of the row's first word in its sentence.
+        words: the words themselves, W strings.
     """
 
     ids: np.ndarray
     places: np.ndarray
     end: int
     first: int
+    words: tuple
 
 
 def word_rows(words, tokenizer, frame, limit):
@@ -50,8 +55,43 @@ def word_rows(words, tokenizer, frame, limit):
     for start, end in _spans(list(map(len, pieces)), room):
         ids = [*frame.before, *(i for some in pieces[start:end] for i in some), *frame.after]
         places = np.cumsum([len(frame.before), *map(len, pieces[start : end - 1])])
-        rows.append(WordRow(np.array(ids, np.int32), places.astype(np.int32), len(ids) - len(frame.after), start))
+        end_place = len(ids) - len(frame.after)
+        rows.append(WordRow(np.array(ids, np.int32), places.astype(np.int32), end_place, start, tuple(words[start:end])))
     return rows
+
+
+def spelling_options(config):
+    """How a word tokenizer is trained, a dict: what a task's config asks by `lowercase` and `zero_digits`."""
+    return {name: True for name in ("lowercase", "zero_digits") if getattr(config, name)}
+
+
+def characters_for(model, words, places, width):
+    """What a batch has besides for a model that takes characters: `{"characters": ...}` as of `characters_at`; else {}."""
+    return {"characters": characters_at(words, places, width)} if "characters" in model.takes else {}
+
+
+def characters_at(words, places, width):
+    """The characters of words where these begin, as `zoo/data/batch.py` has them: int32 (B, T, L).
+
+    Args:
+        words: for each row its words, strings.
+        places: for each row where the tokens of its words begin, int (W,).
+        width: T.
+    """
+    out = np.zeros((len(words), width, MOST_CHARACTERS), np.int32)
+    for row, (some, at) in enumerate(zip(words, places, strict=True)):
+        for word, place in zip(some, at, strict=True):
+            out[row, place] = code_points(word)
+    return out
+
+
+@functools.lru_cache(1 << 16)
+def code_points(word):
+    """int32 (L,): the code points of a word's first characters, filled up with 0."""
+    out = np.zeros(MOST_CHARACTERS, np.int32)
+    front = word[:MOST_CHARACTERS]
+    out[: len(front)] = [ord(character) for character in front]
+    return out
 
 
 def blank_id(tokenizer):

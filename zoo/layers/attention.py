@@ -19,7 +19,7 @@ from zoo.layers.norms import Norm
 from zoo.layers.positions import rotate
 
 
-def attend(q_BNTH, k_BKSH, v_BKSH, mask, bias=None, scale=None, with_weights=False):
+def attend(q_BNTH, k_BKSH, v_BKSH, mask, bias=None, scale=None, with_weights=False, cap=None):
     """The plain form: softmax(Q K' / sqrt(H) + bias) V (Vaswani et al. 2017, eq. 1), softmax in float32.
 
     Args:
@@ -28,6 +28,7 @@ def attend(q_BNTH, k_BKSH, v_BKSH, mask, bias=None, scale=None, with_weights=Fal
         bias: float (b, N, T, S), added to the scores; or None.
         scale: what takes the place of 1 / sqrt(H), or None.
         with_weights: whether to return the weights, too.
+        cap: c of c tanh(score / c), which takes the place of a score before the bias (Gemma 2), or None.
 
     Returns:
         (B, N, T, H), in the queries' dtype; `with_weights`, also what the values are weighed with, (B, N, T, S).
@@ -38,10 +39,10 @@ def attend(q_BNTH, k_BKSH, v_BKSH, mask, bias=None, scale=None, with_weights=Fal
     # Queries that share a key head are stacked along T: grouped-query attention is then a plain batched product.
     q = ops.reshape(scaled(q_BNTH, scale), (-1, num_kv_heads, groups * num_queries, head_dim))
     if groups == 1 and q_BNTH.shape[2] == 1:
-        weights = _weights_of_one(q, k_BKSH, mask, bias, v_BKSH.dtype)
+        weights = _weights_of_one(q, k_BKSH, mask, bias, v_BKSH.dtype, cap)
         out_BNTH = row_matmul(weights, v_BKSH)
         return (out_BNTH, weights) if with_weights else out_BNTH
-    scores = ops.cast(ops.matmul(q, ops.transpose(k_BKSH, (0, 1, 3, 2))), "float32")
+    scores = _capped(ops.cast(ops.matmul(q, ops.transpose(k_BKSH, (0, 1, 3, 2))), "float32"), cap)
     if mask is not None or bias is not None:
         num_keys = ops.shape(k_BKSH)[2]
         if groups > 1:
@@ -59,10 +60,14 @@ def attend(q_BNTH, k_BKSH, v_BKSH, mask, bias=None, scale=None, with_weights=Fal
     return out_BNTH, ops.reshape(weights, (-1, num_heads, num_queries, ops.shape(k_BKSH)[2]))
 
 
-def _weights_of_one(q_BK1H, k_BKSH, mask_B1S, bias_bN1S, dtype):
+def _capped(scores, cap):
+    return scores if cap is None else cap * ops.tanh(scores / cap)
+
+
+def _weights_of_one(q_BK1H, k_BKSH, mask_B1S, bias_bN1S, dtype, cap):
     """The weights (B, K, 1, S) in a decoding step, where there is so little to do that the large kernels (a product and a sum
     in one, oneDNN's softmax) take longer to begin than the plain ones to end."""
-    scores_BK1S = ops.cast(row_matmul(q_BK1H, k_BKSH, transpose_y=True), "float32")
+    scores_BK1S = _capped(ops.cast(row_matmul(q_BK1H, k_BKSH, transpose_y=True), "float32"), cap)
     if bias_bN1S is not None:
         scores_BK1S = scores_BK1S + ops.cast(bias_bN1S, "float32")
     if mask_B1S is not None:
@@ -71,16 +76,16 @@ def _weights_of_one(q_BK1H, k_BKSH, mask_B1S, bias_bN1S, dtype):
     return ops.cast(powers_BK1S / ops.sum(powers_BK1S, axis=-1, keepdims=True), dtype)
 
 
-def attend_by_rule(q_BNTH, k_BKSH, v_BKSH, rule, form, bias=None, scale=None, with_weights=False):
-    """`attend` under a `MaskRule`, in one of the `FORMS`; the plain one alone has the weights."""
+def attend_by_rule(q_BNTH, k_BKSH, v_BKSH, rule, form, bias=None, scale=None, with_weights=False, cap=None):
+    """`attend` under a `MaskRule`, in one of the `FORMS`; the plain one alone has the weights, and a cap."""
     length, num_keys = q_BNTH.shape[2], k_BKSH.shape[2]
-    form = "plain" if with_weights else resolve_form(form, length, rule.is_triangle)
+    form = "plain" if with_weights or cap is not None else resolve_form(form, length, rule.is_triangle)
     if form == "blockwise":
         return attend_in_blocks(q_BNTH, k_BKSH, v_BKSH, rule, bias, scale)
     if form == "rows" and rule.causal and None not in (length, num_keys):
         return attend_in_rows(q_BNTH, k_BKSH, v_BKSH, rule, bias, scale)
     mask = rule.whole(ops.shape(q_BNTH)[2], ops.shape(k_BKSH)[2])
-    return attend(q_BNTH, k_BKSH, v_BKSH, mask, bias, scale, with_weights)
+    return attend(q_BNTH, k_BKSH, v_BKSH, mask, bias, scale, with_weights, cap)
 
 
 def shared_mask(rule, form, queries, keys):
@@ -138,11 +143,12 @@ class Attention(keras.layers.Layer):
         head_dim: H.
         use_bias: whether the projections have biases; a pair tells it of queries, keys and values, and of the output.
         dropout: rate on the output.
-        normalize_qk: RMS-normalise queries and keys a head (Henry et al. 2020).
+        normalize_qk: RMS-normalise queries and keys a head (Henry et al. 2020); `whole`: all heads together, as in OLMo 2.
         output_stddev: of the output projection's initialisation.
         input_stddevs: of the initialisation of queries, and of keys and values.
         form: how attention under a `MaskRule` is computed, one of `forms.FORMS`.
-        scale: what scores are multiplied with in place of 1 / sqrt(H), such as 1 (Raffel et al. 2020); or None.
+        scale: what scores are multiplied with in place of 1 / sqrt(H), such as 1 (Raffel et al. 2020); or None. A pair tells
+            it and the `cap` of `attend`.
         cross: whether keys and values come from a memory. The weights are `query` and `key_value` then, and not `qkv`.
         rotation: how `angles` turn queries and keys, such as `positions.rotate_pairs`.
 
@@ -178,7 +184,8 @@ class Attention(keras.layers.Layer):
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
         self.use_bias, self.output_bias = use_bias if isinstance(use_bias, tuple) else (use_bias, use_bias)
         self.output_stddev, self.form = output_stddev, form
-        self.scale, self.cross, self.rotation = scale, cross, rotation
+        self.scale, self.cap = scale if isinstance(scale, tuple) else (scale, None)
+        self.cross, self.rotation = cross, rotation
         if form not in FORMS:
             raise Refusal(f"form must be {' or '.join(FORMS)}, got {form!r}.")
         of_query, of_memory = input_stddevs
@@ -205,8 +212,9 @@ class Attention(keras.layers.Layer):
         else:
             self.qkv.build(input_shape)
         if self.normalize_qk:
-            self.query_norm.build((None, None, None, self.head_dim))
-            self.key_norm.build((None, None, None, self.head_dim))
+            whole = self.normalize_qk == "whole"
+            for norm, num_heads in ((self.query_norm, self.num_heads), (self.key_norm, self.num_kv_heads)):
+                norm.build((None, None, None, num_heads * self.head_dim if whole else self.head_dim))
         self.output_projection = Linear(
             input_shape[-1], self.output_bias, self.output_stddev, dtype=self.dtype_policy, name="output_projection"
         )
@@ -229,7 +237,7 @@ class Attention(keras.layers.Layer):
             k_BKSH = append_to_cache(cache["keys"], k_BKSH, cache["index"])
             v_BKSH = append_to_cache(cache["values"], v_BKSH, cache["index"])
             updated = {"keys": k_BKSH, "values": v_BKSH}
-        options = dict(bias=bias, scale=self.scale, with_weights=with_weights)
+        options = dict(bias=bias, scale=self.scale, with_weights=with_weights, cap=self.cap)
         if isinstance(attention_mask, MaskRule):
             out = attend_by_rule(q_BNTH, k_BKSH, v_BKSH, attention_mask, self.form, **options)
         else:
@@ -249,8 +257,13 @@ class Attention(keras.layers.Layer):
         """Queries, keys and values of the sequence."""
         n, k = self.num_heads, self.num_kv_heads
         # Split and not sliced: the gradient of three slices is three padded copies, that of a split one concatenation.
-        q_BNTH, k_BKTH, v_BKTH = ops.split(self._heads(self.qkv(x), n + 2 * k), (n, n + k), axis=1)
-        if self.normalize_qk:
+        qkv = self.qkv(x)
+        if self.normalize_qk == "whole":
+            q, k_v = ops.split(qkv, (n * self.head_dim,), axis=-1)
+            keys, values = ops.split(k_v, 2, axis=-1)
+            qkv = ops.concatenate([self.query_norm(q), self.key_norm(keys), values], axis=-1)
+        q_BNTH, k_BKTH, v_BKTH = ops.split(self._heads(qkv, n + 2 * k), (n, n + k), axis=1)
+        if self.normalize_qk is True:
             q_BNTH, k_BKTH = self.query_norm(q_BNTH), self.key_norm(k_BKTH)
         if angles is not None:
             q_BNTH, k_BKTH = self.rotation(q_BNTH, angles), self.rotation(k_BKTH, angles)

@@ -286,15 +286,18 @@ class _Blocks:
             return ops.fori_loop(0, number, lambda j, carry: block(j, carry, rule), carry)
         # Below the diagonal no causal mask is needed.
         below = replace(rule, causal=False)
-        if self.queries is self.keys and rule.is_triangle and rule.query_offset == 0:
-            carry = ops.fori_loop(0, i, lambda j, carry: block(j, carry, below), carry)
-            return block(i, carry, rule)
         first = rule.query_offset + i * size  # column of the block's first query
+        begin = 0  # blocks that lie before the window whole are left out, too
+        if rule.window is not None:
+            begin = ops.maximum(first - rule.window + 1, 0) // key_size
+        if self.queries is self.keys and rule.is_triangle and rule.query_offset == 0:
+            carry = ops.fori_loop(begin, i, lambda j, carry: block(j, carry, below), carry)
+            return block(i, carry, rule)
         open_to_all = ops.minimum((first + 1) // key_size, number)
         end = ops.minimum((first + size - 1) // key_size + 1, number)
         if rule.prefix_lengths is not None:
             end = ops.maximum(end, (ops.max(rule.prefix_lengths) + key_size - 1) // key_size)
-        carry = ops.fori_loop(0, open_to_all, lambda j, carry: block(j, carry, below), carry)
+        carry = ops.fori_loop(begin, open_to_all, lambda j, carry: block(j, carry, below), carry)
         return ops.fori_loop(open_to_all, end, lambda j, carry: block(j, carry, rule), carry)
 
     def _scores(self, q_BKtH, k_BKsH, bias, rule, i, j):

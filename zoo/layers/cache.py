@@ -80,6 +80,17 @@ def room_left(state):
     return ops.shape(state["padding"])[1] - state["index"]
 
 
+def rewound(state, num_columns):
+    """The state as it was when it held `num_columns` columns, a scalar: those behind are free again. Only for rows without
+    padding in them, and keys and values that no ring overwrites.
+
+    Example:
+        >>> int(rewound(init_cache(1, 1, 5, 2, 4, "float32"), 3)["index"])
+        3
+    """
+    return {**state, "index": num_columns}
+
+
 def place(token_ids, state=None, padding_mask=None, segment_ids=None, prefix_lengths=None):
     """Where the tokens of a causal pass stand.
 

@@ -247,6 +247,26 @@ def viterbi(unary_BWC, moves_SS, mask_BW):
     return tags_BW, ops.where(lengths_B > 0, score_B, 0.0)
 
 
+def decode(unary_BWC, moves_SS, mask_BW):
+    """The best sequence of tags, and how probable it and each of its tags are, from one pass over the sums of all paths.
+
+    Args:
+        unary_BWC, moves_SS, mask_BW: as in `log_partition`.
+
+    Returns:
+        tags: int32 (B, W), as of `viterbi`.
+        log_prob: float32 (B,), as of `log_likelihood`.
+        probs: float32 (B, W), of `marginals` those of the tags; 0 where the mask is False.
+    """
+    tags_BW, _ = viterbi(unary_BWC, moves_SS, mask_BW)
+    unary_BWC, moves_SS = _wide(unary_BWC), _weights(moves_SS)
+    sums = _PathSums(unary_BWC, moves_SS, mask_BW)
+    score_B = _sequence_score(unary_BWC, tags_BW, moves_SS, mask_BW)
+    marginals_BWC = sums.marginals(ops.ones_like(sums.lengths_B, "float64"))
+    probs_BW = ops.take_along_axis(marginals_BWC, tags_BW[..., None], axis=-1)[..., 0]
+    return tags_BW, ops.cast(score_B - sums.log_partition(), "float32"), ops.cast(probs_BW, "float32")
+
+
 def n_best(unary_BWC, moves_SS, mask_BW, num_paths):
     """The K sequences of tags with the highest scores, the best first; of equally good ones as `viterbi`.
 
@@ -353,80 +373,6 @@ def _outside(like):
     return ops.broadcast_to(one_hot, ops.shape(like))
 
 
-# Which moves a scheme of tags allows
-
-# What the letter of a tag says of its word: B begins a span, I is inside, E ends it, S is a span of one word.
-SCHEMES = {
-    "BIO": {"B": "B", "I": "I"},
-    "IOB1": {"B": "B", "I": "I"},
-    "BIOES": {"B": "B", "I": "I", "E": "E", "S": "S"},
-    "BIOUL": {"B": "B", "I": "I", "L": "E", "U": "S"},
-    "BMES": {"B": "B", "M": "I", "E": "E", "S": "S"},
-}
-
-
-def forbidden_moves(tags, scheme):
-    """Which moves between tags never occur in a scheme of spans (Ramshaw and Marcus 1995; Ratinov and Roth 2009, section 3.2).
-
-    In BIO every span begins with B. In IOB1 a span begins with B only right after another of its type, else with I. In BIOES,
-    which is BIOUL and BMES in other letters, the last word of a span is E, or S if it is the only one.
-
-        forbidden_moves(["O", "B-PER", "I-PER"], "BIO")[0, 2]  # True: I-PER cannot follow O
-
-    Args:
-        tags: list of str: `O`, or a letter of the scheme, with `-` and a type if there are types: `B-PER`, `B`.
-        scheme: a key of `SCHEMES`.
-
-    Returns:
-        bool array (S, S), True for a forbidden move; the last row is of the first word, the last column of the last.
-
-    Raises:
-        Refusal: if the scheme is unknown, or a tag is not of the scheme.
-    """
-    if scheme not in SCHEMES:
-        raise Refusal(f"A scheme of tags is one of {', '.join(SCHEMES)}, got {scheme!r}.")
-    wrong = [tag for tag in tags if not _is_of(scheme, tag)]
-    if wrong:
-        letters = ", ".join(SCHEMES[scheme])
-        raise Refusal(f"A tag in {scheme} is O, or one of {letters} with a type, as in B-PER; got {wrong[0]!r}.")
-    words = [*((SCHEMES[scheme].get(tag[0], "O"), tag[2:]) for tag in tags), ("O", "")]
-    forbidden = np.array([[not _may_follow(scheme, before, after) for after in words] for before in words])
-    forbidden[-1, -1] = True
-    return forbidden
-
-
-def scheme_of(sentences):
-    """The scheme in which no sentence has a forbidden move: a key of `SCHEMES`, the first that fits, or None.
-
-    Args:
-        sentences: list of lists of tags. Without a span they fit BIO.
-    """
-    tags = sorted({tag for sentence in sentences for tag in sentence})
-    number = {tag: i for i, tag in enumerate(tags)}
-    moves = {move for words in sentences for move in zip([None, *words], [*words, None], strict=True) if words}
-    for scheme in SCHEMES:
-        if all(_is_of(scheme, tag) for tag in tags):
-            forbidden = forbidden_moves(tags, scheme)
-            if not any(forbidden[number.get(before, -1), number.get(after, -1)] for before, after in moves):
-                return scheme
-    return None
-
-
-def _is_of(scheme, tag):
-    letter, dash, kind = tag.partition("-")
-    return tag == "O" or (letter in SCHEMES[scheme] and bool(dash) == bool(kind))
-
-
-def _may_follow(scheme, before, after):
-    (place, kind), (next_place, next_kind) = before, after
-    goes_on = place in "BI" and kind == next_kind
-    if scheme == "BIO":
-        return next_place != "I" or goes_on
-    if scheme == "IOB1":
-        return next_place != "B" or goes_on
-    return next_place in "IE" and goes_on if place in "BI" else next_place in "OBS"
-
-
 class CRF(keras.layers.Layer):
     """A CRF as a layer: it holds the weights of the moves, and its methods are the functions of this file with them.
 
@@ -436,7 +382,7 @@ class CRF(keras.layers.Layer):
 
     Args:
         num_tags: C.
-        forbidden: bool array (S, S), True for forbidden moves, or None; see `forbidden_moves`.
+        forbidden: bool array (S, S), True for forbidden moves, or None; see `zoo.data.schemes.forbidden_moves`.
         forbid_in_training: whether forbidden moves are left out of the likelihood too.
 
     Call: unary scores float (B, W, C) and mask bool (B, W) -> the best tags int32 (B, W) and their score float32 (B,).

@@ -17,6 +17,7 @@ ROWS_FROM, BLOCKS_FROM = 256, 2_048
 PLAIN_ACTIVATIONS = ("gelu", "gelu_exact", "relu", "silu")
 GATED_ACTIVATIONS = ("swiglu", "geglu", "geglu_exact", "reglu")
 ATTENTION_SCORES = ("dot", "general", "additive")  # of a recurrent decoder (zoo/layers/recurrent_attention.py)
+LETTER_CASES = 4  # where a word has capital letters (zoo/layers/characters.py)
 MOST_PARTS = 8  # of attention in blocks, as XLA meets them
 
 

@@ -107,6 +107,38 @@ def pooled(hidden_BTD, padding_mask_BT, pooling):
     return total_BD / ops.sum(weights_BT, axis=1, keepdims=True)
 
 
+class PooledDense(keras.layers.Layer):
+    """v = a(W pooled + b): a layer between the pooling of a sentence encoder and its vector (LaBSE, Feng et al. 2022).
+
+    Args:
+        dim: E, width of v.
+        pooling: as `pooled`.
+        activation: a; `identity`, `tanh` or a name of `activations.ACTIVATIONS`.
+        use_bias: whether there is b.
+
+    Call: hidden states (B, T, D) and a batch, of which `padding_mask` bool (B, T) is read -> float32 (B, E).
+    """
+
+    def __init__(self, dim, pooling="mean", activation="tanh", use_bias=True, **kwargs):
+        super().__init__(**kwargs)
+        self.dim, self.pooling, self.use_bias = dim, pooling, use_bias
+        beside = {"identity": lambda x: x, "tanh": ops.tanh}
+        self.activation = beside[activation] if activation in beside else named_activation(activation)
+
+    def build(self, input_shape):
+        self.dense = Linear(self.dim, use_bias=self.use_bias, name="dense")
+        self.dense.build((None, input_shape[-1]))
+
+    def call(self, hidden_BTD, batch, training=False):
+        padding_mask = batch.get("padding_mask")
+        mask_BT = ops.ones(ops.shape(hidden_BTD)[:2], "bool") if padding_mask is None else padding_mask
+        return self.projected(pooled(ops.cast(hidden_BTD, "float32"), mask_BT, self.pooling))
+
+    def projected(self, vectors_BD):
+        """float32 (B, E) of pooled vectors (B, D)."""
+        return ops.cast(self.activation(self.dense(vectors_BD)), "float32")
+
+
 class SequenceClassifier(keras.layers.Layer):
     """One answer a row: logits = W_2 tanh(W_1 pooled + b_1) + b_2 (Devlin et al. 2019, section 4.1, with BERT's pooler).
 
@@ -173,21 +205,24 @@ class CRFHead(TokenClassifier):
 
     Args:
         num_classes, dropout: as `TokenClassifier`.
-        forbidden: bool (C + 1, C + 1), the moves that no sequence of tags has, or None; see `crf.forbidden_moves`.
+        forbidden: bool (C + 1, C + 1), the moves that no sequence of tags has, or None; see `zoo.data.schemes.forbidden_moves`.
+        forbid_in_training: whether they are left out of the likelihood that is trained too.
 
     Call: as `TokenClassifier` -> float32 (B, P, C), and the weights of all moves, float32 (C + 1, C + 1).
     """
 
-    def __init__(self, num_classes, dropout=0.1, forbidden=None, **kwargs):
+    def __init__(self, num_classes, dropout=0.1, forbidden=None, forbid_in_training=False, **kwargs):
         super().__init__(num_classes, dropout, **kwargs)
-        self.crf = CRF(num_classes, forbidden, name="crf")
+        self.crf = CRF(num_classes, forbidden, forbid_in_training, name="crf")
 
     def build(self, input_shape):
         super().build(input_shape)
         self.crf.build()
 
     def call(self, hidden_BTD, batch, training=False):
-        return super().call(hidden_BTD, batch, training=training), self.crf.moves(forbid=not training)
+        return super().call(hidden_BTD, batch, training=training), self.crf.moves(
+            forbid=self.crf.forbid_in_training or not training
+        )
 
 
 class RoleHead(TokenClassifier):

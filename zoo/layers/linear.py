@@ -9,6 +9,7 @@ import functools
 import keras
 from keras import ops
 
+from zoo import private
 from zoo.layers import fusion
 from zoo.layers.fusion import add_bias
 
@@ -98,10 +99,9 @@ class Linear(keras.layers.Layer):
         """
         width, self.adapter_scale = self.kernel.shape[0], alpha / rank
         normal = keras.initializers.RandomNormal(stddev=width**-0.5)
-        self._tracker.unlock()  # as Keras's own layers do; a layer that is built takes no more weights
-        self.adapter_a = self.add_weight(shape=(width, rank), initializer=normal, name="adapter_a")
-        self.adapter_b = self.add_weight(shape=(rank, self.units), initializer="zeros", name="adapter_b")
-        self._tracker.lock()
+        with private.opened(self):
+            self.adapter_a = self.add_weight(shape=(width, rank), initializer=normal, name="adapter_a")
+            self.adapter_b = self.add_weight(shape=(rank, self.units), initializer="zeros", name="adapter_b")
 
     def merge_adapter(self):
         """Adds the adapter to W and takes it away: from then on the layer has no trace of it, and computes the same."""
@@ -110,8 +110,7 @@ class Linear(keras.layers.Layer):
             return
         self.kernel.assign(self.kernel + self.adapter_scale * ops.matmul(a_XR, b_RY))
         b_RY.assign(ops.zeros_like(b_RY))  # graphs that were traced before compute the same, too
-        for variable in (a_XR, b_RY):
-            self._untrack_variable(variable)
+        private.forget(self, (a_XR, b_RY))
         self.adapter_a = self.adapter_b = None
 
     def call(self, x):
@@ -140,7 +139,7 @@ def transposed_kernels(model):
     Yields:
         The list of the variables that such graphs read: those of the model, with W' in place of W.
     """
-    linears = [layer for layer in model._flatten_layers() if isinstance(layer, Linear)]
+    linears = [layer for layer in private.inner_layers(model) if isinstance(layer, Linear)]
     replaced = {id(layer.kernel) for layer in linears}
     variables = [variable for variable in model.variables if id(variable) not in replaced]
     try:

@@ -21,6 +21,11 @@ def prefix_keys(key_columns_S, prefix_lengths_B):
     return (key_columns_S[None, :] < prefix_lengths_B[:, None])[:, None]
 
 
+def windowed_keys(query_columns_T, key_columns_S, window):
+    """bool (1, T, S): a query sees the `window` keys that end at its own column, and those behind it."""
+    return (key_columns_S[None, :] > query_columns_T[:, None] - window)[None]
+
+
 def padding_keys(padding_mask_BS):
     """bool (B, 1, S): only real tokens are seen."""
     return padding_mask_BS[:, None, :]
@@ -47,6 +52,7 @@ class MaskRule:
     A query in column t + query_offset sees the key in column s if all of these hold:
 
         not causal, or s <= t + query_offset, or s < prefix_length
+        no window, or s > t + query_offset - window
         the key is not padding
         query and key are of the same segment
 
@@ -60,6 +66,7 @@ class MaskRule:
         prefix_lengths: int32 (B,), or None: the keys that every query of a row sees, counted in columns from the first one on,
             at most S.
         query_offset: column of the first query, an int or a scalar tensor.
+        window: how many keys, its own the last, a query sees (Beltagy et al. 2020, section 3.1), or None: all of them.
 
     Example:
         >>> np.asarray(MaskRule(causal=True, prefix_lengths=np.array([2])).whole(3, 3)).tolist()
@@ -71,6 +78,7 @@ class MaskRule:
     segments: Any = None
     prefix_lengths: Any = None
     query_offset: Any = 0
+    window: int | None = None
 
     def block(self, first_query, num_queries, first_key, num_keys):
         """bool (B or 1, t, s) for t queries and s keys, or None if nothing is hidden.
@@ -92,14 +100,15 @@ class MaskRule:
 
     def _mask(self, queries, keys, padding_mask, segments):
         """The mask of some queries and keys, each as (first, number), with what is padding and the segments of just those."""
-        causal = None
-        if self.causal:
-            keys_s = _columns(*keys)
-            causal = causal_mask(_columns(_sum(queries[0], self.query_offset), queries[1]), keys_s)
-            if self.prefix_lengths is not None:
+        causal = near = None
+        if self.causal or self.window is not None:
+            keys_s, queries_t = _columns(*keys), _columns(_sum(queries[0], self.query_offset), queries[1])
+            causal = causal_mask(queries_t, keys_s) if self.causal else None
+            near = None if self.window is None else windowed_keys(queries_t, keys_s, self.window)
+            if self.causal and self.prefix_lengths is not None:
                 causal = ops.logical_or(causal, prefix_keys(keys_s, self.prefix_lengths))
         padding = None if padding_mask is None else padding_keys(padding_mask)
-        return conjunction(causal, padding, None if segments is None else same_segment(*segments))
+        return conjunction(causal, near, padding, None if segments is None else same_segment(*segments))
 
     def keys_within(self, end_query, num_keys):
         """How many keys, from the first one on, the queries before `end_query` may see at most: an int; `num_keys` where the

@@ -18,6 +18,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from zoo import private
+
 MISSING_KEY = 2**63 - 1
 MISSING_LOGS = (1.0, 0.0)
 
@@ -26,7 +28,7 @@ class BackoffTables(keras.layers.Layer):
     """Sorted n-gram tables with their log-probabilities and back-off weights, all of them non-trainable.
 
     Weights, for n = 1 to `order`: `keys_n` int64 (M + 1,) from n = 2, and `logs_n` float32 (M + 1, 2) with log_prob
-    and log_backoff, (M + 1, 1) at the top order, which is no history. Keys need 64 bits: switch them on for JAX.
+    and log_backoff, (M + 1, 1) at the top order, which is not a history. Keys need 64 bits: switch them on for JAX.
 
     Args:
         order: longest n-gram.
@@ -41,20 +43,23 @@ class BackoffTables(keras.layers.Layer):
 
     def resize(self, num_ngrams):
         """Makes new, empty tables in place of the old ones. Functions traced before still see the old."""
-        self._tracker.unlock()  # Keras closes a layer once it is built; its own LoRA opens it the same way.
-        for variable in list(self.weights):
-            self._untrack_variable(variable)
+        private.forget(self, self.weights)
         self.num_ngrams = tuple(num_ngrams) or (self.vocab_size,) + (0,) * (self.order - 1)
-        keys, logs = [], []
-        for n, size in enumerate(self.num_ngrams, start=1):
-            if n > 1:
-                keys.append(self._table(f"keys_{n}", (size + 1,), "int64", MISSING_KEY))
-            nothing = (-math.log(self.vocab_size), 0.0) if n == 1 else MISSING_LOGS
-            width = 2 if n < self.order else 1
-            logs.append(self._table(f"logs_{n}", (size + 1, width), "float32", nothing[:width]))
-        # Each tuple is indexed by the order n.
-        self.keys, self.logs = (None, None, *keys), (None, *logs)
+        # Each list is indexed by the order n.
+        with private.opened(self):
+            self.keys, self.logs = [None], [None]
+            for n, size in enumerate(self.num_ngrams, start=1):
+                for made, kept in zip(self._make(n, size), (self.keys, self.logs), strict=True):
+                    kept.append(made)
+            self.keys, self.logs = tuple(self.keys), tuple(self.logs)
         self.built = True
+
+    def _make(self, n, size):
+        """What finds the n-grams of one order, and what holds their logs: empty, but for the missing row."""
+        keys = self._table(f"keys_{n}", (size + 1,), "int64", MISSING_KEY) if n > 1 else None
+        nothing = (-math.log(self.vocab_size), 0.0) if n == 1 else MISSING_LOGS
+        width = 2 if n < self.order else 1
+        return keys, self._table(f"logs_{n}", (size + 1, width), "float32", nothing[:width])
 
     def _table(self, name, shape, dtype, row):
         # No autocast: a log-probability in bfloat16 has two digits.
@@ -62,15 +67,24 @@ class BackoffTables(keras.layers.Layer):
         return self.add_weight(shape, initializer, dtype, trainable=False, autocast=False, name=name)
 
     def assign(self, tables):
-        """Replaces the contents by `zoo.layers.ngram_estimation.Tables` of each order; empties the list as it goes."""
+        """Replaces the contents by `zoo.layers.ngram_estimation.Tables` of each order, of arrays or of what slices give arrays
+        of; empties the list as it goes."""
         self.resize([len(table.keys) for table in tables])
         for n in range(1, self.order + 1):
-            table = tables.pop(0)
-            if n > 1:
-                self.keys[n].assign(np.append(table.keys, MISSING_KEY))
-            columns = [table.log_probs, table.log_backoffs][: 2 if n < self.order else 1]
-            missing = zip(columns, np.float32(MISSING_LOGS), strict=False)
-            self.logs[n].assign(np.stack([np.append(column, end) for column, end in missing], axis=1))
+            self._assign(n, tables.pop(0))
+
+    def _assign(self, n, table):
+        if n > 1:
+            self.keys[n].assign(np.append(table.keys[:], MISSING_KEY))
+        columns = [table.log_probs, table.log_backoffs][: 2 if n < self.order else 1]
+        logs = np.empty((len(table.log_probs) + 1, len(columns)), np.float32)
+        for i, (column, end) in enumerate(zip(columns, MISSING_LOGS, strict=False)):
+            logs[:-1, i], logs[-1, i] = column[:], end
+        self.logs[n].assign(logs)
+
+    def arrays(self, n):
+        """Of the n-grams of order n the keys, int64 (M,), None for unigrams, and the logs, float32 (M, 2) or (M, 1)."""
+        return None if n == 1 else self.keys[n].numpy()[:-1], self.logs[n].numpy()[:-1]
 
     def find(self, n, prefixes, words, searches=1):
         """The nodes of the n-grams that end in `words`, given the nodes of all their other words; int32. `searches` as in
@@ -124,7 +138,20 @@ class BackoffTables(keras.layers.Layer):
 
     def rows(self, nodes):
         """The logs of nodes of order 1, 2 and so on: a list of float32 (..., 2), log_prob and log_backoff."""
-        return [ops.take(self.logs[n], node, axis=0) for n, node in enumerate(nodes, start=1)]
+        return [self._logs(n, node) for n, node in enumerate(nodes, start=1)]
+
+    def _logs(self, n, node):
+        return ops.take(self.logs[n], node, axis=0)
+
+    def _followers(self, n, context):
+        """Where the n-grams that begin with each context, a node, stand in the table, and how many they are: two of (R,)."""
+        first_key = self._first_key(context)
+        start = ops.searchsorted(self.keys[n], first_key)
+        return start, ops.searchsorted(self.keys[n], first_key + self.vocab_size) - start
+
+    def _last_word(self, n, child, context):
+        """The last word of n-grams that begin with `context`, int32."""
+        return ops.cast(ops.take(self.keys[n], child) - self._first_key(context), "int32")
 
     def score(self, contexts, ngrams):
         """Log-probabilities of n-grams, float32, from the `rows` of order 1 and up and those of their contexts."""
@@ -144,14 +171,12 @@ class BackoffTables(keras.layers.Layer):
         unigrams = ops.broadcast_to(self.logs[1][: self.vocab_size, 0], (num_rows, self.vocab_size))
         log_probs = unigrams + ops.reshape(left[0], (-1, 1))
         for n, context in enumerate(contexts, start=2):
-            first_key = self._first_key(context)
-            start = ops.searchsorted(self.keys[n], first_key)
-            length = ops.searchsorted(self.keys[n], first_key + self.vocab_size) - start
+            start, length = self._followers(n, context)
             before = ops.cumsum(length) - length
             row = ops.repeat(ops.arange(num_rows), length)
             child = ops.arange(ops.sum(length)) + ops.take(start - before, row)
-            word = ops.cast(ops.take(self.keys[n], child) - ops.take(first_key, row), "int32")
-            values = ops.take(self.logs[n], child, axis=0)[:, 0]
+            word = self._last_word(n, child, ops.take(context, row))
+            values = self._logs(n, child)[:, 0]
             values = values if n == self.order else values + ops.take(left[n - 1], row)
             log_probs = ops.scatter_update(log_probs, ops.stack([row, word], axis=-1), values)
         return log_probs

@@ -153,7 +153,11 @@ def discounts(adjusted):
     A small or artificial corpus may leave some n_j zero or a D_j outside (0, j]. KenLM then refuses; here the order
     takes D = Y for all three (Kneser and Ney 1995), or 0.5 where even Y is undefined.
     """
-    n = np.bincount(np.minimum(adjusted, 5), minlength=6).astype(np.float64)
+    return discounts_of(np.bincount(np.minimum(adjusted, 5), minlength=6).astype(np.float64))
+
+
+def discounts_of(n):
+    """`discounts`, from how many n-grams have an adjusted count of 0 to 4, and of 5 or more: float64 (6,)."""
     j = np.arange(1, 4)
     if n[1:5].all():
         d = j - (j + 1) * (n[1] / (n[1] + 2 * n[2])) * n[2:5] / n[1:4]

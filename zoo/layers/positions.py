@@ -43,6 +43,8 @@ class SinusoidalPositions(keras.layers.Layer):
     Args:
         hidden_dim: D.
         interleaved: whether sines and cosines take turns, as in the paper; otherwise all sines stand first, as in Marian.
+        opennmt: whether they are OpenNMT's: all sines first, the first position is 1, and the exponents go from 0 to 1, both
+            included.
 
     Call: int32 positions (B or 1, T) -> (B or 1, T, D).
 
@@ -51,26 +53,30 @@ class SinusoidalPositions(keras.layers.Layer):
         [[[0.0, 1.0, 0.0, 1.0]]]
     """
 
-    def __init__(self, hidden_dim, interleaved=False, **kwargs):
+    def __init__(self, hidden_dim, interleaved=False, opennmt=False, **kwargs):
         super().__init__(**kwargs)
-        self.hidden_dim, self.interleaved = hidden_dim, interleaved
+        self.hidden_dim, self.interleaved, self.opennmt = hidden_dim, interleaved, opennmt
 
     def call(self, positions):
-        return ops.cast(_sinusoids(positions, self.hidden_dim, self.interleaved), self.compute_dtype)
+        return ops.cast(_sinusoids(positions, self.hidden_dim, self.interleaved, self.opennmt), self.compute_dtype)
 
 
-def sinusoids(length, width, interleaved=False):
+def sinusoids(length, width, interleaved=False, opennmt=False):
     """sin and cos of m * 10000^(-2i/D) for position m (Vaswani et al. 2017, section 3.5): (length, width).
 
     All sines stand first, or, `interleaved`, sine and cosine of each i stand side by side. The product of two rows depends on
-    their distance alone, and is largest at 0.
+    their distance alone, and is largest at 0. With `opennmt`, sin and cos of (m + 1) * 10000^(-i/(D/2 - 1)), sines first.
     """
-    return _sinusoids(ops.arange(length), width, interleaved)
+    return _sinusoids(ops.arange(length), width, interleaved, opennmt)
 
 
-def _sinusoids(positions, width, interleaved):
+def _sinusoids(positions, width, interleaved, opennmt=False):
     pair = ops.arange(0, width, 2, dtype="float32")
-    angles = ops.cast(positions, "float32")[..., None] * 10_000.0 ** (-pair / width)
+    if opennmt:
+        positions, width_of_exponents = positions + 1, max(width - 2, 1)
+    else:
+        width_of_exponents = width
+    angles = ops.cast(positions, "float32")[..., None] * 10_000.0 ** (-pair / width_of_exponents)
     sin, cos = ops.sin(angles), ops.cos(angles)
     if not interleaved:
         return ops.concatenate([sin, cos], axis=-1)[..., :width]
@@ -187,6 +193,36 @@ def _rotate_first(x_BNTH, angles, apart, together):
     low, high = apart(ops.cast(x_BNTH, "float32"))
     rotated = ops.cast(together(low * cos - high * sin, high * cos + low * sin), x_BNTH.dtype)
     return ops.concatenate([rotated, *rest], axis=-1) if rest else rotated
+
+
+def alibi_slopes(num_heads):
+    """The slopes of `alibi`, float32 (N,): 2^(-8/n), 2^(-16/n), ... of n heads, where n is a power of 2.
+
+    Of another number, the first ones are those of the power below it, n, and the others every second one of 2 n, beginning with
+    the first (Press et al. 2022, as in their program).
+
+    Example:
+        >>> alibi_slopes(4).tolist()
+        [0.25, 0.0625, 0.015625, 0.00390625]
+    """
+    power = 2 ** math.floor(math.log2(num_heads))
+    first, between = (2.0 ** (-8 * np.arange(1, n + 1) / n) for n in (power, 2 * power))
+    return np.concatenate([first, between[::2]])[:num_heads].astype("float32")
+
+
+def alibi(query_positions, key_positions, num_heads):
+    """What attention adds to a score for the distance of key and query, without a weight: slope_n (s - t) for a key at position
+    s and a query at position t (Press et al. 2022, arXiv:2108.12409, section 3).
+
+    Args:
+        query_positions, key_positions: int32 (B or 1, T) and (B or 1, S).
+        num_heads: N.
+
+    Returns:
+        float32 (B or 1, N, T, S). Keys behind the query would gain by it; a causal mask hides them.
+    """
+    distances = ops.cast(key_positions, "float32")[:, None, None, :] - ops.cast(query_positions, "float32")[:, None, :, None]
+    return alibi_slopes(num_heads)[None, :, None, None] * distances
 
 
 class RelativeBias(keras.layers.Layer):

@@ -60,8 +60,9 @@ class TransformerBlock(keras.layers.Layer):
     """x + Attention(norm(x)), x + Cross(norm(x), memory), x + MLP(norm(x)), one after the other; the second only with `cross`.
 
     With `norm_first=False`, norm(x + Attention(x)) and so on, as in 2017 (Vaswani et al. 2017, section 3.1). With
-    `norm_outputs`, x + norm'(Attention(norm(x))), as in GLM-4-0414; with a `residual_scale` a, a norm(x) + Attention(norm(x)),
-    as in ChatGLM-6B.
+    `norm_outputs`, x + norm'(Attention(norm(x))), as in GLM-4-0414, or without `norm_inputs` x + norm'(Attention(x)), as in
+    OLMo 2; with a `residual_scale` a, a norm(x) + Attention(norm(x)), as in ChatGLM-6B; with `parallel`, x + Attention(norm(x))
+    + MLP(norm(x)) (Wang and Komatsuzaki 2021, GPT-J).
 
     Args:
         attention: an `Attention` layer.
@@ -69,7 +70,10 @@ class TransformerBlock(keras.layers.Layer):
         cross: an `Attention` layer with `cross=True`, or None.
         norm: `layer` or `rms`.
         norm_first: whether the norms stand before the sublayers or after the residuals.
-        norm_outputs: whether a further norm follows each sublayer, before the residual.
+        norm_outputs: whether a norm follows each sublayer, before the residual.
+        norm_inputs: whether there are norms besides those.
+        parallel: whether attention and network read the same x, each by a norm of its `own` or by one that is `shared`; or
+            `no`.
         residual_scale: what the normed input of a sublayer is multiplied by where it is the residual; None for x itself.
         epsilon: of the norms.
         remat: whether training keeps only the block's input and computes the rest again for the gradient (Chen et al. 2016).
@@ -85,7 +89,8 @@ class TransformerBlock(keras.layers.Layer):
         (B, T, D) and the updated cache; `with_weights`, also the weights (B, N, T, S).
 
     Raises:
-        Refusal: there is a memory without `cross`, or none with it; weights are asked for without `cross`.
+        Refusal: there is a memory without `cross`, or none with it; weights are asked for without `cross`; `parallel` stands
+            with `cross` or with other norms than those before the sublayers.
 
     Example:
         >>> block = TransformerBlock(Attention(2, 2, 4), MLP(16, "relu"), cross=Attention(2, 2, 4, cross=True))
@@ -96,28 +101,32 @@ class TransformerBlock(keras.layers.Layer):
     """
 
     def __init__(
-        self, attention, mlp, *, cross=None, norm="layer", norm_first=True, norm_outputs=False, residual_scale=None,
-        epsilon=1e-5, remat=False, **kwargs
+        self, attention, mlp, *, cross=None, norm="layer", norm_first=True, norm_outputs=False, norm_inputs=True,
+        parallel="no", residual_scale=None, epsilon=1e-5, remat=False, **kwargs
     ):  # fmt: skip
         super().__init__(autocast=False, **kwargs)  # as Attention, through which the angles go
         self.attention, self.mlp, self.cross = attention, mlp, cross
-        self.norm_first, self.residual_scale, self.remat = norm_first, residual_scale, remat
+        self.norm_first, self.residual_scale, self.remat, self.parallel = norm_first, residual_scale, remat, parallel
+        if parallel != "no" and (cross is not None or norm_outputs or not (norm_first and norm_inputs)):
+            raise Refusal("Parallel sublayers have norms before them, and no cross-attention beside them.")
 
         def of(sublayer, wanted=True):
             return Norm(norm, epsilon, dtype=self.dtype_policy, name=f"{sublayer}_norm") if wanted else None
 
-        self.attention_norm, self.mlp_norm, self.cross_norm = of("attention"), of("mlp"), of("cross", cross is not None)
+        self.attention_norm = of("attention", norm_inputs)
+        self.mlp_norm = of("mlp", norm_inputs and parallel != "shared")
+        self.cross_norm = of("cross", norm_inputs and cross is not None)
         self.attention_output_norm = of("attention_output", norm_outputs)
         self.mlp_output_norm = of("mlp_output", norm_outputs)
         self.cross_output_norm = of("cross_output", norm_outputs and cross is not None)
 
     def build(self, input_shape, memory_shape=None):
-        for layer in (self.attention, self.mlp, self.attention_norm, self.mlp_norm):
-            layer.build(input_shape)
+        self.attention.build(input_shape)
+        self.mlp.build(input_shape)
         if self.cross is not None:
             self.cross.build(input_shape, memory_shape)
-            self.cross_norm.build(input_shape)
-        for norm in (self.attention_output_norm, self.cross_output_norm, self.mlp_output_norm):
+        outputs = self.attention_output_norm, self.cross_output_norm, self.mlp_output_norm
+        for norm in (self.attention_norm, self.mlp_norm, self.cross_norm, *outputs):
             if norm is not None:
                 norm.build(input_shape)
 
@@ -155,6 +164,9 @@ class TransformerBlock(keras.layers.Layer):
             normed, attention_mask=constants["attention_mask"], bias=tensors.get("bias"), angles=angles, cache=cache,
             training=training,
         )  # fmt: skip
+        if self.parallel != "no":
+            z = self.mlp(normed if self.mlp_norm is None else self.mlp_norm(x), training=training)
+            return x + y + z, cache
         x = self._after(x, normed, y, self.attention_norm, self.attention_output_norm)
         weights = []
         if self.cross is not None:
@@ -169,7 +181,7 @@ class TransformerBlock(keras.layers.Layer):
         return self._after(x, normed, y, self.mlp_norm, self.mlp_output_norm), cache, *weights
 
     def _before(self, x, norm):
-        return norm(x) if self.norm_first else x
+        return norm(x) if self.norm_first and norm is not None else x
 
     def _after(self, x, normed, y, norm, output_norm):
         """What follows a sublayer that made y of `normed`."""

@@ -33,6 +33,37 @@ def slowed(x, rates):
     return ops.convert_to_tensor(x), gradient
 
 
+def distances_of(window):
+    """The distances of contexts from their centre, in order: -W to W without 0."""
+    return [distance for distance in range(-window, window + 1) if distance]
+
+
+@ops.custom_gradient
+def window_sums(hidden_BSD, shares_BTC, back_BTC):
+    """float (B, T, D): sum over c of shares[:, t, c] h[:, t + W + d_c], d_c the c-th of the `distances_of` the window.
+
+    The gradient of `hidden` is that of the same sum with `back` in place of `shares`. Both are sums of shifted rows, which XLA
+    makes in one pass: half the time of a product with a matrix (T, S) that is mostly zeros (benchmarks/LOG.md).
+    """
+    num_words, num_centres = hidden_BSD.shape[1], shares_BTC.shape[1]
+    window = (num_words - num_centres) // 2
+    distances = distances_of(window)
+
+    def gradient(*upstream):
+        margin = (2 * window, 2 * window)
+        upstream_BPD, back_BPC = (ops.pad(x, ((0, 0), margin, (0, 0))) for x in (upstream[-1], back_BTC))
+        total_BSD = 0.0
+        for c, distance in enumerate(distances):
+            columns = slice(window - distance, window - distance + num_words)
+            total_BSD += back_BPC[:, columns, c : c + 1] * upstream_BPD[:, columns]
+        return total_BSD, ops.zeros_like(shares_BTC), ops.zeros_like(back_BTC)
+
+    total_BTD = 0.0
+    for c, distance in enumerate(distances):
+        total_BTD += shares_BTC[:, :, c : c + 1] * hidden_BSD[:, window + distance : window + distance + num_centres]
+    return total_BTD, gradient
+
+
 def near(batch, distances):
     """float32: 1 where a word at some distance from a centre (negative before it) is one of its contexts, 0 elsewhere and where
     the centre weighs 0.
@@ -123,10 +154,9 @@ class WindowHead(VectorsHead):
         if batch.get("contexts_before") is None:  # a row of text, as other tasks have it: there is nothing to predict
             zeros_B = ops.zeros(ops.shape(hidden_BSD)[:1], "float32")
             return zeros_B, zeros_B
-        near_BTS = near_in_row(batch, hidden_BSD.shape[1])
         if self.objective == "skip_gram":
-            return self._skip_gram(hidden_BSD, near_BTS, batch)
-        return self._cbow(hidden_BSD, near_BTS, batch)
+            return self._skip_gram(hidden_BSD, near_in_row(batch, hidden_BSD.shape[1]), batch)
+        return self._cbow(hidden_BSD, batch)
 
     def _rows(self, ids, rates):
         """Output vectors of words, or of nodes: (..., D)."""
@@ -136,16 +166,16 @@ class WindowHead(VectorsHead):
     def _negatives(self, batch):
         return self._rows(batch["negative_ids"], batch.get("negative_rates"))
 
-    def _centre_ids(self, batch, near_BTS):
-        length = near_BTS.shape[1]
-        start = (near_BTS.shape[2] - length) // 2
-        return batch["token_ids"][:, start : start + length]
+    def _centre_ids(self, batch):
+        token_ids, length = batch["token_ids"], batch["contexts_before"].shape[1]
+        start = (token_ids.shape[1] - length) // 2
+        return token_ids[:, start : start + length]
 
     def _skip_gram(self, hidden_BSD, near_BTS, batch):
         pairs_B = ops.sum(near_BTS, axis=(1, 2))
         if not self.negatives:
             return self._paths_of_pairs(hidden_BSD, near_BTS, batch), pairs_B
-        centres_BT = self._centre_ids(batch, near_BTS)
+        centres_BT = self._centre_ids(batch)
         labels_BTD = self._rows(centres_BT, batch.get("label_rates"))
         scores_BTS = ops.einsum("btd,bsd->bts", labels_BTD, hidden_BSD)
         losses_B = softplus_sum(-scores_BTS, near_BTS)
@@ -156,19 +186,20 @@ class WindowHead(VectorsHead):
         share = self.negatives / same_BTN.shape[2]
         return losses_B + share * softplus_sum(scores_BSN, counted_BSN), pairs_B
 
-    def _cbow(self, hidden_BSD, near_BTS, batch):
-        contexts_BT1 = ops.sum(near_BTS, axis=2, keepdims=True)
+    def _cbow(self, hidden_BSD, batch):
+        window = (hidden_BSD.shape[1] - batch["contexts_before"].shape[1]) // 2
+        near_BTC = near(batch, ops.convert_to_tensor([distances_of(window)], "int32"))
+        contexts_BT1 = ops.sum(near_BTC, axis=2, keepdims=True)
         counted_BT1 = ops.cast(contexts_BT1 > 0, "float32")
-        sums_BTD = ops.einsum("bts,bsd->btd", ops.cast(near_BTS, hidden_BSD.dtype), hidden_BSD)
-        means_BTD = sums_BTD / ops.cast(ops.maximum(contexts_BT1, 1.0), sums_BTD.dtype)
-        if self.objective == "cbow_sum":
-            means_BTD = sums_BTD + ops.stop_gradient(means_BTD - sums_BTD)
+        shares_BTC = near_BTC / ops.maximum(contexts_BT1, 1.0)
+        back_BTC = near_BTC if self.objective == "cbow_sum" else shares_BTC
+        means_BTD = window_sums(hidden_BSD, *(ops.cast(each, hidden_BSD.dtype) for each in (shares_BTC, back_BTC)))
         pairs_B = ops.sum(counted_BT1, axis=(1, 2))
         if not self.negatives:
             nodes_BTPD, sides_BTP, there_BTP = self._nodes(batch)
             scores_BTP = ops.einsum("btd,btpd->btp", means_BTD, nodes_BTPD)
             return softplus_sum(sides_BTP * ops.cast(scores_BTP, "float32"), there_BTP * counted_BT1), pairs_B
-        centres_BT = self._centre_ids(batch, near_BTS)
+        centres_BT = self._centre_ids(batch)
         scores_BT = ops.sum(means_BTD * self._rows(centres_BT, batch.get("label_rates")), axis=-1)
         losses_B = softplus_sum(-scores_BT, counted_BT1[..., 0])
         other_BTN = ops.cast(centres_BT[:, :, None] != batch["negative_ids"][:, None, :], "float32") * counted_BT1
@@ -188,7 +219,7 @@ class WindowHead(VectorsHead):
         """float32 (B,). Each centre's contexts are taken out of the row: a product with all of it would be mostly zeros."""
         length = near_BTS.shape[1]
         window = (near_BTS.shape[2] - length) // 2
-        distances = [d for d in range(-window, window + 1) if d]
+        distances = distances_of(window)
         contexts_BTCD = ops.stack([hidden_BSD[:, window + d : window + d + length] for d in distances], axis=2)
         near_BTC = near(batch, ops.convert_to_tensor([distances], "int32"))
         nodes_BTPD, sides_BTP, there_BTP = self._nodes(batch)

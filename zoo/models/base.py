@@ -14,6 +14,7 @@ from keras import ops
 
 from zoo.config import Refusal
 from zoo.data.batch import INPUTS
+from zoo.layers.cache import rewound
 from zoo.layers.chunked_cross_entropy import Projection, Unprojected, chunked_log_probs, resolve_logits
 from zoo.layers.linear import times_rows
 
@@ -38,6 +39,8 @@ class Model(keras.Model):
         one_row_apart: whether a served step is faster when its layers know that the batch has one row, which then has a graph
             of its own.
         temperature: what `limited` divides logits by; not 1 where a calibration has found another (`Task.limit_ids`).
+        rewinds: whether a state can be taken back to fewer tokens, so that a draft of some tokens may be tried
+            (`zoo/signatures/drafting.py`).
         num_ids: how many ids the tokenizer has, where the table has more rows, for a round number; else None. The ids above
             have no probability in decoding and scoring (`limited`). A task sets it (`Task.limit_ids`).
     """
@@ -46,7 +49,7 @@ class Model(keras.Model):
     passes = ()
     num_ids = None
     temperature = 1.0
-    carries_state = one_row_apart = forgets_at_eos = aligns = False
+    carries_state = one_row_apart = rewinds = forgets_at_eos = aligns = False
     context_tokens = 0
     max_length = None
 
@@ -187,8 +190,8 @@ class LanguageModel(Model):
         raise TypeError(f"{type(self).__name__} does not implement project().")
 
     def projection(self):
-        """The `Projection` (`zoo/layers/chunked_cross_entropy.py`) that `project` is, or None for a family whose logits are no
-        such product: their loss then needs (B, T, V) whole."""
+        """The `Projection` (`zoo/layers/chunked_cross_entropy.py`) that `project` is, or None for a family whose logits are not
+        such a product: their loss then needs (B, T, V) whole."""
         return None
 
     def init_state(self, batch_size, max_length):
@@ -225,6 +228,21 @@ class LanguageModel(Model):
         """Logits of the token after the last one, (B, V) float32, and the new state: one step of decoding."""
         features, state = self.features(token_ids, state, padding_mask=padding_mask, **inputs)
         return self.limited(self.project(features[:, -1:])[:, 0]), state
+
+    def logits_after_each(self, token_ids, state):
+        """Logits of the token after each one, (B, T, V) float32, and the new state: T steps of decoding in one pass."""
+        features, state = self.features(token_ids, state)
+        return self.limited(self.project(features)), state
+
+    def rewound(self, state, num_columns):
+        """The state as it was when it held `num_columns` columns of what it holds, a scalar int32: see `cache.rewound`.
+
+        Raises:
+            Refusal: the family keeps no more than its latest state.
+        """
+        if not self.rewinds:
+            raise Refusal(f"{self.registered_name} keeps one state and not one a token, so no token can be taken back.")
+        return rewound(state, num_columns)
 
     def token_log_probs(self, token_ids, labels, state=None, **inputs):
         """Natural log-probability of given tokens.
@@ -307,6 +325,8 @@ class EncoderDecoder(LanguageModel):
 
     A family implements `encode`, `features`, `project` and `init_state`. What attention needs of the memory is put into the
     state, batch-first, so decoding, beams, streaming and export serve these models as they serve every language model.
+
+    To the `coverage` of a state that has one (`zoo/layers/coverage.py`) a family that `aligns` adds what new tokens look at.
 
     Call: a batch with `source_ids`, `source_mask` and `token_ids`, a dict -> float32 logits (B, T, V).
     """

@@ -89,7 +89,7 @@ class BERTConfig(Config):
         self.require_rate("dropout")
         self.require(
             self.hidden_dim % self.num_heads == 0,
-            f"hidden_dim {self.hidden_dim} is no multiple of num_heads {self.num_heads}.",
+            f"hidden_dim {self.hidden_dim} is not a multiple of num_heads {self.num_heads}.",
         )
         self.require(self.mlp_width > 0, f"mlp_dim must be positive, got {self.mlp_dim}.")
         self.require(self.position_offset >= 0, f"position_offset must not be negative, got {self.position_offset}.")

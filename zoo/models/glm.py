@@ -207,7 +207,7 @@ class GLM(TableOutput, LanguageModel):
     Ours -> paper: positions, block_positions -> section 2.2, "2D positional encoding".
     """
 
-    one_row_apart = True
+    one_row_apart = rewinds = True
 
     def __init__(self, config, **kwargs):
         super().__init__(config, **kwargs)
@@ -265,6 +265,12 @@ class GLM(TableOutput, LanguageModel):
 
     def room_left(self, state):
         return room_left(state)
+
+    def logits_after_each(self, token_ids, state):
+        # As token by token: a `sop_id` among them begins nothing.
+        known = {"prefix_lengths": state["part_a"]} if self.config.two_positions else {}
+        features, state = self.features(token_ids, state, **known)
+        return self.limited(self.project(features)), state
 
     def features(
         self, token_ids, state=None, *, padding_mask=None, segment_ids=None, positions=None, prefix_lengths=None, training=False

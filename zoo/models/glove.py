@@ -47,6 +47,14 @@ class GloVeConfig(Config):
         set=("lowercase=true", "punctuation=false", "min_count=5", "window=15", "x_max=10"),
     )  # fmt: skip
 
+    task_recipes: ClassVar = {
+        "classification": dict(
+            tokenizer="wordpiece", vocab_size=16_000, seq_length=128, batch_size=64, steps=900, learning_rate=3e-3,
+            optimizer="adamw", schedule="linear", warmup_steps=0, weight_decay=0.01, clip_norm=1.0,
+            set=("head_dropout=0.3", "word_deletion=0.6"),
+        )
+    }  # fmt: skip
+
     def validate(self):
         self.require_positive("vocab_size", "hidden_dim")
 

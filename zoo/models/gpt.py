@@ -2,10 +2,14 @@
 
 What this model does, by field of its config:
   - token embeddings, tied with the output projection (`tie_embeddings`)
-  - learned positions, or rotary ones inside attention (`position`), perhaps scaled to longer texts (`rotary_scaling`)
-  - layer or RMS normalisation (`norm`), before the sublayers or, in 2018, after them (`norm_first`)
+  - learned positions, rotary ones inside attention, or distances that scores lose by (`position`); rotary ones perhaps scaled
+    to longer texts (`rotary_scaling`), of a part of each head (`rotary_dim`), or left out in some layers (`unrotated_layers`)
+  - layer or RMS normalisation (`norm`) of what goes into the sublayers, of what comes out, or of both (`norm_at`); in 2018
+    after the residuals (`norm_first`)
+  - attention and network one after the other, or side by side (`parallel`)
   - multi-head attention, grouped-query when `num_kv_heads` < `num_heads`, queries and keys normalised (`normalize_qk`)
-  - gelu or SwiGLU network (`activation`)
+  - attention to all tokens before, or to a window of them (`window`), except in some layers (`global_layers`)
+  - a network plain or gated (`activation`)
   - attention plain, in rows or in blocks of a softmax computed as they come (`attention`: the same numbers, other memory)
   - blocks computed again for the gradient instead of kept (`remat`)
   - residual projections initialised smaller by 1 / sqrt(2 num_layers) (Radford et al. 2019, section 2.3)
@@ -13,7 +17,7 @@ What this model does, by field of its config:
 Shape letters: B batch, T queries, S keys, V vocabulary, D hidden, K key/value heads, H head width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import keras
@@ -22,9 +26,9 @@ from keras import ops
 from zoo.config import Config, Cost, Refusal
 from zoo.layers.attention import Attention, shared_mask
 from zoo.layers.cache import init_cache, place, room_left
-from zoo.layers.forms import attention_memory, transformer_block_memory
+from zoo.layers.forms import FORMS, GATED_ACTIVATIONS, PLAIN_ACTIVATIONS, attention_memory, transformer_block_memory
 from zoo.layers.norms import Norm
-from zoo.layers.positions import LearnedPositions, rotary_angles
+from zoo.layers.positions import LearnedPositions, alibi, rotary_angles
 from zoo.layers.transformer import MLP, TransformerBlock
 from zoo.models.base import LanguageModel, TableOutput
 from zoo.registry import MODELS
@@ -43,7 +47,25 @@ ROTARY_NUMBERS = {
 
 @dataclass(frozen=True)
 class GPTConfig(Config):
-    """Structure of a GPT. `None` for a width means the usual multiple: head_dim = D / N, mlp_dim = 4 D, K = N."""
+    """Structure of a GPT. `None` for a width means the usual multiple: head_dim = D / N, mlp_dim = 4 D, K = N.
+
+    Fields beyond the usual:
+        qkv_bias: whether queries, keys and values have biases; None: as `use_bias` says of all projections (Qwen2).
+        normalize_qk, whole_qk_norm: queries and keys are normalised a head, or all heads together (OLMo 2).
+        norm_at: what the norms stand at: `input` or `output` of a sublayer, or `both` (OLMo 2, Gemma 2).
+        parallel: `no`, or whether attention and network read the same, each by a norm of its `own` (GPT-NeoX) or by one that is
+            `shared` (Falcon).
+        scale_embeddings: embeddings are multiplied by sqrt(D) (Gemma).
+        normalize_embeddings: a norm follows the embeddings (BLOOM).
+        position_offset: rows of the table before that of the first position (OPT).
+        rotary_dim: how much of each head is turned; None: all of it (GPT-NeoX).
+        unrotated_layers: indices of the layers that turn nothing (SmolLM3).
+        window: how many tokens, itself the last, a token sees; None: all before it (Mistral).
+        global_layers: indices of the layers without the window (Gemma 2).
+        window_theta: `rotary_theta` of the layers with a window, which scale nothing; None: they are as the others (Gemma 3).
+        attention_scale: what scores are multiplied by in place of 1 / sqrt(H) (Gemma 2).
+        attention_cap, logit_cap: c of c tanh(x / c), which bounds scores and logits; None for neither (Gemma 2).
+    """
 
     vocab_size: int = 256
     max_length: int = 128
@@ -67,6 +89,21 @@ class GPTConfig(Config):
     rotary_numbers: tuple[float, ...] = ()
     attention: str = "auto"
     remat: str = "none"
+    qkv_bias: bool | None = None
+    whole_qk_norm: bool = False
+    norm_at: str = "input"
+    parallel: str = "no"
+    scale_embeddings: bool = False
+    normalize_embeddings: bool = False
+    position_offset: int = 0
+    rotary_dim: int | None = None
+    unrotated_layers: tuple[int, ...] = ()
+    window: int | None = None
+    global_layers: tuple[int, ...] = ()
+    window_theta: float | None = None
+    attention_scale: float | None = None
+    attention_cap: float | None = None
+    logit_cap: float | None = None
 
     kind: ClassVar = "language_model"
     default_task: ClassVar = "language_modeling"
@@ -134,7 +171,7 @@ class GPTConfig(Config):
         self.require_rate("dropout")
         self.require(
             self.head_dim is not None or self.hidden_dim % self.num_heads == 0,
-            f"hidden_dim {self.hidden_dim} is no multiple of num_heads {self.num_heads}; give head_dim.",
+            f"hidden_dim {self.hidden_dim} is not a multiple of num_heads {self.num_heads}; give head_dim.",
         )
         kv_heads = self.kv_heads
         self.require(
@@ -144,17 +181,42 @@ class GPTConfig(Config):
         self.require(self.head_width > 0, f"head_dim must be positive, got {self.head_dim}.")
         self.require(self.mlp_width > 0, f"mlp_dim must be positive, got {self.mlp_dim}.")
         for field, choices in (
-            ("position", ("learned", "rotary")), ("norm", ("layer", "rms")), ("activation", ("gelu", "swiglu")),
-            ("attention", ("auto", "plain", "rows", "blockwise")), ("remat", ("none", "block")),
-            ("rotary_scaling", tuple(ROTARY_NUMBERS)),
+            ("position", ("learned", "rotary", "alibi")), ("norm", ("layer", "rms")),
+            ("activation", (*PLAIN_ACTIVATIONS, *GATED_ACTIVATIONS)), ("attention", FORMS), ("remat", ("none", "block")),
+            ("rotary_scaling", tuple(ROTARY_NUMBERS)), ("norm_at", ("input", "output", "both")),
+            ("parallel", ("no", "own", "shared")),
         ):  # fmt: skip
             value = getattr(self, field)
             self.require(value in choices, f"{field} must be {' or '.join(choices)}, got {value!r}.")
-        self.require(
-            self.position == "learned" or self.head_width % 2 == 0,
-            f"rotary positions turn pairs, so head_dim must be even, got {self.head_width}.",
-        )
+        self._validate_places()
         self._validate_scaling()
+
+    def _validate_places(self):
+        """Norms, positions and windows."""
+        usual = self.norm_at == "input" and self.norm_first
+        self.require(self.norm_first or self.norm_at == "input", "norms after the residuals (norm_first=false) stand alone.")
+        self.require(self.parallel == "no" or usual, "parallel sublayers have their norms at the input.")
+        self.require(self.normalize_qk or not self.whole_qk_norm, "whole_qk_norm goes with normalize_qk.")
+        rotary, turned = self.position == "rotary", self.rotary_width
+        self.require(
+            not rotary or (turned % 2 == 0 and 0 < turned <= self.head_width),
+            f"rotary positions turn pairs, so rotary_dim must be even and at most head_dim {self.head_width}, got {turned}.",
+        )
+        for name, value, wanted in (
+            ("rotary_dim", self.rotary_dim, "rotary"), ("unrotated_layers", self.unrotated_layers, "rotary"),
+            ("window_theta", self.window_theta, "rotary"), ("position_offset", self.position_offset, "learned"),
+        ):  # fmt: skip
+            self.require(not value or self.position == wanted, f"{name} is for {wanted} positions, got {value}.")
+        self.require(self.position_offset >= 0, f"position_offset must not be negative, got {self.position_offset}.")
+        for name in ("unrotated_layers", "global_layers"):
+            layers = getattr(self, name)
+            inside = all(0 <= i < self.num_layers for i in layers)
+            self.require(inside, f"{name} must be below num_layers {self.num_layers}, got {layers}.")
+        for name in ("window", "window_theta", "attention_scale", "attention_cap", "logit_cap"):
+            if getattr(self, name) is not None:
+                self.require_positive(name)
+        windowed = self.window is not None or not (self.global_layers or self.window_theta)
+        self.require(windowed, "global_layers and window_theta are for layers with a window.")
 
     def _validate_scaling(self):
         scaling, numbers = self.rotary_scaling, self.rotary_numbers
@@ -184,33 +246,50 @@ class GPTConfig(Config):
     def mlp_width(self):
         return 4 * self.hidden_dim if self.mlp_dim is None else self.mlp_dim
 
+    @property
+    def rotary_width(self):
+        return self.head_width if self.rotary_dim is None else self.rotary_dim
+
+    @property
+    def has_qkv_bias(self):
+        return self.use_bias if self.qkv_bias is None else self.qkv_bias
+
+    def window_of(self, i):
+        """The window of layer i, or None."""
+        return None if i in self.global_layers else self.window
+
+    def _tables(self):
+        """Parameters of the tables in which rows are looked up, or that make logits."""
+        positions = self.max_length + self.position_offset if self.position == "learned" else 0
+        return (self.vocab_size * (1 if self.tie_embeddings else 2) + positions) * self.hidden_dim
+
     def num_params(self):
         """Number of parameters of the model."""
         d, f, h, bias = self.hidden_dim, self.mlp_width, self.head_width, int(self.use_bias)
         qkv, attended = (self.num_heads + 2 * self.kv_heads) * h, self.num_heads * h
-        expand = 2 * f if self.activation == "swiglu" else f
+        expand = 2 * f if self.activation in GATED_ACTIVATIONS else f
         norm = 2 * d if self.norm == "layer" else d
-        block = d * (qkv + expand) + (attended + f) * d + bias * (qkv + expand + 2 * d) + 2 * norm
-        block += 2 * h if self.normalize_qk else 0
-        positions = self.max_length * d if self.position == "learned" else 0
-        embeddings = self.vocab_size * d * (1 if self.tie_embeddings else 2)
-        return embeddings + positions + self.num_layers * block + (norm if self.norm_first else 0)
+        norms = 4 if self.norm_at == "both" else 1 if self.parallel == "shared" else 2
+        block = d * (qkv + expand) + (attended + f) * d + self.has_qkv_bias * qkv + bias * (expand + 2 * d) + norms * norm
+        if self.normalize_qk:
+            block += (self.num_heads + self.kv_heads) * h if self.whole_qk_norm else 2 * h
+        outside = int(self.norm_first) + int(self.normalize_embeddings)
+        return self._tables() + self.num_layers * block + outside * norm
 
     def cost(self, seq_length):
         d, f, attended, layers = self.hidden_dim, self.mlp_width, self.num_heads * self.head_width, self.num_layers
-        gated = self.activation == "swiglu"
+        gated = self.activation in GATED_ACTIVATIONS
         queries = attended * (1 + 2 * self.kv_heads / self.num_heads)
-        tables = self.vocab_size * d * (1 if self.tie_embeddings else 2)
-        tables += self.max_length * d if self.position == "learned" else 0
+        seen = sum(min(seq_length, self.window_of(i) or seq_length) for i in range(layers))
         normalized = (self.num_heads + self.kv_heads) * self.head_width if self.normalize_qk else 0
         block = transformer_block_memory(d, attended, f, gated=gated, normalized=normalized)
         scores, uncompiled, parts = attention_memory(self.attention, seq_length, self.num_heads)
         again = self.remat == "block"  # then the inputs of all blocks are kept, and all of one
         return Cost(
             hidden_dim=d,
-            body_params=self.num_params() - tables,
+            body_params=self.num_params() - self._tables(),
             num_blocks=layers,
-            attended=layers * seq_length * attended,
+            attended=seen * attended,
             adapted=layers * round((d + queries) + (attended + d) + (d + (2 if gated else 1) * f) + (f + d)),
             kept=layers * d + block if again else layers * block,
             kept_float32=scores if again else layers * scores,
@@ -237,7 +316,7 @@ class GPT(TableOutput, LanguageModel):
     Ours -> paper: embeddings -> W_e, positions -> W_p (Radford et al. 2018, eq. 2).
     """
 
-    one_row_apart = True
+    one_row_apart = rewinds = True
 
     def __init__(self, config, **kwargs):
         super().__init__(config, **kwargs)
@@ -252,7 +331,9 @@ class GPT(TableOutput, LanguageModel):
         )
         self.positions = None
         if config.position == "learned":
-            self.positions = LearnedPositions(config.max_length, config.hidden_dim, name="positions")
+            self.positions = LearnedPositions(config.max_length + config.position_offset, config.hidden_dim, name="positions")
+        normed = config.normalize_embeddings
+        self.embedding_norm = Norm(config.norm, config.epsilon, name="embedding_norm") if normed else None
         self.dropout = keras.layers.Dropout(config.dropout, name="dropout") if config.dropout else None
         self.blocks = [self._block(i) for i in range(config.num_layers)]
         self.final_norm = Norm(config.norm, config.epsilon, name="final_norm") if config.norm_first else None
@@ -261,19 +342,24 @@ class GPT(TableOutput, LanguageModel):
         c = self.config
         residual_stddev = 0.02 / (2 * c.num_layers) ** 0.5
         attention = Attention(
-            c.num_heads, c.kv_heads, c.head_width, use_bias=c.use_bias, dropout=c.dropout,
-            normalize_qk=c.normalize_qk, output_stddev=residual_stddev, form=c.attention, name="attention",
+            c.num_heads, c.kv_heads, c.head_width, use_bias=(c.has_qkv_bias, c.use_bias), dropout=c.dropout,
+            normalize_qk="whole" if c.whole_qk_norm else c.normalize_qk, output_stddev=residual_stddev, form=c.attention,
+            scale=(c.attention_scale, c.attention_cap), name="attention",
         )  # fmt: skip
         mlp = MLP(c.mlp_width, c.activation, use_bias=c.use_bias, dropout=c.dropout, output_stddev=residual_stddev, name="mlp")
         return TransformerBlock(
-            attention, mlp, norm=c.norm, norm_first=c.norm_first, epsilon=c.epsilon, remat=c.remat == "block", name=f"block_{i}"
-        )
+            attention, mlp, norm=c.norm, norm_first=c.norm_first, norm_inputs=c.norm_at != "output",
+            norm_outputs=c.norm_at != "input", parallel=c.parallel, epsilon=c.epsilon, remat=c.remat == "block",
+            name=f"block_{i}",
+        )  # fmt: skip
 
     def build(self, input_shape=None):
         shape = (None, None, self.config.hidden_dim)
         self.embeddings.build()
         if self.positions is not None:
             self.positions.build()
+        if self.embedding_norm is not None:
+            self.embedding_norm.build(shape)
         for block in self.blocks:
             block.build(shape)
         if self.final_norm is not None:
@@ -281,7 +367,7 @@ class GPT(TableOutput, LanguageModel):
         self.built = True
 
     def layers_by_depth(self):
-        first = [self.embeddings] if self.positions is None else [self.embeddings, self.positions]
+        first = [layer for layer in (self.embeddings, self.positions, self.embedding_norm) if layer is not None]
         return [first, *([block] for block in self.blocks), [] if self.final_norm is None else [self.final_norm]]
 
     def init_state(self, batch_size, max_length):
@@ -303,22 +389,54 @@ class GPT(TableOutput, LanguageModel):
                 # A row that has ended while others of its batch go on may run past the last position; nobody reads it.
                 positions = ops.minimum(positions, self.max_length - 1)
 
-        x_BTD = self.embeddings(token_ids)
-        if self.positions is not None:
-            x_BTD = x_BTD + self.positions(positions)
-        if self.dropout is not None:
-            x_BTD = self.dropout(x_BTD, training=training)
-        angles = None
-        if self.config.position == "rotary":
-            c = self.config
-            angles = rotary_angles(positions, c.head_width, c.rotary_theta, c.rotary_scaling, c.rotary_numbers)
-        keys = token_ids if state is None else state["padding"]
-        mask = shared_mask(piece.rule, self.config.attention, token_ids, keys)
+        x_BTD = self._embedded(token_ids, positions, training)
+        angles, masks, bias = self._angles(positions), self._masks(piece.rule, token_ids, state), None
+        if self.config.position == "alibi":
+            bias = alibi(positions, positions if state is None else piece.key_positions(), self.config.num_heads)
         new_state = piece.state
         for i, block in enumerate(self.blocks):
+            window = self.config.window_of(i)
             x_BTD, cache = block(
-                x_BTD, attention_mask=mask, angles=angles, cache=piece.cache(i), training=training
+                x_BTD, attention_mask=masks[window], bias=bias, angles=None if i in self.config.unrotated_layers else
+                angles[window], cache=piece.cache(i), training=training
             )  # fmt: skip
             if state is not None:
                 new_state |= {f"layer_{i}/keys": cache["keys"], f"layer_{i}/values": cache["values"]}
         return (x_BTD if self.final_norm is None else self.final_norm(x_BTD)), new_state
+
+    def _embedded(self, token_ids, positions, training):
+        """What goes into the first block, (B, T, D)."""
+        c, x_BTD = self.config, self.embeddings(token_ids)
+        if c.scale_embeddings:
+            x_BTD = x_BTD * c.hidden_dim**0.5
+        if self.positions is not None:
+            x_BTD = x_BTD + self.positions(positions + c.position_offset if c.position_offset else positions)
+        if self.embedding_norm is not None:
+            x_BTD = self.embedding_norm(x_BTD)
+        return x_BTD if self.dropout is None else self.dropout(x_BTD, training=training)
+
+    def _angles(self, positions):
+        """Window, or None -> the angles of the layers that have it."""
+        c = self.config
+        if c.position != "rotary":
+            return dict.fromkeys((None, c.window))
+        angles = rotary_angles(positions, c.rotary_width, c.rotary_theta, c.rotary_scaling, c.rotary_numbers)
+        if c.window_theta is None:
+            return dict.fromkeys((None, c.window), angles)
+        return {None: angles, c.window: rotary_angles(positions, c.rotary_width, c.window_theta)}
+
+    def _masks(self, rule, token_ids, state):
+        """Window, or None -> what the layers that have it take as their mask."""
+        keys, windows = (
+            token_ids if state is None else state["padding"],
+            {self.config.window_of(i) for i in range(len(self.blocks))},
+        )
+        rules = {window: rule if window is None else replace(rule, window=window) for window in windows}
+        return {window: shared_mask(each, self.config.attention, token_ids, keys) for window, each in rules.items()}
+
+    def project(self, features):
+        logits, cap = super().project(features), self.config.logit_cap
+        return logits if cap is None else cap * ops.tanh(logits / cap)
+
+    def projection(self):
+        return super().projection() if self.config.logit_cap is None else None

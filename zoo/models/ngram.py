@@ -8,6 +8,7 @@
 back past it. Shape letters: B batch, T positions, S positions of a stream that begins with the state, V vocabulary.
 """
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,13 +16,17 @@ import numpy as np
 from keras import ops
 
 from zoo.config import Config, Cost, Refusal
-from zoo.layers import ngram_estimation
+from zoo.layers import ngram_estimation, ngram_external
 from zoo.layers.ngram import BackoffTables
+from zoo.layers.ngram_packed import PackedTables
 from zoo.models.base import LanguageModel
 from zoo.registry import MODELS
 
 SMOOTHINGS = ("kneser_ney", "add_k", "stupid_backoff")
 MAX_ORDER = 7
+UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+LEAST_MEMORY = 2**24
+CHECKED_TOKENS = 2**20  # at once
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,10 @@ class NGramConfig(Config):
         eos_id: the id that stands before the first sentence and after each.
         unk_id: the id of words outside the vocabulary, or None; only ARPA files need to know it.
         ngram_counts: n-grams of each order in the tables; () until the model is fitted.
+        bits: 0 keeps every log-probability and back-off weight in float32; 8 keeps the number of one of 256 bins (KenLM's
+            trie with -q 8 -b 8), in about half the room.
+        memory: most bytes that the counting may take, such as "1G", at least "16M"; the rest is then on disk, where `TMPDIR`
+            says. "" takes what it needs. The tables do not depend on it, and a fitted model does not keep it.
     """
 
     order: int = 5
@@ -48,6 +57,8 @@ class NGramConfig(Config):
     eos_id: int = 0
     unk_id: int | None = None
     ngram_counts: tuple[int, ...] = ()
+    bits: int = 0
+    memory: str = ""
 
     presets: ClassVar = {
         "default": {},
@@ -92,6 +103,17 @@ class NGramConfig(Config):
             f"ngram_counts must hold {self.order} sizes, vocab_size {self.vocab_size} first, got {sizes}.",
         )
 
+        self.require(self.bits in (0, 8), f"bits must be 0, for float32, or 8, got {self.bits}.")
+        self.require(
+            not self.memory or self.memory_bytes() >= LEAST_MEMORY,
+            f"memory must be a size such as 512M or 2G, at least 16M, got {self.memory!r}.",
+        )
+
+    def memory_bytes(self):
+        """`memory` as a number; 0 where it says none."""
+        size = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", self.memory.upper())
+        return int(float(size[1]) * UNITS.get(size[2], 1)) if size else 0
+
     def num_params(self):
         """Number of n-grams in the tables; before the fit, of unigrams."""
         return sum(self.ngram_counts) or self.vocab_size
@@ -116,7 +138,8 @@ class NGram(LanguageModel):
 
     def __init__(self, config, **kwargs):
         super().__init__(config, **kwargs)
-        self.tables = BackoffTables(config.order, config.vocab_size, config.ngram_counts, name="tables")
+        tables = PackedTables if config.bits else BackoffTables
+        self.tables = tables(config.order, config.vocab_size, config.ngram_counts, name="tables")
         self.built = True  # the tables have their weights
 
     passes = ()
@@ -132,32 +155,34 @@ class NGram(LanguageModel):
         Functions traced before keep the old tables: fit first, then compile or export.
 
         Args:
-            token_ids: int (N,), `eos_id` before the first sentence and after each. Raises Refusal when there is
-                nothing to predict or an id is out of range.
+            token_ids: int (N,), `eos_id` before the first sentence and after each; with `memory` also `TokenShards`, which then
+                stay on disk. Raises Refusal when there is nothing to predict or an id is out of range.
         """
-        config, ids = self.config, np.asarray(token_ids)
-        if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+        config = self.config
+        settings = dict(smoothing=config.smoothing, add_k=config.add_k, cutoffs=config.cutoffs)
+        on_disk = config.memory and not isinstance(token_ids, np.ndarray)
+        ids = self._checked(token_ids if on_disk else np.asarray(token_ids[:]))
+        if config.memory:
+            settings["memory"] = config.memory_bytes()
+        estimate = ngram_external.estimate if config.memory else ngram_estimation.estimate
+        self.tables.assign(estimate(ids, config.order, config.vocab_size, config.eos_id, **settings))
+        self.config = config.replace(ngram_counts=self.tables.num_ngrams, memory="")
+
+    def _checked(self, ids):
+        """The stream, with `eos_id` at its front."""
+        eos_id, vocab_size = self.config.eos_id, self.config.vocab_size
+        if isinstance(ids, np.ndarray) and (ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer)):
             raise Refusal(f"fit_closed_form takes one stream of integer ids, got {ids.dtype} of shape {ids.shape}.")
-        if ids.size == 0 or (ids == config.eos_id).all():
+        parts = [slice(start, start + CHECKED_TOKENS) for start in range(0, len(ids), CHECKED_TOKENS)]
+        if all((ids[part] == eos_id).all() for part in parts):
             raise Refusal("The corpus is empty: an n-gram model needs at least one token to count.")
-        if ids.min() < 0 or ids.max() >= config.vocab_size:
-            raise Refusal(
-                f"Token ids must be in [0, {config.vocab_size}), got {ids.min()} to {ids.max()}; "
-                "set vocab_size to the tokenizer's."
-            )
-        if ids[0] != config.eos_id:
-            ids = np.concatenate([[config.eos_id], ids])
-        tables = ngram_estimation.estimate(
-            ids.astype(np.int32, copy=False),
-            config.order,
-            config.vocab_size,
-            config.eos_id,
-            smoothing=config.smoothing,
-            add_k=config.add_k,
-            cutoffs=config.cutoffs,
-        )
-        self.tables.assign(tables)
-        self.config = config.replace(ngram_counts=self.tables.num_ngrams)
+        low, high = min(ids[part].min() for part in parts), max(ids[part].max() for part in parts)
+        if low < 0 or high >= vocab_size:
+            raise Refusal(f"Token ids must be in [0, {vocab_size}), got {low} to {high}; set vocab_size to the tokenizer's.")
+        if not isinstance(ids, np.ndarray):
+            return ids
+        ids = ids if ids[0] == eos_id else np.concatenate([[eos_id], ids])
+        return ids.astype(np.int32, copy=False)
 
     def init_state(self, batch_size, max_length):
         """{"history": int32 (B, n - 1)}, all -1: nothing has been read. Feed `eos_id` first to begin a sentence."""

@@ -21,6 +21,7 @@ import keras
 from keras import ops
 
 from zoo.config import Config, Cost, Refusal
+from zoo.layers.coverage import looked_at
 from zoo.layers.forms import ATTENTION_SCORES
 from zoo.layers.linear import Linear
 from zoo.layers.recurrent import Bidirectional, Recurrent
@@ -191,6 +192,7 @@ class Seq2Seq(TableOutput, EncoderDecoder):
             after |= dict(zip(names, last, strict=True))
         if self.attention is not None:
             context, weights = self.attention(x_BTD, state["memory/keys"], state["memory/values"], state["source_mask"])
+            after |= looked_at(state, ops.cast(weights, "float32"), padding_mask)
             x_BTD = ops.concatenate([context, x_BTD], axis=-1)
         return self.dropout(ops.tanh(self.combine(x_BTD)), training=training), after, weights
 

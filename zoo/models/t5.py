@@ -25,6 +25,7 @@ from keras import ops
 from zoo.config import Config, Cost, Refusal
 from zoo.layers.attention import Attention
 from zoo.layers.cache import init_cache, place, room_left
+from zoo.layers.coverage import looked_at
 from zoo.layers.forms import GATED_ACTIVATIONS, PLAIN_ACTIVATIONS, attention_memory, transformer_block_memory
 from zoo.layers.masks import MaskRule
 from zoo.layers.norms import Norm
@@ -305,9 +306,11 @@ class T5(TableOutput, EncoderDecoder):
             return self._decoded(token_ids, piece, [memory.values] * len(self.decoder), memory.mask, training)[0], None
         kept = {name: state[name] for name in state if name.startswith("cross_") or name == "source_mask"}
         memories = [(state[f"cross_{i}/keys"], state[f"cross_{i}/values"]) for i in range(len(self.decoder))]
-        x_BTD, rest = self._decoded(token_ids, piece, memories, state["source_mask"], training)
-        caches = {f"layer_{i}/{name}": cache[name] for i, (cache,) in enumerate(rest) for name in ("keys", "values")}
-        return x_BTD, {**piece.state, **caches, **kept}
+        counted = "coverage" in state
+        x_BTD, rest = self._decoded(token_ids, piece, memories, state["source_mask"], training, with_weights=counted)
+        caches = {f"layer_{i}/{name}": others[0][name] for i, others in enumerate(rest) for name in ("keys", "values")}
+        coverage = looked_at(state, _mean_over_heads(rest[-1][1]), padding_mask) if counted else {}
+        return x_BTD, {**piece.state, **caches, **kept, **coverage}
 
     def alignment(self, batch):
         """Who looked at whom: float32 (B, T, S), the mean over the heads of the last decoder layer's weights on the source."""
@@ -315,7 +318,11 @@ class T5(TableOutput, EncoderDecoder):
         memory = self.encode(inputs["source_ids"], inputs.get("source_mask"))
         piece, memories = place(inputs["token_ids"], None, inputs.get("padding_mask")), [memory.values] * len(self.decoder)
         _, rest = self._decoded(inputs["token_ids"], piece, memories, memory.mask, False, with_weights=True)
-        return ops.mean(ops.cast(rest[-1][1], "float32"), axis=1)
+        return _mean_over_heads(rest[-1][1])
+
+
+def _mean_over_heads(weights_BNTS):
+    return ops.mean(ops.cast(weights_BNTS, "float32"), axis=1)
 
 
 def _drawn(config):

@@ -2,8 +2,8 @@
 
 What this model does, by field of its config:
   - one table of tokens for source, target and output (`tie_embeddings`), multiplied by sqrt(D) where tokens are looked up
-    (`scale_embeddings`)
-  - sinusoidal positions, sines and cosines side by side or in two halves (`position`), or rotary ones
+    (`scale_embeddings`); or a table of its own for a source with a vocabulary of its own (`source_vocab_size`)
+  - sinusoidal positions, sines and cosines side by side, in two halves, or as OpenNMT has them (`position`), or rotary ones
   - layer or RMS normalisation (`norm`), after the sublayers as in 2017 or before them (`norm_first`)
   - a two-layer network with relu, or another activation (`activation`)
   - a bias for each token on the logits (`output_bias`), as Marian has it
@@ -20,6 +20,7 @@ from keras import ops
 from zoo.config import Config, Cost, Refusal
 from zoo.layers.attention import Attention
 from zoo.layers.cache import init_cache, place, room_left
+from zoo.layers.coverage import looked_at
 from zoo.layers.forms import GATED_ACTIVATIONS, PLAIN_ACTIVATIONS, attention_memory, transformer_block_memory
 from zoo.layers.masks import MaskRule
 from zoo.layers.norms import Norm
@@ -28,14 +29,16 @@ from zoo.layers.transformer import MLP, TransformerBlock
 from zoo.models.base import EncoderDecoder, Memory, TableOutput
 from zoo.registry import MODELS
 
-POSITIONS = ("sinusoidal", "sinusoidal_halves", "rotary")
+POSITIONS = ("sinusoidal", "sinusoidal_halves", "sinusoidal_opennmt", "rotary")
 
 
 @dataclass(frozen=True)
 class TransformerConfig(Config):
-    """Structure of a Transformer. `None` for a number means: as many decoder layers as encoder layers, F = 4 D."""
+    """Structure of a Transformer. `None` for a number means: the source has the vocabulary and the table of the target, as many
+    decoder layers as encoder layers, F = 4 D."""
 
     vocab_size: int = 8_192
+    source_vocab_size: int | None = None
     max_length: int = 128
     num_layers: int = 3
     num_decoder_layers: int | None = None
@@ -96,6 +99,8 @@ class TransformerConfig(Config):
     def validate(self):
         self.require_positive("vocab_size", "max_length", "num_layers", "decoder_layers", "num_heads", "hidden_dim", "epsilon")
         self.require_rate("dropout")
+        own = self.source_vocab_size
+        self.require(own is None or own > 0, f"source_vocab_size must be positive, got {own}.")
         self.require(
             self.hidden_dim % self.num_heads == 0,
             f"hidden_dim {self.hidden_dim} is not a multiple of num_heads {self.num_heads}.",
@@ -120,6 +125,11 @@ class TransformerConfig(Config):
     def head_width(self):
         return self.hidden_dim // self.num_heads
 
+    @property
+    def table_params(self):
+        """Parameters of the tables of tokens."""
+        return ((1 if self.tie_embeddings else 2) * self.vocab_size + (self.source_vocab_size or 0)) * self.hidden_dim
+
     def _block_params(self):
         """(parameters of an encoder block, those that a decoder block has besides)."""
         d, f, bias = self.hidden_dim, self.mlp_width, int(self.use_bias)
@@ -132,15 +142,14 @@ class TransformerConfig(Config):
         """Number of parameters of the model."""
         block, cross = self._block_params()
         norm = (2 if self.norm == "layer" else 1) * self.hidden_dim
-        tables = self.vocab_size * self.hidden_dim * (1 if self.tie_embeddings else 2)
         blocks = self.num_layers * block + self.decoder_layers * (block + cross)
-        return tables + blocks + (2 * norm if self.norm_first else 0) + (self.vocab_size if self.output_bias else 0)
+        return self.table_params + blocks + (2 * norm if self.norm_first else 0) + (self.vocab_size if self.output_bias else 0)
 
     def cost(self, seq_length):
         d, layers = self.hidden_dim, self.num_layers + 2 * self.decoder_layers
         scores, _, _ = attention_memory("plain", seq_length, self.num_heads)
         block = transformer_block_memory(d, d, self.mlp_width, gated=self.activation in GATED_ACTIVATIONS)
-        tables = self.vocab_size * d * (1 if self.tie_embeddings else 2) + (self.vocab_size if self.output_bias else 0)
+        tables = self.table_params + (self.vocab_size if self.output_bias else 0)
         return Cost(
             hidden_dim=d,
             body_params=self.num_params() - tables,
@@ -182,9 +191,16 @@ class Transformer(TableOutput, EncoderDecoder):
         self.embeddings = keras.layers.ReversibleEmbedding(
             c.vocab_size, c.hidden_dim, tie_weights=c.tie_embeddings, embeddings_initializer=normal, name="embeddings"
         )
+        self.source_embeddings = self.embeddings
+        if c.source_vocab_size is not None:
+            self.source_embeddings = keras.layers.Embedding(
+                c.source_vocab_size, c.hidden_dim, embeddings_initializer=normal.clone(), name="source_embeddings"
+            )
         self.positions = None
         if c.position != "rotary":
-            self.positions = SinusoidalPositions(c.hidden_dim, interleaved=c.position == "sinusoidal", name="positions")
+            self.positions = SinusoidalPositions(
+                c.hidden_dim, c.position == "sinusoidal", c.position == "sinusoidal_opennmt", name="positions"
+            )
         self.dropout = keras.layers.Dropout(c.dropout, name="dropout") if c.dropout else None
         self.encoder = [self._block(f"encoder_{i}") for i in range(c.num_layers)]
         self.decoder = [self._block(f"decoder_{i}", cross=True) for i in range(c.decoder_layers)]
@@ -215,6 +231,8 @@ class Transformer(TableOutput, EncoderDecoder):
     def build(self, input_shape=None):
         shape = (None, None, self.config.hidden_dim)
         self.embeddings.build()
+        if self.source_embeddings is not self.embeddings:
+            self.source_embeddings.build()
         for block in self.encoder:
             block.build(shape)
         for block in self.decoder:
@@ -228,13 +246,14 @@ class Transformer(TableOutput, EncoderDecoder):
 
     def layers_by_depth(self):
         blocks = [[block] for block in (*self.encoder, *self.decoder)]
-        return [[self.embeddings], *blocks, [norm for norm in (self.encoder_norm, self.decoder_norm) if norm is not None]]
+        tables = [self.embeddings] if self.config.source_vocab_size is None else [self.embeddings, self.source_embeddings]
+        return [tables, *blocks, [norm for norm in (self.encoder_norm, self.decoder_norm) if norm is not None]]
 
-    def _embed(self, token_ids, positions, training):
+    def _embed(self, token_ids, positions, training, table=None):
         length = token_ids.shape[1]
         if length is not None and length > self.max_length:
             raise Refusal(f"{length} tokens are more than this model's max_length of {self.max_length}.")
-        x = self.embeddings(token_ids)
+        x = (self.embeddings if table is None else table)(token_ids)
         if self.config.scale_embeddings:
             x = x * self.config.hidden_dim**0.5
         if self.positions is not None:
@@ -246,7 +265,8 @@ class Transformer(TableOutput, EncoderDecoder):
 
     def encode(self, source_ids, source_mask=None, training=False):
         positions = ops.arange(ops.shape(source_ids)[1])[None]
-        x_BSD, angles = self._embed(source_ids, positions, training), self._angles(positions)
+        x_BSD = self._embed(source_ids, positions, training, self.source_embeddings)
+        angles = self._angles(positions)
         rule = MaskRule(padding_mask=source_mask)
         for block in self.encoder:
             x_BSD, _ = block(x_BSD, attention_mask=rule, angles=angles, training=training)
@@ -281,11 +301,14 @@ class Transformer(TableOutput, EncoderDecoder):
         seen = MaskRule(padding_mask=memory.mask if state is None else state["source_mask"])
         new_state = piece.state
         for i, block in enumerate(self.decoder):
-            looked_at = memory.values if state is None else (state[f"cross_{i}/keys"], state[f"cross_{i}/values"])
-            x_BTD, cache = block(
-                x_BTD, memory=looked_at, attention_mask=piece.rule, angles=angles, cache=piece.cache(i), cross_mask=seen,
-                training=training,
+            source = memory.values if state is None else (state[f"cross_{i}/keys"], state[f"cross_{i}/values"])
+            counted = state is not None and "coverage" in state and block is self.decoder[-1]
+            x_BTD, cache, *weights = block(
+                x_BTD, memory=source, attention_mask=piece.rule, angles=angles, cache=piece.cache(i), cross_mask=seen,
+                with_weights=counted, training=training,
             )  # fmt: skip
+            if counted:
+                new_state |= looked_at(state, _mean_over_heads(weights[0]), padding_mask)
             if state is not None:
                 new_state |= {f"layer_{i}/keys": cache["keys"], f"layer_{i}/values": cache["values"]}
                 new_state |= {name: state[name] for name in (f"cross_{i}/keys", f"cross_{i}/values")}
@@ -304,4 +327,8 @@ class Transformer(TableOutput, EncoderDecoder):
             x_BTD, _, weights_BNTS = block(
                 x_BTD, memory=memory.values, attention_mask=piece.rule, angles=angles, cross_mask=seen, with_weights=True
             )
-        return ops.mean(ops.cast(weights_BNTS, "float32"), axis=1)
+        return _mean_over_heads(weights_BNTS)
+
+
+def _mean_over_heads(weights_BNTS):
+    return ops.mean(ops.cast(weights_BNTS, "float32"), axis=1)

@@ -40,6 +40,7 @@ class Word2VecConfig(Config):
     presets: ClassVar = {
         "tiny": dict(vocab_size=61, hidden_dim=12),
         "default": {},
+        "cbow": {},
         "large": dict(hidden_dim=300),
     }
     recipe: ClassVar = dict(
@@ -47,6 +48,20 @@ class Word2VecConfig(Config):
         learning_rate=0.025, optimizer="plain_sgd", schedule="linear", warmup_steps=0, weight_decay=0.0, clip_norm=0.0,
         xla="on", set=("lowercase=true", "punctuation=false", "min_count=5"),
     )  # fmt: skip
+
+    preset_recipes: ClassVar = {
+        "cbow": dict(
+            batch_size=256, steps=750, learning_rate=0.05,
+            set=("lowercase=true", "punctuation=false", "min_count=5", "objective=cbow", "shared_negatives=8"),
+        )
+    }  # fmt: skip
+    task_recipes: ClassVar = {
+        "classification": dict(
+            tokenizer="wordpiece", vocab_size=16_000, seq_length=128, batch_size=64, steps=900, learning_rate=3e-3,
+            optimizer="adamw", schedule="linear", warmup_steps=0, weight_decay=0.01, clip_norm=1.0,
+            set=("head_dropout=0.3", "word_deletion=0.6"),
+        )
+    }  # fmt: skip
 
     def validate(self):
         self.require_positive("vocab_size", "hidden_dim")

@@ -311,12 +311,16 @@ def described(slots, defaults=()):
     state = [name for name in slots if name.startswith("state_")]
     parts = []
     for name, slot in sorted(slots.items(), key=lambda item: (item[0] in defaults, item[0])):
-        default = f" = {defaults[name].tolist()[0]:g}" if name in defaults else ""
+        default = f" = {_spelt(defaults[name].tolist()[0])}" if name in defaults else ""
         if name not in state:
             parts.append(f"{name} {type_name(slot)}{default}")
     if state:
         parts.append(f"state_* ({len(state)} tensors that the last answer held)")
     return ", ".join(parts)
+
+
+def _spelt(value):
+    return repr(value.decode()) if isinstance(value, bytes) else f"{value:g}"
 
 
 def _array(name, value, slot):
@@ -402,6 +406,9 @@ def _shape(data):
 
 
 def _constant(data):
-    """The array of a small TensorProto that spells its values out in `tensor_content`."""
+    """The array of a small TensorProto that spells its values out in `tensor_content`, or strings in `string_val`."""
     proto = dict(_fields(data))
+    if proto[1] == STRING:
+        strings = [bytes(value) for number, value in _fields(data) if number == 8]
+        return np.array(strings, object).reshape(_shape(proto.get(2, b"")))
     return np.frombuffer(bytes(proto[4]), DTYPES[proto[1]]).reshape(_shape(proto.get(2, b"")))

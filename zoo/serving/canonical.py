@@ -10,7 +10,8 @@ from pathlib import Path
 
 from tensorflow.core.framework import function_pb2
 from tensorflow.core.protobuf import fingerprint_pb2, saved_model_pb2
-from tensorflow.python.saved_model.pywrap_saved_model import fingerprinting
+
+from zoo import private
 
 # A counter of the process in a name: the number of a function, or of a table with the unique id of its contents.
 COUNTER = re.compile(r"[-_]?\d+(_[0-9a-f]{8}-[0-9a-f-]{27})?")
@@ -32,10 +33,13 @@ def canonicalise(export, defaults):
             proto.dtype = meta_graph.signature_def[signature].inputs[name].dtype
             for size in array.shape:
                 proto.tensor_shape.dim.add(size=size)
-            proto.tensor_content = array.tobytes()
+            if array.dtype == object:
+                proto.string_val.extend(text.encode() for text in array.flat)
+            else:
+                proto.tensor_content = array.tobytes()
     _number_anew(meta_graph)
     path.write_bytes(saved_model.SerializeToString(deterministic=True))
-    stamp = fingerprint_pb2.FingerprintDef.FromString(fingerprinting.CreateFingerprintDef(str(export)))
+    stamp = fingerprint_pb2.FingerprintDef.FromString(private.fingerprint(export))
     stamp.uuid = str(uuid.UUID(int=stamp.saved_model_checksum << 64 | stamp.graph_def_program_hash))
     (Path(export) / "fingerprint.pb").write_bytes(stamp.SerializeToString(deterministic=True))
 

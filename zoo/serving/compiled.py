@@ -56,7 +56,7 @@ def _missing(model, token_ids):
 
 
 def _pad(values, left, right):
-    return tf.pad(values, [[0, 0], [left, right]])
+    return tf.pad(values, [[0, 0], [left, right], *[[0, 0]] * (len(values.shape) - 2)])
 
 
 def _real(token_ids, padding_mask):

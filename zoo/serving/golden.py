@@ -65,7 +65,7 @@ def _of_equal_rows(tensors):
 
 
 def as_json(tensor):
-    """A tensor as lists; bytes that are no UTF-8 become surrogates, which JSON can hold."""
+    """A tensor as lists; bytes that are not UTF-8 become surrogates, which JSON can hold."""
     array = tensor.numpy()
     if array.dtype != object:
         return array.tolist()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from zoo import private
 from zoo.config import Refusal
 from zoo.serving import c_api, golden, replay
 from zoo.serving.ops import check_ops
@@ -80,7 +81,7 @@ def through_saved_model_cli(export):
     )
     given = {name: values[row].encode("utf8", "surrogateescape") for name, values in request["inputs"].items()}
     expression = ";".join(f"{name}=[{value!r}]" for name, value in given.items())
-    code = "import sys; from tensorflow.python.tools.saved_model_cli import main; sys.exit(main())"
+    code = f"import sys; from {private.SAVED_MODEL_CLI} import main; sys.exit(main())"
     command = [
         "run",
         "--dir",

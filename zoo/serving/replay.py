@@ -51,7 +51,7 @@ def differs(actual, expected):
 
 
 def _as_bytes(value):
-    """Lists and dicts with the strings in them as bytes; JSON holds the bytes that are no UTF-8 as surrogates."""
+    """Lists and dicts with the strings in them as bytes; JSON holds the bytes that are not UTF-8 as surrogates."""
     if isinstance(value, dict):
         return {key: _as_bytes(inner) for key, inner in value.items()}
     if isinstance(value, list):

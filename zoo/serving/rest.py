@@ -309,6 +309,9 @@ def _tensor_info(slot):
 
 
 def _tensor_proto(array):
+    if array.dtype == object:
+        strings = [base64.b64encode(text).decode() for text in array.flat]
+        return {"dtype": TYPE_NAMES["object"], "tensor_shape": _shape(array.shape), "string_val": strings}
     content = base64.b64encode(array.tobytes()).decode()
     return {"dtype": TYPE_NAMES[array.dtype.name], "tensor_shape": _shape(array.shape), "tensor_content": content}
 

@@ -8,7 +8,8 @@ import re
 from pathlib import Path
 
 from tensorflow.core.protobuf import saved_model_pb2
-from tensorflow.python.framework import op_def_registry
+
+from zoo import private
 
 # What changes a variable. Where nothing does, every reading of one gives the same.
 WRITES = re.compile("Assign|ResourceScatter|ResourceApply|Restore")
@@ -88,7 +89,7 @@ def _drop_unused(function):
 def _has_effects(node):
     """Whether a node does more than compute its outputs. What calls a function, or begins a list that is written to, counts as
     such."""
-    known = op_def_registry.get(node.op)
+    known = private.op_definition(node.op)
     return known is None or known.is_stateful or "TensorList" in node.op
 
 

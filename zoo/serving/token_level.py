@@ -6,7 +6,7 @@
     export/litert/model.tflite    the same for one row of a fixed length, since LiteRT wants to know its shapes
     export/<format>/tokenizer/    turns texts into the ids
 
-Text in and out needs string tensors and tables, which these formats have not; and one pass is no `generate`. Both are what
+Text in and out needs string tensors and tables, which these formats have not; and one pass is not a `generate`. Both are what
 Keras's own `Model.export` writes, and a file only appears once its runtime has given the same numbers.
 """
 

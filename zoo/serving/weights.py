@@ -20,6 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from zoo import private
 from zoo.config import Refusal
 from zoo.layers.linear import Linear, transposed_kernels
 
@@ -67,7 +68,7 @@ def stored_weights(model, precision):
             yield [variable.value for variable in variables]
         return
     store = _Dequantised if precision == "int8" else _Half
-    kernels = {id(layer.kernel): layer for layer in model._flatten_layers() if isinstance(layer, Linear)}
+    kernels = {id(layer.kernel): layer for layer in private.inner_layers(model) if isinstance(layer, Linear)}
     stored, reads = [], {}
     matrices = {id(variable) for variable in _matrices(model)}
     for variable in model.variables:

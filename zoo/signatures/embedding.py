@@ -33,7 +33,7 @@ def pooled(model, hidden_BTD, padding_mask_BT, pooling):
     return ops.sum(hidden_BTD, axis=1) / ops.maximum(ops.sum(weights_BT1, axis=1), 1.0)
 
 
-def embed_signature(model, tokenizer, pooling="mean", normalize=True, max_length=None, prompt=""):
+def embed_signature(model, tokenizer, pooling="mean", normalize=True, max_length=None, prompt="", project=None):
     """The function behind `embed`: `text` string (B,) -> `embedding` float32 (B, D). A longer text loses its end.
 
     Args:
@@ -43,6 +43,7 @@ def embed_signature(model, tokenizer, pooling="mean", normalize=True, max_length
         normalize: whether each vector is divided by its length, so that a product of two is their cosine.
         max_length: the most tokens that are read of a text, special ones included; None for the model's own.
         prompt: stands before every text.
+        project: a function from pooled vectors (B, D) to those that are served, or None.
 
     Raises:
         Refusal: `max_length` is more than the model has positions for.
@@ -58,6 +59,8 @@ def embed_signature(model, tokenizer, pooling="mean", normalize=True, max_length
         batch = rows_in_graph([tokenizer.tokenize(text)], frame, tokenizer.pad_id, longest)
         batch.pop("segment_ids", None)  # one part; without them a model need not look any up
         vectors_BD = pooled(model, model.hidden(batch), batch["padding_mask"], pooling)
+        if project is not None:
+            vectors_BD = project(vectors_BD)
         if normalize:
             vectors_BD = vectors_BD / tf.maximum(tf.norm(vectors_BD, axis=-1, keepdims=True), 1e-12)
         return {"embedding": vectors_BD}
@@ -66,10 +69,15 @@ def embed_signature(model, tokenizer, pooling="mean", normalize=True, max_length
 
 
 def beside_a_head(model, tokenizer):
-    """`{"embed": function}` for a model with a task's head on an encoder, whose vectors are then served too; {} for others."""
-    return {"embed": embed_signature(model.without_head(), tokenizer)} if model.kind == "encoder" else {}
+    """`{"embed": function}` for a model with a task's head on an encoder, whose vectors are then served too; {} for others, and
+    where the model takes characters: a text that is not cut into words has none."""
+    return {"embed": embed_signature(model.without_head(), tokenizer)} if _embeds(model) else {}
 
 
 def requests_beside_a_head(model):
     """Requests that exercise what `beside_a_head` gives."""
-    return [("embed", {"text": ["", "The list"]})] if model.kind == "encoder" else []
+    return [("embed", {"text": ["", "The list"]})] if _embeds(model) else []
+
+
+def _embeds(model):
+    return model.kind == "encoder" and "characters" not in model.takes

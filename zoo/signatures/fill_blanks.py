@@ -82,13 +82,14 @@ class WithBlanks:
         return marked_ids(self.tokenizer, pieces, marked, marks)
 
 
-def blank_signatures(model, spelling, frame):
+def blank_signatures(model, spelling, frame, draft=None):
     """The functions that a model of blank infilling answers requests with.
 
     Args:
         model: a `LanguageModel` with two positions a token.
         spelling: a `WithBlanks`.
         frame: what stands around a prompt, the task's `Frame`: the mask of a suffix and the begin of a piece behind it.
+        draft: as for `language_model_signatures`; `fill` goes on without.
 
     Returns:
         Name -> `tf.function`: those of `language_model_signatures` and `streaming_signatures`, which write what stands in a
@@ -113,7 +114,7 @@ def blank_signatures(model, spelling, frame):
         belongs_BL = tf.where(real_BL & ~ends_BL, number_BL, -1)
         return with_spans(spelling, source, tf.where(is_blank, before - first, -1), written.token_ids, belongs_BL)
 
-    signatures = language_model_signatures(model, spelling, frame)
+    signatures = language_model_signatures(model, spelling, frame, draft)
     return {**signatures, **streaming_signatures(model, spelling, frame), "fill": fill}
 
 

@@ -32,6 +32,7 @@ class WithSentinels:
         self.eos_id, self.pad_id, self.vocab_size = tokenizer.eos_id, tokenizer.pad_id, num_ids
         self._numbers = np.full(num_ids, -1, np.int32)
         self._numbers[list(self.sentinel_ids)] = np.arange(len(self.sentinel_ids))
+        self.target = self
 
     def number(self, ids):
         """int32, of the shape of `ids`: the number of a sentinel, or -1."""

@@ -14,6 +14,7 @@ import tensorflow as tf
 from zoo.config import Refusal
 from zoo.data.examples import Frame
 from zoo.decoding import Sampling, beam_search, generate
+from zoo.signatures.drafting import require_draft, with_draft
 from zoo.signatures.request import refusal_unless, signature, with_one_row_apart
 from zoo.signatures.rows import framed_ids, left_padded_rows
 
@@ -39,6 +40,9 @@ OPTIONS = {
     "no_repeat_ngram": (INTEGERS, 0, lambda n: n >= 0, "is 0 (off) or the length of the n-grams that may not come twice"),
     "num_beams": (INTEGERS, 4, lambda k: (k >= 1) & (k <= MOST_BEAMS), f"is 1 to {MOST_BEAMS}"),
     "length_penalty": (FLOATS, 0.6, lambda a: (a >= 0) & (a <= 100), "is 0 (off) to 100"),
+    "coverage_penalty": (FLOATS, 0.0, lambda b: (b >= 0) & (b <= 100), "is 0 (off) to 100"),
+    "min_new_tokens": (INTEGERS, 0, lambda n: n >= 0, "is 0 (off) or how many tokens a text has at least"),
+    "target_prefix": (STRINGS, "", None, ""),
 }
 GENERATION = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
 BEAM_SEARCH = ("max_new_tokens", "num_beams", "length_penalty")
@@ -50,13 +54,14 @@ def default(option):
     return np.array([value], spec.dtype.as_numpy_dtype)
 
 
-def language_model_signatures(model, tokenizer, frame):
+def language_model_signatures(model, tokenizer, frame, draft=None):
     """The functions that an exported language model answers requests with.
 
     Args:
         model: a `LanguageModel`.
         tokenizer: a `Tokenizer`.
         frame: what stands around a text, the task's `Frame`.
+        draft: as for `generation`.
 
     Returns:
         Name -> `tf.function` with a fixed input signature and a dict of named tensors as its result. B may differ from call to
@@ -78,7 +83,7 @@ def language_model_signatures(model, tokenizer, frame):
     A text that is longer than `longest_text(model)`, or an option out of its range, is an InvalidArgumentError that says what
     would be right.
     """
-    generate_ = generation(model, tokenizer, frame)
+    generate_ = generation(model, tokenizer, frame, draft=draft)
 
     @signature(STRINGS, *(OPTIONS[name][0] for name in BEAM_SEARCH))
     def beam_search_(
@@ -116,7 +121,7 @@ def language_model_signatures(model, tokenizer, frame):
     return {"serving_default": serving_default, "generate": generate_, "beam_search": beam_search_, "score": score}
 
 
-def generation(model, tokenizer, frame, stop_ids=(), **fixed):
+def generation(model, tokenizer, frame, stop_ids=(), draft=None, **fixed):
     """The signature `generate` of a language model, with a fixed end or fixed options if asked for.
 
     Args:
@@ -124,12 +129,22 @@ def generation(model, tokenizer, frame, stop_ids=(), **fixed):
         tokenizer: a `Tokenizer`.
         frame: what stands around a text, the task's `Frame`.
         stop_ids: ids that end a row, besides those of the tokenizer.
+        draft: a `Draft` (`zoo/signatures/drafting.py`), or None: rows that are asked alone are then decoded with one.
         **fixed: `min_p`, `repetition_penalty`, `no_repeat_ngram` of `zoo.decoding.Sampling`, as Python numbers. A request
             cannot choose them: as inputs they would cost every request further operations at each token.
 
     Returns:
         A `tf.function`: see `language_model_signatures`.
+
+    Raises:
+        Refusal: the model cannot decode with a draft; or a draft is to go with a penalty, which looks at each token in turn.
     """
+    require_draft(model, draft)
+    if draft is not None and (unfit := sorted(fixed.keys() - {"min_p"})):
+        raise Refusal(
+            f"{unfit[0]} changes what may follow after each token, which a draft cannot wait for; leave one of them out."
+        )
+    stop_ids = (*tokenizer.stop_ids, *stop_ids)
 
     @signature(STRINGS, *(OPTIONS[name][0] for name in GENERATION))
     def generate_(
@@ -139,10 +154,13 @@ def generation(model, tokenizer, frame, stop_ids=(), **fixed):
         max_new_tokens, sampling = checked_sampling(prompt, max_new_tokens, temperature, top_k, top_p, seed)
         prompt_ids, padding_mask, lengths = left_padded(model, tokenizer, prompt, frame)
         max_new_tokens = as_many_as_fit(model, max_new_tokens, lengths)
+        enter = with_one_row_apart if model.one_row_apart else None
+        if draft is not None:
+            enter = with_draft(model, draft, tf.shape(prompt_ids)[1], stop_ids)
         decoded = generate(
             model.next_logits, _state_for(model, prompt_ids, max_new_tokens), prompt_ids, padding_mask,
-            max_new_tokens=max_new_tokens, sampling=sampling._replace(**fixed), stop_ids=(*tokenizer.stop_ids, *stop_ids),
-            pad_id=tokenizer.pad_id, enter=with_one_row_apart if model.one_row_apart else None,
+            max_new_tokens=max_new_tokens, sampling=sampling._replace(**fixed), stop_ids=stop_ids, pad_id=tokenizer.pad_id,
+            enter=enter,
         )  # fmt: skip
         text = _continued(tokenizer, prompt, prompt_ids, padding_mask, decoded.token_ids, decoded.lengths)
         return {"text": text, "log_prob": decoded.log_probs}

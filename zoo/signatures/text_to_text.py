@@ -8,7 +8,9 @@ Shape letters: B batch, K beams, T target tokens, S source tokens.
 
 import tensorflow as tf
 
+from zoo.data.examples import Frame
 from zoo.decoding import Sampling, beam_search, generate
+from zoo.layers.coverage import covered, with_coverage
 from zoo.signatures.generation import (
     BEAM_SEARCH,
     GENERATION,
@@ -18,9 +20,14 @@ from zoo.signatures.generation import (
     checked_options,
     checked_sampling,
     default,
+    longest_text,
+    texts_of,
 )  # fmt: skip
 from zoo.signatures.request import same_rows, signature, with_one_row_apart
 from zoo.signatures.rows import left_padded_rows, rows_in_graph
+
+# What a request may ask besides, of both ways to decode.
+BESIDES = ("min_new_tokens", "no_repeat_ngram", "target_prefix")
 
 
 def text_to_text_signatures(model, tokenizer, frame, limit):
@@ -28,7 +35,7 @@ def text_to_text_signatures(model, tokenizer, frame, limit):
 
     Args:
         model: an `EncoderDecoder`, or a `LanguageModel`.
-        tokenizer: a `Tokenizer`.
+        tokenizer: a `Tokenizer`; its `target` reads and writes targets.
         frame: what stands around a source, the task's `Frame`.
         limit: the most tokens of a source, special ones included; a longer one is refused.
 
@@ -37,46 +44,36 @@ def text_to_text_signatures(model, tokenizer, frame, limit):
 
         - `serving_default`: `text` string (B,) -> `text` string (B,), what greedy decoding writes.
         - `generate`: `text` and the options of sampling -> `text`, and `log_prob` float32 (B,), natural, its end included.
-        - `beam_search`: `text`, `max_new_tokens`, `num_beams`, `length_penalty` -> `text` string (B, K), `log_prob` and `score`
-          float32 (B, K), best first.
+        - `beam_search`: `text`, `max_new_tokens`, `num_beams`, `length_penalty`, `coverage_penalty` (of a model that aligns) ->
+          `text` string (B, K), `log_prob` and `score` float32 (B, K), best first.
+
+          Both also take `min_new_tokens` int32 (B,), `no_repeat_ngram` int32 (B,), and `target_prefix` string (B,): words that
+          the answer begins with. They are given, so neither `log_prob` nor the lengths count them.
         - `score`: `text`, `target` string (B,) -> `log_prob` float32 (B,), natural, of the target and its end; `num_tokens`
           int32 (B,).
         - `align`, of an encoder-decoder with attention: `text`, `target` -> `source_tokens` string (B, S), `target_tokens`
           string (B, T), filled up with empty strings, and `weights` float32 (B, T, S): how much each token of the target looked
           at each of the source.
     """
+    writer = tokenizer.target
 
-    @signature(STRINGS, *(OPTIONS[name][0] for name in GENERATION))
+    @signature(STRINGS, *(OPTIONS[name][0] for name in (*GENERATION, *BESIDES)))
     def generate_(
         text, max_new_tokens=default("max_new_tokens"), temperature=default("temperature"), top_k=default("top_k"),
-        top_p=default("top_p"), seed=default("seed"),
+        top_p=default("top_p"), seed=default("seed"), min_new_tokens=default("min_new_tokens"),
+        no_repeat_ngram=default("no_repeat_ngram"), target_prefix=default("target_prefix"),
     ):  # fmt: skip
         max_new_tokens, sampling = checked_sampling(text, max_new_tokens, temperature, top_k, top_p, seed)
-        begun = source_of(model, tokenizer, frame, limit, text)
-        decoded = decode(model, tokenizer, frame, begun, max_new_tokens, sampling)
-        return {"text": written(tokenizer, decoded.token_ids, decoded.lengths), "log_prob": decoded.log_probs}
-
-    @signature(STRINGS, *(OPTIONS[name][0] for name in BEAM_SEARCH))
-    def beam_search_(
-        text, max_new_tokens=default("max_new_tokens"), num_beams=default("num_beams"), length_penalty=default("length_penalty")
-    ):
-        options = checked_options(text, max_new_tokens=max_new_tokens, num_beams=num_beams, length_penalty=length_penalty)
-        begun = source_of(model, tokenizer, frame, limit, text)
-        options["max_new_tokens"] = _as_many_as_fit(model, options["max_new_tokens"], begun)
-        state, ids, mask = begin(model, frame, begun, options["max_new_tokens"])
-        best = beam_search(
-            model.next_logits, state, ids, mask, num_best=None, stop_ids=(tokenizer.eos_id,), pad_id=tokenizer.pad_id, **options
-        )
-        shape = tf.shape(best.lengths)
-        flat = tf.reshape(best.token_ids, [-1, tf.shape(best.token_ids)[-1]])
-        texts = tf.reshape(written(tokenizer, flat, tf.reshape(best.lengths, [-1])), shape)
-        there = best.scores > float("-inf")
-        log_prob = tf.where(there, best.log_probs, float("-inf"))
-        return {"text": tf.where(there, texts, ""), "log_prob": log_prob, "score": best.scores}
+        besides = _besides(text, min_new_tokens, no_repeat_ngram, target_prefix)
+        prefix = besides.pop("target_prefix")
+        begun, prefix_ids = source_of(model, tokenizer, frame, limit, text), writer.tokenize(prefix)
+        decoded = decode(model, writer, frame, begun, max_new_tokens, sampling._replace(**besides), prefix_ids)
+        texts = written(writer, decoded.token_ids, decoded.lengths, prefix, prefix_ids)
+        return {"text": texts, "log_prob": decoded.log_probs}
 
     @signature(STRINGS)
     def serving_default(text):
-        return {"text": generate_(text, *(tf.constant(default(name)) for name in GENERATION))["text"]}
+        return {"text": generate_(text, *(tf.constant(default(name)) for name in (*GENERATION, *BESIDES)))["text"]}
 
     @signature(STRINGS, STRINGS)
     def score(text, target):
@@ -89,10 +86,70 @@ def text_to_text_signatures(model, tokenizer, frame, limit):
             "num_tokens": tf.reduce_sum(tf.cast(real, tf.int32), 1) - 1,
         }
 
-    signatures = {"serving_default": serving_default, "generate": generate_, "beam_search": beam_search_, "score": score}
+    search = _beam_search(model, tokenizer, frame, limit)
+    signatures = {"serving_default": serving_default, "generate": generate_, "beam_search": search, "score": score}
     if model.aligns:
         signatures["align"] = _alignment(model, tokenizer, frame, limit)
     return signatures
+
+
+def _besides(text, min_new_tokens, no_repeat_ngram, target_prefix, **options):
+    """The options `BESIDES`, and others, as (B,) tensors by name, once all are known to be in range."""
+    return checked_options(
+        text, min_new_tokens=min_new_tokens, no_repeat_ngram=no_repeat_ngram, target_prefix=target_prefix, **options
+    )
+
+
+def _beam_search(model, tokenizer, frame, limit):
+    """The signature `beam_search`; see `text_to_text_signatures`."""
+    writer = tokenizer.target
+
+    def search(text, max_new_tokens, num_beams, length_penalty, coverage_penalty, *besides):
+        penalties = dict(length_penalty=length_penalty)
+        if model.aligns:
+            penalties["coverage_penalty"] = coverage_penalty
+        options = _besides(text, *besides, max_new_tokens=max_new_tokens, num_beams=num_beams, **penalties)
+        prefix = options.pop("target_prefix")
+        begun, prefix_ids = source_of(model, tokenizer, frame, limit, text), writer.tokenize(prefix)
+        options["max_new_tokens"] = _as_many_as_fit(model, options["max_new_tokens"], begun, prefix_ids)
+        state, ids, mask = begin(model, writer, frame, begun, options["max_new_tokens"], prefix_ids)
+        best = beam_search(
+            model.next_logits, with_coverage(state) if model.aligns else state, ids, mask, num_best=None,
+            covered=covered if model.aligns else None, stop_ids=(writer.eos_id,), pad_id=writer.pad_id, **options
+        )  # fmt: skip
+        shape = tf.shape(best.lengths)
+        flat = tf.reshape(best.token_ids, [-1, tf.shape(best.token_ids)[-1]])
+        rows = tf.repeat(tf.range(shape[0]), shape[1])
+        heads = tf.gather(prefix, rows), tf.gather(prefix_ids, rows)
+        texts = tf.reshape(written(writer, flat, tf.reshape(best.lengths, [-1]), *heads), shape)
+        there = best.scores > float("-inf")
+        log_prob = tf.where(there, best.log_probs, float("-inf"))
+        return {"text": tf.where(there, texts, ""), "log_prob": log_prob, "score": best.scores}
+
+    if not model.aligns:
+
+        @signature(STRINGS, *(OPTIONS[name][0] for name in (*BEAM_SEARCH, *BESIDES)))
+        def without_coverage(
+            text, max_new_tokens=default("max_new_tokens"), num_beams=default("num_beams"),
+            length_penalty=default("length_penalty"), min_new_tokens=default("min_new_tokens"),
+            no_repeat_ngram=default("no_repeat_ngram"), target_prefix=default("target_prefix"),
+        ):  # fmt: skip
+            besides = min_new_tokens, no_repeat_ngram, target_prefix
+            return search(text, max_new_tokens, num_beams, length_penalty, None, *besides)
+
+        return without_coverage
+
+    @signature(STRINGS, *(OPTIONS[name][0] for name in (*BEAM_SEARCH, "coverage_penalty", *BESIDES)))
+    def beam_search_(
+        text, max_new_tokens=default("max_new_tokens"), num_beams=default("num_beams"),
+        length_penalty=default("length_penalty"), coverage_penalty=default("coverage_penalty"),
+        min_new_tokens=default("min_new_tokens"), no_repeat_ngram=default("no_repeat_ngram"),
+        target_prefix=default("target_prefix"),
+    ):  # fmt: skip
+        besides = min_new_tokens, no_repeat_ngram, target_prefix
+        return search(text, max_new_tokens, num_beams, length_penalty, coverage_penalty, *besides)
+
+    return beam_search_
 
 
 def _alignment(model, tokenizer, frame, limit):
@@ -102,10 +159,10 @@ def _alignment(model, tokenizer, frame, limit):
     def align(text, target):
         text, target = same_rows(text=text, target=target)
         batch = _pairs(model, tokenizer, frame, limit, text, target)
-        source, targets = tokenizer.tokenize(text), tokenizer.tokenize(target)
+        source, targets = tokenizer.tokenize(text), tokenizer.target.tokenize(target)
         weights = model.alignment(batch)[:, :, len(frame.before) :]
         shape = tf.shape(weights)
-        source_tokens, target_tokens = _spelt(tokenizer, source), _spelt(tokenizer, targets)
+        source_tokens, target_tokens = _spelt(tokenizer, source), _spelt(tokenizer.target, targets)
         longest = [tf.shape(target_tokens)[1], tf.shape(source_tokens)[1]]
         weights = weights[:, : longest[0], : longest[1]]
         there = tf.sequence_mask(source.row_lengths(), tf.minimum(longest[1], shape[2]))[:, None]
@@ -123,6 +180,11 @@ def text_to_text_requests(model):
         ("serving_default", {"text": texts}),
         ("generate", {"text": texts, "max_new_tokens": [5, 3, 2], "temperature": [0.0, 0.8, 1.0], "seed": [0, 1, 2]}),
         ("beam_search", {"text": texts, "max_new_tokens": [5, 3, 2], "num_beams": [1, 3, 2]}),
+        (
+            "generate",
+            {"text": texts, "max_new_tokens": [6], "target_prefix": ["le", "", "un chat"], "no_repeat_ngram": [0, 2, 1]},
+        ),
+        ("beam_search", {"text": texts, "max_new_tokens": [6], "target_prefix": ["le", "", "un"], "min_new_tokens": [2, 0, 3]}),
         ("score", {"text": texts, "target": targets}),
     ]
     return requests + ([("align", {"text": texts, "target": targets})] if model.aligns else [])
@@ -139,63 +201,78 @@ def source_of(model, tokenizer, frame, limit, texts):
     return {"token_ids": token_ids, "padding_mask": padding_mask}
 
 
-def begin(model, frame, source, max_new_tokens):
+def begin(model, tokenizer, frame, source, max_new_tokens, prefix=None):
     """`(state, token_ids, padding_mask)` with which decoding begins.
 
     Args:
         model: the model.
+        tokenizer: whatever has `pad_id`.
         frame: the task's `Frame`.
         source: as `source_of` gives it.
         max_new_tokens: int32 (B,).
+        prefix: RaggedTensor (B, None) of the ids that the target begins with, or None.
     """
     room = tf.reduce_max(tf.concat([max_new_tokens, [0]], 0))
-    if model.kind == "encoder_decoder":
-        count = tf.shape(source["source_ids"])[0]
-        start = tf.tile(tf.constant([frame.target_start], tf.int32), [count, 1])
-        memory = model.encode(source["source_ids"], source["source_mask"])
-        return model.init_state(count, room + len(frame.target_start), memory), start, None
-    ids, mask = source["token_ids"], source["padding_mask"]
-    return model.init_state(tf.shape(ids)[0], tf.shape(ids)[1] + room), ids, mask
+    if model.kind != "encoder_decoder":
+        ids, mask = source["token_ids"], source["padding_mask"]
+        if prefix is not None:
+            ids = tf.concat([tf.ragged.boolean_mask(ids, mask), tf.cast(prefix, tf.int32)], 1)
+            ids, mask, _ = left_padded_rows([ids], Frame(), tokenizer.pad_id, longest_text(model))
+        return model.init_state(tf.shape(ids)[0], tf.shape(ids)[1] + room), ids, mask
+    count = tf.shape(source["source_ids"])[0]
+    start, mask = tf.tile(tf.constant([frame.target_start], tf.int32), [count, 1]), None
+    if prefix is not None:
+        before = Frame(before=frame.target_start)
+        start, mask, _ = left_padded_rows([prefix], before, tokenizer.pad_id, longest_text(model), what="target_prefix")
+    memory = model.encode(source["source_ids"], source["source_mask"])
+    return model.init_state(count, tf.shape(start)[1] + room, memory), start, mask
 
 
-def decode(model, tokenizer, frame, source, max_new_tokens, sampling=Sampling()):
+def decode(model, tokenizer, frame, source, max_new_tokens, sampling=Sampling(), prefix=None):
     """The `Decoded` continuation of sources, as `source_of` gives them.
 
     Args:
         tokenizer: whatever has `eos_id` and `pad_id`.
         max_new_tokens: int32 (B,), cut to what the model has positions for.
         sampling: a `Sampling`; greedy by default.
+        prefix: as for `begin`.
     """
-    max_new_tokens = _as_many_as_fit(model, max_new_tokens, source)
-    state, ids, mask = begin(model, frame, source, max_new_tokens)
+    max_new_tokens = _as_many_as_fit(model, max_new_tokens, source, prefix)
+    state, ids, mask = begin(model, tokenizer, frame, source, max_new_tokens, prefix)
     return generate(
         model.next_logits, state, ids, mask, max_new_tokens=max_new_tokens, sampling=sampling, stop_ids=(tokenizer.eos_id,),
         pad_id=tokenizer.pad_id, enter=with_one_row_apart if model.one_row_apart else None,
     )  # fmt: skip
 
 
-def written(tokenizer, token_ids, lengths):
+def written(tokenizer, token_ids, lengths, prefix=None, prefix_ids=None):
     """string (B,): the first `lengths` (B,) of ids (B, N), without what ends them, and without ids that the vocabulary has not:
-    a table may have rows for sentinels, or for a round number."""
+    a table may have rows for sentinels, or for a round number. A `prefix`, string (B,), of `prefix_ids` stands in front."""
     real = tf.sequence_mask(lengths, tf.shape(token_ids)[1]) & (token_ids != tokenizer.eos_id)
     real &= token_ids < tokenizer.vocab_size
-    return tokenizer.detokenize(tf.ragged.boolean_mask(token_ids, real))
+    ids = tf.ragged.boolean_mask(token_ids, real)
+    if prefix is None:
+        return tokenizer.detokenize(ids)
+    prefix_ids = tf.cast(prefix_ids, tf.int32)
+    return texts_of(tokenizer, prefix, prefix_ids, tf.concat([prefix_ids, ids], 1))
 
 
-def _as_many_as_fit(model, max_new_tokens, source):
+def _as_many_as_fit(model, max_new_tokens, source, prefix=None):
     """`max_new_tokens` (B,), cut to what the model has positions for."""
     if model.max_length is None:
         return as_many_as_fit(model, max_new_tokens, None)
+    taken = 0 if prefix is None else tf.cast(prefix.row_lengths(), tf.int32)
     if model.kind == "encoder_decoder":
-        return tf.minimum(max_new_tokens, model.max_length)
+        return tf.minimum(max_new_tokens, model.max_length - taken)
     lengths = tf.reduce_sum(tf.cast(source["padding_mask"], tf.int32), 1)
-    return tf.minimum(max_new_tokens, model.max_length + 1 - lengths)
+    return tf.minimum(max_new_tokens, model.max_length + 1 - lengths - taken)
 
 
 def _pairs(model, tokenizer, frame, limit, texts, targets):
     """A batch of pairs with their labels, as `zoo/data/parallel.py` makes it."""
-    end = tf.fill([tf.shape(texts)[0], 1], tokenizer.eos_id)
-    labels = tf.concat([tf.cast(tokenizer.tokenize(targets), tf.int32), end], 1)
+    target = tokenizer.target
+    end = tf.fill([tf.shape(texts)[0], 1], target.eos_id)
+    labels = tf.concat([tf.cast(target.tokenize(targets), tf.int32), end], 1)
     if model.kind == "encoder_decoder":
         source = source_of(model, tokenizer, frame, limit, texts)
         start = tf.tile(tf.constant([frame.target_start], tf.int32), [tf.shape(texts)[0], 1])
@@ -204,8 +281,8 @@ def _pairs(model, tokenizer, frame, limit, texts, targets):
         shape = tf.stack([labels.nrows(), width])
         return {
             **source,
-            "token_ids": inputs.to_tensor(tokenizer.pad_id, shape=shape),
-            "labels": labels.to_tensor(tokenizer.pad_id, shape=shape),
+            "token_ids": inputs.to_tensor(target.pad_id, shape=shape),
+            "labels": labels.to_tensor(target.pad_id, shape=shape),
             "loss_weights": tf.cast(tf.sequence_mask(labels.row_lengths(), width), tf.float32),
         }
     rows = rows_in_graph([tokenizer.tokenize(texts)], frame, tokenizer.pad_id, limit, "refuse")

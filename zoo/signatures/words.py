@@ -1,17 +1,20 @@
 """Texts of words as rows in graph, equal to the native rows of `zoo/data/words.py`.
 
-Shape letters: B batch, T positions, W words, N some words of all rows.
+Shape letters: B batch, T positions, W words, L characters of a word, N some words of all rows.
 """
 
 import tensorflow as tf
 
-from zoo.data.words import blank_id
+from zoo.data.words import MOST_CHARACTERS, blank_id
 from zoo.signatures.rows import rows_in_graph
 from zoo.tokenizers.base import row_ids
 
 
-def words_in_graph(texts, tokenizer, frame, limit):
+def words_in_graph(texts, tokenizer, frame, limit, takes=()):
     """Texts, string (B,), as rows. A text that does not fit into one is an InvalidArgumentError that names both lengths.
+
+    Args:
+        takes: what the model takes; if `characters` are among that, the batch has them.
 
     Returns:
         `(words, batch, real)`: the words between white space, ragged string (B, W); a batch of `token_ids`, `padding_mask` and
@@ -31,8 +34,17 @@ def words_in_graph(texts, tokenizer, frame, limit):
     batch = rows_in_graph([ids], frame, tokenizer.pad_id, limit, "refuse")
     batch.pop("segment_ids", None)  # of one part
     batch["label_positions"] = words.with_flat_values(places).to_tensor()
-    batch["label_positions"] = words.with_flat_values(places).to_tensor()
+    if "characters" in takes:
+        batch["characters"] = _characters_at(flat, row, places, tf.shape(batch["token_ids"]))
     return words, batch, tf.sequence_mask(words.row_lengths(), tf.shape(batch["label_positions"])[1])
+
+
+def _characters_at(words_N, rows_N, places_N, shape):
+    """As `zoo.data.words.characters_at`, int32 (B, T, L): the characters of words, string (N,), at places of rows."""
+    points = tf.strings.unicode_decode(words_N, "UTF-8", errors="replace", replacement_char=0xFFFD)
+    points_NL = points.to_tensor(0, shape=[None, MOST_CHARACTERS])
+    at_N2 = tf.stack([tf.cast(rows_N, tf.int32), places_N], 1)
+    return tf.scatter_nd(at_N2, points_NL, tf.concat([shape, [MOST_CHARACTERS]], 0))
 
 
 def words_marked(batch, real_BW, rows_N, words_N, num_behind):

@@ -56,8 +56,12 @@ class Task:
         trains: whether it can be trained; the task that only serves vectors cannot.
         shown: names of the scores that a line of progress shows.
         generates: whether its models go on with a prompt.
+        has_words: whether its rows are words: batches have their `characters` for models that take them, and `predictions` are
+            written in columns.
         temperature: what logits are divided by in scores and signatures; a calibration sets it (`zoo/calibration.py`), and the
             bundle keeps it.
+        draft: how tokens are guessed ahead in `generate` of a task that generates, a `Draft` (`zoo/signatures/drafting.py`); or
+            None. It is of serving alone, and no bundle has it.
     """
 
     config_class, facts_class = TaskConfig, NoFacts
@@ -66,8 +70,9 @@ class Task:
     fields = ("text",)
     trains = _OfConfig()
     shown = ("loss",)
-    generates = False
+    generates = has_words = False
     temperature = 1.0
+    draft = None
 
     def __init__(self, config=None, facts=None, *, label_smoothing=0.0, z_loss=0.0):
         if not 0 <= label_smoothing < 1:
@@ -140,15 +145,26 @@ class Task:
 
     def model_fields(self, tokenizer):
         """Fields of the model's config that follow from the tokenizer and the task; those it does not have are left out."""
-        return dict(vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, unk_id=tokenizer.unk_id, pad_id=tokenizer.pad_id)
+        target = tokenizer.target
+        fields = dict(vocab_size=target.vocab_size, eos_id=target.eos_id, unk_id=target.unk_id, pad_id=target.pad_id)
+        return fields if tokenizer.shares_ids else {**fields, "source_vocab_size": tokenizer.vocab_size}
 
     def num_ids(self, tokenizer):
         """How many ids a text of this task may have: those of the tokenizer, and what the task adds."""
-        return tokenizer.vocab_size
+        return tokenizer.target.vocab_size
 
     def limit_ids(self, model, tokenizer):
-        """Tells the model its temperature, and which rows of its table are no ids: they get no probability. Returns the
-        model."""
+        """Tells the model its temperature, and which rows of its table are not ids: they get no probability. Returns the
+        model.
+
+        Raises:
+            Refusal: sources and targets have ids of their own, and the model has one table for both.
+        """
+        if not tokenizer.shares_ids and getattr(model.config, "source_vocab_size", None) is None:
+            raise Refusal(
+                f"Sources and targets have ids of their own in this tokenizer, and {model.registered_name} has one table for "
+                "both; --model=transformer takes such a tokenizer."
+            )
         model.temperature = self.temperature
         num_ids = self.num_ids(tokenizer)
         model.num_ids = num_ids if num_ids < model.config.vocab_size else None
@@ -159,7 +175,16 @@ class Task:
         return None
 
     def assemble(self, model):
-        """The model with this task's head, if it has one."""
+        """The model with this task's head, if it has one.
+
+        Raises:
+            Refusal: the model reads the characters of words, and the batches of this task have none.
+        """
+        if "characters" in model.takes and not self.has_words:
+            raise Refusal(
+                f"This {model.registered_name} reads the characters of words, which {self.registered_name} does not cut its "
+                "texts into; take --set=characters=none and --set=case_dim=0, or a task of words, such as tagging."
+            )
         head = self.head(model)
         return model if head is None else WithHead(model, head)
 
@@ -218,6 +243,20 @@ class Task:
             data: the split.
         """
         raise TypeError(f"{type(self).__name__} does not implement metrics().")
+
+    def predictions(self, rows, data):
+        """Yields lines of columns: what is predicted for a split beside what is right; arguments as of `metrics`. Only for
+        a task of words."""
+        raise TypeError(f"{type(self).__name__} does not implement predictions().")
+
+    def samples(self, rows, data):
+        """Name -> `zoo.metrics.Sample` of the scores of a split that two models can be compared by; none where a task keeps no
+        scores of single examples. The arguments are those of `metrics`."""
+        return {}
+
+    def baselines(self, data, scores):
+        """What is scored without a model on as many examples of a split as its `scores` are of: a dict of numbers."""
+        return {}
 
     def training_metrics(self, loss, data):
         """What a line of progress tells beside the training loss."""

@@ -136,7 +136,7 @@ class BlankInfillingTask(SpanCorruptionTask):
 
     def signatures(self, model, tokenizer):
         """Name -> tf.function: see `blank_signatures`."""
-        return blank_signatures(model, self.spelling(tokenizer), self.frame(model.kind, tokenizer))
+        return blank_signatures(model, self.spelling(tokenizer), self.frame(model.kind, tokenizer), self.draft)
 
     def requests(self, model, tokenizer):
         return blank_requests(model, self.spelling(tokenizer))

@@ -251,6 +251,13 @@ class Classification(Task):
             "confusion_matrix": confusion.tolist(),
         }
 
+    def samples(self, rows, data):
+        """`accuracy`, and `loss` in nats an example."""
+        real = np.concatenate(rows["weights"]) > 0
+        probs, labels = np.concatenate(rows["probs"])[real], np.concatenate(rows["labels"])[real]
+        nats = -np.log(np.maximum(probs[np.arange(len(labels)), labels].astype(np.float64), 1e-300))
+        return {"accuracy": metrics.Sample.mean(probs.argmax(1) == labels), "loss": metrics.Sample.mean(nats)}
+
     def signatures(self, model, tokenizer):
         """`serving_default` = `classify`: `text` (and `text_pair`) string (B,) -> `labels` string (B, C), `scores` (B, C).
 

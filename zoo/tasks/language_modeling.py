@@ -115,7 +115,8 @@ class LanguageModeling(Task):
         from zoo.signatures.streaming import streaming_signatures
 
         frame = self.frame(model.kind, tokenizer)
-        return {**language_model_signatures(model, tokenizer, frame), **streaming_signatures(model, tokenizer, frame)}
+        signatures = language_model_signatures(model, tokenizer, frame, self.draft)
+        return {**signatures, **streaming_signatures(model, tokenizer, frame)}
 
     def requests(self, model, tokenizer):
         """(signature, inputs) that exercise every signature at every length; an export is proved and warmed up with them.

@@ -199,6 +199,19 @@ class QuestionAnswering(Task):
 
     def metrics(self, totals, rows, data):
         """`loss` in nats a window, `exact_match` and `f1` of questions as SQuAD (and for Chinese CMRC) defines them."""
+        exact, overlap = self._of_questions(rows, data)
+        loss = float(totals["nats"]) / float(totals["windows"])
+        return {
+            "loss": loss, "exact_match": float(np.mean(exact)), "f1": float(np.mean(overlap)), "num_questions": len(exact)
+        }  # fmt: skip
+
+    def samples(self, rows, data):
+        """`exact_match` and `f1` of questions."""
+        exact, overlap = self._of_questions(rows, data)
+        return {"exact_match": metrics.Sample.mean(exact), "f1": metrics.Sample.mean(overlap)}
+
+    def _of_questions(self, rows, data):
+        """Two lists with the exact match and the F1 of each question."""
         real = np.concatenate(rows["weights"]) > 0
         logits = np.concatenate(rows["logits"])[real]
         found = {}
@@ -210,10 +223,7 @@ class QuestionAnswering(Task):
             wanted = data.answers[question] or [""]
             exact.append(max(metrics.exact_match(answer, text) for text in wanted))
             overlap.append(max(metrics.overlap_f1(answer, text) for text in wanted))
-        loss = float(totals["nats"]) / float(totals["windows"])
-        return {
-            "loss": loss, "exact_match": float(np.mean(exact)), "f1": float(np.mean(overlap)), "num_questions": len(found)
-        }  # fmt: skip
+        return exact, overlap
 
     def _answer(self, logits, words, context):
         """The best span of a question's windows, as text; empty where no answer is likelier."""

@@ -7,6 +7,7 @@ Shape letters: B batch, T positions, W words, C classes, S states: the classes a
 all rows, R predicates of a row.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -16,8 +17,10 @@ from keras import ops
 
 from zoo import metrics
 from zoo.config import Config, Output, Refusal, TaskConfig
+from zoo.data import schemes
 from zoo.data.examples import ExampleBatches, in_order, padded
-from zoo.data.words import WordRow, word_rows
+from zoo.data.roles import FrequentRoles
+from zoo.data.words import WordRow, characters_for, spelling_options, word_rows
 from zoo.layers import crf
 from zoo.layers.cross_entropy import cross_entropy
 from zoo.layers.heads import RoleHead
@@ -38,9 +41,13 @@ class SemanticRolesConfig(TaskConfig):
 
     Attributes:
         head_dropout: rate in the head.
+        lowercase: whether a word tokenizer that is trained writes all words in lower case.
+        zero_digits: whether it writes every digit as 0. What a model reads of characters stays as it is.
     """
 
     head_dropout: float = 0.1
+    lowercase: bool = False
+    zero_digits: bool = False
 
     kinds: ClassVar = ("encoder",)
     needs_context: ClassVar = True
@@ -64,7 +71,7 @@ class SemanticRolesFacts(Config):
 
     Attributes:
         labels: the tags of roles, in the order of the logits.
-        scheme: in which the tags mark spans, a key of `zoo.layers.crf.SCHEMES`; empty for other tags.
+        scheme: in which the tags mark spans, a key of `zoo.data.schemes.SCHEMES`; empty for other tags.
         max_tokens: most tokens of a row, special ones included: the run's --seq_length.
         num_behind: how many ids stand behind the last word of a row.
     """
@@ -106,10 +113,11 @@ class LabelledSentences:
     Attributes:
         rows: list of `RoleRow`, for each row of words first the one that asks for predicates.
         tags: for each sentence the tags of its predicates, lists of lists of str.
+        guesses: as `tags`, what `FrequentRoles` says; None where the training examples were not seen.
     """
 
-    def __init__(self, rows, tags):
-        self.rows, self.tags = rows, tags
+    def __init__(self, rows, tags, guesses=None):
+        self.rows, self.tags, self.guesses = rows, tags, guesses
 
     def __len__(self):
         return len(self.rows)
@@ -127,17 +135,24 @@ class SemanticRoles(Task):
     reads = "examples"
     fields = ("tokens", "predicates", "tags")
     shown = ("loss", "role_f1", "predicate_f1", "end_to_end_f1")
+    has_words = True
+    baseline = None  # `FrequentRoles`, once the training examples have been seen
+
+    def tokenizer_options(self, tokenizer):
+        return spelling_options(self.config)
 
     def texts(self, example):
         return [" ".join(example.get("tokens") or [])]
 
     def inspect(self, examples):
-        columns = [column for number, example in enumerate(examples, 1) for column in _checked(example, number)[2]]
+        checked = [_checked(example, number) for number, example in enumerate(examples, 1)]
+        columns = [column for _, _, columns in checked for column in columns]
         if not columns:
             raise Refusal("There is nothing to train on: the train split holds no predicates.")
+        self.baseline = FrequentRoles((words, *one) for words, *both in checked for one in zip(*both, strict=True))
         tags = {tag for column in columns for tag in column}
         if not all(tag == "O" or tag[:2] in ("B-", "I-") for tag in tags):
-            scheme = crf.scheme_of(columns) if metrics.are_entity_tags(tags) else None
+            scheme = schemes.scheme_of(columns) if metrics.are_entity_tags(tags) else None
             return self.learn(labels=tuple(sorted(tags)), scheme=scheme or "")
         # A role of one word in training may have more of them elsewhere.
         roles = {tag[2:] for tag in tags} - {""}
@@ -146,7 +161,7 @@ class SemanticRoles(Task):
     def encode(self, examples, tokenizer, layout):
         known = {label: i for i, label in enumerate(self.facts.labels)}
         other = known.get("O", 0)  # what a role that training has not seen is in the loss; in the scores it is missed
-        frame, rows, sentences = self.frame(self.kinds[0], tokenizer), [], []
+        frame, rows, sentences, guesses = self.frame(self.kinds[0], tokenizer), [], [], []
         self.learn(num_behind=len(frame.after))
         for number, example in enumerate(examples, 1):
             words, predicates, columns = _checked(example, number)
@@ -165,7 +180,9 @@ class SemanticRoles(Task):
                     if place in here
                 ]
             sentences.append(columns)
-        return LabelledSentences(rows, sentences)
+            if self.baseline is not None:
+                guesses.append([self.baseline.tags(words, place) for place in predicates])
+        return LabelledSentences(rows, sentences, None if self.baseline is None else guesses)
 
     def size(self, data):
         return f"{len(data.tags):,} sentences with {sum(map(len, data.tags)):,} predicates"
@@ -175,7 +192,7 @@ class SemanticRoles(Task):
         sizes = _sizes(data.rows)
         return ExampleBatches(
             len(data), layout.batch_size, layout.seed,
-            lambda chosen, step: _batch([data.rows[i] for i in chosen], *sizes, tokenizer.pad_id),
+            lambda chosen, step: _batch([data.rows[i] for i in chosen], *sizes, tokenizer.pad_id, model),
         )  # fmt: skip
 
     def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
@@ -184,7 +201,7 @@ class SemanticRoles(Task):
             count += 1
         sizes = _sizes(data.rows[:count])
         return in_order(
-            count, layout.batch_size, lambda chosen: _batch([data.rows[i] for i in chosen], *sizes, tokenizer.pad_id)
+            count, layout.batch_size, lambda chosen: _batch([data.rows[i] for i in chosen], *sizes, tokenizer.pad_id, model)
         )
 
     def model_fields(self, tokenizer):
@@ -201,7 +218,9 @@ class SemanticRoles(Task):
     def best(self, roles_NWC, mask_NW):
         """The best tags of words, int32 (N, W)."""
         num_tags, scheme = len(self.facts.labels), self.facts.scheme
-        forbidden = crf.forbidden_moves(self.facts.labels, scheme) if scheme else np.zeros((num_tags + 1, num_tags + 1), bool)
+        forbidden = (
+            schemes.forbidden_moves(self.facts.labels, scheme) if scheme else np.zeros((num_tags + 1, num_tags + 1), bool)
+        )
         moves_SS = tf.constant(np.where(forbidden, -np.inf, 0.0), tf.float32)
         return crf.viterbi(ops.log_softmax(roles_NWC), moves_SS, mask_NW)[0]
 
@@ -241,7 +260,8 @@ class SemanticRoles(Task):
 
         def label(number, answers):
             rows, words = (some[number * ROWS_AT_ONCE : (number + 1) * ROWS_AT_ONCE] for some in (rows_N, words_N))
-            asked = {name: tf.gather(batch[name], rows) for name in ("token_ids", "padding_mask", "label_positions")}
+            names = [name for name in ("token_ids", "padding_mask", "label_positions", "characters") if name in batch]
+            asked = {name: tf.gather(batch[name], rows) for name in names}
             asked["segment_ids"] = words_marked(batch, real_BW, rows, words, num_behind)
             tags = self.best(self.forward(model, asked)[0][0], tf.gather(real_BW, rows))
             return number + 1, answers.write(number, tags)
@@ -256,12 +276,14 @@ class SemanticRoles(Task):
         """The scores of a split.
 
         `loss` in nats a word; `role_f1` of arguments by the rules of CoNLL-2005, of the predicates as they are in the data;
-        `predicate_f1` of the words that are taken for predicates; `end_to_end_f1` of the arguments of those predicates.
+        `predicate_f1` of the words that are taken for predicates; `end_to_end_f1` of the arguments of those predicates;
+        `by_class` precision, recall, F1 and count of each role, of the predicates in the data. Where the training examples were
+        seen, `baseline_role_f1` is what `FrequentRoles` reaches.
         """
         told = [row for batch in rows["predicted"] for row in batch]
         wrong = [row for batch in rows["false"] for row in batch]
-        roles, predicates, both = np.zeros(3, int), np.zeros(3, int), np.zeros(3, int)  # right, told, true
-        found = {}
+        predicates, both = np.zeros(3, int), np.zeros(3, int)  # right, told, true
+        found, here, there, guessed = {}, [], [], []
         for asked, answer, false in zip(data.rows, told, wrong, strict=False):
             answer = answer[: len(asked.labels)]
             if asked.predicate == FIND:
@@ -272,13 +294,39 @@ class SemanticRoles(Task):
             told_here = self._arguments(answer, asked)
             true_here = metrics.role_arguments(data.tags[asked.sentence][asked.number])
             counts = len(told_here & true_here), len(told_here), len(true_here)
-            roles += counts
             both += counts if asked.predicate in found else (0, 0, counts[2])
+            here.append(_by_role(true_here))
+            there.append(_by_role(told_here))
+            if data.guesses is not None:
+                guessed.append(_by_role(metrics.role_arguments(data.guesses[asked.sentence][asked.number])))
+        roles = metrics.span_scores(here, there)
+        baseline = {"baseline_role_f1": metrics.span_scores(here, guessed)["f1"]} if guessed else {}
         return {
-            "loss": float(totals["nats"]) / float(totals["words"]), "role_f1": metrics.f1(*roles.tolist()),
-            "predicate_f1": metrics.f1(*predicates.tolist()), "end_to_end_f1": metrics.f1(*both.tolist()),
-            "num_predicates": int(predicates[2]), "num_arguments": int(roles[2]),
+            "loss": float(totals["nats"]) / float(totals["words"]), "role_f1": roles["f1"],
+            "predicate_f1": metrics.f1(*predicates.tolist()), "end_to_end_f1": metrics.f1(*both.tolist()), **baseline,
+            "num_predicates": int(predicates[2]), "num_arguments": roles["count"], "by_class": roles["by_class"],
         }  # fmt: skip
+
+    def predictions(self, rows, data):
+        """Lines of columns between tabs: a word, whether it is a predicate (`V` or `-`), whether it is found to be one, and for
+        each predicate of the data its tags and what the model says; a blank line ends a sentence."""
+        told = (answer for batch in rows["predicted"] for answer in batch)
+        for sentence, asked in itertools.groupby(zip(data.rows, told, strict=False), lambda pair: pair[0].sentence):
+            words, is_predicate, found, answers = [], [], [], {}
+            for row, answer in asked:
+                answer = answer[: len(row.labels)].tolist()
+                if row.predicate == FIND:
+                    words += row.row.words
+                    is_predicate += row.labels.tolist()
+                    found += answer
+                else:
+                    answers[row.number] = ["O"] * row.row.first + [self.facts.labels[i] for i in answer]
+            columns = [words, *(["V" if one else "-" for one in some] for some in (is_predicate, found))]
+            for number, tags in enumerate(data.tags[sentence]):
+                answer = answers.get(number, [])
+                columns += [tags[: len(words)], answer + ["O"] * (len(words) - len(answer))]
+            yield from map("\t".join, zip(*columns, strict=True))
+            yield ""
 
     def _arguments(self, answer, asked):
         """The arguments that tags of a row say, with the numbers that words have in the sentence."""
@@ -299,7 +347,7 @@ class SemanticRoles(Task):
 
         @signature(string, integers)
         def label_roles(text, predicate=find_all):
-            words, batch, real = words_in_graph(text, tokenizer, frame, limit)
+            words, batch, real = words_in_graph(text, tokenizer, frame, limit, model.takes)
             shape = tf.shape(real)
             chosen = self._chosen(model, batch, real, _for_each_row(predicate, words.row_lengths()))
             rows, places, tags = self._labelled(model, batch, real, chosen, len(frame.after))
@@ -331,6 +379,11 @@ class SemanticRoles(Task):
         ]
 
 
+def _by_role(arguments):
+    """Arguments as `metrics.span_scores` takes them: the role first."""
+    return [(parts[0][0], *parts) for parts in arguments]
+
+
 def _asks_roles(batch):
     """bool (B,): whether a row marks a predicate."""
     return ops.any(batch["segment_ids"] > 0, axis=1)
@@ -358,17 +411,19 @@ def _sizes(rows):
     return max(len(one.row.ids) for one in rows), max(len(one.labels) for one in rows)
 
 
-def _batch(rows, width, num_words, pad_id):
+def _batch(rows, width, num_words, pad_id, model):
     """Rows as a batch of `width` tokens and `num_words` words."""
     ids = [one.row.ids for one in rows]
     counts = np.array([len(one.labels) for one in rows])[:, None]
+    places = [one.row.places for one in rows]
     return {
         "token_ids": padded(ids, width, pad_id),
         "padding_mask": np.arange(width) < np.array([len(one) for one in ids])[:, None],
         "segment_ids": padded([one.marked() for one in rows], width, 0),
-        "label_positions": padded([one.row.places for one in rows], num_words, 0),
+        "label_positions": padded(places, num_words, 0),
         "labels": padded([one.labels for one in rows], num_words, 0),
         "loss_weights": (np.arange(num_words) < counts).astype(np.float32),
+        **characters_for(model, [one.row.words for one in rows], places, width),
     }
 
 

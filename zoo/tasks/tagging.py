@@ -15,8 +15,9 @@ from keras import ops
 
 from zoo import metrics
 from zoo.config import Config, Output, Refusal, TaskConfig
+from zoo.data import schemes
 from zoo.data.examples import ExampleBatches, in_order, padded
-from zoo.data.words import word_rows
+from zoo.data.words import characters_for, spelling_options, word_rows
 from zoo.layers import crf
 from zoo.layers.cross_entropy import cross_entropy
 from zoo.layers.heads import CRFHead, TokenClassifier
@@ -26,6 +27,10 @@ from zoo.signatures.request import signature
 from zoo.signatures.words import words_in_graph
 from zoo.tasks.base import Task
 
+SCHEMES = ("BIO", "IOB1", "BIOES", "BIOUL", "BMES")  # of zoo/data/schemes.py
+CONSTRAINTS = ("auto", "none", "decoding", "training")
+MISTAKES = 100  # one of so many sentences may break the scheme that the others follow
+
 
 @dataclass(frozen=True)
 class TaggingConfig(TaskConfig):
@@ -34,13 +39,22 @@ class TaggingConfig(TaskConfig):
     Attributes:
         labels: the tags; those of the training split, sorted, unless they are given.
         head_dropout: rate in the head.
-        crf: whether the tags of a sentence are judged together, by a conditional random field (Lample et al. 2016). Where the
-            tags follow a scheme such as BIO, moves that it forbids are never decoded.
+        crf: whether the tags of a sentence are judged together, by a conditional random field (Lample et al. 2016).
+        scheme: in which tags of spans are learnt and answered, a key of `zoo.data.schemes.SCHEMES`; tags that the data has in
+            another one are written in it. By default they stay as they are.
+        constraints: where moves between tags that their scheme forbids have no probability: `none`; in `decoding`; in
+            `training` too, of a CRF. `auto` is `decoding` with a CRF and `none` without.
+        lowercase: whether a word tokenizer that is trained writes all words in lower case.
+        zero_digits: whether it writes every digit as 0. What a model reads of characters stays as it is.
     """
 
     labels: tuple[str, ...] = ()
     head_dropout: float = 0.1
     crf: bool = False
+    scheme: str = ""
+    constraints: str = "auto"
+    lowercase: bool = False
+    zero_digits: bool = False
 
     kinds: ClassVar = ("encoder", "language_model")
     least_seq_length: ClassVar = 3
@@ -51,6 +65,12 @@ class TaggingConfig(TaskConfig):
 
     def validate(self):
         self.require_rate("head_dropout")
+        named = not self.scheme or self.scheme in SCHEMES
+        self.require(named, f"scheme must be {', '.join(SCHEMES)}, got {self.scheme!r}.")
+        known = self.constraints in CONSTRAINTS
+        self.require(known, f"constraints must be {', '.join(CONSTRAINTS)}, got {self.constraints!r}.")
+        of_crf = self.crf or self.constraints != "training"
+        self.require(of_crf, "constraints=training is for a CRF; set crf=true besides, or take constraints=decoding.")
 
     def output(self, model_config, seq_length, facts=None):
         classes, width = len(facts.labels if facts else self.labels) or 2, model_config.cost(seq_length).hidden_dim
@@ -63,7 +83,7 @@ class TaggingFacts(Config):
 
     Attributes:
         labels: the tags, in the order of the logits.
-        scheme: in which the tags mark spans, a key of `zoo.layers.crf.SCHEMES`; empty for other tags.
+        scheme: in which the tags mark spans, a key of `zoo.data.schemes.SCHEMES`; empty for other tags.
         max_tokens: most tokens of a row, special ones included: the run's --seq_length.
     """
 
@@ -78,10 +98,11 @@ class TaggedSentences:
     Attributes:
         rows: list of (token ids int32 (T,), places of the words' first tokens int32 (W,), labels int32 (W,)).
         sentences: int (rows,), which sentence each row is of.
+        words: for each row its words, W strings.
     """
 
-    def __init__(self, rows, sentences):
-        self.rows, self.sentences = rows, sentences
+    def __init__(self, rows, sentences, words):
+        self.rows, self.sentences, self.words = rows, sentences, words
 
     def __len__(self):
         return len(self.rows)
@@ -98,6 +119,11 @@ class Tagging(Task):
     reads = "examples"
     fields = ("tokens", "tags")
     shown = ("loss", "accuracy", "entity_f1")
+    has_words = True
+    broken = 0  # training sentences that break the scheme
+
+    def tokenizer_options(self, tokenizer):
+        return spelling_options(self.config)
 
     def texts(self, example):
         return [" ".join(example.get("tokens") or [])]
@@ -107,14 +133,34 @@ class Tagging(Task):
         found = {tag for tags in sentences for tag in tags}
         if not found:
             raise Refusal("There is nothing to train on: the train split holds no examples.")
-        scheme = crf.scheme_of(sentences) if metrics.are_entity_tags(found) else None
-        return self.learn(labels=self.config.labels or tuple(sorted(found)), scheme=scheme or "")
+        spans = metrics.are_entity_tags(found)
+        asked = self.config.scheme
+        if asked and not spans:
+            raise Refusal(
+                f"The tags mark no spans, such as {min(found)!r}, so they cannot be written in {asked}; leave scheme out."
+            )
+        labels = tuple(sorted(found))
+        if asked:
+            types = {kind for tags in sentences for kind, _, _ in metrics.entities(tags)}
+            labels = schemes.tags_of(types, asked)
+        scheme, self.broken = asked, 0
+        if spans and not asked:
+            closest, self.broken = schemes.closest_scheme(sentences)
+            scheme = closest if MISTAKES * self.broken <= len(sentences) else ""
+        if not scheme and self.config.constraints in ("decoding", "training"):
+            raise Refusal(
+                "The tags follow no scheme of spans, so no move is forbidden; leave constraints out, or have spans written in "
+                "one with scheme=BIO."
+            )
+        return self.learn(labels=self.config.labels or labels, scheme=scheme)
 
     def encode(self, examples, tokenizer, layout):
         known = {label: i for i, label in enumerate(self.facts.labels)}
-        frame, rows, sentences = self.frame(self.kinds[0], tokenizer), [], []
+        frame, rows, sentences, spelt = self.frame(self.kinds[0], tokenizer), [], [], []
         for number, example in enumerate(examples, 1):
             words, tags = _sentence(example, number)
+            if self.config.scheme:
+                tags = schemes.written(metrics.entities(tags), len(tags), self.config.scheme)
             for tag in tags:
                 if tag not in known:
                     raise Refusal(f"Example {number} has the tag {tag!r}, which no training example has.")
@@ -122,25 +168,26 @@ class Tagging(Task):
                 labels = [known[tag] for tag in tags[row.first : row.first + len(row.places)]]
                 rows.append((row.ids, row.places, np.array(labels, np.int32)))
                 sentences.append(number)
-        return TaggedSentences(rows, sentences)
+                spelt.append(row.words)
+        return TaggedSentences(rows, sentences, spelt)
 
     def size(self, data):
-        return f"{len(set(data.sentences)):,} sentences in {len(data):,} rows"
+        scheme = f", spans in {self.facts.scheme}" if self.facts.scheme else ""
+        scheme += f" ({self.broken:,} of the training sentences break it)" if scheme and self.broken else ""
+        return f"{len(set(data.sentences)):,} sentences in {len(data):,} rows{scheme}"
 
     def training_batches(self, data, model, tokenizer, layout):
         self.learn(max_tokens=layout.seq_length)
-        width, num_words = _sizes(data.rows)
+        sizes = _sizes(data.rows)
         return ExampleBatches(
             len(data), layout.batch_size, layout.seed,
-            lambda chosen, step: _batch([data.rows[i] for i in chosen], width, num_words, tokenizer.pad_id),
+            lambda chosen, step: _batch(data, chosen, *sizes, tokenizer.pad_id, model),
         )  # fmt: skip
 
     def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
         count = len(data) if max_tokens is None else min(len(data), max(max_tokens // layout.seq_length, 1))
-        width, num_words = _sizes(data.rows[:count])
-        return in_order(
-            count, layout.batch_size, lambda chosen: _batch([data.rows[i] for i in chosen], width, num_words, tokenizer.pad_id)
-        )
+        sizes = _sizes(data.rows[:count])
+        return in_order(count, layout.batch_size, lambda chosen: _batch(data, chosen, *sizes, tokenizer.pad_id, model))
 
     def head(self, model):
         labels = self.facts.labels
@@ -148,17 +195,30 @@ class Tagging(Task):
             return TokenClassifier(len(labels), self.config.head_dropout, name="tagger")
         if self.label_smoothing or self.z_loss:
             raise Refusal("label_smoothing and z_loss are for tags that are judged one by one; leave out --set=crf=true.")
-        forbidden = crf.forbidden_moves(labels, self.facts.scheme) if self.facts.scheme else None
-        return CRFHead(len(labels), self.config.head_dropout, forbidden, name="tagger")
+        in_training = self.config.constraints == "training"
+        return CRFHead(len(labels), self.config.head_dropout, self._forbidden(), in_training, name="tagger")
+
+    def _forbidden(self):
+        """bool (S, S), the moves that are never decoded, or None."""
+        never = ("none",) if self.config.crf else ("none", "auto")
+        if not self.facts.scheme or self.config.constraints in never:
+            return None
+        return schemes.forbidden_moves(self.facts.labels, self.facts.scheme)
 
     def best(self, outputs, mask_BW):
-        """The best tags of words, int32 (B, W), and their log-probability, float32 (B,)."""
+        """The best tags of words, int32 (B, W); their log-probability together, float32 (B,); and the probability of each,
+        float32 (B, W), with a CRF its marginal."""
         if self.config.crf:
-            unary_BWC, moves_SS = outputs
-            tags_BW, _ = crf.viterbi(unary_BWC, moves_SS, mask_BW)
-            return tags_BW, crf.log_likelihood(unary_BWC, tags_BW, moves_SS, mask_BW)
-        best_BW = ops.max(ops.log_softmax(outputs), axis=-1)
-        return ops.cast(ops.argmax(outputs, axis=-1), "int32"), ops.sum(ops.where(mask_BW, best_BW, 0.0), axis=1)
+            return crf.decode(*outputs, mask_BW)
+        log_probs_BWC, forbidden = ops.log_softmax(outputs), self._forbidden()
+        if forbidden is None:
+            tags_BW = ops.cast(ops.argmax(outputs, axis=-1), "int32")
+        else:
+            tags_BW, _ = crf.viterbi(
+                log_probs_BWC, ops.convert_to_tensor(np.where(forbidden, -np.inf, 0.0), "float32"), mask_BW
+            )
+        best_BW = ops.where(mask_BW, ops.take_along_axis(log_probs_BWC, tags_BW[..., None], axis=-1)[..., 0], 0.0)
+        return tags_BW, ops.sum(best_BW, axis=1), ops.where(mask_BW, ops.exp(best_BW), 0.0)
 
     def _nats(self, batch, outputs):
         """float32 scalar: -log p of the tags, unsmoothed."""
@@ -190,17 +250,22 @@ class Tagging(Task):
         return {"nats": nats, "words": ops.sum(weights)}, rows, None
 
     def metrics(self, totals, rows, data):
-        """`loss` in nats a word, `accuracy` of words, `entity_f1` where the tags are BIO or BIOES; where words are judged one
-        by one also `calibration_error`, `brier` and `calibration` (see `zoo.metrics`)."""
-        kept = [
-            (predicted[real], labels[real])
-            for batch in zip(rows["predicted"], rows["labels"], rows["weights"], strict=True)
-            for predicted, labels, real in zip(batch[0], batch[1], batch[2] > 0, strict=True)
-            if real.any()
-        ]
-        right = sum(int((predicted == labels).sum()) for predicted, labels in kept)
-        words = sum(len(labels) for _, labels in kept)
-        scores = {"loss": float(totals["nats"]) / float(totals["words"]), "accuracy": right / words, "num_words": words}
+        """The scores of a split.
+
+        `loss` in nats a word, `accuracy` of words, `confusion_matrix` of tags, and `by_class`: precision, recall, F1 and count
+        of each tag. Of tags that mark spans `entity_f1`, `entity_precision` and `entity_recall` as conlleval counts, which is
+        seqeval's default, and `by_class` of the types of spans. Where the tags have a scheme `entity_f1_strict`, in all and by
+        type, takes only spans that are well formed in it, as seqeval's `mode="strict"` does. Where words are judged
+        one by one also `calibration_error`, `brier` and `calibration` (see `zoo.metrics`).
+        """
+        sentences = self._answered(rows, data)
+        number = {label: i for i, label in enumerate(self.facts.labels)}
+        true, told = ([number[tag] for one in sentences for tag in one[place]] for place in (1, 2))
+        confusion = metrics.confusion_matrix(true, told, len(number))
+        scores = {
+            "loss": float(totals["nats"]) / float(totals["words"]), "accuracy": float(np.trace(confusion) / len(true)),
+            "num_words": len(true), "confusion_matrix": confusion.tolist(), **_calibration(rows),
+        }  # fmt: skip
         if "probs" in rows:
             real = [weights > 0 for weights in rows["weights"]]
             probs, labels = (
@@ -210,19 +275,36 @@ class Tagging(Task):
             scores["calibration_error"] = metrics.calibration_error(probs, labels)
             scores["brier"] = metrics.brier_score(probs, labels)
             scores["calibration"] = metrics.calibration(probs, labels)
-        if metrics.are_entity_tags(self.facts.labels):
-            joined = {}
-            for sentence, (predicted, labels) in zip(data.sentences, kept, strict=False):
-                before = joined.setdefault(sentence, ([], []))
-                before[0].extend(self.facts.labels[i] for i in predicted)
-                before[1].extend(self.facts.labels[i] for i in labels)
-            scores["entity_f1"] = metrics.entity_f1([t for _, t in joined.values()], [p for p, _ in joined.values()])
-        return scores
+        if not metrics.are_entity_tags(self.facts.labels):
+            return {**scores, "by_class": metrics.class_scores(confusion, self.facts.labels)}
+        return {**scores, **_span_scores([one[1:] for one in sentences], self.facts.scheme)}
+
+    def _answered(self, rows, data):
+        """For each sentence its words, its tags and what the model says they are: a list of triples of lists."""
+        kept = (
+            (predicted[real], labels[real])
+            for batch in zip(rows["predicted"], rows["labels"], rows["weights"], strict=True)
+            for predicted, labels, real in zip(batch[0], batch[1], batch[2] > 0, strict=True)
+            if real.any()
+        )
+        found = {}
+        for sentence, words, (predicted, labels) in zip(data.sentences, data.words, kept, strict=False):
+            columns = words, [self.facts.labels[i] for i in labels], [self.facts.labels[i] for i in predicted]
+            for column, more in zip(found.setdefault(sentence, ([], [], [])), columns, strict=True):
+                column.extend(more)
+        return list(found.values())
+
+    def predictions(self, rows, data):
+        """Lines as conlleval reads them: a word, its tag and the predicted one, between tabs; a blank line ends a sentence."""
+        for words, tags, predicted in self._answered(rows, data):
+            yield from map("\t".join, zip(words, tags, predicted, strict=True))
+            yield ""
 
     def signatures(self, model, tokenizer):
         """`serving_default` = `tag`: `text` string (B,), words separated by white space as in the training data ->
         `tokens` and `tags` string (B, W), filled up with empty strings; `num_tokens` int32 (B,); `score` float32 (B,), the
-        natural log-probability of these tags.
+        natural log-probability of these tags; `probs` float32 (B, W), the probability of each of them, filled up with 0; with
+        a CRF it is the marginal.
 
         A text that does not fit is an InvalidArgumentError that names both numbers of tokens. With an encoder also `embed`.
         """
@@ -231,12 +313,12 @@ class Tagging(Task):
 
         @signature(tf.TensorSpec([None], tf.string))
         def tag(text):
-            words, batch, real = words_in_graph(text, tokenizer, frame, limit)
+            words, batch, real = words_in_graph(text, tokenizer, frame, limit, model.takes)
             outputs = model(batch)
-            predicted, score = self.best(outputs if self.config.crf else self.tempered(outputs), real)
+            predicted, score, probs = self.best(outputs if self.config.crf else self.tempered(outputs), real)
             tags = tf.where(real, tf.gather(tf.constant(labels), predicted), "")
             counts = tf.cast(words.row_lengths(), tf.int32)
-            return {"tokens": words.to_tensor(""), "tags": tags, "num_tokens": counts, "score": score}
+            return {"tokens": words.to_tensor(""), "tags": tags, "num_tokens": counts, "score": score, "probs": probs}
 
         return {"serving_default": tag, "tag": tag, **embedding.beside_a_head(model, tokenizer)}
 
@@ -246,14 +328,47 @@ class Tagging(Task):
         return requests + embedding.requests_beside_a_head(model)
 
 
+def _calibration(rows):
+    """How good the probabilities of tags are, a dict; empty for those of a whole sentence."""
+    if "probs" not in rows:
+        return {}
+    real = [weights > 0 for weights in rows["weights"]]
+    probs, labels = (
+        np.concatenate([values[chosen] for values, chosen in zip(rows[name], real, strict=True)])
+        for name in ("probs", "labels")
+    )
+    return {
+        "calibration_error": metrics.calibration_error(probs, labels), "brier": metrics.brier_score(probs, labels),
+        "calibration": metrics.calibration(probs, labels),
+    }  # fmt: skip
+
+
+def _span_scores(sentences, scheme):
+    """The scores of spans in pairs of tags and predicted tags, by conlleval's rules, and strict ones if there is a scheme."""
+    spans = [[metrics.entities(tags) for tags in pair] for pair in sentences]
+    found = metrics.span_scores(*zip(*spans, strict=True))
+    by_class = found["by_class"]
+    scores = {f"entity_{name}": found[name] for name in ("f1", "precision", "recall")}
+    if scheme:
+        kept = [
+            [schemes.well_formed(some, tags, scheme) for some, tags in zip(*pair, strict=True)]
+            for pair in zip(spans, sentences, strict=True)
+        ]
+        strict = metrics.span_scores(*zip(*kept, strict=True))
+        scores["entity_f1_strict"] = strict["f1"]
+        for kind, rates in by_class.items():
+            rates["f1_strict"] = strict["by_class"].get(kind, {"f1": 0.0})["f1"]
+    return {**scores, "by_class": by_class}
+
+
 def _sizes(rows):
     """The most tokens and the most words of a row."""
     return max(len(ids) for ids, _, _ in rows), max(len(places) for _, places, _ in rows)
 
 
-def _batch(rows, width, num_words, pad_id):
+def _batch(data, chosen, width, num_words, pad_id, model):
     """Rows of at most `num_words` words as a batch: the words are asked for, and nothing between them."""
-    ids, places, labels = zip(*rows, strict=True)
+    ids, places, labels = zip(*(data.rows[i] for i in chosen), strict=True)
     counts = np.array([len(one) for one in places])[:, None]
     return {
         "token_ids": padded(ids, width, pad_id),
@@ -261,6 +376,7 @@ def _batch(rows, width, num_words, pad_id):
         "label_positions": padded(places, num_words, 0),
         "labels": padded(labels, num_words, 0),
         "loss_weights": (np.arange(num_words) < counts).astype(np.float32),
+        **characters_for(model, [data.words[i] for i in chosen], places, width),
     }
 
 

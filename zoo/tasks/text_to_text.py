@@ -14,7 +14,7 @@ from keras import ops
 from zoo import metrics
 from zoo.config import Config, Output, Refusal, TaskConfig
 from zoo.data.examples import Frame, in_order
-from zoo.data.parallel import Pair, PairBatches, PairRows
+from zoo.data.parallel import Pair, PairBatches, PairRows, TokenBudgetBatches
 from zoo.registry import TASKS
 from zoo.signatures.text_to_text import decode, text_to_text_requests, text_to_text_signatures
 from zoo.tasks.base import Task
@@ -30,11 +30,14 @@ class TranslationConfig(TaskConfig):
         overlong: what becomes of texts that do not fit: `cut` (and counted), or `refuse`.
         judged: how many pairs of a split are decoded, greedily, and judged; 0 for none.
         bleu_tokenize: how sacrebleu cuts words: 13a, none, intl, zh or char.
+        batch_tokens: rows times width of a batch, padding included, of the source and of the target alike; 0 for batches of
+            --batch_size rows.
     """
 
     overlong: str = "cut"
     judged: int = 1_000
     bleu_tokenize: str = "13a"
+    batch_tokens: int = 0
 
     kinds: ClassVar = ("encoder_decoder", "language_model")
     least_seq_length: ClassVar = 4
@@ -43,6 +46,7 @@ class TranslationConfig(TaskConfig):
     def validate(self):
         self.require(self.overlong in ("cut", "refuse"), f"overlong is cut or refuse, got {self.overlong!r}.")
         self.require(self.judged >= 0, f"judged must not be negative, got {self.judged}.")
+        self.require(self.batch_tokens >= 0, f"batch_tokens must not be negative, got {self.batch_tokens}.")
         known = self.bleu_tokenize in BLEU_TOKENIZERS
         self.require(known, f"bleu_tokenize is one of {', '.join(BLEU_TOKENIZERS)}, got {self.bleu_tokenize!r}.")
 
@@ -56,13 +60,14 @@ class SummarizationConfig(TaskConfig):
     """How texts and their summaries are read and judged.
 
     Attributes:
-        overlong, judged: as for translation.
+        overlong, judged, batch_tokens: as for translation.
         lang: `en`, or `zh`: ROUGE then counts characters.
     """
 
     overlong: str = "cut"
     judged: int = 1_000
     lang: str = "en"
+    batch_tokens: int = 0
 
     kinds: ClassVar = ("encoder_decoder", "language_model")
     least_seq_length: ClassVar = 4
@@ -71,6 +76,7 @@ class SummarizationConfig(TaskConfig):
     def validate(self):
         self.require(self.overlong in ("cut", "refuse"), f"overlong is cut or refuse, got {self.overlong!r}.")
         self.require(self.judged >= 0, f"judged must not be negative, got {self.judged}.")
+        self.require(self.batch_tokens >= 0, f"batch_tokens must not be negative, got {self.batch_tokens}.")
         self.require(self.lang in ("en", "zh"), f"lang is en or zh, got {self.lang!r}.")
 
     def output(self, model_config, seq_length, facts=None):
@@ -84,7 +90,7 @@ class TextToTextFacts(Config):
 
     Attributes:
         max_tokens: most tokens of a source and of a target, special ones included: the run's --seq_length.
-        eos_id, pad_id: of the tokenizer.
+        eos_id, pad_id: of the tokenizer of targets.
         target_start: what a decoder reads first.
         most_written: tokens of the longest target of the split that was read last.
     """
@@ -104,7 +110,7 @@ class Pairs:
         sources, references: strings, and lists of strings.
         num_cut: how many did not fit.
         num_bytes: UTF-8 bytes of the targets.
-        tokenizer: that made the ids.
+        tokenizer: that made the ids; its `target` those of targets.
     """
 
     def __init__(self, pairs, sources, references, num_cut, tokenizer):
@@ -132,14 +138,21 @@ class TextToText(Task):
             return frame
         return Frame(before=frame.before, after=frame.after)  # a language model goes on behind the source
 
+    def num_ids(self, tokenizer):
+        """Without the padding where it is the last id, as in Marian: nothing ends or says a text with it."""
+        target = tokenizer.target
+        last = target.vocab_size - 1
+        return last if target.pad_id == last != target.eos_id else last + 1
+
     def encode(self, examples, tokenizer, layout):
         sources, references = [], []
         for number, example in enumerate(examples, 1):
             source, target = _pair(example, number)
             sources.append(source)
             references.append(target)
-        self.learn(max_tokens=layout.seq_length, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
-        ids = tokenizer.encode_batch(sources), tokenizer.encode_batch([target[0] for target in references])
+        writer = tokenizer.target
+        self.learn(max_tokens=layout.seq_length, eos_id=writer.eos_id, pad_id=writer.pad_id)
+        ids = tokenizer.encode_batch(sources), writer.encode_batch([target[0] for target in references])
         room = layout.seq_length - 2
         over = [i for i, (s, t) in enumerate(zip(*ids, strict=True), 1) if len(s) > room or len(t) > room]
         if over and self.config.overlong == "refuse":
@@ -162,10 +175,14 @@ class TextToText(Task):
         if model.kind == "language_model":  # both texts share one row
             half = layout.seq_length // 2
             pairs = [Pair(pair.source[: half - frame.num_special()], pair.target[: half - 1]) for pair in pairs]
-        return PairRows(pairs, frame, model.kind, tokenizer.eos_id, tokenizer.pad_id, layout.seq_length)
+        writer = tokenizer.target
+        return PairRows(pairs, frame, model.kind, writer.eos_id, writer.pad_id, layout.seq_length, tokenizer.pad_id)
 
     def training_batches(self, data, model, tokenizer, layout):
-        return PairBatches(self._rows(data, model, tokenizer, layout), layout.batch_size, layout.seed)
+        rows = self._rows(data, model, tokenizer, layout)
+        if self.config.batch_tokens:
+            return TokenBudgetBatches(rows, self.config.batch_tokens, layout.seed)
+        return PairBatches(rows, layout.batch_size, layout.seed)
 
     def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
         count = len(data) if max_tokens is None else min(len(data), max(max_tokens // layout.seq_length, 1))
@@ -180,8 +197,9 @@ class TextToText(Task):
     def score(self, model, batch, state=None):
         inputs, weights = model.taken(batch), ops.cast(batch["loss_weights"], "float32")
         log_probs, _ = model.token_log_probs(inputs.pop("token_ids"), batch["labels"], **inputs)
-        totals = {"nats": ops.sum(ops.where(weights > 0, -log_probs * weights, 0.0)), "tokens": ops.sum(weights)}
-        rows = {"real": ops.any(weights > 0, axis=1)}
+        nats, tokens = ops.sum(ops.where(weights > 0, -log_probs * weights, 0.0), axis=1), ops.sum(weights, axis=1)
+        totals = {"nats": ops.sum(nats), "tokens": ops.sum(tokens)}
+        rows = {"real": ops.any(weights > 0, axis=1), "nats": nats, "tokens": tokens}
         if self.config.judged:
             decoded = decode(model, self.facts, self._known_frame(), self._source(model, batch), self._longest(batch))
             rows |= {"written": decoded.token_ids, "lengths": decoded.lengths}
@@ -216,16 +234,46 @@ class TextToText(Task):
         if num_bytes:
             scores["bits_per_byte"] = metrics.bits_per_byte(nats, num_bytes)
         if "written" in rows:
-            ids = [
-                one[:length]
-                for some, lengths in zip(rows["written"], rows["lengths"], strict=True)
-                for one, length in zip(some, lengths, strict=True)
-            ]
-            ids = [one for one, there in zip(ids, real, strict=True) if there][: self.config.judged]
-            texts = [data.tokenizer.decode([i for i in one.tolist() if i != self.facts.eos_id]) for one in ids]
+            texts = self._texts(rows, data)
             scores |= self.judged(texts, data.references[: len(texts)])
             scores["num_judged"] = len(texts)
         return scores
+
+    def _texts(self, rows, data):
+        """What was written for the pairs of a split that are judged."""
+        ids = [
+            one[:length]
+            for some, lengths in zip(rows["written"], rows["lengths"], strict=True)
+            for one, length in zip(some, lengths, strict=True)
+        ]
+        real = np.concatenate(rows["real"])
+        ids = [one for one, there in zip(ids, real, strict=True) if there][: self.config.judged]
+        return [data.tokenizer.target.decode([i for i in one.tolist() if i != self.facts.eos_id]) for one in ids]
+
+    def samples(self, rows, data):
+        """`loss` in nats a token, which compares models with the same tokens, and the `judged_samples` of what was written."""
+        real = np.concatenate(rows["real"])
+        nats, tokens = (np.concatenate(rows[name])[real] for name in ("nats", "tokens"))
+        found = {"loss": metrics.Sample.mean(nats, tokens)}
+        if "written" in rows:
+            texts = self._texts(rows, data)
+            found |= self.judged_samples(texts, data.references[: len(texts)])
+        return found
+
+    def baselines(self, data, scores):
+        count = scores.get("num_judged", 0)
+        if not count:
+            return {}
+        told = self.judged([self.without_model(source) for source in data.sources[:count]], data.references[:count])
+        return {f"{self.baseline}_{name}": value for name, value in told.items() if not isinstance(value, str)}
+
+    def without_model(self, source):
+        """The text that the baseline writes for a source."""
+        raise TypeError(f"{type(self).__name__} does not implement without_model().")
+
+    def judged_samples(self, texts, references):
+        """Name -> `Sample` of texts, given lists of references."""
+        raise TypeError(f"{type(self).__name__} does not implement judged_samples().")
 
     def judged(self, texts, references):
         """Scores of texts, given lists of references: a dict of numbers."""
@@ -249,9 +297,17 @@ class Translation(TextToText):
     """A text in another language, judged by BLEU and chrF (Papineni et al. 2002; Popovic 2015), by sacrebleu (Post 2018)."""
 
     shown = ("loss", "bleu", "chrf")
+    baseline = "copy"
 
     def judged(self, texts, references):
         return metrics.translation_scores(texts, references, self.config.bleu_tokenize)
+
+    def judged_samples(self, texts, references):
+        return {"bleu": metrics.bleu_sample(texts, references, self.config.bleu_tokenize)}
+
+    def without_model(self, source):
+        """The source itself, word for word."""
+        return source
 
 
 @TASKS.register("summarization", SummarizationConfig)
@@ -259,9 +315,18 @@ class Summarization(TextToText):
     """A short text that says what a long one says, judged by ROUGE (Lin 2004), by rouge-score."""
 
     shown = ("loss", "rouge1", "rouge2", "rougeLsum")
+    baseline = "lead1"
 
     def judged(self, texts, references):
         return metrics.summary_scores(texts, references, self.config.lang)
+
+    def judged_samples(self, texts, references):
+        values = metrics.rouge_values(texts, references, self.config.lang)
+        return {name: metrics.Sample.mean(some) for name, some in values.items()}
+
+    def without_model(self, source):
+        """The first sentence of the source."""
+        return metrics.first_sentence(source)
 
 
 def _strings(value):

@@ -45,7 +45,7 @@ class WordVectorsConfig(TaskConfig):
         x_max, alpha: how little rare pairs count, for GloVe.
         min_count: the fewest occurrences of a word that gets a vector.
         lowercase: whether the word tokenizer writes all words in lower case.
-        punctuation: whether the word tokenizer keeps it; otherwise every character that is no letter, mark, digit or `_`
+        punctuation: whether the word tokenizer keeps it; otherwise every character that is not a letter, mark, digit or `_`
             separates words.
         analogies: file of analogy questions, such as Google's questions-words.txt; a few questions about Python otherwise.
         similarity: files of judged pairs, by commas, such as WordSim-353 and SimLex-999; a few about Python otherwise.

@@ -3,7 +3,7 @@
 The *native* side (`encode`, `decode`) prepares training data and talks to people: plain Python strings, fast, no graph.
 The *graph* side (`tokenize`, `detokenize`) serves: string tensors in, TensorFlow's core ops only. Both give equal ids.
 
-Bytes that are no UTF-8 reach the graph, and only the graph, unasked; the native side takes `bytes` too, so that the two
+Bytes that are not UTF-8 reach the graph, and only the graph, unasked; the native side takes `bytes` too, so that the two
 can be compared: `encode(data)` is row 0 of `tokenize([data])` for every `bytes`. The byte tokenizer keeps them as they
 are. For the others each maximal invalid part becomes one U+FFFD (Unicode chapter 3, "substitution of maximal
 subparts"), as in Python's `errors="replace"`.
@@ -23,6 +23,7 @@ import tensorflow as tf
 from zoo import text_files
 from zoo.config import Refusal, nearest
 from zoo.registry import TOKENIZERS
+from zoo.tokenizers.chat import ChatFrame
 from zoo.tokenizers.special import NOTHING
 
 # The Rust side tracks every character of a text; pieces keep that small and share the work among cores.
@@ -54,6 +55,8 @@ class Tokenizer(tf.Module):
     unk_id = cls_id = sep_id = mask_id = bos_id = None
     sentinel_ids = ()
     special = NOTHING
+    # The class of transformers that reads what `save_huggingface` writes.
+    huggingface_class = "PreTrainedTokenizerFast"
     # True when each line of a text is a document of its own (the word tokenizer, as KenLM reads text).
     line_documents = False
     # Before a match of this a text may be cut: the ids of both parts are those of the whole. None: nowhere is that sure.
@@ -62,6 +65,21 @@ class Tokenizer(tf.Module):
     @property
     def pad_id(self):
         return self.eos_id
+
+    @property
+    def target(self):
+        """The tokenizer of what a decoder beside an encoder writes: this one, except in a `PairTokenizer`."""
+        return self
+
+    @property
+    def shares_ids(self):
+        """Whether sources and targets have one numbering of tokens: always, except in a `PairTokenizer`."""
+        return True
+
+    @property
+    def source_template(self):
+        """Ids before a text, between two and after the last, as an encoder beside a decoder reads them: three tuples."""
+        return (), (self.eos_id,), (self.eos_id,)
 
     @property
     def stop_ids(self):
@@ -73,6 +91,11 @@ class Tokenizer(tf.Module):
         """Sorted ids that stand for no word: of end, padding, unknown, an encoder's frame and mask."""
         ids = {self.eos_id, self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id}
         return sorted(ids - {None})
+
+    @property
+    def control_ids(self):
+        """Ids of the tokens that no text yields: those that stand for no word, and others that mark the parts of a text."""
+        return self.special_ids
 
     @property
     def vocabulary(self):
@@ -107,6 +130,18 @@ class Tokenizer(tf.Module):
         cls, sep = self.vocabulary[self.cls_id], self.vocabulary[self.sep_id]
         return (cls,), (sep,), (sep,)
 
+    @property
+    def chat_frame(self):
+        """The `ChatFrame` of conversations.
+
+        Raises:
+            Refusal: the files that it came from have no chat template, or one of a kind that is not known.
+        """
+        template = self.special.chat_template
+        if template is None:
+            raise Refusal("This vocabulary came without a chat template, so there are no conversations; give a plain prompt.")
+        return ChatFrame.of(template, self.roles.get("bos"))
+
     def begins_word(self):
         """bool (V,): whether a token begins a word; the others go on with one."""
         raise TypeError(f"{type(self).__name__} does not say where words begin.")
@@ -133,7 +168,7 @@ class Tokenizer(tf.Module):
         raise TypeError(f"{type(self).__name__} cannot encode.")
 
     def decode(self, ids):
-        """Ids -> string. Special ids are left out, `unk_id` leaves a mark; bytes that are no UTF-8 become U+FFFD.
+        """Ids -> string. Special ids are left out, `unk_id` leaves a mark; bytes that are not UTF-8 become U+FFFD.
 
         Raises Refusal when an id is outside [0, vocab_size).
         """
@@ -176,8 +211,9 @@ class Tokenizer(tf.Module):
         digest = hashlib.sha256()
         with tempfile.TemporaryDirectory() as directory:
             self.save(directory)
-            for path in sorted(Path(directory).iterdir()):
-                digest.update(f"{path.name} {path.stat().st_size} ".encode() + path.read_bytes())
+            for path in sorted(path for path in Path(directory).rglob("*") if path.is_file()):
+                name = path.relative_to(directory).as_posix()
+                digest.update(f"{name} {path.stat().st_size} ".encode() + path.read_bytes())
         return digest.hexdigest()
 
     def save_assets(self, directory):
@@ -290,7 +326,7 @@ def encode_pieces(native, texts, cut=CUT):
 
 
 def read_text(path):
-    """The text of a vocabulary's file, without a byte order mark. Raises Refusal when there is none or it is no UTF-8."""
+    """The text of a vocabulary's file, without a byte order mark. Raises Refusal when there is none or it is not UTF-8."""
     try:
         return text_files.whole(str(path))
     except FileNotFoundError as error:
@@ -318,7 +354,7 @@ def read_json(path):
     try:
         value = json.loads(read_text(path), object_pairs_hook=once)
     except json.JSONDecodeError as error:
-        raise Refusal(f"{path} is no JSON ({error}); copy it again from where it was made.") from error
+        raise Refusal(f"{path} is not JSON ({error}); copy it again from where it was made.") from error
     if not isinstance(value, dict):
         raise Refusal(f"{path} must hold a JSON object, not a {type(value).__name__}.")
     return value
@@ -391,7 +427,7 @@ def load(directory):
     try:
         config = json.loads(path.read_text(encoding="utf8"))
         algorithm, vocab_size = config.pop("algorithm"), config.pop("vocab_size")
-        tokenizer = TOKENIZERS.get(algorithm).from_directory(Path(directory), config)
+        tokenizer = _class_of(algorithm).from_directory(Path(directory), config)
         if tokenizer.vocab_size != vocab_size:
             raise Refusal(f"{path.name} speaks of {vocab_size} ids, the files beside it have {tokenizer.vocab_size}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -399,3 +435,12 @@ def load(directory):
         sentence = f"The tokenizer in {directory} is damaged ({reason}); copy it again from where it was made."
         raise Refusal(sentence) from error
     return tokenizer
+
+
+def _class_of(algorithm):
+    """The class that saved a tokenizer. A pair is none that a user could ask for by name: it is not registered."""
+    if algorithm == "pair":
+        from zoo.tokenizers.pair import PairTokenizer  # which knows all that this file knows
+
+        return PairTokenizer
+    return TOKENIZERS.get(algorithm)

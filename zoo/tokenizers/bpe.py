@@ -26,7 +26,7 @@ from zoo.tokenizers.base import (
     valid_utf8,
 )
 from zoo.tokenizers.bpe_graph import BPEGraph
-from zoo.tokenizers.special import NOTHING, Special, post_processor, sentinels_among
+from zoo.tokenizers.special import NOTHING, Special, is_mark, post_processor, sentinels_among
 
 END_OF_TEXT = "<|endoftext|>"
 DEFAULT_VOCAB_SIZE = 4096
@@ -113,6 +113,10 @@ class BPETokenizer(Tokenizer):
         return self._pad_id
 
     @property
+    def control_ids(self):
+        return self._special_ids.tolist()
+
+    @property
     def vocabulary(self):
         return tuple(map(self._native.id_to_token, range(self.vocab_size)))
 
@@ -177,7 +181,7 @@ class BPETokenizer(Tokenizer):
             specials = [token["content"] for token in config.get("added_tokens") or []]
             vocabulary.update({token["content"]: token["id"] for token in config.get("added_tokens") or []})
         except (KeyError, TypeError, AttributeError) as error:
-            raise Refusal(f"{tokenizer_json} is no tokenizer.json of Hugging Face ({error!r}).") from error
+            raise Refusal(f"{tokenizer_json} is not a tokenizer.json of Hugging Face ({error!r}).") from error
         named = special.roles.get("eos")
         candidates = [eos_token] if eos_token else [named, END_OF_TEXT, "</s>", *specials[: len(specials) == 1]]
         for candidate in candidates:
@@ -282,7 +286,10 @@ def _check_supported(config, model, path):
         (not model.get("dropout"), "BPE dropout; only null is supported"),
         (not model.get("continuing_subword_prefix"), "a continuing_subword_prefix; only an empty one is supported"),
         (not model.get("end_of_word_suffix"), "an end_of_word_suffix; only an empty one is supported"),
-        (all(token["special"] for token in added), "added tokens that are not special; only those are supported"),
+        (
+            all(token["special"] or is_mark(token["content"]) for token in added),
+            "added tokens that are not special; only those are supported",
+        ),
     ]:
         if not true:
             raise Refusal(f"{path} has {sentence}.")

@@ -6,6 +6,7 @@ numbered in the kind of the model, further tokens in `added_tokens.json`.
     tokenizer = from_files(Path("xlm-roberta-base"))
 """
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -13,8 +14,8 @@ import tokenizers
 
 from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
-from zoo.tokenizers.base import read_json
-from zoo.tokenizers.special import NOTHING, ROLES, Special, sentinel_name, template_of
+from zoo.tokenizers.base import read_json, read_text
+from zoo.tokenizers.special import NOTHING, ROLES, Special, is_mark, sentinel_name, template_of
 
 # The ids that transformers takes where a config.json does not give them.
 DEFAULT_IDS = {
@@ -26,6 +27,7 @@ DEFAULT_IDS = {
 }
 # The files that `Beside` reads.
 BESIDE = ("tokenizer_config.json", "config.json", "generation_config.json", "special_tokens_map.json", "added_tokens.json")
+CHAT_TEMPLATE = "chat_template.jinja"
 # Models of SentencePiece whose ids are those of fairseq; by this name their files are known where no config.json is.
 FAIRSEQ, FAIRSEQ_FILE = "xlm-roberta", "sentencepiece.bpe.model"
 ROBERTA = Special(
@@ -37,6 +39,9 @@ ROBERTA = Special(
 # that has none, where no file says so.
 T5_TYPES, NUM_SENTINELS = ("t5", "mt5", "umt5"), 100
 T5_TEMPLATE = ((), ("</s>",), ("</s>",))
+# The files of Marian's vocabulary: pieces of sources, pieces of targets, and the ids of both.
+PAIR = ("source.spm", "target.spm", "vocab.json")
+MARIAN_ROLES = {"eos": "</s>", "unk": "<unk>", "pad": "<pad>"}
 # Settings of tokenizer_config.json that change ids, and the values under which they do not.
 UNCHANGING = {
     "add_prefix_space": (None, False),
@@ -105,6 +110,16 @@ class Beside:
         return found
 
     @property
+    def chat_template(self):
+        """The template of conversations, a string; None where the files have none."""
+        path, given = self.directory / CHAT_TEMPLATE, self.settings.get("chat_template")
+        if path.is_file():
+            return read_text(path)
+        if isinstance(given, list):  # several, by their names
+            given = {one.get("name"): one.get("template") for one in given}.get("default")
+        return given
+
+    @property
     def _default_ids(self):
         defaults = DEFAULT_IDS.get(self.model_type, {})
         return {f"{role}_token_id": i for role, i in defaults.items() if f"{role}_token_id" not in self._config}
@@ -138,7 +153,9 @@ class Beside:
 
 
 def require_special(plain, where):
-    """Raises Refusal for added tokens that are plain text, as `add_tokens` makes them: those are matched before words are."""
+    """Raises Refusal for added tokens that are plain text, as `add_tokens` makes them: those are matched before words are.
+    Marks such as `<tool_call>` pass for special ones, as they are in no common text."""
+    plain = [token for token in plain if not is_mark(token)]
     if plain:
         names = ", ".join(map(repr, plain[:5])) + (", ..." if len(plain) > 5 else "")
         raise Refusal(
@@ -149,6 +166,8 @@ def require_special(plain, where):
 
 def vocabulary_files(directory):
     """Names of the files in a directory that `from_files` takes the vocabulary from; none where there is no vocabulary."""
+    if all((directory / name).is_file() for name in PAIR):
+        return list(PAIR)
     models = sorted(directory.glob("*.model"))
     if (directory / "tokenizer.json").is_file() and not (models and _is_sentencepiece(directory / "tokenizer.json")):
         return ["tokenizer.json"]
@@ -179,11 +198,17 @@ def from_files(path):
         files = "zoo_tokenizer.json, tokenizer.json, vocab.txt, a .model, nor encoder.json with vocab.bpe"
         raise Refusal(f"{path} holds no tokenizer: it has neither {files}.")
     first, beside = directory / names[0], Beside(directory)
+    if len(names) == 3:
+        return _marian(directory, beside)
     if len(names) == 2:
-        return _byte_level(first, directory / names[1], beside)
-    if first.name == "vocab.txt":
-        return _vocab_txt(directory, beside)
-    return _sentencepiece(first, beside) if first.suffix == ".model" else _tokenizer_json(first, beside)
+        tokenizer = _byte_level(first, directory / names[1], beside)
+    elif first.name == "vocab.txt":
+        tokenizer = _vocab_txt(directory, beside)
+    else:
+        tokenizer = _sentencepiece(first, beside) if first.suffix == ".model" else _tokenizer_json(first, beside)
+    if beside.chat_template is not None:
+        tokenizer.special = dataclasses.replace(tokenizer.special, chat_template=beside.chat_template)
+    return tokenizer
 
 
 def _tokenizer_json(path, beside):
@@ -198,7 +223,7 @@ def _tokenizer_json(path, beside):
         require_special([t["content"] for t in added if not t["special"] and t["content"] not in named], path)
         specials = {token["id"]: token["content"] for token in added}
     except KeyError as error:
-        raise Refusal(f"{path} is no tokenizer.json of Hugging Face ({error!r}).") from error
+        raise Refusal(f"{path} is not a tokenizer.json of Hugging Face ({error!r}).") from error
     tokenizer = tokenizer_class.from_huggingface(path, special=_special(path, added, beside, specials))
     extra = sorted(beside.added({token: i for i, token in enumerate(tokenizer.vocabulary)}))
     if extra:
@@ -223,7 +248,7 @@ def _native(path):
     try:
         return tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
-        raise Refusal(f"{path} is no tokenizer.json of Hugging Face ({error}).") from error
+        raise Refusal(f"{path} is not a tokenizer.json of Hugging Face ({error}).") from error
 
 
 def _byte_level(vocabulary, merges, beside):
@@ -276,6 +301,26 @@ def _sentencepiece(path, beside):
     if spelt.is_file():
         template = template_of(_native(spelt), spelt) or ((), (), ())
     return unigram.from_sentencepiece(path, special=Special(roles, template))
+
+
+def _marian(directory, beside):
+    """The two SentencePiece models of a Marian, with the ids of its one list of tokens."""
+    TOKENIZERS.get("unigram")  # says what to install where the library sentencepiece is missing
+    from zoo.tokenizers.numbered_pieces import NumberedPieces
+    from zoo.tokenizers.pair import PairTokenizer
+
+    ids = read_json(directory / PAIR[2])
+    if sorted(ids.values()) != list(range(len(ids))):
+        raise Refusal(f"{directory / PAIR[2]} must give its {len(ids)} tokens the ids 0 to {len(ids) - 1}, each once.")
+    if beside.settings.get("separate_vocabs"):
+        raise Refusal(f"{directory} has a vocabulary of its own for targets (separate_vocabs); only a common one is read.")
+    extra = beside.added(ids)
+    if extra:
+        raise Refusal(f"{directory / PAIR[2]} lacks the token {min(extra)!r}, which a file beside it adds; add it there.")
+    roles = MARIAN_ROLES | {role: token for role, token in beside.named.items() if role in MARIAN_ROLES}
+    special = Special(roles, ((), (), (roles["eos"],)))
+    tokens = sorted(ids, key=ids.get)
+    return PairTokenizer(*(NumberedPieces((directory / name).read_bytes(), tokens, special) for name in PAIR[:2]))
 
 
 def _t5(path, tokenizer, extra, beside):

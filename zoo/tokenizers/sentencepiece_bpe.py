@@ -98,5 +98,5 @@ def _scores(merges, pieces, path):
                 )
     lacking = next((token for token in scores if token not in pieces), None)
     if lacking is not None:
-        raise Refusal(f"{path} has merges of {lacking!r}, which is no plain token of its vocabulary.")
+        raise Refusal(f"{path} has merges of {lacking!r}, which is not a plain token of its vocabulary.")
     return scores

@@ -6,6 +6,7 @@ A tokenizer that was trained here says this by its class. One that was read from
 that it can go out again.
 """
 
+import re
 from dataclasses import dataclass, field
 
 import tokenizers
@@ -25,17 +26,20 @@ class Special:
         roles: role, one of `ROLES`, -> token.
         template: three tuples of tokens: before a text, between two texts, after the last; None where nothing says so.
         mask_lstrip: whether the mask token takes the blanks to its left, as RoBERTa's does.
+        chat_template: the program that makes one text of a conversation (`zoo/tokenizers/chat.py`), or None.
     """
 
     roles: dict = field(default_factory=dict)
     template: tuple | None = None
     mask_lstrip: bool = False
+    chat_template: str | None = None
 
     def saved(self):
         """JSON fields of `zoo_tokenizer.json`; none where there is nothing to say, so that older files stay as they are."""
         if self == NOTHING:
             return {}
-        return {"special": {"roles": self.roles, "template": self.template, "mask_lstrip": self.mask_lstrip}}
+        chat = {} if self.chat_template is None else {"chat_template": self.chat_template}
+        return {"special": {"roles": self.roles, "template": self.template, "mask_lstrip": self.mask_lstrip, **chat}}
 
     @classmethod
     def loaded(cls, config):
@@ -47,6 +51,11 @@ class Special:
 
 
 NOTHING = Special()
+
+
+def is_mark(token):
+    """Whether an added token is written as a mark, such as `<tool_call>`: no text yields it here, as if it were special."""
+    return re.fullmatch(r"<[^\s<>]+>|\[[^\s\[\]]+\]", token) is not None
 
 
 def sentinel_name(number):

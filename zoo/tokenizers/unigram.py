@@ -43,7 +43,7 @@ class UnigramTokenizer(Tokenizer):
         special: what other people's files say of the special tokens, a `Special`.
 
     Raises:
-        Refusal: the bytes are no such model, or it has neither [SEP] nor </s>.
+        Refusal: the bytes are not such a model, or it has neither [SEP] nor </s>.
     """
 
     def __init__(self, model, special=NOTHING):
@@ -53,7 +53,7 @@ class UnigramTokenizer(Tokenizer):
         try:
             proto.ParseFromString(model)
         except Exception as error:  # protobuf's DecodeError is another class in each of its implementations
-            raise Refusal(f"This is no SentencePiece model ({error}).") from error
+            raise Refusal(f"This is not a SentencePiece model ({error}).") from error
         ids = {piece.piece: i for i, piece in enumerate(proto.pieces)}
         if len(ids) < len(proto.pieces) or not ids:
             twice = next((p.piece for i, p in enumerate(proto.pieces) if ids[p.piece] != i), None)
@@ -80,7 +80,7 @@ class UnigramTokenizer(Tokenizer):
         if not _spells_words_alone(proto):
             self.cut = None
         elif self._native.normalize("a\nb") != self._native.normalize("a b"):
-            self.cut = CUT_AT_BLANKS  # a line feed is no white space to this model
+            self.cut = CUT_AT_BLANKS  # a line feed is not white space to this model
 
     @property
     def pad_id(self):
@@ -90,6 +90,10 @@ class UnigramTokenizer(Tokenizer):
     def vocabulary(self):
         """Every piece as the model writes it, in the order of ids."""
         return tuple(map(self._native.id_to_piece, range(self.vocab_size)))
+
+    @property
+    def control_ids(self):
+        return sorted(self.control_tokens)
 
     @property
     def control_tokens(self):
@@ -149,7 +153,7 @@ class UnigramTokenizer(Tokenizer):
         try:
             return cls(model_of(config, tokenizer_json).SerializeToString(), special)
         except (KeyError, TypeError, AttributeError) as error:
-            raise Refusal(f"{tokenizer_json} is no tokenizer.json of Hugging Face ({error!r}).") from error
+            raise Refusal(f"{tokenizer_json} is not a tokenizer.json of Hugging Face ({error!r}).") from error
 
     def encode_batch(self, texts):
         texts = [to_text(text) for text in require_list(texts)]
@@ -206,6 +210,10 @@ class UnigramTokenizer(Tokenizer):
 
     @classmethod
     def from_directory(cls, directory, config):
+        if "numbered_by" in config:
+            from zoo.tokenizers.numbered_pieces import NumberedPieces  # which knows all that this file knows
+
+            return NumberedPieces.from_directory(directory, config)
         return cls.from_sentencepiece(directory / "sentencepiece.model", special=Special.loaded(config))
 
 
@@ -273,7 +281,7 @@ def _as_fairseq(model):
     try:
         proto.ParseFromString(model)
     except Exception as error:  # protobuf's DecodeError is another class in each of its implementations
-        raise Refusal(f"This is no SentencePiece model ({error}).") from error
+        raise Refusal(f"This is not a SentencePiece model ({error}).") from error
     pieces = {piece.piece: piece for piece in proto.pieces}
     if [piece.piece for piece in proto.pieces[:3]] != ["<unk>", "<s>", "</s>"]:
         raise Refusal("The model's first three pieces must be <unk>, <s> and </s>, as XLM-R has them.")

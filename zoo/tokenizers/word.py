@@ -16,6 +16,7 @@ SPACES = bytes.maketrans(b"\0\t\r", b"   ")
 SPECIALS = (b"<s>", b"</s>", b"<unk>")
 # What `_split` leaves between words, as ids: nothing (from two spaces in a row), the end of a line, the end of a text.
 GAP, LINE_END, TEXT_END = -1, -2, -3
+DEFAULTS = {"lowercase": False, "punctuation": True, "zero_digits": False}
 CHUNK_BYTES = 1 << 22
 # At the end of a line, or between two words of one that certainly are words.
 CUT = re.compile(r"\n|(?<=\w) (?=\w)")
@@ -46,7 +47,8 @@ class WordTokenizer(Tokenizer):
     Args:
         words: the distinct words. Raises Refusal for one that is there twice, is special, or has white space in it.
         lowercase: whether every text is written in lower case first.
-        punctuation: whether it stays; otherwise characters that are no letters, marks, digits or `_` separate words.
+        punctuation: whether it stays; otherwise characters that are not letters, marks, digits or `_` separate words.
+        zero_digits: whether every digit from 0 to 9 is written as 0 first.
     """
 
     unk_id = 0
@@ -54,9 +56,10 @@ class WordTokenizer(Tokenizer):
     line_documents = True
     cut = CUT
 
-    def __init__(self, words, lowercase=False, punctuation=True):
+    def __init__(self, words, lowercase=False, punctuation=True, zero_digits=False):
         super().__init__()
-        self.lowercase, self.punctuation = lowercase, punctuation
+        self.lowercase, self.punctuation, self.zero_digits = lowercase, punctuation, zero_digits
+        self._spelling = (lowercase, punctuation, zero_digits)
         self._words = np.array(["<unk>", "\n", *words], object)
         self.vocab_size = len(self._words)
         ids = {to_text(word).encode("utf8"): i for i, word in enumerate(words, 2)}
@@ -72,14 +75,14 @@ class WordTokenizer(Tokenizer):
         self._stored_words = self._table = None
 
     @classmethod
-    def train(cls, texts, vocab_size=None, *, lowercase=False, punctuation=True, min_count=1):
+    def train(cls, texts, vocab_size=None, *, lowercase=False, punctuation=True, min_count=1, zero_digits=False):
         """Keeps all words that occur `min_count` times, or the most frequent `vocab_size` - 2 of them; ties go to the one that
         appeared first."""
         if vocab_size is not None and vocab_size < 3:
             raise Refusal(f"A word vocabulary needs at least 3 ids, got vocab_size {vocab_size}.")
         counts = collections.Counter()
         for text in texts:
-            for plain in normalised([text], lowercase, punctuation):
+            for plain in normalised([text], lowercase, punctuation, zero_digits):
                 for words in _split(_marked(plain)):
                     counts.update(words)
         for word in (b"", b"\n", *SPECIALS):
@@ -90,14 +93,14 @@ class WordTokenizer(Tokenizer):
         words = [word.decode("utf8") for word, count in by_count[: vocab_size and vocab_size - 2] if count >= min_count]
         if not words:
             raise Refusal(f"No word occurs {min_count} times in the text: give more text or a smaller min_count.")
-        return cls(words, lowercase, punctuation)
+        return cls(words, lowercase, punctuation, zero_digits)
 
     @property
     def vocabulary(self):
         return self._words.tolist()
 
     def encode_batch(self, texts):
-        texts = normalised(list(require_list(texts)), self.lowercase, self.punctuation)
+        texts = normalised(list(require_list(texts)), *self._spelling)
         ids = [np.zeros(0, np.int32)]
         for words in _split(b" \0 ".join(map(_marked, texts))):
             ids.append(np.fromiter(map(self._id_of_word, words, itertools.repeat(self.unk_id)), np.int32, len(words)))
@@ -109,13 +112,13 @@ class WordTokenizer(Tokenizer):
         return re.sub(r" *\n[ \n]*", "\n", text).strip(" \n")
 
     def lost_bytes(self, text):
-        known, (text,) = self._id_of_word, normalised([text], self.lowercase, self.punctuation)
+        known, (text,) = self._id_of_word, normalised([text], *self._spelling)
         return sum(len(word) for words in _split(_marked(text)) for word in words if known(word) is None)
 
     def tokenize(self, texts):
         if self._knows_replacement:  # to all other vocabularies a word with an invalid part is unknown either way
             texts = valid_utf8(texts)
-        texts = normalised_in_graph(texts, self.lowercase, self.punctuation)
+        texts = normalised_in_graph(texts, *self._spelling)
         texts = tf.strings.regex_replace(texts, r"\n", " \n ")
         # The first version of the op takes a set of bytes to split at, of which several in a row count as one.
         words = tf.raw_ops.StringSplit(input=texts, delimiter="\0\t\r ", skip_empty=True)
@@ -140,31 +143,34 @@ class WordTokenizer(Tokenizer):
 
     def save_assets(self, directory):
         (directory / "words.txt").write_bytes("".join(word + "\n" for word in self._words[2:]).encode("utf8"))
-        return {**({"lowercase": True} if self.lowercase else {}), **({} if self.punctuation else {"punctuation": False})}
+        asked = {"lowercase": self.lowercase, "punctuation": self.punctuation, "zero_digits": self.zero_digits}
+        return {name: value for name, value in asked.items() if value != DEFAULTS[name]}
 
     @classmethod
     def from_directory(cls, directory, config):
         *words, rest = (directory / "words.txt").read_bytes().decode("utf8").split("\n")
         if rest:
             raise Refusal(f"words.txt ends in the middle of a line, {rest!r}")
-        return cls(words, config.get("lowercase", False), config.get("punctuation", True))
+        return cls(words, *(config.get(name, default) for name, default in DEFAULTS.items()))
 
 
-def normalised_in_graph(texts, lowercase, punctuation):
-    """string (B,) -> string (B,), in lower case and without punctuation if asked for; line ends stay."""
+def normalised_in_graph(texts, lowercase, punctuation, zero_digits=False):
+    """string (B,) -> string (B,), in lower case, without punctuation and with 0 for digits if asked for; line ends stay."""
     if lowercase or not punctuation:
         texts = valid_utf8(texts)
     if lowercase:
         texts = tf.strings.lower(texts, encoding="utf-8")
+    if zero_digits:
+        texts = tf.strings.regex_replace(texts, "[0-9]", "0")
     return texts if punctuation else tf.strings.regex_replace(texts, r"[^\pL\pM\pN_\n]+", " ")
 
 
-def normalised(texts, lowercase, punctuation):
+def normalised(texts, lowercase, punctuation, zero_digits=False):
     """As `normalised_in_graph`, of a list of strings: by the same operations, whose Unicode is another than Python's."""
-    if punctuation and not lowercase:
+    if punctuation and not lowercase and not zero_digits:
         return texts
     encoded = tf.constant([to_text(text).encode("utf8") for text in texts], tf.string)
-    return [text.decode("utf8") for text in normalised_in_graph(encoded, lowercase, punctuation).numpy()]
+    return [text.decode("utf8") for text in normalised_in_graph(encoded, lowercase, punctuation, zero_digits).numpy()]
 
 
 class _IdOfWord(tf.saved_model.experimental.TrackableResource):

@@ -134,7 +134,7 @@ class WordPieceTokenizer(Tokenizer):
             added = {token["content"]: token["id"] for token in config.get("added_tokens") or []}
             normalization = {name: config["normalizer"][name] for name in UNCASED}
         except (KeyError, TypeError, AttributeError) as error:
-            raise Refusal(f"{tokenizer_json} is no tokenizer.json of Hugging Face ({error!r}).") from error
+            raise Refusal(f"{tokenizer_json} is not a tokenizer.json of Hugging Face ({error!r}).") from error
         if normalization["strip_accents"] is None:  # then it goes with the case
             normalization["strip_accents"] = normalization["lowercase"]
         named = {role: token for role, token in special.roles.items() if role in ROLES}

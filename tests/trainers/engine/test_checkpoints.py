@@ -68,6 +68,21 @@ def test_the_newest_two_are_kept_and_the_newest_is_read(tmp_path):
     assert saver.variables["a"].value == 100
 
 
+def test_the_mean_over_checkpoints_of_floats_under_a_prefix(tmp_path):
+    saver = checkpoints(tmp_path, **{"model/w": np.float32([0, 0]), "model/seed": np.uint32(0), "optimizer/m": np.float32(0)})
+    saver.keeps = (1, 2, 4)
+    for step in range(1, 7):
+        for variable in saver.variables.values():
+            variable.assign((variable.value * 0 + step**2).astype(variable.value.dtype))
+        save(saver, step)
+    assert names(tmp_path) == [f"step_{step:08d}" for step in (1, 2, 4, 5, 6)]
+    said = []
+    assert saver.average([1, 2, 3, 4], "model/", said.append) == [1, 2, 4]
+    assert len(said) == 1 and "step_00000003 is left out of the mean" in said[0]
+    assert saver.variables["model/w"].value.tolist() == [7, 7]  # (1 + 4 + 16) / 3
+    assert saver.variables["model/seed"].value == saver.variables["optimizer/m"].value == 36
+
+
 def test_saving_a_step_again_replaces_it(tmp_path):
     save(checkpoints(tmp_path, a=1.0), 3, {"n": 1})
     save(checkpoints(tmp_path, a=2.0), 3, {"n": 2})

@@ -210,7 +210,7 @@ def test_lengths_cost_no_more_compilations_than_there_are_buckets():
         counted = np.broadcast_to(np.arange(bucket) < length, (5, bucket)).astype("float32")
         trainer.step({name: value[:, :bucket] for name, value in data.items()} | {"loss_weights": counted})
     assert trainer.num_compilations == 2
-    trainer.step({name: value[:, :11] for name, value in data.items()})  # a length that is no bucket would be seen
+    trainer.step({name: value[:, :11] for name, value in data.items()})  # a length that is not a bucket would be seen
     assert trainer.num_compilations == 3
 
 

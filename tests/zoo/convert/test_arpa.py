@@ -69,7 +69,7 @@ def test_written_lines_by_hand(tmp_path):
     arpa.write(tmp_path / "again.arpa", *arpa.read(tmp_path / "small.arpa"))
     lines = (tmp_path / "again.arpa").read_text(encoding="utf8").split("\n")
     assert lines[:5] == ["\\data\\", "ngram 1=4", "ngram 2=2", "", "\\1-grams:"]
-    assert lines[5].startswith("-99\t<s>\t-0.25")  # before </s>, which is no history and leaves nothing
+    assert lines[5].startswith("-99\t<s>\t-0.25")  # before </s>, which is not a history and leaves nothing
     assert lines[6].startswith("-0.5") and lines[6].endswith("\t</s>\t0")
     assert lines[10] == "\\2-grams:" and lines[11].endswith("\t<s> a") and lines[12].endswith("\ta </s>")
     assert lines[13:] == ["", "\\end\\", ""]

@@ -9,6 +9,7 @@ import tensorflow as tf
 from safetensors.numpy import save_file
 
 from tests import foreign_models
+from zoo import bundle as bundles
 from zoo.convert import certificate, huggingface
 from zoo.convert.checklist import CONFIG, INERT, TOKEN_IDS
 from zoo.convert.tables import FAMILIES
@@ -86,7 +87,59 @@ def test_what_is_not_known_is_refused(change, message, directory):
         huggingface.read(directory)
 
 
-@pytest.mark.parametrize("kind", ["Dense", "LayerNorm", "WeightedLayerPooling", "CNN"])
+def dense_module(directory, activation="Tanh", dim=5):
+    """Puts a Dense with random weights behind the pooling; its kernel (D, E) and bias."""
+    sentence_transformer(directory, "Transformer", "Pooling", "Dense", "Normalize")
+    width, chance = json.loads((directory / "config.json").read_text())["hidden_size"], np.random.default_rng(0)
+    kernel, bias = chance.normal(size=(width, dim)).astype(np.float32), chance.normal(size=dim).astype(np.float32)
+    folder = directory / "2_Dense"
+    package = "linear" if activation == "Identity" else "activation"
+    settings = {"in_features": width, "out_features": dim, "bias": True}
+    edit(folder / "config.json", **settings, activation_function=f"torch.nn.modules.{package}.{activation}")
+    save_file({"linear.weight": np.ascontiguousarray(kernel.T), "linear.bias": bias}, folder / "model.safetensors")
+    return kernel, bias
+
+
+def embedded(directory):
+    bundle = huggingface.read(directory)
+    answer = bundle.task.signatures(bundle.model, bundle.tokenizer)["embed"](text=tf.constant(["a b", "a b c"]))
+    return bundle, answer["embedding"].numpy()
+
+
+@pytest.mark.parametrize(("activation", "function"), [("Tanh", np.tanh), ("Identity", lambda x: x)])
+def test_a_dense_module_is_applied_and_goes_out_again(activation, function, directory, tmp_path):
+    sentence_transformer(directory, "Transformer", "Pooling")
+    _, pooled = embedded(directory)
+    kernel, bias = dense_module(directory, activation)
+    expected = function(pooled @ kernel + bias)
+    bundle, vectors = embedded(directory)
+    np.testing.assert_allclose(vectors, expected / np.linalg.norm(expected, axis=1, keepdims=True), rtol=1e-5, atol=1e-6)
+    bundle.save(tmp_path / "bundle")
+    again = huggingface.write(bundles.load(tmp_path / "bundle"), tmp_path / "again")
+    np.testing.assert_array_equal(embedded(again)[1], vectors)
+    assert json.loads((again / "modules.json").read_text())[2]["type"].endswith("Dense")
+    for name in ("config.json", "model.safetensors"):
+        assert (again / "2_Dense" / name).is_file()
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda d: edit(d / "config.json", activation_function="torch.nn.modules.activation.PReLU"), "has the activation PReLU"),
+    (lambda d: edit(d / "config.json", residual=True), "has the field residual=True"),
+    (lambda d: (d / "model.safetensors").unlink(), "holds no weights"),
+    (lambda d: (d / "model.safetensors").rename(d / "pytorch_model.bin"), "is a pickle"),
+    (lambda d: (d / "more.json").write_text("{}"), "holds more.json, which a Dense does not have"),
+    (lambda d: save_file({"linear.weight": np.zeros((5, 3), "f4"), "linear.bias": np.zeros(5, "f4")}, d / "model.safetensors"),
+     r"linear.weight has shape \(5, 3\), which this encoder's vectors do not fit"),
+    (lambda d: save_file({"linear.weight": np.zeros((5, 3), "f4")}, d / "model.safetensors"), "it should hold linear.bias"),
+])  # fmt: skip
+def test_a_dense_module_that_is_not_whole_is_refused(change, message, directory):
+    dense_module(directory)
+    change(directory / "2_Dense")
+    with pytest.raises(ValueError, match=message):
+        huggingface.read(directory)
+
+
+@pytest.mark.parametrize("kind", ["LayerNorm", "WeightedLayerPooling", "CNN"])
 def test_modules_that_no_task_has_are_refused(kind, directory):
     sentence_transformer(directory, "Transformer", "Pooling", kind, "Normalize")
     with pytest.raises(ValueError, match=f"has the module {kind}, which is not supported"):
@@ -184,8 +237,11 @@ def test_absent_fields_take_the_defaults_of_transformers(written, tmp_path):
 def test_a_window_that_no_text_fills_changes_nothing(written, tmp_path):
     directory = shutil.copytree(written["llama"], tmp_path / "there")
     edit(directory / "config.json", model_type="mistral", sliding_window=4_096)
-    assert huggingface.read(directory).model.config.max_length < 4_096
+    config = huggingface.read(directory).model.config
+    assert config.max_length < 4_096 and config.window is None
     edit(directory / "config.json", sliding_window=7)
+    assert huggingface.read(directory).model.config.window == 7
+    edit(directory / "config.json", model_type="llama")
     with pytest.raises(ValueError, match="Attention sees 7 tokens back of 16"):
         huggingface.read(directory)
 
@@ -204,7 +260,7 @@ def test_fields_are_in_one_list_only():
     ignored = {name for names in CONFIG.values() for name in names.split()}
     for family in FAMILIES.values():
         assert not ignored & (family.known_fields() | set(TOKEN_IDS) | INERT.keys())
-        assert set(family.defaults) <= family.known_fields()
+        assert set(family.defaults) <= family.known_fields() | set(TOKEN_IDS)
 
 
 @pytest.mark.skipif(not certificate._has("transformers"), reason="needs torch and transformers")
@@ -216,4 +272,5 @@ def test_defaults_are_those_of_transformers_and_its_fields_are_known(model_type)
     for name, value in family.defaults.items():
         assert theirs[name] == value, name
     ignored = {name for names in CONFIG.values() for name in names.split()}
-    assert {k for k, v in theirs.items() if v is not None} <= ignored | family.known_fields() | set(TOKEN_IDS) | INERT.keys()
+    known = ignored | family.known_fields() | set(TOKEN_IDS) | INERT.keys() | set(family.irrelevant.split())
+    assert {k for k, v in theirs.items() if v is not None} <= known

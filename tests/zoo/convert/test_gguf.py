@@ -6,8 +6,8 @@ import pytest
 
 from tests import foreign_models
 from zoo.convert import gguf
+from zoo.convert.llama_like import LLAMA
 from zoo.convert.rules import parts, to_theirs
-from zoo.convert.tables import LLAMA
 from zoo.convert.weights import variables_by_path
 
 
@@ -182,7 +182,7 @@ def test_a_bos_that_the_file_adds_begins_every_text(bundle, merges, tmp_path):
 
 def test_another_file_is_refused(tmp_path):
     (tmp_path / "x.gguf").write_bytes(b"no such format, whatever it is called")
-    with pytest.raises(ValueError, match="is no GGUF file, or a damaged one"):
+    with pytest.raises(ValueError, match="is not a GGUF file, or a damaged one"):
         gguf.read(tmp_path / "x.gguf")
     with pytest.raises(ValueError, match="There is no file"):
         gguf.read(tmp_path / "y.gguf")

@@ -12,6 +12,7 @@ from zoo import bundle as bundles
 from zoo.convert import certificate, huggingface, safetensors
 from zoo.convert.tables import FAMILIES, family_of
 from zoo.convert.weights import variables_by_path
+from zoo.models.gpt import GPTConfig
 
 TEXT = "the naive cat, 1984"
 
@@ -51,7 +52,7 @@ def _spelt_out(config):
         named |= {"num_kv_heads": config.kv_heads, "head_dim": config.head_width}
     elif config.__class__.__name__ == "GPTConfig":
         named = {}
-    elif config.__class__.__name__ == "T5Config":
+    elif config.__class__.__name__ in ("T5Config", "TransformerConfig"):
         named = {"num_decoder_layers": config.decoder_layers}
     return named
 
@@ -64,7 +65,10 @@ def test_the_library_reads_what_is_written(written):
     config = json.loads((directory / "config.json").read_text())
     assert config["model_type"] == family_of(bundle)
     names = {"gpt2": "GPT2", "llama": "Llama", "bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta"}
-    names |= {"glm": "GlmFor", "glm4": "Glm4For", "t5": "T5For", "umt5": "UMT5For"}
+    names |= {"marian": "Marian", "glm": "GlmFor", "glm4": "Glm4For", "t5": "T5For", "umt5": "UMT5For"}
+    names |= {"qwen2": "Qwen2For", "qwen3": "Qwen3For", "mistral": "MistralFor", "phi3": "Phi3For", "olmo2": "Olmo2For"}
+    names |= {"smollm3": "SmolLM3For", "stablelm": "StableLmFor", "gemma": "GemmaFor", "gemma2": "Gemma2For"}
+    names |= {"gemma3_text": "Gemma3For", "gpt_neox": "GPTNeoXFor", "opt": "OPTFor", "bloom": "BloomFor", "falcon": "FalconFor"}
     assert config["architectures"][0].startswith(names[config["model_type"]])
 
 
@@ -293,7 +297,8 @@ def test_a_directory_that_is_not_empty_is_refused(directory):
 
 def test_every_family_names_each_tensor_once():
     for name, family in FAMILIES.items():
-        rules = [*family.embeddings, *family.block, *family.final, *family.pooler, *family.untied, *family.head]
+        block = family.block(GPTConfig(**{"normalize_qk": True, **family.fixed})) if callable(family.block) else family.block
+        rules = [*family.embeddings, *block, *family.final, *family.pooler, *family.untied, *family.head]
         theirs = [tensor for rule in rules for tensor in rule.theirs]
         assert len(set(theirs)) == len(theirs), name
         assert len({rule.ours for rule in rules}) == len(rules), name

@@ -175,3 +175,39 @@ def test_auto_tokenizer_gives_the_ids_of_the_original(tmp_path):
         "t.pipeline('fill-mask', model=sys.argv[2])('the <mask> sat')\n"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "in"), str(out)], check=True, timeout=120)
+
+
+def test_a_chat_template_goes_out_and_comes_in_again(tmp_path):
+    bundle = foreign_models.bundle("llama")
+    tokenizer = foreign_models.chat_tokenizer(foreign_models.CHATML)
+    model = type(bundle.model)(bundle.model.config.replace(vocab_size=tokenizer.vocab_size)).build_from_ids()
+    out = huggingface.write(bundles.Bundle(model, tokenizer, bundle.task, {}), tmp_path / "out")
+    back = huggingface.read(out)
+    conversation = [{"role": "user", "content": "the cat"}]
+    expected = tokenizer.chat_frame.ids(tokenizer, conversation)
+    assert back.tokenizer.chat_frame.ids(back.tokenizer, conversation) == expected
+    assert "chat_template" in back.provenance["checklist"]["applied"]["tokenizer_config.json"]
+    # In newer directories it is a file of its own, or there are several by their names.
+    edit(out / "tokenizer_config.json", lambda settings: settings.pop("chat_template"))
+    (out / "chat_template.jinja").write_text(foreign_models.CHATML, encoding="utf8")
+    assert huggingface.read(out).tokenizer.special.chat_template == foreign_models.CHATML
+    (out / "chat_template.jinja").unlink()
+    several = [{"name": "tools", "template": "x"}, {"name": "default", "template": foreign_models.CHATML}]
+    edit(out / "tokenizer_config.json", lambda settings: settings.update(chat_template=several))
+    assert huggingface.read(out).tokenizer.special.chat_template == foreign_models.CHATML
+    bundles.Bundle(back.model, back.tokenizer, back.task, {}).save(tmp_path / "bundle")
+    assert bundles.load(tmp_path / "bundle").tokenizer.special == back.tokenizer.special
+    result = certificate.certify(back, out)
+    assert not result["outputs"]["compared"] or "conversations" in result["tokenizer"]
+
+
+def test_added_tokens_that_are_marks_pass_for_special_ones(tmp_path):
+    out = huggingface.write(foreign_models.bundle("llama"), tmp_path / "out")
+
+    def change(config):
+        config["added_tokens"].append({**config["added_tokens"][0], "id": 270, "content": "<tool_call>", "special": False})
+
+    edit(out / "tokenizer.json", change)
+    edit(out / "config.json", lambda config: config.update(vocab_size=271))
+    tokenizer = base.create(out)
+    assert tokenizer.vocabulary[270] == "<tool_call>" and 270 not in tokenizer.encode("a <tool_call> b")

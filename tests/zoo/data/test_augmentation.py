@@ -72,7 +72,7 @@ def test_a_table_is_read_and_what_is_none_refused(tmp_path):
     path.write_text("Good\tfine\tnice\n\nbad\tpoor\n", encoding="utf8")
     assert read_synonyms(path) == {"good": ["fine", "nice"], "bad": ["poor"]}
     path.write_text("good\tfine\nbad\n", encoding="utf8")
-    with pytest.raises(ValueError, match="line 2: 'bad' is no word with its synonyms; write word TAB synonym"):
+    with pytest.raises(ValueError, match="line 2: 'bad' is not a word with its synonyms; write word TAB synonym"):
         read_synonyms(path)
     with pytest.raises(ValueError, match="synonym_table=.*absent cannot be read"):
         read_synonyms(tmp_path / "absent")

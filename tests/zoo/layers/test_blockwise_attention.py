@@ -26,6 +26,8 @@ RULES = {
     "causal, padding at the left": MaskRule(causal=True, padding_mask=LEFT_PADDING),
     "causal, documents": MaskRule(causal=True, segments=(SEGMENTS, SEGMENTS)),
     "documents, padding": MaskRule(padding_mask=PADDING, segments=(SEGMENTS, SEGMENTS)),
+    "window": MaskRule(causal=True, window=6),
+    "window, padding, documents": MaskRule(causal=True, window=9, padding_mask=PADDING, segments=(SEGMENTS, SEGMENTS)),
     "prefix": MaskRule(causal=True, prefix_lengths=PREFIXES),
     "prefix, padding, documents": MaskRule(
         causal=True, prefix_lengths=PREFIXES, padding_mask=PADDING, segments=(SEGMENTS, SEGMENTS)
@@ -42,6 +44,7 @@ CASES += [("one block", rule) for rule in ("causal", "open", "documents, padding
 UNEQUAL = {
     "offset": MaskRule(causal=True, query_offset=9),
     "offset in the graph": MaskRule(causal=True, query_offset=tf.constant(12)),
+    "window": MaskRule(causal=True, query_offset=9, window=5),
     "offset, prefix, padding": MaskRule(causal=True, query_offset=5, prefix_lengths=PREFIXES, padding_mask=LEFT_PADDING),
     "open": MaskRule(),
     "padding": MaskRule(padding_mask=PADDING),

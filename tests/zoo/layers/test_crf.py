@@ -12,16 +12,15 @@ import pytest
 import tensorflow as tf
 
 from zoo.config import Refusal
+from zoo.data.schemes import SCHEMES, forbidden_moves, scheme_of
 from zoo.layers.crf import (
     CRF,
-    SCHEMES,
-    forbidden_moves,
+    decode,
     log_likelihood,
     log_partition,
     marginals,
     multitag_log_likelihood,
     n_best,
-    scheme_of,
     sequence_score,
     viterbi,
 )
@@ -510,6 +509,14 @@ def test_forbidden_moves_of_a_scheme(scheme):
     fits, fails = ROWS[scheme]
     assert [row for row in fits if is_forbidden(row)] == []
     assert [row for row in fails if not is_forbidden(row)] == []
+
+
+def test_decode_is_viterbi_with_its_probability_and_marginals():
+    tags, log_prob, probs = decode(UNARY, MOVES, MASK)
+    np.testing.assert_array_equal(tags, viterbi(UNARY, MOVES, MASK)[0])
+    np.testing.assert_allclose(log_prob, log_likelihood(UNARY, tags, MOVES, MASK), **CLOSE)
+    expected = np.take_along_axis(np.asarray(marginals(UNARY, MOVES, MASK)), np.asarray(tags)[..., None], -1)[..., 0]
+    np.testing.assert_allclose(probs, expected, **CLOSE)
 
 
 def test_viterbi_with_a_scheme_gives_well_formed_tags():

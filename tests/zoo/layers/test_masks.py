@@ -52,6 +52,8 @@ def by_pairs(rule, num_queries, num_keys):
         column = t + int(rule.query_offset)
         if rule.causal:
             mask[b, t, s] = s <= column or rule.prefix_lengths is not None and s < rule.prefix_lengths[b]
+        if rule.window is not None:
+            mask[b, t, s] &= s > column - rule.window
         if rule.padding_mask is not None:
             mask[b, t, s] &= rule.padding_mask[b, s]
         if rule.segments is not None:
@@ -67,6 +69,9 @@ def by_pairs(rule, num_queries, num_keys):
     (MaskRule(causal=True, prefix_lengths=np.array([3, 0])), 5),
     (MaskRule(causal=True, prefix_lengths=np.array([4, 1]), padding_mask=PADDING, query_offset=1), 4),
     (MaskRule(causal=True, query_offset=tf.constant(1)), 4),
+    (MaskRule(causal=True, window=2), 5),
+    (MaskRule(causal=True, window=3, padding_mask=PADDING, query_offset=tf.constant(1)), 4),
+    (MaskRule(window=2, segments=(SEGMENTS, SEGMENTS)), 5),
     (MaskRule(prefix_lengths=np.array([4, 1]), padding_mask=PADDING), 4),  # a prefix says nothing where all see all
 ])  # fmt: skip
 def test_a_rule_is_that_of_its_pairs_and_its_blocks_are_cut_from_the_whole(rule, num_queries):

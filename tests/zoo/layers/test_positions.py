@@ -125,6 +125,14 @@ def test_sinusoids_of_any_position_in_either_order():
     assert not SinusoidalPositions(5).variables
 
 
+def test_sinusoids_of_opennmt_count_from_one_and_end_at_ten_thousand():
+    table = np.asarray(sinusoids(3, 6, opennmt=True))
+    rates = np.array([1, 1e-2, 1e-4])
+    for row, position in zip(table, (1, 2, 3), strict=True):
+        np.testing.assert_allclose(row, [*np.sin(position * rates), *np.cos(position * rates)], rtol=1e-5)
+    np.testing.assert_array_equal(SinusoidalPositions(6, opennmt=True)(np.array([[2, 0]]))[0], table[[2, 0]])
+
+
 def test_pairs_may_be_neighbours():
     cos, sin = np.array([0.0, 1.0], "float32"), np.array([1.0, 0.0], "float32")  # a quarter turn, and none
     turned = rotate_pairs(np.array([[[[1, 2, 3, 4]]]], "float32"), (cos, sin))

@@ -75,7 +75,7 @@ def test_no_other_activation():
     with pytest.raises(ValueError, match="activation must be gelu or .* or relu or .* or geglu .*, got 'tanh'."):
         MLP(8, "tanh")
     with pytest.raises(ValueError, match="activation must be gelu or gelu_exact or relu or silu, got 'swiglu'."):
-        named_activation("swiglu")  # a gated one is no function of one number
+        named_activation("swiglu")  # a gated one is not a function of one number
 
 
 @pytest.mark.parametrize(("activation", "width"), [("gelu", F), ("swiglu", 2 * F), ("geglu", 2 * F), ("relu", F)])

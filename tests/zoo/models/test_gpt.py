@@ -15,12 +15,23 @@ from zoo.models.gpt import GPT, GPTConfig
 from zoo.tasks.language_modeling import LanguageModeling, LanguageModelingConfig
 
 B, T = 2, 7
+SLOPES = [2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3]  # of six heads (Press et al. 2022)
 STRUCTURES = {
     "gpt2": dict(),
     "gpt": dict(norm_first=False),
     "modern": dict(position="rotary", norm="rms", activation="swiglu", use_bias=False, normalize_qk=True, num_kv_heads=2),
     "mixed": dict(position="rotary", norm="layer", activation="swiglu", head_dim=6, tie_embeddings=False, mlp_dim=9),
-}
+    "windows": dict(
+        position="rotary", norm="rms", activation="swiglu", use_bias=False, num_layers=3, window=3, global_layers=(1,),
+        window_theta=50.0, unrotated_layers=(2,), norm_at="both", scale_embeddings=True, attention_scale=0.6,
+        attention_cap=1.5, logit_cap=2.0,
+    ),
+    "whole norms": dict(
+        position="rotary", norm="rms", normalize_qk=True, whole_qk_norm=True, num_kv_heads=2, norm_at="output", rotary_dim=2,
+    ),
+    "parallel": dict(parallel="own", position_offset=2, use_bias=False, qkv_bias=True, window=4),
+    "distances": dict(parallel="shared", position="alibi", normalize_embeddings=True, num_heads=6, hidden_dim=18),
+}  # fmt: skip
 
 
 def build(**fields):
@@ -45,12 +56,12 @@ def in_numpy(model, token_ids):
         scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + c.epsilon)
         return scaled * w[f"{name}/gamma"] + w[f"{name}/beta"]
 
-    def rotated(x):
+    def rotated(x, theta):
         out = x.copy()
-        half = c.head_width // 2
+        half = c.rotary_width // 2
         for t in range(len(x)):
             for i in range(half):
-                a = t * c.rotary_theta ** (-2 * i / c.head_width)
+                a = t * theta ** (-2 * i / c.rotary_width)
                 low, high = x[t, i], x[t, i + half]
                 out[t, i], out[t, i + half] = (
                     low * math.cos(a) - high * math.sin(a),
@@ -58,19 +69,33 @@ def in_numpy(model, token_ids):
                 )
         return out
 
-    def attention(x, name):
+    def seen(t, s, window):
+        return s <= t and (window is None or s > t - window)
+
+    def attention(x, i):
+        name, window = f"block_{i}/attention", c.window_of(i)
         heads = np.split(linear(x, f"{name}/qkv"), c.num_heads + 2 * c.kv_heads, axis=-1)
         q, k, v = heads[: c.num_heads], heads[c.num_heads : -c.kv_heads], heads[-c.kv_heads :]
-        if c.normalize_qk:
+        if c.whole_qk_norm:
+            q, k = (
+                np.split(rms(np.concatenate(a, -1), w[f"{name}/{of}_norm/gamma"], 1e-6), len(a), axis=-1)
+                for a, of in ((q, "query"), (k, "key"))
+            )
+        elif c.normalize_qk:
             q = [rms(a, w[f"{name}/query_norm/gamma"], 1e-6) for a in q]
             k = [rms(a, w[f"{name}/key_norm/gamma"], 1e-6) for a in k]
-        if c.position == "rotary":
-            q, k = [rotated(a) for a in q], [rotated(a) for a in k]
-        out = []
+        if c.position == "rotary" and i not in c.unrotated_layers:
+            theta = c.rotary_theta if window is None or c.window_theta is None else c.window_theta
+            q, k = [rotated(a, theta) for a in q], [rotated(a, theta) for a in k]
+        out, places = [], range(len(x))
         for n, a in enumerate(q):
             shared = n * c.kv_heads // c.num_heads
-            scores = a @ k[shared].T / math.sqrt(c.head_width)
-            scores = np.exp(np.where(np.tril(np.ones_like(scores)) > 0, scores, -np.inf))
+            scores = a @ k[shared].T * (c.attention_scale or 1 / math.sqrt(c.head_width))
+            if c.attention_cap:
+                scores = c.attention_cap * np.tanh(scores / c.attention_cap)
+            if c.position == "alibi":
+                scores = scores + np.array([[SLOPES[n] * (s - t) for s in places] for t in places])
+            scores = np.exp(np.where([[seen(t, s, window) for s in places] for t in places], scores, -np.inf))
             out.append(scores / scores.sum(-1, keepdims=True) @ v[shared])
         return linear(np.concatenate(out, -1), f"{name}/output_projection")
 
@@ -84,20 +109,31 @@ def in_numpy(model, token_ids):
 
     rows = []
     for ids in token_ids:
-        x = w["embeddings/embeddings"][ids]
+        x = w["embeddings/embeddings"][ids] * (math.sqrt(c.hidden_dim) if c.scale_embeddings else 1)
         if c.position == "learned":
-            x = x + w["positions/embeddings"][: len(ids)]
+            x = x + w["positions/embeddings"][c.position_offset :][: len(ids)]
+        x = norm(x, "embedding_norm") if c.normalize_embeddings else x
         for i in range(c.num_layers):
             b = f"block_{i}"
-            if c.norm_first:
-                x = x + attention(norm(x, f"{b}/attention_norm"), f"{b}/attention")
+            if c.parallel != "no":
+                network = "attention_norm" if c.parallel == "shared" else "mlp_norm"
+                x = x + attention(norm(x, f"{b}/attention_norm"), i) + mlp(norm(x, f"{b}/{network}"), f"{b}/mlp")
+            elif c.norm_at != "input":
+                before = c.norm_at == "both"
+                y = attention(norm(x, f"{b}/attention_norm") if before else x, i)
+                x = x + norm(y, f"{b}/attention_output_norm")
+                y = mlp(norm(x, f"{b}/mlp_norm") if before else x, f"{b}/mlp")
+                x = x + norm(y, f"{b}/mlp_output_norm")
+            elif c.norm_first:
+                x = x + attention(norm(x, f"{b}/attention_norm"), i)
                 x = x + mlp(norm(x, f"{b}/mlp_norm"), f"{b}/mlp")
             else:
-                x = norm(x + attention(x, f"{b}/attention"), f"{b}/attention_norm")
+                x = norm(x + attention(x, i), f"{b}/attention_norm")
                 x = norm(x + mlp(x, f"{b}/mlp"), f"{b}/mlp_norm")
         x = norm(x, "final_norm") if c.norm_first else x
         head = w["embeddings/embeddings"].T if c.tie_embeddings else w["embeddings/reverse_embeddings"]
-        rows.append(x @ head)
+        logits = x @ head
+        rows.append(c.logit_cap * np.tanh(logits / c.logit_cap) if c.logit_cap else logits)
     return np.stack(rows)
 
 
@@ -106,6 +142,23 @@ def test_logits_equal_a_second_implementation(structure):
     model = build(**STRUCTURES[structure])
     ids = tiny_models.token_ids(model, B, T)
     np.testing.assert_allclose(model(ids), in_numpy(model, ids), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("structure", ["windows", "whole norms", "parallel", "distances"])
+def test_rows_padded_at_the_left_go_on_from_a_cache(structure):
+    """In two pieces and a step, the second row with two tokens less, in columns that its tokens do not start in."""
+    model = build(**STRUCTURES[structure])
+    assert model.config.num_params() == model.count_params()
+    ids = tiny_models.token_ids(model, B, T)
+    whole = in_numpy(model, ids)
+    late = in_numpy(model, ids[:, 2:])
+    padding = np.array([[True] * 4, [False, False, True, True]])
+    first, state = model(ids[:, :4], state=model.init_state(B, T), padding_mask=padding)
+    second, state = model(ids[:, 4:6], state=state)
+    last, _ = model(ids[:, 6:], state=state)
+    logits = np.concatenate([first, second, last], 1)
+    np.testing.assert_allclose(logits[0], whole[0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(logits[1, 2:], late[1], rtol=1e-4, atol=1e-4)
 
 
 def test_residual_projections_start_smaller():
@@ -197,7 +250,7 @@ def test_a_cache_serves_every_form_of_attention(attention):
 
 
 @pytest.mark.parametrize(("fields", "message"), [
-    (dict(hidden_dim=10, num_heads=4), "hidden_dim 10 is no multiple of num_heads 4; give head_dim."),
+    (dict(hidden_dim=10, num_heads=4), "hidden_dim 10 is not a multiple of num_heads 4; give head_dim."),
     (dict(num_heads=4, num_kv_heads=3), "num_heads 4 must be a multiple of num_kv_heads 3."),
     (dict(num_heads=4, num_kv_heads=0), "num_heads 4 must be a multiple of num_kv_heads 0."),
     (dict(head_dim=-3), "head_dim must be positive, got -3."),
@@ -205,12 +258,30 @@ def test_a_cache_serves_every_form_of_attention(attention):
     (dict(num_layers=0), "num_layers must be positive, got 0."),
     (dict(vocab_size=-1), "vocab_size must be positive, got -1."),
     (dict(dropout=1.0), "dropout must be at least 0 and below 1, got 1.0."),
-    (dict(position="sinus"), "position must be learned or rotary, got 'sinus'."),
+    (dict(position="sinus"), "position must be learned or rotary or alibi, got 'sinus'."),
     (dict(norm="batch"), "norm must be layer or rms, got 'batch'."),
-    (dict(activation="relu"), "activation must be gelu or swiglu, got 'relu'."),
+    (
+        dict(activation="tanh"),
+        "activation must be gelu or gelu_exact or relu or silu or swiglu or geglu or geglu_exact or reglu, got 'tanh'.",
+    ),
     (dict(attention="flash"), "attention must be auto or plain or rows or blockwise, got 'flash'."),
     (dict(remat="all"), "remat must be none or block, got 'all'."),
-    (dict(position="rotary", head_dim=5), "rotary positions turn pairs, so head_dim must be even, got 5."),
+    (
+        dict(position="rotary", head_dim=5),
+        "rotary positions turn pairs, so rotary_dim must be even and at most head_dim 5, got 5.",
+    ),
+    (
+        dict(position="rotary", rotary_dim=34),
+        "rotary positions turn pairs, so rotary_dim must be even and at most head_dim 32, got 34.",
+    ),
+    (dict(rotary_dim=2), "rotary_dim is for rotary positions, got 2."),
+    (dict(position="alibi", position_offset=2), "position_offset is for learned positions, got 2."),
+    (dict(position="rotary", unrotated_layers=(4,)), "unrotated_layers must be below num_layers 4, got (4,)."),
+    (dict(window=0), "window must be positive, got 0."),
+    (dict(global_layers=(1,)), "global_layers and window_theta are for layers with a window."),
+    (dict(norm_first=False, norm_at="both"), "norms after the residuals (norm_first=false) stand alone."),
+    (dict(parallel="own", norm_at="output"), "parallel sublayers have their norms at the input."),
+    (dict(whole_qk_norm=True), "whole_qk_norm goes with normalize_qk."),
     (dict(rotary_scaling="ntk"), "rotary_scaling must be none or linear or llama3 or yarn, got 'ntk'."),
     (dict(rotary_scaling="linear", rotary_numbers=(2,)), "rotary_scaling is for rotary positions, not for learned ones."),
     (dict(rotary_scaling="linear", position="rotary"), "rotary_scaling linear has rotary_numbers (factor), got ()."),

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from keras import ops
 
+from zoo.data.shards import write_shards
+from zoo.layers.ngram_packed import bin_values, nearest_bin
 from zoo.models.ngram import SMOOTHINGS, NGram, NGramConfig
 from zoo.registry import MODELS
 
@@ -139,6 +141,21 @@ def test_adapt_again_replaces_the_tables():
     assert len(model.weights) == 5  # keys of two orders, logs of three
 
 
+def test_counted_on_disk_the_weights_file_is_the_same(tmp_path):
+    shards = write_shards(tmp_path / "shards", [corpus(5_000)[1:-1]], vocab_size=V, eos_id=EOS)
+    models = {memory: NGram(NGramConfig(order=4, vocab_size=V, eos_id=EOS, memory=memory)) for memory in ("", "16M")}
+    for memory, model in models.items():
+        model.fit_closed_form(shards)
+        model.save_weights(tmp_path / f"{memory}.weights.h5")
+    assert models[""].config == models["16M"].config, "how it was counted is not kept"
+    assert (tmp_path / "16M.weights.h5").read_bytes() == (tmp_path / ".weights.h5").read_bytes()
+
+
+def test_sizes_of_memory():
+    sizes = {"": 0, "16M": 2**24, "1.5g": 3 * 2**29, "2GB": 2**31, "33554432": 2**25}
+    assert {text: NGramConfig(memory=text).memory_bytes() for text in sizes} == sizes
+
+
 def test_without_a_fit_every_id_is_equally_probable():
     log_probs = as_numpy(NGram(NGramConfig(order=3, vocab_size=V)).build_from_ids()(some_ids(2, 3)))
     np.testing.assert_allclose(log_probs, -np.log(V), rtol=1e-6)
@@ -179,6 +196,8 @@ def test_adapt_refuses(ids, sentence):
         (dict(cutoffs=(0, 2, 1)), "cutoffs"),
         (dict(order=2, cutoffs=(0, 0, 1)), "cutoffs"),
         (dict(order=2, ngram_counts=(4096,)), "ngram_counts"),
+        (dict(memory="much"), "memory must be a size such as 512M or 2G"),
+        (dict(memory="1M"), "at least 16M"),
     ],
 )
 def test_config_refuses(fields, sentence):
@@ -190,3 +209,45 @@ def test_registered_with_its_presets():
     assert MODELS.get("ngram") is NGram
     config = NGramConfig.preset("tiny")
     assert NGram(config).context_tokens == config.order - 1 == 2
+
+
+@pytest.mark.parametrize("order", [1, 2, 4])
+@pytest.mark.parametrize("vocab_size", [V, 2**16 + 1])
+def test_in_bins_it_says_the_same_where_every_value_has_its_own(order, vocab_size):
+    """A small corpus has fewer than 256 different values of each kind."""
+    plain, packed = (NGram(NGramConfig(order=order, vocab_size=vocab_size, eos_id=EOS, bits=bits)) for bits in (0, 8))
+    for model in (plain, packed):
+        model.fit_closed_form(corpus(67))
+    ids, labels = some_ids(3, 17), some_ids(3, 17, seed=2)
+    np.testing.assert_allclose(as_numpy(packed(ids)), as_numpy(plain(ids)), atol=2e-6)
+    found, expected = (as_numpy(model.token_log_probs(ids, labels)[0]) for model in (packed, plain))
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    for n in range(2, order + 1):
+        for ours, theirs in zip(packed.tables.arrays(n), plain.tables.arrays(n), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_values_in_bins():
+    values = np.random.default_rng(3).normal(-5, 2, 40_001).astype(np.float32)
+    values[:9_000] = 0
+    bins = bin_values(values, 0.0)
+    codes = nearest_bin(values, bins)
+    assert (codes[:9_000] == 255).all() and (codes[9_000:] < 255).all() and (np.diff(bins[:255]) > 0).all()
+    nearest = np.abs(values[9_000:, None] - bins[:255]).argmin(1)
+    np.testing.assert_allclose(bins[codes[9_000:]], bins[nearest], atol=1e-5)
+    share = np.bincount(codes[9_000:], minlength=255)[5:250] / 31_001
+    assert (share > 0.5 / 255).all() and (share < 2 / 255).all(), "about equally many"
+    few = np.array([-1, -1, -3, -2], np.float32)
+    assert bin_values(few, 1.0)[-4:].tolist() == [-3, -2, -1, 1] and bin_values(few[:0], 1.0)[-1] == 1
+
+
+def test_bins_cost_little_and_half_the_room():
+    models = [fitted(5, bits=bits) for bits in (0, 8)]
+    rng = np.random.default_rng(5)
+    text = np.concatenate([[EOS], rng.zipf(1.4, 30_000) % V, [EOS]]).astype(np.int32)
+    for model in models:
+        model.fit_closed_form(text)
+    losses = [-as_numpy(model.token_log_probs(text[None, :-1], text[None, 1:])[0]).mean() for model in models]
+    assert abs(losses[1] - losses[0]) < 2e-3
+    plain, packed = (sum(w.numpy().nbytes for w in model.weights) for model in models)
+    assert packed < 0.62 * plain

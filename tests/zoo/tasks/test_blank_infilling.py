@@ -148,7 +148,7 @@ def test_a_text_is_scored_as_the_only_blank():
         row = np.array([[GMASK, SOP, *ids(text)]], np.int32)
         pairs = [(0, 0), *((0, i + 1) for i in range(len(text) + 1))]
         batch = {"token_ids": row, "positions": np.array([pairs], np.int32), "prefix_lengths": np.array([1], np.int32)}
-        log_probs = tf.nn.log_softmax(model(batch)[..., : EOP + 1]).numpy()[0]  # rows above are no ids
+        log_probs = tf.nn.log_softmax(model(batch)[..., : EOP + 1]).numpy()[0]  # rows above are not ids
         assert log_prob == pytest.approx(sum(log_probs[i + 1, token] for i, token in enumerate(ids(text))), abs=1e-4)
 
 

@@ -112,7 +112,7 @@ def test_what_the_question_holds_too_is_marked():
 def test_the_best_span_of_all_windows():
     words = np.array([[[-1, 0, -1, 1, 2], [-1, 1, 2, 3, -1]]])
     logits = np.full((1, 2, 5, 2), 0.0, np.float32)
-    logits[0, 0, 4, 0], logits[0, 0, 1, 1] = 9, 9  # a start after its end is no span
+    logits[0, 0, 4, 0], logits[0, 0, 1, 1] = 9, 9  # a start after its end is not a span
     logits[0, 1, 2, 0], logits[0, 1, 3, 1] = 5, 6
     best, first, last = best_spans(tf.constant(logits), tf.constant(words), 2)
     assert (float(best[0]), int(first[0]), int(last[0])) == (11.0, 2, 3)
@@ -131,7 +131,7 @@ def test_scores_are_squads():
 
 
 def test_scores_of_chinese_are_those_of_cmrc():
-    """The longest run that both have, of characters and of words of other writing; its marks are no units."""
+    """The longest run that both have, of characters and of words of other writing; its marks are not units."""
     assert metrics.overlap_f1("京北大学", "北京大学") == pytest.approx(2 * 2 / (4 + 4))  # SQuAD would find all four characters
     assert metrics.overlap_f1("1998年，GPT 模型", "gpt模型") == pytest.approx(2 * 3 / (5 + 3))
     assert metrics.exact_match("《红楼梦》", "红楼梦") == 1.0 and metrics.exact_match("红楼梦(上)", "红楼梦") == 0.0

@@ -1,6 +1,7 @@
 """Semantic roles: what CoNLL-2005 counts, rows and their marks, moves that are never decoded, answers; and what is refused."""
 
 import json
+import types
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ from tests import programs, tiny_models
 from tests.tiny_tasks import EXAMPLES
 from zoo import api, metrics
 from zoo.data.batch import Layout
+from zoo.data.roles import FrequentRoles
 from zoo.registry import MODELS, tasks_of
 from zoo.signatures.words import words_in_graph, words_marked
 from zoo.tasks.semantic_roles import FIND, SemanticRoles, SemanticRolesFacts
@@ -20,6 +22,7 @@ from zoo.tokenizers.base import create
 EXAMPLES = EXAMPLES["semantic_roles"]
 LAYOUT = Layout(seq_length=12, batch_size=4)
 BYTES = create("byte")
+NO_CHARACTERS = types.SimpleNamespace(takes=())  # a model that takes none
 NAMES = [name for name in MODELS.names() if "semantic_roles" in tasks_of(MODELS.config(name))]
 
 
@@ -81,14 +84,34 @@ def test_scores_by_hand():
     ])  # fmt: skip
     false = np.full((6, 1, 4), -1)
     false[0, 0] = tags("B-A0 O B-V B-A1")
-    scores = task.metrics({"nats": 12.0, "words": 6.0}, {"predicted": [predicted], "false": [false]}, data)
+    rows = {"predicted": [predicted], "false": [false]}
+    scores = task.metrics({"nats": 12.0, "words": 6.0}, rows, data)
     assert scores.pop("loss") == 2.0 and scores.pop("num_predicates") == 3 and scores.pop("num_arguments") == 4
     # Arguments: true A0, A1 of b; A0 of d; A1 + C-A1 of f. Told of these predicates: A0, A1; A0; A1 alone, which is wrong.
     assert scores.pop("role_f1") == pytest.approx(2 * 3 / (4 + 4))
     assert scores.pop("predicate_f1") == pytest.approx(2 * 2 / (3 + 3))
     # End to end: of b both right, of d nothing, of f one that is wrong, of c two that are wrong.
     assert scores.pop("end_to_end_f1") == pytest.approx(2 * 2 / (5 + 4))
+    by_class = scores.pop("by_class")
+    assert {role: list(rates.values()) for role, rates in by_class.items()} == {
+        "A0": [1, 1, 1, 2], "A1": [0.5, 0.5, 0.5, 2]
+    }  # fmt: skip
+    # The most frequent tags from one word before on, ties by name: B-A0 B-V B-A1 B-C-A1. So A0 of b and of d are right.
+    assert scores.pop("baseline_role_f1") == pytest.approx(2 * 2 / (5 + 4))
     assert not scores
+    assert list(task.predictions(rows, data))[:5] == [
+        "a\t-\t-\tB-A0\tB-A0\tO\tO", "b\tV\tV\tB-V\tB-V\tO\tO", "c\t-\tV\tB-A1\tB-A1\tB-A0\tB-A0",
+        "d\tV\t-\tI-A1\tI-A1\tB-V\tB-V", "",
+    ]  # fmt: skip
+
+
+def test_the_baseline_by_hand():
+    columns = [(["Cats", "sit", "here"], 1, ["B-A0", "B-V", "B-LOC"]), (["Dogs", "sit", "up"], 1, ["B-A0", "B-V", "O"])]
+    columns += [(["I", "SIT", "up"], 1, ["B-A1", "B-V", "O"]), (["we", "bark", "now"], 1, ["B-A1", "B-V", "B-TMP"])] * 2
+    guess = FrequentRoles(columns)
+    assert guess.tags(["You", "sit", "there", "."], 1) == ["B-A0", "B-V", "O", "O"]  # A0 and A1 are equally frequent
+    assert guess.tags(["you", "bark", "."], 1) == ["B-A1", "B-V", "B-TMP"]
+    assert guess.tags(["you", "go", "."], 1) == ["B-A1", "B-V", "O"]  # of any predicate
 
 
 # Rows
@@ -105,9 +128,9 @@ def test_a_row_asks_for_predicates_or_marks_one_and_long_sentences_are_several_r
         ([end, *b" sat", end], [1], [0] * 6),
         ([end, *b" sat", end], [2], [0, 1, 1, 1, 1, 0]),
     ]
-    batch = next(iter(task.evaluation_batches(data, None, BYTES, Layout(seq_length=9, batch_size=2), max_tokens=9)))
+    batch = next(iter(task.evaluation_batches(data, NO_CHARACTERS, BYTES, Layout(seq_length=9, batch_size=2), max_tokens=9)))
     assert batch["labels"].tolist() == [[0, 0], [0, 0]] and batch["loss_weights"].tolist() == [[1, 1], [0, 0]]
-    judged = list(task.evaluation_batches(data, None, BYTES, Layout(seq_length=9, batch_size=2), max_tokens=18))
+    judged = list(task.evaluation_batches(data, NO_CHARACTERS, BYTES, Layout(seq_length=9, batch_size=2), max_tokens=18))
     assert sum(int((batch["loss_weights"] > 0).any(1).sum()) for batch in judged) == 3  # with the predicate of " sat"
 
 
@@ -204,6 +227,14 @@ def test_own_files_in_conll_columns_are_trained_on_judged_and_answered(tmp_path,
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf8").splitlines()[-1])
     assert last["split"] == "test" and (last["num_predicates"], last["num_arguments"]) == (3, 4)
     assert all(0 <= last[name] <= 1 for name in ("role_f1", "predicate_f1", "end_to_end_f1"))
+    answer = programs.call(capfd, "evaluate", "--model_dir=run", "--split=test", "--predictions=told.conll")
+    assert answer.status == 0 and json.loads(answer.out)["role_f1"] == last["role_f1"], answer.err
+    told = [line.split("\t") for line in (tmp_path / "told.conll").read_text(encoding="utf8").splitlines()]
+    given = [line.split() for line in CONLL.splitlines()]
+    assert [row[0] for row in told if row != [""]] == [row[0] for row in given if row]
+    assert [row[3::2] for row in told if row != [""]] == [row[2:] for row in given if row]
+    answer = programs.call(capfd, "evaluate", "--model_dir=run", "--predictions=told.conll")
+    assert answer.status == 2 and "--predictions writes those of one split" in answer.err
     answered = api.load("run").predict("label_roles", text=["cats sat"], predicate=[1])
     assert answered["predicates"].tolist() == [[1]] and answered["tags"].shape == (1, 1, 2)
 

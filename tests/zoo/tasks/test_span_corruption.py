@@ -42,7 +42,7 @@ def test_a_vocabulary_with_sentinels_of_its_own_keeps_them():
 def test_texts_with_sentinels_are_read_and_written(spelling):
     texts = ["ab <extra_id_0> c<extra_id_2>", "", "<extra_id_x<extra_id_1", "<extra_id_1>", "d\n<extra_id_00001>"]
     rows = spelling.tokenize(tf.constant(texts))
-    # The space before a sentinel belongs to its span; what is no name of a sentinel is text.
+    # The space before a sentinel belongs to its span; what is not a name of a sentinel is text.
     assert rows.to_list() == [
         [*ids("ab"), 259, *ids(" c"), 257], [], ids("<extra_id_x<extra_id_1"), [258], ids("d\n<extra_id_00001>"),
     ]  # fmt: skip

@@ -1,14 +1,17 @@
 """Tagging: words to tokens and back, entity F1, answers; and what is refused."""
 
+import types
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests import tiny_models
 from zoo import metrics
+from zoo.data import schemes
 from zoo.data.batch import Layout
 from zoo.registry import MODELS, tasks_of
-from zoo.tasks.tagging import Tagging, TaggingConfig
+from zoo.tasks.tagging import SCHEMES, Tagging, TaggingConfig
 from zoo.tokenizers.base import create
 
 EXAMPLES = [
@@ -18,6 +21,7 @@ EXAMPLES = [
 ]
 LAYOUT = Layout(seq_length=9, batch_size=2)
 BYTES = create("byte")
+NO_CHARACTERS = types.SimpleNamespace(takes=())  # a model that takes none
 NAMES = [name for name in MODELS.names() if "tagging" in tasks_of(MODELS.config(name))]
 
 
@@ -39,7 +43,7 @@ def test_the_first_token_answers_for_a_word_and_long_sentences_are_several_rows(
     assert [places.tolist() for _, places, _ in data.rows] == [[1, 4], [1], [1], [1]]
     assert [labels.tolist() for _, _, labels in data.rows] == [[0, 1], [2], [1], [2]]
     assert data.sentences == [1, 1, 2, 2]
-    batch = next(iter(task.evaluation_batches(data, None, BYTES, LAYOUT)))
+    batch = next(iter(task.evaluation_batches(data, NO_CHARACTERS, BYTES, LAYOUT)))
     assert batch["label_positions"].tolist() == [[1, 4], [1, 0]]
     assert batch["loss_weights"].tolist() == [[1, 1], [1, 0]] and batch["labels"][0].tolist() == [0, 1]
 
@@ -50,7 +54,7 @@ def test_scores_by_hand():
     data = task.encode(examples, BYTES, Layout(seq_length=7, batch_size=2))  # "a b c", " d e", " f" and " g"
     rows = {"labels": [], "weights": [], "predicted": []}
     guesses = iter([[0, 1, 2], [2, 2], [2], [2]])
-    for batch in task.evaluation_batches(data, None, BYTES, Layout(seq_length=7, batch_size=2)):
+    for batch in task.evaluation_batches(data, NO_CHARACTERS, BYTES, Layout(seq_length=7, batch_size=2)):
         rows["labels"].append(batch["labels"])
         rows["weights"].append(batch["loss_weights"])
         predicted = np.full_like(batch["labels"], 1)
@@ -59,7 +63,25 @@ def test_scores_by_hand():
                 row[real] = next(guesses)
         rows["predicted"].append(predicted)
     scores = task.metrics({"nats": 14.0, "words": 7.0}, rows, data)
-    assert scores == {"loss": 2.0, "accuracy": 6 / 7, "num_words": 7, "entity_f1": pytest.approx(2 / 3)}
+    by_class = {"x": {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "count": 2}}
+    assert scores == {
+        "loss": 2.0, "accuracy": 6 / 7, "num_words": 7, "confusion_matrix": [[1, 0, 1], [0, 1, 0], [0, 0, 4]],
+        "entity_f1": pytest.approx(2 / 3), "entity_precision": 1.0, "entity_recall": 0.5, "by_class": by_class,
+    }  # fmt: skip
+    task.learn(scheme="BIO")
+    strict = task.metrics({"nats": 14.0, "words": 7.0}, rows, data)
+    assert strict["entity_f1_strict"] == pytest.approx(2 / 3) == strict["by_class"]["x"]["f1_strict"]
+    lines = list(task.predictions(rows, data))
+    assert lines[:2] == ["a\tB-x\tB-x", "b\tI-x\tI-x"] and lines[4] == "e\tB-x\tO" and lines[6:] == ["", "g\tO\tO", ""]
+
+
+def test_scores_by_class_of_tags_that_mark_no_spans():
+    confusion = metrics.confusion_matrix([0, 0, 1, 1, 1], [0, 1, 1, 1, 3], 4)
+    assert metrics.class_scores(confusion, ("D", "N", "P", "V")) == {
+        "D": {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "count": 2},
+        "N": {"precision": pytest.approx(2 / 3), "recall": pytest.approx(2 / 3), "f1": pytest.approx(2 / 3), "count": 3},
+        "V": {"precision": 0.0, "recall": 0.0, "f1": 0.0, "count": 0},
+    }
 
 
 def test_label_smoothing_spreads_mass_over_the_tags():
@@ -142,6 +164,8 @@ def test_a_model_learns_and_answers_alike_alone_and_in_company(name, crf):
     together = {key: value.numpy() for key, value in tag(tf.constant(texts)).items()}
     assert together["num_tokens"].tolist() == [2, 0, 2, 3]
     assert together["tokens"][0].tolist() == [b"the", b"cat", b""]
+    real = np.arange(3) < together["num_tokens"][:, None]
+    assert (together["probs"][~real] == 0).all() and (together["probs"][real] > 0.25).all() and together["score"][1] == 0
     for row, text in enumerate(texts):
         words = together["num_tokens"][row]
         alone = tag(tf.constant([text]))["tags"][0, :words].numpy().tolist()
@@ -164,8 +188,86 @@ def test_moves_that_the_scheme_forbids_are_never_decoded():
     head.build((None, None, 4))
     unary = np.zeros((1, 2, 4), np.float32)
     unary[0, 0, 1], unary[0, 1, 2], unary[0, 1, 3] = 9.0, 5.0, 1.0  # B-y, then I-x is the best alone
-    tags, _ = task.best((unary, head.crf.moves()), np.ones((1, 2), bool))
+    tags, _, _ = task.best((unary, head.crf.moves()), np.ones((1, 2), bool))
     assert tags.numpy().tolist() == [[1, 3]]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_tags_are_learnt_in_the_scheme_that_is_asked_for(scheme):
+    assert tuple(schemes.SCHEMES) == SCHEMES
+    task = Tagging(TaggingConfig(scheme=scheme))
+    examples = [{"tokens": list("abcd"), "tags": ["I-x", "B-x", "I-x", "O"]}, {"tokens": ["e"], "tags": ["I-y"]}]  # IOB1
+    task.inspect(examples)
+    assert task.facts.scheme == scheme and task.facts.labels == schemes.tags_of(["x", "y"], scheme)
+    data = task.encode(examples, BYTES, Layout(seq_length=20, batch_size=2))
+    tags = [[task.facts.labels[i] for i in labels] for _, _, labels in data.rows]
+    expected = {
+        "BIO": "B-x B-x I-x O, B-y", "IOB1": "I-x B-x I-x O, I-y", "BIOES": "S-x B-x E-x O, S-y",
+        "BIOUL": "U-x B-x L-x O, U-y", "BMES": "S-x B-x E-x O, S-y",
+    }  # fmt: skip
+    assert ", ".join(map(" ".join, tags)) == expected[scheme]
+    assert task.size(data) == f"2 sentences in 2 rows, spans in {scheme}"
+    assert [metrics.entities(row) for row in tags] == [metrics.entities(example["tags"]) for example in examples]
+
+
+def test_a_few_sentences_may_break_the_scheme():
+    right, wrong = {"tokens": ["a", "b"], "tags": ["B-x", "I-x"]}, {"tokens": ["a", "b"], "tags": ["O", "I-x"]}
+    task = Tagging()
+    task.inspect([right] * 99 + [wrong])
+    assert task.facts.scheme == "BIO"
+    told = task.size(task.encode([right], BYTES, LAYOUT))
+    assert told == "1 sentences in 1 rows, spans in BIO (1 of the training sentences break it)"
+    task.inspect([right] * 98 + [wrong])
+    assert task.facts.scheme == ""
+
+
+def test_words_of_chinese_are_spans_without_types():
+    task = Tagging()
+    task.inspect([{"tokens": list("abcd"), "tags": ["B", "M", "E", "S"]}])
+    assert task.facts.scheme == "BMES" and metrics.entities(["B", "M", "E", "S"]) == [("", 0, 2), ("", 3, 3)]
+
+
+def test_constraints_are_an_option():
+    examples = [{"tokens": list("abc"), "tags": ["B-x", "I-x", "O"]}, {"tokens": ["d"], "tags": ["B-y"]}]
+    mask, unary = np.ones((1, 2), bool), np.zeros((1, 2, 4), np.float32)
+    unary[0, 0, 1], unary[0, 1, 2], unary[0, 1, 3] = 9.0, 5.0, 1.0  # B-y, then I-x is the best alone
+
+    def decoded(**fields):
+        task = Tagging(TaggingConfig(**fields))
+        task.inspect(examples)
+        head = task.head(None)
+        head.build((None, None, 4))
+        outputs = (unary, head.crf.moves()) if task.config.crf else unary
+        tags, score, probs = task.best(outputs, mask)
+        return tags.numpy()[0].tolist(), float(score[0]), head, np.asarray(probs)[0]
+
+    assert decoded()[0] == [1, 2] == decoded(crf=True, constraints="none")[0]
+    tags, score, _, probs = decoded(constraints="decoding")
+    log_probs = unary[0] - np.log(np.exp(unary[0]).sum(-1, keepdims=True))
+    assert tags == [1, 3] and score == pytest.approx(log_probs[0, 1] + log_probs[1, 3], rel=1e-5)
+    np.testing.assert_allclose(probs, np.exp([log_probs[0, 1], log_probs[1, 3]]), rtol=1e-5)
+    for constraints, in_training in (("auto", False), ("decoding", False), ("training", True)):
+        tags, _, head, _ = decoded(crf=True, constraints=constraints)
+        assert tags == [1, 3]
+        hidden = np.zeros((1, 2, 4), np.float32)
+        learnt, served = (np.isinf(head(hidden, {}, training=training)[1][:-1]).any() for training in (True, False))
+        assert learnt == in_training and served
+
+
+@pytest.mark.parametrize(("fields", "tags", "sentence"), [
+    (dict(scheme="BIO"), ["N", "V"], "The tags mark no spans, such as 'N', so they cannot be written in BIO"),
+    (dict(constraints="decoding"), ["B-x", "I-y"], "The tags follow no scheme of spans, so no move is forbidden"),
+])  # fmt: skip
+def test_schemes_that_do_not_fit_are_refused(fields, tags, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Tagging(TaggingConfig(**fields)).inspect([{"tokens": ["a", "b"], "tags": tags}])
+
+
+def test_options_that_are_refused():
+    with pytest.raises(ValueError, match="scheme must be BIO, IOB1, BIOES, BIOUL, BMES, got 'BILOU'"):
+        TaggingConfig(scheme="BILOU")
+    with pytest.raises(ValueError, match="constraints=training is for a CRF"):
+        TaggingConfig(constraints="training")
 
 
 def test_the_least_row_has_room_for_a_word():

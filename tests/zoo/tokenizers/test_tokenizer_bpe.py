@@ -229,7 +229,7 @@ def test_the_end_of_text_is_chosen_or_asked_for(tmp_path):
         ({"model__continuing_subword_prefix": "##"}, "a continuing_subword_prefix; only an empty one"),
         ({"added_tokens": [{"content": "x", "id": 261, "special": False}]}, "added tokens that are not special"),
         ({"model__merges": ["a b c"]}, "a merge is two tokens"),
-        ({"model": None}, "is no tokenizer.json of Hugging Face"),
+        ({"model": None}, "is not a tokenizer.json of Hugging Face"),
         ({"added_tokens": []}, "does not say which token ends a text"),
     ],
 )
@@ -238,7 +238,7 @@ def test_what_is_not_supported_is_refused(changes, sentence, tmp_path):
         read(tmp_path, huggingface(**changes))
 
 
-@pytest.mark.parametrize(("text", "sentence"), [("{", "is no JSON"), ("[]", "must hold a JSON object, not a list")])
+@pytest.mark.parametrize(("text", "sentence"), [("{", "is not JSON"), ("[]", "must hold a JSON object, not a list")])
 def test_damaged_files_are_refused(text, sentence, tmp_path):
     (tmp_path / "tokenizer.json").write_text(text, encoding="utf8")
     with pytest.raises(ValueError, match=sentence):

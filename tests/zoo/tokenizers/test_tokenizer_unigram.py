@@ -137,7 +137,7 @@ def test_a_token_added_behind_the_vocabulary_is_special(tmp_path):
     (dict(normalizer=None), "no precompiled normalizer"),
     (dict(pre_tokenizer=dict(type="Whitespace")), "no Metaspace pre-tokenizer"),
     (dict(model=dict(type="Unigram", vocab=[["a", 0.0]], byte_fallback=True)), "byte_fallback=true"),
-    (dict(model=dict(type="Unigram", vocab=3, unk_id=0)), "is no tokenizer.json"),
+    (dict(model=dict(type="Unigram", vocab=3, unk_id=0)), "is not a tokenizer.json"),
 ])  # fmt: skip
 def test_a_tokenizer_json_that_asks_for_something_else_is_refused(tmp_path, changes, sentence):
     _, config = huggingface(**changes)
@@ -148,7 +148,7 @@ def test_a_tokenizer_json_that_asks_for_something_else_is_refused(tmp_path, chan
 
 def test_models_that_cannot_be(tmp_path):
     (tmp_path / "m.model").write_bytes(base64.b64encode(b"no model at all"))
-    with pytest.raises(ValueError, match="This is no SentencePiece model"):
+    with pytest.raises(ValueError, match="This is not a SentencePiece model"):
         create(tmp_path)
     with pytest.raises(ValueError, match="has the piece 'a' twice"):
         UnigramTokenizer(model_of(("a", 0.0), ("a", -1.0)))

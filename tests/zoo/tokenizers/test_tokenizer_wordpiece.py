@@ -138,7 +138,7 @@ def test_files_of_other_people(tmp_path):
     (dict(pre_tokenizer=dict(type="Whitespace")), "the pre-tokenizer Whitespace; only BERT's"),
     (dict(model__max_input_chars_per_word=7), "max_input_chars_per_word=7; only 100"),
     (dict(model__continuing_subword_prefix="@@"), "continuing_subword_prefix='@@'; only '##'"),
-    (dict(model__vocab=3), "is no tokenizer.json"),
+    (dict(model__vocab=3), "is not a tokenizer.json"),
 ])  # fmt: skip
 def test_a_tokenizer_json_that_asks_for_something_else_is_refused(tmp_path, changes, sentence):
     huggingface(tmp_path / "tokenizer.json", **changes)

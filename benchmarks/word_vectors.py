@@ -1,0 +1,231 @@
+"""Word vectors beside gensim's in one run: words a second, and how well each side's vectors agree with people.
+
+    python -m benchmarks.word_vectors --text=brown.txt --peer_python=PATH                       skip-gram, words a second
+    python -m benchmarks.word_vectors --text=brown.txt --peer_python=PATH --objective=cbow
+    python -m benchmarks.word_vectors --text=brown.txt --peer_python=PATH --similarity=wordsim353.tsv,simlex999.txt \\
+        --window=15 --sample=1e-4 --epochs=5 --seeds=1,2,3                                    quality, one training a seed
+
+Both sides read the same file: the text in lower case, without punctuation, a sentence a line. Ours is the trainer as it ships,
+with the family's recipe. gensim has two workers and reads the file natively (`corpus_file`). Speed: the sides take turns, an
+epoch each; words are all words of the text that are in the vocabulary, thinned out or not. Quality: Spearman's correlation over
+the pairs whose two words both are known.
+"""
+
+import argparse
+import importlib.metadata
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from benchmarks import sides
+
+RATES = {"skip_gram": 0.025, "cbow": 0.05, "cbow_sum": 0.05}  # of both sides, as in the original program
+MIN_COUNT, WORKERS = 5, 2
+
+
+def main():
+    args = _parser().parse_args()
+    if args.worker:
+        return SIDES[args.worker](args)
+    pythons = {"ours": sys.executable, "gensim": args.peer_python}
+    pythons = {side: python for side, python in pythons.items() if side in args.sides.split(",")}
+    if "gensim" in pythons and not sides.has_module(args.peer_python, "gensim"):
+        print(f"gensim is not installed in {args.peer_python}: no figure and no ratio for it.")
+        del pythons["gensim"]
+    with tempfile.TemporaryDirectory() as directory:
+        num_words = _write_text(args.text, Path(directory) / "text")
+        print(
+            f"{args.objective}, {num_words:,} words, D {args.hidden_dim}, window {args.window}, {args.negatives} negatives, "
+            f"sample {args.sample}, min_count {MIN_COUNT}; {', '.join(map(_version, pythons.items()))}",
+            flush=True,
+        )
+        commands = {
+            side: [python, "-m", "benchmarks.word_vectors", *sys.argv[1:], f"--worker={side}", f"--directory={directory}"]
+            for side, python in pythons.items()
+        }
+        if args.similarity:
+            return _judge(args, commands, Path(directory))
+        seconds = sides.measure(commands, args.rounds)
+    return sides.report(seconds, ["ours"], ["gensim"], num_words, "words")
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.word_vectors", description=__doc__.splitlines()[0])
+    parser.add_argument("--text", required=True, help="a text file, a sentence a line")
+    parser.add_argument("--peer_python", default=sys.executable, help="an interpreter with gensim")
+    parser.add_argument("--objective", choices=RATES, default="skip_gram")
+    parser.add_argument("--hidden_dim", type=int, default=100)
+    parser.add_argument("--window", type=int, default=5)
+    parser.add_argument("--negatives", type=int, default=5)
+    parser.add_argument("--sample", type=float, default=1e-3)
+    parser.add_argument("--batch_size", type=int, help="rows of a batch of ours; the recipe's otherwise")
+    parser.add_argument("--seq_length", type=int, help="centres of a row of ours; the recipe's otherwise")
+    parser.add_argument("--most_pairs", type=float, help="of ours; the task's otherwise")
+    parser.add_argument("--shared_negatives", type=int, help="of ours; the task's otherwise")
+    parser.add_argument("--sides", default="ours,gensim", help="which to run, by commas")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--similarity", default="", help="files of judged pairs, by commas: measures quality")
+    parser.add_argument("--epochs", type=int, default=5, help="for quality")
+    parser.add_argument("--seeds", default="1", help="for quality, by commas")
+    parser.add_argument("--seed", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--directory", help=argparse.SUPPRESS)
+    return parser
+
+
+def _version(side):
+    name, python = side
+    package = "tensorflow" if name == "ours" else name
+    if python == sys.executable:
+        return f"{package} {importlib.metadata.version(package)}"
+    asked = f"import importlib.metadata as m; print(m.version({package!r}))"
+    return f"{package} {subprocess.run([python, '-c', asked], capture_output=True, text=True, check=True).stdout.strip()}"
+
+
+def _write_text(source, path):
+    """Writes the words that both sides read. Returns how many are in the vocabulary."""
+    from zoo.data.pairs import count_words
+    from zoo.tokenizers.word import WordTokenizer, normalised
+
+    (text,) = normalised([Path(source).read_text(encoding="utf8")], lowercase=True, punctuation=False)
+    path.write_text("\n".join(" ".join(line.split()) for line in text.split("\n")) + "\n", encoding="utf8")
+    tokenizer = WordTokenizer.train([text], min_count=MIN_COUNT)
+    (ids,) = tokenizer.encode_batch([text])
+    return int(count_words(ids, tokenizer.vocab_size, min_count=MIN_COUNT, special_ids=tokenizer.special_ids).sum())
+
+
+# Sides
+
+
+class _Ours:
+    """The trainer as `trainers.run` makes it, on the whole text."""
+
+    def __init__(self, args, epochs):
+        from trainers.engine import loop, optimizers
+        from zoo.data.batch import Layout
+        from zoo.models.word2vec import Word2Vec, Word2VecConfig
+        from zoo.tasks.word_vectors import WordVectors, WordVectorsConfig
+        from zoo.tokenizers.word import WordTokenizer
+
+        recipe = Word2VecConfig.recipe
+        text = (Path(args.directory) / "text").read_text(encoding="utf8")
+        self.tokenizer = WordTokenizer.train([text], min_count=MIN_COUNT)
+        (ids,) = self.tokenizer.encode_batch([text])
+        loop.set_seed(args.seed)
+        given = {name: getattr(args, name) for name in ("most_pairs", "shared_negatives") if getattr(args, name)}
+        task = WordVectors(
+            WordVectorsConfig(
+                objective=args.objective, window=args.window, negatives=args.negatives, sample=args.sample, min_count=MIN_COUNT,
+                **given,
+            )
+        )  # fmt: skip
+        fields = dict(eos_id=self.tokenizer.eos_id, unk_id=self.tokenizer.unk_id)
+        config = Word2VecConfig(self.tokenizer.vocab_size, args.hidden_dim, **fields)
+        self.model = task.assemble(Word2Vec(config)).build_from_ids()
+        layout = Layout(args.seq_length or recipe["seq_length"], args.batch_size or recipe["batch_size"], args.seed)
+        self.batches = task.training_batches(ids, self.model, self.tokenizer, layout)
+        names = ("optimizer", "schedule", "warmup_steps", "weight_decay", "clip_norm")
+        run = {name: recipe[name] for name in names} | {"learning_rate": RATES[args.objective]}
+        self.steps = epochs * self.batches.steps_per_epoch
+        optimizer = optimizers.create(SimpleNamespace(steps=self.steps, **run), self.model.trainable_variables)
+        self.trainer = loop.Trainer(
+            self.model, task, optimizer, batch_size=layout.batch_size, seq_length=layout.seq_length, xla=True
+        )
+
+    def train(self, first, end):
+        from trainers.engine.loop import Prefetcher
+
+        prefetcher = Prefetcher(self.batches.batch, first, end)
+        for step, batch, _ in prefetcher:
+            told = self.trainer.step(batch, self.batches.starts_epoch(step))
+            float(told.loss), float(told.gradient_norm)
+        prefetcher.close()
+
+    def vectors(self):
+        words = {word: i for i, word in enumerate(self.tokenizer.vocabulary)}
+        return words, self.model.without_head().table().numpy()
+
+
+def _ours(args):
+    if args.similarity:
+        side = _Ours(args, args.epochs)
+        side.train(0, side.steps)
+        return _save(args, "ours", *side.vectors())
+    side = _Ours(args, 1 + args.rounds)
+    epochs = iter(range(1 + args.rounds))
+
+    def work():
+        first = next(epochs) * side.batches.steps_per_epoch
+        side.train(first, first + side.batches.steps_per_epoch)
+
+    sides.serve(work)
+    return None
+
+
+def _gensim(args):
+    from gensim.models import Word2Vec
+
+    text = str(Path(args.directory) / "text")
+    model = Word2Vec(
+        vector_size=args.hidden_dim, sg=int(args.objective == "skip_gram"), window=args.window, negative=args.negatives,
+        sample=args.sample, min_count=MIN_COUNT, alpha=RATES[args.objective], workers=WORKERS, seed=args.seed,
+    )  # fmt: skip
+    model.build_vocab(corpus_file=text)
+    known = dict(corpus_file=text, total_words=model.corpus_total_words, total_examples=model.corpus_count)
+    if args.similarity:
+        model.train(epochs=args.epochs, **known)
+        return _save(args, "gensim", model.wv.key_to_index, model.wv.vectors)
+    sides.serve(lambda: model.train(epochs=1, **known))
+    return None
+
+
+SIDES = {"ours": _ours, "gensim": _gensim}
+
+
+# Quality
+
+
+def _save(args, side, words, table):
+    """Keeps the vectors of the words that are asked for."""
+    asked = sorted({word for path in args.similarity.split(",") for pair in _pairs(path) for word in pair[:2]} & set(words))
+    np.savez(Path(args.directory) / side, words=asked, table=np.stack([table[words[word]] for word in asked]))
+
+
+def _pairs(path):
+    """(word, word, judgement) of a file, in lower case: the peer's interpreter does not have the packages of ours."""
+    for line in Path(path).read_text(encoding="utf8").splitlines():
+        first, second, *judgements = line.split("\t") if line.count("\t") >= 2 else ("#", "", "")
+        if not first.startswith("#"):
+            yield first.lower(), second.lower(), float(judgements[0])
+
+
+def _judge(args, commands, directory):
+    from zoo.metrics import spearman
+
+    found = {}
+    for seed in map(int, args.seeds.split(",")):
+        for side, command in commands.items():
+            subprocess.run([*command, f"--seed={seed}"], check=True, stderr=subprocess.DEVNULL)
+            with np.load(directory / f"{side}.npz") as kept:
+                vectors = dict(zip(kept["words"].tolist(), kept["table"], strict=True))
+            for path in args.similarity.split(","):
+                pairs = list(_pairs(path))
+                known = [(vectors[a], vectors[b], judged) for a, b, judged in pairs if a in vectors and b in vectors]
+                cosines = [a @ b / (np.linalg.norm(a) * np.linalg.norm(b)) for a, b, _ in known]
+                score = spearman([judged for *_, judged in known], cosines)
+                found.setdefault((side, Path(path).name), []).append(score)
+                unknown = len(pairs) - len(known)
+                print(
+                    f"  {side:<8} seed {seed}  {Path(path).name}: {score:.4f}   ({unknown} of {len(pairs)} unknown)", flush=True
+                )
+    for (side, name), scores in found.items():
+        print(f"  {side:<8} mean     {name}: {np.mean(scores):.4f}")
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Two models on the same test: baselines, scores by example, and the paired bootstrap."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests import exports, programs
+from zoo import metrics
+from zoo.bundle import Bundle
+from zoo.config import Refusal
+
+TEXTS = ["the cat sat on the mat .", "a dog ran", "the naive cat is not a dog , and ran"]
+REFERENCES = [["the cat sat on a mat .", "a cat sat"], ["the dog ran"], ["the naive dog is not a cat , and sat on the mat"]]
+
+
+def test_the_parts_of_bleu_and_rouge_add_up_to_their_scores():
+    sample = metrics.bleu_sample(TEXTS, REFERENCES, "none")
+    whole = metrics.translation_scores(TEXTS, REFERENCES, "none")["bleu"]
+    assert sample.of_sums(sample.rows.sum(0)) == pytest.approx(whole, rel=1e-12)
+    twice = metrics.translation_scores(TEXTS[:1] * 2 + TEXTS[1:2], REFERENCES[:1] * 2 + REFERENCES[1:2], "none")["bleu"]
+    assert sample.of_sums(np.array([2.0, 1.0, 0.0]) @ sample.rows) == pytest.approx(twice, rel=1e-12)
+    values, scores = (score(TEXTS, REFERENCES) for score in (metrics.rouge_values, metrics.summary_scores))
+    assert {name: pytest.approx(np.mean(some)) for name, some in values.items()} == scores
+
+
+def test_the_bootstrap_of_a_mean_has_the_interval_of_its_standard_error():
+    random = np.random.default_rng(0)
+    first, second = random.normal(1.0, 1.0, 400), random.normal(0.9, 1.0, 400)
+    told = metrics.paired_bootstrap(*map(metrics.Sample.mean, (first, second)), draws=4_000)
+    difference = first - second
+    error = difference.std() / 20
+    assert told["difference"] == pytest.approx(difference.mean())
+    assert told["low"] == pytest.approx(difference.mean() - 1.96 * error, abs=0.1 * error)
+    assert told["high"] == pytest.approx(difference.mean() + 1.96 * error, abs=0.1 * error)
+    far = np.mean(np.abs(random.normal(0, error, 10**6)) >= abs(difference.mean()))
+    assert told["p_value"] == pytest.approx(far, abs=0.03)
+    assert told == metrics.paired_bootstrap(*map(metrics.Sample.mean, (first, second)), draws=4_000)
+    assert told != metrics.paired_bootstrap(*map(metrics.Sample.mean, (first, second)), draws=4_000, seed=1)
+
+
+def test_what_never_differs_and_what_always_differs_alike():
+    ones, zeros = metrics.Sample.mean(np.ones(9)), metrics.Sample.mean(np.zeros(9))
+    assert metrics.paired_bootstrap(ones, ones) == {"difference": 0.0, "low": 0.0, "high": 0.0, "p_value": 1.0}
+    assert metrics.paired_bootstrap(ones, zeros) == {"difference": 1.0, "low": 1.0, "high": 1.0, "p_value": 1 / 1_001}
+    with pytest.raises(Refusal, match="there are 9 of one and 8 of the other"):
+        metrics.paired_bootstrap(ones, metrics.Sample.mean(np.ones(8)))
+
+
+@pytest.mark.parametrize(("text", "first"), [
+    ("A tool. It draws.", "A tool."), ("No end", "No end"), ("  Version 1.2 is out!\nNew", "Version 1.2 is out!"),
+    ("一个工具。它画画。", "一个工具。"), ("a line\nanother. one", "a line"),
+])  # fmt: skip
+def test_the_first_sentence(text, first):
+    assert metrics.first_sentence(text) == first
+
+
+def test_the_program_compares_two_models_and_tells_what_a_copy_is_worth(tmp_path, capfd):
+    for name, strong in (("one", True), ("other", False)):
+        made = exports.make("transformer", "translation", strong)
+        Bundle(made.model, made.tokenizer, made.task, {}).save(tmp_path / name)
+    lines = [f"{text}\t{some[0]}" for text, some in zip(TEXTS, REFERENCES, strict=True)]
+    (tmp_path / "test.tsv").write_text("\n".join(lines) + "\n", encoding="utf8")
+    data = f"--data_path=test={tmp_path}/test.tsv,columns=source:target"
+    asked = (f"--model_dir={tmp_path}/one", data, "--split=test", "--seq_length=64", "--batch_size=2")
+    answer = programs.call(capfd, "evaluate", *asked, f"--against={tmp_path}/other")
+    assert answer.status == 0, answer.err
+    scores, *compared = map(json.loads, answer.out.splitlines())
+    copied = metrics.translation_scores(TEXTS, [some[:1] for some in REFERENCES])
+    assert scores["copy_bleu"] == pytest.approx(copied["bleu"]) and scores["copy_chrf"] == pytest.approx(copied["chrf"])
+    told = {each["metric"]: each for each in compared}
+    assert told.keys() == {"loss", "bleu"}
+    assert told["loss"]["value"] == pytest.approx(scores["loss"]) and told["bleu"]["value"] == pytest.approx(scores["bleu"])
+    alone = programs.call(capfd, "evaluate", f"--model_dir={tmp_path}/other", *asked[1:])
+    assert told["loss"]["other"] == pytest.approx(json.loads(alone.out)["loss"])
+    for each in compared:
+        assert each["difference"] == pytest.approx(each["value"] - each["other"])
+        assert each["low"] <= each["high"] and 0 < each["p_value"] <= 1
