@@ -106,6 +106,7 @@ def _define_text_source(tokenizer=None):
 def define_preparation():
     """Flags of `trainers.prepare`."""
     _define_text_source(DEFAULTS["tokenizer"])
+    flags.DEFINE_integer("counts", None, "Count the n-grams of the train split up to this order as well.", lower_bound=1)
     flags.DEFINE_string("runner", None, "Encode side by side by this runner of Apache Beam, such as DirectRunner. [here]")
     flags.DEFINE_multi_string("option", [], "An option of the runner without its dashes, such as direct_num_workers=2.")
 
@@ -187,6 +188,17 @@ def define_evaluation():
     flags.DEFINE_integer("shot_seeds", 5, "Draws of the examples that --shots shows.", lower_bound=1)
     flags.DEFINE_string("against", None, "Another run of the same task: the difference, by paired bootstrap.")
     flags.DEFINE_string("pairs", None, "File of more TAB less TAB trait: which of the two sentences is likelier.")
+
+
+def define_harness():
+    """Flags of `trainers.harness`."""
+    _define_model_dir()
+    flags.DEFINE_list("tasks", [], "Tasks of lm_eval, separated by commas.")
+    flags.DEFINE_string("include_path", None, "Directory with tasks of your own, as YAML.")
+    flags.DEFINE_integer("num_fewshot", None, "Examples that are shown before each question. [as the task says]", lower_bound=0)
+    flags.DEFINE_integer("limit", None, "Questions of each task. [all]", lower_bound=1)
+    flags.DEFINE_integer("batch_size", None, "Rows at a time. [16]", lower_bound=1)
+    flags.DEFINE_integer("bootstrap", 1_000, "Draws for the standard error of scores that have no formula.", lower_bound=0)
 
 
 def define_doctor():

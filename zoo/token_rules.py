@@ -28,13 +28,13 @@ def forbid_repeated_ngrams(logits, ids, real, column, n):
     """
     if isinstance(n, int):
         return _forbidden(logits, ids, real, column, n, n) if n else logits
+    n = tf.where(n <= column, n, 0)  # a longer one is nowhere yet
     longest = tf.reduce_max(tf.concat([n, [0]], 0))
     return tf.cond(longest > 0, lambda: _forbidden(logits, ids, real, column, n[:, None], longest), lambda: logits)
 
 
 def _forbidden(logits, ids, real, column, n, longest):
-    length = tf.shape(ids)[1]
-    places = tf.range(length)[None]
+    places = tf.range(tf.shape(ids)[1])[None]
 
     def same_before(i, repeats):
         """Whether what stands i before a place is what stands i before the next column, for the i that belong to the n-gram."""
@@ -46,7 +46,6 @@ def _forbidden(logits, ids, real, column, n, longest):
         return i + 1, repeats & (same | (i >= n))
 
     repeats = real & (places < column) & (n > 0)
-    longest = tf.minimum(longest, length)  # a longer one is nowhere yet
     _, repeats = tf.while_loop(lambda i, _: i < longest, same_before, (tf.constant(1), repeats))
     bound = tf.where(repeats, -float("inf"), float("inf"))
     left = _scatter_rows(tf.tensor_scatter_nd_min, logits, ids, bound)

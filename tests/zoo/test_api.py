@@ -83,6 +83,17 @@ def test_streaming_gives_the_text_of_generate(loaded, options):
     assert "abc" + "".join(pieces) == loaded.generate("abc", max_new_tokens=9, **options)
 
 
+def test_a_draft_changes_no_text(loaded):
+    prompts = ["abcabcab", "", "a a a a"]
+    assert loaded.generate(prompts, 15, draft="ngram:3:4") == loaded.generate(prompts, 15)
+    for draft, sentence in (
+        ("ngram", "draft is none, or"),
+        ("ngram:3:24", "A draft of 24 tokens does not fit into this model's"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            loaded.generate("abc", draft=draft)
+
+
 def test_the_options_that_no_signature_has(loaded):
     def written(**options):
         return "abc" + "".join(loaded.stream("abc", max_new_tokens=12, **options))

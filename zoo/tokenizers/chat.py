@@ -117,7 +117,7 @@ class ChatFrame:
         special = _special_tokens(tokenizer)
         found = tuple(special[token] for token in self.ends if token in special)
         if not found:
-            raise Refusal(f"An answer of the kind {self.name} ends with {self.ends[0]}, which is no special token here.")
+            raise Refusal(f"An answer of the kind {self.name} ends with {self.ends[0]}, which is not a special token here.")
         return found
 
     def _turns(self, messages):
