@@ -181,6 +181,8 @@ def test_intervals_of_a_matrix_are_those_of_drawn_examples():
     assert found == pytest.approx(np.quantile(scores, [0.025, 0.975]), abs=0.01)
     line = {"exact_match": 0.5, "num_questions": 40, "f1": 0.6}
     assert intervals.of_line(line) == {"exact_match": intervals.of_share(0.5, 40)}
+    words = {"accuracy": 0.9, "confusion_matrix": CONFUSION, "num_words": 7}  # those of a sentence depend on each other
+    assert intervals.of_line(words) == {}
 
 
 def test_refusals(tmp_path, capfd, monkeypatch):

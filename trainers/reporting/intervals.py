@@ -44,9 +44,9 @@ def of_share(share, count, seed=0):
 
 
 def of_line(line):
-    """Score -> (low, high), for those scores of a line of the log that allow it."""
+    """Score -> (low, high), for those scores of a line of the log that allow it: words of a sentence are no examples."""
     found = {}
-    if "confusion_matrix" in line:
+    if "confusion_matrix" in line and "num_words" not in line:
         confusion = np.array(line["confusion_matrix"], np.int64)
         for name, score in (("accuracy", accuracy), ("macro_f1", metrics.macro_f1)):
             if name in line:

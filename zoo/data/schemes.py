@@ -53,15 +53,28 @@ def scheme_of(sentences):
     Args:
         sentences: list of lists of tags. Without a span they fit BIO.
     """
+    scheme, broken = closest_scheme(sentences)
+    return None if broken else scheme
+
+
+def closest_scheme(sentences):
+    """The scheme in which the fewest sentences have a forbidden move, and how many have one: (a key of `SCHEMES`, int).
+
+    Of equally close ones it is the first. (None, number of sentences) where the tags are of no scheme.
+    """
     tags = sorted({tag for sentence in sentences for tag in sentence})
     number = {tag: i for i, tag in enumerate(tags)}
-    moves = {move for words in sentences for move in zip([None, *words], [*words, None], strict=True) if words}
+    moves = [
+        {(number.get(one, -1), number.get(other, -1)) for one, other in zip([None, *words], [*words, None], strict=True)}
+        for words in sentences
+        if words
+    ]
+    broken = {}
     for scheme in SCHEMES:
         if all(_is_of(scheme, tag) for tag in tags):
-            forbidden = forbidden_moves(tags, scheme)
-            if not any(forbidden[number.get(before, -1), number.get(after, -1)] for before, after in moves):
-                return scheme
-    return None
+            forbidden = forbidden_moves(tags, scheme).tolist()
+            broken[scheme] = sum(any(forbidden[one][other] for one, other in some) for some in moves)
+    return min(broken.items(), key=lambda item: item[1], default=(None, len(moves)))
 
 
 def tags_of(types, scheme):

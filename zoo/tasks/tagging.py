@@ -29,6 +29,7 @@ from zoo.tasks.base import Task
 
 SCHEMES = ("BIO", "IOB1", "BIOES", "BIOUL", "BMES")  # of zoo/data/schemes.py
 CONSTRAINTS = ("auto", "none", "decoding", "training")
+MISTAKES = 100  # one of so many sentences may break the scheme that the others follow
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ class Tagging(Task):
     fields = ("tokens", "tags")
     shown = ("loss", "accuracy", "entity_f1")
     has_words = True
+    broken = 0  # training sentences that break the scheme
 
     def tokenizer_options(self, tokenizer):
         return spelling_options(self.config)
@@ -141,11 +143,14 @@ class Tagging(Task):
         if asked:
             types = {kind for tags in sentences for kind, _, _ in metrics.entities(tags)}
             labels = schemes.tags_of(types, asked)
-        scheme = asked or (schemes.scheme_of(sentences) if spans else None) or ""
+        scheme, self.broken = asked, 0
+        if spans and not asked:
+            closest, self.broken = schemes.closest_scheme(sentences)
+            scheme = closest if MISTAKES * self.broken <= len(sentences) else ""
         if not scheme and self.config.constraints in ("decoding", "training"):
             raise Refusal(
-                "The tags follow no scheme of spans in every sentence, so no move is forbidden; leave constraints out, or have "
-                "spans written in one with scheme=BIO."
+                "The tags follow no scheme of spans, so no move is forbidden; leave constraints out, or have spans written in "
+                "one with scheme=BIO."
             )
         return self.learn(labels=self.config.labels or labels, scheme=scheme)
 
@@ -168,6 +173,7 @@ class Tagging(Task):
 
     def size(self, data):
         scheme = f", spans in {self.facts.scheme}" if self.facts.scheme else ""
+        scheme += f" ({self.broken:,} of the training sentences break it)" if scheme and self.broken else ""
         return f"{len(set(data.sentences)):,} sentences in {len(data):,} rows{scheme}"
 
     def training_batches(self, data, model, tokenizer, layout):

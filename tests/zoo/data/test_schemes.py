@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from zoo import metrics
-from zoo.data.schemes import SCHEMES, scheme_of, tags_of, well_formed, written
+from zoo.data.schemes import SCHEMES, closest_scheme, scheme_of, tags_of, well_formed, written
 
 PLACES = {"BIO": "IOB2", "BIOES": "IOBES", "BIOUL": "BILOU"}  # our names and seqeval's
 
@@ -37,6 +37,11 @@ def test_what_is_written_is_read_back(scheme):
 def test_the_scheme_of_what_is_written():
     sentences = {scheme: [written(spans, 4, scheme) for spans in all_spans(4, ("x",))] for scheme in SCHEMES}
     assert {scheme: scheme_of(some) for scheme, some in sentences.items()} == {scheme: scheme for scheme in SCHEMES}
+
+
+def test_the_closest_scheme_and_how_many_sentences_break_it():
+    assert closest_scheme([["B-x"], ["O", "I-x"], ["O", "B-x"], []]) == ("BIO", 1)
+    assert closest_scheme([["N"], ["V"]]) == (None, 2) and closest_scheme([]) == ("BIO", 0)
 
 
 def test_strict_spans_by_hand():

@@ -210,6 +210,17 @@ def test_tags_are_learnt_in_the_scheme_that_is_asked_for(scheme):
     assert [metrics.entities(row) for row in tags] == [metrics.entities(example["tags"]) for example in examples]
 
 
+def test_a_few_sentences_may_break_the_scheme():
+    right, wrong = {"tokens": ["a", "b"], "tags": ["B-x", "I-x"]}, {"tokens": ["a", "b"], "tags": ["O", "I-x"]}
+    task = Tagging()
+    task.inspect([right] * 99 + [wrong])
+    assert task.facts.scheme == "BIO"
+    told = task.size(task.encode([right], BYTES, LAYOUT))
+    assert told == "1 sentences in 1 rows, spans in BIO (1 of the training sentences break it)"
+    task.inspect([right] * 98 + [wrong])
+    assert task.facts.scheme == ""
+
+
 def test_words_of_chinese_are_spans_without_types():
     task = Tagging()
     task.inspect([{"tokens": list("abcd"), "tags": ["B", "M", "E", "S"]}])
@@ -245,7 +256,7 @@ def test_constraints_are_an_option():
 
 @pytest.mark.parametrize(("fields", "tags", "sentence"), [
     (dict(scheme="BIO"), ["N", "V"], "The tags mark no spans, such as 'N', so they cannot be written in BIO"),
-    (dict(constraints="decoding"), ["B-x", "I-y"], "The tags follow no scheme of spans in every sentence"),
+    (dict(constraints="decoding"), ["B-x", "I-y"], "The tags follow no scheme of spans, so no move is forbidden"),
 ])  # fmt: skip
 def test_schemes_that_do_not_fit_are_refused(fields, tags, sentence):
     with pytest.raises(ValueError, match=sentence):
