@@ -91,8 +91,8 @@ CASES = {
         "translation",
         "unigram",
     ),
-    "marian": ("transformer", MARIAN, "translation", "bpe"),
     **{name: ("gpt", fields, "language_modeling", "qwen2" if name == "qwen2" else "bpe") for name, fields in DECODERS.items()},
+    "marian": ("transformer", MARIAN, "translation", "bpe"),
 }
 
 

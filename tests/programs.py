@@ -13,6 +13,7 @@ DEFINITIONS = {
     "evaluate": "define_evaluation",
     "generate": "define_generation",
     "export": "define_export",
+    "harness": "define_harness",
     "doctor": "define_doctor",
     "convert": "define_conversion",
     "prepare": "define_preparation",

@@ -74,7 +74,8 @@ class ToyVocabulary:
 
     registered_name, vocab_size, unk_id, bos_id, special = "toy", 61, None, None, NOTHING
     cls_id, sep_id, eos_id, pad_id, mask_id = CLS_ID, EOS_ID, EOS_ID, EOS_ID, MASK_ID
-    special_ids = Tokenizer.special_ids
+    special_ids, target = Tokenizer.special_ids, Tokenizer.target
+    shares_ids, source_template = Tokenizer.shares_ids, Tokenizer.source_template
 
     @staticmethod
     def begins_word():

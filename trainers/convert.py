@@ -1,9 +1,9 @@
 """Carries models in and out: python -m trainers.convert --from=all-MiniLM-L6-v2 --to=minilm
 
 From a Hugging Face directory, a GGUF file, a preset of KerasHub's (a directory, or a published one as `keras_hub:NAME`), a
-directory of Google's BERT or of CTranslate2's, an ARPA file or a file of word vectors to a bundle. From a bundle or a run to a
-Hugging Face directory; of an n-gram to an ARPA file; of word vectors to such a file; of an encoder to vectors of its tokens
-(--static). It ends with a certificate: what was compared with whom, and how far the two are apart.
+directory of Google's BERT, of CTranslate2's or of OpenNMT-tf's, an ARPA file or a file of word vectors to a bundle. From a
+bundle or a run to a Hugging Face directory; of an n-gram to an ARPA file; of word vectors to such a file; of an encoder to
+vectors of its tokens (--static). It ends with a certificate: what was compared with whom, and how far the two are apart.
 """
 
 import json
@@ -81,7 +81,7 @@ def _read(source, target):
         return _read_arpa(source, target)
     if _is_vectors(source) and source.is_file():
         return _read_vectors(source, target)
-    if _is_translator(source):
+    if _is_translator(source) or list(source.glob("ckpt-*.index")):
         return _read_translator(source, target)
     if source.is_file():
         bundle = gguf.read(source)
@@ -115,11 +115,12 @@ def _read_arpa(source, target):
 
 
 def _read_translator(source, target):
-    from zoo.convert import ctranslate2
+    from zoo.convert import ctranslate2, opennmt_tf
 
-    bundle = ctranslate2.read(source)
+    theirs = _is_translator(source)
+    bundle = ctranslate2.read(source) if theirs else opennmt_tf.read(source)
     print(f"Model: transformer, {bundle.model.count_params():,} parameters, for translation", flush=True)
-    proof = ctranslate2.certify(bundle, source, FLAGS.peer_python)
+    proof = ctranslate2.certify(bundle, source, FLAGS.peer_python) if theirs else opennmt_tf.certify()
     bundle.provenance["certificate"] = {**proof, "checklist": bundle.provenance.pop("checklist")}
     bundle.save(target)
     return bundle.provenance["certificate"]

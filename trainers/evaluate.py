@@ -20,6 +20,8 @@ def main():
     directory = trainer_flags.model_dir()
     if FLAGS.pairs is not None:
         return _judge_pairs(directory)
+    if FLAGS.weat is not None:
+        return _judge_association(directory)
     if FLAGS.memorisation:
         return _judge_memorisation(directory)
     if FLAGS.shots is not None:
@@ -47,7 +49,9 @@ def main():
     source = tfds_configs.get(dataset, data_path)
     if FLAGS.data_path:
         source = source.whole()  # nothing of what is given for judging is held out
-    source.check_fields(bundle.task.fields)
+    source.check_fields((*bundle.task.fields, *["group"] * FLAGS.by_group))
+    if FLAGS.by_group and bundle.task.registered_name != "classification":
+        raise Refusal(f"--by_group is for classification, and {directory} was made for {bundle.task.registered_name}.")
     names = [split for split in FLAGS.split if split in source.splits] or FLAGS.split
     names = list(dict.fromkeys(["validation"] * FLAGS.calibrate + names))
     data = splits(bundle.task, layout, source, directory, names)
@@ -79,6 +83,10 @@ def main():
         print(json.dumps({"split": split, "dataset": source.name, **scores, **baselines}), flush=True)
         for each in compared:
             print(json.dumps({"split": split, "against": str(FLAGS.against), **each}), flush=True)
+        if FLAGS.by_group:
+            groups = [str(example["group"]) for example in source.examples(split)]
+            for scores in _by_group(bundle, data[split], layout, groups):
+                print(json.dumps({"split": split, **scores}, ensure_ascii=False), flush=True)
 
 
 class _Rival(NamedTuple):
@@ -133,6 +141,22 @@ def _layout(run):
     )  # fmt: skip
 
 
+def _by_group(bundle, data, layout, groups):
+    """The scores of each group of a classifier's examples (`trainers/groups.py`)."""
+    import numpy as np
+    import tensorflow as tf
+
+    from trainers import groups as by_group
+    from trainers.engine import loop
+
+    task, model = bundle.task, bundle.model
+    score = tf.function(lambda batch, state: task.score(model, batch), reduce_retracing=True, autograph=False)
+    rows = loop.summed(task, model, score, data, bundle.tokenizer, layout)[1]
+    real = np.concatenate(rows["weights"]) > 0
+    probs, labels = (np.concatenate(rows[name])[real] for name in ("probs", "labels"))
+    return by_group.judge(probs, labels, groups, task.facts.labels)
+
+
 def _judge_pairs(directory):
     """Prints which of each two sentences of --pairs is likelier, a JSON object for all and one for each trait."""
     from trainers import pairs
@@ -163,6 +187,30 @@ def _judge_pairs(directory):
     for scores in pairs.judge(log_prob, found):
         print(json.dumps(scores, ensure_ascii=False), flush=True)
     print(pairs.REMARK, file=sys.stderr, flush=True)
+
+
+def _judge_association(directory):
+    """Prints the effect size of each test of --weat, a JSON object each."""
+    from trainers import association
+
+    tests = association.read(FLAGS.weat)
+    with program.quiet():
+        import tensorflow  # noqa: F401
+
+    import zoo
+
+    loaded = zoo.load(directory)
+    if "embed" not in loaded.signatures:
+        raise Refusal(f"{directory} was made for {loaded.task.registered_name} and gives no vectors; --weat is for encoders.")
+    unk_id = loaded.tokenizer.unk_id
+
+    def knows(word):
+        ids = list(loaded.tokenizer.encode(word))
+        return bool(ids) and unk_id not in ids
+
+    for scores in association.judge(loaded.embed, tests, knows):
+        print(json.dumps(scores, ensure_ascii=False), flush=True)
+    print(association.REMARK, file=sys.stderr, flush=True)
 
 
 def _judge_memorisation(directory):

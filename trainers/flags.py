@@ -83,6 +83,7 @@ DEFAULTS = dict(
     label_smoothing=0.0, z_loss=0.0, separate_documents=False, strategy="auto", grad_accumulation=1,
     precision="float32", xla="auto", seed=0,
 )  # fmt: skip
+TOKENIZER_SETTINGS = ("lowercase", "punctuation")  # of a recipe's `set`, what is for the recipe's tokenizer
 # Weights that are trained already take small steps, whatever a family's rate from scratch is, and need no crutches (`set`).
 FINE_TUNING = dict(learning_rate=1e-4, optimizer="adamw", set=())
 
@@ -105,6 +106,7 @@ def _define_text_source(tokenizer=None):
 def define_preparation():
     """Flags of `trainers.prepare`."""
     _define_text_source(DEFAULTS["tokenizer"])
+    flags.DEFINE_integer("counts", None, "Count the n-grams of the train split up to this order as well.", lower_bound=1)
     flags.DEFINE_string("runner", None, "Encode side by side by this runner of Apache Beam, such as DirectRunner. [here]")
     flags.DEFINE_multi_string("option", [], "An option of the runner without its dashes, such as direct_num_workers=2.")
 
@@ -185,7 +187,20 @@ def define_evaluation():
     flags.DEFINE_list("label_words", [], "What --shots writes for labels: label=word, separated by commas. [the labels]")
     flags.DEFINE_integer("shot_seeds", 5, "Draws of the examples that --shots shows.", lower_bound=1)
     flags.DEFINE_string("against", None, "Another run of the same task: the difference, by paired bootstrap.")
+    flags.DEFINE_bool("by_group", False, "Scores of a classifier for each value of the examples' field group, besides.")
+    flags.DEFINE_string("weat", None, "File of JSON lines with word lists X, Y, A, B: how near X and Y lie to A and B.")
     flags.DEFINE_string("pairs", None, "File of more TAB less TAB trait: which of the two sentences is likelier.")
+
+
+def define_harness():
+    """Flags of `trainers.harness`."""
+    _define_model_dir()
+    flags.DEFINE_list("tasks", [], "Tasks of lm_eval, separated by commas.")
+    flags.DEFINE_string("include_path", None, "Directory with tasks of your own, as YAML.")
+    flags.DEFINE_integer("num_fewshot", None, "Examples that are shown before each question. [as the task says]", lower_bound=0)
+    flags.DEFINE_integer("limit", None, "Questions of each task. [all]", lower_bound=1)
+    flags.DEFINE_integer("batch_size", None, "Rows at a time. [16]", lower_bound=1)
+    flags.DEFINE_integer("bootstrap", 1_000, "Draws for the standard error of scores that have no formula.", lower_bound=0)
 
 
 def define_doctor():
@@ -332,6 +347,8 @@ def train_config():
         resolved["dataset"] = "local_text"
     if FLAGS.tokenizer not in (None, resolved["tokenizer"]) and not takes_over:
         resolved["vocab_size"] = None  # the recipe's size is for the recipe's tokenizer
+        kept = [each for each in resolved.get("set", ()) if each.partition("=")[0] not in TOKENIZER_SETTINGS]
+        resolved["set"] = tuple(kept)
     settings = (*resolved.pop("set", ()), *FLAGS.set)  # what is said last counts
     for field in dataclasses.fields(TrainConfig):
         given = FLAGS[field.name].value

@@ -27,8 +27,8 @@ from zoo.data.shards import write_shards
 from zoo.files import replace_file
 from zoo.text_files import decoded
 
-RANGE_BYTES = 2**24
-WORTH_KEEPING = 4  # ranges of a file
+RANGE_BYTES = 2**22
+WORTH_KEEPING = 16  # ranges of a file
 SUBSPLITS = 64  # of a set that TFDS reads
 BLOCK_TOKENS = 2**20
 
@@ -119,7 +119,12 @@ def make_shards(source, split, tokenizer, tokenizer_directory, directory, beam):
     made = work / hashlib.sha256(json.dumps([asdict(part) for part in parts]).encode()).hexdigest()[:16]
     made.mkdir(exist_ok=True)
     encode = functools.partial(
-        encode_part, source=source, split=split, tokenizer_directory=str(tokenizer_directory), directory=str(made)
+        encode_part,
+        source=source,
+        split=split,
+        directory=str(made),
+        # Other processes read it themselves. A second one here would take as much memory again.
+        tokenizer=tokenizer if isinstance(beam, Here) else str(tokenizer_directory),
     )
     beam.run(encode, parts)
     meta = {"num_bytes": 0, "lost_bytes": 0, "source": source.name, "split": split, "licence": source.licence}
@@ -256,12 +261,16 @@ def _tokenizer(directory):
     return base.load(directory)
 
 
-def encode_part(number, part, *, source, split, tokenizer_directory, directory):
-    """Writes the ids of a `Part`, uint32, and beside them how many bytes of text they stand for."""
+def encode_part(number, part, *, source, split, tokenizer, directory):
+    """Writes the ids of a `Part`, uint32, and beside them how many bytes of text they stand for.
+
+    `tokenizer` may be the directory where it is saved.
+    """
     place = Path(directory) / f"{number:06}.json"
     if place.exists():
         return
-    tokenizer, meta = _tokenizer(tokenizer_directory), {"num_bytes": 0, "lost_bytes": 0}
+    tokenizer = _tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
+    meta = {"num_bytes": 0, "lost_bytes": 0}
     if part.stop is None:
         ids = encoded(_documents(part, source, split), tokenizer, meta)
     else:

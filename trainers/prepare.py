@@ -270,6 +270,11 @@ def main():
         )  # fmt: skip
     for split, shards in streams.items():
         print(f"{split}: {len(shards):,} tokens of {shards.num_bytes:,} bytes in {shards.directory}")
+    if FLAGS.counts:
+        from trainers.ngram_counts import make_counts
+        from trainers.parts import Here
+
+        print(f"n-grams: {make_counts(streams['train'], FLAGS.counts, beam or Here(lambda done: None))}")
     print(f"Prepared in {duration(time.perf_counter() - began)}.")
 
 

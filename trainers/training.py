@@ -205,6 +205,11 @@ def _deliver(run, config, bundle):
     """Shows a sample of what the bundle does, exports it, and ends with a summary."""
     from zoo.api import Loaded
 
+    if not bundle.model.without_head().config.contextual:
+        from trainers.reporting import projector
+
+        count = projector.write(run / "tensorboard", bundle.model, bundle.tokenizer)
+        print(f"Projector: {count:,} vectors in {run / 'tensorboard'}, for tensorboard --logdir", flush=True)
     sample = bundle.task.sample(Loaded(bundle), config.seed)
     if sample is not None:
         print(f"Sample: {sample}", flush=True)

@@ -276,6 +276,29 @@ class Loaded:
         vectors = self.predict("embed", text=[text] if isinstance(text, str) else list(text))["embedding"]
         return vectors[0] if isinstance(text, str) else vectors
 
+    def nearest(self, word, k=10):
+        """The words nearest to a word, of word vectors: list of (word, cosine), the nearest first; empty for an unknown word.
+
+            zoo.load("runs/word2vec/latest").nearest("list", k=10)
+
+        Several words in one string are taken for their mean.
+
+        Raises:
+            Refusal: the model has no such signature, or k is not from 1 to 1,000.
+        """
+        return self._found("nearest", k, word=word)
+
+    def analogy(self, a, b, c, k=10):
+        """The words that are to `c` as `b` is to `a` (3CosAdd, Mikolov et al. 2013), as `nearest` gives them.
+
+        zoo.load("runs/word2vec/latest").analogy("file", "files", "object")
+        """
+        return self._found("analogy", k, a=a, b=b, c=c)
+
+    def _found(self, signature, k, **words):
+        answer = self.predict(signature, k=[k], **{name: [word] for name, word in words.items()})
+        return [(word, float(cosine)) for word, cosine in zip(answer["words"][0], answer["similarity"][0], strict=True) if word]
+
     def explain(self, text, method="integrated_gradients", target=None, contrast=None):
         """Which tokens of a text an answer comes from: an `Explanation` (`zoo/explanation.py`).
 

@@ -156,8 +156,7 @@ TOKENIZERS = Registry("tokenizer", "zoo.tokenizers", "TOKENIZERS")
 # Packages that the main path does not need -> the extra that brings them.
 EXTRAS = {
     **dict.fromkeys(("gguf", "safetensors"), "convert"), **dict.fromkeys(("sentencepiece", "tensorflow_text"), "unigram"),
-    "dp_accounting": "privacy",
-    "apache_beam": "beam",
+    "apache_beam": "beam", "dp_accounting": "privacy", "lm_eval": "harness",
 }  # fmt: skip
 
 

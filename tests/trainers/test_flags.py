@@ -71,6 +71,11 @@ def test_what_a_recipe_sets_is_for_the_first_task_of_its_family():
     assert resolved("--model=word2vec")[0].set and resolved("--model=word2vec", "--task=tagging")[0].set == ()
 
 
+def test_what_a_recipe_sets_for_its_tokenizer_is_not_for_another():
+    assert resolved("--model=word2vec", "--tokenizer=char")[0].set == ("min_count=5",)
+    assert resolved("--model=word2vec", "--tokenizer=char", "--set=lowercase=true")[0].set == ("min_count=5", "lowercase=true")
+
+
 def test_a_family_may_have_a_recipe_for_a_task_that_is_not_its_first():
     config, _ = resolved("--model=word2vec", "--task=classification", "--set=head_dropout=0.1")
     assert (config.optimizer, config.tokenizer, config.vocab_size) == ("adamw", "wordpiece", 16_000)

@@ -11,9 +11,11 @@ import zoo
 from tests import exports, foreign_models, tiny_models
 from zoo import api
 from zoo.bundle import Bundle
-from zoo.registry import MODELS
+from zoo.config import Refusal
+from zoo.registry import MODELS, TASKS
 from zoo.serving.stream_client import until
 from zoo.tokenizers.base import create as create_tokenizer
+from zoo.tokenizers.word import WordTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +81,17 @@ def test_a_seed_gives_the_same_text_whatever_stands_beside_it(loaded):
 def test_streaming_gives_the_text_of_generate(loaded, options):
     pieces = list(loaded.stream("abc", max_new_tokens=9, **options))
     assert "abc" + "".join(pieces) == loaded.generate("abc", max_new_tokens=9, **options)
+
+
+def test_a_draft_changes_no_text(loaded):
+    prompts = ["abcabcab", "", "a a a a"]
+    assert loaded.generate(prompts, 15, draft="ngram:3:4") == loaded.generate(prompts, 15)
+    for draft, sentence in (
+        ("ngram", "draft is none, or"),
+        ("ngram:3:24", "A draft of 24 tokens does not fit into this model's"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            loaded.generate("abc", draft=draft)
 
 
 def test_the_options_that_no_signature_has(loaded):
@@ -220,3 +233,20 @@ def test_conversations_that_cannot_be_answered_are_refused(chatting, loaded):
         chatting.chat([{"role": "user", "content": "the cat"}], temperature=-1.0)
     with pytest.raises(ValueError, match="This vocabulary came without a chat template"):
         loaded.chat([{"role": "user", "content": "the cat"}])
+
+
+def test_words_are_found_by_their_vectors():
+    tokenizer = WordTokenizer(["man", "woman", "king", "queen", "boat"])
+    task = TASKS.get("word_vectors")()
+    model = task.assemble(zoo.create("word2vec", "tiny", vocab_size=7, hidden_dim=3, eos_id=1, unk_id=0)).build_from_ids()
+    vectors = [[0, 0, 0], [0, 0, 0], [1, 0.2, 0.1], [1, 0.2, 0.9], [0.1, 1, 0.1], [0.1, 1, 0.9], [-1, -1, 0]]
+    model.without_head().embeddings.assign(np.array(vectors, np.float32))
+    model.head.counts.assign(np.array([0, 0, 5, 4, 3, 2, 1], np.float32))
+    loaded = api.Loaded(Bundle(model, tokenizer, task, {}))
+    (first, cosine), (second, _) = loaded.nearest("king", k=2)
+    king, queen = (np.array(vectors[i]) / np.linalg.norm(vectors[i]) for i in (4, 5))
+    assert (first, second) == ("queen", "man") and cosine == pytest.approx(king @ queen, abs=1e-6)
+    assert loaded.analogy("man", "woman", "king", k=1)[0][0] == "queen"
+    assert loaded.nearest("ship") == []
+    with pytest.raises(Refusal, match="k is 1 to 1,000"):
+        loaded.nearest("king", k=0)

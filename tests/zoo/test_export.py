@@ -312,6 +312,28 @@ def test_rows_join_and_part_between_steps(served):
     assert both["text"].tolist() == alone
 
 
+def test_a_prompt_is_read_once_for_many_continuations(served):
+    """What `prefill` answered is a value: its row may be repeated, each copy with options of its own, and used again later."""
+    options = {"temperature": [0.0, 1.2, 1.2, 0.8], "top_k": [0, 0, 5, 9], "seed": [0, 1, 2, 2]}
+    inputs = served.signatures["decode_step"].inputs
+    kept = served.run("prefill", {"prompt": ["The end"], "max_new_tokens": [9]})
+    # The first token, which `prefill` has drawn, is taken back: the prompt's last token is read again.
+    anew = {**kept, "token_ids": kept["token_ids"][:, :-1], "state_index": kept["state_index"] - 1}
+    anew["remaining"] = np.array([9], np.int32)
+
+    def continued(rows, options):
+        for _ in range(9):
+            taken = {name: value for name, value in rows.items() if name in inputs}
+            rows = served.run("decode_step", {**taken, **options})
+        return rows["text"].tolist()
+
+    expected = served.run("generate", {"prompt": ["The end"] * 4, "max_new_tokens": [9], **options})["text"].tolist()
+    assert continued({name: np.repeat(value, 4, axis=0) for name, value in anew.items()}, options) == expected
+    for row in (3, 1):
+        assert continued(anew, {name: [value[row]] for name, value in options.items()}) == expected[row : row + 1]
+    assert continued(kept, {}) == expected[:1] and len(set(expected)) > 2
+
+
 # Requests that do not fit
 
 

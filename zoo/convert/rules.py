@@ -24,18 +24,18 @@ class Rule:
         ours: path of the variable.
         theirs: names of the tensors.
         transposed: whether these are stored as (outputs, inputs).
-        row: whether a tensor has one row where ours is a vector.
         grouped: whether a tensor has the queries of a key head, that key and its value side by side, one key head after the
             other; ours has all queries, all keys, all values.
         plus: what is added to their numbers to have ours.
+        row: whether a vector of ours is (1, V) there.
     """
 
     ours: str
     theirs: tuple
     transposed: bool = False
-    row: bool = False
     grouped: bool = False
     plus: float = 0.0
+    row: bool = False
 
     def of_layer(self, i):
         """The rule with its `{i}` filled in."""
@@ -187,14 +187,14 @@ class Family:
 
 
 def parts(config, rule):
-    """Widths of the pieces of ours, along its last axis, that a rule's tensors are; None where there is but one."""
-    if len(rule.theirs) == 1:
-        return None
-    head = getattr(config, "head_width", config.hidden_dim // config.num_heads)
+    """Widths of the pieces of ours, along its last axis, that a rule's tensors are."""
     if len(rule.theirs) == 3:
+        head = getattr(config, "head_width", config.hidden_dim // config.num_heads)
         kv_heads = getattr(config, "kv_heads", config.num_heads)
         return [config.num_heads * head, kv_heads * head, kv_heads * head]
-    return [config.num_heads * head if "/key_value/" in rule.ours else config.mlp_width] * 2
+    if "/key_value/" in rule.ours:
+        return [config.num_heads * config.head_width] * 2
+    return [config.mlp_width] * 2 if len(rule.theirs) == 2 else None
 
 
 def made_shape(rule, shapes):

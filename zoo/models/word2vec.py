@@ -40,6 +40,7 @@ class Word2VecConfig(Config):
     presets: ClassVar = {
         "tiny": dict(vocab_size=61, hidden_dim=12),
         "default": {},
+        "cbow": {},
         "large": dict(hidden_dim=300),
     }
     recipe: ClassVar = dict(
@@ -48,6 +49,12 @@ class Word2VecConfig(Config):
         xla="on", set=("lowercase=true", "punctuation=false", "min_count=5"),
     )  # fmt: skip
 
+    preset_recipes: ClassVar = {
+        "cbow": dict(
+            batch_size=256, steps=750, learning_rate=0.05,
+            set=("lowercase=true", "punctuation=false", "min_count=5", "objective=cbow", "shared_negatives=8"),
+        )
+    }  # fmt: skip
     task_recipes: ClassVar = {
         "classification": dict(
             tokenizer="wordpiece", vocab_size=16_000, seq_length=128, batch_size=64, steps=900, learning_rate=3e-3,
@@ -76,15 +83,19 @@ class Word2Vec(Encoder):
 
     Vectors begin evenly drawn between -1 / 2D and 1 / 2D, as in the original program.
 
-        model = zoo.create("word2vec", "tiny")
-        model({"token_ids": np.array([[3, 5]])}).shape    (1, 2, 12)
-
     Args:
         config: a `Word2VecConfig`.
 
     Call: as `Encoder`, float (B, T, D). Neither padding nor the part of a row changes a word's vector.
 
     Ours -> paper: embeddings -> the input vectors v; the output vectors v' are the head's.
+
+    Example:
+        >>> import numpy as np
+        >>> import zoo
+        >>> model = zoo.create("word2vec", "tiny")
+        >>> tuple(model(np.array([[3, 5, 7]])).shape)
+        (1, 3, 12)
     """
 
     def build(self, input_shape=None):

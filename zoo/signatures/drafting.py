@@ -30,8 +30,8 @@ from zoo.decoding import choose
 # Of the largest logit: two tokens that are nearer to each other are not told apart by a pass over several tokens.
 NEAR = 1e-4
 DRAFT_TOKENS = 5
-# A row whose drafts fail tries the next after 1, 2, 4 ... tokens more, so many at most.
-LONGEST_WAIT = 32
+# A row whose draft fails tries the next one so many tokens later; then twice as many, and so on up to the longest wait.
+WAIT, LONGEST_WAIT = 2, 32
 
 
 class Draft(NamedTuple):
@@ -144,7 +144,7 @@ class _Row:
     def decode(self, progress, state):
         """What `generate` made of the prompt and the first token -> the whole row, a `zoo.decoding._Progress`."""
         prompt_length, zero = self.prompt_length, tf.constant(0)
-        reading = _Reading(prompt_length + 1, prompt_length, prompt_length, zero, tf.constant(1))
+        reading = _Reading(prompt_length + 1, prompt_length, prompt_length, zero, tf.constant(WAIT))
 
         def body(reading, progress, state):
             source, found = self._looked_up(progress.ids[0], reading.known)
@@ -198,7 +198,7 @@ class _Row:
         plain = tf.minimum(reading.plain, start)
         read = tf.where(again, plain, kept)
         good = (count > 1) & ~again
-        patience = tf.where(good, 1, tf.minimum(2 * reading.patience, LONGEST_WAIT))
+        patience = tf.where(good, WAIT, tf.minimum(2 * reading.patience, LONGEST_WAIT))
         reading = _Reading(known + count, read, plain, tf.where(good, 0, reading.patience), patience)
         progress = self._written(progress, known, count, tf.boolean_mask(chosen_T, new_T), tf.boolean_mask(log_prob_T, new_T))
         return reading, progress, self.model.rewound(state, read)

@@ -61,7 +61,7 @@ class ChatFrame:
 
         Example:
             >>> ChatFrame.of("{{ '<start_of_turn>' + role + '\\n' + message['content'] | trim + '<end_of_turn>' }}").name
-            'gemma'
+            'Gemma'
         """
         kind = next((make for marks, make in KINDS if all(mark in template for mark in marks)), None)
         frame = None if kind is None else kind(template)
@@ -117,7 +117,7 @@ class ChatFrame:
         special = _special_tokens(tokenizer)
         found = tuple(special[token] for token in self.ends if token in special)
         if not found:
-            raise Refusal(f"An answer of the kind {self.name} ends with {self.ends[0]}, which is no special token here.")
+            raise Refusal(f"An answer of the kind {self.name} ends with {self.ends[0]}, which is not a special token here.")
         return found
 
     def _turns(self, messages):

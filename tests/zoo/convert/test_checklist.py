@@ -272,4 +272,5 @@ def test_defaults_are_those_of_transformers_and_its_fields_are_known(model_type)
     for name, value in family.defaults.items():
         assert theirs[name] == value, name
     ignored = {name for names in CONFIG.values() for name in names.split()}
-    assert {k for k, v in theirs.items() if v is not None} <= ignored | family.known_fields() | set(TOKEN_IDS) | INERT.keys()
+    known = ignored | family.known_fields() | set(TOKEN_IDS) | INERT.keys() | set(family.irrelevant.split())
+    assert {k for k, v in theirs.items() if v is not None} <= known

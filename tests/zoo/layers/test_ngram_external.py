@@ -75,3 +75,13 @@ def test_a_full_disk_is_named(monkeypatch):
     with pytest.raises(OSError, match="No space left") as caught:
         ngram_external.estimate(text(50, 11, "words"), 2, 11, EOS, memory=10**6)
     assert caught.value.filename == tempfile.gettempdir()
+
+
+def test_its_files_have_no_name(tmp_path, monkeypatch):
+    """So a process that is killed leaves nothing behind."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    column = ngram_external.Column(np.int64, 2)
+    column.append(np.arange(10).reshape(5, 2))
+    column.write(1, np.zeros((2, 2)))
+    assert column[1:9].tolist() == [[0, 0], [0, 0], [6, 7], [8, 9]] and column[3:2].shape == (0, 2) and len(column) == 5
+    assert list(tmp_path.iterdir()) == []

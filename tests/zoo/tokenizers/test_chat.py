@@ -174,5 +174,5 @@ def test_special_tokens_count_in_the_frame_and_not_in_what_is_said():
 
 
 def test_a_vocabulary_without_the_end_of_an_answer_is_refused():
-    with pytest.raises(Refusal, match="An answer of the kind Gemma ends with <end_of_turn>, which is no special token here"):
+    with pytest.raises(Refusal, match="An answer of the kind Gemma ends with <end_of_turn>, which is not a special token here"):
         ChatFrame.of(GEMMA).ids(foreign_models.chat_tokenizer(), [USER])
