@@ -20,6 +20,8 @@ def main():
     directory = trainer_flags.model_dir()
     if FLAGS.pairs is not None:
         return _judge_pairs(directory)
+    if FLAGS.weat is not None:
+        return _judge_association(directory)
     if FLAGS.memorisation:
         return _judge_memorisation(directory)
     if FLAGS.shots is not None:
@@ -47,7 +49,9 @@ def main():
     source = tfds_configs.get(dataset, data_path)
     if FLAGS.data_path:
         source = source.whole()  # nothing of what is given for judging is held out
-    source.check_fields(bundle.task.fields)
+    source.check_fields((*bundle.task.fields, *["group"] * FLAGS.by_group))
+    if FLAGS.by_group and bundle.task.registered_name != "classification":
+        raise Refusal(f"--by_group is for classification, and {directory} was made for {bundle.task.registered_name}.")
     names = [split for split in FLAGS.split if split in source.splits] or FLAGS.split
     names = list(dict.fromkeys(["validation"] * FLAGS.calibrate + names))
     data = splits(bundle.task, layout, source, directory, names)
@@ -66,19 +70,33 @@ def main():
             totals, rows = read(bundle.task, bundle.model, data[split], bundle.tokenizer, layout)
             if FLAGS.predictions:
                 _write_columns(bundle.task.predictions(rows, data[split]))
-            scores, compared = bundle.task.metrics(totals, rows, data[split]), []
+            scores, beside = bundle.task.metrics(totals, rows, data[split]), []
             if FLAGS.calibration:
                 scores |= calibration_scores(bundle, data[split], layout)
             if other is not None:
                 of_rival = read(rival.bundle.task, rival.bundle.model, other[split], rival.bundle.tokenizer, other_layout)[1]
                 samples = bundle.task.samples(rows, data[split]), rival.bundle.task.samples(of_rival, other[split])
-                compared = comparisons(*samples)
-            judged[part] = scores, compared
-        scores, compared = judged[part]
+                beside += [{"against": str(FLAGS.against), **each} for each in comparisons(*samples)]
+            if FLAGS.by_group:
+                by_group = _by_group(bundle.task, rows, [str(example["group"]) for example in source.examples(split)])
+                beside += by_group
+            judged[part] = scores, beside
+        scores, beside = judged[part]
         baselines = bundle.task.baselines(data[split], scores) if split == "test" else {}
         print(json.dumps({"split": split, "dataset": source.name, **scores, **baselines}), flush=True)
-        for each in compared:
-            print(json.dumps({"split": split, "against": str(FLAGS.against), **each}), flush=True)
+        for each in beside:
+            print(json.dumps({"split": split, **each}, ensure_ascii=False), flush=True)
+
+
+def _by_group(task, rows, groups):
+    """The scores of each group of a classifier's examples, in the order of `rows` (`trainers/groups.py`)."""
+    import numpy as np
+
+    from trainers import groups as by_group
+
+    real = np.concatenate(rows["weights"]) > 0
+    probs, labels = (np.concatenate(rows[name])[real] for name in ("probs", "labels"))
+    return by_group.judge(probs, labels, groups, task.facts.labels)
 
 
 class _Rival(NamedTuple):
@@ -163,6 +181,30 @@ def _judge_pairs(directory):
     for scores in pairs.judge(log_prob, found):
         print(json.dumps(scores, ensure_ascii=False), flush=True)
     print(pairs.REMARK, file=sys.stderr, flush=True)
+
+
+def _judge_association(directory):
+    """Prints the effect size of each test of --weat, a JSON object each."""
+    from trainers import association
+
+    tests = association.read(FLAGS.weat)
+    with program.quiet():
+        import tensorflow  # noqa: F401
+
+    import zoo
+
+    loaded = zoo.load(directory)
+    if "embed" not in loaded.signatures:
+        raise Refusal(f"{directory} was made for {loaded.task.registered_name} and gives no vectors; --weat is for encoders.")
+    unk_id = loaded.tokenizer.unk_id
+
+    def knows(word):
+        ids = list(loaded.tokenizer.encode(word))
+        return bool(ids) and unk_id not in ids
+
+    for scores in association.judge(loaded.embed, tests, knows):
+        print(json.dumps(scores, ensure_ascii=False), flush=True)
+    print(association.REMARK, file=sys.stderr, flush=True)
 
 
 def _judge_memorisation(directory):

@@ -1,0 +1,46 @@
+"""Scores by group, by hand and by the program."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests import exports, programs
+from trainers import groups
+from zoo import metrics
+from zoo.bundle import Bundle
+from zoo.config import Refusal
+
+PROBS = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.3, 0.7], [0.8, 0.2]])
+LABELS = np.array([0, 1, 1, 1, 0])
+
+
+def test_scores_by_hand():
+    a, b, last = groups.judge(PROBS, LABELS, ["a", "a", "b", "b", "b"], ("no", "yes"))
+    assert (a["group"], a["num_examples"], a["accuracy"], a["recall"]) == ("a", 2, 1.0, {"no": 1.0, "yes": 1.0})
+    assert (b["accuracy"], b["recall"]) == (pytest.approx(2 / 3), {"no": 1.0, "yes": 0.5})
+    assert b["interval"] == list(metrics.share_interval(2 / 3, 3))
+    assert b["brier"] == pytest.approx(np.mean([2 * 0.6**2, 2 * 0.3**2, 2 * 0.2**2]))
+    gap = last["largest_gap"]
+    half = 1.959964 * np.sqrt(2 / 9 / 3)
+    assert gap["groups"] == ["a", "b"] and gap["accuracy"] == pytest.approx(1 / 3)
+    assert gap["interval"] == pytest.approx([1 / 3 - half, 1 / 3 + half])
+    with pytest.raises(Refusal, match="compares two or more"):
+        groups.judge(PROBS, LABELS, ["a"] * 5, ("no", "yes"))
+
+
+def test_the_program_tells_scores_by_group(tmp_path, capfd):
+    made = exports.made("bert", "classification")
+    Bundle(made.model, made.tokenizer, made.task, {}).save(tmp_path / "bundle")
+    rows = [f"{label}\tthe {word} sat\t{group}" for label in ("no", "yes") for word in ("cat", "dog") for group in "xyx"]
+    (tmp_path / "data.tsv").write_text("\n".join(rows) + "\n", encoding="utf8")
+    data = f"train={tmp_path / 'data.tsv'},validation={tmp_path / 'data.tsv'},columns=label:text:group"
+    flags = [f"--model_dir={tmp_path / 'bundle'}", f"--data_path={data}", "--split=validation", "--seq_length=24", "--by_group"]
+    answer = programs.call(capfd, "evaluate", *flags, "--batch_size=5")
+    assert answer.status == 0, answer.err
+    everything, x, y, last = (json.loads(line) for line in answer.out.splitlines())
+    assert (x["group"], x["num_examples"], y["group"], y["num_examples"]) == ("x", 8, "y", 4)
+    assert everything["accuracy"] == pytest.approx((8 * x["accuracy"] + 4 * y["accuracy"]) / 12)
+    assert last["largest_gap"]["accuracy"] == pytest.approx(abs(x["accuracy"] - y["accuracy"]))
+    answer = programs.call(capfd, "evaluate", flags[0], f"--data_path={data.replace(':group', ':other')}", "--by_group")
+    assert answer.status == 2 and "no field 'group'" in answer.err
