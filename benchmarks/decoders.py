@@ -19,7 +19,8 @@ SIZE = dict(
     vocab_size=270, hidden_size=24, num_hidden_layers=3, num_attention_heads=6, intermediate_size=40, max_position_embeddings=64
 )
 GROUPED = dict(SIZE, num_key_value_heads=2)
-FALCON = dict(SIZE, ffn_hidden_size=40)
+PLAIN = {name: value for name, value in SIZE.items() if name != "intermediate_size"}
+FALCON = dict(PLAIN, ffn_hidden_size=40)
 # name -> (model_type, fields of its config)
 STRUCTURES = {
     "qwen2": ("qwen2", GROUPED),
@@ -33,7 +34,7 @@ STRUCTURES = {
     "olmo2": ("olmo2", dict(GROUPED, rms_norm_eps=1e-6)),
     "gpt_neox": ("gpt_neox", dict(SIZE, rotary_pct=0.5)),
     "gpt_neox, one after the other": ("gpt_neox", dict(SIZE, use_parallel_residual=False, rotary_pct=1.0)),
-    "opt": ("opt", dict({k: v for k, v in SIZE.items() if k != "intermediate_size"}, ffn_dim=40, word_embed_proj_dim=24)),
+    "opt": ("opt", dict(PLAIN, ffn_dim=40, word_embed_proj_dim=24)),
     "stablelm": (
         "stablelm",
         dict(GROUPED, use_qkv_bias=True, rope_parameters={"rope_theta": 500.0, "partial_rotary_factor": 0.5}),

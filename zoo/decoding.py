@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from zoo.config import Refusal
-from zoo.token_rules import forbid_repeated_ngrams, forbid_stops, penalise_repetition
+from zoo.token_rules import Forbidden, penalise_repetition
 
 NUCLEUS_CANDIDATES = 128  # sorted first when a nucleus is asked for; a wider one costs a second, full sort
 
@@ -197,12 +197,12 @@ def beam_search(
     num_beams = num_beams if known else tf.reduce_max(tf.concat([num_beams, [1]], 0))
     length_penalty = tf.broadcast_to(tf.cast(length_penalty, tf.float32), tf.shape(limit))[:, None]
     real = tf.repeat(_seen_columns(token_ids, padding_mask, progress.ids), num_beams, axis=0)
-    ngram, least = (n if isinstance(n, int) else tf.repeat(n, num_beams) for n in (no_repeat_ngram, min_new_tokens))
+    least, ngram = (n if isinstance(n, int) else tf.repeat(n, num_beams) for n in (min_new_tokens, no_repeat_ngram))
+    forbidden = Forbidden(least, ngram, stop_ids)
 
     def advance(logits, state, beams, index):
         """Writes one token, and makes each beam's state that of the beam it goes on from."""
-        log_probs = forbid_stops(tf.nn.log_softmax(logits), index, least, stop_ids)
-        log_probs = forbid_repeated_ngrams(log_probs, _merge(beams.ids), real, prompt_length + index, ngram)
+        log_probs = forbidden(tf.nn.log_softmax(logits), _merge(beams.ids), real, prompt_length + index, index)
         extra = tf.zeros_like(beams.log_probs)
         if covered is not None:
             extra = tf.reshape(coverage_penalty, (-1, 1)) * tf.reshape(covered(state), (-1, num_beams))
@@ -296,10 +296,11 @@ def _writer(prompt_length, limit, real, sampling, stop_ids, pad_id):
         for name, value in sampling._asdict().items()
     }
     sampling = Sampling(**per_row)
+    forbidden = Forbidden(sampling.min_new_tokens, sampling.no_repeat_ngram, stop_ids)
 
     def write(logits, progress, index):
         column = prompt_length + index
-        chosen = _choose(logits, progress.ids, real, column, index, sampling, stop_ids)
+        chosen = _choose(logits, progress.ids, real, column, index, sampling, forbidden)
         log_probs = progress.log_probs + tf.where(progress.alive, _log_prob(logits, chosen), 0.0)
         lengths = progress.lengths + tf.cast(progress.alive, tf.int32)
         here = (tf.range(tf.shape(progress.ids)[1]) == column)[None] & progress.alive[:, None]
@@ -309,14 +310,12 @@ def _writer(prompt_length, limit, real, sampling, stop_ids, pad_id):
     return write
 
 
-def _choose(logits, ids, real, column, index, sampling, stop_ids=()):
+def _choose(logits, ids, real, column, index, sampling, forbidden=None):
     """int32 (B,): the next token of each row. `ids` (B, L) is written up to `column`; `real` (B, L) leaves out padding."""
     if not _is(sampling.repetition_penalty, 1):
         logits = penalise_repetition(logits, ids, real, column, sampling.repetition_penalty)
-    if not _is(sampling.min_new_tokens, 0):
-        logits = forbid_stops(logits, index, sampling.min_new_tokens, stop_ids)
-    if not _is(sampling.no_repeat_ngram, 0):
-        logits = forbid_repeated_ngrams(logits, ids, real, column, sampling.no_repeat_ngram)
+    if forbidden is not None:
+        logits = forbidden(logits, ids, real, column, index)
     most_probable = tf.argmax(logits, -1, output_type=tf.int32)
     if _is(sampling.temperature, 0):
         return most_probable

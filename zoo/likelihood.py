@@ -61,12 +61,12 @@ def log_probs(model, tokenizer, task, requests, batch_size=16):
 
 def _batch(rows, tokenizer):
     """Rows as a batch, each filled up at its right."""
-    batch = {}
+    batch, pad_ids = {}, {"token_ids": tokenizer.target.pad_id, "source_ids": tokenizer.pad_id}
     for name in rows[0]:
         values = [np.array(row[name], np.float32 if name == "loss_weights" else np.int32) for row in rows]
         width = max(map(len, values))
-        batch[name] = padded(values, width, tokenizer.pad_id if name in ("token_ids", "source_ids") else 0)
-        if name in ("token_ids", "source_ids"):
+        batch[name] = padded(values, width, pad_ids.get(name, 0))
+        if name in pad_ids:
             mask = np.arange(width) < np.array([len(one) for one in values])[:, None]
             batch["padding_mask" if name == "token_ids" else "source_mask"] = mask
     return {name: tf.constant(values) for name, values in batch.items()}
@@ -103,7 +103,7 @@ def _continued_rows(model, tokenizer, frame, context, word, behind):
 
 def _target_rows(model, tokenizer, frame, context, word, behind):
     source = _fitting(model, list(tokenizer.encode(context)), frame.num_special(), word)
-    ids = list(tokenizer.encode(word.lstrip(" ")))
+    ids = list(tokenizer.target.encode(word.lstrip(" ")))
     if not ids:
         raise Refusal(f"{word!r} has no token; give each label a word.")
     return [{**_scored(list(frame.target_start), ids), "source_ids": [*frame.before, *source, *frame.after]}]

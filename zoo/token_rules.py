@@ -18,6 +18,33 @@ def penalise_repetition(logits, ids, real, column, penalty):
     return _scatter_rows(tf.tensor_scatter_nd_update, logits, ids, tf.where(found > 0, found / penalty, found * penalty))
 
 
+class Forbidden:
+    """Least lengths and n-grams as one rule, for every token of a loop: where no row asks for either, it costs one branch.
+
+    Make it outside the loop, so that whether anything is asked is found out once.
+
+    Args:
+        min_new_tokens, no_repeat_ngram: Python ints, or int32 (B,), 0 is off.
+        stop_ids: ids that end a row, Python ints.
+    """
+
+    def __init__(self, min_new_tokens, no_repeat_ngram, stop_ids):
+        self._least, self._ngram, self._stop_ids = min_new_tokens, no_repeat_ngram, stop_ids
+        asked = [n > 0 if isinstance(n, int) else tf.reduce_any(n > 0) for n in (min_new_tokens, no_repeat_ngram)]
+        self._asked = any(asked) if all(isinstance(each, bool) for each in asked) else tf.reduce_any(tf.stack(asked))
+
+    def __call__(self, logits, ids, real, column, written):
+        """The logits, -inf for what may not come next; rows as at the top of this file, `written` as in `forbid_stops`."""
+
+        def ruled():
+            left = forbid_stops(logits, written, self._least, self._stop_ids)
+            return forbid_repeated_ngrams(left, ids, real, column, self._ngram)
+
+        if isinstance(self._asked, bool):
+            return ruled() if self._asked else logits
+        return tf.cond(self._asked, ruled, lambda: logits)
+
+
 def forbid_repeated_ngrams(logits, ids, real, column, n):
     """-inf for each token that would complete an n-gram which the row already has; a row with no other choice is left alone.
 

@@ -69,6 +69,7 @@ class MaskRule:
         window: how many keys, its own the last, a query sees (Beltagy et al. 2020, section 3.1), or None: all of them.
 
     Example:
+        >>> import numpy as np
         >>> np.asarray(MaskRule(causal=True, prefix_lengths=np.array([2])).whole(3, 3)).tolist()
         [[[True, True, False], [True, True, False], [True, True, True]]]
     """

@@ -93,6 +93,9 @@ class TransformerBlock(keras.layers.Layer):
             with `cross` or with other norms than those before the sublayers.
 
     Example:
+        >>> import numpy as np
+        >>> from zoo.layers.attention import Attention
+        >>> from zoo.layers.masks import MaskRule
         >>> block = TransformerBlock(Attention(2, 2, 4), MLP(16, "relu"), cross=Attention(2, 2, 4, cross=True))
         >>> block.build((None, None, 8))
         >>> x, memory = np.ones((1, 3, 8), "float32"), np.ones((1, 5, 8), "float32")

@@ -84,6 +84,13 @@ class BagOfWords(Classifier):
         config: a `BagOfWordsConfig`.
 
     Call: as `Classifier`, float32 logits (B, C).
+
+    Example:
+        >>> import numpy as np
+        >>> import zoo
+        >>> model = zoo.create("bag_of_words", "tiny")
+        >>> tuple(model(np.array([[3, 5, 7]])).shape)
+        (1, 3)
     """
 
     def build(self, input_shape=None):

@@ -140,6 +140,13 @@ class BERT(Encoder):
         Refusal: if T is known and above `max_length`.
 
     Ours -> paper: embeddings, positions, segments -> the three embeddings of figure 2; `pool` -> C.
+
+    Example:
+        >>> import numpy as np
+        >>> import zoo
+        >>> model = zoo.create("bert", "tiny")
+        >>> tuple(model(np.array([[3, 5, 7]])).shape)
+        (1, 3, 12)
     """
 
     def __init__(self, config, **kwargs):

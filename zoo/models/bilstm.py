@@ -130,14 +130,18 @@ class BiLSTM(Encoder):
 
     h_0 = [W_e[tokens] + W_s[segments]; characters; case];  h_l = [forward(h_{l-1}); backward(h_{l-1})]
 
-        model = zoo.create("bilstm", "tiny")
-        model({"token_ids": np.array([[3, 5]])}).shape    (1, 2, 14)
-
     Args:
         config: a `BiLSTMConfig`.
 
     Call: as `Encoder`, float (B, T, D). With the fields `characters` or `case_dim` the batch may have `characters`, int32
     (B, T, L); without them no word has any.
+
+    Example:
+        >>> import numpy as np
+        >>> import zoo
+        >>> model = zoo.create("bilstm", "tiny")
+        >>> tuple(model({"token_ids": np.array([[3, 5, 7]])}).shape)
+        (1, 3, 14)
     """
 
     def __init__(self, config, **kwargs):

@@ -184,9 +184,6 @@ class GLM(TableOutput, LanguageModel):
 
     h_0 = W_e[tokens] + W_p[position] + W_b[place in the blank];  h_l = block(h_{l-1});  p(next) = softmax(norm(h_L) W_e')
 
-        model = GLM(GLMConfig.preset("tiny")).build_from_ids()
-        model({"token_ids": [[5, 6, 9, 7]], "prefix_lengths": [3]}).shape    (1, 4, 128)
-
     Args:
         config: a `GLMConfig`.
 
@@ -205,6 +202,14 @@ class GLM(TableOutput, LanguageModel):
         token, and the model has one.
 
     Ours -> paper: positions, block_positions -> section 2.2, "2D positional encoding".
+
+    Example:
+        >>> import numpy as np
+        >>> import zoo
+        >>> model = zoo.create("glm", "tiny")
+        >>> batch = {"token_ids": np.array([[5, 6, 9, 7]], np.int32), "prefix_lengths": np.array([3], np.int32)}
+        >>> tuple(model(batch).shape)
+        (1, 4, 128)
     """
 
     one_row_apart = rewinds = True

@@ -314,6 +314,13 @@ class GPT(TableOutput, LanguageModel):
         Refusal: if T is known and above `max_length`; if both a state and `segment_ids` are given.
 
     Ours -> paper: embeddings -> W_e, positions -> W_p (Radford et al. 2018, eq. 2).
+
+    Example:
+        >>> import numpy as np
+        >>> import zoo
+        >>> model = zoo.create("gpt", "tiny")
+        >>> tuple(model(np.array([[3, 5, 7]])).shape)
+        (1, 3, 61)
     """
 
     one_row_apart = rewinds = True

@@ -132,6 +132,13 @@ class LSTM(LanguageModel):
 
     Ours -> Merity et al. 2017: embedding_dropout, input_dropout, hidden_dropout, output_dropout, weight_dropout ->
     dropoute, dropouti, dropouth, dropout, wdrop of their program.
+
+    Example:
+        >>> import numpy as np
+        >>> import zoo
+        >>> model = zoo.create("lstm", "tiny")
+        >>> tuple(model(np.array([[3, 5, 7]])).shape)
+        (1, 3, 61)
     """
 
     carries_state = True

@@ -134,6 +134,15 @@ class NGram(LanguageModel):
 
     Args:
         config: an NGramConfig; with `ngram_counts` filled, tables of those sizes await their weights.
+
+    Example:
+        >>> import numpy as np
+        >>> import zoo
+        >>> model = zoo.create("ngram", "bigram", vocab_size=3, eos_id=2)
+        >>> model.fit_closed_form(np.array([0, 1, 0, 1, 2], np.uint16))
+        >>> p = np.exp(model(np.array([[0]])))[0, 0]  # what follows id 0
+        >>> int(p.argmax()), round(float(p.sum()), 6)
+        (1, 1.0)
     """
 
     def __init__(self, config, **kwargs):

@@ -109,9 +109,6 @@ class Seq2Seq(TableOutput, EncoderDecoder):
     g_t = tanh(W_c [c_t ; h_t]), tanh(W_c h_t) without attention  Luong et al. 2015, eq. 5
     p(next) = softmax(g_t W_o), W_o = W_e' when tied        Luong et al. 2015, eq. 6
 
-        model = Seq2Seq(Seq2SeqConfig.preset("tiny")).build_from_ids()
-        model({"source_ids": [[5, 7, 2]], "token_ids": [[0, 9]]}).shape    (1, 2, 61)
-
     Args:
         config: a `Seq2SeqConfig`.
 
@@ -119,6 +116,13 @@ class Seq2Seq(TableOutput, EncoderDecoder):
 
     Raises:
         Refusal: an alignment is asked for, but there is no attention.
+
+    Example:
+        >>> import numpy as np
+        >>> import zoo
+        >>> model = zoo.create("seq2seq", "tiny")
+        >>> tuple(model({"source_ids": np.array([[5, 7, 2]]), "token_ids": np.array([[0, 9]])}).shape)
+        (1, 2, 61)
     """
 
     def __init__(self, config, **kwargs):

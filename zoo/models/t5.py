@@ -170,9 +170,6 @@ class T5(TableOutput, EncoderDecoder):
     e_0 = W[source];  e_l = block(e_{l-1}, bias(s - t));  d_0 = W[target];  d_l = block(d_{l-1}, norm(e_L), bias(s - t));
     p(next) = softmax(norm(d_L) W' / sqrt(D)), or softmax(norm(d_L) U) with a table of the output's own
 
-        model = T5(T5Config.preset("tiny")).build_from_ids()
-        model({"source_ids": [[5, 7, 2]], "token_ids": [[0, 9]]}).shape    (1, 2, 192)
-
     Args:
         config: a `T5Config`.
 
@@ -181,6 +178,13 @@ class T5(TableOutput, EncoderDecoder):
 
     Ours -> paper: encoder_bias, decoder_bias -> section 2.1, "relative position embeddings". Weights are drawn as t5x draws
     them: with 1 / sqrt(inputs) for each matrix, queries with another 1 / sqrt(H), embeddings with 1.
+
+    Example:
+        >>> import numpy as np
+        >>> import zoo
+        >>> model = zoo.create("t5", "tiny")
+        >>> tuple(model({"source_ids": np.array([[5, 7, 2]]), "token_ids": np.array([[0, 9]])}).shape)
+        (1, 2, 192)
     """
 
     one_row_apart = True

@@ -168,9 +168,6 @@ class Transformer(TableOutput, EncoderDecoder):
     e_0 = sqrt(D) W[source] + p;  e_l = block(e_{l-1});  d_0 = sqrt(D) W[target] + p;  d_l = block(d_{l-1}, e_L);
     p(next) = softmax(d_L W')
 
-        model = Transformer(TransformerConfig.preset("tiny")).build_from_ids()
-        model({"source_ids": [[5, 7, 2]], "token_ids": [[0, 9]]}).shape    (1, 2, 61)
-
     Args:
         config: a `TransformerConfig`.
 
@@ -180,6 +177,13 @@ class Transformer(TableOutput, EncoderDecoder):
         Refusal: S or T is known and above `max_length`.
 
     Ours -> paper: embeddings -> the shared matrix of section 3.4; encoder_i, decoder_i -> the layers of figure 1.
+
+    Example:
+        >>> import numpy as np
+        >>> import zoo
+        >>> model = zoo.create("transformer", "tiny")
+        >>> tuple(model({"source_ids": np.array([[5, 7, 2]]), "token_ids": np.array([[0, 9]])}).shape)
+        (1, 2, 61)
     """
 
     one_row_apart = True

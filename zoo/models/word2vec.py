@@ -83,15 +83,19 @@ class Word2Vec(Encoder):
 
     Vectors begin evenly drawn between -1 / 2D and 1 / 2D, as in the original program.
 
-        model = zoo.create("word2vec", "tiny")
-        model({"token_ids": np.array([[3, 5]])}).shape    (1, 2, 12)
-
     Args:
         config: a `Word2VecConfig`.
 
     Call: as `Encoder`, float (B, T, D). Neither padding nor the part of a row changes a word's vector.
 
     Ours -> paper: embeddings -> the input vectors v; the output vectors v' are the head's.
+
+    Example:
+        >>> import numpy as np
+        >>> import zoo
+        >>> model = zoo.create("word2vec", "tiny")
+        >>> tuple(model(np.array([[3, 5, 7]])).shape)
+        (1, 3, 12)
     """
 
     def build(self, input_shape=None):

@@ -64,6 +64,11 @@ class BPETokenizer(Tokenizer):
 
     Raises:
         Refusal: the vocabulary and the merges do not fit together.
+
+    Example:
+        >>> tokenizer = BPETokenizer.train(["low lower lowest low"], vocab_size=260)
+        >>> tokenizer.decode(tokenizer.encode("lowest")), len(tokenizer.encode("low"))
+        ('lowest', 1)
     """
 
     def __init__(

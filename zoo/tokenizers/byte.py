@@ -16,7 +16,12 @@ NUM_CODE_POINTS = 0x110000
 
 @TOKENIZERS.register("byte")
 class ByteTokenizer(Tokenizer):
-    """Every byte of the text's UTF-8 is its own id, 0..255; `eos_id` is 256. Nothing is learnt or unknown."""
+    """Every byte of the text's UTF-8 is its own id, 0..255; `eos_id` is 256. Nothing is learnt or unknown.
+
+    Example:
+        >>> ByteTokenizer().encode("aé"), ByteTokenizer().eos_id
+        ([97, 195, 169], 256)
+    """
 
     vocab_size = 257
     eos_id = 256
@@ -57,6 +62,11 @@ class CharTokenizer(Tokenizer):
 
     Args:
         characters: string of the distinct characters. Raises Refusal when one is there twice.
+
+    Example:
+        >>> tokenizer = CharTokenizer("春花")
+        >>> tokenizer.encode("花月"), tokenizer.unk_id
+        ([1, 3], 3)
     """
 
     cut = ANYWHERE

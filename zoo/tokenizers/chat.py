@@ -61,7 +61,7 @@ class ChatFrame:
 
         Example:
             >>> ChatFrame.of("{{ '<start_of_turn>' + role + '\\n' + message['content'] | trim + '<end_of_turn>' }}").name
-            'gemma'
+            'Gemma'
         """
         kind = next((make for marks, make in KINDS if all(mark in template for mark in marks)), None)
         frame = None if kind is None else kind(template)

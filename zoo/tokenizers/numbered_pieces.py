@@ -39,9 +39,17 @@ class NumberedPieces(Tokenizer):
         Refusal: the bytes are no such model, a token is there twice, or one of the special tokens is not there.
 
     Example:
-        >>> tokenizer = NumberedPieces(model, ["</s>", "<unk>", "▁a", "<pad>"], Special({"eos": "</s>", "unk": "<unk>"}))
-        >>> tokenizer.encode("a a b")
-        [2, 2, 1]
+        >>> import io
+        >>> import sentencepiece
+        >>> model = io.BytesIO()
+        >>> sentencepiece.SentencePieceTrainer.train(
+        ...     sentence_iterator=iter(["a b a", "b a"]), model_writer=model, vocab_size=6, hard_vocab_limit=False,
+        ...     bos_id=-1, eos_id=-1, minloglevel=2,
+        ... )
+        >>> special = Special({"eos": "</s>", "unk": "<unk>"})
+        >>> tokenizer = NumberedPieces(model.getvalue(), ["</s>", "<unk>", "▁a", "<pad>"], special)
+        >>> tokenizer.encode("a a")
+        [2, 2]
     """
 
     registered_name = UnigramTokenizer.registered_name  # which saves and loads it

@@ -49,6 +49,11 @@ class WordTokenizer(Tokenizer):
         lowercase: whether every text is written in lower case first.
         punctuation: whether it stays; otherwise characters that are not letters, marks, digits or `_` separate words.
         zero_digits: whether every digit from 0 to 9 is written as 0 first.
+
+    Example:
+        >>> tokenizer = WordTokenizer.train(["the list and the set"], vocab_size=8)
+        >>> [tokenizer.vocabulary[i] for i in tokenizer.encode("the tuple")]
+        ['the', '<unk>']
     """
 
     unk_id = 0

@@ -45,6 +45,12 @@ class WordPieceTokenizer(Tokenizer):
 
     Raises:
         Refusal: an id is missing or there twice, or the vocabulary has no [UNK], [CLS] or [SEP].
+
+    Example:
+        >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "play", "##ing"]
+        >>> tokenizer = WordPieceTokenizer({token: i for i, token in enumerate(vocabulary)})
+        >>> tokenizer.encode("Playing")
+        [5, 6]
     """
 
     def __init__(self, vocabulary, normalization=None, special_tokens=None, unspoken=(), special=NOTHING):
