@@ -186,6 +186,10 @@ def check(config, task, model, precision):
     """Raises Refusal for what breaks the promise of a private run, in a sentence that says what would keep it."""
     if getattr(task.config, "balance", False) or getattr(task.config, "class_weights", ()):
         raise Refusal("balance and class_weights are no part of a private run: each example counts alike. Leave them out.")
+    if getattr(task.config, "batch_tokens", 0):
+        raise Refusal(
+            "batch_tokens puts pairs together by their lengths, and a private run draws each by itself; leave it out."
+        )
     if model.kind == "classifier":
         raise Refusal(
             f"{model.registered_name} takes counts of its training texts into its weights, which no noise covers; take another "

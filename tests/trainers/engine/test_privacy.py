@@ -14,6 +14,7 @@ from zoo.config import Refusal
 from zoo.data.batch import Layout
 from zoo.data.packing import DocumentWindows, PackedBatches
 from zoo.data.sampling import PoissonBatches
+from zoo.registry import TASKS
 from zoo.tasks.language_modeling import LanguageModeling
 
 SGD = dict(optimizer="sgd", learning_rate=0.5, schedule="constant", warmup_steps=0, weight_decay=0.0, clip_norm=0.0)
@@ -196,6 +197,12 @@ def test_what_breaks_the_promise_is_refused_in_a_sentence():
 def test_settings_that_make_no_sense_are_refused(fields, sentence):
     with pytest.raises(Refusal, match=sentence):
         PrivacyConfig(**fields)
+
+
+def test_a_budget_of_tokens_is_refused():
+    task = TASKS.get("translation")(TASKS.config("translation")(batch_tokens=64))
+    with pytest.raises(Refusal, match="batch_tokens puts pairs together by their lengths"):
+        privacy.check(PrivacyConfig(dp_noise=1.0), task, tiny_models.create("transformer"), "float32")
 
 
 def test_epsilon_is_what_dp_accounting_counts():
