@@ -70,23 +70,33 @@ def main():
             totals, rows = read(bundle.task, bundle.model, data[split], bundle.tokenizer, layout)
             if FLAGS.predictions:
                 _write_columns(bundle.task.predictions(rows, data[split]))
-            scores, compared = bundle.task.metrics(totals, rows, data[split]), []
+            scores, beside = bundle.task.metrics(totals, rows, data[split]), []
             if FLAGS.calibration:
                 scores |= calibration_scores(bundle, data[split], layout)
             if other is not None:
                 of_rival = read(rival.bundle.task, rival.bundle.model, other[split], rival.bundle.tokenizer, other_layout)[1]
                 samples = bundle.task.samples(rows, data[split]), rival.bundle.task.samples(of_rival, other[split])
-                compared = comparisons(*samples)
-            judged[part] = scores, compared
-        scores, compared = judged[part]
+                beside += [{"against": str(FLAGS.against), **each} for each in comparisons(*samples)]
+            if FLAGS.by_group:
+                by_group = _by_group(bundle.task, rows, [str(example["group"]) for example in source.examples(split)])
+                beside += by_group
+            judged[part] = scores, beside
+        scores, beside = judged[part]
         baselines = bundle.task.baselines(data[split], scores) if split == "test" else {}
         print(json.dumps({"split": split, "dataset": source.name, **scores, **baselines}), flush=True)
-        for each in compared:
-            print(json.dumps({"split": split, "against": str(FLAGS.against), **each}), flush=True)
-        if FLAGS.by_group:
-            groups = [str(example["group"]) for example in source.examples(split)]
-            for scores in _by_group(bundle, data[split], layout, groups):
-                print(json.dumps({"split": split, **scores}, ensure_ascii=False), flush=True)
+        for each in beside:
+            print(json.dumps({"split": split, **each}, ensure_ascii=False), flush=True)
+
+
+def _by_group(task, rows, groups):
+    """The scores of each group of a classifier's examples, in the order of `rows` (`trainers/groups.py`)."""
+    import numpy as np
+
+    from trainers import groups as by_group
+
+    real = np.concatenate(rows["weights"]) > 0
+    probs, labels = (np.concatenate(rows[name])[real] for name in ("probs", "labels"))
+    return by_group.judge(probs, labels, groups, task.facts.labels)
 
 
 class _Rival(NamedTuple):
@@ -139,22 +149,6 @@ def _layout(run):
         FLAGS.seq_length or run.get("seq_length", 128), FLAGS.batch_size or run.get("batch_size", 16),
         separate_documents=run.get("separate_documents", False),
     )  # fmt: skip
-
-
-def _by_group(bundle, data, layout, groups):
-    """The scores of each group of a classifier's examples (`trainers/groups.py`)."""
-    import numpy as np
-    import tensorflow as tf
-
-    from trainers import groups as by_group
-    from trainers.engine import loop
-
-    task, model = bundle.task, bundle.model
-    score = tf.function(lambda batch, state: task.score(model, batch), reduce_retracing=True, autograph=False)
-    rows = loop.summed(task, model, score, data, bundle.tokenizer, layout)[1]
-    real = np.concatenate(rows["weights"]) > 0
-    probs, labels = (np.concatenate(rows[name])[real] for name in ("probs", "labels"))
-    return by_group.judge(probs, labels, groups, task.facts.labels)
 
 
 def _judge_pairs(directory):

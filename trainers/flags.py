@@ -186,9 +186,9 @@ def define_evaluation():
     flags.DEFINE_string("pattern", "{text}\\nLabel: {label}", "How --shots writes an example; \\n is a line's end.")
     flags.DEFINE_list("label_words", [], "What --shots writes for labels: label=word, separated by commas. [the labels]")
     flags.DEFINE_integer("shot_seeds", 5, "Draws of the examples that --shots shows.", lower_bound=1)
-    flags.DEFINE_string("against", None, "Another run of the same task: the difference, by paired bootstrap.")
     flags.DEFINE_bool("by_group", False, "Scores of a classifier for each value of the examples' field group, besides.")
     flags.DEFINE_string("weat", None, "File of JSON lines with word lists X, Y, A, B: how near X and Y lie to A and B.")
+    flags.DEFINE_string("against", None, "Another run of the same task: the difference, by paired bootstrap.")
     flags.DEFINE_string("pairs", None, "File of more TAB less TAB trait: which of the two sentences is likelier.")
 
 
@@ -274,6 +274,7 @@ def define_generation():
     flags.DEFINE_string("draft", "none", "ngram:4 guesses tokens ahead where a text repeats itself: the same text sooner.")
     flags.DEFINE_integer("num_beams", None, "Search the likeliest text with so many beams, instead of sampling.", lower_bound=1)
     flags.DEFINE_float("length_penalty", 0.6, "Of the search: 0 compares plain probabilities.", lower_bound=0.0)
+    flags.DEFINE_bool("trace", False, "Tell of each text of --prompt_file what of it the training text holds.")
     flags.DEFINE_integer("num_best", 1, "Print so many of the texts that the search finds, best first.", lower_bound=1)
 
 

@@ -19,12 +19,15 @@ FLAGS = flags.FLAGS
 SAMPLING = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
 PENALTIES = ("min_p", "repetition_penalty", "no_repeat_ngram", "draft")
 SEARCH = ("num_beams", "length_penalty", "num_best")
+PASSAGES = 3  # that --trace tells of each text
 ROWS = 32  # prompts of a file that are answered together
 
 
 def main():
     directory = None if FLAGS.export_dir else trainer_flags.model_dir()
     search, options = _options()
+    if FLAGS.trace and (FLAGS.export_dir or FLAGS.chat or not FLAGS.prompt_file):
+        raise Refusal("--trace looks in the training text of a run: it takes --model_dir and --prompt_file, and no --chat.")
     prompts = [line for _, line in text_files.lines(FLAGS.prompt_file)] if FLAGS.prompt_file else None
     if FLAGS.export_dir:
         from trainers import served
@@ -45,7 +48,7 @@ def main():
     if FLAGS.chat and prompts is not None:
         _answer_file(loaded, prompts, options)
     elif prompts is not None:
-        _write_file(loaded, prompts, search, options)
+        _write_file(loaded, prompts, search, options, _tracer(directory) if FLAGS.trace else None)
     elif FLAGS.prompt is not None:
         write(loaded, FLAGS.prompt, options)
     else:
@@ -77,7 +80,22 @@ def _options():
     return False, {**{name: FLAGS[name].value for name in SAMPLING}, **asked}
 
 
-def _write_file(loaded, prompts, search, options):
+def _tracer(directory):
+    """text -> the longest passages of it that the training text of its run holds, as `trainers.trace` tells them."""
+    from trainers import trace
+    from zoo.data.suffixes import open_or_build
+
+    shards, tokenizer = trace.training_tokens(directory)
+    suffixes = open_or_build(shards, lambda sentence: print(sentence, file=sys.stderr, flush=True))
+
+    def passages(text):
+        found = trace.traced(text, suffixes, shards, tokenizer, PASSAGES, 0)["passages"]
+        return [{name: each[name] for name in ("length", "count", "num_documents", "text")} for each in found]
+
+    return passages
+
+
+def _write_file(loaded, prompts, search, options, tracer=None):
     """Prints a JSON object for each prompt, or for each of the best continuations of each, in the order of the file.
 
     Prompts of like length are answered together, `ROWS` at a time: padding costs as much as text.
@@ -96,7 +114,8 @@ def _write_file(loaded, prompts, search, options):
             written[i] = answer
     for prompt, answers in zip(prompts, written, strict=True):
         for answer in answers:
-            print(json.dumps({"prompt": prompt, **answer}, ensure_ascii=False), flush=True)
+            copied = {} if tracer is None else {"copied": tracer(answer["text"])}
+            print(json.dumps({"prompt": prompt, **answer, **copied}, ensure_ascii=False), flush=True)
 
 
 def _converse(loaded, write, options):

@@ -59,3 +59,14 @@ def test_what_cannot_be_traced_is_refused(run, tmp_path, capfd):
     assert refusal(capfd, "trace", f"--model_dir={run}", "--text=").startswith("The text is empty")
     (tmp_path / "bundle").symlink_to(run / "bundle")
     assert "stands alone" in refusal(capfd, "trace", f"--model_dir={tmp_path / 'bundle'}", "--text=a")
+
+
+def test_what_is_written_is_looked_for_in_the_training_text(run, tmp_path, capfd):
+    (tmp_path / "prompts.txt").write_text("xx cat sat on\n", encoding="utf8")
+    flags = [f"--model_dir={run}", f"--prompt_file={tmp_path / 'prompts.txt'}", "--max_new_tokens=2", "--trace"]
+    answer = programs.call(capfd, "generate", *flags)
+    assert answer.status == 0, answer.err
+    best = json.loads(answer.out)["copied"][0]
+    assert best["text"].startswith(" cat sat on") and best["count"] == best["num_documents"] == 2
+    answer = programs.call(capfd, "generate", flags[0], "--prompt=a", "--trace")
+    assert answer.status == 2 and "takes --model_dir and --prompt_file" in answer.err
