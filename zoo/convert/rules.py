@@ -187,14 +187,14 @@ class Family:
 
 
 def parts(config, rule):
-    """Widths of the pieces of ours, along its last axis, that a rule's tensors are."""
+    """Widths of the pieces of ours, along its last axis, that a rule's tensors are; None where there is but one."""
+    if len(rule.theirs) == 1:
+        return None
+    head = getattr(config, "head_width", config.hidden_dim // config.num_heads)
     if len(rule.theirs) == 3:
-        head = getattr(config, "head_width", config.hidden_dim // config.num_heads)
         kv_heads = getattr(config, "kv_heads", config.num_heads)
         return [config.num_heads * head, kv_heads * head, kv_heads * head]
-    if "/key_value/" in rule.ours:
-        return [config.num_heads * config.head_width] * 2
-    return [config.mlp_width] * 2 if len(rule.theirs) == 2 else None
+    return [config.num_heads * head if "/key_value/" in rule.ours else config.mlp_width] * 2
 
 
 def made_shape(rule, shapes):
