@@ -59,7 +59,7 @@ def presets(tmp_path_factory):
 def here(monkeypatch):
     """The peer answers in this process: it is a dependency, and to load it again would take long."""
     answered = lambda peer, request: contextlib.nullcontext(reference.answer(json.loads(json.dumps(request))))  # noqa: E731
-    monkeypatch.setattr(certificate, "_asked", answered)
+    monkeypatch.setattr(certificate, "ask", answered)
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "gpt2"])
