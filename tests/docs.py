@@ -217,6 +217,15 @@ def wrong_translation():
                 yield f"only {name} has the {what}s {', '.join(sorted(more))}"
 
 
+def wrong_chinese_pages():
+    """Commands and figures of the pages in docs/zh that the English page of the same name does not have."""
+    for page in sorted((ROOT / "docs" / "zh").glob("*.md")):
+        english, chinese = ((path / page.name).read_text(encoding="utf8") for path in (ROOT / "docs", page.parent))
+        for what, of in (("command", lambda text: {shlex.join(call) for call in commands(text)}), ("figure", figures)):
+            if more := of(chinese) - of(english):
+                yield f"only {name_of(page)} has the {what}s {', '.join(sorted(more))}"
+
+
 def wrong_families():
     """Families without a page, and presets that the page does not name."""
     for model in MODELS.names():
@@ -232,7 +241,7 @@ def wrong_families():
 
 def wrong():
     """Everything that is wrong, sentences. The current directory has the files of `make_files`."""
-    found = [*wrong_sizes(), *wrong_test_command(), *wrong_translation(), *wrong_families()]
+    found = [*wrong_sizes(), *wrong_test_command(), *wrong_translation(), *wrong_chinese_pages(), *wrong_families()]
     for page in pages():
         found += [*wrong_links(page), *wrong_python(page), *wrong_commands(page)]
     return found
