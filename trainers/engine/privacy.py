@@ -164,7 +164,7 @@ def units_of(config, batches, model, data, layout):
     if not isinstance(batches, PackedBatches):
         if config.dp_unit == "document":
             raise Refusal("dp_unit=document is for language_modeling; of other data a row is protected, which is one example.")
-        if not hasattr(batches, "of"):
+        if getattr(batches, "of", None) is None:
             raise Refusal("dp_noise and dp_epsilon are for language models and for tasks that read examples, one a row.")
         return batches, "one row"
     if model.carries_state:
