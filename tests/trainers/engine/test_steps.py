@@ -61,7 +61,7 @@ class Trainer:
         signal_at: batch at whose step the process is asked to stop; `signal_in_evaluation`: the evaluation likewise.
     """
 
-    task, placement = Task(), Placement("one")
+    task, placement, guarantee = Task(), Placement("one"), None
 
     def __init__(self, nan_at=(), poison_at=(), signal_at=None, signal_in_evaluation=None):
         self.weight, self.trained = Weight(), []
