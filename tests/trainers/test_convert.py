@@ -55,15 +55,15 @@ def test_out_again_with_a_certificate(directory, tmp_path, capfd):
     ("theirs", "theirs", "is there already and not empty"),
     ("empty", "ours", "it holds no config.json"),
     ("pickle", "ours", "is a pickle, which can run code"),
-    ("dense", "ours", "has the module Dense, which is not supported"),
+    ("layer_norm", "ours", "has the module LayerNorm, which is not supported"),
     ("keras_hub:bert_tinny_en_uncased", "ours", "did you mean 'bert_tiny_en_uncased'"),
 ])  # fmt: skip
 def test_a_mistake_is_one_sentence_and_leaves_nothing(source, target, sentence, directory, tmp_path, capfd):
     (tmp_path / "empty").mkdir()
-    dense = huggingface.write(foreign_models.bundle("bert"), tmp_path / "dense")
-    modules = json.loads((dense / "modules.json").read_text())
-    further = {"path": "3_Dense", "type": "sentence_transformers.models.Dense"}
-    (dense / "modules.json").write_text(json.dumps([*modules, further]))
+    more = huggingface.write(foreign_models.bundle("bert"), tmp_path / "layer_norm")
+    modules = json.loads((more / "modules.json").read_text())
+    further = {"path": "3_LayerNorm", "type": "sentence_transformers.models.LayerNorm"}
+    (more / "modules.json").write_text(json.dumps([*modules, further]))
     pickle = huggingface.write(foreign_models.bundle("bert"), tmp_path / "pickle")
     (pickle / "model.safetensors").rename(pickle / "pytorch_model.bin")
     named = source if ":" in source else tmp_path / source

@@ -51,9 +51,10 @@ def read(directory, checklist, tokenizer_settings, max_length):
     modules = _modules(path)
     kinds = [kind for kind, _ in modules]
     if kinds != [kind for kind in KINDS if kind in kinds] or kinds[:2] != ["Transformer", "Pooling"]:
-        wrong = next((kind for kind in kinds if kind not in KINDS), " and ".join(kinds))
+        unknown = next((kind for kind in kinds if kind not in KINDS), None)
+        wrong = f"module {unknown}, which is" if unknown else f"modules {', '.join(kinds)}, which in this order are"
         raise Refusal(
-            f"{path} has the module {wrong}, which is not supported; a text's vector is made by Transformer, Pooling, "
+            f"{path} has the {wrong} not supported; a text's vector is made by Transformer, Pooling, "
             "perhaps Dense and perhaps Normalize, in this order."
         )
     places = dict(modules)
