@@ -33,7 +33,7 @@ def main():
         _work(args)
         return 0
     mirrored = strategies.place("mirrored")
-    names = args.models.split(",") if args.models else _cases()
+    names = args.models.split(",") if args.models else _covering(_cases()) if args.covering else _cases()
     one = strategies.Placement("one replica")
     placements = {"replicas": (mirrored, 1), "micro-batches": (one, 2), "both": (mirrored, 2)}
     ours = {name: _steps(name, one, 1, args) for name in names}
@@ -56,9 +56,20 @@ def _cases():
     return [*(name for name in trained if TASKS.get(MODELS.config(name).default_task).reads == "text"), *tiny_tasks.cases()]
 
 
+def _covering(cases):
+    """Those cases of which a model, a task or a variant stands in none before: models + tasks, and not models x tasks."""
+    seen, chosen = set(), []
+    for case in cases:
+        if not set(case.split(":")) <= seen:
+            chosen.append(case)
+            seen.update(case.split(":"))
+    return chosen
+
+
 def _parser():
     parser = argparse.ArgumentParser(prog="python -m tests.replicas", description=__doc__.splitlines()[0])
     parser.add_argument("--models", help="model, or model:task, by commas; by default all that are trained by gradients")
+    parser.add_argument("--covering", action="store_true", help="each model, task and variant once, and not every pair")
     parser.add_argument("--sides", default=",".join(SIDES), help="what to set against one replica, by commas")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--optimizer", choices=("sgd", "adamw", "adafactor", "muon"), default="sgd")

@@ -118,7 +118,7 @@ def environment():
 
 
 @pytest.mark.parametrize("arguments", [
-    ("--sides=both",),  # every model, two replicas with two micro-batches each
+    ("--sides=both", "--covering"),  # every model and task, two replicas with two micro-batches each
     ("--models=gpt,lstm", "--sides=micro-batches,workers"),
 ])  # fmt: skip
 def test_models_train_alike_on_one_replica_on_two_in_micro_batches_and_on_two_workers(arguments):
