@@ -43,7 +43,7 @@ def main():
             print(f"{side} is not installed in {python}: no figure and no ratio for it.")
             continue
         sides.append((side, python))
-    print(f"Host: {_host()}; {_versions([python for _, python in sides])}", flush=True)
+    print(f"Host: {host()}; {versions([python for _, python in sides])}", flush=True)
     for shape in args.shapes.split(","):
         with tempfile.TemporaryDirectory() as directory:
             _prepare(args, shape, Path(directory), dict(sides))
@@ -76,7 +76,7 @@ def _parser():
     return parser
 
 
-def _host():
+def host():
     """The processor, its cores, and what a product of matrices and a pass over memory reach."""
     import time
 
@@ -98,7 +98,7 @@ def _host():
     return f"{name}, {os.cpu_count()} cores, {flops / 1e9:.0f} GFLOP/s in float32, {bandwidth / 1e9:.0f} GB/s read (NumPy)"
 
 
-def _versions(pythons):
+def versions(pythons):
     packages = ("tensorflow", "keras", "torch", "transformers", "ctranslate2")
     script = (
         "import importlib.metadata as m\n"
