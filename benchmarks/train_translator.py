@@ -9,8 +9,7 @@
 Every side trains the same architecture on random ids: 64 rows of 16 + 16 tokens of 8,000, one table for source, target and
 output, no dropout, AdamW, labels smoothed by 0.1, the gradient clipped at 1. A figure is target tokens over seconds. Ours is
 the trainer as it ships, with --xla=auto. The Transformer has 4 heads, a network of 1,024 and norms behind the residuals; in
-seq2seq
-the encoder is bidirectional and scores are `general`.
+seq2seq the encoder is bidirectional and scores are `general`.
 """
 
 import argparse
