@@ -227,7 +227,6 @@ def test_the_end_of_text_is_chosen_or_asked_for(tmp_path):
         ({"model__dropout": 0.1}, "BPE dropout; only null"),
         ({"model__end_of_word_suffix": "</w>"}, "an end_of_word_suffix; only an empty one"),
         ({"model__continuing_subword_prefix": "##"}, "a continuing_subword_prefix; only an empty one"),
-        ({"added_tokens": [{"content": "x", "id": 261, "special": False}]}, "added tokens that are not special"),
         ({"model__merges": ["a b c"]}, "a merge is two tokens"),
         ({"model": None}, "is not a tokenizer.json of Hugging Face"),
         ({"added_tokens": []}, "does not say which token ends a text"),
