@@ -85,8 +85,8 @@ class BPETokenizer(Tokenizer):
         _check(vocabulary, merges, special_tokens, eos_token, own)
         self.vocab_size, self.eos_id = len(vocabulary), vocabulary[eos_token]
         self._eos_token, self._words, self._nfc = eos_token, words, nfc
-        # Behind a sign other patterns than GPT-2's take the ends of lines along.
-        self._word_cut = CUT_AT_BLANKS if words in bpe_words.DIGITS else CUT
+        # Other patterns than GPT-2's take the ends of lines along with a sign, or want a blank in front.
+        self._word_cut = CUT if words in ("gpt2", "digits") else CUT_AT_BLANKS
         self._matched = AddedTokens(self.added, self._normal)
         self.cut = self._matched.cut(self._word_cut)
         if all(token in special_tokens for token in ROLES.values()):
@@ -178,7 +178,7 @@ class BPETokenizer(Tokenizer):
         return cls(read_json(encoder_json), read_merges(vocab_bpe))
 
     @classmethod
-    def from_huggingface(cls, tokenizer_json, eos_token=None, special=NOTHING):
+    def from_huggingface(cls, tokenizer_json, eos_token=None, special=NOTHING, add_prefix_space=None):
         """From a `tokenizer.json` of the `tokenizers` library.
 
         Args:
@@ -187,12 +187,15 @@ class BPETokenizer(Tokenizer):
             eos_token: the special token that separates documents; by default the one in `special`, `<|endoftext|>`, `</s>`, or
                 the only one.
             special: what the special tokens are for, a `Special`.
+            add_prefix_space: whether ByteLevel puts a blank in front; None where the file says so.
         """
         config = read_json(tokenizer_json)
         try:
             model = config["model"]
             _check_supported(config, model, tokenizer_json)
             words = bpe_words.read(config.get("pre_tokenizer"), tokenizer_json)
+            if add_prefix_space is not None and words in ("gpt2", "prefixed"):
+                words = "prefixed" if add_prefix_space else "gpt2"
             vocabulary = dict(model["vocab"])
             merges = [_pair(merge, tokenizer_json) for merge in model["merges"]]
             named = special if eos_token is None else Special({**special.roles, "eos": eos_token})

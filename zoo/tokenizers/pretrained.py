@@ -45,7 +45,6 @@ PAIR = ("source.spm", "target.spm", "vocab.json")
 MARIAN_ROLES = {"eos": "</s>", "unk": "<unk>", "pad": "<pad>"}
 # Settings of tokenizer_config.json that change ids, and the values under which they do not.
 UNCHANGING = {
-    "add_prefix_space": (None, False),
     "do_basic_tokenize": (None, True),
     "never_split": (None, []),
     "sp_model_kwargs": (None, {}),
@@ -70,13 +69,8 @@ class Beside:
         self.model_type = self._config.get("model_type")
         for name, allowed in UNCHANGING.items():
             value = self.settings.get(name)
-            # Pieces of SentencePiece have a blank in front in any case.
-            if value not in allowed and not (name == "add_prefix_space" and not self._is_byte_level):
+            if value not in allowed:
                 raise Refusal(f"{self.directory / 'tokenizer_config.json'} has {name}={value!r}, which is not supported.")
-
-    @property
-    def _is_byte_level(self):
-        return self.model_type in ("gpt2", "roberta")
 
     def _read(self, name):
         path = self.directory / name
@@ -197,6 +191,13 @@ def from_files(path):
     directory = path if path.is_dir() else path.parent
     names = vocabulary_files(path) if path.is_dir() else [path.name]
     if not names:
+        other = next(
+            (file.name for file in sorted(directory.glob("*")) if file.name.endswith(("tekken.json", ".tiktoken"))), None
+        )
+        if other is not None:
+            raise Refusal(
+                f"{path} has a vocabulary of tiktoken's alone ({other}); save it as tokenizer.json, which is read here."
+            )
         files = "zoo_tokenizer.json, tokenizer.json, vocab.txt, a .model, nor encoder.json with vocab.bpe"
         raise Refusal(f"{path} holds no tokenizer: it has neither {files}.")
     first, beside = directory / names[0], Beside(directory)
@@ -224,13 +225,25 @@ def _tokenizer_json(path, beside):
         specials = {token["id"]: token["content"] for token in added}
     except KeyError as error:
         raise Refusal(f"{path} is not a tokenizer.json of Hugging Face ({error!r}).") from error
-    tokenizer = tokenizer_class.from_huggingface(path, special=_special(path, added, beside, specials))
+    special, prefix = _special(path, added, beside, specials), beside.settings.get("add_prefix_space")
+    options = {"add_prefix_space": prefix} if tokenizer_class.registered_name == "bpe" else {}
+    tokenizer = tokenizer_class.from_huggingface(path, special=special, **options)
+    if algorithm == "unigram":
+        _check_prefix(tokenizer, prefix, path)
     extra, plain = beside.added({token: i for i, token in enumerate(tokenizer.vocabulary)})
     known = {token.content for token in tokenizer.added}.union(map(tokenizer.vocabulary.__getitem__, tokenizer.control_ids))
     extra = sorted([*extra, *(token.content for token in plain if token.content not in known)])
     if extra:
         raise Refusal(f"{path} lacks the token {extra[0]!r}, which a file beside it adds; save the tokenizer anew.")
     return tokenizer
+
+
+def _check_prefix(tokenizer, asked, path):
+    """Raises Refusal where tokenizer_config.json wants no blank in front of a text and SentencePiece's pieces have one."""
+    if asked is False and tokenizer.prepends:
+        raise Refusal(
+            f"{path} puts a blank before a text, and tokenizer_config.json has add_prefix_space=False; make them equal."
+        )
 
 
 def _special(path, added, beside, specials):
@@ -261,7 +274,8 @@ def _byte_level(vocabulary, merges, beside):
     known = ROBERTA.roles.values() if roberta else [END_OF_TEXT]
     specials = [token for token in dict.fromkeys((*known, *added)) if token in vocabulary or token in added]
     end, special = ("</s>", ROBERTA) if roberta else (END_OF_TEXT, NOTHING)
-    return TOKENIZERS.get("bpe")(vocabulary | added, read_merges(merges), specials, end, special=special, added=plain)
+    words = "prefixed" if beside.settings.get("add_prefix_space") else "gpt2"
+    return TOKENIZERS.get("bpe")(vocabulary | added, read_merges(merges), specials, end, words, special, added=plain)
 
 
 def _vocab_txt(directory, beside):
@@ -283,6 +297,7 @@ def _sentencepiece(path, beside):
         raise Refusal(f"{path} belongs to a {beside.model_type}, whose numbering of pieces is not known here.")
     unigram, special = TOKENIZERS.get("unigram"), ROBERTA if fairseq else NOTHING
     tokenizer = unigram.from_sentencepiece(path, fairseq=fairseq, special=special)
+    _check_prefix(tokenizer, beside.settings.get("add_prefix_space"), path)
     extra, plain = beside.added({token: i for i, token in enumerate(tokenizer.vocabulary)})
     if beside.model_type in T5_TYPES:
         return _t5(path, tokenizer, extra, plain, beside)

@@ -81,6 +81,8 @@ class UnigramTokenizer(Tokenizer):
         self.cls_id, self.sep_id, self.mask_id = (named[role] for role in ("cls", "sep", "mask"))
         self.eos_id = self.sep_id if eos is None else eos
         self.bos_id = None if bos in (None, self.eos_id) else bos
+        # Whether a blank is put before a text.
+        self.prepends = proto.normalizer_spec.add_dummy_prefix or (blanks is not None and blanks.prepend != "never")
         self._pad_id = self.sep_id if named["pad"] is None else named["pad"]
         self._graph = self._by_step = None
         if self.added or blanks is not None:
@@ -224,7 +226,9 @@ class UnigramTokenizer(Tokenizer):
         if user is not None:
             raise Refusal(f"The pieces have {user!r}, defined by a user; such a model cannot be written for Hugging Face.")
         plain = {token.content for token in self.added}
-        behind = min((i for i, p in enumerate(proto.pieces) if p.type == Piece.CONTROL and p.piece in plain), default=None)
+        # Added tokens behind all pieces do not belong to the model.
+        last = max(i for i, piece in enumerate(proto.pieces) if piece.type != Piece.CONTROL)
+        behind = min((token.id for token in self.added if token.id > last), default=None)
         controls = [(i, p.piece) for i, p in enumerate(proto.pieces) if p.type == Piece.CONTROL and p.piece not in plain]
         bpe = proto.trainer_spec.model_type == sentencepiece_model_pb2.TrainerSpec.BPE
         native = (_native_bpe if bpe else _native_unigram)(proto, self.unk_id, behind, self._blanks)
@@ -380,7 +384,8 @@ def _model_of(config, path, special, plain):
     words = _flat(config.get("pre_tokenizer"), "pretokenizers")
     precompiled = [step for step in steps if step["type"] == "Precompiled"]
     kinds = [step["type"] for step in words]
-    other = next((step["type"] for step in steps if step not in precompiled and not _of_blanks(step)), None)
+    others = [step for step in steps if step not in precompiled and not _of_blanks(step)]
+    other = " ".join([others[0]["type"], *map(repr, others[0].get("pattern", {}).values())]) if others else None
     for true, sentence in [
         (model.get("type") == "Unigram", f"a {model.get('type')} model; only Unigram is read here"),
         (other is None, f"the normalizer {other}; only Precompiled, and Strip and Replace of blanks behind it, are read"),

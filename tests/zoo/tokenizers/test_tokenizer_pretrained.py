@@ -163,6 +163,20 @@ def test_special_tokens_of_a_file_beside_a_vocabulary_are_added(tmp_path):
         create(tmp_path)
 
 
+def test_files_that_are_not_read_are_named(tmp_path):
+    write(tmp_path, "tekken.json", {})
+    with pytest.raises(ValueError, match=r"has a vocabulary of tiktoken's alone \(tekken.json\); save it as tokenizer.json"):
+        create(tmp_path)
+
+
+def test_pieces_without_the_blank_that_a_file_does_not_want_are_refused(tmp_path):
+    spm(tmp_path / "tokenizer.model", vocab_size=300, model_type="bpe", byte_fallback=True)
+    write(tmp_path, "config.json", {"model_type": "llama"})
+    write(tmp_path, "tokenizer_config.json", {"add_prefix_space": False})
+    with pytest.raises(ValueError, match="puts a blank before a text, and tokenizer_config.json has add_prefix_space=False"):
+        create(tmp_path)
+
+
 def test_a_byte_order_mark_and_other_line_ends_change_nothing(tmp_path):
     for name, text in (("bom", "\ufeff" + "\n".join(BERT)), ("crlf", "\r\n".join(BERT) + "\r\n"), ("plain", "\n".join(BERT))):
         (tmp_path / name).mkdir()
