@@ -16,7 +16,8 @@ from zoo.convert.checklist import Checklist
 from zoo.convert.llama_like import LLAMA
 from zoo.convert.weights import assign
 from zoo.registry import MODELS, TASKS, TOKENIZERS
-from zoo.tokenizers.pretrained import require_special
+from zoo.tokenizers.added import Added
+from zoo.tokenizers.bpe import BYTE_SYMBOLS
 from zoo.tokenizers.special import NOTHING, Special
 
 # Their names of tensors -> those of Hugging Face, which our table knows.
@@ -218,18 +219,22 @@ def _tokenizer(reader, path):
             f"{' or '.join(WORDS)} is read here."
         )
     tokens, kinds = field("tokens"), field("token_type", [])
-    plain = [token for token, kind in zip(tokens, kinds, strict=False) if kind == USER_DEFINED]
-    require_special(plain, path)
-    special = [token for token, kind in zip(tokens, kinds, strict=False) if kind in (CONTROL, USER_DEFINED)]
+    plain, special = (
+        {i: token for i, (token, kind) in enumerate(zip(tokens, kinds, strict=False)) if kind == one}
+        for one in (USER_DEFINED, CONTROL)
+    )
+    special = list(special.values())
     end = END_OF_TEXT if END_OF_TEXT in special else tokens[field("eos_token_id", 0)]
     merges = [tuple(merge.split(" ")) for merge in field("merges", [])]
-    vocabulary = {token: i for i, token in enumerate(tokens)}
+    made = {*BYTE_SYMBOLS, *("".join(merge) for merge in merges)}
+    vocabulary = {token: i for i, token in enumerate(tokens) if i not in plain or token in made}
+    added = [Added(token, i, normalized=False) for i, token in plain.items()]
     around = _around(field, tokens, special, end, path)
     chat = reader.fields.get("tokenizer.chat_template")
     if chat is not None:
         around = replace(around, chat_template=chat.contents())
     # As llama.cpp has it for Llama 3 alone: a word that is a token becomes that token.
-    return TOKENIZERS.get("bpe")(vocabulary, merges, special, end, WORDS[words], around, words == "llama-bpe")
+    return TOKENIZERS.get("bpe")(vocabulary, merges, special, end, WORDS[words], around, words == "llama-bpe", added=added)
 
 
 def _around(field, tokens, special, end, path):
