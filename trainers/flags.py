@@ -274,6 +274,9 @@ def define_generation():
     flags.DEFINE_string("draft", "none", "ngram:4 guesses tokens ahead where a text repeats itself: the same text sooner.")
     flags.DEFINE_integer("num_beams", None, "Search the likeliest text with so many beams, instead of sampling.", lower_bound=1)
     flags.DEFINE_float("length_penalty", 0.6, "Of the search: 0 compares plain probabilities.", lower_bound=0.0)
+    flags.DEFINE_enum(
+        "beam_rule", "wu", ["wu", "transformers", "ctranslate2"], "How the search compares texts, and when it ends."
+    )
     flags.DEFINE_bool("trace", False, "Tell of each text of --prompt_file what of it the training text holds.")
     flags.DEFINE_integer("num_best", 1, "Print so many of the texts that the search finds, best first.", lower_bound=1)
 

@@ -162,23 +162,24 @@ def _served(bundle, asked, answer, tolerance, peer):
 
 
 def _same_beams(bundle, beam_search, beams, answer):
-    """How many of the peer's best texts are ours too, in the same order, and how far their log-probabilities are apart.
+    """How many of the peer's best texts are ours too, in the same order, and how far their scores are apart.
 
     It is told, and refuses nothing: where two texts are about equally likely, either may fall out of the search on the way.
     """
     count = len(beams)
     ours = beam_search(
-        tf.constant([TEXTS[i] for i in beams]), tf.fill([count], NEW_TOKENS), tf.fill([count], NUM_BEAMS), tf.zeros([count])
-    )
+        text=tf.constant([TEXTS[i] for i in beams]), max_new_tokens=tf.fill([count], NEW_TOKENS),
+        num_beams=tf.fill([count], NUM_BEAMS), length_penalty=tf.ones([count]), beam_rule=tf.fill([count], "transformers"),
+    )  # fmt: skip
     same, difference, target = 0, 0.0, _spelling(bundle).target
-    for i, texts, log_probs in zip(beams, ours["text"].numpy(), ours["log_prob"].numpy(), strict=True):
+    for i, texts, scores in zip(beams, ours["text"].numpy(), ours["score"].numpy(), strict=True):
         theirs = answer[f"beams_{i}"]
         ends = np.cumsum(theirs == target.eos_id, 1) > 0
         lengths = np.where(ends.any(1), ends.argmax(1), theirs.shape[1])
         equal = spelt(target, tf.constant(theirs), lengths).numpy() == texts
         same += int(equal.sum())
         if equal.any():
-            difference = max(difference, float(np.abs(log_probs - answer[f"beam_scores_{i}"])[equal].max()))
+            difference = max(difference, float(np.abs(scores - answer[f"beam_scores_{i}"])[equal].max()))
     return {"texts": count * NUM_BEAMS, "same": same, "largest_difference": difference}
 
 
