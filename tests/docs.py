@@ -29,7 +29,7 @@ from absl import flags
 from tests import programs
 from trainers import flags as trainer_flags
 from zoo.config import Refusal
-from zoo.registry import MODELS
+from zoo.registry import MODELS, TASKS, tasks_of
 
 ROOT = Path(__file__).parent.parent
 MOST_BYTES = 9_216  # of README.md
@@ -245,9 +245,29 @@ def wrong_families():
             yield f"{name_of(page)} does not name the presets {', '.join(missing)}"
 
 
+def wrong_tasks():
+    """Tasks without a page, and models that a page does not name before its first commands."""
+    pages = {"masked_lm": "masked-language-modelling", "language_modeling": "language-modelling"}
+    for task in (name for name in TASKS.names() if TASKS.config(name).trains):
+        page = ROOT / "docs" / "tasks" / f"{pages.get(task, task.replace('_', '-'))}.md"
+        if not page.is_file():
+            yield f"{name_of(page)} is not there"
+            continue
+        named = set(re.findall(r"`(\w+)`", page.read_text(encoding="utf8").partition("```")[0]))
+        if missing := [model for model in MODELS.names() if task in tasks_of(MODELS.config(model)) and model not in named]:
+            yield f"{name_of(page)} does not name the models {', '.join(missing)}"
+
+
 def wrong():
     """Everything that is wrong, sentences. The current directory has the files of `make_files`."""
-    found = [*wrong_sizes(), *wrong_test_command(), *wrong_translation(), *wrong_chinese_pages(), *wrong_families()]
+    found = [
+        *wrong_sizes(),
+        *wrong_test_command(),
+        *wrong_translation(),
+        *wrong_chinese_pages(),
+        *wrong_families(),
+        *wrong_tasks(),
+    ]
     for page in pages():
         found += [*wrong_links(page), *wrong_python(page), *wrong_commands(page)]
     return found

@@ -36,6 +36,10 @@ def test_every_family_has_a_page_that_names_its_presets():
     assert list(docs.wrong_families()) == []
 
 
+def test_every_task_has_a_page_that_names_its_models():
+    assert list(docs.wrong_tasks()) == []
+
+
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
