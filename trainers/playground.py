@@ -399,7 +399,8 @@ def _rpc(models, max_bytes):
         raise Refusal("--grpc_port is for exports of this machine; with --server ask that server's own port.")
     with program.quiet():
         from zoo.serving import rpc
-    return rpc.serve({name: model.versions for name, model in models.items()}, FLAGS.host, FLAGS.grpc_port, max_bytes)
+
+        return rpc.serve({name: model.versions for name, model in models.items()}, FLAGS.host, FLAGS.grpc_port, max_bytes)
 
 
 def _require_library():
