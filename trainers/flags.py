@@ -72,7 +72,7 @@ GROUPS = {
     ),
     "The machine": ("strategy", "num_workers", "grad_accumulation", "precision", "xla", "profile"),
     "The run and what it leaves": ("model_dir", "resume", "eval_every", "eval_tokens", "checkpoint_every", "export"),
-    "Only to look": ("list", "dry_run"),
+    "Only to look": ("list", "dry_run", "completion"),
 }  # fmt: skip
 
 
@@ -152,6 +152,7 @@ def define_training():
     flags.DEFINE_integer("checkpoint_every", None, "Steps between checkpoints. [a sixth of the steps]", lower_bound=1)
     flags.DEFINE_bool("export", True, "Write the SavedModel at the end.")
     flags.DEFINE_string("profile", None, "first:last of the steps that TensorBoard gets a trace of.")
+    flags.DEFINE_enum("completion", None, ("bash", "zsh"), "Print what makes this shell complete flags and names, and stop.")
     flags.DEFINE_bool("dry_run", False, "Print the resolved run and what it will cost, and stop before step 0.")
 
 
@@ -287,6 +288,7 @@ def define_playground():
     flags.DEFINE_multi_string("name", [], "What the model is served as; once for each. [the family's]")
     flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; 0.0.0.0 lets other machines in.")
     flags.DEFINE_integer("port", 8501, "Port to listen on; 0 takes a free one.", lower_bound=0, upper_bound=65_535)
+    flags.DEFINE_integer("grpc_port", None, "Port of gRPC besides; 0 takes a free one.", lower_bound=0, upper_bound=65_535)
     flags.DEFINE_string("server", None, "URL of a TF Serving to show the page for, such as http://localhost:8501; with --name.")
     flags.DEFINE_float("max_request_mb", 64.0, "A larger request is refused.", lower_bound=0.001)
 

@@ -286,6 +286,25 @@ def test_a_stream_ends_in_the_text_that_generate_writes(served):
     assert len(pieces) > 1  # fewer than tokens: random bytes are rarely a character, and half a one is held back
 
 
+def test_each_step_tells_the_likeliest_tokens(served):
+    """Against all 256 bytes and the special ids, by the model itself; a row that has finished tells none."""
+    model, tokenizer, _ = exports.made(*GPT)
+    asked = {"prompt": ["The end", "ab"], "max_new_tokens": [2, 1], "temperature": [0.0]}
+    first = served.run("prefill", asked)
+    for row, prompt in enumerate(asked["prompt"]):
+        logits = model(np.array([tokenizer.encode(prompt)]))[0, -1].numpy()
+        best = np.argsort(-logits, kind="stable")[:5]
+        log_probs = logits[best] - np.logaddexp.reduce(logits)
+        np.testing.assert_allclose(first["likeliest_log_probs"][row], log_probs, atol=1e-5)
+        written = [token.decode("utf8") for token in first["likeliest"][row]]
+        assert written == [tokenizer.decode([token]) for token in best.tolist()]
+        assert first["log_prob"][row] == pytest.approx(log_probs[0], abs=1e-5)  # greedy
+    inputs = served.signatures["decode_step"].inputs
+    second = served.run("decode_step", {name: value for name, value in first.items() if name in inputs})
+    assert second["likeliest"][1].tolist() == [b""] * 5 and not second["likeliest_log_probs"][1].any()
+    assert second["likeliest_log_probs"][0].all()
+
+
 def test_rows_join_and_part_between_steps(served):
     """Continuous batching: a second request joins the first after three steps, and each writes what it writes alone."""
 
