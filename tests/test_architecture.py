@@ -23,7 +23,7 @@ ROOMS = (
     ("zoo.tasks",),
     ("zoo.bundle",),
     ("zoo.convert", "zoo.serving"),
-    ("zoo.export", "zoo.explanation", "zoo.likelihood", "zoo.calibration"),
+    ("zoo.export", "zoo.explanation", "zoo.layerwise", "zoo.likelihood", "zoo.calibration"),
     ("zoo.api", "zoo"),
     ("trainers.program", "trainers.progress"),
     ("trainers.cost", "trainers.engine"),

@@ -19,7 +19,7 @@ FLAGS = flags.FLAGS
 
 OPTIMIZERS = ("adamw", "sgd", "adafactor", "muon", "plain_sgd", "adagrad")
 STRATEGIES = ("auto", "cpu", "gpu", "mirrored", "multi_worker", "tpu", "parameter_server")
-METHODS = ("integrated_gradients", "gradient_x_input", "occlusion")  # of zoo/explanation.py
+METHODS = ("integrated_gradients", "gradient_x_input", "occlusion", "logit_lens", "attention")  # zoo/{explanation,layerwise}.py
 SCHEDULES = ("cosine", "linear", "inverse_sqrt", "noam", "constant")
 
 
@@ -247,8 +247,8 @@ def define_explanation():
     """Flags of `trainers.explain`."""
     _define_model_dir()
     _define_text()
-    flags.DEFINE_enum("method", METHODS[0], METHODS, "How a token is given its score.")
-    flags.DEFINE_string("target", None, "The class, or what the text goes on with. [the likeliest]")
+    flags.DEFINE_enum("method", METHODS[0], METHODS, "How a token is given its score, or what is shown of each layer.")
+    flags.DEFINE_string("target", None, "The class, or what goes on or is written of a source. [the likeliest]")
     flags.DEFINE_string("contrast", None, "Another one: why the target and not that.")
     flags.DEFINE_enum("format", "terminal", ("terminal", "json", "html"), "What is printed.")
 
