@@ -22,6 +22,8 @@ def main():
         return _judge_pairs(directory)
     if FLAGS.weat is not None:
         return _judge_association(directory)
+    if FLAGS.swaps is not None:
+        return _judge_swaps(directory)
     if FLAGS.memorisation:
         return _judge_memorisation(directory)
     if FLAGS.shots is not None:
@@ -205,6 +207,59 @@ def _judge_association(directory):
     for scores in association.judge(loaded.embed, tests, knows):
         print(json.dumps(scores, ensure_ascii=False), flush=True)
     print(association.REMARK, file=sys.stderr, flush=True)
+
+
+def _judge_swaps(directory):
+    """Prints what a classifier or a tagger answers when words of --swaps are exchanged, a JSON object a split and trait."""
+    from trainers import swaps
+
+    tables = swaps.read(FLAGS.swaps)
+    dataset, data_path, _ = _data(directory)
+    with program.quiet():
+        import tensorflow  # noqa: F401
+
+    import tfds_configs
+    import zoo
+
+    loaded, size = zoo.load(directory), FLAGS.batch_size or 32
+    task = loaded.task
+    if (
+        task.registered_name not in ("classification", "tagging")
+        or task.registered_name == "classification"
+        and task.facts.pair
+    ):
+        raise Refusal(f"--swaps is for classification of one text and for tagging, and {directory} was made for another task.")
+    source = tfds_configs.get(dataset, data_path)
+    source = source.whole() if FLAGS.data_path else source
+    source.check_fields(task.fields[:1])
+
+    def probs_of(texts):
+        rows = []
+        for start in range(0, len(texts), size):
+            answer = loaded.predict("classify", text=texts[start : start + size])
+            for labels, probs in zip(answer["labels"], answer["scores"], strict=True):
+                by_label = dict(zip(labels, probs.tolist(), strict=True))
+                rows.append([by_label[label] for label in task.facts.labels])
+        return rows
+
+    def answers_of(texts):
+        answers = []
+        for start in range(0, len(texts), size):
+            answer = loaded.predict("tag", text=texts[start : start + size])
+            columns = answer["tags"], answer["num_tokens"], answer["score"]
+            answers += [(tags[:count].tolist(), float(score)) for tags, count, score in zip(*columns, strict=True)]
+        return answers
+
+    for split in [split for split in FLAGS.split if split in source.splits] or FLAGS.split:
+        if task.registered_name == "tagging":
+            texts = [" ".join(example["tokens"]) for example in source.examples(split)]
+            scores = swaps.judge_tags(answers_of, texts, tables)
+        else:
+            texts = [str(example["text"]) for example in source.examples(split)]
+            scores = swaps.judge_classes(probs_of, texts, tables, task.facts.labels)
+        for each in scores:
+            print(json.dumps({"split": split, "dataset": source.name, **each}, ensure_ascii=False), flush=True)
+    print(swaps.REMARK, file=sys.stderr, flush=True)
 
 
 def _judge_memorisation(directory):

@@ -188,8 +188,11 @@ def define_evaluation():
     flags.DEFINE_integer("shot_seeds", 5, "Draws of the examples that --shots shows.", lower_bound=1)
     flags.DEFINE_bool("by_group", False, "Scores of a classifier for each value of the examples' field group, besides.")
     flags.DEFINE_string("weat", None, "File of JSON lines with word lists X, Y, A, B: how near X and Y lie to A and B.")
+    flags.DEFINE_string("swaps", None, "File of one TAB other TAB trait: what the answers do when these words change places.")
     flags.DEFINE_string("against", None, "Another run of the same task: the difference, by paired bootstrap.")
-    flags.DEFINE_string("pairs", None, "File of more TAB less TAB trait: which of the two sentences is likelier.")
+    flags.DEFINE_string(
+        "pairs", None, "File of more TAB less TAB trait, CrowS-Pairs or Winogender: which sentence is likelier."
+    )
 
 
 def define_harness():
