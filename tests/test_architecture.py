@@ -299,7 +299,7 @@ def test_tensor_files_have_the_legend_of_their_letters():
 
 PROGRAMS = (
     "run", "evaluate", "generate", "export", "doctor", "convert", "prepare", "report", "trace", "explain", "playground",
-    "phrases", "harness",
+    "phrases", "harness", "forget",
 )  # fmt: skip
 
 

@@ -246,6 +246,13 @@ def define_trace():
     flags.DEFINE_enum("format", "terminal", ("terminal", "json"), "What is printed.")
 
 
+def define_forgetting():
+    """Flags of `trainers.forget`."""
+    _define_model_dir()
+    flags.DEFINE_list("documents", [], "Numbers of documents as trainers.trace tells them, separated by commas.")
+    flags.DEFINE_string("to", None, "Directory of the bundle that is made.")
+
+
 def define_explanation():
     """Flags of `trainers.explain`."""
     _define_model_dir()
