@@ -74,7 +74,9 @@ def main():
                 _write_columns(bundle.task.predictions(rows, data[split]))
             scores, beside = bundle.task.metrics(totals, rows, data[split]), []
             if FLAGS.calibration:
-                scores |= calibration_scores(bundle, data[split], layout)
+                told = calibration_scores(bundle, data[split], layout)
+                _keep(directory, "calibration", f"{source.name}, {split}", [told])
+                scores |= told
             if other is not None:
                 of_rival = read(rival.bundle.task, rival.bundle.model, other[split], rival.bundle.tokenizer, other_layout)[1]
                 samples = bundle.task.samples(rows, data[split]), rival.bundle.task.samples(of_rival, other[split])
@@ -82,12 +84,23 @@ def main():
             if FLAGS.by_group:
                 by_group = _by_group(bundle.task, rows, [str(example["group"]) for example in source.examples(split)])
                 beside += by_group
+                _keep(directory, "by_group", f"{source.name}, {split}", by_group)
             judged[part] = scores, beside
         scores, beside = judged[part]
         baselines = bundle.task.baselines(data[split], scores) if split == "test" else {}
         print(json.dumps({"split": split, "dataset": source.name, **scores, **baselines}), flush=True)
         for each in beside:
             print(json.dumps({"split": split, **each}, ensure_ascii=False), flush=True)
+
+
+def _keep(directory, name, on, scores):
+    """Keeps what was measured in the bundle, for its card and the report. Says so where it cannot be written."""
+    from zoo import bundle as bundles
+
+    try:
+        bundles.write_measured(directory, name, on, scores)
+    except OSError as error:
+        print(f"{directory} cannot be written ({error.strerror}), so its card will not tell this.", file=sys.stderr, flush=True)
 
 
 def _by_group(task, rows, groups):
@@ -180,8 +193,10 @@ def _judge_pairs(directory):
                 found[i] = answer["log_prob"]
         return found
 
-    for scores in pairs.judge(log_prob, found):
+    judged = pairs.judge(log_prob, found)
+    for scores in judged:
         print(json.dumps(scores, ensure_ascii=False), flush=True)
+    _keep(directory, "pairs", Path(FLAGS.pairs).name, judged)
     print(pairs.REMARK, file=sys.stderr, flush=True)
 
 
@@ -204,8 +219,10 @@ def _judge_association(directory):
         ids = list(loaded.tokenizer.encode(word))
         return bool(ids) and unk_id not in ids
 
-    for scores in association.judge(loaded.embed, tests, knows):
+    judged = association.judge(loaded.embed, tests, knows)
+    for scores in judged:
         print(json.dumps(scores, ensure_ascii=False), flush=True)
+    _keep(directory, "association", Path(FLAGS.weat).name, judged)
     print(association.REMARK, file=sys.stderr, flush=True)
 
 
@@ -259,6 +276,7 @@ def _judge_swaps(directory):
             scores = swaps.judge_classes(probs_of, texts, tables, task.facts.labels)
         for each in scores:
             print(json.dumps({"split": split, "dataset": source.name, **each}, ensure_ascii=False), flush=True)
+        _keep(directory, "swaps", f"{Path(FLAGS.swaps).name} and {source.name}, {split}", scores)
     print(swaps.REMARK, file=sys.stderr, flush=True)
 
 
@@ -286,6 +304,7 @@ def _judge_memorisation(directory):
     if count:
         found |= memorisation.exposure(bundle, run["seed"], count, size)
     print(json.dumps(found), flush=True)
+    _keep(directory, "memorisation", run["dataset"], [found])
 
 
 def _judge_few_shot(directory):
@@ -320,6 +339,7 @@ def _judge_few_shot(directory):
             some = examples[name]
             judged[part] = few_shot.judge(log_probs, examples["train"], some, pattern, words, FLAGS.shots, FLAGS.shot_seeds)
         print(json.dumps({"split": name, "dataset": source.name, **judged[part]}, ensure_ascii=False), flush=True)
+        _keep(directory, "few_shot", f"{source.name}, {name}", [judged[part]])
 
 
 def splits(task, layout, source, directory, names):

@@ -41,6 +41,8 @@ def test_the_program_tells_scores_by_group(tmp_path, capfd):
     everything, x, y, last = (json.loads(line) for line in answer.out.splitlines())
     assert (x["group"], x["num_examples"], y["group"], y["num_examples"]) == ("x", 8, "y", 4)
     assert everything["accuracy"] == pytest.approx((8 * x["accuracy"] + 4 * y["accuracy"]) / 12)
+    kept = json.loads((tmp_path / "bundle" / "config.json").read_text(encoding="utf8"))["provenance"]["measured"]["by_group"]
+    assert kept["scores"] == [{key: value for key, value in each.items() if key != "split"} for each in (x, y, last)]
     assert last["largest_gap"]["accuracy"] == pytest.approx(abs(x["accuracy"] - y["accuracy"]))
     answer = programs.call(capfd, "evaluate", flags[0], f"--data_path={data.replace(':group', ':other')}", "--by_group")
     assert answer.status == 2 and "no field 'group'" in answer.err

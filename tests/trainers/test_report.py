@@ -214,6 +214,7 @@ def test_a_language_model_shows_its_plan_and_its_samples(tmp_path, capfd):
     record = records.read(run)
     assert record.num_params == exports.made("gpt", "language_modeling").model.count_params()
     assert f"{record.num_params:,}" in words and "CC0" in words
+    assert "What it knows by heart: not measured (trainers.evaluate --memorisation)" in found.texts
     assert charts.figure(record.plan.flops_per_token) in words
     assert len([t for t in found.texts if t.startswith(("'The", '"The'))]) == answers.NUM_SAMPLES
 
