@@ -321,6 +321,7 @@ def answered(answers):
     if answers.examples:
         columns, rows = answers.examples
         parts.append(_table("The first examples of the split", columns, rows, text=len(columns)))
+    parts += [each.html() for each in answers.explanations]
     parts += [_alignment(*each) for each in answers.alignments]
     parts += [_note(remark) for remark in answers.remarks]
     return "".join(parts) if len(parts) > 1 else _note("The task has no samples to show.")

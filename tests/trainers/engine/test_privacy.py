@@ -19,7 +19,10 @@ from zoo.registry import TASKS
 from zoo.tasks.language_modeling import LanguageModeling
 
 SGD = dict(optimizer="sgd", learning_rate=0.5, schedule="constant", warmup_steps=0, weight_decay=0.0, clip_norm=0.0)
-CASES = ["gpt-modern:language_modeling", "gpt:classification:lora", "bert:tagging", "t5:translation"]
+CASES = [
+    "gpt-modern:language_modeling", "gpt:classification:lora", "bert:tagging", "t5:translation", "seq2seq:translation",
+    "bilstm:tagging", "lstm:classification",
+]  # fmt: skip
 
 
 def guarantee(noise=0.0, clip=0.5, batch_size=5, seed=3):
