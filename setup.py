@@ -54,6 +54,7 @@ setup(
             "zoo-report=trainers.report:start",
             "zoo-phrases=trainers.phrases:start",
             "zoo-trace=trainers.trace:start",
+            "zoo-forget=trainers.forget:start",
             "zoo-explain=trainers.explain:start",
             "zoo-playground=trainers.playground:start",
         ]
