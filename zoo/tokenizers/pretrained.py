@@ -217,6 +217,8 @@ def _tokenizer_json(path, beside):
     algorithm = str(model.get("type") if isinstance(model, dict) else None).lower()
     algorithm = "unigram" if _is_sentencepiece(path) else algorithm
     tokenizer_class = TOKENIZERS.get(algorithm if algorithm in ("wordpiece", "unigram") else "bpe")
+    if algorithm == "bpe" and model.get("end_of_word_suffix"):
+        from zoo.tokenizers.character_bpe import CharacterBPE as tokenizer_class
     added = [token for token in config.get("added_tokens") or [] if isinstance(token, dict)]
     try:
         named = set(beside.named.values())

@@ -73,14 +73,17 @@ class WordPieceGraph(tf.Module):
     def tokenize(self, texts):
         """string (B,) -> int32 RaggedTensor (B, None)."""
         with tf.device(DEVICE):
-            decoded = tf.strings.unicode_decode(texts, "UTF-8", errors="replace", replacement_char=0xFFFD)
-            points, text = self._normalized(decoded.flat_values, row_ids(decoded))
-            words, text_of_word = self._words(points, text)
+            words, text_of_word = self.words(texts)
             distinct, which = tf.unique(words)
             pieces = tf.gather(self._matched(distinct), which)
             words_of_text = tf.math.unsorted_segment_sum(tf.ones_like(which, tf.int64), text_of_word, tf.size(texts))
             splits = tf.gather(pieces.row_splits, _splits(words_of_text))
             return tf.RaggedTensor.from_row_splits(pieces.flat_values, splits, validate=False)
+
+    def words(self, texts):
+        """string (B,) -> the normalised words of all texts, string (W,), and the text of each, int32 (W,)."""
+        decoded = tf.strings.unicode_decode(texts, "UTF-8", errors="replace", replacement_char=0xFFFD)
+        return self._words(*self._normalized(decoded.flat_values, row_ids(decoded)))
 
     def detokenize(self, token_ids):
         """int32 RaggedTensor (B, None) -> string (B,)."""
