@@ -47,6 +47,10 @@ GLM = dict(
 )  # fmt: skip
 GATED = dict(position="rotary", norm="rms", activation="swiglu", use_bias=False, head_dim=4, mlp_dim=26)
 GEMMA = dict(GATED, activation="geglu", scale_embeddings=True, epsilon=1e-6, num_heads=4, num_kv_heads=2, head_dim=6)
+MODERNBERT = dict(
+    modern=True, num_segments=1, activation="geglu_exact", epsilon=1e-5, num_layers=3, num_heads=3, mlp_dim=26, window=2,
+    global_every=2, rotary_theta=500.0, window_theta=50.0,
+)  # fmt: skip
 PLAIN = dict(norm="layer", activation="gelu_exact", mlp_dim=26)
 # Decoders by their `model_type`: what each has that no other has.
 DECODERS = {
@@ -80,6 +84,8 @@ CASES = {
     "bert-masked_lm": ("bert", dict(activation="gelu"), "masked_lm", "wordpiece"),
     "roberta": ("bert", dict(num_segments=1, position_offset=2, epsilon=1e-5), "masked_lm", "roberta"),
     "xlm-roberta": ("bert", dict(num_segments=1, position_offset=2, epsilon=1e-5), "masked_lm", "xlm-roberta"),
+    "modernbert": ("bert", MODERNBERT, "masked_lm", "modernbert"),
+    "modernbert-embedding": ("bert", dict(MODERNBERT, activation="geglu", num_layers=2), "embedding", "modernbert"),
     "gpt2": ("gpt", dict(num_layers=3), "language_modeling", "bpe"),
     "openai-gpt": ("gpt", dict(num_layers=3, norm_first=False), "language_modeling", "character_bpe"),
     "llama": ("gpt", dict(**LLAMA, tie_embeddings=False, rotary_theta=500.0), "language_modeling", "bpe"),
@@ -107,6 +113,8 @@ def bundle(name, **changes):
         tokenizer = _roberta()
     elif algorithm == "xlm-roberta":
         tokenizer = _xlm_roberta()
+    elif algorithm == "modernbert":
+        tokenizer = _modernbert()
     elif algorithm == "character_bpe":
         tokenizer = CharacterBPE(*character_bpe(60))
     elif algorithm == "qwen2":
@@ -200,6 +208,16 @@ def _roberta():
     front = ["<s>", "<pad>", "</s>", "<unk>"]
     tokens = [*front, *(token for i, token in enumerate(trained.vocabulary) if i != trained.eos_id), "<mask>"]
     return TOKENIZERS.get("bpe")({token: i for i, token in enumerate(tokens)}, merges, [*front, "<mask>"], "</s>")
+
+
+def _modernbert():
+    """A byte-level BPE with BERT's special tokens, one separator between two texts."""
+    trained, merges = trained_bpe()
+    last = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
+    tokens = [*trained.vocabulary, *last]
+    around = Special(dict(zip(("unk", "cls", "sep", "pad", "mask"), last, strict=True)), (("[CLS]",), ("[SEP]",), ("[SEP]",)))
+    vocabulary, special = {token: i for i, token in enumerate(tokens)}, [trained.vocabulary[trained.eos_id], *last]
+    return TOKENIZERS.get("bpe")(vocabulary, merges, special, "[SEP]", special=around)
 
 
 def _xlm_roberta():

@@ -18,6 +18,7 @@ from zoo.convert.assembly import assemble
 from zoo.convert.rules import parts, to_theirs
 from zoo.convert.tables import FAMILIES, family_of
 from zoo.convert.weights import variables_by_path
+from zoo.models.bert import UNGATED
 from zoo.registry import MODELS
 from zoo.tokenizers import base as tokenizers
 from zoo.tokenizers import pretrained
@@ -219,7 +220,8 @@ def _tokenizer_settings(tokenizer, config):
 
 def _plain_head(task, config):
     """Whether the head of a masked language model has the activation and the epsilon of its encoder."""
-    return task.config.head_activation in (None, config.activation) and task.config.head_epsilon in (None, config.epsilon)
+    activation = UNGATED.get(config.activation, config.activation)
+    return task.config.head_activation in (None, activation) and task.config.head_epsilon in (None, config.epsilon)
 
 
 def _tensors(model, family, with_head):

@@ -67,6 +67,7 @@ def test_the_library_reads_what_is_written(written):
     names = {"gpt2": "GPT2", "llama": "Llama", "bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta"}
     names |= {
         "openai-gpt": "OpenAIGPTLMHead",
+        "modernbert": "ModernBert",
         "marian": "Marian",
         "glm": "GlmFor",
         "glm4": "Glm4For",
