@@ -1,8 +1,8 @@
 """How many blanks of one word a model of blank infilling fills with that very word: python -m benchmarks.blanks --model_dir=RUN
 
-Of a text with a line a document, or of the run's own test split, pieces of --words words lose one word each, drawn evenly. `fill`
-writes it, greedily. Prints one JSON object: the share of blanks that hold the word again, that of those where it stands first,
-and the share that the most frequent word of the text would fill.
+Of a text with a line a document, or of the embedded text's test split, pieces of --words words lose one word each, drawn
+evenly. `fill` writes it, greedily. Prints one JSON object: the share of blanks that hold the word again, that of those where it
+stands first, and the share that the most frequent word would fill.
 """
 
 import argparse
@@ -23,7 +23,7 @@ def main():
     parser.add_argument("--model_dir", required=True, help="a run or a bundle")
     parser.add_argument("--data_path", help="a text; by default the test split of the embedded one")
     parser.add_argument("--count", type=int, default=300, help="blanks")
-    parser.add_argument("--words", type=int, default=60, help="words of a piece, the blank among them")
+    parser.add_argument("--words", type=int, default=24, help="words of a piece, the blank among them")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     try:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from zoo.config import Refusal
-from zoo.convert import marian
+from zoo.convert import chatglm, marian
 from zoo.convert.decoder_pieces import GELUS, WHOLE, WINDOWED
 from zoo.convert.decoders import DECODERS, is_written_as
 from zoo.convert.llama_like import LLAMA, llama_fields
@@ -342,6 +342,8 @@ FAMILIES = {
     **DECODERS,
     "glm": _glm("Glm", norm_outputs=False),
     "glm4": _glm("Glm4", norm_outputs=True),
+    "chatglm": chatglm.LATER,
+    "chatglm-6b": chatglm.FIRST,
     "t5": _t5("T5"),
     "mt5": _t5("MT5"),
     "umt5": _t5("UMT5"),

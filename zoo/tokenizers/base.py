@@ -443,6 +443,10 @@ def _class_of(algorithm):
         from zoo.tokenizers.character_bpe import CharacterBPE
 
         return CharacterBPE
+    if algorithm == "ice":
+        from zoo.tokenizers.chatglm import IceTokenizer
+
+        return IceTokenizer
     if algorithm == "pair":
         from zoo.tokenizers.pair import PairTokenizer  # which knows all that this file knows
 

@@ -278,6 +278,10 @@ def _vocab_txt(directory, beside):
 
 def _sentencepiece(path, beside):
     """A SentencePiece model, numbered as the model beside it wants."""
+    if beside.model_type == "chatglm":
+        from zoo.tokenizers import chatglm
+
+        return chatglm.from_files(path, beside)
     fairseq = beside.model_type == FAIRSEQ or (beside.model_type is None and path.name == FAIRSEQ_FILE)
     if path.name == FAIRSEQ_FILE and not fairseq:
         raise Refusal(f"{path} belongs to a {beside.model_type}, whose numbering of pieces is not known here.")

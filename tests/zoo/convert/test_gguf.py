@@ -143,7 +143,7 @@ def test_quantised_weights_are_dequantised(merges, tmp_path):
     (dict(pre="deepseek-llm"), "words cut as 'deepseek-llm'"),
     (dict(pre=None), "does not say how words are cut"),
     (dict(kinds={7: 4}), "1 added tokens that are not special"),
-    (dict(metadata={"llama.rope.scaling.type": "yarn"}), "scales its rotary positions by 'yarn', and does not say rope.scaling.factor"),
+    (dict(metadata={"llama.rope.scaling.type": "yarn"}), "by 'yarn', and does not say rope.scaling.factor"),
     (dict(metadata={"llama.rope.scaling.type": "longrope", "llama.rope.scaling.factor": 4.0}), "'longrope' with the factor 4"),
     (dict(metadata={"llama.logit_scale": 0.5}), "has llama.logit_scale=0.5, which is not supported"),
     (dict(metadata={"llama.expert_count": 8}), "has llama.expert_count=8, which is not supported"),

@@ -1,5 +1,5 @@
-"""GGUF files of the decoders that are none of Llama's, made of Hugging Face's tensors as llama.cpp's converter makes them: named by
-the `gguf` package itself, rows regrouped, gains made whole. They give the numbers of the directory that they were made of."""
+"""GGUF files of many decoders, made of Hugging Face's tensors as llama.cpp's converter makes them: named by the `gguf` package
+itself, rows regrouped, gains made whole. They give the numbers of the directory that they were made of."""
 
 import json
 
