@@ -23,7 +23,7 @@ ROOMS = (
     ("zoo.tasks",),
     ("zoo.bundle",),
     ("zoo.convert", "zoo.serving"),
-    ("zoo.export", "zoo.explanation", "zoo.likelihood", "zoo.calibration"),
+    ("zoo.export", "zoo.explanation", "zoo.layerwise", "zoo.likelihood", "zoo.calibration"),
     ("zoo.api", "zoo"),
     ("trainers.program", "trainers.progress"),
     ("trainers.cost", "trainers.engine"),
@@ -310,7 +310,7 @@ def test_tensor_files_have_the_legend_of_their_letters():
 
 PROGRAMS = (
     "run", "evaluate", "generate", "export", "doctor", "convert", "prepare", "report", "trace", "explain", "playground",
-    "phrases", "harness",
+    "phrases", "harness", "forget",
 )  # fmt: skip
 
 
