@@ -22,6 +22,7 @@ DEFINITIONS = {
     "report": "define_report",
     "phrases": "define_phrases",
     "trace": "define_trace",
+    "forget": "define_forgetting",
     "explain": "define_explanation",
     "playground": "define_playground",
 }

@@ -226,6 +226,7 @@ def test_a_language_model_shows_its_plan_and_its_samples(tmp_path, capfd):
     record = records.read(run)
     assert record.num_params == exports.made("gpt", "language_modeling").model.count_params()
     assert f"{record.num_params:,}" in words and "CC0" in words
+    assert "What it knows by heart: not measured (trainers.evaluate --memorisation)" in found.texts
     assert charts.figure(record.plan.flops_per_token) in words
     assert len([t for t in found.texts if t.startswith(("'The", '"The'))]) == answers.NUM_SAMPLES
 
@@ -255,7 +256,10 @@ def test_a_classifier_answers_the_first_examples(tmp_path):
     table.write_text("no\tthe cat sat\nyes\tthe dog\n" * 20, encoding="utf8")
     settings = dict(dataset="local_text", data_path=f"{table},columns=label:text")
     run = with_bundle(tmp_path / "r", "bert", "classification", **settings)
-    columns, rows = answers.ask(records.read(run)).examples
+    asked = answers.ask(records.read(run))
+    columns, rows = asked.examples
+    assert ["".join(each.tokens) for each in asked.explanations] == [row[0] for row in rows[: answers.NUM_EXPLAINED]]
+    assert all(each.html() in page.answered(asked) for each in asked.explanations)
     assert columns == ("text", "right", "answer") and rows[0][0] in ("the cat sat", "the dog")
     assert re.fullmatch(r"\w+ [01]\.\d\d, \w+ [01]\.\d\d, \w+ [01]\.\d\d", rows[0][2])
 

@@ -1,6 +1,7 @@
 """Exports: versions, equal bytes, refused graphs, proof through the C API and the protos, streams, and requests that do not
 fit."""
 
+import contextlib
 import json
 import os
 import signal
@@ -15,7 +16,6 @@ from google.protobuf import text_format
 from google.protobuf.message import EncodeError
 
 from tests import exports
-from zoo import export
 from zoo.config import Refusal
 from zoo.export import export_saved_model, latest_version
 from zoo.serving import c_api, deployment, golden, ops, proof, token_level
@@ -46,7 +46,7 @@ from tests import exports
 from zoo import export
 
 export.export_saved_model(sys.argv[1], *exports.made("gpt", "language_modeling"), provenance=exports.PROVENANCE)
-export.prove = lambda path: os.kill(os.getpid(), signal.SIGKILL)  # all is written, and nothing has its name yet
+export.model_card = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # all but the card is written, and nothing has its name
 export.export_saved_model(sys.argv[1], *exports.made("gpt", "language_modeling"), provenance=exports.PROVENANCE)
 """
 
@@ -64,7 +64,7 @@ def test_another_process_writes_the_same_bytes_and_one_that_is_killed_leaves_not
     left = [path.name for path in tmp_path.iterdir() if path.name not in ("1", "deployment")]
     assert len(left) == 1 and left[0].startswith(".2-")  # a polling server looks at integers alone
     assert latest_version(tmp_path) == 1
-    monkeypatch.setattr("zoo.export.prove", lambda path: None)
+    monkeypatch.setattr("zoo.export.proving", lambda path: contextlib.nullcontext(lambda request: None))
     export_saved_model(tmp_path, *exports.made("bag_of_words", "classification"))  # the next one, of whatever model
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "deployment"]
 
@@ -110,8 +110,9 @@ def test_a_version_that_somebody_else_wrote_meanwhile_stays(tmp_path, monkeypatc
     def meanwhile(aside):
         (tmp_path / "1").mkdir()
         (tmp_path / "1" / "saved_model.pb").write_text("theirs")
+        return contextlib.nullcontext(lambda request: None)
 
-    monkeypatch.setattr("zoo.export.prove", meanwhile)
+    monkeypatch.setattr("zoo.export.proving", meanwhile)
     with pytest.raises(Refusal, match="Version 1 appeared in .* while this one was made; export again"):
         export_saved_model(tmp_path, *exports.made("bag_of_words", "classification"))
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
@@ -234,11 +235,14 @@ def test_a_changed_answer_is_found(directory, tmp_path):
     request["outputs"]["log_prob"][0] += 0.01
     path.write_text(json.dumps(requests), encoding="utf8")
     with pytest.raises(ValueError, match="signature score, output log_prob"):
-        export.prove(copy)
+        proof.prove(copy)
+    with pytest.raises(ValueError, match="signature score, output log_prob"), proof.proving(copy) as repeat:
+        for asked in requests:
+            repeat(asked)
     graph = copy / "saved_model.pb"
     graph.write_bytes(graph.read_bytes()[:1000])
     with pytest.raises(ValueError, match=f"In a clean process the SavedModel {copy} fails or answers otherwise: [A-Z_]+: "):
-        export.prove(copy)
+        proof.prove(copy)
 
 
 @pytest.mark.parametrize(("name", "sentence"), [

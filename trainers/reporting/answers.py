@@ -15,6 +15,7 @@ from trainers.reporting.records import Record
 from zoo.config import Refusal
 
 NUM_SAMPLES, NUM_EXAMPLES, NUM_ALIGNED, NUM_WORDS, NUM_NEIGHBOURS = 3, 5, 3, 8, 8
+NUM_EXPLAINED = 3
 LONGEST = 400  # characters of a text that are shown
 LONGEST_ALIGNED = 160  # characters of a text whose alignment is drawn
 MOST_NEW_TOKENS = 100
@@ -30,6 +31,7 @@ class Answers:
         samples: lines of text.
         examples: `(names of columns, rows of strings)`, or None.
         alignments: `(source tokens, target tokens, weights (T, S) as lists)`.
+        explanations: of a classifier of one text, which tokens its first answers come from, an `Explanation` each.
         neighbours: `(word, [(neighbour, similarity)])`.
         milliseconds: that the export takes to answer one row, or None: there is no export.
         remarks: sentences that say what could not be shown.
@@ -38,6 +40,7 @@ class Answers:
     samples: list = dataclasses.field(default_factory=list)
     examples: tuple | None = None
     alignments: list = dataclasses.field(default_factory=list)
+    explanations: list = dataclasses.field(default_factory=list)
     neighbours: list = dataclasses.field(default_factory=list)
     milliseconds: float | None = None
     remarks: list = dataclasses.field(default_factory=list)
@@ -135,6 +138,12 @@ def _answer_examples(record, loaded, answers):
         columns = (*inputs, "right", "answer")
     if rows:
         answers.examples = columns, rows
+    if loaded.task.registered_name == "classification" and not loaded.task.facts.pair:
+        for example in examples[:NUM_EXPLAINED]:
+            try:
+                answers.explanations.append(loaded.explain(_short(str(example["text"]))))
+            except Refusal as refusal:  # a text without a token, or without complete gradients
+                answers.remarks.append(str(refusal))
 
 
 def _answer_pairs(loaded, examples, answers):

@@ -7,6 +7,7 @@ import numpy as np
 from trainers.progress import duration
 from trainers.reporting import charts, intervals, records
 from trainers.reporting.charts import Series, figure
+from zoo.serving import measured
 
 MOST_CLASSES = 40  # of a confusion matrix that is shown whole
 NUM_CONFUSED = 10
@@ -53,7 +54,7 @@ def page(runs, answers):
         links = ", ".join(f'<a href="#run-{i}">{html.escape(name)}</a>' for i, name in enumerate(names))
         parts += [f"<nav>Runs: {links}</nav>", comparison(runs, names, answers)]
     for i, (run, name, answer) in enumerate(zip(runs, names, answers, strict=True)):
-        sections = (trained_on(run), scores(run), training(run), classes(run), answered(answer), machine(run))
+        sections = (trained_on(run), scores(run), training(run), classes(run), beyond(run), answered(answer), machine(run))
         parts.append(f'<section id="run-{i}"><h2>{html.escape(name)}</h2>\n{"".join(sections)}</section>')
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -153,6 +154,16 @@ def trained_on(run):
         _details("Every setting of the run", _table("config.json", None, settings, text=2)),
         _details("The model's structure", _table("model_config", None, structure, text=2)) if structure else "",
     ])  # fmt: skip
+
+
+def beyond(run):
+    """What was asked of the model beyond its loss, and what was not."""
+    provenance = run.bundle.get("provenance", {})
+    lines = measured.sentences(run.bundle.get("task", ""), provenance)
+    if privacy := provenance.get("privacy"):
+        lines.insert(0, f"Privacy: epsilon {privacy['epsilon']:.4g} at delta {privacy['delta']:.3g}, for {privacy['unit']}")
+    items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+    return f"<h3>Privacy, fairness and calibration</h3><ul>{items}</ul>" if lines else ""
 
 
 def scores(run):
@@ -319,6 +330,7 @@ def answered(answers):
     if answers.examples:
         columns, rows = answers.examples
         parts.append(_table("The first examples of the split", columns, rows, text=len(columns)))
+    parts += [each.html() for each in answers.explanations]
     parts += [_alignment(*each) for each in answers.alignments]
     parts += [_note(remark) for remark in answers.remarks]
     return "".join(parts) if len(parts) > 1 else _note("The task has no samples to show.")
