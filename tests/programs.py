@@ -6,7 +6,9 @@ import sys
 from dataclasses import dataclass
 
 import pytest
-from absl import flags
+from absl import app, flags
+
+app.define_help_flags()  # once a process: those of a program are forgotten, these must stay
 
 DEFINITIONS = {
     "run": "define_training",

@@ -72,7 +72,7 @@ GROUPS = {
     ),
     "The machine": ("strategy", "num_workers", "grad_accumulation", "precision", "xla", "profile"),
     "The run and what it leaves": ("model_dir", "resume", "eval_every", "eval_tokens", "checkpoint_every", "export"),
-    "Only to look": ("list", "dry_run"),
+    "Only to look": ("list", "dry_run", "completion"),
 }  # fmt: skip
 
 
@@ -152,6 +152,7 @@ def define_training():
     flags.DEFINE_integer("checkpoint_every", None, "Steps between checkpoints. [a sixth of the steps]", lower_bound=1)
     flags.DEFINE_bool("export", True, "Write the SavedModel at the end.")
     flags.DEFINE_string("profile", None, "first:last of the steps that TensorBoard gets a trace of.")
+    flags.DEFINE_enum("completion", None, ("bash", "zsh"), "Print what makes this shell complete flags and names, and stop.")
     flags.DEFINE_bool("dry_run", False, "Print the resolved run and what it will cost, and stop before step 0.")
 
 
@@ -284,6 +285,9 @@ def define_generation():
     flags.DEFINE_string("draft", "none", "ngram:4 guesses tokens ahead where a text repeats itself: the same text sooner.")
     flags.DEFINE_integer("num_beams", None, "Search the likeliest text with so many beams, instead of sampling.", lower_bound=1)
     flags.DEFINE_float("length_penalty", 0.6, "Of the search: 0 compares plain probabilities.", lower_bound=0.0)
+    flags.DEFINE_enum(
+        "beam_rule", "wu", ["wu", "transformers", "ctranslate2"], "How the search compares texts, and when it ends."
+    )
     flags.DEFINE_bool("trace", False, "Tell of each text of --prompt_file what of it the training text holds.")
     flags.DEFINE_integer("num_best", 1, "Print so many of the texts that the search finds, best first.", lower_bound=1)
 
@@ -294,6 +298,7 @@ def define_playground():
     flags.DEFINE_multi_string("name", [], "What the model is served as; once for each. [the family's]")
     flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; 0.0.0.0 lets other machines in.")
     flags.DEFINE_integer("port", 8501, "Port to listen on; 0 takes a free one.", lower_bound=0, upper_bound=65_535)
+    flags.DEFINE_integer("grpc_port", None, "Port of gRPC besides; 0 takes a free one.", lower_bound=0, upper_bound=65_535)
     flags.DEFINE_string("server", None, "URL of a TF Serving to show the page for, such as http://localhost:8501; with --name.")
     flags.DEFINE_float("max_request_mb", 64.0, "A larger request is refused.", lower_bound=0.001)
 

@@ -129,6 +129,18 @@ def test_the_comparison_of_several_runs(tmp_path, capfd):
     assert names == [f"gpt ({first})", "ngram", f"gpt ({first})"]
 
 
+def test_the_time_of_an_answer_is_compared_where_there_is_an_export(tmp_path):
+    runs = [records.read(written(tmp_path / name)) for name in ("r1", "r2")]
+    (tmp_path / "r1" / "export").symlink_to(exports.directory("bag_of_words", "classification"))
+    times = [answers._latency(run.directory / "export") for run in runs]
+    assert times[0] > 0 and times[1] is None
+    text = page.page(runs, [answers.Answers(milliseconds=12.5), answers.Answers()])
+    words = " ".join(parsed(text).texts)
+    assert "ms an answer" in words and "12.5" in words and "bits_per_byte against milliseconds an answer" in words
+    assert f"Not in the chart of milliseconds an answer, as the run does not tell: gpt ({tmp_path / 'r2'})" in words
+    assert "ms an answer" not in page.page(runs, [answers.Answers(), None])
+
+
 def test_a_classifier_has_its_matrix_its_intervals_and_its_calibration(tmp_path, capfd):
     bins = [[30, 0.55, 0.6], [70, 0.9, 0.9428]]
     judged = {

@@ -79,7 +79,7 @@ TOKENIZER_CONFIG = {
     "changes no ids of a whole text": (
         "model_input_names padding_side truncation_side padding truncation max_length max_len stride truncation_strategy "
         "pad_to_multiple_of pad_token_type_id trim_offsets clean_up_tokenization_spaces errors spaces_between_special_tokens "
-        "add_prefix_space use_fast"
+        "use_fast"
     ),
     "for conversations with tools": "use_default_system_prompt response_schema",
 }
@@ -87,7 +87,7 @@ TOKENIZER_APPLIED = (
     "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token", "added_tokens_decoder",
     "additional_special_tokens", "extra_special_tokens", "add_bos_token", "add_eos_token", "do_lower_case", "strip_accents",
     "tokenize_chinese_chars", "do_basic_tokenize", "never_split", "sp_model_kwargs", "split_special_tokens", "model_max_length",
-    "extra_ids", "separate_vocabs", "chat_template",
+    "extra_ids", "separate_vocabs", "chat_template", "add_prefix_space",
 )  # fmt: skip
 
 

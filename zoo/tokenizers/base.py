@@ -48,12 +48,14 @@ class Tokenizer(tf.Module):
         bos_id: begins what a language model reads; None where `eos_id` does.
         sentinel_ids: stand for spans of a text, as T5's `<extra_id_0>` and so on, in the order of their numbers.
         special: what other people's files say of special tokens, a `Special`.
+        added: plain text that somebody added, each an `Added`.
     """
 
     vocab_size: int
     eos_id: int
     unk_id = cls_id = sep_id = mask_id = bos_id = None
     sentinel_ids = ()
+    added = ()
     special = NOTHING
     # The class of transformers that reads what `save_huggingface` writes.
     huggingface_class = "PreTrainedTokenizerFast"
@@ -438,7 +440,15 @@ def load(directory):
 
 
 def _class_of(algorithm):
-    """The class that saved a tokenizer. A pair is none that a user could ask for by name: it is not registered."""
+    """The class that saved a tokenizer. Some are none that a user could ask for by name: they are not registered."""
+    if algorithm == "character_bpe":
+        from zoo.tokenizers.character_bpe import CharacterBPE
+
+        return CharacterBPE
+    if algorithm == "ice":
+        from zoo.tokenizers.chatglm import IceTokenizer
+
+        return IceTokenizer
     if algorithm == "pair":
         from zoo.tokenizers.pair import PairTokenizer  # which knows all that this file knows
 

@@ -8,11 +8,13 @@ side is `zoo/tokenizers/bpe_graph.py`.
 import json
 
 import numpy as np
+import tensorflow as tf
 import tokenizers
 
 from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
 from zoo.tokenizers import bpe_words
+from zoo.tokenizers.added import Added, AddedTokens, add_to, split_added
 from zoo.tokenizers.base import (
     CUT,
     CUT_AT_BLANKS,
@@ -26,12 +28,12 @@ from zoo.tokenizers.base import (
     valid_utf8,
 )
 from zoo.tokenizers.bpe_graph import BPEGraph
-from zoo.tokenizers.special import NOTHING, Special, is_mark, post_processor, sentinels_among
+from zoo.tokenizers.special import NOTHING, Special, post_processor, sentinels_among
 
 END_OF_TEXT = "<|endoftext|>"
 DEFAULT_VOCAB_SIZE = 4096
-# RoBERTa's special tokens; a vocabulary that has all of them is an encoder's.
-ROLES = {"cls_id": "<s>", "sep_id": "</s>", "mask_id": "<mask>"}
+# RoBERTa's special tokens, where others are not named; a vocabulary that has all of them is an encoder's.
+ROLES = {"cls": "<s>", "sep": "</s>", "mask": "<mask>"}
 
 
 def _byte_symbols():
@@ -61,6 +63,7 @@ class BPETokenizer(Tokenizer):
         special: what the special tokens are for, a `Special`.
         ignore_merges: whether a word that is a token becomes that token, whatever the merges make of it.
         nfc: whether texts are brought into Unicode's normal form C first, by tensorflow-text on both sides.
+        added: plain text that somebody added, a list of `Added`; the vocabulary need not have it.
 
     Raises:
         Refusal: the vocabulary and the merges do not fit together.
@@ -73,32 +76,41 @@ class BPETokenizer(Tokenizer):
 
     def __init__(
         self, vocabulary, merges, special_tokens=(END_OF_TEXT,), eos_token=END_OF_TEXT, words="gpt2",
-        special=NOTHING, ignore_merges=False, nfc=False,
+        special=NOTHING, ignore_merges=False, nfc=False, added=(),
     ):  # fmt: skip
         super().__init__()
-        merges = [tuple(pair) for pair in merges]
-        _check(vocabulary, merges, special_tokens, eos_token)
+        merges, self.added = [tuple(pair) for pair in merges], tuple(added)
+        own = {token.content: token.id for token in self.added if token.content not in vocabulary}
+        spoken, vocabulary = vocabulary, {**vocabulary, **own}
+        _check(vocabulary, merges, special_tokens, eos_token, own)
         self.vocab_size, self.eos_id = len(vocabulary), vocabulary[eos_token]
         self._eos_token, self._words, self._nfc = eos_token, words, nfc
-        # Behind a sign other patterns than GPT-2's take the ends of lines along.
-        self.cut = CUT_AT_BLANKS if words in bpe_words.DIGITS else CUT
-        if all(token in special_tokens for token in ROLES.values()):
-            self.cls_id, self.sep_id, self.mask_id = (vocabulary[token] for token in ROLES.values())
+        # Other patterns than GPT-2's take the ends of lines along with a sign, or want a blank in front.
+        self._word_cut = CUT if words in ("gpt2", "digits") else CUT_AT_BLANKS
+        self._matched = AddedTokens(self.added, self._normal)
+        self.cut = self._matched.cut(self._word_cut)
+        encoders = [special.roles.get(role, token) for role, token in ROLES.items()]
+        if all(token in special_tokens for token in encoders):
+            self.cls_id, self.sep_id, self.mask_id = (vocabulary[token] for token in encoders)
         self.special, self.sentinel_ids = special, sentinels_among({token: vocabulary[token] for token in special_tokens})
         bos, pad = special.roles.get("bos"), special.roles.get("pad", "<pad>")
         if self.cls_id is None and bos in special_tokens and bos != eos_token:
             self.bos_id = vocabulary[bos]
         self._pad_id = vocabulary[pad] if pad in special_tokens else self.eos_id
         self._special_ids = np.sort([vocabulary[token] for token in special_tokens])
-        self._native = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, merges, ignore_merges=ignore_merges))
+        self._native = tokenizers.Tokenizer(tokenizers.models.BPE(spoken, merges, ignore_merges=ignore_merges))
         self._native.pre_tokenizer = bpe_words.pre_tokenizer(words)
+        self._vocabulary = tuple(sorted(vocabulary, key=vocabulary.get))
+        # From this id on there are added tokens alone.
+        self._behind = min(own.values(), default=self.vocab_size)
         self._pieces = np.full(self.vocab_size, b"", object)
-        for token, i in vocabulary.items():
+        for token, i in spoken.items():
             if token not in special_tokens:
                 self._pieces[i] = bytes(map(BYTE_OF_SYMBOL.__getitem__, token))
-        self._graph = BPEGraph(
-            **_symbols(vocabulary, merges), pieces=self._pieces, words=words, whole=self._wholes(special_tokens)
-        )
+        whole = self._wholes(special_tokens)
+        for i in own.values():
+            self._pieces[i] = self._matched.written[i].encode("utf8")
+        self._graph = BPEGraph(**_symbols(spoken, merges), pieces=self._pieces, words=words, whole=whole)
 
     def _wholes(self, special_tokens):
         """Ids of tokens that a word becomes as a whole, and that merges do not make of it. Raises Refusal for special ones."""
@@ -123,11 +135,12 @@ class BPETokenizer(Tokenizer):
 
     @property
     def vocabulary(self):
-        return tuple(map(self._native.id_to_token, range(self.vocab_size)))
+        return self._vocabulary
 
     def begins_word(self):
-        spoken = [token.startswith(BYTE_SYMBOLS[ord(" ")]) or not token[0].isalnum() for token in self.vocabulary]
-        return np.array(spoken)
+        spoken = np.array([token.startswith(BYTE_SYMBOLS[ord(" ")]) or not token[0].isalnum() for token in self.vocabulary])
+        spoken[[token.id for token in self.added]] = True
+        return spoken
 
     @classmethod
     def train(cls, texts, vocab_size=None):
@@ -166,25 +179,30 @@ class BPETokenizer(Tokenizer):
         return cls(read_json(encoder_json), read_merges(vocab_bpe))
 
     @classmethod
-    def from_huggingface(cls, tokenizer_json, eos_token=None, special=NOTHING):
+    def from_huggingface(cls, tokenizer_json, eos_token=None, special=NOTHING, add_prefix_space=None):
         """From a `tokenizer.json` of the `tokenizers` library.
 
         Args:
             tokenizer_json: path. The model must be BPE, the pre-tokenizer one that `bpe_words.read` knows, the normalizer
-                null or NFC, and every added token special. Post-processors are not used: special ids are the caller's to add.
+                null or NFC. Post-processors are not used: special ids are the caller's to add.
             eos_token: the special token that separates documents; by default the one in `special`, `<|endoftext|>`, `</s>`, or
                 the only one.
             special: what the special tokens are for, a `Special`.
+            add_prefix_space: whether ByteLevel puts a blank in front; None where the file says so.
         """
         config = read_json(tokenizer_json)
         try:
             model = config["model"]
             _check_supported(config, model, tokenizer_json)
             words = bpe_words.read(config.get("pre_tokenizer"), tokenizer_json)
+            if add_prefix_space is not None and words in ("gpt2", "prefixed"):
+                words = "prefixed" if add_prefix_space else "gpt2"
             vocabulary = dict(model["vocab"])
             merges = [_pair(merge, tokenizer_json) for merge in model["merges"]]
-            specials = [token["content"] for token in config.get("added_tokens") or []]
-            vocabulary.update({token["content"]: token["id"] for token in config.get("added_tokens") or []})
+            named = special if eos_token is None else Special({**special.roles, "eos": eos_token})
+            silent, added = split_added(config, named)
+            vocabulary.update(silent)
+            specials = list(silent)
         except (KeyError, TypeError, AttributeError) as error:
             raise Refusal(f"{tokenizer_json} is not a tokenizer.json of Hugging Face ({error!r}).") from error
         named = special.roles.get("eos")
@@ -192,7 +210,7 @@ class BPETokenizer(Tokenizer):
         for candidate in candidates:
             if candidate in specials:
                 whole, nfc = bool(model.get("ignore_merges")), config.get("normalizer") is not None
-                return cls(vocabulary, merges, specials, candidate, words, special, whole, nfc)
+                return cls(vocabulary, merges, specials, candidate, words, special, whole, nfc, added)
         if eos_token:
             raise Refusal(f"{tokenizer_json} has no special token {eos_token!r} to end a text; it has {specials}.")
         raise Refusal(
@@ -201,16 +219,23 @@ class BPETokenizer(Tokenizer):
         )
 
     def encode_batch(self, texts):
-        if self._nfc:
-            texts = [
-                text if text.isascii() else _normal_form(text).numpy().decode() for text in map(to_text, require_list(texts))
-            ]
-        return encode_pieces(self._native, texts, self.cut)
+        if self.added:
+            return self._matched.encode_batch(texts, self._normal, lambda parts, firsts: self._encode(parts))
+        return self._encode([self._normal(text) for text in map(to_text, require_list(texts))] if self._nfc else texts)
+
+    def _encode(self, texts):
+        return encode_pieces(self._native, texts, self._word_cut)
+
+    def _normal(self, text):
+        return _normal_form(text).numpy().decode() if self._nfc and not text.isascii() else text
 
     def decode(self, ids):
         return b"".join(self._pieces[self.checked_ids(ids)]).decode("utf8", errors="replace")
 
     def tokenize(self, texts):
+        normalize = _normal_form if self._nfc else tf.identity
+        if self.added:
+            return self._matched.tokenize(valid_utf8(texts), normalize, lambda parts, firsts: self._graph.tokenize(parts))
         return self._graph.tokenize(_normal_form(valid_utf8(texts)) if self._nfc else texts)
 
     def detokenize(self, token_ids):
@@ -225,17 +250,22 @@ class BPETokenizer(Tokenizer):
         self._write(directory, post_processor(self.template, self._native.token_to_id))
 
     def _write(self, directory, processor=None):
-        native = tokenizers.Tokenizer(self._native.model)
+        model = self._native.model
+        if self._behind < self.vocab_size:  # special tokens that stand behind added ones do not belong to the model
+            made = json.loads(self._native.to_str())["model"]
+            spoken = {token: i for i, token in enumerate(self._vocabulary[: self._behind])}
+            merges = [tuple(pair) for pair in made["merges"]]
+            model = tokenizers.models.BPE(spoken, merges, ignore_merges=self._native.model.ignore_merges)
+        native = tokenizers.Tokenizer(model)
         native.pre_tokenizer, native.decoder = bpe_words.pre_tokenizer(self._words), tokenizers.decoders.ByteLevel()
         if self._nfc:
             native.normalizer = tokenizers.normalizers.NFC()
         if processor is not None:
             native.post_processor = processor
-        tokens = [native.id_to_token(i) for i in self._special_ids.tolist()]
-        mask = self.mask_token
-        native.add_special_tokens(
-            [tokenizers.AddedToken(t, special=True, lstrip=t == mask and self.special.mask_lstrip) for t in tokens]
-        )
+        lstrip, mask = self.special.mask_lstrip, self.mask_token
+        tokens = [(i, self._vocabulary[i]) for i in self._special_ids.tolist()]
+        special = [(Added(t, i, lstrip=t == mask and lstrip, normalized=False), True) for i, t in tokens]
+        add_to(native, [*special, *((token, False) for token in self.added)], self.vocab_size)
         (directory / "tokenizer.json").write_text(native.to_str(pretty=True), encoding="utf8")
 
     @classmethod
@@ -284,23 +314,18 @@ def _pair(merge, path):
 
 def _check_supported(config, model, path):
     """Raises Refusal for what a tokenizer.json may ask and this class does not do."""
-    added = config.get("added_tokens") or []
     for true, sentence in [
         (model.get("type", "BPE") == "BPE", f"a {model.get('type')} model; only BPE is read here"),
         (config.get("normalizer") in (None, {"type": "NFC"}), "a normalizer; only null and NFC are supported"),
         (not model.get("dropout"), "BPE dropout; only null is supported"),
         (not model.get("continuing_subword_prefix"), "a continuing_subword_prefix; only an empty one is supported"),
         (not model.get("end_of_word_suffix"), "an end_of_word_suffix; only an empty one is supported"),
-        (
-            all(token["special"] or is_mark(token["content"]) for token in added),
-            "added tokens that are not special; only those are supported",
-        ),
     ]:
         if not true:
             raise Refusal(f"{path} has {sentence}.")
 
 
-def _check(vocabulary, merges, special_tokens, eos_token):
+def _check(vocabulary, merges, special_tokens, eos_token, added):
     """Raises Refusal unless ids are 0..n-1, every merge has one, and no merge comes before its parts."""
     missing = set(range(len(vocabulary))) - set(vocabulary.values())
     if missing:
@@ -323,5 +348,5 @@ def _check(vocabulary, merges, special_tokens, eos_token):
     for token in vocabulary:
         if token in special_tokens and token in made:
             raise Refusal(f"The special token {token!r} is also made by merges, so plain text would yield it.")
-        if token not in special_tokens and not BYTE_OF_SYMBOL.keys() >= set(token):
+        if token not in special_tokens and token not in added and not BYTE_OF_SYMBOL.keys() >= set(token):
             raise Refusal(f"The token {token!r} is neither special nor in byte symbols; only these are read.")

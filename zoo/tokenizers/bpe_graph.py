@@ -79,7 +79,10 @@ class BPEGraph(tf.Module):
     def tokenize(self, texts):
         """string (B,) -> int32 RaggedTensor (B, None)."""
         with tf.device(DEVICE):
-            return self._tokenize(valid_utf8(texts))
+            texts = valid_utf8(texts)
+            if self._words == "prefixed":
+                texts = tf.where(tf.strings.regex_full_match(texts, "(?s)[^ ].*"), " " + texts, texts)
+            return self._tokenize(texts)
 
     def _tokenize(self, texts):
         data = byte_values(texts)

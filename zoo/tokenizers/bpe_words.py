@@ -19,10 +19,13 @@ GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 GPT4 = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-# Name -> pattern. With `digits` every digit is a text of its own, and so is what stands between two.
-PATTERNS = {"gpt2": GPT2, "digits": GPT2, "llama3": LLAMA3, "qwen2": QWEN2}
+STOPS = ".,!?…。，、।۔،"
+BLOOM = rf" ?[^(\s|[{STOPS}])]+"
+# Name -> pattern. With `digits` every digit is a text of its own, and so is what stands between two. With `prefixed` a text
+# that begins with no blank gets one.
+PATTERNS = {"gpt2": GPT2, "digits": GPT2, "prefixed": GPT2, "llama3": LLAMA3, "qwen2": QWEN2, "bloom": BLOOM}
 # Patterns in tokenizer.json -> name; GPT-4's says the same as Llama 3's.
-NAMES = {GPT2: "gpt2", LLAMA3: "llama3", GPT4: "llama3", QWEN2: "qwen2"}
+NAMES = {GPT2: "gpt2", LLAMA3: "llama3", GPT4: "llama3", QWEN2: "qwen2", BLOOM: "bloom"}
 # The most digits in a word.
 DIGITS = {"llama3": 3, "qwen2": 1}
 LETTER, NUMBER, SPACE, OTHER = range(4)
@@ -34,8 +37,8 @@ CLASSIFIED = [*range(0xD800), *range(0xE000, 0x40000), *range(0xE0000, 0xF0000)]
 def pre_tokenizer(name):
     """The pre-tokenizer of the `tokenizers` library that cuts words as `name` says."""
     split = tokenizers.pre_tokenizers
-    if name == "gpt2":
-        return split.ByteLevel(add_prefix_space=False, use_regex=True)
+    if name in ("gpt2", "prefixed"):
+        return split.ByteLevel(add_prefix_space=name == "prefixed", use_regex=True)
     if name == "digits":
         return split.Sequence([split.Digits(individual_digits=True), pre_tokenizer("gpt2")])
     pattern = split.Split(tokenizers.Regex(PATTERNS[name]), "isolated")
@@ -63,19 +66,20 @@ def read(words, path):
             f"{path} has the pre-tokenizer {' + '.join(map(str, kinds))}; only ByteLevel, Digits + ByteLevel and "
             "Split + ByteLevel are supported."
         )
-    if last.get("add_prefix_space", True):
-        raise Refusal(f"{path} has add_prefix_space=true; only false is supported.")
+    prefixed = last.get("add_prefix_space", True)
+    if prefixed and others:
+        raise Refusal(f"{path} has add_prefix_space=true behind {kinds[0]}; only false is supported there.")
     if last.get("use_regex", True) == split:
         found = "cuts words twice, by Split and by use_regex=true" if split else "has use_regex=false and no Split"
         raise Refusal(f"{path} {found}; only one of both is supported.")
     if not split:
-        return "digits" if digits else "gpt2"
+        return "digits" if digits else "prefixed" if prefixed else "gpt2"
     pattern = (first.get("pattern") or {}).get("Regex")
     how = first.get("behavior"), bool(first.get("invert"))
     if pattern not in NAMES or how not in (("Isolated", False), ("Removed", True)):
         raise Refusal(
             f"{path} cuts words by the pattern {str(pattern)!r} ({how[0]}, invert={how[1]}), which is not known; the patterns "
-            "of GPT-2, GPT-4, Llama 3 and Qwen2 are."
+            "of GPT-2, GPT-4, Llama 3, Qwen2 and BLOOM are."
         )
     return NAMES[pattern]
 
@@ -91,6 +95,8 @@ def starts(name, kind, points, text):
     """
     if name in DIGITS:
         return _starts_in_runs(kind, points, text, DIGITS[name])
+    if name == "bloom":
+        return _starts_of_stops(kind, points, text)
     return _starts_beside(kind, points, text, name == "digits")
 
 
@@ -113,6 +119,14 @@ def _starts_beside(kind, points, text, individual_digits):
     short, long = _contractions(made & (points == ord("'")), second, third)
     made &= ~(shift(short | long, 1, False) | shift(long, 2, False))
     return made | shift(short, 2, False) | shift(long, 3, False)
+
+
+def _starts_of_stops(kind, points, text):
+    """The starts of BLOOM's pattern: runs of stops and white space, and runs of all others, which take a blank before them."""
+    first, last = text != shift(text, 1, -1), text != shift(text, -1, -1)
+    stops = (kind == SPACE) | _any_equal(points, STOPS + "(|[])")
+    taken = (points == ord(" ")) & ~last & ~shift(stops, -1, True)
+    return first | taken | (stops != shift(stops, 1, False)) & ~shift(taken, 1, False)
 
 
 def _starts_in_runs(kind, points, text, digits):

@@ -174,9 +174,9 @@ def _plain_ids(tokenizer, text, stripped):
 
 
 def _special_tokens(tokenizer):
-    """Token -> id."""
+    """Token -> id, of special ones, and of others that end an answer or stand in a template."""
     written = tokenizer.vocabulary
-    return {written[i]: i for i in tokenizer.control_ids}
+    return {written[i]: i for i in (*tokenizer.control_ids, *(token.id for token in tokenizer.added))}
 
 
 def _chatml(template):

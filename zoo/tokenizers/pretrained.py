@@ -14,8 +14,9 @@ import tokenizers
 
 from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
+from zoo.tokenizers.added import Added
 from zoo.tokenizers.base import read_json, read_text
-from zoo.tokenizers.special import NOTHING, ROLES, Special, is_mark, sentinel_name, template_of
+from zoo.tokenizers.special import NOTHING, ROLES, Special, sentinel_name, template_of
 
 # The ids that transformers takes where a config.json does not give them.
 DEFAULT_IDS = {
@@ -44,7 +45,6 @@ PAIR = ("source.spm", "target.spm", "vocab.json")
 MARIAN_ROLES = {"eos": "</s>", "unk": "<unk>", "pad": "<pad>"}
 # Settings of tokenizer_config.json that change ids, and the values under which they do not.
 UNCHANGING = {
-    "add_prefix_space": (None, False),
     "do_basic_tokenize": (None, True),
     "never_split": (None, []),
     "sp_model_kwargs": (None, {}),
@@ -69,13 +69,8 @@ class Beside:
         self.model_type = self._config.get("model_type")
         for name, allowed in UNCHANGING.items():
             value = self.settings.get(name)
-            # Pieces of SentencePiece have a blank in front in any case.
-            if value not in allowed and not (name == "add_prefix_space" and not self._is_byte_level):
+            if value not in allowed:
                 raise Refusal(f"{self.directory / 'tokenizer_config.json'} has {name}={value!r}, which is not supported.")
-
-    @property
-    def _is_byte_level(self):
-        return self.model_type in ("gpt2", "roberta")
 
     def _read(self, name):
         path = self.directory / name
@@ -125,43 +120,34 @@ class Beside:
         return {f"{role}_token_id": i for role, i in defaults.items() if f"{role}_token_id" not in self._config}
 
     def added(self, vocabulary):
-        """Tokens that the files beside add to a vocabulary: dict, token -> id; all of them special.
+        """Tokens that the files beside add to a vocabulary: (dict, token -> id, of special ones; list of `Added`, of plain
+        text, which the vocabulary may have).
 
         Args:
             vocabulary: dict, token -> id.
 
         Raises:
-            Refusal: one that is not special, or has an id that is taken.
+            Refusal: one has an id that is taken.
         """
         special = set(self.named.values())
         for source in (self.settings, self._map):
             listed = source.get("additional_special_tokens") or source.get("extra_special_tokens") or []
             listed = listed.values() if isinstance(listed, dict) else listed
             special |= {token.get("content") if isinstance(token, dict) else token for token in listed}
-        found = dict(self._added)
+        found = {token: Added(token, i, normalized=token not in special) for token, i in self._added.items()}
         for i, token in (self.settings.get("added_tokens_decoder") or {}).items():
-            found[token["content"]] = int(i)
+            found[token["content"]] = Added.of(token, i)
             if token.get("special"):
                 special.add(token["content"])
-        found = {token: i for token, i in found.items() if vocabulary.get(token) != i}
-        require_special([token for token in found if token not in special], self.directory)
         taken = {i: token for token, i in vocabulary.items()}
-        for token, i in found.items():
-            if i in taken or token in vocabulary:
-                raise Refusal(f"{self.directory} adds the token {token!r} as id {i}, which its vocabulary has otherwise.")
-        return found
-
-
-def require_special(plain, where):
-    """Raises Refusal for added tokens that are plain text, as `add_tokens` makes them: those are matched before words are.
-    Marks such as `<tool_call>` pass for special ones, as they are in no common text."""
-    plain = [token for token in plain if not is_mark(token)]
-    if plain:
-        names = ", ".join(map(repr, plain[:5])) + (", ..." if len(plain) > 5 else "")
-        raise Refusal(
-            f"{where} has {len(plain)} added tokens that are not special ({names}); only special ones are supported. Train the "
-            "model without them, or mark them as special."
-        )
+        for token in found.values():
+            if vocabulary.get(token.content) != token.id and (token.id in taken or token.content in vocabulary):
+                raise Refusal(
+                    f"{self.directory} adds the token {token.content!r} as id {token.id}, which its vocabulary has otherwise."
+                )
+        silent = {token.content: token.id for token in found.values() if token.content in special}
+        silent = {token: i for token, i in silent.items() if token not in vocabulary}
+        return silent, [token for token in found.values() if token.content not in special]
 
 
 def vocabulary_files(directory):
@@ -169,7 +155,7 @@ def vocabulary_files(directory):
     if all((directory / name).is_file() for name in PAIR):
         return list(PAIR)
     models = sorted(directory.glob("*.model"))
-    if (directory / "tokenizer.json").is_file() and not (models and _is_sentencepiece(directory / "tokenizer.json")):
+    if (directory / "tokenizer.json").is_file() and not (models and _says_less(directory / "tokenizer.json")):
         return ["tokenizer.json"]
     if models:
         return [models[0].name]
@@ -179,11 +165,21 @@ def vocabulary_files(directory):
     return []
 
 
-def _is_sentencepiece(path):
-    """Whether a tokenizer.json spells SentencePiece's BPE, as Llama's does; the `.model` beside it says the same better."""
-    from zoo.tokenizers.sentencepiece_bpe import is_spelt
+def _is_sentencepiece(config):
+    """Whether a tokenizer.json, as JSON, spells SentencePiece's BPE, as Llama's does."""
+    model = config.get("model")
+    return isinstance(model, dict) and model.get("type") == "BPE" and bool(model.get("byte_fallback"))
 
-    return is_spelt(read_json(path))
+
+def _says_less(path):
+    """Whether a tokenizer.json spells SentencePiece's BPE, and no more: the `.model` beside it says the same better."""
+    config = read_json(path)
+    if not _is_sentencepiece(config):
+        return False
+    TOKENIZERS.get("unigram")  # says what to install where the library sentencepiece is missing
+    from zoo.tokenizers.sentencepiece_bpe import says_less
+
+    return says_less(config)
 
 
 def from_files(path):
@@ -195,6 +191,13 @@ def from_files(path):
     directory = path if path.is_dir() else path.parent
     names = vocabulary_files(path) if path.is_dir() else [path.name]
     if not names:
+        other = next(
+            (file.name for file in sorted(directory.glob("*")) if file.name.endswith(("tekken.json", ".tiktoken"))), None
+        )
+        if other is not None:
+            raise Refusal(
+                f"{path} has a vocabulary of tiktoken's alone ({other}); save it as tokenizer.json, which is read here."
+            )
         files = "zoo_tokenizer.json, tokenizer.json, vocab.txt, a .model, nor encoder.json with vocab.bpe"
         raise Refusal(f"{path} holds no tokenizer: it has neither {files}.")
     first, beside = directory / names[0], Beside(directory)
@@ -215,20 +218,34 @@ def _tokenizer_json(path, beside):
     config = read_json(path)
     model = config.get("model")
     algorithm = str(model.get("type") if isinstance(model, dict) else None).lower()
-    algorithm = "unigram" if _is_sentencepiece(path) else algorithm
+    algorithm = "unigram" if _is_sentencepiece(config) else algorithm
     tokenizer_class = TOKENIZERS.get(algorithm if algorithm in ("wordpiece", "unigram") else "bpe")
+    if algorithm == "bpe" and model.get("end_of_word_suffix"):
+        from zoo.tokenizers.character_bpe import CharacterBPE as tokenizer_class
     added = [token for token in config.get("added_tokens") or [] if isinstance(token, dict)]
     try:
-        named = set(beside.named.values())
-        require_special([t["content"] for t in added if not t["special"] and t["content"] not in named], path)
         specials = {token["id"]: token["content"] for token in added}
     except KeyError as error:
         raise Refusal(f"{path} is not a tokenizer.json of Hugging Face ({error!r}).") from error
-    tokenizer = tokenizer_class.from_huggingface(path, special=_special(path, added, beside, specials))
-    extra = sorted(beside.added({token: i for i, token in enumerate(tokenizer.vocabulary)}))
+    special, prefix = _special(path, added, beside, specials), beside.settings.get("add_prefix_space")
+    options = {"add_prefix_space": prefix} if tokenizer_class.registered_name == "bpe" else {}
+    tokenizer = tokenizer_class.from_huggingface(path, special=special, **options)
+    if algorithm == "unigram":
+        _check_prefix(tokenizer, prefix, path)
+    extra, plain = beside.added({token: i for i, token in enumerate(tokenizer.vocabulary)})
+    known = {token.content for token in tokenizer.added}.union(map(tokenizer.vocabulary.__getitem__, tokenizer.control_ids))
+    extra = sorted([*extra, *(token.content for token in plain if token.content not in known)])
     if extra:
         raise Refusal(f"{path} lacks the token {extra[0]!r}, which a file beside it adds; save the tokenizer anew.")
     return tokenizer
+
+
+def _check_prefix(tokenizer, asked, path):
+    """Raises Refusal where tokenizer_config.json wants no blank in front of a text and SentencePiece's pieces have one."""
+    if asked is False and tokenizer.prepends:
+        raise Refusal(
+            f"{path} puts a blank before a text, and tokenizer_config.json has add_prefix_space=False; make them equal."
+        )
 
 
 def _special(path, added, beside, specials):
@@ -255,11 +272,12 @@ def _byte_level(vocabulary, merges, beside):
     from zoo.tokenizers.bpe import END_OF_TEXT, read_merges
 
     vocabulary, roberta = read_json(vocabulary), beside.model_type == "roberta"
-    added = beside.added(vocabulary)
+    added, plain = beside.added(vocabulary)
     known = ROBERTA.roles.values() if roberta else [END_OF_TEXT]
     specials = [token for token in dict.fromkeys((*known, *added)) if token in vocabulary or token in added]
     end, special = ("</s>", ROBERTA) if roberta else (END_OF_TEXT, NOTHING)
-    return TOKENIZERS.get("bpe")(vocabulary | added, read_merges(merges), specials, end, special=special)
+    words = "prefixed" if beside.settings.get("add_prefix_space") else "gpt2"
+    return TOKENIZERS.get("bpe")(vocabulary | added, read_merges(merges), specials, end, words, special, added=plain)
 
 
 def _vocab_txt(directory, beside):
@@ -276,21 +294,27 @@ def _vocab_txt(directory, beside):
 
 def _sentencepiece(path, beside):
     """A SentencePiece model, numbered as the model beside it wants."""
+    if beside.model_type == "chatglm":
+        from zoo.tokenizers import chatglm
+
+        return chatglm.from_files(path, beside)
     fairseq = beside.model_type == FAIRSEQ or (beside.model_type is None and path.name == FAIRSEQ_FILE)
     if path.name == FAIRSEQ_FILE and not fairseq:
         raise Refusal(f"{path} belongs to a {beside.model_type}, whose numbering of pieces is not known here.")
-    unigram = TOKENIZERS.get("unigram")
-    tokenizer = unigram.from_sentencepiece(path, fairseq=fairseq, special=ROBERTA if fairseq else NOTHING)
-    vocabulary = {token: i for i, token in enumerate(tokenizer.vocabulary)}
-    extra = beside.added(vocabulary)
+    unigram, special = TOKENIZERS.get("unigram"), ROBERTA if fairseq else NOTHING
+    tokenizer = unigram.from_sentencepiece(path, fairseq=fairseq, special=special)
+    _check_prefix(tokenizer, beside.settings.get("add_prefix_space"), path)
+    extra, plain = beside.added({token: i for i, token in enumerate(tokenizer.vocabulary)})
     if beside.model_type in T5_TYPES:
-        return _t5(path, tokenizer, extra, beside)
-    if extra:
-        raise Refusal(
-            f"{path} lacks the token {min(extra)!r}, which a file beside it adds; save the tokenizer as tokenizer.json."
-        )
+        return _t5(path, tokenizer, extra, plain, beside)
+    behind = _behind(path, tokenizer, {**extra, **{token.content: token.id for token in plain}})
     if fairseq:
-        return tokenizer
+        return unigram.from_sentencepiece(path, fairseq=True, behind=behind, special=special, added=plain, blanks=_words(plain))
+    if behind or plain:
+        raise Refusal(
+            f"{path} lacks the token {min([*behind, *(token.content for token in plain)])!r}, which a file beside it adds; "
+            "save the tokenizer as tokenizer.json."
+        )
     roles = beside.roles(tokenizer.control_tokens)
     template = None
     if beside.model_type in ("llama", "mistral") or "add_bos_token" in beside.settings:
@@ -314,30 +338,46 @@ def _marian(directory, beside):
         raise Refusal(f"{directory / PAIR[2]} must give its {len(ids)} tokens the ids 0 to {len(ids) - 1}, each once.")
     if beside.settings.get("separate_vocabs"):
         raise Refusal(f"{directory} has a vocabulary of its own for targets (separate_vocabs); only a common one is read.")
-    extra = beside.added(ids)
+    extra, plain = beside.added(ids)
+    extra = [*extra, *(token.content for token in plain)]
     if extra:
-        raise Refusal(f"{directory / PAIR[2]} lacks the token {min(extra)!r}, which a file beside it adds; add it there.")
+        raise Refusal(f"{directory} adds the token {min(extra)!r} to its vocab.json in a file beside it; take it out there.")
     roles = MARIAN_ROLES | {role: token for role, token in beside.named.items() if role in MARIAN_ROLES}
     special = Special(roles, ((), (), (roles["eos"],)))
     tokens = sorted(ids, key=ids.get)
     return PairTokenizer(*(NumberedPieces((directory / name).read_bytes(), tokens, special) for name in PAIR[:2]))
 
 
-def _t5(path, tokenizer, extra, beside):
+def _words(plain):
+    """How blanks are treated around added tokens of plain text in T5 and XLM-R, a `Blanks`; None without such tokens."""
+    from zoo.tokenizers.sentencepiece_bpe import Blanks
+
+    return Blanks(words=True) if plain else None
+
+
+def _behind(path, tokenizer, added):
+    """The tokens of a dict, token -> id, that stand behind a vocabulary. Raises Refusal where their ids do not follow."""
+    size, known = tokenizer.vocab_size, set(tokenizer.vocabulary)
+    behind = sorted(added.keys() - known, key=added.get)
+    if [added[token] for token in behind] != list(range(size, size + len(behind))):
+        raise Refusal(f"{path} has {size} pieces, and the tokens that files beside it add do not have the ids that follow.")
+    return behind
+
+
+def _t5(path, tokenizer, extra, plain, beside):
     """A SentencePiece model with the sentinels that T5's program adds behind its pieces, that of number 0 last.
 
     Args:
         path: the `.model` file.
         tokenizer: made of it alone.
         extra: dict, token -> id, what the files beside it add.
+        plain: list of `Added`, the plain text that they add.
         beside: a `Beside`.
     """
     size = tokenizer.vocab_size
     if not tokenizer.sentinel_ids and sentinel_name(0) not in extra:
         count = beside.settings.get("extra_ids", NUM_SENTINELS)
         extra = {sentinel_name(number): size + count - 1 - number for number in range(count)} | extra
-    added = sorted(extra, key=extra.get)
-    if [extra[token] for token in added] != list(range(size, size + len(added))):
-        raise Refusal(f"{path} has {size} pieces, and the tokens that files beside it add do not have the ids that follow.")
-    roles = beside.roles(tokenizer.control_tokens)
-    return type(tokenizer).from_sentencepiece(path, added=added, special=Special(roles, T5_TEMPLATE))
+    behind = _behind(path, tokenizer, {**extra, **{token.content: token.id for token in plain}})
+    special = Special(beside.roles(tokenizer.control_tokens), T5_TEMPLATE)
+    return type(tokenizer).from_sentencepiece(path, behind=behind, special=special, added=plain, blanks=_words(plain))

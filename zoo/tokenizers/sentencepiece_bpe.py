@@ -4,7 +4,9 @@ SentencePiece joins the two neighbours whose piece has the highest score; a toke
 So the scores are read off the order of the merges, and the rest is checked: then both cut every text alike.
 """
 
+import dataclasses
 import re
+from dataclasses import dataclass
 
 from sentencepiece import sentencepiece_model_pb2
 
@@ -14,68 +16,119 @@ from zoo.tokenizers.special import BLANK
 Piece = sentencepiece_model_pb2.ModelProto.SentencePiece
 REPLACED = {"type": "Replace", "pattern": {"String": " "}, "content": BLANK}
 PREPENDED = {"type": "Prepend", "prepend": BLANK}
-WAY_OUT = "put the tokenizer.model that it was made of beside it, which is read instead"
+AT_BLANKS = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+WAY_OUT = "put the tokenizer.model that it was made of beside it, and leave tokenizer.json out"
 
 
-def is_spelt(config):
-    """Whether the JSON of a tokenizer.json spells SentencePiece's BPE."""
-    model = config.get("model")
-    return isinstance(model, dict) and model.get("type") == "BPE" and bool(model.get("byte_fallback"))
+@dataclass(frozen=True)
+class Blanks:
+    r"""What a tokenizer.json does with blanks, where SentencePiece itself does something else.
+
+    Attributes:
+        strip: the sides at which white space goes: "", "left", "right" or "left right".
+        collapse: what several blanks become: one, as " " or as "\u2581"; or "", nothing changes.
+        prepend: where a blank is put in front. "text": of all that stands between tokens which are found as they are
+            written. "always": of what stands between any two added tokens and does not begin with one. "first": of that,
+            where the text begins. "never": nowhere.
+        escape: whether all this is done by a normalizer, which leaves no blank but "\u2581" for added tokens to take.
+        words: whether words are cut at white space of any kind, and each has one blank in front.
+    """
+
+    strip: str = ""
+    collapse: str = ""
+    prepend: str = "always"
+    escape: bool = False
+    words: bool = False
 
 
-def model_of(config, path):
-    """The SentencePiece model, a `ModelProto`, that a tokenizer.json describes.
+def says_less(config):
+    """Whether a `.model` file says all that such a tokenizer.json says: blanks are SentencePiece's, added tokens special."""
+    words = config.get("pre_tokenizer") or {}
+    prepends = words.get("type") == "Metaspace" and words.get("prepend_scheme") != "never"
+    return not prepends and all(token.get("special") for token in config.get("added_tokens") or [])
+
+
+def model_of(config, path, special, plain, model=None):
+    """The SentencePiece model, a `ModelProto`, that a tokenizer.json describes, and how it treats blanks, a `Blanks`.
+
+    Args:
+        config: dict, the JSON.
+        path: of the file, for messages.
+        special, plain: the added tokens, dict, token -> id, each.
+        model: bytes of the SentencePiece model beside it, if there is one; then the merges are not looked at.
 
     Raises:
         Refusal: it cuts texts in a way that no SentencePiece model does.
     """
-    model, added = config["model"], config.get("added_tokens") or []
-    vocabulary = {**model["vocab"], **{token["content"]: token["id"] for token in added}}
-    merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
-    prefix = _has_prefix(config, path)
+    model_json = config["model"]
+    vocabulary = {**model_json["vocab"], **special, **plain}
+    merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model_json["merges"]]
+    blanks, unknown = _blanks(config, path), model_json.get("unk_token")
     for true, sentence in [
         (sorted(vocabulary.values()) == list(range(len(vocabulary))), "ids that are not 0, 1, 2, ..., each once"),
-        (model.get("unk_token") in vocabulary, "no token for what is unknown (unk_token)"),
+        (unknown in vocabulary, "no token for what is unknown (unk_token)"),
         (all(f"<0x{byte:02X}>" in vocabulary for byte in range(256)), "byte_fallback=true, but not all of <0x00> to <0xFF>"),
-        (not model.get("dropout"), "BPE dropout; only null is supported"),
-        (not model.get("ignore_merges"), "ignore_merges=true beside byte_fallback=true; only false is supported"),
-        (not model.get("continuing_subword_prefix"), "a continuing_subword_prefix; only an empty one is supported"),
-        (not model.get("end_of_word_suffix"), "an end_of_word_suffix; only an empty one is supported"),
+        (not model_json.get("dropout"), "BPE dropout; only null is supported"),
+        (not model_json.get("ignore_merges"), "ignore_merges=true beside byte_fallback=true; only false is supported"),
+        (not model_json.get("continuing_subword_prefix"), "a continuing_subword_prefix; only an empty one is supported"),
+        (not model_json.get("end_of_word_suffix"), "an end_of_word_suffix; only an empty one is supported"),
     ]:
         if not true:
             raise Refusal(f"{path} has {sentence}.")
-    special = {token["content"] for token in added} | {model["unk_token"]}
-    pieces = {token for token in vocabulary if token not in special and not re.fullmatch("<0x[0-9A-F]{2}>", token)}
-    scores = _scores(merges, pieces, path)
+    silent = {*special, *(plain.keys() - model_json["vocab"].keys()), unknown}
+    pieces = {token for token in vocabulary if token not in silent and not re.fullmatch("<0x[0-9A-F]{2}>", token)}
+    if blanks.words:
+        crossing = next((piece for piece in sorted(pieces) if BLANK in piece[1:]), None)
+        if crossing is not None:
+            raise Refusal(f"{path} cuts words at blanks (Metaspace, split=true) and has the token {crossing!r}; {WAY_OUT}.")
+        blanks = dataclasses.replace(blanks, words=False)  # no piece goes on over a blank
+    scores = _scores(merges, pieces, path) if model is None else _scores_of(model, pieces, path)
     proto = sentencepiece_model_pb2.ModelProto()
     for token in sorted(vocabulary, key=vocabulary.get):
-        kind = Piece.NORMAL if token in pieces else Piece.CONTROL if token in special else Piece.BYTE
-        kind = Piece.UNKNOWN if token == model["unk_token"] else kind
+        kind = Piece.NORMAL if token in pieces else Piece.CONTROL if token in silent else Piece.BYTE
+        kind = Piece.UNKNOWN if token == unknown else kind
         proto.pieces.add(piece=token, score=float(scores.get(token, 0 if kind != Piece.NORMAL else -len(scores))), type=kind)
     proto.trainer_spec.model_type = sentencepiece_model_pb2.TrainerSpec.BPE
     proto.trainer_spec.byte_fallback = True
-    proto.trainer_spec.unk_piece = model["unk_token"]
+    proto.trainer_spec.unk_piece = unknown
     proto.normalizer_spec.name = "identity"
-    proto.normalizer_spec.add_dummy_prefix = prefix
+    proto.normalizer_spec.add_dummy_prefix = blanks.prepend == "text"
     proto.normalizer_spec.remove_extra_whitespaces = False
-    return proto
+    return proto, blanks
 
 
-def _has_prefix(config, path):
-    """Whether a blank is put before each text. Raises Refusal for other changes of a text, and for words."""
-    normalizer, words = config.get("normalizer") or {}, config.get("pre_tokenizer")
-    steps = normalizer.get("normalizers") if normalizer.get("type") == "Sequence" else [normalizer] if normalizer else []
+def _steps(config):
+    normalizer = config.get("normalizer") or {}
+    return normalizer.get("normalizers") if normalizer.get("type") == "Sequence" else [normalizer] if normalizer else []
+
+
+def _blanks(config, path):
+    """How blanks are treated, a `Blanks`. Raises Refusal for other changes of a text, and for words."""
+    words, steps = config.get("pre_tokenizer"), _steps(config)
     if words is None and steps in ([PREPENDED, REPLACED], [REPLACED]):
-        return len(steps) == 2
+        return Blanks(prepend="text" if len(steps) == 2 else "never", escape=True)
     words = words or {}
-    plain = words.get("type") == "Metaspace" and words.get("replacement") == BLANK and not words.get("split", True)
-    if plain and not steps and words.get("prepend_scheme") == "never":
-        return False
+    if words == AT_BLANKS and steps == [REPLACED]:
+        return Blanks(prepend="never", escape=True)  # no blank is left to cut at
+    if words.get("type") == "Metaspace" and words.get("replacement") == BLANK and not steps:
+        scheme = words.get("prepend_scheme", "always")
+        if scheme in ("always", "first", "never"):
+            return Blanks(prepend=scheme, words=bool(words.get("split", True)))
     kinds = " + ".join([*(str(step.get("type")) for step in steps), str(words.get("type"))])
     raise Refusal(
-        f"{path} has BPE with byte_fallback=true behind {kinds}, prepend_scheme={words.get('prepend_scheme')!r}; only "
-        f"Prepend + Replace, and Metaspace that neither splits nor prepends, are supported: {WAY_OUT}."
+        f"{path} has BPE with byte_fallback=true behind {kinds}; only Prepend + Replace, Replace, and Metaspace alone are "
+        f"supported: {WAY_OUT}."
     )
+
+
+def _scores_of(model, pieces, path):
+    """Piece -> score, as the SentencePiece model beside a tokenizer.json has it."""
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    scores = {piece.piece: piece.score for piece in proto.pieces}
+    lacking = next((piece for piece in sorted(pieces) if piece not in scores), None)
+    if lacking is not None:
+        raise Refusal(f"{path} has the token {lacking!r}, which the .model file beside it lacks; take one of both away.")
+    return scores
 
 
 def _scores(merges, pieces, path):

@@ -6,7 +6,6 @@ A tokenizer that was trained here says this by its class. One that was read from
 that it can go out again.
 """
 
-import re
 from dataclasses import dataclass, field
 
 import tokenizers
@@ -51,11 +50,6 @@ class Special:
 
 
 NOTHING = Special()
-
-
-def is_mark(token):
-    """Whether an added token is written as a mark, such as `<tool_call>`: no text yields it here, as if it were special."""
-    return re.fullmatch(r"<[^\s<>]+>|\[[^\s\[\]]+\]", token) is not None
 
 
 def sentinel_name(number):

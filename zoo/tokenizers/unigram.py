@@ -6,7 +6,9 @@ vocabulary the likeliest is taken, each piece having a probability of its own. T
 """
 
 import base64
+import dataclasses
 import io
+from pathlib import Path
 
 import numpy as np
 import sentencepiece
@@ -17,8 +19,10 @@ from sentencepiece import sentencepiece_model_pb2
 from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
 from zoo.tokenizers import sentencepiece_bpe
+from zoo.tokenizers.added import Added, add_to, split_added
 from zoo.tokenizers.base import CUT_AT_BLANKS, Tokenizer, cut_at_spaces, read_json, require_list, to_text, valid_utf8
-from zoo.tokenizers.sentencepiece_bpe import Piece
+from zoo.tokenizers.pieces_by_step import PiecesByStep
+from zoo.tokenizers.sentencepiece_bpe import Blanks, Piece
 from zoo.tokenizers.special import BLANK, NOTHING, Special, post_processor, sentinels_among
 
 DEFAULT_VOCAB_SIZE = 8_192
@@ -41,14 +45,16 @@ class UnigramTokenizer(Tokenizer):
         model: bytes of a SentencePiece model. Its special tokens become control symbols, whatever they were: no text
             can spell one.
         special: what other people's files say of the special tokens, a `Special`.
+        added: plain text that somebody added, a list of `Added`.
+        blanks: how blanks are treated, a `Blanks`; None where SentencePiece does it by itself.
 
     Raises:
         Refusal: the bytes are not such a model, or it has neither [SEP] nor </s>.
     """
 
-    def __init__(self, model, special=NOTHING):
+    def __init__(self, model, special=NOTHING, added=(), blanks=None):
         super().__init__()
-        self.special = special
+        self.special, self.added, self._blanks = special, tuple(added), blanks
         proto = sentencepiece_model_pb2.ModelProto()
         try:
             proto.ParseFromString(model)
@@ -75,9 +81,13 @@ class UnigramTokenizer(Tokenizer):
         self.cls_id, self.sep_id, self.mask_id = (named[role] for role in ("cls", "sep", "mask"))
         self.eos_id = self.sep_id if eos is None else eos
         self.bos_id = None if bos in (None, self.eos_id) else bos
+        # Whether a blank is put before a text.
+        self.prepends = proto.normalizer_spec.add_dummy_prefix or (blanks is not None and blanks.prepend != "never")
         self._pad_id = self.sep_id if named["pad"] is None else named["pad"]
-        self._graph = None
-        if not _spells_words_alone(proto):
+        self._graph = self._by_step = None
+        if self.added or blanks is not None:
+            self._by_step = PiecesByStep(self._model, blanks or _blanks_of(proto.normalizer_spec), self.added)
+        if self._by_step is not None or not _spells_words_alone(proto):
             self.cut = None
         elif self._native.normalize("a\nb") != self._native.normalize("a b"):
             self.cut = CUT_AT_BLANKS  # a line feed is not white space to this model
@@ -98,7 +108,8 @@ class UnigramTokenizer(Tokenizer):
     @property
     def control_tokens(self):
         """dict, id -> piece, of those that stand for no text."""
-        return {i: piece for i, piece in enumerate(self.vocabulary) if self._native.is_control(i)}
+        spoken = {token.id for token in self.added}
+        return {i: piece for i, piece in enumerate(self.vocabulary) if self._native.is_control(i) and i not in spoken}
 
     def begins_word(self):
         return np.array([piece.startswith(BLANK) for piece in self.vocabulary])
@@ -130,11 +141,11 @@ class UnigramTokenizer(Tokenizer):
         return cls(model.getvalue())
 
     @classmethod
-    def from_sentencepiece(cls, path, *, fairseq=False, added=(), special=NOTHING):
+    def from_sentencepiece(cls, path, *, fairseq=False, behind=(), special=NOTHING, added=(), blanks=None):
         """From a `.model` file. Raises Refusal when there is none or it is something else.
 
         With `fairseq` the ids are those of fairseq's models, such as XLM-R: `<s> <pad> </s> <unk>`, the pieces, `<mask>`.
-        The special tokens `added` stand behind the pieces.
+        The tokens `behind`, special or added, stand behind the pieces.
         """
         try:
             with open(path, "rb") as file:
@@ -142,35 +153,53 @@ class UnigramTokenizer(Tokenizer):
         except FileNotFoundError as error:
             raise Refusal(f"There is no file {path}.") from error
         made = cls(_as_fairseq(model) if fairseq else model, special)
-        return cls(_with_tokens(made._model, added), special) if added else made
+        if not (behind or added or blanks):
+            return made
+        return cls(_with_tokens(made._model, behind), special, added, blanks)
 
     @classmethod
     def from_huggingface(cls, tokenizer_json, special=NOTHING):
         """From a `tokenizer.json` of type Unigram whose normalizer is SentencePiece's own and whose words Metaspace's; or of
         type BPE with byte_fallback, as of Llama 2."""
-        config = read_json(tokenizer_json)
-        model_of = sentencepiece_bpe.model_of if sentencepiece_bpe.is_spelt(config) else _model_of
+        config, path = read_json(tokenizer_json), Path(tokenizer_json)
         try:
-            return cls(model_of(config, tokenizer_json).SerializeToString(), special)
+            silent, added = split_added(config, special)
+            plain = {token.content: token.id for token in added}
+            if config["model"].get("byte_fallback") and config["model"].get("type") == "BPE":
+                beside = sorted(path.parent.glob("*.model"))
+                model = beside[0].read_bytes() if beside else None
+                proto, blanks = sentencepiece_bpe.model_of(config, path, silent, plain, model)
+                own = blanks.prepend != "never" and blanks.prepend != "text"
+            else:
+                proto, blanks, own = _model_of(config, path, silent, plain)
         except (KeyError, TypeError, AttributeError) as error:
             raise Refusal(f"{tokenizer_json} is not a tokenizer.json of Hugging Face ({error!r}).") from error
+        return cls(proto.SerializeToString(), special, added, blanks if added or own else None)
 
     def encode_batch(self, texts):
+        if self._by_step is not None:
+            return self._by_step.encode_batch(texts)
         texts = [to_text(text) for text in require_list(texts)]
         return [np.array(ids, np.int32) for ids in self._native.encode(texts, out_type=int)]
 
     def decode(self, ids):
         """As the contract says; `unk_id` becomes " ⁇ "."""
-        return self._native.decode(self.checked_ids(ids).tolist())
+        return (self._by_step or self._native).decode(self.checked_ids(ids).tolist())
 
     def lost_bytes(self, text):
         """As the contract says, counted in the text as the model normalises it."""
         text = to_text(text)
-        ids, pieces = (self._native.encode(text, out_type=kind) for kind in (int, str))
-        lost = (piece.replace(BLANK, " ") for i, piece in zip(ids, pieces, strict=True) if i == self.unk_id)
+        if self._by_step is not None:
+            lost = self._by_step.lost(text, self.unk_id)
+        else:
+            ids, pieces = (self._native.encode(text, out_type=kind) for kind in (int, str))
+            lost = (piece for i, piece in zip(ids, pieces, strict=True) if i == self.unk_id)
+        lost = (piece.replace(BLANK, " ") for piece in lost)
         return min(sum(len(piece.encode("utf8")) for piece in lost), len(text.encode("utf8")))
 
     def _make_graph(self):
+        if self._by_step is not None:
+            return self._by_step
         if self._graph is None:  # an attribute of the module: so the op's model is saved with it
             import tensorflow_text
 
@@ -187,22 +216,27 @@ class UnigramTokenizer(Tokenizer):
     def save_assets(self, directory):
         """Writes `sentencepiece.model`, which every SentencePiece reads."""
         (directory / "sentencepiece.model").write_bytes(self._model)
-        return self.special.saved()
+        added = {"added": [token.saved() for token in self.added]} if self.added else {}
+        blanks = {} if self._blanks is None else {"blanks": dataclasses.asdict(self._blanks)}
+        return {**self.special.saved(), **added, **blanks}
 
     def save_huggingface(self, directory):
         proto = sentencepiece_model_pb2.ModelProto.FromString(self._model)
-        own = next((piece.piece for piece in proto.pieces if piece.type == Piece.USER_DEFINED), None)
-        if own is not None:
-            raise Refusal(f"The pieces have {own!r}, defined by a user; such a model cannot be written for Hugging Face.")
+        user = next((piece.piece for piece in proto.pieces if piece.type == Piece.USER_DEFINED), None)
+        if user is not None:
+            raise Refusal(f"The pieces have {user!r}, defined by a user; such a model cannot be written for Hugging Face.")
+        plain = {token.content for token in self.added}
+        # Added tokens behind all pieces do not belong to the model.
+        last = max(i for i, piece in enumerate(proto.pieces) if piece.type != Piece.CONTROL)
+        behind = min((token.id for token in self.added if token.id > last), default=None)
+        controls = [(i, p.piece) for i, p in enumerate(proto.pieces) if p.type == Piece.CONTROL and p.piece not in plain]
         bpe = proto.trainer_spec.model_type == sentencepiece_model_pb2.TrainerSpec.BPE
-        native = _native_bpe(proto) if bpe else _native_unigram(proto, self.unk_id)
-        if bpe:
+        native = (_native_bpe if bpe else _native_unigram)(proto, self.unk_id, behind, self._blanks)
+        if bpe and self._by_step is None:
             (directory / "tokenizer.model").write_bytes(self._model)  # from which it is read again
-        mask = self.mask_token
-        controls = [piece.piece for piece in proto.pieces if piece.type == Piece.CONTROL]
-        native.add_special_tokens(
-            [tokenizers.AddedToken(t, special=True, lstrip=t == mask and self.special.mask_lstrip) for t in controls]
-        )
+        lstrip = self.special.mask_lstrip
+        special = [Added(t, i, lstrip=t == self.mask_token and lstrip, normalized=False) for i, t in controls]
+        add_to(native, [*((token, True) for token in special), *((token, False) for token in self.added)], self.vocab_size)
         processor = post_processor(self.template, native.token_to_id)
         if processor is not None:
             native.post_processor = processor
@@ -214,7 +248,10 @@ class UnigramTokenizer(Tokenizer):
             from zoo.tokenizers.numbered_pieces import NumberedPieces  # which knows all that this file knows
 
             return NumberedPieces.from_directory(directory, config)
-        return cls.from_sentencepiece(directory / "sentencepiece.model", special=Special.loaded(config))
+        added = [Added(**fields) for fields in config.get("added", ())]
+        blanks = Blanks(**config["blanks"]) if "blanks" in config else None
+        model = directory / "sentencepiece.model"
+        return cls.from_sentencepiece(model, special=Special.loaded(config), added=added, blanks=blanks)
 
 
 def _spells_words_alone(proto):
@@ -232,28 +269,40 @@ def _spells_words_alone(proto):
     )  # fmt: skip
 
 
-def _normalizers(spec):
-    """SentencePiece's normalisation, as steps of the `tokenizers` library."""
+def _blanks_of(spec):
+    """How SentencePiece itself treats blanks, a `Blanks`."""
+    extra = spec.remove_extra_whitespaces
+    prepend = "text" if spec.add_dummy_prefix else "never"
+    return Blanks("left right" if extra else "", " " if extra else "", prepend, escape=True)
+
+
+def _normalizers(spec, blanks):
+    """Changes of characters, then of blanks, as steps of the `tokenizers` library."""
     normalizers = tokenizers.normalizers
     steps = [normalizers.Precompiled(spec.precompiled_charsmap)] if spec.precompiled_charsmap else []
-    if spec.remove_extra_whitespaces:
-        steps += [normalizers.Strip(), normalizers.Replace(tokenizers.Regex(" {2,}"), " ")]
-    return steps
+    if blanks.strip:
+        steps.append(normalizers.Strip("left" in blanks.strip, "right" in blanks.strip))
+    return steps + [normalizers.Replace(tokenizers.Regex(" {2,}"), blanks.collapse)] * bool(blanks.collapse)
 
 
-def _native_unigram(proto, unk_id):
-    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
+def _native_unigram(proto, unk_id, behind, blanks):
+    """As `tokenizers` has it, without the pieces from the id `behind` on."""
+    pieces = [(piece.piece, piece.score) for piece in proto.pieces[:behind]]
     native = tokenizers.Tokenizer(tokenizers.models.Unigram(pieces, unk_id, byte_fallback=proto.trainer_spec.byte_fallback))
-    native.normalizer = tokenizers.normalizers.Sequence(_normalizers(proto.normalizer_spec))
-    prepend = "always" if proto.normalizer_spec.add_dummy_prefix else "never"
-    native.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(BLANK, prepend_scheme=prepend)
-    native.decoder = tokenizers.decoders.Metaspace(BLANK, prepend_scheme=prepend)
+    blanks = blanks or dataclasses.replace(_blanks_of(proto.normalizer_spec), prepend=(
+        "always" if proto.normalizer_spec.add_dummy_prefix else "never"))  # fmt: skip
+    native.normalizer = tokenizers.normalizers.Sequence(_normalizers(proto.normalizer_spec, blanks))
+    split = tokenizers.pre_tokenizers
+    native.pre_tokenizer = split.Metaspace(BLANK, prepend_scheme=blanks.prepend)
+    if blanks.words:
+        native.pre_tokenizer = split.Sequence([split.WhitespaceSplit(), native.pre_tokenizer])
+    native.decoder = tokenizers.decoders.Metaspace(BLANK, prepend_scheme=blanks.prepend)
     return native
 
 
-def _native_bpe(proto):
-    """SentencePiece's BPE: of two neighbours those are merged first whose piece has the highest score."""
-    ids = {piece.piece: i for i, piece in enumerate(proto.pieces)}
+def _native_bpe(proto, unk_id, behind, blanks):
+    """SentencePiece's BPE, likewise: of two neighbours those are merged first whose piece has the highest score."""
+    ids = {piece.piece: i for i, piece in enumerate(proto.pieces[:behind])}
     merges = []
     for piece in proto.pieces:
         text = piece.piece
@@ -262,16 +311,22 @@ def _native_bpe(proto):
             pairs = [pair for pair in halves if pair[0] in ids and pair[1] in ids]
             merges += [(piece.score, pair) for pair in sorted(pairs, key=lambda pair: (ids[pair[0]], ids[pair[1]]))]
     merges.sort(key=lambda merge: -merge[0])
-    unknown = next(piece.piece for piece in proto.pieces if piece.type == Piece.UNKNOWN)
     model = tokenizers.models.BPE(
-        ids, [pair for _, pair in merges], unk_token=unknown, fuse_unk=True, byte_fallback=proto.trainer_spec.byte_fallback
-    )
+        ids, [pair for _, pair in merges], unk_token=proto.pieces[unk_id].piece, fuse_unk=True,
+        byte_fallback=proto.trainer_spec.byte_fallback,
+    )  # fmt: skip
     native, decoders = tokenizers.Tokenizer(model), tokenizers.decoders
-    steps, prefix = _normalizers(proto.normalizer_spec), proto.normalizer_spec.add_dummy_prefix
-    steps += [tokenizers.normalizers.Prepend(BLANK)] if prefix else []
-    native.normalizer = tokenizers.normalizers.Sequence([*steps, tokenizers.normalizers.Replace(" ", BLANK)])
+    blanks = blanks or _blanks_of(proto.normalizer_spec)
+    steps = _normalizers(proto.normalizer_spec, blanks)
+    if not blanks.escape:
+        native.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(BLANK, prepend_scheme=blanks.prepend, split=False)
+    else:
+        steps += [tokenizers.normalizers.Prepend(BLANK)] * (blanks.prepend == "text")
+        steps.append(tokenizers.normalizers.Replace(" ", BLANK))
+    if steps:
+        native.normalizer = tokenizers.normalizers.Sequence(steps)
     spelling = [decoders.Replace(BLANK, " "), decoders.ByteFallback(), decoders.Fuse()]
-    native.decoder = decoders.Sequence([*spelling, *([decoders.Strip(" ", 1, 0)] if prefix else [])])
+    native.decoder = decoders.Sequence([*spelling, *([decoders.Strip(" ", 1, 0)] if blanks.prepend != "never" else [])])
     return native
 
 
@@ -320,36 +375,75 @@ def _thinned(lines, most):
     return kept
 
 
-def _model_of(config, path):
-    """The SentencePiece model that a tokenizer.json describes. Raises Refusal for what it cannot describe."""
-    model, added = config["model"], config.get("added_tokens") or []
-    normalizer, words = config.get("normalizer") or {}, config.get("pre_tokenizer") or {}
-    normalizers = normalizer["normalizers"] if normalizer.get("type") == "Sequence" else [normalizer]
-    splitters = words["pretokenizers"] if words.get("type") == "Sequence" else [words]
-    metaspace = [splitter for splitter in splitters if splitter.get("type") == "Metaspace"]
-    precompiled = [step for step in normalizers if step.get("type") == "Precompiled"]
+def _model_of(config, path, special, plain):
+    """The SentencePiece model that a tokenizer.json describes, how it treats blanks, and whether SentencePiece does otherwise.
+
+    Raises Refusal for what it cannot describe.
+    """
+    model, steps = config["model"], _flat(config.get("normalizer"), "normalizers")
+    words = _flat(config.get("pre_tokenizer"), "pretokenizers")
+    precompiled = [step for step in steps if step["type"] == "Precompiled"]
+    kinds = [step["type"] for step in words]
+    others = [step for step in steps if step not in precompiled and not _of_blanks(step)]
+    other = " ".join([others[0]["type"], *map(repr, others[0].get("pattern", {}).values())]) if others else None
     for true, sentence in [
         (model.get("type") == "Unigram", f"a {model.get('type')} model; only Unigram is read here"),
-        (len(precompiled) == 1, "no precompiled normalizer; only SentencePiece's own is read"),
-        (len(metaspace) == 1, "no Metaspace pre-tokenizer; only SentencePiece's words are read"),
+        (other is None, f"the normalizer {other}; only Precompiled, and Strip and Replace of blanks behind it, are read"),
+        (precompiled == steps[: len(precompiled)][:1], "normalizers in front of Precompiled; only such behind it are read"),
+        (
+            kinds in (["Metaspace"], ["WhitespaceSplit", "Metaspace"]),
+            f"the pre-tokenizer {' + '.join(kinds) or None}; only Metaspace, and WhitespaceSplit before it, are read",
+        ),
         (not model.get("byte_fallback"), "byte_fallback=true; read the .model file that it was made of instead"),
     ]:
         if not true:
             raise Refusal(f"{path} has {sentence}.")
-    proto = sentencepiece_model_pb2.ModelProto()
-    special = {token["content"] for token in added}
-    for i, (piece, score) in enumerate(model["vocab"]):
+    strip = next((step for step in steps if step["type"] == "Strip"), {})
+    blanks = Blanks(
+        strip=" ".join(side for side in ("left", "right") if strip.get(f"strip_{side}")),
+        collapse=next((step["content"] for step in steps if step["type"] == "Replace" and "Regex" in step["pattern"]), ""),
+        prepend=words[-1].get("prepend_scheme", "always"),
+        words=len(words) == 2,
+    )
+    if blanks.prepend == "first" and (blanks.words or "left" in blanks.strip):
+        raise Refusal(
+            f"{path} puts a blank before the first word alone (prepend_scheme=first) and takes white space from before it; "
+            "only one of both is supported."
+        )
+    proto, vocabulary = sentencepiece_model_pb2.ModelProto(), model["vocab"]
+    known = {piece for piece, _ in vocabulary}
+    for i, (piece, score) in enumerate(vocabulary):
         kind = Piece.UNKNOWN if i == model["unk_id"] else Piece.CONTROL if piece in special else Piece.NORMAL
         proto.pieces.add(piece=piece, score=score, type=kind)
-    known = {piece for piece, _ in model["vocab"]}
-    for token in sorted(added, key=lambda token: token["id"]):
-        if token["content"] not in known:
-            if token["id"] != len(proto.pieces):
-                raise Refusal(f"{path} gives {token['content']!r} the id {token['id']}, and none {len(proto.pieces)}.")
-            proto.pieces.add(piece=token["content"], score=0.0, type=Piece.CONTROL)
+    for token, i in sorted({**special, **plain}.items(), key=lambda item: item[1]):
+        if token not in known:
+            if i != len(proto.pieces):
+                raise Refusal(f"{path} gives {token!r} the id {i}, and none {len(proto.pieces)}.")
+            proto.pieces.add(piece=token, score=0.0, type=Piece.CONTROL)
     proto.trainer_spec.model_type = sentencepiece_model_pb2.TrainerSpec.UNIGRAM
-    proto.trainer_spec.unk_piece = model["vocab"][model["unk_id"]][0]
-    proto.normalizer_spec.precompiled_charsmap = base64.b64decode(precompiled[0]["precompiled_charsmap"])
-    proto.normalizer_spec.add_dummy_prefix = metaspace[0].get("prepend_scheme", "always") != "never"
-    proto.normalizer_spec.remove_extra_whitespaces = len(normalizers) > 1 or len(splitters) > 1
-    return proto
+    proto.trainer_spec.unk_piece = vocabulary[model["unk_id"]][0]
+    spec, extra = proto.normalizer_spec, blanks.words or (blanks.collapse and "right" in blanks.strip)
+    if precompiled:
+        spec.precompiled_charsmap = base64.b64decode(precompiled[0]["precompiled_charsmap"])
+    else:
+        spec.name = "identity"
+    spec.add_dummy_prefix, spec.remove_extra_whitespaces = blanks.prepend != "never", bool(extra)
+    # Without a table of characters other white space than blanks stays, and does not part words.
+    own = not (extra and precompiled and blanks.prepend != "first")
+    return proto, blanks, own and blanks != Blanks(prepend="never")
+
+
+def _flat(step, key):
+    """The steps of a normalizer or a pre-tokenizer in JSON, one after another."""
+    if step is None:
+        return []
+    if step["type"] != "Sequence":
+        return [step]
+    return [part for inner in step[key] for part in _flat(inner, key)]
+
+
+def _of_blanks(step):
+    """Whether a normalizer in JSON does no more than to take blanks away, or to write them as SentencePiece does."""
+    collapses = {"pattern": {"Regex": " {2,}"}}, {"pattern": {"String": " "}}
+    replaces = step["type"] == "Replace" and {"pattern": step["pattern"]} in collapses and step["content"] in (" ", BLANK)
+    return replaces or step["type"] == "Strip"

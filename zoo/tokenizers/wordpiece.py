@@ -15,7 +15,8 @@ import tokenizers
 
 from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
-from zoo.tokenizers.base import Tokenizer, cut_at_spaces, encode_pieces, read_json, read_lines, to_text
+from zoo.tokenizers.added import Added, AddedTokens, add_to, split_added
+from zoo.tokenizers.base import Tokenizer, cut_at_spaces, encode_pieces, read_json, read_lines, to_text, valid_utf8
 from zoo.tokenizers.special import NOTHING, Special, post_processor, sentinels_among
 from zoo.tokenizers.wordpiece_graph import WordPieceGraph
 
@@ -42,6 +43,7 @@ class WordPieceTokenizer(Tokenizer):
         special_tokens: role (`pad`, `unk`, `cls`, `sep`, `mask`) -> token, where they differ from BERT's `ROLES`.
         unspoken: further special tokens, which no text yields.
         special: what other people's files say of them, a `Special`.
+        added: plain text that somebody added, a list of `Added`; the vocabulary need not have it.
 
     Raises:
         Refusal: an id is missing or there twice, or the vocabulary has no [UNK], [CLS] or [SEP].
@@ -53,9 +55,11 @@ class WordPieceTokenizer(Tokenizer):
         [5, 6]
     """
 
-    def __init__(self, vocabulary, normalization=None, special_tokens=None, unspoken=(), special=NOTHING):
+    def __init__(self, vocabulary, normalization=None, special_tokens=None, unspoken=(), special=NOTHING, added=()):
         super().__init__()
-        self.special, self._unspoken = special, tuple(unspoken)
+        self.special, self._unspoken, self.added = special, tuple(unspoken), tuple(added)
+        own = {token.content: token.id for token in self.added if token.content not in vocabulary}
+        vocabulary = {**vocabulary, **own}
         self._normalization = {**UNCASED, **(normalization or {})}
         self.special_tokens = {**ROLES, **(special_tokens or {})}
         _check(vocabulary, self._normalization, self.special_tokens)
@@ -64,11 +68,17 @@ class WordPieceTokenizer(Tokenizer):
         ids = {role: vocabulary.get(token) for role, token in self.special_tokens.items()}
         self.unk_id, self.cls_id, self.sep_id, self.mask_id = (ids[role] for role in ("unk", "cls", "sep", "mask"))
         self.eos_id, self._pad_id = self.sep_id, self.sep_id if ids["pad"] is None else ids["pad"]
-        unspoken = {self.special_tokens[role] for role in ids if role != "unk"}.union(self._unspoken)
+        unspoken = {self.special_tokens[role] for role in ids if role != "unk"}.union(self._unspoken, own)
         spoken = {token: i for token, i in vocabulary.items() if token not in unspoken}
         self._native = _native(self._normalization, spoken, self.special_tokens["unk"])
         self._vocabulary = tuple(sorted(vocabulary, key=vocabulary.get))
         self._written = np.full(self.vocab_size, b"", object)
+        self._matched = AddedTokens(self.added, self._native.normalizer.normalize_str)
+        for i in own.values():
+            self._written[i] = b" " + self._matched.written[i].encode("utf8")
+        self.cut = self._matched.cut(self.cut)
+        # From this id on there are added tokens alone.
+        self._behind = min(own.values(), default=self.vocab_size)
         first, other = {}, {}
         for token, i in spoken.items():
             inner = token.startswith(PREFIX)
@@ -100,11 +110,11 @@ class WordPieceTokenizer(Tokenizer):
         return cls({token: i for i, token in enumerate([*ROLES.values(), *pieces])}, normalization)
 
     @classmethod
-    def from_vocabulary(cls, vocab_txt, normalization=None, special_tokens=None, added=lambda vocabulary: {}):
+    def from_vocabulary(cls, vocab_txt, normalization=None, special_tokens=None, added=lambda vocabulary: ({}, [])):
         """From a `vocab.txt`, a token a line. The file does not tell how text is normalised; an uncased one is assumed.
 
-        `added` gives the special tokens that other files add: dict of token -> id from the vocabulary. Raises Refusal when a
-        token is there twice or there is no such file.
+        `added` gives the tokens that other files add, from the vocabulary: a dict, token -> id, of special ones, and a list
+        of `Added`. Raises Refusal when a token is there twice or there is no such file.
         """
         tokens = read_lines(vocab_txt)
         vocabulary = {}
@@ -113,8 +123,8 @@ class WordPieceTokenizer(Tokenizer):
                 lines = f"on line {vocabulary[token] + 1} and on line {i + 1}"
                 raise Refusal(f"{vocab_txt} has the token {token!r} twice, {lines}; each must be there once.")
             vocabulary[token] = i
-        unspoken = added(vocabulary)
-        return cls(vocabulary | unspoken, normalization, special_tokens, tuple(unspoken))
+        unspoken, plain = added(vocabulary)
+        return cls(vocabulary | unspoken, normalization, special_tokens, tuple(unspoken), added=plain)
 
     @classmethod
     def from_pretrained(cls, directory):
@@ -137,7 +147,7 @@ class WordPieceTokenizer(Tokenizer):
             model = config["model"]
             _check_supported(config, model, tokenizer_json)
             vocabulary = dict(model["vocab"])
-            added = {token["content"]: token["id"] for token in config.get("added_tokens") or []}
+            added, plain = split_added(config, special)
             normalization = {name: config["normalizer"][name] for name in UNCASED}
         except (KeyError, TypeError, AttributeError) as error:
             raise Refusal(f"{tokenizer_json} is not a tokenizer.json of Hugging Face ({error!r}).") from error
@@ -146,7 +156,7 @@ class WordPieceTokenizer(Tokenizer):
         named = {role: token for role, token in special.roles.items() if role in ROLES}
         special_tokens = {**named, "unk": model.get("unk_token", ROLES["unk"]), **(special_tokens or {})}
         unspoken = sorted(added.keys() - {*ROLES.values(), *special_tokens.values()}, key=added.get)
-        return cls({**vocabulary, **added}, normalization, special_tokens, unspoken, special)
+        return cls({**vocabulary, **added}, normalization, special_tokens, unspoken, special, plain)
 
     @property
     def vocabulary(self):
@@ -157,7 +167,10 @@ class WordPieceTokenizer(Tokenizer):
         return np.array([not token.startswith(PREFIX) for token in self._vocabulary])
 
     def encode_batch(self, texts):
-        return encode_pieces(self._native, texts)
+        if not self.added:
+            return encode_pieces(self._native, texts)
+        normalize = self._native.normalizer.normalize_str
+        return self._matched.encode_batch(texts, normalize, lambda parts, firsts: encode_pieces(self._native, parts))
 
     def decode(self, ids):
         """As the contract says: words joined by a space, pieces by nothing; `unk_id` becomes its own token."""
@@ -165,14 +178,19 @@ class WordPieceTokenizer(Tokenizer):
 
     def lost_bytes(self, text):
         lost = 0
-        for piece in cut_at_spaces(to_text(text)):
+        text = to_text(text)
+        segments = self._matched.segments(text, self._native.normalizer.normalize_str) if self.added else [(-1, text)]
+        for piece in (piece for _, segment in segments for piece in cut_at_spaces(segment)):
             encoding = self._native.encode(piece, add_special_tokens=False)
             for i, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
                 lost += len(piece[start:end].encode("utf8")) if i == self.unk_id else 0
-        return lost
+        return min(lost, len(text.encode("utf8")))
 
     def tokenize(self, texts):
-        return self._graph.tokenize(texts)
+        if not self.added:
+            return self._graph.tokenize(texts)
+        texts = valid_utf8(texts)
+        return self._matched.tokenize(texts, self._graph.normalize, lambda parts, firsts: self._graph.tokenize(parts))
 
     def detokenize(self, token_ids):
         return self._graph.detokenize(token_ids)
@@ -189,10 +207,12 @@ class WordPieceTokenizer(Tokenizer):
 
     def save_huggingface(self, directory):
         vocabulary = {token: i for i, token in enumerate(self._vocabulary)}
-        native = _native(self._normalization, vocabulary, self.special_tokens["unk"])
+        spoken = dict(list(vocabulary.items())[: self._behind])
+        native = _native(self._normalization, spoken, self.special_tokens["unk"])
         native.decoder = tokenizers.decoders.WordPiece(prefix=PREFIX)
-        special = [token for token in self.special_tokens.values() if token in vocabulary]
-        native.add_special_tokens([*special, *self._unspoken])
+        special = {token for token in (*self.special_tokens.values(), *self._unspoken) if token in vocabulary}
+        special = [(Added(token, vocabulary[token], normalized=False), True) for token in special]
+        add_to(native, [*special, *((token, False) for token in self.added)], self.vocab_size)
         native.post_processor = post_processor(self.template, vocabulary.get)
         (directory / "tokenizer.json").write_text(native.to_str(pretty=True), encoding="utf8")
 

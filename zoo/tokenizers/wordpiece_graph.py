@@ -73,14 +73,24 @@ class WordPieceGraph(tf.Module):
     def tokenize(self, texts):
         """string (B,) -> int32 RaggedTensor (B, None)."""
         with tf.device(DEVICE):
-            decoded = tf.strings.unicode_decode(texts, "UTF-8", errors="replace", replacement_char=0xFFFD)
-            points, text = self._normalized(decoded.flat_values, row_ids(decoded))
-            words, text_of_word = self._words(points, text)
+            words, text_of_word = self.words(texts)
             distinct, which = tf.unique(words)
             pieces = tf.gather(self._matched(distinct), which)
             words_of_text = tf.math.unsorted_segment_sum(tf.ones_like(which, tf.int64), text_of_word, tf.size(texts))
             splits = tf.gather(pieces.row_splits, _splits(words_of_text))
             return tf.RaggedTensor.from_row_splits(pieces.flat_values, splits, validate=False)
+
+    def normalize(self, texts):
+        """string (B,) -> string (B,): what words are cut from, with the blanks around Chinese characters."""
+        with tf.device(DEVICE):
+            points, text = self._normalized(*_expanded(*_points(texts), self._tensors["spaced"]))
+            lengths = tf.math.unsorted_segment_sum(tf.ones_like(text, tf.int64), text, tf.size(texts))
+            rows = tf.RaggedTensor.from_row_lengths(points, lengths, validate=False)
+            return tf.strings.unicode_encode(rows, "UTF-8")
+
+    def words(self, texts):
+        """string (B,) -> the normalised words of all texts, string (W,), and the text of each, int32 (W,)."""
+        return self._words(*self._normalized(*_points(texts)))
 
     def detokenize(self, token_ids):
         """int32 RaggedTensor (B, None) -> string (B,)."""
@@ -142,6 +152,12 @@ class WordPieceGraph(tf.Module):
         return tf.RaggedTensor.from_row_splits(flat, splits, validate=False)
 
 
+def _points(texts):
+    """string (B,) -> code points (N,) and the text of each."""
+    decoded = tf.strings.unicode_decode(texts, "UTF-8", errors="replace", replacement_char=0xFFFD)
+    return decoded.flat_values, row_ids(decoded)
+
+
 def _longest(words, table, longest):
     """Words (A,) -> the id of the longest piece that begins each, int32 (A,), -1 for none; the rest of each word."""
     length = tf.strings.length(words, unit="UTF8_CHAR")
@@ -197,7 +213,7 @@ def tables(normalization):
         normalization: (name, value) pairs, sorted: the keyword arguments of `BertNormalizer`.
 
     Returns:
-        dict: `decomposition` and `ending`, tables for `_expanded`; `combining_class` and `kind`, for `_looked_up`.
+        dict: `decomposition`, `ending` and `spaced`, tables for `_expanded`; `combining_class` and `kind`, for `_looked_up`.
     """
     options = dict(normalization)
     off = dict.fromkeys(options, False)
@@ -210,6 +226,7 @@ def tables(normalization):
         "combining_class": _two_levels(_combining_classes(nfd) if accents else np.zeros(0x110000, np.int32)),
         "ending": _expansion(_each(ending)),
         "kind": _two_levels(_kinds(options["handle_chinese_chars"])),
+        "spaced": _expansion(_each(bert(**{**off, "handle_chinese_chars": options["handle_chinese_chars"]}))),
     }
 
 

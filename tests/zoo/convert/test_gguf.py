@@ -107,6 +107,19 @@ def test_digits_are_words_of_their_own_as_the_file_says(bundle, merges, tmp_path
     assert [smollm.decode([i]) for i in smollm.encode(" 19 x")][:3] == [" ", "1", "9"]
 
 
+def test_tokens_that_a_user_defined_are_found_in_texts(bundle, merges, tmp_path):
+    last = bundle.tokenizer.vocab_size - 1
+    spelt = bundle.tokenizer.decode([last])
+    merges = merges[:-1] if "".join(merges[-1]) == bundle.tokenizer.vocabulary[last] else merges
+    tokenizer = gguf.read(write(tmp_path / "a.gguf", bundle, merges=merges, kinds={last: 4})).tokenizer
+    assert tokenizer.added and tokenizer.encode(f"x{spelt}the{spelt}").count(last) == 2 and tokenizer.decode([last]) == spelt
+    ids = tokenizer.encode(f"x{spelt}the")
+    assert tokenizer.tokenize([f"x{spelt}the"])[0].numpy().tolist() == ids
+    # One that merges make is still what words become.
+    tokenizer = gguf.read(write(tmp_path / "b.gguf", bundle, merges=merges, kinds={7: 4})).tokenizer
+    assert tokenizer.encode("the cat") == bundle.tokenizer.encode("the cat")
+
+
 @pytest.mark.parametrize("metadata", [
     {"llama.rope.scaling.factor": 4.0}, {"llama.rope.scale_linear": 4.0},
     {"llama.rope.scaling.factor": 4.0, "llama.rope.scaling.type": "linear"},
@@ -136,14 +149,13 @@ def test_quantised_weights_are_dequantised(merges, tmp_path):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    (dict(without=("output_norm.weight",)), "lacks 1 tensors that this model has: norm.weight"),
-    (dict(further=("rope_freqs.weight",)), "1 tensors that this model has no place for: rope_freqs.weight"),
-    (dict(without=("llama.block_count",)), "does not say 'llama.block_count'"),
+    (dict(without=("output_norm.weight",)), "lacks 1 tensors that this model has: output_norm.weight"),
+    (dict(further=("rope_freqs.weight",)), "has rope_freqs.weight with other factors than those of Llama 3.1"),
+    (dict(without=("llama.block_count",)), "does not say 'block_count'"),
     (dict(model="llama"), "has a llama tokenizer"),
     (dict(pre="deepseek-llm"), "words cut as 'deepseek-llm'"),
     (dict(pre=None), "does not say how words are cut"),
-    (dict(kinds={7: 4}), "1 added tokens that are not special"),
-    (dict(metadata={"llama.rope.scaling.type": "yarn"}), "scales its rotary positions by 'yarn'; only 'linear'"),
+    (dict(metadata={"llama.rope.scaling.type": "yarn"}), "by 'yarn', and does not say rope.scaling.factor"),
     (dict(metadata={"llama.rope.scaling.type": "longrope", "llama.rope.scaling.factor": 4.0}), "'longrope' with the factor 4"),
     (dict(metadata={"llama.logit_scale": 0.5}), "has llama.logit_scale=0.5, which is not supported"),
     (dict(metadata={"llama.expert_count": 8}), "has llama.expert_count=8, which is not supported"),

@@ -222,12 +222,11 @@ def test_the_end_of_text_is_chosen_or_asked_for(tmp_path):
         ({"pre_tokenizer": split(r"\\w+")}, r"by the pattern '\\\\\\\\w\+' \(Isolated, invert=False\), which is not known"),
         ({"pre_tokenizer": split(bpe_words.LLAMA3, "Removed")}, r"\(Removed, invert=False\), which is not known"),
         ({"pre_tokenizer": split(bpe_words.LLAMA3, use_regex=True)}, "cuts words twice"),
-        ({"pre_tokenizer__add_prefix_space": True}, "add_prefix_space=true; only false"),
+        ({"pre_tokenizer": split(bpe_words.LLAMA3, add_prefix_space=True)}, "add_prefix_space=true behind Split; only false"),
         ({"pre_tokenizer__use_regex": False}, "has use_regex=false and no Split"),
         ({"model__dropout": 0.1}, "BPE dropout; only null"),
         ({"model__end_of_word_suffix": "</w>"}, "an end_of_word_suffix; only an empty one"),
         ({"model__continuing_subword_prefix": "##"}, "a continuing_subword_prefix; only an empty one"),
-        ({"added_tokens": [{"content": "x", "id": 261, "special": False}]}, "added tokens that are not special"),
         ({"model__merges": ["a b c"]}, "a merge is two tokens"),
         ({"model": None}, "is not a tokenizer.json of Hugging Face"),
         ({"added_tokens": []}, "does not say which token ends a text"),
@@ -236,6 +235,37 @@ def test_the_end_of_text_is_chosen_or_asked_for(tmp_path):
 def test_what_is_not_supported_is_refused(changes, sentence, tmp_path):
     with pytest.raises(ValueError, match=sentence):
         read(tmp_path, huggingface(**changes))
+
+
+@functools.cache
+def words(name):
+    """(a tokenizer with few merges that cuts words as a pattern says, the library's)."""
+    trained = create("bpe", CORPUS, 300)
+    merges = json.loads(trained._native.to_str())["model"]["merges"]
+    made = BPETokenizer({token: i for i, token in enumerate(trained.vocabulary)}, merges, words=name)
+    return made, made._native
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.one_of(texts, st.text(st.sampled_from(" \n\ta1.,!(|[])?…。، "))))
+@pytest.mark.parametrize("name", ["bloom", "prefixed"])
+def test_words_of_others_in_any_text(name, text):
+    made, native = words(name)
+    ids = native.encode(text, add_special_tokens=False).ids
+    assert made.encode(text) == ids and made.tokenize([text])[0].numpy().tolist() == ids
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base, "PIECE_CHARACTERS", 1)
+        assert made.encode(text) == ids
+
+
+def test_a_blank_in_front_is_asked_for_in_one_of_two_files(tmp_path):
+    (tmp_path / "tokenizer.json").write_text(json.dumps(huggingface(pre_tokenizer__add_prefix_space=True)), encoding="utf8")
+    made = create(tmp_path)
+    assert made.encode("hell") == made.encode(" hell") == [259]
+    made.save(tmp_path / "saved")
+    assert load(tmp_path / "saved").encode("hell") == [259]
+    (tmp_path / "tokenizer_config.json").write_text('{"add_prefix_space": false}')  # which transformers follows
+    assert create(tmp_path).encode("hell") != [259]
 
 
 @pytest.mark.parametrize(("text", "sentence"), [("{", "is not JSON"), ("[]", "must hold a JSON object, not a list")])

@@ -102,14 +102,43 @@ def bert(directory, special=(), plain=()):
     native.save(str(directory / "tokenizer.json"))
 
 
-def test_added_tokens_of_plain_text_are_refused(tmp_path):
+def test_added_tokens_of_plain_text_are_found_in_texts(tmp_path):
+    first, bracket = len(BERT), BERT.index("[")
     bert(tmp_path, plain=["covid-19", "new york"])
-    with pytest.raises(ValueError, match=r"2 added tokens that are not special \('covid-19', 'new york'\)"):
-        create(tmp_path)
+    assert create(tmp_path).encode("the Covid-19 [New York]") == [5, first, bracket, first + 1, bracket + 1]
     (tmp_path / "tokenizer.json").unlink()
     write(tmp_path, "vocab.txt", "\n".join(BERT) + "\n")
-    write(tmp_path, "added_tokens.json", {"covid-19": len(BERT)})
-    with pytest.raises(ValueError, match="1 added tokens that are not special"):
+    write(tmp_path, "added_tokens.json", {"covid-19": first, "[E1]": first + 1})
+    assert create(tmp_path).encode("the Covid-19 [e1]") == [5, first, first + 1]  # nothing says that the second is special
+    token = {"content": "covid-19", "normalized": False, "single_word": True, "special": False}
+    write(tmp_path, "tokenizer_config.json", {"added_tokens_decoder": {str(first): token}})
+    assert create(tmp_path).encode("covid-19 covid-19a Covid-19").count(first) == 1
+
+
+@pytest.mark.parametrize("config", [{"model_type": "xlm-roberta"}, {"model_type": "t5"}])
+def test_added_tokens_of_plain_text_stand_behind_pieces(config, tmp_path):
+    name = "sentencepiece.bpe.model" if config["model_type"] == "xlm-roberta" else "spiece.model"
+    native = spm(tmp_path / name, vocab_size=40, model_type="unigram")
+    write(tmp_path, "config.json", config)
+    bare = create(tmp_path)
+    token = {"content": "covid-19", "normalized": True, "special": False}
+    write(tmp_path, "tokenizer_config.json", {"added_tokens_decoder": {str(bare.vocab_size): token}})
+    made = create(tmp_path)
+    made.save(tmp_path / "saved")
+    for tokenizer in (made, load(tmp_path / "saved")):
+        for text in ("the\u00a0cat covid-19  sat", "covid-19the cat", "a \n b"):
+            parts = text.split("covid-19")
+            expected = [bare.encode(part) for part in parts]
+            between = [[bare.vocab_size]] * (len(parts) - 1) + [[]]
+            assert tokenizer.encode(text) == sum((a + b for a, b in zip(expected, between, strict=True)), [])
+    assert native.get_piece_size() < bare.vocab_size
+
+
+def test_a_llama_of_pieces_alone_has_no_place_for_plain_text(tmp_path):
+    native = spm(tmp_path / "tokenizer.model", vocab_size=300, model_type="bpe", byte_fallback=True)
+    write(tmp_path, "config.json", {"model_type": "llama"})
+    write(tmp_path, "added_tokens.json", {"covid-19": native.get_piece_size()})
+    with pytest.raises(ValueError, match="lacks the token 'covid-19', which a file beside it adds; save the tokenizer as"):
         create(tmp_path)
 
 
@@ -131,6 +160,20 @@ def test_special_tokens_of_a_file_beside_a_vocabulary_are_added(tmp_path):
     assert create(tmp_path).vocabulary == (*BERT, "[E1]")
     write(tmp_path, "added_tokens.json", {"[E1]": 3})
     with pytest.raises(ValueError, match=r"adds the token '\[E1\]' as id 3, which its vocabulary has otherwise"):
+        create(tmp_path)
+
+
+def test_files_that_are_not_read_are_named(tmp_path):
+    write(tmp_path, "tekken.json", {})
+    with pytest.raises(ValueError, match=r"has a vocabulary of tiktoken's alone \(tekken.json\); save it as tokenizer.json"):
+        create(tmp_path)
+
+
+def test_pieces_without_the_blank_that_a_file_does_not_want_are_refused(tmp_path):
+    spm(tmp_path / "tokenizer.model", vocab_size=300, model_type="bpe", byte_fallback=True)
+    write(tmp_path, "config.json", {"model_type": "llama"})
+    write(tmp_path, "tokenizer_config.json", {"add_prefix_space": False})
+    with pytest.raises(ValueError, match="puts a blank before a text, and tokenizer_config.json has add_prefix_space=False"):
         create(tmp_path)
 
 

@@ -109,17 +109,42 @@ def test_a_metaspace_that_prepends_nothing(tmp_path):
         assert tokenizer.encode(text) == theirs.encode(text, add_special_tokens=False).ids
 
 
+def test_a_metaspace_that_cuts_words_wants_pieces_of_one_word(tmp_path):
+    words = {"type": "Metaspace", "replacement": BLANK, "prepend_scheme": "always", "split": True}
+    with pytest.raises(ValueError, match="cuts words at blanks .Metaspace, split=true. and has the token '▁▁"):
+        create(write(tmp_path, normalizer=None, pre_tokenizer=words))
+    config = json.loads(spelt().to_str())
+    runs = {token for token in config["model"]["vocab"] if BLANK in token[1:]}
+    spoken = [token for token in config["model"]["vocab"] if token not in runs]
+    merges = [pair for pair in config["model"]["merges"] if not runs & {*pair, "".join(pair)}]
+    vocabulary = {token: i for i, token in enumerate(spoken)}
+    made = create(write(
+        tmp_path, normalizer=None, pre_tokenizer=words, model__vocab=vocabulary, model__merges=merges
+    ))  # fmt: skip
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    for text in (CORPUS[0], " two  blanks ", "", "  ", "\n a"):
+        assert made.encode(text) == theirs.encode(text, add_special_tokens=False).ids
+
+
 METASPACE = {"type": "Metaspace", "replacement": BLANK, "prepend_scheme": "first", "split": False}
+
+
+def test_the_model_beside_it_says_how_pieces_are_joined(tmp_path):
+    write(tmp_path, normalizer=None, pre_tokenizer=METASPACE, model__merges=[])
+    with pytest.raises(ValueError, match="has no merge of"):
+        create(tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(library().serialized_model_proto())
+    made = create(tmp_path)
+    theirs = json.loads(spelt().to_str()) | {"normalizer": None, "pre_tokenizer": METASPACE}
+    theirs = tokenizers.Tokenizer.from_str(json.dumps(theirs))
+    for text in (CORPUS[0], " two  blanks ", "\n"):
+        assert made.encode(text) == theirs.encode(text, add_special_tokens=False).ids
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        (
-            dict(normalizer=None, pre_tokenizer=METASPACE),
-            "behind Metaspace, prepend_scheme='first'; .* put the",
-        ),
-        (dict(normalizer={"type": "NFC"}), "behind NFC \\+ None"),
+        (dict(normalizer={"type": "NFC"}), "behind NFC \\+ None; .* put the"),
         (dict(model__ignore_merges=True), "ignore_merges=true beside byte_fallback=true"),
         (dict(model__unk_token=None), "no token for what is unknown"),
         (dict(model__merges=[]), "has no merge of .* which SentencePiece's BPE would join"),

@@ -134,8 +134,9 @@ def test_a_token_added_behind_the_vocabulary_is_special(tmp_path):
 
 
 @pytest.mark.parametrize(("changes", "sentence"), [
-    (dict(normalizer=None), "no precompiled normalizer"),
-    (dict(pre_tokenizer=dict(type="Whitespace")), "no Metaspace pre-tokenizer"),
+    (dict(normalizer=dict(type="Lowercase")), "the normalizer Lowercase; only Precompiled"),
+    (dict(pre_tokenizer=dict(type="Whitespace")), "the pre-tokenizer Whitespace; only Metaspace"),
+    (dict(pre_tokenizer=None), "the pre-tokenizer None; only Metaspace"),
     (dict(model=dict(type="Unigram", vocab=[["a", 0.0]], byte_fallback=True)), "byte_fallback=true"),
     (dict(model=dict(type="Unigram", vocab=3, unk_id=0)), "is not a tokenizer.json"),
 ])  # fmt: skip
