@@ -216,9 +216,12 @@ def _wordpiece(**normalization):
 
 
 def _bert(where, plain=False, **normalization):
-    from tokenizers import AddedToken
+    from tokenizers import AddedToken, processors
 
     native = _wordpiece(**normalization)
+    native.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
     if plain:
         native.add_tokens([*PLAIN[:3], AddedToken(PLAIN[3], single_word=True, lstrip=True)])
     native.save(str(where / "tokenizer.json"))
@@ -266,7 +269,8 @@ def _byte_level(where, words="gpt2", special=("<|endoftext|>",), model_type="gpt
     roles = dict(zip(names, special if len(special) >= len(names) else [special[-1]] * 2, strict=False))
     roles = {f"{role}_token": token for role, token in roles.items()}
     roles |= {"eos_token": "<|endoftext|>"} if model_type == "gpt2" else {"cls_token": "<s>", "sep_token": "</s>"}
-    kind = "RobertaTokenizer" if options.get("files") else "PreTrainedTokenizerFast"
+    roles |= {"add_prefix_space": True} if options.get("prefix") else {}
+    kind = "RobertaTokenizer" if model_type == "roberta" else "PreTrainedTokenizerFast"
     _settings(where, {"model_type": model_type}, tokenizer_class=kind, **roles)
 
 

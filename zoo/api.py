@@ -134,6 +134,7 @@ class Loaded:
             # Where one token spells the string a row can end in graph; in all other cases it is cut afterwards.
             ids = self.tokenizer.encode(stop)
             stop_ids = tuple(ids) if len(ids) == 1 and self.tokenizer.decode(ids) == stop else ()
+        fixed = {name: OPTIONS[name][0].dtype.as_numpy_dtype(value).item() for name, value in fixed.items()}
         fixed = {name: value for name, value in fixed.items() if value != OPTIONS[name][1]}
         if not self.goes_on:
             if fixed or draft is not None:

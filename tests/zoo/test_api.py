@@ -108,6 +108,18 @@ def test_the_options_that_no_signature_has(loaded):
     assert written(temperature=2.0, min_p=1.0) == plain  # none but the likeliest is left
 
 
+def test_python_numbers_of_any_kind_are_options(loaded):
+    greedy = loaded.generate("abc", max_new_tokens=6)
+    assert loaded.generate("abc", max_new_tokens=6, temperature=0) == greedy
+    floats = dict(temperature=1.0, top_p=1.0, min_p=0.0, repetition_penalty=2.0, seed=3)
+    whole = {name: int(value) for name, value in floats.items()}
+    arrays = {name: np.asarray(value) for name, value in floats.items()} | {"seed": np.int64(3)}
+    for write in (loaded.generate, lambda text, **given: text + "".join(loaded.stream(text, **given))):
+        expected = write("abc", max_new_tokens=6, **floats)
+        assert write("abc", max_new_tokens=6, **whole) == expected
+        assert write("abc", max_new_tokens=np.int32(6), **arrays) == expected
+
+
 def test_a_text_ends_before_the_string_that_stops_it(loaded):
     plain = loaded.generate("abc", max_new_tokens=9)
     for stop in (plain[5:8], plain[5]):  # several tokens, which are cut off, and one, which ends the row in graph

@@ -82,6 +82,7 @@ def certify(bundle, path, peer_python=None, library="transformers"):
     asked, task = rows(bundle), bundle.task.registered_name
     request = {
         "library": library, "path": str(path.resolve()), "task": task, "texts": TEXTS, "rows": asked,
+        "added": _with_added(bundle),
         "conversations": CONVERSATIONS, "hole": HOLE, "holes": _holes(bundle),
         "sentinel": sentinel_name(0), "target_start": _target_start(bundle),
         "num_ids": bundle.model.num_ids,
@@ -249,6 +250,12 @@ def _target_start(bundle):
     return list(bundle.task.frame(bundle.model.kind, bundle.tokenizer).target_start)
 
 
+def _with_added(bundle):
+    """A text with plain tokens in it that somebody added to the vocabulary, or ""."""
+    added = [token.content for token in bundle.tokenizer.added[:8]]
+    return f"The{' x '.join(added)}y {''.join(added)}" if added else ""
+
+
 def _holes(bundle):
     """The texts with holes. Blanks other than one space before a sentinel are not everywhere its own."""
     return HOLES[:2] if bundle.task.registered_name == "span_corruption" else HOLES
@@ -276,8 +283,11 @@ def _native_ids(bundle, path, library):
     native = tokenizers.Tokenizer.from_file(str(file))
     native.no_padding()
     native.no_truncation()
-    what = ["texts"]
+    what, added = ["texts"], _with_added(bundle)
     _check("tokenizers", "texts", _ours(bundle, "ids"), [native.encode(t, add_special_tokens=False).ids for t in TEXTS])
+    if added:
+        what.append("added tokens")
+        _check("tokenizers", what[-1], [bundle.tokenizer.encode(added)], [native.encode(added, add_special_tokens=False).ids])
     # Without a post-processor the file leaves special tokens to the libraries that read it.
     if native.post_processor is not None or not any(template(bundle)):
         what += ["default calls", "pairs"]
@@ -316,6 +326,8 @@ def _check_answers(bundle, answer, peer):
         if there:
             ours = _ours(bundle, key)
             compare(name, [ours[i] for i in there], [answer[f"{key}_{i}"].tolist() for i in there])
+    if "added" in answer:
+        compare("added tokens", [tokenizer.encode(_with_added(bundle))], [answer["added"].tolist()])
     if "padded" in answer:
         rows = _ours(bundle, "whole")
         width = max(map(len, rows))

@@ -74,7 +74,7 @@ TOKENIZER_CONFIG = {
     "tells where it comes from": (
         "name_or_path _commit_hash tokenizer_class processor_class special_tokens_map_file tokenizer_file full_tokenizer_file "
         "vocab_file merges_file from_slow from_flax backend is_local local_files_only legacy device_map files_loaded "
-        "source_lang target_lang target_vocab_file"
+        "source_lang target_lang target_vocab_file unk_id"
     ),
     "changes no ids of a whole text": (
         "model_input_names padding_side truncation_side padding truncation max_length max_len stride truncation_strategy "

@@ -95,7 +95,7 @@ def _checked(directory, theirs, family, kind):
 def _check_case(directory, settings):
     """Raises Refusal where two files disagree about the case of letters: libraries differ in which one they follow."""
     path, asked = directory / "tokenizer.json", settings.get("do_lower_case")
-    general = settings.get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")  # these follow the one file
+    general = pretrained.Beside(directory).is_general  # these follow the one file
     normalizer = (_json(path).get("normalizer") or {}) if path.is_file() else {}
     has = normalizer.get("lowercase")
     if normalizer.get("type") == "BertNormalizer" and asked is not None and bool(asked) != bool(has) and not general:

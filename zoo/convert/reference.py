@@ -167,6 +167,8 @@ def _ids(tokenizer, request):
             results[f"target_{i}"] = ids(text_target=text)
         if texts[i - 1]:  # an empty second text counts as none there
             results[f"pair_{i}"] = ids(text, texts[i - 1])
+    if request["added"]:
+        results["added"] = ids(request["added"], add_special_tokens=False)
     if tokenizer.pad_token is not None:
         tokenizer.padding_side = "right"
         results["padded"] = ids(texts, padding=True)

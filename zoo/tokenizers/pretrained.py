@@ -72,6 +72,11 @@ class Beside:
             if value not in allowed:
                 raise Refusal(f"{self.directory / 'tokenizer_config.json'} has {name}={value!r}, which is not supported.")
 
+    @property
+    def is_general(self):
+        """Whether other libraries follow `tokenizer.json` alone, and add nothing by the kind of the model."""
+        return self.settings.get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")
+
     def _read(self, name):
         path = self.directory / name
         return read_json(path) if path.is_file() else {}
@@ -228,6 +233,8 @@ def _tokenizer_json(path, beside):
     except KeyError as error:
         raise Refusal(f"{path} is not a tokenizer.json of Hugging Face ({error!r}).") from error
     special, prefix = _special(path, added, beside, specials), beside.settings.get("add_prefix_space")
+    if prefix is None and beside.model_type in ("gpt2", "roberta") and not beside.is_general:
+        prefix = False  # what their own classes take, whatever the file says
     options = {"add_prefix_space": prefix} if tokenizer_class.registered_name == "bpe" else {}
     tokenizer = tokenizer_class.from_huggingface(path, special=special, **options)
     if algorithm == "unigram":
@@ -254,6 +261,8 @@ def _special(path, added, beside, specials):
     template = template_of(_native(path), path)
     mask = roles.get("mask")
     strips = any(token.get("lstrip") for token in added if token["content"] == mask)
+    if template is None and beside.is_general:
+        template = (), (), ()
     if template is None and beside.model_type in ("roberta", "xlm-roberta"):
         template = ROBERTA.template
     if beside.settings.get("add_bos_token") and "bos" in roles and template in (None, ((), (), ())):
