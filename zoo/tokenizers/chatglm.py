@@ -45,7 +45,7 @@ def from_files(path, beside):
         return IceTokenizer.from_sentencepiece(path, special=Special({"eos": "</s>", "unk": "<unk>", "pad": "<pad>"}))
     begin = ("[gMASK]", "sop")
     special = Special({"eos": "</s>", "unk": "<unk>"}, (begin, (), ()))
-    return UnigramTokenizer.from_sentencepiece(path, added=BEHIND_PIECES, special=special)
+    return UnigramTokenizer.from_sentencepiece(path, behind=BEHIND_PIECES, special=special)
 
 
 def _of_ranks(path, beside):
@@ -58,7 +58,9 @@ def _of_ranks(path, beside):
         raise Refusal(f"{path} must give its {len(ranks)} tokens the ranks 0 to {len(ranks) - 1}, each once.")
     spelt = {token: "".join(BYTE_SYMBOLS[byte] for byte in token) for token in ranks}
     vocabulary = {spelt[token]: rank for token, rank in ranks.items()}
-    added = beside.added(vocabulary) or {token: len(ranks) + i for i, token in enumerate(BEHIND_RANKS)}
+    silent, plain = beside.added(vocabulary)
+    added = {**silent, **{token.content: token.id for token in plain}}
+    added = added or {token: len(ranks) + i for i, token in enumerate(BEHIND_RANKS)}
     missing = [token for token in BEHIND_RANKS[:6] if token not in added]
     if missing:
         raise Refusal(f"{path} lacks the token {missing[0]!r}, which a GLM needs; copy the files beside it, too.")
