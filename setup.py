@@ -54,6 +54,7 @@ setup(
             "zoo-report=trainers.report:start",
             "zoo-phrases=trainers.phrases:start",
             "zoo-trace=trainers.trace:start",
+            "zoo-forget=trainers.forget:start",
             "zoo-explain=trainers.explain:start",
             "zoo-playground=trainers.playground:start",
         ]
@@ -75,10 +76,10 @@ setup(
             "starlette>=0.40",  # as in `playground`
             "uvicorn>=0.30",
         ],
-        "bench": ["torch>=2.4", "transformers>=4.45", "kenlm>=0.2", "python-crfsuite>=0.9.9"],
+        "bench": ["torch>=2.4", "transformers>=4.45", "kenlm>=0.2", "python-crfsuite>=0.9.9", "pytorch-crf>=0.7.2"],
         "report": ["matplotlib>=3.8"],
         "serving": ["tensorflow-serving-api>=2.19"],
-        "playground": ["starlette>=0.40", "uvicorn>=0.30"],
+        "playground": ["starlette>=0.40", "uvicorn>=0.30", "tensorflow-serving-api>=2.19"],
         "harness": ["lm_eval>=0.4.9"],
         "privacy": ["dp-accounting>=0.4.4"],
         "ctranslate2": ["ctranslate2>=4.5"],

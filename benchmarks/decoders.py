@@ -1,9 +1,10 @@
-"""Decoders that transformers makes itself, read here: python -m benchmarks.decoders [--peer_python=PYTHON] [MODEL_TYPE ...]
+"""Models that transformers makes itself, read here: python -m benchmarks.decoders [--peer_python=PYTHON] [STRUCTURE ...]
 
 For each structure the peer makes a tiny model with random weights from a config of its own, writes it with `save_pretrained`,
 and computes logits of two rows and a greedy continuation of eight tokens. Here the directory is read, and the same is computed,
 the continuation step by step from a cache. One JSON object a structure: the largest difference of logits, whether the tokens
-are the same, and whether the directory that is written from the bundle holds the tensors that were read.
+are the same, and whether the directory that is written from the bundle holds the tensors that were read. Of an encoder, which
+writes no text, logits of its masked language model are compared.
 """
 
 import argparse
@@ -49,7 +50,14 @@ STRUCTURES = {
     "falcon, new": ("falcon", dict(FALCON, new_decoder_architecture=True, num_kv_heads=2)),
     "falcon, one after the other": ("falcon", dict(FALCON, parallel_attn=False, multi_query=False)),
 }
-NEW_TOKENS = 8
+# A masked language model needs the special tokens of an encoder, five more than `_compared` trains.
+STRUCTURES |= {
+    "modernbert": (
+        "modernbert",
+        dict(SIZE, vocab_size=275, num_hidden_layers=5, local_attention=8, cls_token_id=0, sep_token_id=0),
+    )
+}
+ENCODERS, NEW_TOKENS = ("modernbert",), 8
 
 
 def main():
@@ -77,14 +85,17 @@ def _make(directory, names):
         torch.manual_seed(3)
         # No end, so that greedy texts are all of one length.
         config = transformers.AutoConfig.for_model(model_type, **fields, bos_token_id=0, eos_token_id=None, pad_token_id=None)
-        model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+        encodes = model_type in ENCODERS
+        kind = transformers.AutoModelForMaskedLM if encodes else transformers.AutoModelForCausalLM
+        model = kind.from_config(config, attn_implementation="eager").eval()
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
         ids = torch.randint(1, 270, (2, 19))
         with torch.no_grad():
             logits = model(ids).logits.numpy()
-            written = model.generate(ids, max_new_tokens=NEW_TOKENS, do_sample=False).numpy()[:, ids.shape[1] :]
+            written = ids if encodes else model.generate(ids, max_new_tokens=NEW_TOKENS, do_sample=False)
         model.save_pretrained(directory / name)
+        written = written.numpy()[:, ids.shape[1] :]
         np.savez(directory / f"{name}.npz", ids=ids.numpy(), logits=logits, written=written)
 
 
@@ -95,13 +106,17 @@ def _compared(directory):
     from zoo.tokenizers.base import create
 
     expected = np.load(directory.with_name(f"{directory.name}.npz"))
+    encodes = json.loads((directory / "config.json").read_text())["model_type"] in ENCODERS
     tokenizer = create("bpe", ["the cat sat on the mat ."] * 2, 270)
     tokenizer.save_huggingface(directory)
+    if encodes:
+        _add_marks(directory)
     bundle = huggingface.read(directory)
     model, ids = bundle.model, expected["ids"].astype(np.int32)
     difference = float(np.abs(np.asarray(model(ids)) - expected["logits"]).max())
-    written, state, piece = [], model.init_state(len(ids), ids.shape[1] + NEW_TOKENS), ids
-    for _ in range(NEW_TOKENS):
+    written, piece = [ids[:, :0]], ids
+    state = None if encodes else model.init_state(len(ids), ids.shape[1] + NEW_TOKENS)
+    for _ in range(0 if encodes else NEW_TOKENS):
         logits, state = model(piece, state=state)
         piece = np.asarray(logits)[:, -1:].argmax(-1).astype(np.int32)
         written.append(piece)
@@ -112,6 +127,22 @@ def _compared(directory):
         "same_tokens": bool((np.concatenate(written, 1) == expected["written"]).all()),
         "same_tensors": back.keys() == theirs.keys() and all(np.allclose(back[k], theirs[k], atol=1e-6) for k in theirs),
     }  # fmt: skip
+
+
+def _add_marks(directory):
+    """Gives a tokenizer.json the special tokens of an encoder, and what stands around its texts."""
+    from tokenizers import Tokenizer, processors
+
+    path = directory / "tokenizer.json"
+    native, marks = Tokenizer.from_file(str(path)), {role: f"[{role.upper()}]" for role in ("unk", "cls", "sep", "pad", "mask")}
+    native.add_special_tokens(list(marks.values()))
+    ends = [(marks[role], native.token_to_id(marks[role])) for role in ("cls", "sep")]
+    native.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
+    )
+    native.save(str(path))
+    named = {f"{role}_token": token for role, token in marks.items()}
+    (directory / "tokenizer_config.json").write_text(json.dumps(named))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ DIR holds `glm_model.data`, `glm2_model.data`, `glm3_model.data` and `glm4_model
 https://github.com/li-plus/chatglm.cpp, tests/data): raw little-endian float32, the weights of one layer, then the token ids
 (int32) and last hidden states of three calls, the second and third with the cache of those before. Matrices are (out, in).
 
-Prints the largest difference of each call, and ends with exit status 1 if one is above 1e-4.
+The tensors go in by the tables that read the makers' directories. Prints the largest difference of each call, and ends with
+exit status 1 if one is above 1e-4.
 """
 
 import argparse
@@ -16,6 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from zoo.config import Refusal
+from zoo.convert.tables import FAMILIES
+from zoo.convert.weights import Tensors, assign
 from zoo.models.glm import GENERATIONS, GLM, GLMConfig
 
 FILES = {"glm": "chatglm_6b", "glm2": "chatglm2_6b", "glm3": "chatglm3_6b", "glm4": "glm4_9b"}
@@ -56,41 +59,34 @@ def model_of(preset):
 
 
 def weights_of(reader, config):
-    """Path of ours -> array, in the order of the files."""
+    """Name of a tensor in the makers' own layout -> array, in the order of the files."""
     heads, kv, h, f = config.num_heads, config.kv_heads, config.head_width, config.mlp_width
-    qkv = (heads + 2 * kv) * h
-    every = config.bias == "all"
+    first = config.bias == "all"
+    table, layer, attention, end = (
+        ("word_embeddings", "layers.0", "attention", "final_layernorm") if first else
+        ("embedding.word_embeddings", "encoder.layers.0", "self_attention", "encoder.final_layernorm")
+    )  # fmt: skip
 
-    def norm(name):
-        gamma = {f"{name}/gamma": reader.next(D)}
-        return {**gamma, f"{name}/beta": reader.next(D)} if every else gamma
+    def tensors(name, *shape, bias=first):
+        weight = {f"{name}.weight": reader.next(*shape)}
+        return {**weight, f"{name}.bias": reader.next(shape[0])} if bias else weight
 
-    def linear(name, rows, columns, bias=every):
-        kernel = {f"{name}/kernel": reader.next(rows, columns).T}
-        return {**kernel, f"{name}/bias": reader.next(rows)} if bias else kernel
-
-    values = {"embeddings/embeddings": reader.next(V, D), **norm("block_0/attention_norm")}
-    values |= linear("block_0/attention/qkv", qkv, D, bias=True)
-    if every:  # which has q, k and v of each head side by side
-        order = np.arange(qkv).reshape(heads, 3, h).transpose(1, 0, 2).reshape(-1)
-        values["block_0/attention/qkv/kernel"] = values["block_0/attention/qkv/kernel"][:, order]
-        values["block_0/attention/qkv/bias"] = values["block_0/attention/qkv/bias"][order]
-    values |= linear("block_0/attention/output_projection", D, D)
-    values |= norm("block_0/mlp_norm")
-    values |= linear("block_0/mlp/expand", f if every else 2 * f, D)
-    values |= linear("block_0/mlp/contract", D, f)
-    return {**values, **norm("final_norm")}
+    return {
+        **tensors(table, V, D, bias=False), **tensors(f"{layer}.input_layernorm", D),
+        **tensors(f"{layer}.{attention}.query_key_value", (heads + 2 * kv) * h, D, bias=True),
+        **tensors(f"{layer}.{attention}.dense", D, D), **tensors(f"{layer}.post_attention_layernorm", D),
+        **tensors(f"{layer}.mlp.dense_h_to_4h", f if first else 2 * f, D),
+        **tensors(f"{layer}.mlp.dense_4h_to_h", D, f), **tensors(end, D),
+    }  # fmt: skip
 
 
 def compare(path, preset):
     """The largest difference of each of the three calls."""
     reader, model = Reader(path), model_of(preset)
-    values = weights_of(reader, model.config)
-    variables = {variable.path.removeprefix("glm/"): variable for variable in model.variables}
-    for name, variable in variables.items():
-        variable.assign(values.pop(name))
+    family = FAMILIES["chatglm-6b" if model.config.bias == "all" else "chatglm"]
+    assign(model, family, Tensors(weights_of(reader, model.config)), with_head=False, where=str(path))
     calls = [(reader.next(1, length, dtype="<i4"), reader.next(length, 1, D)) for length in CALLS]
-    if values or reader.left():
+    if reader.left():
         raise Refusal(f"{path} holds more than the weights of one layer and three calls; take the file of chatglm.cpp.")
     differences, state = [], model.init_state(1, sum(CALLS))
     for number, (ids, expected) in enumerate(calls):

@@ -29,7 +29,7 @@ from absl import flags
 from tests import programs
 from trainers import flags as trainer_flags
 from zoo.config import Refusal
-from zoo.registry import MODELS
+from zoo.registry import MODELS, TASKS, tasks_of
 
 ROOT = Path(__file__).parent.parent
 MOST_BYTES = 9_216  # of README.md
@@ -156,7 +156,7 @@ def _wrong_flags(program, arguments):
     if plain:
         return f"{plain[0]!r} is not a flag"
     with programs.parsed(program, *arguments):
-        if program == "run" and flags.FLAGS.list == "false":
+        if program == "run" and flags.FLAGS.list == "false" and not flags.FLAGS.completion:
             trainer_flags.train_config()
     return None
 
@@ -218,9 +218,15 @@ def wrong_translation():
 
 
 def wrong_chinese_pages():
-    """Commands and figures of the pages in docs/zh that the English page of the same name does not have."""
+    """Commands and figures of the pages in docs/zh that the English page of the same name, or one of that folder, lacks.
+
+    What stands under `CHINESE_ONLY` is about Chinese text, and has no English page.
+    """
     for page in sorted((ROOT / "docs" / "zh").glob("*.md")):
-        english, chinese = ((path / page.name).read_text(encoding="utf8") for path in (ROOT / "docs", page.parent))
+        chinese = in_both_languages(page.read_text(encoding="utf8"))
+        alike = ROOT / "docs" / page.name
+        sources = [alike] if alike.is_file() else [ROOT / "README.md", *sorted((ROOT / "docs" / page.stem).glob("*.md"))]
+        english = "\n".join(source.read_text(encoding="utf8") for source in sources)
         for what, of in (("command", lambda text: {shlex.join(call) for call in commands(text)}), ("figure", figures)):
             if more := of(chinese) - of(english):
                 yield f"only {name_of(page)} has the {what}s {', '.join(sorted(more))}"
@@ -239,9 +245,29 @@ def wrong_families():
             yield f"{name_of(page)} does not name the presets {', '.join(missing)}"
 
 
+def wrong_tasks():
+    """Tasks without a page, and models that a page does not name before its first commands."""
+    pages = {"masked_lm": "masked-language-modelling", "language_modeling": "language-modelling"}
+    for task in (name for name in TASKS.names() if TASKS.config(name).trains):
+        page = ROOT / "docs" / "tasks" / f"{pages.get(task, task.replace('_', '-'))}.md"
+        if not page.is_file():
+            yield f"{name_of(page)} is not there"
+            continue
+        named = set(re.findall(r"`(\w+)`", page.read_text(encoding="utf8").partition("```")[0]))
+        if missing := [model for model in MODELS.names() if task in tasks_of(MODELS.config(model)) and model not in named]:
+            yield f"{name_of(page)} does not name the models {', '.join(missing)}"
+
+
 def wrong():
     """Everything that is wrong, sentences. The current directory has the files of `make_files`."""
-    found = [*wrong_sizes(), *wrong_test_command(), *wrong_translation(), *wrong_chinese_pages(), *wrong_families()]
+    found = [
+        *wrong_sizes(),
+        *wrong_test_command(),
+        *wrong_translation(),
+        *wrong_chinese_pages(),
+        *wrong_families(),
+        *wrong_tasks(),
+    ]
     for page in pages():
         found += [*wrong_links(page), *wrong_python(page), *wrong_commands(page)]
     return found
@@ -323,7 +349,7 @@ def tiny(call):
         return None if ABSENT & set(re.split(r"[=/]", " ".join(arguments).replace(" ", "/"))) else [*call, *less]
     if module == "trainers.doctor":
         return [*call, "--nomeasure"]
-    if module == RUN and given.keys() & {"list", "dry_run"}:
+    if module == RUN and given.keys() & {"list", "dry_run", "completion"}:
         return call
     private = any(argument.startswith("--set=dp_") for argument in arguments)  # it takes an extra
     if module != RUN or private or given.keys() & set(ELSEWHERE) or given.get("model_dir", "").startswith("/"):
@@ -347,19 +373,20 @@ def _small(given):
 def _begin(directory):
     """The bundles that the pages begin runs with, from tiny models with real weights."""
     arguments = ["--model=bert", "--preset=tiny", "--steps=2", "--seq_length=256", "--batch_size=2", "--eval_tokens=200"]
-    _run([RUN, *arguments, "--noexport", "--model_dir=begun"], directory)
+    run_one([RUN, *arguments, "--noexport", "--model_dir=begun"], directory)
     for name in ("minilm", "mine"):
         (directory / name).symlink_to("begun/bundle")
     arguments = ["--model=word2vec", "--preset=tiny", "--steps=2", "--eval_tokens=200", "--noexport", "--model_dir=begun_words"]
-    _run([RUN, *arguments], directory)
+    run_one([RUN, *arguments], directory)
     (directory / "vectors").symlink_to("begun_words/bundle")
 
 
-def _run(call, directory):
+def run_one(call, directory):
+    """Runs a call, the words behind `python -m`, or lines of Python. Returns the exit status."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", *call], cwd=directory, env=environment, capture_output=True, text=True)
-    print(f"{done.returncode:4}  {time.perf_counter() - start:5.1f} s  {shlex.join(call)}", flush=True)
+    start, arguments = time.perf_counter(), ["-c", call] if isinstance(call, str) else ["-m", *call]
+    done = subprocess.run([sys.executable, *arguments], cwd=directory, env=environment, capture_output=True, text=True)
+    print(f"{done.returncode:4}  {time.perf_counter() - start:5.1f} s  {shlex.join(arguments[1:])}", flush=True)
     if done.returncode:
         print(done.stdout[-2_000:], done.stderr[-2_000:], flush=True)
     return done.returncode
@@ -376,7 +403,7 @@ def run(chosen):
                 if short is None or tuple(short) in done or re.search(r"\d{8}-\d{6}", " ".join(short)):
                     continue
                 done.add(tuple(short))
-                failed += bool(_run(short, directory))
+                failed += bool(run_one(short, directory))
     print(f"{len(done)} commands, {failed} failed")
     return failed
 

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import keras
 import sentencepiece
+import tokenizers
 from sentencepiece import sentencepiece_model_pb2
 
 from tests import tiny_models
 from zoo.bundle import Bundle
 from zoo.registry import MODELS, TASKS, TOKENIZERS
 from zoo.tokenizers.base import create as create_tokenizer
+from zoo.tokenizers.character_bpe import CharacterBPE
 from zoo.tokenizers.numbered_pieces import NumberedPieces
 from zoo.tokenizers.pair import PairTokenizer
 from zoo.tokenizers.special import Special
@@ -45,6 +47,10 @@ GLM = dict(
 )  # fmt: skip
 GATED = dict(position="rotary", norm="rms", activation="swiglu", use_bias=False, head_dim=4, mlp_dim=26)
 GEMMA = dict(GATED, activation="geglu", scale_embeddings=True, epsilon=1e-6, num_heads=4, num_kv_heads=2, head_dim=6)
+MODERNBERT = dict(
+    modern=True, num_segments=1, activation="geglu_exact", epsilon=1e-5, num_layers=3, num_heads=3, mlp_dim=26, window=2,
+    global_every=2, rotary_theta=500.0, window_theta=50.0,
+)  # fmt: skip
 PLAIN = dict(norm="layer", activation="gelu_exact", mlp_dim=26)
 # Decoders by their `model_type`: what each has that no other has.
 DECODERS = {
@@ -78,7 +84,10 @@ CASES = {
     "bert-masked_lm": ("bert", dict(activation="gelu"), "masked_lm", "wordpiece"),
     "roberta": ("bert", dict(num_segments=1, position_offset=2, epsilon=1e-5), "masked_lm", "roberta"),
     "xlm-roberta": ("bert", dict(num_segments=1, position_offset=2, epsilon=1e-5), "masked_lm", "xlm-roberta"),
+    "modernbert": ("bert", MODERNBERT, "masked_lm", "modernbert"),
+    "modernbert-embedding": ("bert", dict(MODERNBERT, activation="geglu", num_layers=2), "embedding", "modernbert"),
     "gpt2": ("gpt", dict(num_layers=3), "language_modeling", "bpe"),
+    "openai-gpt": ("gpt", dict(num_layers=3, norm_first=False), "language_modeling", "character_bpe"),
     "llama": ("gpt", dict(**LLAMA, tie_embeddings=False, rotary_theta=500.0), "language_modeling", "bpe"),
     "glm": ("glm", GLM, "language_modeling", "bpe"),
     "glm4": ("glm", dict(GLM, norm_outputs=True, bias="none", tie_embeddings=True), "language_modeling", "bpe"),
@@ -104,6 +113,10 @@ def bundle(name, **changes):
         tokenizer = _roberta()
     elif algorithm == "xlm-roberta":
         tokenizer = _xlm_roberta()
+    elif algorithm == "modernbert":
+        tokenizer = _modernbert()
+    elif algorithm == "character_bpe":
+        tokenizer = CharacterBPE(*character_bpe(60))
     elif algorithm == "qwen2":
         tokenizer = _qwen2()
     elif algorithm == "t5":
@@ -148,7 +161,7 @@ def sentencepiece_model(texts, **options):
     return model.getvalue()
 
 
-def _trained_bpe():
+def trained_bpe():
     """A byte-level BPE and its merges."""
     trained = create_tokenizer("bpe", TEXTS, 270)
     with tempfile.TemporaryDirectory() as directory:
@@ -156,16 +169,33 @@ def _trained_bpe():
         return trained, json.loads((Path(directory) / "tokenizer.json").read_text(encoding="utf8"))["model"]["merges"]
 
 
+def character_bpe(size):
+    """Vocabulary and merges of characters, as GPT's: `</w>` behind the last character of a word."""
+    native = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
+    native.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
+    native.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=size - 1, special_tokens=["<unk>"], end_of_word_suffix="</w>", show_progress=False,
+        initial_alphabet=list("abcdefghijklmnopqrstuvwxyz東"),
+    )  # fmt: skip
+    native.train_from_iterator(TEXTS, trainer)
+    model = json.loads(native.to_str())["model"]
+    vocabulary = {**model["vocab"], "\n</w>": len(model["vocab"])}
+    while len(vocabulary) < size:
+        vocabulary[f"filler{len(vocabulary)}</w>"] = len(vocabulary)
+    return vocabulary, [tuple(merge) for merge in model["merges"]]
+
+
 def _qwen2():
     """A byte-level BPE that cuts words as Qwen2's does: transformers cuts them so for a qwen2, whatever its file says."""
-    trained, merges = _trained_bpe()
+    trained, merges = trained_bpe()
     vocabulary, end = {token: i for i, token in enumerate(trained.vocabulary)}, trained.vocabulary[trained.eos_id]
     return TOKENIZERS.get("bpe")(vocabulary, merges, [end], end, "qwen2", nfc=True)
 
 
 def chat_tokenizer(chat_template=None):
     """A byte-level BPE with the two tokens of ChatML."""
-    trained, merges = _trained_bpe()
+    trained, merges = trained_bpe()
     tokens, end = [*trained.vocabulary, "<|im_start|>", "<|im_end|>"], trained.vocabulary[trained.eos_id]
     vocabulary, special = {token: i for i, token in enumerate(tokens)}, [end, *tokens[-2:]]
     around = Special({"eos": "<|im_end|>"}, chat_template=chat_template)
@@ -174,10 +204,20 @@ def chat_tokenizer(chat_template=None):
 
 def _roberta():
     """A byte-level BPE with RoBERTa's special tokens in RoBERTa's places: padding has id 1."""
-    trained, merges = _trained_bpe()
+    trained, merges = trained_bpe()
     front = ["<s>", "<pad>", "</s>", "<unk>"]
     tokens = [*front, *(token for i, token in enumerate(trained.vocabulary) if i != trained.eos_id), "<mask>"]
     return TOKENIZERS.get("bpe")({token: i for i, token in enumerate(tokens)}, merges, [*front, "<mask>"], "</s>")
+
+
+def _modernbert():
+    """A byte-level BPE with BERT's special tokens, one separator between two texts."""
+    trained, merges = trained_bpe()
+    last = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
+    tokens = [*trained.vocabulary, *last]
+    around = Special(dict(zip(("unk", "cls", "sep", "pad", "mask"), last, strict=True)), (("[CLS]",), ("[SEP]",), ("[SEP]",)))
+    vocabulary, special = {token: i for i, token in enumerate(tokens)}, [trained.vocabulary[trained.eos_id], *last]
+    return TOKENIZERS.get("bpe")(vocabulary, merges, special, "[SEP]", special=around)
 
 
 def _xlm_roberta():

@@ -6,7 +6,9 @@ import sys
 from dataclasses import dataclass
 
 import pytest
-from absl import flags
+from absl import app, flags
+
+app.define_help_flags()  # once a process: those of a program are forgotten, these must stay
 
 DEFINITIONS = {
     "run": "define_training",
@@ -20,6 +22,7 @@ DEFINITIONS = {
     "report": "define_report",
     "phrases": "define_phrases",
     "trace": "define_trace",
+    "forget": "define_forgetting",
     "explain": "define_explanation",
     "playground": "define_playground",
 }

@@ -12,8 +12,9 @@ import tensorflow as tf
 
 from tests import goldens, tiny_models
 from zoo import bundle as bundles
+from zoo.beams import beam_search
 from zoo.config import Refusal
-from zoo.decoding import beam_search, generate
+from zoo.decoding import generate
 from zoo.layers.coverage import covered, with_coverage
 from zoo.registry import MODELS
 from zoo.tokenizers.base import create as create_tokenizer

@@ -1,8 +1,11 @@
 """What README.md and docs/ promise, as far as it can be checked without training; `python -m tests.docs` runs commands, too."""
 
+import json
+
 import pytest
 
-from tests import docs
+from benchmarks import family_picture
+from tests import docs, tour
 
 PAGES = docs.pages()
 
@@ -31,6 +34,10 @@ def test_both_languages_have_the_same_commands_and_figures():
 
 def test_every_family_has_a_page_that_names_its_presets():
     assert list(docs.wrong_families()) == []
+
+
+def test_every_task_has_a_page_that_names_its_models():
+    assert list(docs.wrong_tasks()) == []
 
 
 @pytest.mark.parametrize(
@@ -62,3 +69,31 @@ def test_commands_are_read_from_blocks_and_from_lines():
 def test_a_section_for_one_language_does_not_count():
     page = f"1\n## A\n2\n{docs.CHINESE_ONLY}\n3\n## B\n4\n"
     assert docs.figures(docs.in_both_languages(page)) == {"1", "2", "4"}
+
+
+def test_the_notebook_is_made_of_the_tour():
+    kept = json.loads(tour.NOTEBOOK.read_text(encoding="utf8"))
+    assert kept == tour.notebook(tour.PAGE.read_text(encoding="utf8"))
+    page = tour.PAGE.read_text(encoding="utf8")
+    lines = [line for cell in kept["cells"] if cell["cell_type"] == "code" for line in tour.source_lines(cell)]
+    in_cells = "\n".join(["```", *(line[1:] for line in lines if line.startswith("!")), "```", ""])
+    blocks = "".join(block for _, block in docs.FENCE.findall(page))
+    assert docs.commands(in_cells) == docs.commands(f"```\n{blocks}```\n")
+    for line in lines:
+        if not line.startswith("!"):
+            compile(line, "a cell", "exec")
+
+
+def test_the_first_cell_of_the_notebook_runs(tmp_path):
+    docs.make_files(tmp_path, bundles=False)
+    cells = json.loads(tour.NOTEBOOK.read_text(encoding="utf8"))["cells"]
+    first = next(cell for cell in cells if cell["cell_type"] == "code")
+    assert tour.run([{**first, "source": first["source"][:1]}], tmp_path) == 0
+    assert (tmp_path / "runs" / "ngram" / "latest" / "bundle").is_dir()
+
+
+def test_the_picture_of_the_families_shows_the_figures():
+    picture = (docs.ROOT / "docs" / "images" / "families.svg").read_text(encoding="utf8")
+    runs = family_picture.runs(family_picture.FIGURES.read_text(encoding="utf8"))
+    assert {run.name for run in runs} >= {"ngram", "lstm", "gpt"}
+    assert [run.name for run in runs if family_picture.label(run) not in picture] == []

@@ -38,6 +38,10 @@ VARIANTS = {
     "bilstm-gru": ("bilstm", dict(cell="gru", num_layers=2)),
     "bilstm-cnn": ("bilstm", dict(characters="cnn", num_characters=31, character_dim=5, character_hidden_dim=7, case_dim=2)),
     "glm-chatglm": ("glm", dict(position="rotary_2d", num_heads=3, scaled_residual=True)),
+    "bert-modern": ("bert", dict(
+        modern=True, num_segments=1, activation="geglu_exact", epsilon=1e-5, num_layers=3, window=2, global_every=2, mlp_dim=10,
+        rotary_theta=50.0, window_theta=20.0,
+    )),
     "bert-roberta": ("bert", dict(num_segments=1, position_offset=2, epsilon=1e-5, pooler=True, num_layers=1)),
 }  # fmt: skip
 # How the toy language is trained on where the default rule and rate are not the family's.

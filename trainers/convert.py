@@ -1,9 +1,10 @@
 """Carries models in and out: python -m trainers.convert --from=all-MiniLM-L6-v2 --to=minilm
 
 From a Hugging Face directory, a GGUF file, a preset of KerasHub's (a directory, or a published one as `keras_hub:NAME`), a
-directory of Google's BERT, of CTranslate2's or of OpenNMT-tf's, an ARPA file or a file of word vectors to a bundle. From a
-bundle or a run to a Hugging Face directory; of an n-gram to an ARPA file; of word vectors to such a file; of an encoder to
-vectors of its tokens (--static). It ends with a certificate: what was compared with whom, and how far the two are apart.
+directory of Google's BERT, of OpenAI's GPT-2 or GPT, of CTranslate2's or of OpenNMT-tf's, an ARPA file or a file of word
+vectors to a bundle. From a bundle or a run to a Hugging Face directory; of an n-gram to an ARPA file; of word vectors to such a
+file; of an encoder to vectors of its tokens (--static). It ends with a certificate: what was compared with whom, and how far
+the two are apart.
 """
 
 import json
@@ -74,7 +75,7 @@ def _fetched(name):
 
 def _read(source, target):
     """From other people's files to a bundle. Returns the certificate."""
-    from zoo.convert import certificate, gguf, huggingface, keras_hub, old_tensorflow
+    from zoo.convert import certificate, gguf, huggingface, keras_hub, old_tensorflow, openai
 
     library = "transformers"
     if _is_arpa(source):
@@ -87,6 +88,8 @@ def _read(source, target):
         bundle = gguf.read(source)
     elif keras_hub.is_preset(source):
         bundle, library = keras_hub.read(source), "keras_hub"
+    elif openai.is_there(source) and not (source / "config.json").is_file():
+        bundle = openai.read(source)
     elif (source / old_tensorflow.CONFIG).is_file() and not (source / "config.json").is_file():
         bundle = old_tensorflow.read(source)
     else:

@@ -22,6 +22,8 @@ def main():
         return _judge_pairs(directory)
     if FLAGS.weat is not None:
         return _judge_association(directory)
+    if FLAGS.swaps is not None:
+        return _judge_swaps(directory)
     if FLAGS.memorisation:
         return _judge_memorisation(directory)
     if FLAGS.shots is not None:
@@ -72,7 +74,9 @@ def main():
                 _write_columns(bundle.task.predictions(rows, data[split]))
             scores, beside = bundle.task.metrics(totals, rows, data[split]), []
             if FLAGS.calibration:
-                scores |= calibration_scores(bundle, data[split], layout)
+                told = calibration_scores(bundle, data[split], layout)
+                _keep(directory, "calibration", f"{source.name}, {split}", [told])
+                scores |= told
             if other is not None:
                 of_rival = read(rival.bundle.task, rival.bundle.model, other[split], rival.bundle.tokenizer, other_layout)[1]
                 samples = bundle.task.samples(rows, data[split]), rival.bundle.task.samples(of_rival, other[split])
@@ -80,12 +84,23 @@ def main():
             if FLAGS.by_group:
                 by_group = _by_group(bundle.task, rows, [str(example["group"]) for example in source.examples(split)])
                 beside += by_group
+                _keep(directory, "by_group", f"{source.name}, {split}", by_group)
             judged[part] = scores, beside
         scores, beside = judged[part]
         baselines = bundle.task.baselines(data[split], scores) if split == "test" else {}
         print(json.dumps({"split": split, "dataset": source.name, **scores, **baselines}), flush=True)
         for each in beside:
             print(json.dumps({"split": split, **each}, ensure_ascii=False), flush=True)
+
+
+def _keep(directory, name, on, scores):
+    """Keeps what was measured in the bundle, for its card and the report. Says so where it cannot be written."""
+    from zoo import bundle as bundles
+
+    try:
+        bundles.write_measured(directory, name, on, scores)
+    except OSError as error:
+        print(f"{directory} cannot be written ({error.strerror}), so its card will not tell this.", file=sys.stderr, flush=True)
 
 
 def _by_group(task, rows, groups):
@@ -178,8 +193,10 @@ def _judge_pairs(directory):
                 found[i] = answer["log_prob"]
         return found
 
-    for scores in pairs.judge(log_prob, found):
+    judged = pairs.judge(log_prob, found)
+    for scores in judged:
         print(json.dumps(scores, ensure_ascii=False), flush=True)
+    _keep(directory, "pairs", Path(FLAGS.pairs).name, judged)
     print(pairs.REMARK, file=sys.stderr, flush=True)
 
 
@@ -202,9 +219,65 @@ def _judge_association(directory):
         ids = list(loaded.tokenizer.encode(word))
         return bool(ids) and unk_id not in ids
 
-    for scores in association.judge(loaded.embed, tests, knows):
+    judged = association.judge(loaded.embed, tests, knows)
+    for scores in judged:
         print(json.dumps(scores, ensure_ascii=False), flush=True)
+    _keep(directory, "association", Path(FLAGS.weat).name, judged)
     print(association.REMARK, file=sys.stderr, flush=True)
+
+
+def _judge_swaps(directory):
+    """Prints what a classifier or a tagger answers when words of --swaps are exchanged, a JSON object a split and trait."""
+    from trainers import swaps
+
+    tables = swaps.read(FLAGS.swaps)
+    dataset, data_path, _ = _data(directory)
+    with program.quiet():
+        import tensorflow  # noqa: F401
+
+    import tfds_configs
+    import zoo
+
+    loaded, size = zoo.load(directory), FLAGS.batch_size or 32
+    task = loaded.task
+    if (
+        task.registered_name not in ("classification", "tagging")
+        or task.registered_name == "classification"
+        and task.facts.pair
+    ):
+        raise Refusal(f"--swaps is for classification of one text and for tagging, and {directory} was made for another task.")
+    source = tfds_configs.get(dataset, data_path)
+    source = source.whole() if FLAGS.data_path else source
+    source.check_fields(task.fields[:1])
+
+    def probs_of(texts):
+        rows = []
+        for start in range(0, len(texts), size):
+            answer = loaded.predict("classify", text=texts[start : start + size])
+            for labels, probs in zip(answer["labels"], answer["scores"], strict=True):
+                by_label = dict(zip(labels, probs.tolist(), strict=True))
+                rows.append([by_label[label] for label in task.facts.labels])
+        return rows
+
+    def answers_of(texts):
+        answers = []
+        for start in range(0, len(texts), size):
+            answer = loaded.predict("tag", text=texts[start : start + size])
+            columns = answer["tags"], answer["num_tokens"], answer["score"]
+            answers += [(tags[:count].tolist(), float(score)) for tags, count, score in zip(*columns, strict=True)]
+        return answers
+
+    for split in [split for split in FLAGS.split if split in source.splits] or FLAGS.split:
+        if task.registered_name == "tagging":
+            texts = [" ".join(example["tokens"]) for example in source.examples(split)]
+            scores = swaps.judge_tags(answers_of, texts, tables)
+        else:
+            texts = [str(example["text"]) for example in source.examples(split)]
+            scores = swaps.judge_classes(probs_of, texts, tables, task.facts.labels)
+        for each in scores:
+            print(json.dumps({"split": split, "dataset": source.name, **each}, ensure_ascii=False), flush=True)
+        _keep(directory, "swaps", f"{Path(FLAGS.swaps).name} and {source.name}, {split}", scores)
+    print(swaps.REMARK, file=sys.stderr, flush=True)
 
 
 def _judge_memorisation(directory):
@@ -231,6 +304,7 @@ def _judge_memorisation(directory):
     if count:
         found |= memorisation.exposure(bundle, run["seed"], count, size)
     print(json.dumps(found), flush=True)
+    _keep(directory, "memorisation", run["dataset"], [found])
 
 
 def _judge_few_shot(directory):
@@ -265,6 +339,7 @@ def _judge_few_shot(directory):
             some = examples[name]
             judged[part] = few_shot.judge(log_probs, examples["train"], some, pattern, words, FLAGS.shots, FLAGS.shot_seeds)
         print(json.dumps({"split": name, "dataset": source.name, **judged[part]}, ensure_ascii=False), flush=True)
+        _keep(directory, "few_shot", f"{source.name}, {name}", [judged[part]])
 
 
 def splits(task, layout, source, directory, names):

@@ -19,7 +19,7 @@ FLAGS = flags.FLAGS
 
 OPTIMIZERS = ("adamw", "sgd", "adafactor", "muon", "plain_sgd", "adagrad")
 STRATEGIES = ("auto", "cpu", "gpu", "mirrored", "multi_worker", "tpu", "parameter_server")
-METHODS = ("integrated_gradients", "gradient_x_input", "occlusion")  # of zoo/explanation.py
+METHODS = ("integrated_gradients", "gradient_x_input", "occlusion", "logit_lens", "attention")  # zoo/{explanation,layerwise}.py
 SCHEDULES = ("cosine", "linear", "inverse_sqrt", "noam", "constant")
 
 
@@ -72,7 +72,7 @@ GROUPS = {
     ),
     "The machine": ("strategy", "num_workers", "grad_accumulation", "precision", "xla", "profile"),
     "The run and what it leaves": ("model_dir", "resume", "eval_every", "eval_tokens", "checkpoint_every", "export"),
-    "Only to look": ("list", "dry_run"),
+    "Only to look": ("list", "dry_run", "completion"),
 }  # fmt: skip
 
 
@@ -152,6 +152,7 @@ def define_training():
     flags.DEFINE_integer("checkpoint_every", None, "Steps between checkpoints. [a sixth of the steps]", lower_bound=1)
     flags.DEFINE_bool("export", True, "Write the SavedModel at the end.")
     flags.DEFINE_string("profile", None, "first:last of the steps that TensorBoard gets a trace of.")
+    flags.DEFINE_enum("completion", None, ("bash", "zsh"), "Print what makes this shell complete flags and names, and stop.")
     flags.DEFINE_bool("dry_run", False, "Print the resolved run and what it will cost, and stop before step 0.")
 
 
@@ -188,8 +189,11 @@ def define_evaluation():
     flags.DEFINE_integer("shot_seeds", 5, "Draws of the examples that --shots shows.", lower_bound=1)
     flags.DEFINE_bool("by_group", False, "Scores of a classifier for each value of the examples' field group, besides.")
     flags.DEFINE_string("weat", None, "File of JSON lines with word lists X, Y, A, B: how near X and Y lie to A and B.")
+    flags.DEFINE_string("swaps", None, "File of one TAB other TAB trait: what the answers do when these words change places.")
     flags.DEFINE_string("against", None, "Another run of the same task: the difference, by paired bootstrap.")
-    flags.DEFINE_string("pairs", None, "File of more TAB less TAB trait: which of the two sentences is likelier.")
+    flags.DEFINE_string(
+        "pairs", None, "File of more TAB less TAB trait, CrowS-Pairs or Winogender: which sentence is likelier."
+    )
 
 
 def define_harness():
@@ -243,12 +247,19 @@ def define_trace():
     flags.DEFINE_enum("format", "terminal", ("terminal", "json"), "What is printed.")
 
 
+def define_forgetting():
+    """Flags of `trainers.forget`."""
+    _define_model_dir()
+    flags.DEFINE_list("documents", [], "Numbers of documents as trainers.trace tells them, separated by commas.")
+    flags.DEFINE_string("to", None, "Directory of the bundle that is made.")
+
+
 def define_explanation():
     """Flags of `trainers.explain`."""
     _define_model_dir()
     _define_text()
-    flags.DEFINE_enum("method", METHODS[0], METHODS, "How a token is given its score.")
-    flags.DEFINE_string("target", None, "The class, or what the text goes on with. [the likeliest]")
+    flags.DEFINE_enum("method", METHODS[0], METHODS, "How a token is given its score, or what is shown of each layer.")
+    flags.DEFINE_string("target", None, "The class, or what goes on or is written of a source. [the likeliest]")
     flags.DEFINE_string("contrast", None, "Another one: why the target and not that.")
     flags.DEFINE_enum("format", "terminal", ("terminal", "json", "html"), "What is printed.")
 
@@ -274,6 +285,9 @@ def define_generation():
     flags.DEFINE_string("draft", "none", "ngram:4 guesses tokens ahead where a text repeats itself: the same text sooner.")
     flags.DEFINE_integer("num_beams", None, "Search the likeliest text with so many beams, instead of sampling.", lower_bound=1)
     flags.DEFINE_float("length_penalty", 0.6, "Of the search: 0 compares plain probabilities.", lower_bound=0.0)
+    flags.DEFINE_enum(
+        "beam_rule", "wu", ["wu", "transformers", "ctranslate2"], "How the search compares texts, and when it ends."
+    )
     flags.DEFINE_bool("trace", False, "Tell of each text of --prompt_file what of it the training text holds.")
     flags.DEFINE_integer("num_best", 1, "Print so many of the texts that the search finds, best first.", lower_bound=1)
 
@@ -284,6 +298,7 @@ def define_playground():
     flags.DEFINE_multi_string("name", [], "What the model is served as; once for each. [the family's]")
     flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; 0.0.0.0 lets other machines in.")
     flags.DEFINE_integer("port", 8501, "Port to listen on; 0 takes a free one.", lower_bound=0, upper_bound=65_535)
+    flags.DEFINE_integer("grpc_port", None, "Port of gRPC besides; 0 takes a free one.", lower_bound=0, upper_bound=65_535)
     flags.DEFINE_string("server", None, "URL of a TF Serving to show the page for, such as http://localhost:8501; with --name.")
     flags.DEFINE_float("max_request_mb", 64.0, "A larger request is refused.", lower_bound=0.001)
 

@@ -18,7 +18,7 @@ FLAGS = flags.FLAGS
 # Inputs of the signature `generate`; then what the graph behind it has besides, but no request; then what searching takes.
 SAMPLING = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
 PENALTIES = ("min_p", "repetition_penalty", "no_repeat_ngram", "draft")
-SEARCH = ("num_beams", "length_penalty", "num_best")
+SEARCH = ("num_beams", "length_penalty", "beam_rule", "num_best")
 PASSAGES = 3  # that --trace tells of each text
 ROWS = 32  # prompts of a file that are answered together
 
@@ -71,7 +71,8 @@ def _options():
             raise Refusal(f"--{unfit[0]} is for sampling, and --num_beams searches; leave one of them out.")
         if FLAGS.num_best > FLAGS.num_beams:
             raise Refusal(f"--num_best={FLAGS.num_best} is more than --num_beams={FLAGS.num_beams}.")
-        return True, {name: FLAGS[name].value for name in ("max_new_tokens", "num_beams", "length_penalty")}
+        asked = ["max_new_tokens", "num_beams", "length_penalty", *({"beam_rule"} & given)]
+        return True, {name: FLAGS[name].value for name in asked}
     if unfit := sorted(given & {*SEARCH}):
         raise Refusal(f"--{unfit[0]} is for a search, which --num_beams asks for.")
     if FLAGS.export_dir and (unfit := sorted(given & {*PENALTIES})):

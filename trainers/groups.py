@@ -3,7 +3,6 @@
 Shape letters: N examples, C classes.
 """
 
-import itertools
 import math
 
 import numpy as np
@@ -11,9 +10,11 @@ import numpy as np
 from zoo import metrics
 from zoo.config import Refusal
 
+DRAWS = 2_000  # of groups that are dealt out anew
+
 
 def judge(probs, labels, groups, names):
-    """The scores of each group, and of the gap, a list of dicts.
+    """The scores of each group, and of the gaps, a list of dicts.
 
     Args:
         probs: float (N, C).
@@ -23,7 +24,9 @@ def judge(probs, labels, groups, names):
 
     Returns:
         A dict a group: `group`, `num_examples`, `accuracy` with its 95% `interval`, `recall` by class (of those that occur),
-        `calibration_error`, `brier`. Then `largest_gap`: of accuracy between two groups, which two, and its 95% interval.
+        `calibration_error`, `brier`. Then `largest_gap`: of accuracy between two groups, which two, its 95% interval, and the
+        `p_value` of a permutation test: how often groups that are dealt out anew differ as much, whichever two. In it `recall`
+        has the same of each class that two groups or more have, and `calibration_error` the distance of the two farthest.
 
     Raises:
         Refusal: there is one group only.
@@ -44,14 +47,36 @@ def judge(probs, labels, groups, names):
             "calibration_error": metrics.calibration_error(probs[chosen], labels[chosen]),
             "brier": metrics.brier_score(probs[chosen], labels[chosen]),
         })  # fmt: skip
-    return [*scores, {"largest_gap": _gap(scores)}]
+    gap = {"accuracy": (whole := _gap(right, groups)).pop("gap"), **whole}
+    of_classes = {name: _gap(right[labels == i], groups[labels == i]) for i, name in enumerate(names)}
+    gap["recall"] = {name: each for name, each in of_classes.items() if each}
+    by_error = sorted(scores, key=lambda each: each["calibration_error"])
+    best, worst = by_error[0], by_error[-1]
+    gap["calibration_error"] = {
+        "gap": worst["calibration_error"] - best["calibration_error"], "groups": [best["group"], worst["group"]]
+    }  # fmt: skip
+    return [*scores, {"largest_gap": gap}]
 
 
-def _gap(scores):
-    """The two groups whose accuracies are farthest apart, the better first; the interval is that of two independent shares."""
-    pairs = itertools.permutations(scores, 2)
-    better, worse = max(pairs, key=lambda pair: pair[0]["accuracy"] - pair[1]["accuracy"])
-    gap = better["accuracy"] - worse["accuracy"]
-    variance = sum(one["accuracy"] * (1 - one["accuracy"]) / one["num_examples"] for one in (better, worse))
-    half = 1.959964 * math.sqrt(variance)
-    return {"accuracy": gap, "interval": [gap - half, gap + half], "groups": [better["group"], worse["group"]]}
+def _gap(right, groups):
+    """The two groups whose shares are farthest apart, the better first; the interval is that of two independent shares. None
+    for fewer than two groups.
+
+    Args:
+        right: bool (n,).
+        groups: strings (n,).
+    """
+    names, numbers = np.unique(groups, return_inverse=True)
+    if len(names) < 2:
+        return None
+    sizes = np.bincount(numbers)
+    shares = np.bincount(numbers, weights=right) / sizes
+    better, worse = int(shares.argmax()), int(shares.argmin())
+    gap = float(shares[better] - shares[worse])
+    half = 1.959964 * math.sqrt(sum(shares[i] * (1 - shares[i]) / sizes[i] for i in (better, worse)))
+    random, hits = np.random.Philox(key=0), 1
+    for _ in range(DRAWS):
+        dealt = right[np.argsort(random.random_raw(len(right)))]
+        hits += np.ptp(np.bincount(numbers, weights=dealt) / sizes) >= gap - 1e-9
+    pair = [str(names[better]), str(names[worse])]
+    return {"gap": gap, "interval": [gap - half, gap + half], "groups": pair, "p_value": int(hits) / (DRAWS + 1)}

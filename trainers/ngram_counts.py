@@ -16,6 +16,7 @@ import numpy as np
 
 from zoo.data.shards import TokenShards
 from zoo.files import appearing, exclusive, replace_file
+from zoo.layers.ngram_estimation import NGrams
 
 RANGE_TOKENS = 2**22
 NUM_BUCKETS = 64
@@ -58,6 +59,29 @@ def read_counts(directory, n):
     """`(ids, counts)` of the n-grams of order n: uint32 (M, n) and (M,), mapped."""
     rows = np.fromfile(Path(directory) / f"ngrams-{n}.bin", "<u4").reshape(-1, n + 1)
     return rows[:, :n], rows[:, n]
+
+
+def nodes_of(directory):
+    """The counts of a directory as `zoo.layers.ngram_estimation.corpus_count` gives them, a list of NGrams."""
+    index = json.loads((Path(directory) / "index.json").read_text(encoding="utf8"))
+    vocab_size, tables = index["vocab_size"], []
+    for n in range(1, index["order"] + 1):
+        ids, counts = read_counts(directory, n)
+        ids = ids.astype(np.int64)
+        if n == 1:
+            of_all = np.zeros(vocab_size, np.int32)
+            of_all[ids[:, 0]] = counts
+            nothing = np.zeros(vocab_size, np.int32)
+            tables.append(NGrams(np.arange(vocab_size), nothing, of_all, nothing > 0))
+            continue
+        prefixes, suffixes = ids[:, 0], ids[:, 1]
+        for k in range(1, n - 1):
+            keys = tables[k].keys
+            prefixes = np.searchsorted(keys, prefixes * (vocab_size + 1) + ids[:, k])
+            suffixes = np.searchsorted(keys, suffixes * (vocab_size + 1) + ids[:, k + 1])
+        keys, opens = prefixes * (vocab_size + 1) + ids[:, n - 1], ids[:, 0] == index["eos_id"]
+        tables.append(NGrams(keys, suffixes.astype(np.int32), counts.astype(np.int32), opens))
+    return tables
 
 
 def count_range(number, span, *, shards, order, directory):

@@ -1,5 +1,9 @@
 """Pairs of sentences that differ in one trait: which of the two a model finds likelier, and how sure that is."""
 
+import csv
+import io
+import itertools
+
 import numpy as np
 
 from zoo import metrics, text_files
@@ -14,9 +18,19 @@ REMARK = (
 def read(path):
     """The pairs of a file, a list of (more, less, trait): a row `more TAB less TAB trait` each, the trait may be missing.
 
+    Two public sets are read as they come, known by their first line: CrowS-Pairs' CSV, whose trait is `bias_type` (Nangia et
+    al. 2020); and Winogender's TSV, of which the sentence of a man is `more`, that of a woman `less`, and the occupation the
+    trait (Rudinger et al. 2018).
+
     Raises:
         Refusal: a row that is not so, or a file without any.
     """
+    header = next((line for _, line in text_files.lines(path)), "")
+    if {"sent_more", "sent_less", "bias_type"} <= set(header.split(",")):
+        rows = csv.DictReader(io.StringIO(text_files.whole(path), newline=""))
+        return [(row["sent_more"], row["sent_less"], row["bias_type"]) for row in rows]
+    if header.split("\t") == ["sentid", "sentence"]:
+        return _winogender(path)
     found = []
     for number, line in text_files.lines(path):
         if not line.strip():
@@ -28,6 +42,18 @@ def read(path):
     if not found:
         raise Refusal(f"{path} holds no pairs; each line is more TAB less TAB trait.")
     return found
+
+
+def _winogender(path):
+    """`technician.customer.1.male.txt TAB sentence`: the sentences of a man and of a woman of each scene."""
+    scenes = {}
+    for number, line in itertools.islice(text_files.lines(path), 1, None):
+        name, _, sentence = line.partition("\t")
+        parts = name.removesuffix(".txt").split(".")
+        if len(parts) != 4 or not sentence:
+            raise Refusal(f"Line {number} of {path} must be occupation.other.number.gender.txt TAB sentence, got {line!r:.80}.")
+        scenes.setdefault(tuple(parts[:3]), {})[parts[3]] = sentence
+    return [(scene["male"], scene["female"], key[0]) for key, scene in scenes.items() if {"male", "female"} <= scene.keys()]
 
 
 def judge(log_prob, pairs):

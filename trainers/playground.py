@@ -8,6 +8,8 @@ It speaks TF Serving's REST protocol, so what works here works there. With --ser
     POST /v1/models/NAME[/versions/N]:predict          an answer
     GET  /playground/models                            what the page may ask
     POST /playground/stream                            a continuation, a line of JSON for each piece
+
+With --grpc_port it answers TF Serving's PredictionService besides: Predict and GetModelMetadata.
 """
 
 import contextlib
@@ -35,6 +37,7 @@ PAGE = Path(__file__).parent / "playground.html"
 PATH = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d{1,18}))?(:predict|/metadata)?")
 POLL_SECONDS = 1.0
 FORWARD_SECONDS = 300.0
+GRACE_SECONDS = 3  # for requests under way when the server ends
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # The page may load nothing from anywhere, and talk to nobody but this server.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
@@ -153,23 +156,36 @@ def _error_in(body):
 
 
 class Noted:
-    """Passes requests on to a predict function, and keeps the log-probability of each answer.
+    """Passes requests on to a predict function, and keeps of each answer the token's log-probability and its alternatives.
 
     Args:
         predict: as `stream_client.stream` takes it.
     """
 
     def __init__(self, predict):
-        self.predict, self.first, self.log_probs = predict, predict.first, []
+        self.predict, self.first, self.tokens = predict, predict.first, []
 
     def __call__(self, signature, inputs):
         answer = self.predict(signature, inputs)
-        self.log_probs.append(float(self.first(answer["log_prob"])))
+        self.tokens.append((float(self.first(answer["log_prob"])), self._likeliest(answer)))
         return answer
+
+    def _likeliest(self, answer):
+        """[token, log-probability] of the tokens that were likeliest; an export of an older version does not tell."""
+        if "likeliest" not in answer:
+            return []
+        pairs = zip(answer["likeliest"][0], answer["likeliest_log_probs"][0], strict=True)
+        return [[token.decode("utf8", "replace") if isinstance(token, bytes) else token, float(p)] for token, p in pairs]
+
+    def taken(self):
+        """(log-probability, alternatives) of the tokens since the last call; of several tokens together none."""
+        tokens, self.tokens = self.tokens, []
+        return sum(log_prob for log_prob, _ in tokens), tokens[0][1] if len(tokens) == 1 else []
 
 
 def written(model, name, asked):
-    """Yields lines of JSON: {"text": piece, "log_prob": of it} for each piece of a continuation, or {"error": sentence}.
+    """Yields lines of JSON: {"text": piece, "log_prob": of it, "likeliest": [[token, log-probability]]} for each piece of a
+    continuation, or {"error": sentence}.
 
     Args:
         model: a `Local` or a `Remote`.
@@ -184,9 +200,8 @@ def written(model, name, asked):
         with model.predicting(name) as predict:
             noted = Noted(predict)
             for piece in stream(noted, asked.get("prompt", ""), **options):
-                line = {"text": piece, "log_prob": sum(noted.log_probs)}
-                noted.log_probs.clear()
-                yield json.dumps(line).encode() + b"\n"
+                log_prob, likeliest = noted.taken()
+                yield json.dumps({"text": piece, "log_prob": log_prob, "likeliest": likeliest}).encode() + b"\n"
     except rest.Fault as error:
         yield rest.write_error(str(error)) + b"\n"
 
@@ -343,7 +358,9 @@ def server(models, max_bytes):
     import uvicorn
 
     return uvicorn.Server(
-        uvicorn.Config(application(models, max_bytes), log_level="error", lifespan="off", timeout_graceful_shutdown=3)
+        uvicorn.Config(
+            application(models, max_bytes), log_level="error", lifespan="off", timeout_graceful_shutdown=GRACE_SECONDS
+        )
     )
 
 
@@ -365,11 +382,25 @@ def main():
     stopped = threading.Event()
     if not FLAGS.server:
         threading.Thread(target=watch, args=(models, stopped), daemon=True).start()
-    print(_announced(models, bound.getsockname()[1]), flush=True)
+    max_bytes = int(FLAGS.max_request_mb * 1e6)
+    calls, rpc_port = _rpc(models, max_bytes) if FLAGS.grpc_port is not None else (None, None)
+    print(_announced(models, bound.getsockname()[1], rpc_port), flush=True)
     try:
-        server(models, int(FLAGS.max_request_mb * 1e6)).run(sockets=[bound])
+        server(models, max_bytes).run(sockets=[bound])
     finally:
         stopped.set()
+        if calls:
+            calls.stop(grace=GRACE_SECONDS)
+
+
+def _rpc(models, max_bytes):
+    """The gRPC server beside the page, and its port."""
+    if FLAGS.server:
+        raise Refusal("--grpc_port is for exports of this machine; with --server ask that server's own port.")
+    with program.quiet():
+        from zoo.serving import rpc
+
+        return rpc.serve({name: model.versions for name, model in models.items()}, FLAGS.host, FLAGS.grpc_port, max_bytes)
 
 
 def _require_library():
@@ -410,7 +441,7 @@ def _remote():
     return {name: Remote(FLAGS.server) for name in FLAGS.name}
 
 
-def _announced(models, port):
+def _announced(models, port, rpc_port=None):
     """What is served where, for people."""
     host = f"[{FLAGS.host}]" if ":" in FLAGS.host else FLAGS.host
     url = f"http://{host}:{port}"
@@ -418,6 +449,8 @@ def _announced(models, port):
     for name, model in models.items():
         where = FLAGS.server if FLAGS.server else f"version {model.versions.states()[0][0]}"
         lines.append(f"  {name}, {where}: {url}/v1/models/{name}:predict")
+    if rpc_port:
+        lines.append(f"  gRPC: {host}:{rpc_port}, PredictionService")
     if FLAGS.host not in LOOPBACK:
         lines.append(f"It listens on {FLAGS.host}: whoever reaches this machine can use it, without a password.")
     lines.append("This is for trying models out; in production use TF Serving, as deployment/ in the export shows.")

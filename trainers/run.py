@@ -37,6 +37,11 @@ def main():
 
         print(listing.table() if FLAGS.list == "true" else listing.family(FLAGS.list))
         return
+    if FLAGS.completion:
+        from trainers import completion
+
+        print(completion.script(FLAGS.completion), end="")
+        return
     config, model_config = trainer_flags.train_config()
     if FLAGS.dry_run:
         print(json.dumps(_described(config, model_config), indent=1))

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from zoo import bundle as bundles
-from zoo import decoding, explanation
+from zoo import decoding, explanation, layerwise
 from zoo.config import Refusal, nearest
 from zoo.export import export_saved_model
 from zoo.registry import MODELS
@@ -316,6 +316,36 @@ class Loaded:
             Refusal: a model of another task, an unknown method or class, or a text that is empty or too long.
         """
         return explanation.explain(self.model, self.tokenizer, self.task, text, method, target, contrast)
+
+    def lens(self, text, num_words=5):
+        """What each layer would answer if it were the last, a `Lens` (`zoo/layerwise.py`): the logit lens.
+
+            zoo.load("runs/gpt/latest").lens("The list is").words[-1][-1]     # what the last layer goes on with
+
+        Args:
+            text: a string; for a masked language model with its mask token in it.
+            num_words: how many answers of each layer are told.
+
+        Raises:
+            Refusal: a model of another task or without Transformer blocks, a text that is empty or too long.
+        """
+        return layerwise.lens(self.model, self.tokenizer, self.task, text, num_words)
+
+    def attention(self, text, target=None):
+        """Which token looks at which, the `AttentionMaps` (`zoo/layerwise.py`) of each layer and head.
+
+            zoo.load("runs/bert/latest").attention("A dull film.").mean[-1]       # float32 (T, T), the last layer
+
+        Args:
+            text: a string; for a model that reads a source, the source.
+            target: what is written of a source; None for what the model writes of it. Other models take none.
+
+        Raises:
+            Refusal: as `lens`.
+        """
+        if target is None and self.model.without_head().aligns:
+            target = self.generate(text)
+        return layerwise.attention(self.model, self.tokenizer, self.task, text, target)
 
     def _check(self, signature, kind, texts, stop=None, **options):
         """Raises Refusal if the model has no such signature, or cannot take a text whole, or an option is out of its

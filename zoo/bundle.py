@@ -95,6 +95,23 @@ def write_temperature(directory, temperature):
     replace_file(path, lambda new: new.write_text(text, encoding="utf8"))
 
 
+def write_measured(directory, name, on, scores):
+    """Keeps in the bundle in `directory` what was measured of it (`zoo/serving/measured.py`); it stays as it is otherwise.
+
+    Args:
+        name: one of `measured.QUESTIONS`.
+        on: what it was measured on, a string.
+        scores: list of dicts of JSON values.
+    """
+    path = Path(directory) / "config.json"
+    config = json.loads(path.read_text(encoding="utf8"))
+    provenance = config.get("provenance", {})
+    kept = {**provenance.get("measured", {}), name: {"on": on, "scores": scores}}
+    config["provenance"] = {**provenance, "measured": kept}
+    text = json.dumps(config, indent=1, sort_keys=True) + "\n"
+    replace_file(path, lambda new: new.write_text(text, encoding="utf8"))
+
+
 def _asked_and_learnt(config, task_class):
     """Fields of the task's config and of its facts, as dicts, from a bundle's config.json of any format."""
     asked, learnt = config.get("task_config", {}), config.get("task_facts")

@@ -1,4 +1,4 @@
-"""From a language model's next-token logits to text: greedy, sampling and beam search over ids, in graph.
+"""From a language model's next-token logits to text: greedily or by sampling, over ids, in graph.
 
 Everything here sees a model as one function, `step(token_ids (B, T), state, padding_mask (B, T) or None)`, which returns
 `(logits (B, V) float32 of the token after the last one, new state)`, and an initial `state`: a dict of tensors that are
@@ -7,14 +7,13 @@ batch-first or scalars shared by all rows. Prompts of unequal length are padded 
 A row's text is the same alone, in any batch, and padded: options are per row, and random numbers are a function of the row's
 seed and the index of the token, never of the batch. Only TensorFlow's core ops are used, none of XLA's.
 
-Shape letters: B batch, P prompt length, N new tokens, L = P + N, V vocabulary, C candidates, K beams.
+Shape letters: B batch, P prompt length, N new tokens, L = P + N, V vocabulary, C candidates.
 """
 
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from zoo.config import Refusal
 from zoo.token_rules import Forbidden, penalise_repetition
 
 NUCLEUS_CANDIDATES = 128  # sorted first when a nucleus is asked for; a wider one costs a second, full sort
@@ -73,23 +72,6 @@ class _Progress(NamedTuple):
     alive: tf.Tensor
 
 
-class NBest(NamedTuple):
-    """The best continuations of each row, best first: as `Decoded`, with an axis n after B, and `scores` float32 (B, n)."""
-
-    token_ids: tf.Tensor
-    lengths: tf.Tensor
-    log_probs: tf.Tensor
-    scores: tf.Tensor
-
-
-class _Beams(NamedTuple):
-    """A beam search under way: `ids` (B, K, L) with `log_probs` (B, K) that have not ended, and the `NBest` that have."""
-
-    ids: tf.Tensor
-    log_probs: tf.Tensor
-    ended: NBest
-
-
 def generate(
     step, state, token_ids, padding_mask=None, *, max_new_tokens, sampling=Sampling(), stop_ids=(), pad_id=0, enter=None
 ):  # fmt: skip
@@ -109,8 +91,8 @@ def generate(
     Returns:
         A `Decoded`.
     """
-    limit, progress = _begin(token_ids, max_new_tokens, pad_id)
-    prompt_length, seen = tf.shape(token_ids)[1], _seen_columns(token_ids, padding_mask, progress.ids)
+    limit, progress = begin(token_ids, max_new_tokens, pad_id)
+    prompt_length, seen = tf.shape(token_ids)[1], seen_columns(token_ids, padding_mask, progress.ids)
     write = _writer(prompt_length, limit, seen, sampling, stop_ids, pad_id)
     logits, state = step(token_ids, state, padding_mask)
     progress = write(logits, progress, tf.constant(0))
@@ -123,7 +105,7 @@ def generate(
             logits, state = step(last_ids[:, None], state, None)
             progress = write(logits, progress, index)
             last_ids = _column(progress.ids, index + prompt_length)
-            return index + 1, *_like((last_ids, progress, state), before)
+            return index + 1, *like((last_ids, progress, state), before)
 
         return tf.while_loop(
             lambda index, last_ids, progress, state: tf.reduce_any(progress.alive),
@@ -145,9 +127,9 @@ def stream(
     Yields:
         `(ids, alive)`: int32 (B,) and bool (B,); a row's id counts only where `alive`, and is `pad_id` elsewhere.
     """
-    limit, progress = _begin(token_ids, max_new_tokens, pad_id)
+    limit, progress = begin(token_ids, max_new_tokens, pad_id)
     prompt_length = tf.shape(token_ids)[1]
-    seen = _seen_columns(token_ids, padding_mask, progress.ids)
+    seen = seen_columns(token_ids, padding_mask, progress.ids)
     write = _writer(prompt_length, limit, seen, sampling, stop_ids, pad_id)
     index, inputs = 0, token_ids
     while progress.alive.numpy().any():
@@ -156,79 +138,6 @@ def stream(
         last_ids = progress.ids[:, prompt_length + index]
         yield last_ids.numpy(), alive.numpy()
         index, inputs, padding_mask = index + 1, last_ids[:, None], None
-
-
-def beam_search(
-    step, state, token_ids, padding_mask=None, *, max_new_tokens, num_beams, length_penalty=0.6, num_best=1,
-    no_repeat_ngram=0, min_new_tokens=0, coverage_penalty=0.0, covered=None, stop_ids=(), pad_id=0,
-):  # fmt: skip
-    """The most probable continuations of each row that a beam of K finds, best first.
-
-    A continuation Y is judged by log p(Y) / lp(Y) + beta c(Y), lp(Y) = ((5 + |Y|) / 6)^alpha (Wu et al. 2016, eq. 14), where
-    |Y| counts the stop token and c(Y) <= 0 says how much of a source was looked at. One that reaches its row's limit counts as
-    ended. A row is done when no unfinished beam can still beat its K-th best ended one, which is exact as log p never rises.
-
-    Args:
-        step, state, token_ids, padding_mask, stop_ids, pad_id: as in `generate`. `state` is that of B rows.
-        max_new_tokens: int, or int32 (B,), at least 1.
-        num_beams: K, an int, or int32 (B,): a row's beams are then those of its own number, whatever the others have.
-        length_penalty: alpha, at least 0, a number or float32 (B,); 0 compares plain log-probabilities.
-        num_best: how many continuations of a row to return, at most K; None for all.
-        no_repeat_ngram, min_new_tokens: as in `Sampling`.
-        coverage_penalty: beta, at least 0, a number or float32 (B,).
-        covered: state -> float32 (rows,), c of what each row has written; without it there is no such term.
-
-    Returns:
-        A `Decoded` with an axis of `num_best` after B, and `scores` float32 (B, num_best), best first; a row with fewer
-        possible continuations has score -inf for the missing ones.
-
-    Raises:
-        Refusal: an argument is out of range.
-    """
-    known = isinstance(num_beams, int)
-    if known and (num_beams < 1 or num_best is not None and not 1 <= num_best <= num_beams):
-        raise Refusal(f"num_best must be between 1 and num_beams, got {num_best} of {num_beams}.")
-    if isinstance(length_penalty, (int, float)) and length_penalty < 0:
-        raise Refusal(f"length_penalty must not be negative, got {length_penalty}.")
-    prompt_length = tf.shape(token_ids)[1]
-    limit, progress = _begin(token_ids, max_new_tokens, pad_id)
-    # Rows with fewer beams than the most leave the last ones impossible.
-    beams_of_row = tf.broadcast_to(num_beams, tf.shape(limit))
-    num_beams = num_beams if known else tf.reduce_max(tf.concat([num_beams, [1]], 0))
-    length_penalty = tf.broadcast_to(tf.cast(length_penalty, tf.float32), tf.shape(limit))[:, None]
-    real = tf.repeat(_seen_columns(token_ids, padding_mask, progress.ids), num_beams, axis=0)
-    least, ngram = (n if isinstance(n, int) else tf.repeat(n, num_beams) for n in (min_new_tokens, no_repeat_ngram))
-    forbidden = Forbidden(least, ngram, stop_ids)
-
-    def advance(logits, state, beams, index):
-        """Writes one token, and makes each beam's state that of the beam it goes on from."""
-        log_probs = forbidden(tf.nn.log_softmax(logits), _merge(beams.ids), real, prompt_length + index, index)
-        extra = tf.zeros_like(beams.log_probs)
-        if covered is not None:
-            extra = tf.reshape(coverage_penalty, (-1, 1)) * tf.reshape(covered(state), (-1, num_beams))
-        beams, source = _extend_beams(
-            beams, log_probs, extra, limit, prompt_length, index, num_beams, beams_of_row, length_penalty, stop_ids
-        )
-        rows = tf.reshape(tf.range(tf.shape(limit)[0])[:, None] * num_beams + source, [-1])
-        return beams, tf.nest.map_structure(lambda leaf: tf.gather(leaf, rows) if leaf.shape.rank else leaf, state)
-
-    def body(index, beams, state):
-        last_ids = tf.gather(_merge(beams.ids), prompt_length + index - 1, axis=1)
-        logits, new_state = step(last_ids[:, None], state, None)
-        new_beams, new_state = advance(logits, new_state, beams, index)
-        return index + 1, _like(new_beams, beams), _like(new_state, state)
-
-    def unfinished(index, beams, state):
-        best_to_come = tf.reduce_max(beams.log_probs, 1) / _length_penalty(limit[:, None], length_penalty)[:, 0]
-        return tf.reduce_any(best_to_come > tf.gather(beams.ended.scores, beams_of_row - 1, batch_dims=1))
-
-    logits, state = step(token_ids, state, padding_mask)
-    beams = _begin_beams(progress, limit, num_beams)
-    copies = tf.nest.map_structure(lambda leaf: tf.repeat(leaf, num_beams, axis=0) if leaf.shape.rank else leaf, state)
-    beams, state = advance(tf.repeat(logits, num_beams, axis=0), copies, beams, tf.constant(0))
-    _, beams, _ = tf.while_loop(unfinished, body, (tf.constant(1), _like(beams, beams), state))
-    best = NBest(*(part[:, : num_beams if num_best is None else num_best] for part in beams.ended))
-    return best._replace(token_ids=best.token_ids[:, :, prompt_length:])
 
 
 def choose(logits, index, sampling):
@@ -270,7 +179,7 @@ def _mix(z):
     return tf.bitwise.bitwise_xor(z, tf.bitwise.right_shift(z, tf.constant(31, tf.uint64)))
 
 
-def _begin(token_ids, max_new_tokens, pad_id):
+def begin(token_ids, max_new_tokens, pad_id):
     """Per-row limits (B,) and the `_Progress` that holds only the prompt."""
     batch = tf.shape(token_ids)[0]
     limit = tf.maximum(tf.broadcast_to(tf.cast(max_new_tokens, tf.int32), (batch,)), 0)
@@ -280,7 +189,7 @@ def _begin(token_ids, max_new_tokens, pad_id):
     return limit, _Progress(ids, zeros, tf.zeros_like(zeros, tf.float32), limit > 0)
 
 
-def _seen_columns(token_ids, padding_mask, ids):
+def seen_columns(token_ids, padding_mask, ids):
     """bool (B, L): the columns of `ids` that are not padding at the left."""
     if padding_mask is None:
         padding_mask = tf.ones_like(token_ids, tf.bool)
@@ -304,7 +213,7 @@ def _writer(prompt_length, limit, real, sampling, stop_ids, pad_id):
         log_probs = progress.log_probs + tf.where(progress.alive, _log_prob(logits, chosen), 0.0)
         lengths = progress.lengths + tf.cast(progress.alive, tf.int32)
         here = (tf.range(tf.shape(progress.ids)[1]) == column)[None] & progress.alive[:, None]
-        alive = progress.alive & (lengths < limit) & ~_is_one_of(chosen, stop_ids)
+        alive = progress.alive & (lengths < limit) & ~is_one_of(chosen, stop_ids)
         return _Progress(tf.where(here, chosen[:, None], progress.ids), lengths, log_probs, alive)
 
     return write
@@ -332,57 +241,6 @@ def _choose(logits, ids, real, column, index, sampling, forbidden=None):
         return tf.where(temperature > 0, drawn, most_probable)
 
     return tf.cond(tf.reduce_any(temperature > 0), sample, lambda: most_probable)
-
-
-def _begin_beams(progress, limit, num_beams):
-    """Every row starts as one beam, the prompt; the other K - 1 are impossible."""
-    ids = tf.repeat(progress.ids[:, None], num_beams, axis=1)
-    first = (tf.range(num_beams) == 0)[None]
-    log_probs = tf.where(first & (limit > 0)[:, None], 0.0, -float("inf"))
-    # A row that may write nothing has ended with nothing.
-    ended_scores = tf.where(first & (limit <= 0)[:, None], 0.0, -float("inf"))
-    return _Beams(ids, log_probs, NBest(ids, tf.zeros_like(log_probs, tf.int32), ended_scores, ended_scores))
-
-
-def _extend_beams(beams, log_probs, extra, limit, prompt_length, index, num_beams, beams_of_row, length_penalty, stop_ids):
-    """Adds one token to each row's beams, given log-probabilities (B * K, V) and what is added to the scores of those that end,
-    (B, K). Returns also each new beam's old one, (B, K)."""
-    vocab_size = tf.shape(log_probs)[1]
-
-    def best(values, count, of_row):
-        """The `count` best of each row, those after the first `of_row` (B,) made impossible, and where they were."""
-        values, places = tf.math.top_k(values, count)
-        return tf.where(tf.range(count)[None] < of_row[:, None], values, -float("inf")), places
-
-    totals = beams.log_probs[:, :, None] + tf.reshape(log_probs, (-1, num_beams, vocab_size))
-    # Each beam has at most one continuation a stop token, so among so many candidates K have not ended.
-    num_candidates = tf.minimum(num_beams * (1 + len(stop_ids)), num_beams * vocab_size)
-    totals, flat = best(tf.reshape(totals, (-1, num_beams * vocab_size)), num_candidates, beams_of_row * (1 + len(stop_ids)))
-    source, tokens = flat // vocab_size, flat % vocab_size
-    here = tf.range(tf.shape(beams.ids)[2]) == prompt_length + index
-    ids = tf.where(here, tokens[:, :, None], tf.gather(beams.ids, source, batch_dims=1))
-
-    ends = _is_one_of(tokens, stop_ids) | (index + 1 >= limit)[:, None]
-    scores = totals / _length_penalty(index + 1, length_penalty) + tf.gather(extra, source, batch_dims=1)
-    scores = tf.where(ends, scores, -float("inf"))
-    candidates = NBest(ids, tf.fill(tf.shape(tokens), index + 1), totals, scores)
-    ended = NBest(*(tf.concat(pair, 1) for pair in zip(beams.ended, candidates, strict=True)))
-    scores, chosen = best(ended.scores, num_beams, beams_of_row)
-    ended = NBest(*(tf.gather(part, chosen, batch_dims=1) for part in ended))._replace(scores=scores)
-
-    alive, chosen = best(tf.where(ends, -float("inf"), totals), num_beams, beams_of_row)
-    source = tf.gather(source, chosen, batch_dims=1)
-    return _Beams(tf.gather(ids, chosen, batch_dims=1), alive, ended), source
-
-
-def _length_penalty(length, alpha):
-    """lp(Y) of Wu et al. 2016, eq. 14."""
-    return ((5.0 + tf.cast(length, tf.float32)) / 6.0) ** alpha
-
-
-def _merge(ids):
-    """(B, K, L) -> (B * K, L)."""
-    return tf.reshape(ids, (-1, tf.shape(ids)[2]))
 
 
 def _lowest_kept(logits, top_k, top_p, min_p):
@@ -463,7 +321,7 @@ def _is(value, neutral):
     return isinstance(value, (int, float)) and value == neutral
 
 
-def _is_one_of(ids, stop_ids):
+def is_one_of(ids, stop_ids):
     """bool, of the shape of `ids`."""
     return tf.reduce_any(ids[..., None] == tf.reshape(tf.cast(stop_ids, tf.int32), [-1]), -1)
 
@@ -473,7 +331,7 @@ def _column(ids, index):
     return tf.gather(ids, index, axis=1)
 
 
-def _like(after, before):
+def like(after, before):
     """`after` with the static shapes that it had before the step, which a while loop insists on."""
     for new, old in zip(tf.nest.flatten(after), tf.nest.flatten(before), strict=True):
         new.set_shape(old.shape)

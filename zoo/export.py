@@ -23,7 +23,7 @@ from zoo.serving.canonical import canonicalise
 from zoo.serving.compiled import compiled
 from zoo.serving.model_card import model_card
 from zoo.serving.ops import check_ops
-from zoo.serving.proof import prove
+from zoo.serving.proof import proving
 from zoo.serving.simplify import simplify
 from zoo.serving.weights import at_precision, stored_weights
 from zoo.signatures.drafting import parsed_draft
@@ -71,9 +71,10 @@ def export_saved_model(
         simplify(path)
         canonicalise(path, left_out)
         check_ops(path, xla)
-        requests = golden.write(path, concrete, left_out, task.requests(model, tokenizer), model.registered_name)
+        asked = task.requests(model, tokenizer)
+        with proving(path) as repeat:
+            requests = golden.write(path, concrete, left_out, asked, model.registered_name, repeat)
         (path / golden.EXTRA / "model_card.md").write_text(model_card(model, tokenizer, task, provenance), encoding="utf8")
-        prove(path)
         try:
             os.rename(path, directory / str(version))
         except OSError as error:

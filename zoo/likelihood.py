@@ -40,13 +40,12 @@ def log_probs(model, tokenizer, task, requests, batch_size=16):
     elif kind == "encoder_decoder":
         make, score = _target_rows, _next_scores
     elif name == "language_modeling":
-        make, score = _continued_rows, _next_scores
+        return _continued(model, tokenizer, task.frame(kind, tokenizer), requests, batch_size)
     else:
         raise Refusal(f"A {model.registered_name} for {name} gives words no probabilities in a context; take a language model.")
     frame, rows, owners = task.frame(kind, tokenizer), [], []
     for number, (before, word, behind) in enumerate(requests):
-        stem = before.rstrip(" ")  # a space belongs to the word behind it, as tokenizers have it
-        made = make(model, tokenizer, frame, stem, before[len(stem) :] + word, behind)
+        made = make(model, tokenizer, frame, *_parted(before, word), behind)
         rows += made
         owners += [number] * len(made)
     scorer = tf.function(lambda batch: score(model, batch), reduce_retracing=True, autograph=False)
@@ -92,13 +91,80 @@ def _fitting(model, begun, others, what):
     return begun[max(len(begun) - room, 0) :]
 
 
-def _continued_rows(model, tokenizer, frame, context, word, behind):
-    begun, ids = _encoded(tokenizer, context, word)
-    around = [*frame.before, *frame.after]
-    begun = [*frame.before, *_fitting(model, begun, len(around) + len(ids) - 1, word), *frame.after]
-    if not begun:
-        raise Refusal("There is nothing before the word, and this model reads no mark at the beginning of a text.")
-    return [_scored(begun, ids)]
+def _parted(before, word):
+    """A context and a word: a space between them belongs to the word, as tokenizers have it."""
+    stem = before.rstrip(" ")
+    return stem, before[len(stem) :] + word
+
+
+def _continued(model, tokenizer, frame, requests, batch_size):
+    """The log-probabilities of a language model. Nothing is read twice: what all requests begin with goes into a state once,
+    which is then repeated; and a row answers every request whose tokens it begins with."""
+    rows = []
+    for before, word, _ in requests:
+        context, word = _parted(before, word)
+        begun, ids = _encoded(tokenizer, context, word)
+        around = [*frame.before, *frame.after]
+        begun = [*frame.before, *_fitting(model, begun, len(around) + len(ids) - 1, word), *frame.after]
+        if not begun:
+            raise Refusal("There is nothing before the word, and this model reads no mark at the beginning of a text.")
+        rows.append((begun, ids))
+    if not rows:
+        return np.zeros(0)
+    shared = _shared(rows)
+    carriers = sorted(_carriers(rows), key=lambda carrier: len(carrier[0]))
+    room = len(carriers[-1][0])
+    read = tf.function(lambda ids, state: model.features(ids, state)[1], reduce_retracing=True, autograph=False)
+    state = model.init_state(1, room)
+    if shared:
+        state = read(tf.constant([rows[0][0][:shared]], tf.int32), state)
+
+    def scored(state, ids_BT, mask_BT, width, places_N3):
+        count = tf.shape(ids_BT)[0]
+        repeated = {name: tf.repeat(value, count, 0) if len(value.shape) else value for name, value in state.items()}
+        features, _ = model.features(ids_BT, repeated, padding_mask=mask_BT)
+        log_probs = tf.nn.log_softmax(model.limited(model.project(features[:, -width:])))
+        return tf.gather_nd(log_probs, places_N3)
+
+    score, totals = tf.function(scored, reduce_retracing=True, autograph=False), np.zeros(len(rows))
+    for start in range(0, len(carriers), batch_size):
+        some = carriers[start : start + batch_size]
+        longest = len(some[-1][0]) - shared
+        width = max(len(ids) - place for ids, asked in some for _, place, _ in asked)
+        token_ids = np.full((len(some), longest), tokenizer.pad_id, np.int32)
+        owners, places = [], []
+        for row, (ids, asked) in enumerate(some):
+            token_ids[row, longest - len(ids) + shared :] = ids[shared:]
+            owners += [owner for owner, _, _ in asked]
+            places += [(row, place - len(ids) + width, label) for _, place, label in asked]
+        lengths = np.array([len(ids) for ids, _ in some]) - shared
+        mask = np.arange(longest) >= longest - lengths[:, None]
+        arguments = token_ids, mask, np.int32(width), np.array(places, np.int32)
+        np.add.at(totals, owners, np.asarray(score(state, *map(tf.constant, arguments)), np.float64))
+    return totals
+
+
+def _shared(rows):
+    """How many tokens all rows, pairs of (context, word), begin with; the last of a context, behind which is scored, is none
+    of them."""
+    first, count = rows[0][0], min(len(begun) for begun, _ in rows) - 1
+    for begun, _ in rows:
+        while begun[:count] != first[:count]:
+            count = next(i for i in range(count) if begun[i] != first[i])
+    return count
+
+
+def _carriers(rows):
+    """What must be read for some pairs of (context, word): a list of (ids, what is asked of them), and of that each (number of
+    the pair, place, the label that follows there). Ids that others begin with are no rows of their own."""
+    whole = [[*begun, *ids[:-1]] for begun, ids in rows]
+    carriers = []
+    for number in sorted(range(len(rows)), key=whole.__getitem__, reverse=True):
+        ids, (begun, labels) = whole[number], rows[number]
+        if not carriers or carriers[-1][0][: len(ids)] != ids:
+            carriers.append((ids, []))
+        carriers[-1][1].extend((number, len(begun) - 1 + i, label) for i, label in enumerate(labels))
+    return carriers
 
 
 def _target_rows(model, tokenizer, frame, context, word, behind):

@@ -157,6 +157,7 @@ TOKENIZERS = Registry("tokenizer", "zoo.tokenizers", "TOKENIZERS")
 EXTRAS = {
     **dict.fromkeys(("gguf", "safetensors"), "convert"), **dict.fromkeys(("sentencepiece", "tensorflow_text"), "unigram"),
     "apache_beam": "beam", "dp_accounting": "privacy", "lm_eval": "harness",
+    "tensorflow_serving": "playground",
 }  # fmt: skip
 
 

@@ -39,3 +39,16 @@ def test_the_three_outputs_tell_the_same(place, capfd):
 def test_a_wrong_class_is_refused(place, capfd):
     assert "did you mean 'yes'" in refusal(capfd, "explain", place, "--text=a", "--target=yess")
     assert refusal(capfd, "explain", place).startswith("--text is missing")
+
+
+@pytest.mark.parametrize("method", ["logit_lens", "attention"])
+def test_layers_are_shown_in_three_outputs(method, tmp_path, capfd):
+    made = exports.made("gpt", "language_modeling")
+    Bundle(made.model, made.tokenizer, made.task, {}).save(tmp_path / "bundle")
+    arguments = (f"--model_dir={tmp_path / 'bundle'}", "--text=a <cat>", f"--method={method}")
+    answers = {name: programs.call(capfd, "explain", *arguments, f"--format={name}") for name in ("json", "html", "terminal")}
+    assert all(answer.status == 0 for answer in answers.values())
+    assert json.loads(answers["json"].out)["method"] == method
+    assert "&lt;" in answers["html"].out and answers["html"].out.startswith("<figure>")
+    assert "'<'" in answers["terminal"].out
+    assert "takes no --contrast" in refusal(capfd, "explain", *arguments, "--contrast=a")

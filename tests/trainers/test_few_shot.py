@@ -109,9 +109,22 @@ def test_the_program_judges_pairs(bundles, tmp_path, capfd):
         assert answer.status == 0, answer.err
         everything, animal = (json.loads(line) for line in answer.out.splitlines())
         assert (everything["num_pairs"], animal["num_pairs"], animal["trait"]) == (2, 1, "animal")
-        assert answer.err == pairs.REMARK + "\n"
+        assert answer.err.endswith(pairs.REMARK + "\n")
     assert "--pairs is for language_modeling" in refusal(capfd, "evaluate", bundles["transformer"], f"--pairs={path}")
     for text, sentence in (("", "holds no pairs"), ("one\n", "must be more TAB less")):
         path.write_text(text, encoding="utf8")
         assert sentence in refusal(capfd, "evaluate", bundles["gpt"], f"--pairs={path}")
     assert "--shots needs examples" in refusal(capfd, "evaluate", bundles["gpt"], "--shots=1")
+
+
+def test_public_sets_of_pairs_are_read_as_they_come(tmp_path):
+    path = tmp_path / "crows.csv"
+    path.write_text(',sent_more,sent_less,stereo_antistereo,bias_type\n0,"A, b.",C.,stereo,age\n1,D.,E.,antistereo,race\n')
+    assert pairs.read(str(path)) == [("A, b.", "C.", "age"), ("D.", "E.", "race")]
+    path.write_text("sentid\tsentence\n" + "".join(
+        f"cook.guest.{number}.{who}.txt\tThat {who} {number}.\n" for number in (0, 1) for who in ("male", "female", "neutral")
+    ))  # fmt: skip
+    assert pairs.read(str(path)) == [("That male 0.", "That female 0.", "cook"), ("That male 1.", "That female 1.", "cook")]
+    path.write_text("sentid\tsentence\ncook.male.txt\tThat.\n")
+    with pytest.raises(Refusal, match="Line 2 of .* must be occupation.other.number.gender.txt"):
+        pairs.read(str(path))

@@ -25,8 +25,24 @@ def test_scores_by_hand():
     half = 1.959964 * np.sqrt(2 / 9 / 3)
     assert gap["groups"] == ["a", "b"] and gap["accuracy"] == pytest.approx(1 / 3)
     assert gap["interval"] == pytest.approx([1 / 3 - half, 1 / 3 + half])
+    assert gap["p_value"] == pytest.approx(1, abs=0.01)  # dealt anew, the wrong one is with a, whose gap is 1/2, or with b
+    half = 1.959964 * 0.5 / 2**0.5
+    interval = pytest.approx([0.5 - half, 0.5 + half])
+    assert gap["recall"]["no"]["gap"] == 0
+    assert gap["recall"]["yes"] == {"gap": 0.5, "groups": ["a", "b"], "interval": interval, "p_value": 1.0}
+    errors = {each["group"]: each["calibration_error"] for each in (a, b)}
+    assert gap["calibration_error"]["gap"] == pytest.approx(abs(errors["a"] - errors["b"]))
     with pytest.raises(Refusal, match="compares two or more"):
         groups.judge(PROBS, LABELS, ["a"] * 5, ("no", "yes"))
+
+
+def test_the_p_value_is_the_share_of_ways_to_deal_the_groups():
+    right = np.array([True, True, False, False])
+    assert groups._gap(right, np.array([*"aabb"]))["p_value"] == pytest.approx(1 / 3, abs=0.04)  # 2 of 6 ways
+    assert groups._gap(right, np.array([*"abcc"]))["p_value"] == pytest.approx(
+        1, abs=0.01
+    )  # some group of one is right, or not
+    assert groups._gap(right, np.array([*"aaaa"])) is None
 
 
 def test_the_program_tells_scores_by_group(tmp_path, capfd):
@@ -41,6 +57,8 @@ def test_the_program_tells_scores_by_group(tmp_path, capfd):
     everything, x, y, last = (json.loads(line) for line in answer.out.splitlines())
     assert (x["group"], x["num_examples"], y["group"], y["num_examples"]) == ("x", 8, "y", 4)
     assert everything["accuracy"] == pytest.approx((8 * x["accuracy"] + 4 * y["accuracy"]) / 12)
+    kept = json.loads((tmp_path / "bundle" / "config.json").read_text(encoding="utf8"))["provenance"]["measured"]["by_group"]
+    assert kept["scores"] == [{key: value for key, value in each.items() if key != "split"} for each in (x, y, last)]
     assert last["largest_gap"]["accuracy"] == pytest.approx(abs(x["accuracy"] - y["accuracy"]))
     answer = programs.call(capfd, "evaluate", flags[0], f"--data_path={data.replace(':group', ':other')}", "--by_group")
     assert answer.status == 2 and "no field 'group'" in answer.err

@@ -203,12 +203,14 @@ def streamed(port, **asked):
 
 
 def test_the_stream_of_the_page_has_the_text_and_the_probabilities_of_generate(port):
-    lines = streamed(port, model="gpt", prompt="The", max_new_tokens=9, temperature=0.7, seed=3)
+    lines = streamed(port, model="gpt", prompt="The", max_new_tokens=9, temperature=0.7, seed=2)
     wanted = exports.served("gpt", "language_modeling").run(
-        "generate", {"prompt": ["The"], "max_new_tokens": [9], "temperature": [0.7], "seed": [3]}
+        "generate", {"prompt": ["The"], "max_new_tokens": [9], "temperature": [0.7], "seed": [2]}
     )
     assert "The" + "".join(line["text"] for line in lines) == wanted["text"][0].decode("utf8", "replace")
     assert sum(line["log_prob"] for line in lines) == pytest.approx(float(wanted["log_prob"][0]), abs=1e-3)
+    told = [line["likeliest"] for line in lines if line["likeliest"]]  # of one token each, and not of the bytes of a character
+    assert told and all(len(pairs) == 5 and sorted(pairs, key=lambda pair: -pair[1]) == pairs for pairs in told)
     (refused,) = streamed(port, model="gpt", prompt="The", temperature=-1)
     assert "temperature is 0 (greedy)" in refused["error"]
 
@@ -385,6 +387,8 @@ def test_the_page_says_everything_in_both_languages():
     (("--server=localhost:1", "--name=a"), "--server takes a URL"),
     (("--server=http://localhost:1", "--name=a", "--export_dir={export}"), "leave --export_dir out"),
     (("--export_dir={export}", "--port={taken}"), "choose another --port"),
+    (("--export_dir={export}", "--port=0", "--grpc_port={taken}"), "choose another --grpc_port"),
+    (("--server=http://localhost:1", "--name=a", "--port=0", "--grpc_port=0"), "ask that server's own port"),
 ])  # fmt: skip
 def test_what_the_program_refuses(capfd, tmp_path, arguments, words):
     export = exports.directory("bag_of_words", "classification")
@@ -411,6 +415,8 @@ def test_the_program_says_what_it_serves_and_that_production_is_for_tf_serving(c
     assert model.strip().startswith("mine, version 1: http://127.0.0.1:") and "in production use TF Serving" in last
     answer = programs.call(capfd, "playground", f"--export_dir={export}", "--port=0", "--host=0.0.0.0")
     assert "without a password" in answer.out
+    answer = programs.call(capfd, "playground", f"--export_dir={export}", "--port=0", "--grpc_port=0")
+    assert re.search(r"gRPC: 127\.0\.0\.1:\d+, PredictionService", answer.out)
 
 
 SHOWN = {  # model, task, tool of the page -> an expression that is true once the answer is seen
@@ -440,7 +446,20 @@ def test_a_browser_shows_an_answer_of_every_kind_of_signature():
             browser.until("document.body.dataset.done == 'true'")
             assert browser.evaluate(shown), (tool, browser.evaluate("document.getElementById('answers').innerText"))
             assert browser.evaluate("document.querySelector('#answers .error') == null")
+            if tool == "write":
+                _choose_tokens(browser)
         assert not browser.errors
+
+
+def _choose_tokens(browser):
+    """A click and the arrow keys choose a token, whose alternatives are shown."""
+    browser.evaluate("document.querySelector('.token').click()")
+    chosen = "[...document.querySelectorAll('.token')].map(node => node.classList.contains('chosen'))"
+    assert browser.evaluate(chosen)[:2] == [True, False]
+    browser.evaluate("document.querySelector('#answers .text').focus()")
+    browser.press("ArrowRight", 39)
+    assert browser.evaluate(chosen)[:2] == [False, True]
+    assert browser.evaluate("document.querySelectorAll('#answers .bar').length") in (0, 5)  # a character of several bytes: 0
 
 
 @pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium; Debian's package is called chromium")

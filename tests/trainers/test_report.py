@@ -129,6 +129,18 @@ def test_the_comparison_of_several_runs(tmp_path, capfd):
     assert names == [f"gpt ({first})", "ngram", f"gpt ({first})"]
 
 
+def test_the_time_of_an_answer_is_compared_where_there_is_an_export(tmp_path):
+    runs = [records.read(written(tmp_path / name)) for name in ("r1", "r2")]
+    (tmp_path / "r1" / "export").symlink_to(exports.directory("bag_of_words", "classification"))
+    times = [answers._latency(run.directory / "export") for run in runs]
+    assert times[0] > 0 and times[1] is None
+    text = page.page(runs, [answers.Answers(milliseconds=12.5), answers.Answers()])
+    words = " ".join(parsed(text).texts)
+    assert "ms an answer" in words and "12.5" in words and "bits_per_byte against milliseconds an answer" in words
+    assert f"Not in the chart of milliseconds an answer, as the run does not tell: gpt ({tmp_path / 'r2'})" in words
+    assert "ms an answer" not in page.page(runs, [answers.Answers(), None])
+
+
 def test_a_classifier_has_its_matrix_its_intervals_and_its_calibration(tmp_path, capfd):
     bins = [[30, 0.55, 0.6], [70, 0.9, 0.9428]]
     judged = {
@@ -214,6 +226,7 @@ def test_a_language_model_shows_its_plan_and_its_samples(tmp_path, capfd):
     record = records.read(run)
     assert record.num_params == exports.made("gpt", "language_modeling").model.count_params()
     assert f"{record.num_params:,}" in words and "CC0" in words
+    assert "What it knows by heart: not measured (trainers.evaluate --memorisation)" in found.texts
     assert charts.figure(record.plan.flops_per_token) in words
     assert len([t for t in found.texts if t.startswith(("'The", '"The'))]) == answers.NUM_SAMPLES
 
@@ -243,7 +256,10 @@ def test_a_classifier_answers_the_first_examples(tmp_path):
     table.write_text("no\tthe cat sat\nyes\tthe dog\n" * 20, encoding="utf8")
     settings = dict(dataset="local_text", data_path=f"{table},columns=label:text")
     run = with_bundle(tmp_path / "r", "bert", "classification", **settings)
-    columns, rows = answers.ask(records.read(run)).examples
+    asked = answers.ask(records.read(run))
+    columns, rows = asked.examples
+    assert ["".join(each.tokens) for each in asked.explanations] == [row[0] for row in rows[: answers.NUM_EXPLAINED]]
+    assert all(each.html() in page.answered(asked) for each in asked.explanations)
     assert columns == ("text", "right", "answer") and rows[0][0] in ("the cat sat", "the dog")
     assert re.fullmatch(r"\w+ [01]\.\d\d, \w+ [01]\.\d\d, \w+ [01]\.\d\d", rows[0][2])
 

@@ -262,3 +262,10 @@ def test_words_are_found_by_their_vectors():
     assert loaded.nearest("ship") == []
     with pytest.raises(Refusal, match="k is 1 to 1,000"):
         loaded.nearest("king", k=0)
+
+
+def test_other_systems_are_told_what_cannot_work(capsys):
+    for platform, words in (("win32", "WSL"), ("darwin", "--noexport"), ("linux", "")):
+        zoo._say_what_cannot_work(platform)
+        told = capsys.readouterr().err
+        assert words in told and len(told.splitlines()) == bool(words)

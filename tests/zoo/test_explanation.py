@@ -1,18 +1,15 @@
 """Explanations: completeness, agreement with finite differences, and planted words that are found."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import exports, tiny_models
+from benchmarks import explanations
+from tests import exports
 from zoo import explanation
 from zoo.api import Loaded
 from zoo.bundle import Bundle
 from zoo.config import Refusal
-from zoo.data.batch import Layout
-from zoo.registry import MODELS
-from zoo.tasks.classification import Classification, ClassificationFacts
 from zoo.tokenizers.base import create as create_tokenizer
 
 TEXT = "the cat sat on the mat ."
@@ -81,34 +78,10 @@ def test_several_tokens_are_explained_as_a_chain():
 
 
 def test_the_planted_word_of_a_toy_classifier_is_found_100_times_of_100():
-    words = [f"w{i}" for i in range(40)]
-    tokenizer = create_tokenizer("word", [" ".join([*words, "zzz"])] * 3, 60)
-    task = Classification(facts=ClassificationFacts(labels=("no", "yes")))
-
-    def text_with(number, planted):
-        random = np.random.default_rng([int(planted), number])
-        text, place = random.choice(words, 6).tolist(), int(random.integers(6))
-        if planted:
-            text[place] = "zzz"
-        return " ".join(text), place
-
-    examples = [{"text": text_with(i, i % 2)[0], "label": ("no", "yes")[i % 2]} for i in range(200)]
-    layout = Layout(16, 32)
-    data = task.encode(examples, tokenizer, layout)
-    fields = {key: value for key, value in task.model_fields(tokenizer).items() if key != "unk_id"}
-    known = MODELS.config("bag_of_words").field_names()
-    model = tiny_models.create("bag_of_words", order=1, **{key: value for key, value in fields.items() if key in known})
-    batches = task.training_batches(data, model, tokenizer, layout)
-    optimizer = keras.optimizers.Adam(0.3)
-    for step in range(40):
-        with tf.GradientTape() as tape:
-            total, count = task.loss(batches.batch(step), model(batches.batch(step)))
-            loss = total / count
-        optimizer.apply(tape.gradient(loss, model.trainable_weights), model.trainable_weights)
-    zoo = Loaded(Bundle(model, tokenizer, task, {}))
-    for method, texts in (("integrated_gradients", 100), ("gradient_x_input", 10), ("occlusion", 10)):
-        answers = [(zoo.explain(text, method), place) for text, place in (text_with(i, True) for i in range(500, 500 + texts))]
-        assert all(answer.target == "yes" and np.argmax(answer.scores) == place for answer, place in answers), method
+    loaded = explanations.toy()
+    assert explanations.found(loaded, "integrated_gradients") == 100
+    for method in ("gradient_x_input", "occlusion"):
+        assert explanations.found(loaded, method, 10) == 10, method
 
 
 def test_what_cannot_be_explained_is_refused():

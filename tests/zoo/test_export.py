@@ -1,6 +1,7 @@
 """Exports: versions, equal bytes, refused graphs, proof through the C API and the protos, streams, and requests that do not
 fit."""
 
+import contextlib
 import json
 import os
 import signal
@@ -15,7 +16,6 @@ from google.protobuf import text_format
 from google.protobuf.message import EncodeError
 
 from tests import exports
-from zoo import export
 from zoo.config import Refusal
 from zoo.export import export_saved_model, latest_version
 from zoo.serving import c_api, deployment, golden, ops, proof, token_level
@@ -46,7 +46,7 @@ from tests import exports
 from zoo import export
 
 export.export_saved_model(sys.argv[1], *exports.made("gpt", "language_modeling"), provenance=exports.PROVENANCE)
-export.prove = lambda path: os.kill(os.getpid(), signal.SIGKILL)  # all is written, and nothing has its name yet
+export.model_card = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # all but the card is written, and nothing has its name
 export.export_saved_model(sys.argv[1], *exports.made("gpt", "language_modeling"), provenance=exports.PROVENANCE)
 """
 
@@ -64,7 +64,7 @@ def test_another_process_writes_the_same_bytes_and_one_that_is_killed_leaves_not
     left = [path.name for path in tmp_path.iterdir() if path.name not in ("1", "deployment")]
     assert len(left) == 1 and left[0].startswith(".2-")  # a polling server looks at integers alone
     assert latest_version(tmp_path) == 1
-    monkeypatch.setattr("zoo.export.prove", lambda path: None)
+    monkeypatch.setattr("zoo.export.proving", lambda path: contextlib.nullcontext(lambda request: None))
     export_saved_model(tmp_path, *exports.made("bag_of_words", "classification"))  # the next one, of whatever model
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "deployment"]
 
@@ -110,8 +110,9 @@ def test_a_version_that_somebody_else_wrote_meanwhile_stays(tmp_path, monkeypatc
     def meanwhile(aside):
         (tmp_path / "1").mkdir()
         (tmp_path / "1" / "saved_model.pb").write_text("theirs")
+        return contextlib.nullcontext(lambda request: None)
 
-    monkeypatch.setattr("zoo.export.prove", meanwhile)
+    monkeypatch.setattr("zoo.export.proving", meanwhile)
     with pytest.raises(Refusal, match="Version 1 appeared in .* while this one was made; export again"):
         export_saved_model(tmp_path, *exports.made("bag_of_words", "classification"))
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
@@ -234,11 +235,14 @@ def test_a_changed_answer_is_found(directory, tmp_path):
     request["outputs"]["log_prob"][0] += 0.01
     path.write_text(json.dumps(requests), encoding="utf8")
     with pytest.raises(ValueError, match="signature score, output log_prob"):
-        export.prove(copy)
+        proof.prove(copy)
+    with pytest.raises(ValueError, match="signature score, output log_prob"), proof.proving(copy) as repeat:
+        for asked in requests:
+            repeat(asked)
     graph = copy / "saved_model.pb"
     graph.write_bytes(graph.read_bytes()[:1000])
     with pytest.raises(ValueError, match=f"In a clean process the SavedModel {copy} fails or answers otherwise: [A-Z_]+: "):
-        export.prove(copy)
+        proof.prove(copy)
 
 
 @pytest.mark.parametrize(("name", "sentence"), [
@@ -280,6 +284,25 @@ def test_a_stream_ends_in_the_text_that_generate_writes(served):
     whole = served.run("generate", {"prompt": ["The "], "max_new_tokens": [12], **{k: [v] for k, v in options.items()}})
     assert "The " + "".join(pieces) == whole["text"][0].decode("utf8", "replace")
     assert len(pieces) > 1  # fewer than tokens: random bytes are rarely a character, and half a one is held back
+
+
+def test_each_step_tells_the_likeliest_tokens(served):
+    """Against all 256 bytes and the special ids, by the model itself; a row that has finished tells none."""
+    model, tokenizer, _ = exports.made(*GPT)
+    asked = {"prompt": ["The end", "ab"], "max_new_tokens": [2, 1], "temperature": [0.0]}
+    first = served.run("prefill", asked)
+    for row, prompt in enumerate(asked["prompt"]):
+        logits = model(np.array([tokenizer.encode(prompt)]))[0, -1].numpy()
+        best = np.argsort(-logits, kind="stable")[:5]
+        log_probs = logits[best] - np.logaddexp.reduce(logits)
+        np.testing.assert_allclose(first["likeliest_log_probs"][row], log_probs, atol=1e-5)
+        written = [token.decode("utf8") for token in first["likeliest"][row]]
+        assert written == [tokenizer.decode([token]) for token in best.tolist()]
+        assert first["log_prob"][row] == pytest.approx(log_probs[0], abs=1e-5)  # greedy
+    inputs = served.signatures["decode_step"].inputs
+    second = served.run("decode_step", {name: value for name, value in first.items() if name in inputs})
+    assert second["likeliest"][1].tolist() == [b""] * 5 and not second["likeliest_log_probs"][1].any()
+    assert second["likeliest_log_probs"][0].all()
 
 
 def test_rows_join_and_part_between_steps(served):

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests import exports
+from zoo import likelihood
 from zoo.config import Refusal
 from zoo.likelihood import log_probs
 
@@ -21,6 +22,24 @@ def test_a_language_model_goes_on_behind_the_context(name):
         every = tf.nn.log_softmax(model(rows[:, :-1]))[0]
         expected = sum(float(every[i, ids[i]]) for i in range(len(begun), len(ids)))
         assert log_prob == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gpt", "lstm"])
+def test_what_requests_have_in_common_is_read_once(name):
+    model, tokenizer, task = exports.made(name, "language_modeling")
+    requests = [("the cat sat: ", word, "") for word in ("on", "o", "mat", "ma", "x")] + [("the cat ran far: ", "on", "")]
+    found = log_probs(model, tokenizer, task, requests, batch_size=2)
+    alone = [log_probs(model, tokenizer, task, [request])[0] for request in requests]
+    np.testing.assert_allclose(found, alone, atol=1e-4)
+
+
+def test_rows_that_others_begin_with_are_no_rows_of_their_own():
+    rows = [([1, 2], [3]), ([1, 2], [4, 5]), ([1, 2], [4, 6]), ([1, 2, 4], [7]), ([1, 3], [9])]
+    assert likelihood._shared(rows) == 1 and likelihood._shared(rows[:3]) == 1 and likelihood._shared(rows[:1]) == 1
+    carriers = {tuple(ids): sorted(asked) for ids, asked in likelihood._carriers(rows)}
+    assert carriers == {
+        (1, 2, 4): [(0, 1, 3), (1, 1, 4), (1, 2, 5), (2, 1, 4), (2, 2, 6), (3, 2, 7)], (1, 3): [(4, 1, 9)],
+    }  # fmt: skip
 
 
 def test_an_encoder_decoder_reads_the_context_as_its_source():

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tests import exports
-from zoo.decoding import beam_search
+from zoo.beams import beam_search
 from zoo.layers.coverage import covered, with_coverage
 from zoo.signatures.text_to_text import begin, source_of
 
@@ -91,3 +91,18 @@ def test_the_score_has_the_coverage_of_the_alignment(name):
         name, "beam_search", target_prefix=PREFIXES, max_new_tokens=[5], num_beams=[3], coverage_penalty=[0.0, 0.2, 1.0]
     )
     np.testing.assert_allclose(answer["score"], best.scores, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["transformer", "t5", "seq2seq"])
+def test_a_step_multiplies_each_matrix_once_and_copies_no_cache(name):
+    """Not the source's keys and values again, in particular."""
+    model = case(name)[0]
+    layers = model.config.num_layers
+    state = model.init_state(2, 5, model.encode(np.array([[5, 7, 2], [4, 3, 1]], np.int32)))
+    graph = tf.function(model.next_logits).get_concrete_function(tf.zeros([2, 1], tf.int32), state).graph
+    ops = graph.get_operations()
+    products = [op for op in ops if "MatMul" in op.type]
+    # Of a block queries, keys and values; their scores and sums; the output; the same without keys and values of the source;
+    # the two of the network. Of an LSTM two a layer, scores and sums, and what follows them.
+    assert len(products) == (2 * layers + 4 if name == "seq2seq" else 10 * layers + 1)
+    assert not [op for op in ops if op.type in ("GatherV2", "ConcatV2") and op.inputs[0].shape.rank == 4]

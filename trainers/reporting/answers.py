@@ -6,6 +6,8 @@ The part of a report that loads the bundle, and so needs TensorFlow.
 import dataclasses
 import inspect
 import itertools
+import statistics
+import time
 
 import numpy as np
 
@@ -13,9 +15,11 @@ from trainers.reporting.records import Record
 from zoo.config import Refusal
 
 NUM_SAMPLES, NUM_EXAMPLES, NUM_ALIGNED, NUM_WORDS, NUM_NEIGHBOURS = 3, 5, 3, 8, 8
+NUM_EXPLAINED = 3
 LONGEST = 400  # characters of a text that are shown
 LONGEST_ALIGNED = 160  # characters of a text whose alignment is drawn
 MOST_NEW_TOKENS = 100
+TIMED = 5  # requests, after one that is not timed
 COMMON = 100  # words more frequent than this one are mostly words of grammar
 
 
@@ -27,14 +31,18 @@ class Answers:
         samples: lines of text.
         examples: `(names of columns, rows of strings)`, or None.
         alignments: `(source tokens, target tokens, weights (T, S) as lists)`.
+        explanations: of a classifier of one text, which tokens its first answers come from, an `Explanation` each.
         neighbours: `(word, [(neighbour, similarity)])`.
+        milliseconds: that the export takes to answer one row, or None: there is no export.
         remarks: sentences that say what could not be shown.
     """
 
     samples: list = dataclasses.field(default_factory=list)
     examples: tuple | None = None
     alignments: list = dataclasses.field(default_factory=list)
+    explanations: list = dataclasses.field(default_factory=list)
     neighbours: list = dataclasses.field(default_factory=list)
+    milliseconds: float | None = None
     remarks: list = dataclasses.field(default_factory=list)
 
 
@@ -42,7 +50,7 @@ def ask(record: Record):
     """The `Answers` of the model of a run."""
     import zoo
 
-    loaded, answers = zoo.load(record.directory), Answers()
+    loaded, answers = zoo.load(record.directory), Answers(milliseconds=_latency(record.directory / "export"))
     if "nearest" in loaded.signatures:
         answers.neighbours = _neighbours(loaded)
     else:
@@ -58,6 +66,27 @@ def ask(record: Record):
     except (Refusal, OSError) as error:  # the text may be gone: a report is of what is left
         answers.remarks.append(f"Examples of the data are left out: {' '.join(str(error).split())}")
     return answers
+
+
+def _latency(export):
+    """Milliseconds from a request to its answer, through the loader that a server uses: of the first row of the first request
+    that the newest version was proved with, the median of `TIMED`. None where there is no version."""
+    if not any(export.glob("*/saved_model.pb")):
+        return None
+    from zoo.serving.versions import Versions
+
+    versions = Versions(export)
+    inputs = {name: values[:1] for name, values in versions.examples().get("serving_default", {}).items()}
+    if not inputs:
+        return None
+    seconds = []
+    with versions.borrowed() as loaded:
+        for _ in range(TIMED + 1):
+            begun = time.perf_counter()
+            loaded.model.run("serving_default", inputs)
+            seconds.append(time.perf_counter() - begun)
+        loaded.model.close()
+    return 1e3 * statistics.median(seconds[1:])
 
 
 def _neighbours(loaded):
@@ -109,6 +138,12 @@ def _answer_examples(record, loaded, answers):
         columns = (*inputs, "right", "answer")
     if rows:
         answers.examples = columns, rows
+    if loaded.task.registered_name == "classification" and not loaded.task.facts.pair:
+        for example in examples[:NUM_EXPLAINED]:
+            try:
+                answers.explanations.append(loaded.explain(_short(str(example["text"]))))
+            except Refusal as refusal:  # a text without a token, or without complete gradients
+                answers.remarks.append(str(refusal))
 
 
 def _answer_pairs(loaded, examples, answers):

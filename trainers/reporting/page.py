@@ -7,6 +7,7 @@ import numpy as np
 from trainers.progress import duration
 from trainers.reporting import charts, intervals, records
 from trainers.reporting.charts import Series, figure
+from zoo.serving import measured
 
 MOST_CLASSES = 40  # of a confusion matrix that is shown whole
 NUM_CONFUSED = 10
@@ -51,9 +52,9 @@ def page(runs, answers):
     parts = [f"<h1>{html.escape(title)}</h1>"]
     if len(runs) > 1:
         links = ", ".join(f'<a href="#run-{i}">{html.escape(name)}</a>' for i, name in enumerate(names))
-        parts += [f"<nav>Runs: {links}</nav>", comparison(runs, names)]
+        parts += [f"<nav>Runs: {links}</nav>", comparison(runs, names, answers)]
     for i, (run, name, answer) in enumerate(zip(runs, names, answers, strict=True)):
-        sections = (trained_on(run), scores(run), training(run), classes(run), answered(answer), machine(run))
+        sections = (trained_on(run), scores(run), training(run), classes(run), beyond(run), answered(answer), machine(run))
         parts.append(f'<section id="run-{i}"><h2>{html.escape(name)}</h2>\n{"".join(sections)}</section>')
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -62,18 +63,24 @@ def page(runs, answers):
     ) + "\n</main></body></html>\n"
 
 
-def comparison(runs, names):
-    """Several runs beside each other: a table, and the score against time, size and tokens."""
+def comparison(runs, names, answers):
+    """Several runs beside each other: a table, and the score against time, size, latency and tokens."""
     score = records.compared(runs)
     split = "test" if all(run.last("test") for run in runs) else "validation"
+    milliseconds = {id(run): answer and answer.milliseconds for run, answer in zip(runs, answers, strict=True)}
+    timed = any(milliseconds.values())
     rows = [
         [
             name, run.config["task"], figure(run.num_params), figure(run.tokens), _time(run.seconds),
+            *([figure(milliseconds[id(run)])] if timed else []),
             *([figure(run.judged[score])] if score else []), figure(run.judged.get("loss")),
         ]
         for name, run in zip(names, runs, strict=True)
     ]  # fmt: skip
-    columns = ["run", "task", "parameters", "tokens trained on", "time of training", *([score] if score else []), "loss"]
+    columns = [
+        "run", "task", "parameters", "tokens trained on", "time of training", *(["ms an answer"] if timed else []),
+        *([score] if score else []), "loss",
+    ]  # fmt: skip
     parts = ["<h2>Comparison</h2>", _table("The runs", columns, rows, text=2), _caution(runs)]
     if score is None:
         return "".join([*parts, _note("The runs have no score in common.")])
@@ -81,6 +88,9 @@ def comparison(runs, names):
     parts.append(_note(f"Score: {score} on the {split} split; {better} is better."))
     parts.append(_against(runs, names, score, "seconds of training", lambda run: run.seconds))
     parts.append(_against(runs, names, score, "parameters", lambda run: run.num_params))
+    if timed:
+        parts.append(_against(runs, names, score, "milliseconds an answer", lambda run: milliseconds[id(run)]))
+        parts.append(_note("An answer is one row of the request that an export was proved with first, on this machine."))
     curves = []
     for name, run in zip(names, runs, strict=True):
         steps, values = run.column("validation", score)
@@ -144,6 +154,16 @@ def trained_on(run):
         _details("Every setting of the run", _table("config.json", None, settings, text=2)),
         _details("The model's structure", _table("model_config", None, structure, text=2)) if structure else "",
     ])  # fmt: skip
+
+
+def beyond(run):
+    """What was asked of the model beyond its loss, and what was not."""
+    provenance = run.bundle.get("provenance", {})
+    lines = measured.sentences(run.bundle.get("task", ""), provenance)
+    if privacy := provenance.get("privacy"):
+        lines.insert(0, f"Privacy: epsilon {privacy['epsilon']:.4g} at delta {privacy['delta']:.3g}, for {privacy['unit']}")
+    items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+    return f"<h3>Privacy, fairness and calibration</h3><ul>{items}</ul>" if lines else ""
 
 
 def scores(run):
@@ -310,6 +330,7 @@ def answered(answers):
     if answers.examples:
         columns, rows = answers.examples
         parts.append(_table("The first examples of the split", columns, rows, text=len(columns)))
+    parts += [each.html() for each in answers.explanations]
     parts += [_alignment(*each) for each in answers.alignments]
     parts += [_note(remark) for remark in answers.remarks]
     return "".join(parts) if len(parts) > 1 else _note("The task has no samples to show.")

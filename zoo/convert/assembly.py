@@ -25,25 +25,27 @@ def assemble(model_type, theirs, tensors, where, tokenizer, task_fields=None):
 
     Returns:
         `(model, task, left out)`. The task is masked language modelling where the files have that head, embedding where an
-        encoder has none, and language modelling for a decoder. Of an encoder-decoder it is span corruption where the
-        vocabulary has sentinels, and translation where it has none; both write a text for a text. The last is a list of the
-        tensors of heads that no task here has.
+        encoder has none, and language modelling for a decoder, or blank filling where its vocabulary has masks. Of an
+        encoder-decoder it is span corruption where the vocabulary has sentinels, and translation where it has none; both write
+        a text for a text. The last is a list of the tensors of heads that no task here has.
 
     Raises:
         Refusal: the structure is none that our model can have, tensors are missing or left over, or the vocabulary is
             another one's.
     """
     family = FAMILIES[model_type]
-    names = {family.our_name(name) for name in tensors.names()}
-    config = family.config(theirs, names, where)
+    names = {family.our_name(name): name for name in tensors.names()}
+    config = family.config(theirs, names.keys(), where)
     if family.tied:  # their programs do not follow the flag either
-        config = config.replace(tie_embeddings=family.tied[0] not in names or equal(tensors, *family.tied))
+        config = config.replace(tie_embeddings=family.tied[0] not in names or equal(tensors, *map(names.get, family.tied)))
     _check_vocabulary(tokenizer, config, where)
     name = _task_name(family, names, tokenizer)
     task_class = TASKS.get(name)
     task = task_class(task_class.config_class(**(task_fields or {}).get(name, {})))
     with unfilled():
         model = task.assemble(MODELS.get(family.model)(config)).build_from_ids()
+    if name == "blank_infilling":
+        task.learn(max_tokens=config.max_length, blank_ids=tokenizer.blank_ids)
     return model, task, assign(model, family, tensors, with_head=name == "masked_lm", where=str(where))
 
 
@@ -56,7 +58,8 @@ def _check_vocabulary(tokenizer, config, where):
 def _task_name(family, names, tokenizer):
     kind = MODELS.config(family.model).kind
     if kind == "language_model":
-        return "language_modeling"
+        reads_blanks = getattr(tokenizer, "blank_ids", None) and family.fixed.get("position") in ("learned", "rotary_2d")
+        return "blank_infilling" if reads_blanks else "language_modeling"
     if kind == "encoder_decoder":
         return "span_corruption" if tokenizer.sentinel_ids else "translation"
     return "masked_lm" if set(family.head[0].theirs) <= names else "embedding"

@@ -9,6 +9,7 @@ from zoo.convert import gpt_like, llama_like
 
 DECODERS = {
     "gpt2": gpt_like.GPT2,
+    "openai-gpt": gpt_like.OPENAI_GPT,
     "llama": llama_like.LLAMA,
     "mistral": llama_like.MISTRAL,
     "qwen2": llama_like.QWEN2,

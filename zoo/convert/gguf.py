@@ -11,72 +11,66 @@ import gguf
 import numpy as np
 
 from zoo.bundle import Bundle, unfilled
-from zoo.config import Refusal
+from zoo.config import Refusal, nearest
 from zoo.convert.checklist import Checklist
-from zoo.convert.llama_like import LLAMA
+from zoo.convert.gguf_models import ARCHITECTURES, TABLE
 from zoo.convert.weights import assign
+from zoo.layers.positions import rotary_frequencies
 from zoo.registry import MODELS, TASKS, TOKENIZERS
 from zoo.tokenizers.added import Added
 from zoo.tokenizers.bpe import BYTE_SYMBOLS
 from zoo.tokenizers.special import NOTHING, Special
 
-# Their names of tensors -> those of Hugging Face, which our table knows.
-NAMES = {
-    r"token_embd\.weight": "embed_tokens.weight",
-    r"output_norm\.weight": "norm.weight",
-    r"output\.weight": "lm_head.weight",
-    r"blk\.(\d+)\.attn_norm\.weight": r"layers.\1.input_layernorm.weight",
-    r"blk\.(\d+)\.ffn_norm\.weight": r"layers.\1.post_attention_layernorm.weight",
-    r"blk\.(\d+)\.attn_([qkv])\.weight": r"layers.\1.self_attn.\2_proj.weight",
-    r"blk\.(\d+)\.attn_output\.weight": r"layers.\1.self_attn.o_proj.weight",
-    r"blk\.(\d+)\.ffn_(gate|up|down)\.weight": r"layers.\1.mlp.\2_proj.weight",
-}
 # Their name of a way to cut words -> ours.
-WORDS = {"gpt-2": "gpt2", "smollm": "digits", "llama-bpe": "llama3"}
+WORDS = {
+    "gpt-2": "gpt2", "olmo": "gpt2", "smollm": "digits", "llama-bpe": "llama3", "smaug-bpe": "llama3", "dbrx": "llama3",
+    "qwen2": "qwen2", "stablelm2": "qwen2",
+}  # fmt: skip
 CONTROL, USER_DEFINED = 3, 4
 END_OF_TEXT = "<|endoftext|>"
-# Metadata that is read.
-APPLIED = (
-    "general.architecture", "general.name", "general.license", "llama.context_length", "llama.embedding_length",
-    "llama.block_count", "llama.feed_forward_length", "llama.attention.head_count", "llama.attention.head_count_kv",
-    "llama.attention.key_length", "llama.attention.value_length", "llama.attention.layer_norm_rms_epsilon",
-    "llama.rope.dimension_count", "llama.rope.freq_base", "llama.rope.scaling.type", "llama.rope.scaling.factor",
-    "llama.rope.scale_linear", "tokenizer.ggml.model", "tokenizer.ggml.pre", "tokenizer.ggml.tokens",
-    "tokenizer.ggml.token_type", "tokenizer.ggml.merges", "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id",
-    "tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token", "tokenizer.chat_template",
+# Metadata that is read: with the architecture's name before it, and without.
+SAID = (
+    "context_length", "embedding_length", "block_count", "feed_forward_length", "attention.head_count",
+    "attention.head_count_kv", "attention.key_length", "attention.value_length", "attention.layer_norm_rms_epsilon",
+    "attention.layer_norm_epsilon", "rope.dimension_count", "rope.freq_base", "rope.scaling.type", "rope.scaling.factor",
+    "rope.scale_linear", "rope.scaling.original_context_length", "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
 )  # fmt: skip
-# Metadata that may be there with the value under which it changes nothing.
-INERT = {
-    "general.type": (None, "model"), "llama.expert_count": (None, 0), "llama.expert_used_count": (None, 0),
-    "llama.logit_scale": (None, 0, 1), "llama.residual_scale": (None, 0, 1), "llama.embedding_scale": (None, 0, 1),
-    "llama.attention.scale": (None, 0), "llama.attention.causal": (None, True), "llama.attention.sliding_window": (None, 0),
-    "llama.attention.clamp_kqv": (None, 0), "llama.use_parallel_residual": (None, False),
-    "llama.rope.scaling.attn_factor": (None, 1), "split.count": (None, 0, 1), "split.no": (None, 0),
+APPLIED = (
+    "general.architecture", "general.name", "general.license", "tokenizer.ggml.model", "tokenizer.ggml.pre",
+    "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.merges", "tokenizer.ggml.bos_token_id",
+    "tokenizer.ggml.eos_token_id", "tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token", "tokenizer.chat_template",
+)  # fmt: skip
+# Metadata that may be there with the value under which it changes nothing, in the same two ways.
+INERT_SAID = {
+    "expert_count": (None, 0), "expert_used_count": (None, 0), "logit_scale": (None, 0, 1), "residual_scale": (None, 0, 1),
+    "embedding_scale": (None, 0, 1), "attention.scale": (None, 0), "attention.causal": (None, True),
+    "attention.sliding_window": (None, 0), "attention.clamp_kqv": (None, 0), "attention.max_alibi_bias": (None, 0, 8),
+    "use_parallel_residual": (None, False), "rope.scaling.attn_factor": (None, 1), "rope.scaling.yarn_attn_factor": (None, 1),
+    "rope.scaling.yarn_ext_factor": (None, 1), "rope.scaling.yarn_log_multiplier": (None, 0),
 }  # fmt: skip
+INERT = {"general.type": (None, "model"), "split.count": (None, 0, 1), "split.no": (None, 0)}
 # Beginning of a name -> why it changes nothing here.
 PREFIXES = {
     "GGUF.": "tells how the file is made", "quantize.": "tells how the file is made",
-    "split.tensors.": "tells how the file is made", "llama.vocab_size": "follows from the tokens",
-    "llama.rope.scaling.original_context_length": "of another kind of scaling",
-    "llama.rope.scaling.finetuned": "of another kind of scaling", "llama.rope.scaling.yarn_": "of another kind of scaling",
-    "llama.attention.layer_norm_epsilon": "of another kind of norm",
-    "tokenizer.chat_template.": "a template with another name", "tokenizer.ggml.scores": "of another kind of pieces",
-    "tokenizer.ggml.padding_token_id": "rows are padded under a mask",
+    "split.tensors.": "tells how the file is made", "tokenizer.chat_template.": "a template with another name",
+    "tokenizer.ggml.scores": "of another kind of pieces", "tokenizer.ggml.padding_token_id": "rows are padded under a mask",
     "tokenizer.ggml.unknown_token_id": "every text can be spelt",
     "tokenizer.ggml.add_space_prefix": "of another kind of pieces",
     "tokenizer.ggml.token_type_count": "of another kind of model",
     "general.": "text about the model",
 }  # fmt: skip
+PREFIXES_SAID = {"vocab_size": "follows from the tokens", "rope.scaling.finetuned": "tells where it comes from"}
+ROPE_FREQS = "rope_freqs.weight"
 
 
 class _Tensors:
-    """The tensors of a file under Hugging Face's names, read and dequantised a few rows at a time.
+    """The tensors of a file, read and dequantised a few rows at a time.
 
     The library would map the whole file into memory, where what has once been read stays.
     """
 
-    def __init__(self, path, tensors, config):
-        self._path, self._tensors = path, {_renamed(tensor.name): tensor for tensor in tensors}
+    def __init__(self, path, tensors, config, turns_neighbours):
+        self._path, self._tensors, self._turns_neighbours = path, {tensor.name: tensor for tensor in tensors}, turns_neighbours
         self._heads = {"q": config.num_heads, "k": config.kv_heads}
 
     def names(self):
@@ -87,13 +81,13 @@ class _Tensors:
 
     def read(self, name, rows=slice(None)):
         tensor = self._tensors[name]
-        projection = re.search(r"self_attn\.([qk])_proj", name)
+        projection = re.search(r"attn_([qk])\.", name) if self._turns_neighbours else None
         stored = self._stored(tensor, slice(None) if projection else rows)
         array = gguf.quants.dequantize(stored, tensor.tensor_type).astype(np.float32, copy=False)
         if projection is None:
             return array
         # llama.cpp turns neighbouring pairs (x_2i, x_2i+1), and stores the rows so; here a pair is (x_i, x_i+H/2).
-        pairs = array.reshape(self._heads[projection[1]], -1, 2, array.shape[-1])
+        pairs = array.reshape(self._heads[projection[1]], -1, 2, *array.shape[1:])
         return pairs.swapaxes(1, 2).reshape(array.shape)[rows]
 
     def _stored(self, tensor, rows):
@@ -104,15 +98,8 @@ class _Tensors:
         return np.fromfile(self._path, data.dtype, (end - first) * width, offset=offset).reshape(-1, *data.shape[1:])
 
 
-def _renamed(name):
-    for pattern, replacement in NAMES.items():
-        if re.fullmatch(pattern, name):
-            return re.sub(pattern, replacement, name)
-    return name
-
-
 def read(path):
-    """The bundle of a GGUF file of the Llama type.
+    """The bundle of a GGUF file of one of `ARCHITECTURES`.
 
     Raises:
         Refusal: another architecture or tokenizer, metadata that is not known, tensors that are missing or left over, or no
@@ -126,80 +113,65 @@ def read(path):
     except (ValueError, IndexError) as error:
         raise Refusal(f"{path} is not a GGUF file, or a damaged one ({error}).") from error
     fields = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("tokenizer.ggml.")}
-    if fields.get("general.architecture") != "llama":
-        raise Refusal(f"{path} has the architecture {fields.get('general.architecture')!r}; only 'llama' is read here.")
-    checklist = _checked(reader, path)
+    name = fields.get("general.architecture")
+    if name not in ARCHITECTURES:
+        raise Refusal(f"{path} has the architecture {name!r}; {nearest(str(name), ARCHITECTURES)}")
+    architecture = ARCHITECTURES[name]
+    checklist = _checked(reader, path, name)
     tokenizer = _tokenizer(reader, path)
     tensors = reader.tensors
     del reader  # it holds an array for each token and merge: 150 MB for 49,152 of them
-    tied = not any(tensor.name == "output.weight" for tensor in tensors)
-    config = _config(fields, tokenizer.vocab_size, tied, path)
+    said = {key.removeprefix(f"{name}."): value for key, value in fields.items() if key.startswith(f"{name}.")}
+    rows = next((int(tensor.shape[-1]) for tensor in tensors if tensor.name == TABLE), tokenizer.vocab_size)
+    config = architecture.config(said, {tensor.name for tensor in tensors}, rows, path)
+    if tokenizer.vocab_size > rows:
+        raise Refusal(f"The tokenizer in {path} has {tokenizer.vocab_size} ids, the model only {rows}.")
+    stored = _Tensors(path, tensors, config, architecture.turns_neighbours)
+    family = architecture.family
+    if ROPE_FREQS in stored.names():
+        config, family = _of_llama_3(stored.read(ROPE_FREQS), config, path), replace(family, ignored=(re.escape(ROPE_FREQS),))
     with unfilled():
         model = MODELS.get("gpt")(config).build_from_ids()
-    assign(model, LLAMA, _Tensors(path, tensors, config), with_head=False, where=str(path))
+    assign(model, family, stored, with_head=False, where=str(path))
     kinds = sorted({tensor.tensor_type.name for tensor in tensors})
     provenance = {
-        "converted_from": "gguf", "source": path.name, "name": fields.get("general.name", ""),
+        "converted_from": "gguf", "model_type": architecture.model_type, "source": path.name,
+        "name": fields.get("general.name", ""),
         "licence": fields.get("general.license", ""), "stored_as": kinds, "checklist": checklist.report(),
     }  # fmt: skip
     return Bundle(model, tokenizer, TASKS.get("language_modeling")(), provenance)
 
 
-def _checked(reader, path):
+def _checked(reader, path, name):
     """The `Checklist` of a file. Raises Refusal for metadata that is not known."""
-    checklist, rest = Checklist(path), {}
-    for name, field in reader.fields.items():
-        reason = next((why for prefix, why in PREFIXES.items() if name.startswith(prefix)), None)
-        if reason is None or name in APPLIED or name in INERT:
+    checklist, rest, own = Checklist(path), {}, ARCHITECTURES[name].applied
+    applied = {*APPLIED, *(f"{name}.{field}" for field in (*SAID, *own))}
+    inert = {**INERT, **{f"{name}.{field}": values for field, values in INERT_SAID.items() if field not in own}}
+    prefixes = {**PREFIXES, **{f"{name}.{field}": why for field, why in PREFIXES_SAID.items()}}
+    for key, field in reader.fields.items():
+        reason = next((why for prefix, why in prefixes.items() if key.startswith(prefix)), None)
+        if reason is None or key in applied or key in inert:
             is_array = field.types[0] == gguf.GGUFValueType.ARRAY  # which may be long
-            rest[name] = "..." if is_array else field.contents()
+            rest[key] = "..." if is_array else field.contents()
         else:
-            checklist.ignore(name, reason)
-    checklist.fields("metadata", rest, APPLIED, {}, INERT)
+            checklist.ignore(key, reason)
+    checklist.fields("metadata", rest, applied, {}, inert)
     return checklist
 
 
-def _scaling(fields, path):
-    """Fields of a `GPTConfig`. llama.cpp takes a factor without a type for linear scaling, and has two names of it.
+def _of_llama_3(factors, config, path):
+    """The config with Llama 3.1's scaling of rotary positions, which a file tells by what each frequency is divided by.
 
-    Raises Refusal for other kinds of scaling.
+    Raises Refusal for other factors: `low_freq_factor`, `high_freq_factor` and the length of the training before are 1, 4 and
+    8,192 in all of Llama's.
     """
-    kind = fields.get("llama.rope.scaling.type", "linear")
-    factor = fields.get("llama.rope.scaling.factor", fields.get("llama.rope.scale_linear", 0))
-    if kind == "none" or (kind == "linear" and factor in (0, 1)):
-        return {}
-    if kind != "linear":
-        by = f"{kind!r}" + (f" with the factor {factor:g}" if factor else "")
-        raise Refusal(f"{path} scales its rotary positions by {by}; only 'linear' and 'none' are read here.")
-    return {"rotary_scaling": "linear", "rotary_numbers": (float(factor),)}
-
-
-def _config(fields, vocab_size, tied, path):
-    scaling = _scaling(fields, path)
-    try:
-        num_heads, hidden_dim = fields["llama.attention.head_count"], fields["llama.embedding_length"]
-        head_dim = fields.get("llama.attention.key_length", hidden_dim // num_heads)
-        if fields.get("llama.attention.value_length", head_dim) != head_dim:
-            raise Refusal(f"{path} has values of another width than keys; only equal ones are supported.")
-        if fields.get("llama.rope.dimension_count", head_dim) != head_dim:
-            raise Refusal(f"{path} turns a part of each head only; rotary positions turn all of it here.")
-        return MODELS.config("gpt")(
-            vocab_size=vocab_size,
-            max_length=fields["llama.context_length"],
-            num_layers=fields["llama.block_count"],
-            num_heads=num_heads,
-            num_kv_heads=fields.get("llama.attention.head_count_kv", num_heads),
-            head_dim=head_dim,
-            hidden_dim=hidden_dim,
-            mlp_dim=fields["llama.feed_forward_length"],
-            epsilon=round(fields["llama.attention.layer_norm_rms_epsilon"], 12),
-            rotary_theta=fields.get("llama.rope.freq_base", 10_000.0),
-            tie_embeddings=tied,
-            **scaling,
-            **LLAMA.fixed,
-        )
-    except KeyError as error:
-        raise Refusal(f"{path} does not say {error}, without which there is no model.") from error
+    numbers = (float(np.max(factors)), 1.0, 4.0, 8_192.0)
+    width, theta = config.rotary_width, config.rotary_theta
+    scaled, _ = rotary_frequencies(width, theta, "llama3", numbers)
+    plain, _ = rotary_frequencies(width, theta, "linear", (1.0,))
+    if config.rotary_scaling != "none" or factors.shape != plain.shape or not np.allclose(plain / factors, scaled, rtol=1e-3):
+        raise Refusal(f"{path} has {ROPE_FREQS} with other factors than those of Llama 3.1; only these are read here.")
+    return config.replace(rotary_scaling="llama3", rotary_numbers=numbers)
 
 
 def _tokenizer(reader, path):

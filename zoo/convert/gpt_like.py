@@ -42,6 +42,26 @@ GPT2 = Family(
     },
 )  # fmt: skip
 
+OPENAI_GPT = replace(
+    GPT2,
+    fixed=dict(GPT2.fixed, norm_first=False),
+    required=dict(afn=("gelu",), tie_word_embeddings=(None, True)),
+    embeddings=[
+        Rule("embeddings/embeddings", ("tokens_embed.weight",)), Rule("positions/embeddings", ("positions_embed.weight",)),
+    ],
+    final=[],
+    ignored=(*GPT2.ignored, r"position_ids"),
+    copies={"lm_head.weight": "tokens_embed.weight"},
+    architectures={"language_modeling": "OpenAIGPTLMHeadModel"},
+    adjust=lambda config, theirs: {},
+    adjusted=(),
+    defaults=dict(
+        vocab_size=40_478, n_positions=512, n_embd=768, n_layer=12, n_head=12, resid_pdrop=0.1, layer_norm_epsilon=1e-5,
+        afn="gelu",
+    ),
+    theirs=lambda config: {"afn": "gelu" if config.mlp_dim is None else None, "attn_pdrop": 0.0, "embd_pdrop": config.dropout},
+)  # fmt: skip
+
 
 def _neox_fields(config, theirs):
     theta = theirs.get("rotary_emb_base", 10_000.0)

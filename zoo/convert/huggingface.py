@@ -15,9 +15,11 @@ from zoo.config import Refusal, nearest
 from zoo.convert import checklist as checklists
 from zoo.convert import old_tensorflow, safetensors, sentence_transformers
 from zoo.convert.assembly import assemble
+from zoo.convert.chatglm import model_type_of
 from zoo.convert.rules import parts, to_theirs
 from zoo.convert.tables import FAMILIES, family_of
 from zoo.convert.weights import variables_by_path
+from zoo.models.bert import UNGATED
 from zoo.registry import MODELS
 from zoo.tokenizers import base as tokenizers
 from zoo.tokenizers import pretrained
@@ -37,7 +39,7 @@ def read(directory):
     """
     directory = Path(directory)
     theirs = _json(directory / "config.json")
-    model_type = theirs.get("model_type")
+    model_type = model_type_of(theirs)
     if model_type not in FAMILIES:
         raise Refusal(f"{directory} has a model of type {model_type!r}; {nearest(model_type, FAMILIES)}")
     kind, tensors = _weights(directory)
@@ -111,6 +113,11 @@ def _json(path):
     try:
         return dict(json.loads(path.read_text(encoding="utf8")))
     except FileNotFoundError as error:
+        if list(path.parent.rglob("mp_rank_*.pt")):
+            raise Refusal(
+                f"{path.parent} has GLM's files of 2022, pickles of torch, which can run code when they are read, and are not. "
+                "ChatGLM and GLM-4 are read, from safetensors."
+            ) from error
         raise Refusal(f"{path.parent} is not a directory of Hugging Face's: it holds no {path.name}.") from error
     except (ValueError, TypeError) as error:
         raise Refusal(f"{path} is damaged ({error}); copy it again from where it was made.") from error
@@ -219,7 +226,8 @@ def _tokenizer_settings(tokenizer, config):
 
 def _plain_head(task, config):
     """Whether the head of a masked language model has the activation and the epsilon of its encoder."""
-    return task.config.head_activation in (None, config.activation) and task.config.head_epsilon in (None, config.epsilon)
+    activation = UNGATED.get(config.activation, config.activation)
+    return task.config.head_activation in (None, activation) and task.config.head_epsilon in (None, config.epsilon)
 
 
 def _tensors(model, family, with_head):

@@ -92,13 +92,25 @@ class _InCheckpoint:
         return self._reader.get_tensor(self._name)[rows]
 
 
-def open_checkpoint(directory):
-    """The tensors of the only checkpoint in a directory as `Tensors`. Raises Refusal where there is none, or it is
-    damaged."""
-    found = sorted(Path(directory).glob("*.ckpt*.index"))
+def _named(name, array):
+    """(name in the table, view) of a variable of Google's."""
+    return table_name(name), _shown(name, array)
+
+
+def open_checkpoint(directory, view=_named):
+    """The tensors of the only checkpoint in a directory as `Tensors`.
+
+    Args:
+        directory: where it lies.
+        view: (name, what has a shape and gives rows) -> the same as the family's table speaks of it.
+
+    Raises:
+        Refusal: there is none, or several, or it is damaged.
+    """
+    found = sorted(Path(directory).glob("*.index"))
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
-        raise Refusal(f"{directory} must hold one checkpoint, NAME.ckpt.index with its .data files; it has {names}.")
+        raise Refusal(f"{directory} must hold one checkpoint, NAME.index with its .data files; it has {names}.")
     prefix = str(found[0]).removesuffix(".index")
     try:
         reader = tf.train.load_checkpoint(prefix)
@@ -108,7 +120,7 @@ def open_checkpoint(directory):
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise Refusal(f"{prefix} is damaged or incomplete ({reason}); copy its files again.") from error
-    return Tensors({table_name(name): _shown(name, _InCheckpoint(reader, name, shape)) for name, shape in shapes.items()})
+    return Tensors(dict(view(name, _InCheckpoint(reader, name, shape)) for name, shape in shapes.items()))
 
 
 def read(directory):

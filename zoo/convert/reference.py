@@ -92,15 +92,15 @@ def _written(model, request):
 
 
 def _beams(model, request, i, plain):
-    """The best continuations of row i by beam search, best first, and the sums of their log-probabilities."""
+    """The best continuations of row i by the library's beam search with its own defaults, best first, and their scores."""
     import torch
 
     ids = torch.tensor([request["rows"][i]])
     with torch.no_grad():
         made = model.generate(
             ids, attention_mask=torch.ones_like(ids), **{**plain, "num_beams": request["num_beams"]},
-            num_return_sequences=request["num_beams"], max_new_tokens=request["new_tokens"], length_penalty=0.0,
-            early_stopping="never", renormalize_logits=True, eos_token_id=request["eos_id"], pad_token_id=request["eos_id"],
+            num_return_sequences=request["num_beams"], max_new_tokens=request["new_tokens"], length_penalty=1.0,
+            early_stopping=False, renormalize_logits=True, eos_token_id=request["eos_id"], pad_token_id=request["eos_id"],
             output_scores=True, return_dict_in_generate=True,
         )  # fmt: skip
     written = made.sequences[:, len(request["target_start"]) :]
@@ -234,8 +234,8 @@ def _keras_hub(request):
 
 
 def _ctranslate2(request):
-    """Log-probabilities of given tokens, the end included; greedy texts; and those of a beam search, which goes on until no
-    beam is left and compares plain sums. All of them tokens, joined by line feeds."""
+    """Log-probabilities of given tokens, the end included; greedy texts and the sums of their log-probabilities; and those of a
+    beam search with the library's own defaults, and their scores. All of them tokens, joined by line feeds."""
     import ctranslate2
 
     results = {"versions": np.array(json.dumps({"ctranslate2": ctranslate2.__version__}))}
@@ -243,10 +243,10 @@ def _ctranslate2(request):
     sources, targets, num_beams = request["source_tokens"], request["target_tokens"], request["num_beams"]
     for i, score in enumerate(model.score_batch(sources, targets)):
         results[f"log_probs_{i}"] = np.array(score.log_probs, np.float32)
-    plain = dict(max_decoding_length=request["new_tokens"], min_decoding_length=0, length_penalty=0, return_scores=True)
-    searched = dict(beam_size=num_beams, num_hypotheses=num_beams, patience=request["new_tokens"])
-    for name, options in (("greedy", dict(beam_size=1)), ("beams", searched)):
-        for i, made in enumerate(model.translate_batch(sources, **plain, **options)):
+    both = dict(max_decoding_length=request["new_tokens"], min_decoding_length=0, return_scores=True)
+    searched = dict(beam_size=num_beams, num_hypotheses=num_beams, length_penalty=1)
+    for name, options in (("greedy", dict(beam_size=1, length_penalty=0)), ("beams", searched)):
+        for i, made in enumerate(model.translate_batch(sources, **both, **options)):
             results[f"{name}_{i}"] = np.array(["\n".join(tokens) for tokens in made.hypotheses])
             results[f"{name}_scores_{i}"] = np.array(made.scores, np.float32)
     return results

@@ -28,6 +28,7 @@ class Rule:
             other; ours has all queries, all keys, all values.
         plus: what is added to their numbers to have ours.
         row: whether a vector of ours is (1, V) there.
+        first: the first layer that has it.
     """
 
     ours: str
@@ -36,6 +37,7 @@ class Rule:
     grouped: bool = False
     plus: float = 0.0
     row: bool = False
+    first: int = 0
 
     def of_layer(self, i):
         """The rule with its `{i}` filled in."""
@@ -131,7 +133,7 @@ class Family:
         first = self.block(config) if callable(self.block) else self.block
         for block, count in ((first, config.num_layers), (self.decoder_block, getattr(config, "decoder_layers", 0))):
             for i in range(count):
-                rules += [rule.of_layer(i) for rule in block]
+                rules += [rule.of_layer(i) for rule in block if i >= rule.first]
         rules += self.final
         if getattr(config, "pooler", False):
             rules += self.pooler

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from zoo.config import Refusal
-from zoo.convert import marian
-from zoo.convert.decoder_pieces import GELUS
+from zoo.convert import chatglm, marian
+from zoo.convert.decoder_pieces import GELUS, WHOLE, WINDOWED
 from zoo.convert.decoders import DECODERS, is_written_as
 from zoo.convert.llama_like import LLAMA, llama_fields
 from zoo.convert.rules import Family, Rule, linear, norm
@@ -101,6 +101,95 @@ def _roberta(model_type):
             "pad_token_id": 1,
         },
     )
+
+
+GATED_GELUS = {"gelu": "geglu", "gelu_exact": "geglu_exact"}
+
+
+def _modernbert_fields(config, theirs):
+    layers, every = theirs["num_hidden_layers"], theirs.get("global_attn_every_n_layers") or 3
+    kinds = theirs.get("layer_types")
+    if kinds:  # which layers see all is told in words of two kinds
+        whole = [i for i, kind in enumerate(kinds) if kind == WHOLE]
+        every = whole[1] if len(whole) > 1 else max(layers, 1)
+        expected = [WINDOWED if i % every else WHOLE for i in range(layers)]
+        if kinds != expected:
+            raise Refusal(f"layer_types must be {WHOLE} in every so many-th layer from the first on, got {str(kinds)[:60]}.")
+    rope, thetas = theirs.get("rope_parameters") or {}, {}
+    for kind, field, default in ((WHOLE, "global", 160_000.0), (WINDOWED, "local", 10_000.0)):
+        named = rope.get(kind) or {}
+        if named.get("rope_type", "default") != "default" or theirs.get("rope_scaling"):
+            raise Refusal("The rotary positions of a ModernBERT are not scaled here; its config.json scales them.")
+        thetas[kind] = float(named.get("rope_theta") or theirs.get(f"{field}_rope_theta") or default)
+    return {
+        "window": theirs["local_attention"] // 2, "global_every": every, "rotary_theta": thetas[WHOLE],
+        "window_theta": thetas[WINDOWED], "activation": GATED_GELUS[GELUS[theirs["hidden_activation"]]],
+    }  # fmt: skip
+
+
+def _their_modernbert(config):
+    gelu = "gelu" if config.activation == "geglu_exact" else "gelu_new"
+    return {
+        "hidden_activation": gelu, "classifier_activation": gelu, "intermediate_size": config.mlp_width,
+        "layer_types": [WHOLE if config.window_of(i) is None else WINDOWED for i in range(config.num_layers)],
+        "local_attention": 2 * (config.window or config.max_length), "global_attn_every_n_layers": config.global_every,
+        "global_rope_theta": config.rotary_theta, "local_rope_theta": config.window_theta,
+        "rope_parameters": {
+            WHOLE: {"rope_type": "default", "rope_theta": config.rotary_theta},
+            WINDOWED: {"rope_type": "default", "rope_theta": config.window_theta},
+        },
+        "norm_bias": False, "attention_bias": False, "mlp_bias": False, "classifier_bias": False, "decoder_bias": True,
+    }  # fmt: skip
+
+
+MODERNBERT = Family(
+    model="bert",
+    prefix="model.",
+    fields=dict(
+        vocab_size="vocab_size", max_length="max_position_embeddings", num_layers="num_hidden_layers",
+        num_heads="num_attention_heads", hidden_dim="hidden_size", mlp_dim="intermediate_size", dropout="mlp_dropout",
+        epsilon="norm_eps",
+    ),
+    fixed=dict(modern=True, num_segments=1),
+    required=dict(
+        hidden_activation=tuple(GELUS), classifier_activation=(None, *GELUS), decoder_bias=(None, True),
+        **dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), (None, False)),
+    ),
+    embeddings=[
+        Rule("embeddings/embeddings", ("embeddings.tok_embeddings.weight",)),
+        *norm("embedding_norm", "embeddings.norm", bias=False),
+    ],
+    block=[
+        *(replace(rule, first=1) for rule in norm("block_{i}/attention_norm", "layers.{i}.attn_norm", bias=False)),
+        *linear("block_{i}/attention/qkv", "layers.{i}.attn.Wqkv", bias=False),
+        *linear("block_{i}/attention/output_projection", "layers.{i}.attn.Wo", bias=False),
+        *norm("block_{i}/mlp_norm", "layers.{i}.mlp_norm", bias=False),
+        *linear("block_{i}/mlp/expand", "layers.{i}.mlp.Wi", bias=False),
+        *linear("block_{i}/mlp/contract", "layers.{i}.mlp.Wo", bias=False),
+    ],
+    final=norm("final_norm", "final_norm", bias=False),
+    head=[
+        *linear("head/transform", "head.dense", bias=False),
+        *norm("head/norm", "head.norm", bias=False),
+        Rule("head/bias", ("decoder.bias",)),
+    ],
+    copies={"decoder.weight": "embeddings.tok_embeddings.weight"},
+    architectures={"embedding": "ModernBertModel", "masked_lm": "ModernBertForMaskedLM"},
+    adjust=_modernbert_fields,
+    adjusted=(
+        "layer_types", "global_attn_every_n_layers", "rope_parameters", "rope_scaling", "global_rope_theta", "local_rope_theta",
+        "local_attention",
+    ),
+    irrelevant=(
+        "embedding_dropout classifier_pooling deterministic_flash_attn sparse_prediction sparse_pred_ignore_index "
+        "initializer_cutoff_factor reference_compile repad_logits_with_grad position_embedding_type"
+    ),
+    defaults=dict(
+        vocab_size=50_368, hidden_size=768, intermediate_size=1_152, num_hidden_layers=22, num_attention_heads=12,
+        hidden_activation="gelu", max_position_embeddings=8_192, norm_eps=1e-5, local_attention=128, mlp_dropout=0.0,
+    ),
+    theirs=_their_modernbert,
+)  # fmt: skip
 
 
 def _glm_fields(config, theirs):
@@ -249,9 +338,12 @@ FAMILIES = {
     "bert": BERT,
     "roberta": _roberta("Roberta"),
     "xlm-roberta": _roberta("XLMRoberta"),
+    "modernbert": MODERNBERT,
     **DECODERS,
     "glm": _glm("Glm", norm_outputs=False),
     "glm4": _glm("Glm4", norm_outputs=True),
+    "chatglm": chatglm.LATER,
+    "chatglm-6b": chatglm.FIRST,
     "t5": _t5("T5"),
     "mt5": _t5("MT5"),
     "umt5": _t5("UMT5"),
@@ -263,6 +355,8 @@ def family_of(bundle):
     """The `model_type` that a bundle is written as. Raises Refusal when there is none."""
     config, name = bundle.model.config, bundle.model.registered_name
     if name == "bert":
+        if config.modern:
+            return "modernbert"
         # One structure; what sets the two apart is the kind of their vocabularies.
         roberta = "xlm-roberta" if bundle.tokenizer.registered_name == "unigram" else "roberta"
         return "bert" if config.position_offset == 0 else roberta

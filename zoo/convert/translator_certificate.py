@@ -66,24 +66,27 @@ def _served(bundle, texts, answer):
     signatures, target, count = bundle.task.signatures(bundle.model, bundle.tokenizer), bundle.tokenizer.target, len(texts)
     id_of = {token: i for i, token in enumerate(target.vocabulary)}
 
-    def compared(name, made):
-        """Whether texts are the same, best first, and how far their log-probabilities are apart."""
+    def compared(name, made, what):
+        """Whether texts are the same, best first, and how far `what` of them is apart."""
         same, apart = [], []
-        for i, (ours, log_probs) in enumerate(zip(made["text"].numpy(), made["log_prob"].numpy(), strict=True)):
+        for i, (ours, scores) in enumerate(zip(made["text"].numpy(), made[what].numpy(), strict=True)):
             tokens = (hypothesis.split("\n") if hypothesis else [] for hypothesis in answer[f"{name}_{i}"].tolist())
             theirs = [target.decode([id_of[token] for token in some]) for some in tokens]
             same += [one.decode() == other for one, other in zip(np.atleast_1d(ours).tolist(), theirs, strict=True)]
-            apart += np.abs(np.atleast_1d(log_probs) - answer[f"{name}_scores_{i}"]).tolist()
+            apart += np.abs(np.atleast_1d(scores) - answer[f"{name}_scores_{i}"]).tolist()
         return np.array(same), np.array(apart)
 
     text, limits = tf.constant(texts), tf.fill([count], NEW_TOKENS)
-    same, apart = compared("greedy", signatures["generate"](text=text, max_new_tokens=limits))
+    same, apart = compared("greedy", signatures["generate"](text=text, max_new_tokens=limits), "log_prob")
     if (~same & (apart > TOLERANCE)).any():
         number = int(np.argmax(~same & (apart > TOLERANCE)))
         raise Refusal(f"Of {texts[number][:20]!r} generate writes another text than ctranslate2; it is not the same model.")
     served = {"generate": {"texts": count, "same": int(same.sum()), "largest_difference": float(apart[same].max(initial=0))}}
-    beams = signatures["beam_search"](text, limits, tf.fill([count], NUM_BEAMS), tf.zeros([count]))
-    same, apart = compared("beams", beams)
+    beams = signatures["beam_search"](
+        text=text, max_new_tokens=limits, num_beams=tf.fill([count], NUM_BEAMS), length_penalty=tf.ones([count]),
+        beam_rule=tf.fill([count], "ctranslate2"),
+    )  # fmt: skip
+    same, apart = compared("beams", beams, "score")
     return served | {
         "beam_search": {"texts": len(same), "same": int(same.sum()), "largest_difference": float(apart[same].max(initial=0))}
     }

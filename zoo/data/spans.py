@@ -223,7 +223,8 @@ class BlankInfilling:
         if not self.weights[0] and not self.weights[1]:
             return 1
         mean = self.rate * num_tokens / (self.mean_length / -math.expm1(-self.mean_length))
-        return max(1, math.ceil(mean + 4 * math.sqrt(mean / self.mean_length)))
+        spread = min(self.mean_length, 1 / self.mean_length)  # lengths of nearly always 1 hardly vary
+        return max(1, math.ceil(mean + 4 * math.sqrt(mean * spread)))
 
     def window(self, seq_length):
         """L: the tokens of a window whose row fits in `seq_length`, with two more tokens for each span.

@@ -24,20 +24,21 @@ class MaskedLMHead(keras.layers.Layer):
         table: a function without arguments that gives the table, a variable (V, E).
         activation: a name of `activations.ACTIVATIONS`.
         epsilon: of the norm.
+        use_bias: whether there are b and the norm's beta.
 
     Call: hidden states (B, T, D) and a batch -> float32 (B, P, V), at the batch's `label_positions` int32 (B, P); without
     those at every position, (B, T, V).
     """
 
-    def __init__(self, table, activation="gelu_exact", epsilon=1e-12, **kwargs):
+    def __init__(self, table, activation="gelu_exact", epsilon=1e-12, use_bias=True, **kwargs):
         super().__init__(**kwargs)
-        self.table = table  # a function, so that Keras does not take the table for the head's own
+        self.use_bias, self.table = use_bias, table  # a function, so that Keras does not take the table for the head's own
         self.activation = named_activation(activation)
-        self.norm = Norm("layer", epsilon, dtype=self.dtype_policy, name="norm")
+        self.norm = Norm("layer" if use_bias else "layer_gain", epsilon, dtype=self.dtype_policy, name="norm")
 
     def build(self, input_shape):
         vocab_size, width = self.table().shape
-        self.transform = Linear(width, dtype=self.dtype_policy, name="transform")
+        self.transform = Linear(width, use_bias=self.use_bias, dtype=self.dtype_policy, name="transform")
         self.transform.build(input_shape)
         self.norm.build((*input_shape[:-1], width))
         self.bias = self.add_weight(shape=(vocab_size,), initializer="zeros", name="bias")
@@ -61,14 +62,14 @@ class PretrainingHead(MaskedLMHead):
     `pair` is W c + b of the row's vector c (Devlin et al. 2019, section 3.1, task 2).
 
     Args:
-        table, activation, epsilon: as `MaskedLMHead`.
+        table, activation, epsilon, use_bias: as `MaskedLMHead`.
         pool: a function from hidden states (B, T, D) to the vector of each row, (B, D).
 
     Call: as `MaskedLMHead` -> its logits, and float32 (B, 2) for the parts.
     """
 
-    def __init__(self, table, activation="gelu_exact", epsilon=1e-12, *, pool, **kwargs):
-        super().__init__(table, activation, epsilon, **kwargs)
+    def __init__(self, table, activation="gelu_exact", epsilon=1e-12, use_bias=True, *, pool, **kwargs):
+        super().__init__(table, activation, epsilon, use_bias, **kwargs)
         self.pool = pool
 
     def build(self, input_shape):

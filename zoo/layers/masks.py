@@ -22,8 +22,9 @@ def prefix_keys(key_columns_S, prefix_lengths_B):
 
 
 def windowed_keys(query_columns_T, key_columns_S, window):
-    """bool (1, T, S): a query sees the `window` keys that end at its own column, and those behind it."""
-    return (key_columns_S[None, :] > query_columns_T[:, None] - window)[None]
+    """bool (1, T, S): a query sees the keys less than `window` columns before its own, and less than `window` behind it."""
+    distance_TS = key_columns_S[None, :] - query_columns_T[:, None]
+    return ops.logical_and(distance_TS > -window, distance_TS < window)[None]
 
 
 def padding_keys(padding_mask_BS):
@@ -52,7 +53,7 @@ class MaskRule:
     A query in column t + query_offset sees the key in column s if all of these hold:
 
         not causal, or s <= t + query_offset, or s < prefix_length
-        no window, or s > t + query_offset - window
+        no window, or t + query_offset - window < s < t + query_offset + window
         the key is not padding
         query and key are of the same segment
 
@@ -66,7 +67,8 @@ class MaskRule:
         prefix_lengths: int32 (B,), or None: the keys that every query of a row sees, counted in columns from the first one on,
             at most S.
         query_offset: column of the first query, an int or a scalar tensor.
-        window: how many keys, its own the last, a query sees (Beltagy et al. 2020, section 3.1), or None: all of them.
+        window: how many keys, its own the last, a query sees to its left, and as many to its right where the rule is not
+            causal (Beltagy et al. 2020, section 3.1), or None: all of them.
 
     Example:
         >>> import numpy as np

@@ -79,9 +79,13 @@ def estimate(token_ids, order, vocab_size, eos_id, smoothing="kneser_ney", add_k
     Returns:
         A list of `order` Tables.
     """
+    return tables_of(corpus_count(token_ids, order, vocab_size, eos_id), vocab_size, smoothing, add_k, cutoffs)
+
+
+def tables_of(ngrams, vocab_size, smoothing="kneser_ney", add_k=1.0, cutoffs=()):
+    """The Tables of counted n-grams, a list of NGrams that is emptied as it goes; the other arguments as for `estimate`."""
     cutoffs = tuple(cutoffs) or (0,)
-    cutoffs += cutoffs[-1:] * (order - len(cutoffs))
-    ngrams = corpus_count(token_ids, order, vocab_size, eos_id)
+    cutoffs += cutoffs[-1:] * (len(ngrams) - len(cutoffs))
     kept = [table.counts > cutoff for table, cutoff in zip(ngrams, cutoffs, strict=True)]
     kept[0] = np.ones(vocab_size, bool)
     if smoothing == "kneser_ney":
@@ -123,6 +127,37 @@ def corpus_count(token_ids, order, vocab_size, eos_id):
         nodes = np.zeros(len(ids), np.int32)
         nodes[ends] = np.repeat(np.arange(len(first), dtype=np.int32), counts)
     return tables
+
+
+def without(ngrams, removed, vocab_size):
+    """The n-grams of a corpus from which documents are taken: those that `corpus_count` finds in what is left.
+
+    Args:
+        ngrams: list of NGrams of the whole.
+        removed: list of NGrams of the documents, of the same orders.
+        vocab_size: V.
+
+    Raises:
+        ValueError: the whole has an n-gram of them less often.
+    """
+    found, places, numbers = [], np.arange(vocab_size), np.arange(vocab_size)
+    for whole, part in zip(ngrams, removed, strict=True):
+        keys = whole.keys
+        if found:  # nodes of the order below: of the documents' n-grams in the whole, and of the whole in what is left
+            wanted = places[part.prefixes(vocab_size)] * (vocab_size + 1) + part.keys % (vocab_size + 1)
+            places = np.minimum(np.searchsorted(whole.keys, wanted), max(len(whole) - 1, 0))
+            if len(wanted) and (not len(whole) or (whole.keys[places] != wanted).any()):
+                raise ValueError("The corpus does not have an n-gram of the documents that are taken out.")
+            keys = numbers[whole.prefixes(vocab_size)] * (vocab_size + 1) + whole.keys % (vocab_size + 1)
+        counts = whole.counts.copy()
+        counts[places] -= part.counts
+        if (counts < 0).any():
+            raise ValueError("The corpus has an n-gram less often than the documents that are taken out.")
+        kept = counts > 0 if found else np.ones(vocab_size, bool)
+        suffixes = numbers[whole.suffixes] if found else whole.suffixes
+        found.append(NGrams(keys[kept], suffixes[kept].astype(np.int32), counts[kept], whole.opens[kept]))
+        numbers = np.cumsum(kept) - 1
+    return found
 
 
 def _words_before(ids, eos_id):

@@ -61,7 +61,7 @@ class Norm(keras.layers.Layer):
     """Normalises the last axis.
 
     Args:
-        kind: `layer` or `rms`.
+        kind: `layer`, `layer_gain`, which has no beta, or `rms`.
         epsilon: keeps the division finite.
 
     Call: (..., D) -> (..., D), in the compute dtype.
@@ -72,8 +72,8 @@ class Norm(keras.layers.Layer):
 
     def __init__(self, kind, epsilon=1e-5, **kwargs):
         super().__init__(**kwargs)
-        if kind not in ("layer", "rms"):
-            raise Refusal(f"norm must be layer or rms, got {kind!r}.")
+        if kind not in ("layer", "layer_gain", "rms"):
+            raise Refusal(f"norm must be layer, layer_gain or rms, got {kind!r}.")
         self.kind, self.epsilon = kind, epsilon
 
     def build(self, input_shape):
@@ -87,6 +87,8 @@ class Norm(keras.layers.Layer):
         gamma = self.gamma + 0.0  # a tensor: a custom gradient may not see a variable
         if self.kind == "layer":
             y = layer_norm(wide, gamma, self.beta + 0.0, self.epsilon)
+        elif self.kind == "layer_gain":
+            y = layer_norm(wide, gamma, ops.zeros_like(gamma), self.epsilon)
         else:
             y = rms_norm(wide, gamma, self.epsilon)
         return ops.cast(y, self.compute_dtype)

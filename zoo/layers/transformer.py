@@ -68,10 +68,11 @@ class TransformerBlock(keras.layers.Layer):
         attention: an `Attention` layer.
         mlp: an `MLP` layer.
         cross: an `Attention` layer with `cross=True`, or None.
-        norm: `layer` or `rms`.
+        norm: a kind of `Norm`.
         norm_first: whether the norms stand before the sublayers or after the residuals.
         norm_outputs: whether a norm follows each sublayer, before the residual.
-        norm_inputs: whether there are norms besides those.
+        norm_inputs: whether there are norms besides those; `mlp`: only the one before the network, as where the input of the
+            attention is normed already (ModernBERT's first layer).
         parallel: whether attention and network read the same x, each by a norm of its `own` or by one that is `shared`; or
             `no`.
         residual_scale: what the normed input of a sublayer is multiplied by where it is the residual; None for x itself.
@@ -116,9 +117,9 @@ class TransformerBlock(keras.layers.Layer):
         def of(sublayer, wanted=True):
             return Norm(norm, epsilon, dtype=self.dtype_policy, name=f"{sublayer}_norm") if wanted else None
 
-        self.attention_norm = of("attention", norm_inputs)
+        self.attention_norm = of("attention", norm_inputs is True)
         self.mlp_norm = of("mlp", norm_inputs and parallel != "shared")
-        self.cross_norm = of("cross", norm_inputs and cross is not None)
+        self.cross_norm = of("cross", norm_inputs is True and cross is not None)
         self.attention_output_norm = of("attention_output", norm_outputs)
         self.mlp_output_norm = of("mlp_output", norm_outputs)
         self.cross_output_norm = of("cross_output", norm_outputs and cross is not None)

@@ -388,12 +388,12 @@ class Encoder(Model):
     A family implements `hidden`, and a `build` that makes its weights. Calling the model is the same.
 
     Attributes:
-        head_activation, head_epsilon: what a masked language model's head on this encoder takes unless it is told otherwise.
+        head_activation, head_epsilon, head_bias: what a masked language model's head on this encoder takes if nobody says.
     """
 
     takes = ("token_ids", "padding_mask", "segment_ids")
     passes = ("hidden",)
-    head_activation, head_epsilon = "gelu", 1e-5
+    head_activation, head_epsilon, head_bias = "gelu", 1e-5, True
 
     def hidden(self, batch, training=False):
         """Token ids to hidden states.

@@ -1,10 +1,13 @@
-"""BERT: a stack of Transformer blocks whose positions all see each other. One file for BERT, RoBERTa, XLM-R and MiniLM.
+"""BERT: a stack of Transformer blocks whose positions all see each other. One file from BERT and RoBERTa to ModernBERT.
 
 What sets the families apart is data:
   - RoBERTa and XLM-R have no second part of a pair (`num_segments` 1) and count positions from 2 (`position_offset`: their
     tables keep the rows 0 and 1 for padding)
   - the norms' `epsilon`; whether a `pooler` stands on the first token
   - vocabularies and sizes
+  - ModernBERT (`modern`): rotary positions and no tables of positions or parts, norms before the sublayers and one at the end,
+    the first of them behind the embeddings, no biases, a gated network. In most layers a token sees its neighbours alone
+    (`window`), in every `global_every`-th, from the first on, all of the text.
 
 Shape letters: B batch, T positions, D hidden, N heads, F mlp width, S segments.
 """
@@ -19,9 +22,9 @@ from zoo.config import Config, Cost, Refusal
 from zoo.layers.attention import Attention
 from zoo.layers.forms import attention_memory, transformer_block_memory
 from zoo.layers.linear import Linear
-from zoo.layers.masks import padding_keys
+from zoo.layers.masks import MaskRule, padding_keys
 from zoo.layers.norms import Norm
-from zoo.layers.positions import LearnedPositions
+from zoo.layers.positions import LearnedPositions, rotary_angles
 from zoo.layers.transformer import MLP, TransformerBlock
 from zoo.models.base import Encoder
 from zoo.registry import MODELS
@@ -33,12 +36,25 @@ XLM_ROBERTA = {**ROBERTA, "vocab_size": 250_002}
 BASE = dict(num_layers=12, num_heads=12, hidden_dim=768)
 LARGE = dict(num_layers=24, num_heads=16, hidden_dim=1_024)
 MINILM = dict(**UNCASED, num_heads=12, hidden_dim=384)
+MODERN = dict(
+    modern=True, num_segments=1, activation="geglu_exact", epsilon=1e-5, window=64, global_every=3, rotary_theta=160_000.0,
+    window_theta=10_000.0, dropout=0.0,
+)  # fmt: skip
+MODERNBERT = dict(**MODERN, vocab_size=50_368, max_length=8_192)
+# What a head's activation is called in a gated network.
+UNGATED = {"geglu": "gelu", "geglu_exact": "gelu_exact"}
 
 
 @dataclass(frozen=True)
 class BERTConfig(Config):
-    """Structure of an encoder. `mlp_dim` None means 4 D; `from_sinusoids`: learned positions begin as those, near ones
-    alike."""
+    """Structure of an encoder. `mlp_dim` None means 4 D; `from_sinusoids`: learned positions begin as those, near ones alike.
+
+    Fields of ModernBERT:
+        modern: its block and positions, see above. A table of parts is there only where `num_segments` is above 1.
+        window: how many tokens to each side a token sees; None: all.
+        global_every: every so many-th layer, the first among them, has no window.
+        rotary_theta, window_theta: base of the wavelengths in layers without and with a window.
+    """
 
     vocab_size: int = 8_192
     max_length: int = 128
@@ -53,6 +69,11 @@ class BERTConfig(Config):
     from_sinusoids: bool = False
     dropout: float = 0.1
     epsilon: float = 1e-12
+    modern: bool = False
+    window: int | None = None
+    global_every: int = 1
+    rotary_theta: float = 10_000.0
+    window_theta: float = 10_000.0
 
     kind: ClassVar = "encoder"
     default_task: ClassVar = "masked_lm"
@@ -81,6 +102,9 @@ class BERTConfig(Config):
         "xlm_roberta_large": dict(**XLM_ROBERTA, **LARGE),
         "minilm_l6": dict(**MINILM, num_layers=6),
         "minilm_l12": dict(**MINILM, num_layers=12),
+        # Warner et al. 2024, table 4.
+        "modernbert_base": dict(**MODERNBERT, num_layers=22, num_heads=12, hidden_dim=768, mlp_dim=1_152),
+        "modernbert_large": dict(**MODERNBERT, num_layers=28, num_heads=16, hidden_dim=1_024, mlp_dim=2_624),
     }
     preset_recipes: ClassVar = {"tiny": dict(seq_length=16)}
 
@@ -93,9 +117,20 @@ class BERTConfig(Config):
         )
         self.require(self.mlp_width > 0, f"mlp_dim must be positive, got {self.mlp_dim}.")
         self.require(self.position_offset >= 0, f"position_offset must not be negative, got {self.position_offset}.")
-        self.require(
-            self.activation in ("gelu", "gelu_exact"), f"activation must be gelu or gelu_exact, got {self.activation!r}."
-        )
+        known = tuple(UNGATED) if self.modern else tuple(UNGATED.values())
+        self.require(self.activation in known, f"activation must be {' or '.join(known)}, got {self.activation!r}.")
+        self.require_positive("global_every", "rotary_theta", "window_theta")
+        if not self.modern:
+            self.require(self.window is None, f"a window is for modern=true, got window {self.window}.")
+            return
+        self.require(self.window is None or self.window > 0, f"window must be positive, got {self.window}.")
+        head_dim = self.hidden_dim // self.num_heads
+        self.require(head_dim % 2 == 0, f"rotary positions turn pairs, so a head's width must be even, got {head_dim}.")
+        for name, value, usual in (
+            ("position_offset", self.position_offset, 0),
+            ("from_sinusoids", self.from_sinusoids, False),
+        ):
+            self.require(value == usual, f"{name} is for a table of positions, which modern=true has not.")
 
     @property
     def mlp_width(self):
@@ -104,21 +139,39 @@ class BERTConfig(Config):
     def num_params(self):
         """Number of parameters of the encoder, without any task's head."""
         d, f = self.hidden_dim, self.mlp_width
+        pooler = d * d + d if self.pooler else 0
+        if self.modern:
+            norms = 2 * self.num_layers + 1  # of the embeddings, at the end, before all but the first of the sublayers
+            return self._tables() + self._segments() + self.num_layers * (4 * d * d + 3 * d * f) + norms * d + pooler
         embeddings = (self.vocab_size + self.max_length + self.position_offset + self.num_segments) * d + 2 * d
         block = d * (3 * d) + 3 * d + d * d + d + 2 * d * f + f + d + 4 * d
-        return embeddings + self.num_layers * block + (d * d + d if self.pooler else 0)
+        return embeddings + self.num_layers * block + pooler
+
+    def window_of(self, i):
+        """The window of layer i, or None."""
+        return None if i % self.global_every == 0 else self.window
+
+    def _tables(self):
+        """Parameters of the tables of tokens and positions."""
+        positions = 0 if self.modern else self.max_length + self.position_offset
+        return (self.vocab_size + positions) * self.hidden_dim
+
+    def _segments(self):
+        """Parameters of the table of parts."""
+        return 0 if self.modern and self.num_segments == 1 else self.num_segments * self.hidden_dim
 
     def cost(self, seq_length):
         d, f, layers = self.hidden_dim, self.mlp_width, self.num_layers
-        tables = (self.vocab_size + self.max_length + self.position_offset) * d
+        tables, gated = self._tables(), self.modern
+        seen = sum(min(seq_length, 2 * (self.window_of(i) or seq_length) + 1) for i in range(layers))
         scores, uncompiled, parts = attention_memory("plain", seq_length, self.num_heads, causal=False)
         return Cost(
             hidden_dim=d,
             body_params=self.num_params() - tables - (d * (d + 1) if self.pooler else 0),  # of one position a row, if any
             num_blocks=layers,
-            attended=layers * seq_length * d,
-            adapted=layers * ((d + 3 * d) + (d + d) + 2 * (d + f)),
-            kept=layers * transformer_block_memory(d, d, f),
+            attended=seen * d,
+            adapted=layers * ((d + 3 * d) + (d + d) + (d + (2 if gated else 1) * f) + (d + f)),
+            kept=layers * transformer_block_memory(d, d, f, gated=gated),
             kept_float32=layers * scores,
             kept_uncompiled=layers * uncompiled,
             parts=parts,
@@ -157,36 +210,59 @@ class BERT(Encoder):
             config.vocab_size, config.hidden_dim, embeddings_initializer=normal, name="embeddings"
         )
         num_positions = config.max_length + config.position_offset
-        self.positions = LearnedPositions(num_positions, config.hidden_dim, config.from_sinusoids, name="positions")
-        self.segments = LearnedPositions(config.num_segments, config.hidden_dim, name="segments")
-        self.embedding_norm = Norm("layer", config.epsilon, name="embedding_norm")
+        self.positions = self.segments = self.final_norm = None
+        if not config.modern:
+            self.positions = LearnedPositions(num_positions, config.hidden_dim, config.from_sinusoids, name="positions")
+        if not config.modern or config.num_segments > 1:
+            self.segments = LearnedPositions(config.num_segments, config.hidden_dim, name="segments")
+        self.embedding_norm = Norm(self._norm, config.epsilon, name="embedding_norm")
         self.dropout = keras.layers.Dropout(config.dropout, name="dropout") if config.dropout else None
         self.blocks = [self._block(i) for i in range(config.num_layers)]
+        if config.modern:
+            self.final_norm = Norm(self._norm, config.epsilon, name="final_norm")
         self.pooler = Linear(config.hidden_dim, name="pooler") if config.pooler else None
+
+    @property
+    def _norm(self):
+        return "layer_gain" if self.config.modern else "layer"
 
     def _block(self, i):
         c = self.config
-        attention = Attention(c.num_heads, c.num_heads, c.hidden_dim // c.num_heads, dropout=c.dropout, name="attention")
-        mlp = MLP(c.mlp_width, c.activation, dropout=c.dropout, name="mlp")
-        return TransformerBlock(attention, mlp, norm_first=False, epsilon=c.epsilon, name=f"block_{i}")
+        attention = Attention(
+            c.num_heads, c.num_heads, c.hidden_dim // c.num_heads, use_bias=not c.modern, dropout=c.dropout, name="attention"
+        )
+        mlp = MLP(c.mlp_width, c.activation, use_bias=not c.modern, dropout=c.dropout, name="mlp")
+        return TransformerBlock(
+            attention, mlp, norm=self._norm, norm_first=c.modern, norm_inputs="mlp" if c.modern and i == 0 else True,
+            epsilon=c.epsilon, name=f"block_{i}",
+        )  # fmt: skip
 
     def build(self, input_shape=None):
         shape = (None, None, self.config.hidden_dim)
         for layer in (self.embeddings, self.positions, self.segments):
-            layer.build()
+            if layer is not None:
+                layer.build()
         for layer in (self.embedding_norm, *self.blocks):
             layer.build(shape)
+        if self.final_norm is not None:
+            self.final_norm.build(shape)
         if self.pooler is not None:
             self.pooler.build((None, self.config.hidden_dim))
         self.built = True
 
     def layers_by_depth(self):
         first = [self.embeddings, self.positions, self.segments, self.embedding_norm]
-        return [first, *([block] for block in self.blocks), [] if self.pooler is None else [self.pooler]]
+        last = [self.final_norm, self.pooler]
+        first, last = ([layer for layer in layers if layer is not None] for layers in (first, last))
+        return [first, *([block] for block in self.blocks), last]
 
     @property
     def head_activation(self):
-        return self.config.activation
+        return UNGATED.get(self.config.activation, self.config.activation)
+
+    @property
+    def head_bias(self):
+        return not self.config.modern
 
     @property
     def head_epsilon(self):
@@ -199,14 +275,36 @@ class BERT(Encoder):
         if length is not None and length > self.max_length:
             raise Refusal(f"{length} tokens are more than this model's max_length of {self.max_length}.")
         positions_1T = ops.arange(ops.shape(token_ids)[1])[None] + self.config.position_offset
-        x_BTD = self.embeddings(token_ids) + self.positions(positions_1T) + self._segments(inputs.get("segment_ids"))
+        x_BTD = self.embeddings(token_ids)
+        if self.positions is not None:
+            x_BTD = x_BTD + self.positions(positions_1T)
+        if self.segments is not None:
+            x_BTD = x_BTD + self._segments(inputs.get("segment_ids"))
         x_BTD = self.embedding_norm(x_BTD)
         if self.dropout is not None:
             x_BTD = self.dropout(x_BTD, training=training)
-        mask = None if padding_mask is None else padding_keys(padding_mask)
-        for block in self.blocks:
-            x_BTD, _ = block(x_BTD, attention_mask=mask, training=training)
-        return x_BTD
+        masks, angles = self._masks(token_ids, padding_mask), self._angles(positions_1T)
+        for i, block in enumerate(self.blocks):
+            window = self.config.window_of(i)
+            x_BTD, _ = block(x_BTD, attention_mask=masks[window], angles=angles[window], training=training)
+        return x_BTD if self.final_norm is None else self.final_norm(x_BTD)
+
+    def _masks(self, token_ids, padding_mask):
+        """Window, or None -> the mask of the layers that have it: bool (B or 1, T or 1, T), or None."""
+        masks = {None: None if padding_mask is None else padding_keys(padding_mask)}
+        if self.config.window is not None:
+            length = ops.shape(token_ids)[1]
+            masks[self.config.window] = MaskRule(padding_mask=padding_mask, window=self.config.window + 1).whole(length, length)
+        return masks
+
+    def _angles(self, positions_1T):
+        """Window, or None -> the angles of the layers that have it, or None."""
+        c = self.config
+        if not c.modern:
+            return {None: None}
+        width = c.hidden_dim // c.num_heads
+        local = rotary_angles(positions_1T, width, c.window_theta)
+        return {c.window: local, None: rotary_angles(positions_1T, width, c.rotary_theta)}
 
     def _segments(self, segment_ids):
         """The vectors of the parts, by a product with one-hot rows: a gradient into so few rows is a sum over all positions."""

@@ -177,6 +177,14 @@ class NGram(LanguageModel):
         self.tables.assign(estimate(ids, config.order, config.vocab_size, config.eos_id, **settings))
         self.config = config.replace(ngram_counts=self.tables.num_ngrams, memory="")
 
+    def fit_counts(self, ngrams):
+        """Fits the model to counted n-grams, a list of `ngram_estimation.NGrams` that is emptied: as `fit_closed_form` of the
+        stream that they were counted in."""
+        config = self.config
+        settings = dict(smoothing=config.smoothing, add_k=config.add_k, cutoffs=config.cutoffs)
+        self.tables.assign(ngram_estimation.tables_of(ngrams, config.vocab_size, **settings))
+        self.config = config.replace(ngram_counts=self.tables.num_ngrams)
+
     def _checked(self, ids):
         """The stream, with `eos_id` at its front."""
         eos_id, vocab_size = self.config.eos_id, self.config.vocab_size

@@ -2,11 +2,12 @@
 
 import json
 
+from zoo.serving import measured
 from zoo.version import __version__
 
 LIMITS = """- It says what is likely in text like its training text. It does not know whether that is true.
 - It may repeat what its training text holds, names and errors included.
-- It was judged on the held-out text named above, and on nothing else: no test of bias or safety was made.
+- It was judged on what is named above, and on nothing else. A question that was not measured has no answer.
 """
 
 
@@ -51,6 +52,8 @@ def model_card(model, tokenizer, task, provenance=None):
         lines.append(f"- {split}: {shown}")
     if not scores:
         lines.append("- None were recorded.")
+    asked = measured.sentences(task.registered_name, known) or ["Nothing was asked."]
+    lines += ["", "## Privacy, fairness and calibration", "", *(f"- {sentence}" for sentence in asked)]
     return "\n".join([*lines, "", "## Limits", "", LIMITS])
 
 

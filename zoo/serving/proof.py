@@ -4,10 +4,12 @@ Raises Refusal at the first answer that differs from the golden one.
 """
 
 import ast
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import tensorflow as tf
@@ -27,16 +29,60 @@ def prove(export):
     Raises:
         Refusal: an answer differs, or the SavedModel does not load.
     """
+    with _clean_process(export) as process:
+        process.wait()
+    return _verdict(export, process)
+
+
+@contextlib.contextmanager
+def proving(export):
+    """Proves an export whose golden requests are still being made, on a core of its own.
+
+    Gives a function that takes each request, with its answer, as it is made: what golden.json holds of it. The end of the block
+    waits for the last answer.
+
+    Raises:
+        Refusal: an answer differs, or the SavedModel does not load.
+    """
+    with _clean_process(export, "-", stdin=subprocess.PIPE) as process:
+
+        def repeat(request):
+            with contextlib.suppress(BrokenPipeError):  # it has found a difference, and says so at the end
+                print(json.dumps(request), file=process.stdin, flush=True)
+
+        yield repeat
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+        process.wait()
+    _verdict(export, process)
+
+
+@contextlib.contextmanager
+def _clean_process(export, *arguments, **pipes):
+    """A process that replays an export. It does not outlive the block; afterwards its output is in `said` and `complained`."""
     # -I leaves out PYTHONPATH, the user's site directory and the program's own directory.
-    command = [sys.executable, "-I", str(Path(replay.__file__).resolve()), str(Path(export).resolve())]
+    command = [sys.executable, "-I", str(Path(replay.__file__).resolve()), str(Path(export).resolve()), *arguments]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if result.returncode:
-        reason = (result.stderr.strip() or f"exit status {result.returncode}").splitlines()[-1]
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as complained:
+        process = subprocess.Popen(command, stdout=said, stderr=complained, text=True, env=environment, **pipes)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+            for file in (said, complained):
+                file.seek(0)
+            process.said, process.complained = said.read().strip(), complained.read().strip()
+
+
+def _verdict(export, process):
+    """What a process that replayed an export said; Refusal if it failed."""
+    if process.returncode:
+        reason = (process.complained or f"exit status {process.returncode}").splitlines()[-1]
         if reason.startswith("OSError: "):  # the library itself, not the model
             raise Refusal(reason.removeprefix("OSError: "))
         raise Refusal(f"In a clean process the SavedModel {export} fails or answers otherwise: {reason}")
-    return result.stdout.strip()
+    return process.said
 
 
 def through_the_c_api(export):

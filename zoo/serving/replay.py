@@ -1,7 +1,7 @@
 """Repeats the golden requests of an export in a clean process: python -I zoo/serving/replay.py export/1
 
 Through TensorFlow's C API, with neither TensorFlow's Python nor our code (both are blocked), and prints how many requests gave
-the same strings and numbers.
+the same strings and numbers. With `-` after the export the requests come line by line from standard input, as they are made.
 """
 
 import json
@@ -19,8 +19,15 @@ TOLERANCE = 1e-5
 
 
 def replay(model, requests):
-    """Raises ValueError at the first answer of a loaded model that differs from the golden one. Returns the seconds of each."""
-    answers, seconds = [], []
+    """Raises ValueError at the first answer of a loaded model that differs from the golden one.
+
+    Args:
+        requests: an iterable of what golden.json holds.
+
+    Returns:
+        (signature, seconds) of each request.
+    """
+    answers, asked = [], []
     for request in requests:
         name, inputs = request["signature"], _as_bytes(request["inputs"])
         if request.get("feed") is not None:
@@ -28,14 +35,14 @@ def replay(model, requests):
             inputs = {**{key: value for key, value in answers[request["feed"]].items() if key in wanted}, **inputs}
         start = time.perf_counter()
         answers.append(model.run(name, inputs))
-        seconds.append(time.perf_counter() - start)
+        asked.append((name, time.perf_counter() - start))
         for output, expected in request["outputs"].items():
             actual = answers[-1][output]
             if differs(actual, expected):
                 raise ValueError(
                     f"signature {name}, output {output}: {actual.tolist()} instead of {expected} for {request['inputs']}."
                 )
-    return seconds
+    return asked
 
 
 def differs(actual, expected):
@@ -59,21 +66,22 @@ def _as_bytes(value):
     return value.encode("utf8", "surrogateescape") if isinstance(value, str) else value
 
 
-def main(export):
+def main(export, source=None):
     """Exits with a sentence if the export does not load, or at the first answer that differs."""
     start = time.perf_counter()
     try:
         model = c_api.SavedModel(export)
         loaded = time.perf_counter() - start
-        requests = json.loads((Path(export) / GOLDEN).read_text(encoding="utf8"))
         # Nothing that an installation could import may help.
         sys.modules.update(dict.fromkeys(("tensorflow", "tensorflow_text", "keras", "zoo", "trainers", "tfds_configs")))
-        replay(model, requests)
+        lines = sys.stdin if source == "-" else None
+        requests = map(json.loads, lines) if lines else json.loads((Path(export) / GOLDEN).read_text(encoding="utf8"))
+        asked = replay(model, requests)
     except (ValueError, OSError) as error:
         sys.exit(c_api.plainly(str(error)))
-    signatures = sorted({request["signature"] for request in requests})
-    print(f"{len(requests)} requests over {', '.join(signatures)}: the same answers (loaded in {loaded:.1f} s)")
+    signatures = sorted({name for name, _ in asked})
+    print(f"{len(asked)} requests over {', '.join(signatures)}: the same answers (loaded in {loaded:.1f} s)")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

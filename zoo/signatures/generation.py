@@ -11,9 +11,10 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from zoo.beams import RULES, beam_search
 from zoo.config import Refusal
 from zoo.data.examples import Frame
-from zoo.decoding import Sampling, beam_search, generate
+from zoo.decoding import Sampling, generate
 from zoo.signatures.drafting import require_draft, with_draft
 from zoo.signatures.request import refusal_unless, signature, with_one_row_apart
 from zoo.signatures.rows import framed_ids, left_padded_rows
@@ -40,12 +41,18 @@ OPTIONS = {
     "no_repeat_ngram": (INTEGERS, 0, lambda n: n >= 0, "is 0 (off) or the length of the n-grams that may not come twice"),
     "num_beams": (INTEGERS, 4, lambda k: (k >= 1) & (k <= MOST_BEAMS), f"is 1 to {MOST_BEAMS}"),
     "length_penalty": (FLOATS, 0.6, lambda a: (a >= 0) & (a <= 100), "is 0 (off) to 100"),
+    "beam_rule": (
+        STRINGS,
+        "wu",
+        lambda rule: tf.reduce_any(rule[:, None] == tf.constant(RULES), 1),
+        f"is {', '.join(RULES[:-1])} or {RULES[-1]}",
+    ),
     "coverage_penalty": (FLOATS, 0.0, lambda b: (b >= 0) & (b <= 100), "is 0 (off) to 100"),
     "min_new_tokens": (INTEGERS, 0, lambda n: n >= 0, "is 0 (off) or how many tokens a text has at least"),
     "target_prefix": (STRINGS, "", None, ""),
 }
 GENERATION = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
-BEAM_SEARCH = ("max_new_tokens", "num_beams", "length_penalty")
+BEAM_SEARCH = ("max_new_tokens", "num_beams", "length_penalty", "beam_rule")
 
 
 def default(option):
@@ -72,11 +79,10 @@ def language_model_signatures(model, tokenizer, frame, draft=None):
         - `generate`: `prompt`; `max_new_tokens` int32 (B,), cut to what the model's `max_length` leaves; `temperature` float32
           (B,), 0 is greedy; `top_k` int32 (B,), 0 is off; `top_p` float32 (B,), 1 is off; `seed` int64 (B,) -> `text`, and
           `log_prob` float32 (B,), natural, of the continuation under the model's own distribution, its end included.
-        - `beam_search`: `prompt`; `max_new_tokens`; `num_beams` int32 (B,); `length_penalty` float32 (B,) -> the best
-          continuations that
-          a beam finds, best first: `text` string (B, K), `log_prob` float32 (B, K), and `score` float32 (B, K), what they are
-          ordered by (`zoo.decoding.beam_search`). K is the largest `num_beams`; a row with fewer continuations ends in empty
-          texts of log-probability -inf.
+        - `beam_search`: `prompt`; `max_new_tokens`; `num_beams` int32 (B,); `length_penalty` float32 (B,); `beam_rule` string
+          (B,), one of `zoo.beams.RULES` -> the best continuations that a beam finds, best first: `text` string (B, K),
+          `log_prob` float32 (B, K), and `score` float32 (B, K), what they are ordered by (`zoo.beams.beam_search`). K is the
+          largest `num_beams`; a row with fewer continuations ends in empty texts of log-probability -inf.
         - `score`: `text` string (B,) -> `log_prob` float32 (B,), natural, of the text as the beginning of a document (that it
           ends there is not scored); `num_tokens` int32 (B,); `bits_per_byte` float32 (B,), 0 for an empty text.
 
@@ -91,14 +97,18 @@ def language_model_signatures(model, tokenizer, frame, draft=None):
         max_new_tokens=default("max_new_tokens"),
         num_beams=default("num_beams"),
         length_penalty=default("length_penalty"),
+        beam_rule=default("beam_rule"),
     ):
-        options = checked_options(prompt, max_new_tokens=max_new_tokens, num_beams=num_beams, length_penalty=length_penalty)
+        options = checked_options(
+            prompt, max_new_tokens=max_new_tokens, num_beams=num_beams, length_penalty=length_penalty, beam_rule=beam_rule
+        )
+        rule = options.pop("beam_rule")
         prompt_ids, padding_mask, lengths = left_padded(model, tokenizer, prompt, frame)
         options["max_new_tokens"] = as_many_as_fit(model, options["max_new_tokens"], lengths)
         state = _state_for(model, prompt_ids, options["max_new_tokens"])
         best = beam_search(
-            model.next_logits, state, prompt_ids, padding_mask, num_best=None, stop_ids=tokenizer.stop_ids,
-            pad_id=tokenizer.pad_id, **options,
+            model.next_logits, state, prompt_ids, padding_mask, rule=rule, num_best=None,
+            stop_ids=tokenizer.stop_ids, pad_id=tokenizer.pad_id, **options,
         )  # fmt: skip
         batch, count, width = tf.unstack(tf.shape(best.token_ids))
         rows = [tf.repeat(given, count, axis=0) for given in (prompt, prompt_ids, padding_mask)]

@@ -34,6 +34,7 @@ from zoo.signatures.generation import (
 from zoo.signatures.request import refusal_unless, signature, with_one_row_apart
 
 PREFIX = "state_"
+NUM_LIKELIEST = 5
 SAMPLING = [name for name in GENERATION if name != "max_new_tokens"]
 
 
@@ -51,6 +52,8 @@ def streaming_signatures(model, tokenizer, frame):
 
         - `text` string (B,), prompt and continuation so far; a character whose bytes have not all come yet ends it as U+FFFD;
         - `log_prob` float32 (B,), natural, of the token just written; 0 in a row that had finished;
+        - `likeliest` string (B, K) and `likeliest_log_probs` float32 (B, K), natural: the K = 5 tokens (or fewer, where the
+          vocabulary has no more) that the model held likeliest there, best first; "" and 0 in a row that had finished;
         - `finished` bool (B,);
         - and what the next `decode_step` takes: `prompt`; `token_ids` int32 (B, N); `prompt_length` and `remaining` int32 (B,),
           tokens of the prompt and tokens that may still come; and the model's state as `state_<name>`, floats as float32, each
@@ -63,6 +66,7 @@ def streaming_signatures(model, tokenizer, frame):
         real, alive = token_ids >= 0, remaining > 0
         num_tokens = tf.reduce_sum(tf.cast(real, tf.int32), 1)
         chosen, log_prob = choose(logits, num_tokens - prompt_length, sampling)
+        likeliest, likeliest_log_probs = _likeliest(logits, alive, tokenizer)
         goes_on = tf.reduce_all([chosen != stop_id for stop_id in tokenizer.stop_ids], 0)
         remaining = tf.where(alive & goes_on, remaining - 1, 0)
         all_ids = tf.concat([token_ids, tf.where(alive, chosen, -1)[:, None]], 1)
@@ -72,6 +76,7 @@ def streaming_signatures(model, tokenizer, frame):
         )
         return {
             "text": text, "log_prob": tf.where(alive, log_prob, 0.0), "finished": remaining <= 0, "prompt": tf.identity(prompt),
+            "likeliest": likeliest, "likeliest_log_probs": likeliest_log_probs,
             "token_ids": all_ids, "prompt_length": tf.identity(prompt_length), "remaining": remaining,
             **to_wire(state, tf.size(prompt)),
         }  # fmt: skip
@@ -108,6 +113,17 @@ def streaming_signatures(model, tokenizer, frame):
         decode_step, {"prompt": STRINGS, "token_ids": ids, "prompt_length": INTEGERS, "remaining": INTEGERS, **specs}
     )
     return {"prefill": prefill, "decode_step": decode_step}
+
+
+def _likeliest(logits, alive, tokenizer):
+    """How the likeliest tokens are written, each alone, string (B, K), and their log-probabilities, float32 (B, K)."""
+    top, ids = tf.math.top_k(logits, min(NUM_LIKELIEST, logits.shape[-1] or NUM_LIKELIEST))
+    log_probs = top - tf.reduce_logsumexp(logits, -1, keepdims=True)
+    spelt = tokenizer.detokenize(tf.RaggedTensor.from_uniform_row_length(tf.reshape(ids, [-1]), 1))
+    return (
+        tf.where(alive[:, None], tf.reshape(spelt, tf.shape(ids)), ""),
+        tf.where(alive[:, None], log_probs, 0.0),
+    )  # fmt: skip
 
 
 def streaming_requests(model, tokenizer, first):

@@ -8,8 +8,9 @@ Shape letters: B batch, K beams, T target tokens, S source tokens.
 
 import tensorflow as tf
 
+from zoo.beams import beam_search
 from zoo.data.examples import Frame
-from zoo.decoding import Sampling, beam_search, generate
+from zoo.decoding import Sampling, generate
 from zoo.layers.coverage import covered, with_coverage
 from zoo.signatures.generation import (
     BEAM_SEARCH,
@@ -44,8 +45,9 @@ def text_to_text_signatures(model, tokenizer, frame, limit):
 
         - `serving_default`: `text` string (B,) -> `text` string (B,), what greedy decoding writes.
         - `generate`: `text` and the options of sampling -> `text`, and `log_prob` float32 (B,), natural, its end included.
-        - `beam_search`: `text`, `max_new_tokens`, `num_beams`, `length_penalty`, `coverage_penalty` (of a model that aligns) ->
-          `text` string (B, K), `log_prob` and `score` float32 (B, K), best first.
+        - `beam_search`: `text`, `max_new_tokens`, `num_beams`, `length_penalty`, `beam_rule` (one of `zoo.beams.RULES`),
+          `coverage_penalty` (of a model that aligns) -> `text` string (B, K), `log_prob` and `score` float32 (B, K), best
+          first.
 
           Both also take `min_new_tokens` int32 (B,), `no_repeat_ngram` int32 (B,), and `target_prefix` string (B,): words that
           the answer begins with. They are given, so neither `log_prob` nor the lengths count them.
@@ -104,18 +106,18 @@ def _beam_search(model, tokenizer, frame, limit):
     """The signature `beam_search`; see `text_to_text_signatures`."""
     writer = tokenizer.target
 
-    def search(text, max_new_tokens, num_beams, length_penalty, coverage_penalty, *besides):
-        penalties = dict(length_penalty=length_penalty)
+    def search(text, max_new_tokens, num_beams, length_penalty, beam_rule, coverage_penalty, *besides):
+        penalties = dict(length_penalty=length_penalty, beam_rule=beam_rule)
         if model.aligns:
             penalties["coverage_penalty"] = coverage_penalty
         options = _besides(text, *besides, max_new_tokens=max_new_tokens, num_beams=num_beams, **penalties)
-        prefix = options.pop("target_prefix")
+        prefix, rule = options.pop("target_prefix"), options.pop("beam_rule")
         begun, prefix_ids = source_of(model, tokenizer, frame, limit, text), writer.tokenize(prefix)
         options["max_new_tokens"] = _as_many_as_fit(model, options["max_new_tokens"], begun, prefix_ids)
         state, ids, mask = begin(model, writer, frame, begun, options["max_new_tokens"], prefix_ids)
         best = beam_search(
-            model.next_logits, with_coverage(state) if model.aligns else state, ids, mask, num_best=None,
-            covered=covered if model.aligns else None, stop_ids=(writer.eos_id,), pad_id=writer.pad_id, **options
+            model.next_logits, with_coverage(state) if model.aligns else state, ids, mask, rule=rule,
+            num_best=None, covered=covered if model.aligns else None, stop_ids=(writer.eos_id,), pad_id=writer.pad_id, **options
         )  # fmt: skip
         shape = tf.shape(best.lengths)
         flat = tf.reshape(best.token_ids, [-1, tf.shape(best.token_ids)[-1]])
@@ -131,23 +133,24 @@ def _beam_search(model, tokenizer, frame, limit):
         @signature(STRINGS, *(OPTIONS[name][0] for name in (*BEAM_SEARCH, *BESIDES)))
         def without_coverage(
             text, max_new_tokens=default("max_new_tokens"), num_beams=default("num_beams"),
-            length_penalty=default("length_penalty"), min_new_tokens=default("min_new_tokens"),
-            no_repeat_ngram=default("no_repeat_ngram"), target_prefix=default("target_prefix"),
+            length_penalty=default("length_penalty"), beam_rule=default("beam_rule"),
+            min_new_tokens=default("min_new_tokens"), no_repeat_ngram=default("no_repeat_ngram"),
+            target_prefix=default("target_prefix"),
         ):  # fmt: skip
             besides = min_new_tokens, no_repeat_ngram, target_prefix
-            return search(text, max_new_tokens, num_beams, length_penalty, None, *besides)
+            return search(text, max_new_tokens, num_beams, length_penalty, beam_rule, None, *besides)
 
         return without_coverage
 
     @signature(STRINGS, *(OPTIONS[name][0] for name in (*BEAM_SEARCH, "coverage_penalty", *BESIDES)))
     def beam_search_(
         text, max_new_tokens=default("max_new_tokens"), num_beams=default("num_beams"),
-        length_penalty=default("length_penalty"), coverage_penalty=default("coverage_penalty"),
+        length_penalty=default("length_penalty"), beam_rule=default("beam_rule"), coverage_penalty=default("coverage_penalty"),
         min_new_tokens=default("min_new_tokens"), no_repeat_ngram=default("no_repeat_ngram"),
         target_prefix=default("target_prefix"),
     ):  # fmt: skip
         besides = min_new_tokens, no_repeat_ngram, target_prefix
-        return search(text, max_new_tokens, num_beams, length_penalty, coverage_penalty, *besides)
+        return search(text, max_new_tokens, num_beams, length_penalty, beam_rule, coverage_penalty, *besides)
 
     return beam_search_
 
@@ -184,7 +187,16 @@ def text_to_text_requests(model):
             "generate",
             {"text": texts, "max_new_tokens": [6], "target_prefix": ["le", "", "un chat"], "no_repeat_ngram": [0, 2, 1]},
         ),
-        ("beam_search", {"text": texts, "max_new_tokens": [6], "target_prefix": ["le", "", "un"], "min_new_tokens": [2, 0, 3]}),
+        (
+            "beam_search",
+            {
+                "text": texts,
+                "max_new_tokens": [6],
+                "target_prefix": ["le", "", "un"],
+                "min_new_tokens": [2, 0, 3],
+                "beam_rule": ["wu", "transformers", "ctranslate2"],
+            },
+        ),
         ("score", {"text": texts, "target": targets}),
     ]
     return requests + ([("align", {"text": texts, "target": targets})] if model.aligns else [])

@@ -45,7 +45,11 @@ class LanguageModeling(Task):
     generates = True
 
     def frame(self, kind, tokenizer):
-        """A text is the beginning of a document."""
+        """A text is the beginning of a document. Where a vocabulary has several tokens for that, as GLM-4's, they all stand
+        there."""
+        begin = (tokenizer.special.template or ((),))[0]
+        if len(begin) > 1:
+            return Frame(before=tuple(map(tokenizer.vocabulary.index, begin)))
         return Frame(before=(tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id,))
 
     def training_batches(self, data, model, tokenizer, layout):

@@ -94,10 +94,10 @@ class MaskedLM(Task):
         activation = self.config.head_activation or model.head_activation
         epsilon = self.config.head_epsilon or model.head_epsilon
         if self._has_pairs:
-            return PretrainingHead(model.table, activation, epsilon, pool=model.pool, name="head")
+            return PretrainingHead(model.table, activation, epsilon, model.head_bias, pool=model.pool, name="head")
         if getattr(model, "pooler", None) is not None:
             model.pooler.trainable = False  # no loss of this task reaches it
-        return MaskedLMHead(model.table, activation, epsilon, name="head")
+        return MaskedLMHead(model.table, activation, epsilon, model.head_bias, name="head")
 
     @property
     def _has_pairs(self):

@@ -260,21 +260,12 @@ class Tagging(Task):
         """
         sentences = self._answered(rows, data)
         number = {label: i for i, label in enumerate(self.facts.labels)}
-        true, told = ([number[tag] for one in sentences for tag in one[place]] for place in (1, 2))
-        confusion = metrics.confusion_matrix(true, told, len(number))
+        true, answered = ([number[tag] for one in sentences for tag in one[place]] for place in (1, 2))
+        confusion = metrics.confusion_matrix(true, answered, len(number))
         scores = {
             "loss": float(totals["nats"]) / float(totals["words"]), "accuracy": float(np.trace(confusion) / len(true)),
             "num_words": len(true), "confusion_matrix": confusion.tolist(), **_calibration(rows),
         }  # fmt: skip
-        if "probs" in rows:
-            real = [weights > 0 for weights in rows["weights"]]
-            probs, labels = (
-                np.concatenate([values[chosen] for values, chosen in zip(rows[name], real, strict=True)])
-                for name in ("probs", "labels")
-            )
-            scores["calibration_error"] = metrics.calibration_error(probs, labels)
-            scores["brier"] = metrics.brier_score(probs, labels)
-            scores["calibration"] = metrics.calibration(probs, labels)
         if not metrics.are_entity_tags(self.facts.labels):
             return {**scores, "by_class": metrics.class_scores(confusion, self.facts.labels)}
         return {**scores, **_span_scores([one[1:] for one in sentences], self.facts.scheme)}

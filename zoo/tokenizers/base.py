@@ -440,7 +440,15 @@ def load(directory):
 
 
 def _class_of(algorithm):
-    """The class that saved a tokenizer. A pair is none that a user could ask for by name: it is not registered."""
+    """The class that saved a tokenizer. Some are none that a user could ask for by name: they are not registered."""
+    if algorithm == "character_bpe":
+        from zoo.tokenizers.character_bpe import CharacterBPE
+
+        return CharacterBPE
+    if algorithm == "ice":
+        from zoo.tokenizers.chatglm import IceTokenizer
+
+        return IceTokenizer
     if algorithm == "pair":
         from zoo.tokenizers.pair import PairTokenizer  # which knows all that this file knows
 

@@ -32,8 +32,8 @@ from zoo.tokenizers.special import NOTHING, Special, post_processor, sentinels_a
 
 END_OF_TEXT = "<|endoftext|>"
 DEFAULT_VOCAB_SIZE = 4096
-# RoBERTa's special tokens; a vocabulary that has all of them is an encoder's.
-ROLES = {"cls_id": "<s>", "sep_id": "</s>", "mask_id": "<mask>"}
+# RoBERTa's special tokens, where others are not named; a vocabulary that has all of them is an encoder's.
+ROLES = {"cls": "<s>", "sep": "</s>", "mask": "<mask>"}
 
 
 def _byte_symbols():
@@ -89,8 +89,9 @@ class BPETokenizer(Tokenizer):
         self._word_cut = CUT if words in ("gpt2", "digits") else CUT_AT_BLANKS
         self._matched = AddedTokens(self.added, self._normal)
         self.cut = self._matched.cut(self._word_cut)
-        if all(token in special_tokens for token in ROLES.values()):
-            self.cls_id, self.sep_id, self.mask_id = (vocabulary[token] for token in ROLES.values())
+        encoders = [special.roles.get(role, token) for role, token in ROLES.items()]
+        if all(token in special_tokens for token in encoders):
+            self.cls_id, self.sep_id, self.mask_id = (vocabulary[token] for token in encoders)
         self.special, self.sentinel_ids = special, sentinels_among({token: vocabulary[token] for token in special_tokens})
         bos, pad = special.roles.get("bos"), special.roles.get("pad", "<pad>")
         if self.cls_id is None and bos in special_tokens and bos != eos_token:

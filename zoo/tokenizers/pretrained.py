@@ -225,6 +225,8 @@ def _tokenizer_json(path, beside):
     algorithm = str(model.get("type") if isinstance(model, dict) else None).lower()
     algorithm = "unigram" if _is_sentencepiece(config) else algorithm
     tokenizer_class = TOKENIZERS.get(algorithm if algorithm in ("wordpiece", "unigram") else "bpe")
+    if algorithm == "bpe" and model.get("end_of_word_suffix"):
+        from zoo.tokenizers.character_bpe import CharacterBPE as tokenizer_class
     added = [token for token in config.get("added_tokens") or [] if isinstance(token, dict)]
     try:
         specials = {token["id"]: token["content"] for token in added}
@@ -301,6 +303,10 @@ def _vocab_txt(directory, beside):
 
 def _sentencepiece(path, beside):
     """A SentencePiece model, numbered as the model beside it wants."""
+    if beside.model_type == "chatglm":
+        from zoo.tokenizers import chatglm
+
+        return chatglm.from_files(path, beside)
     fairseq = beside.model_type == FAIRSEQ or (beside.model_type is None and path.name == FAIRSEQ_FILE)
     if path.name == FAIRSEQ_FILE and not fairseq:
         raise Refusal(f"{path} belongs to a {beside.model_type}, whose numbering of pieces is not known here.")

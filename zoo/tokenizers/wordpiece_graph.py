@@ -73,8 +73,7 @@ class WordPieceGraph(tf.Module):
     def tokenize(self, texts):
         """string (B,) -> int32 RaggedTensor (B, None)."""
         with tf.device(DEVICE):
-            points, text = self._normalized(*_points(texts))
-            words, text_of_word = self._words(points, text)
+            words, text_of_word = self.words(texts)
             distinct, which = tf.unique(words)
             pieces = tf.gather(self._matched(distinct), which)
             words_of_text = tf.math.unsorted_segment_sum(tf.ones_like(which, tf.int64), text_of_word, tf.size(texts))
@@ -88,6 +87,10 @@ class WordPieceGraph(tf.Module):
             lengths = tf.math.unsorted_segment_sum(tf.ones_like(text, tf.int64), text, tf.size(texts))
             rows = tf.RaggedTensor.from_row_lengths(points, lengths, validate=False)
             return tf.strings.unicode_encode(rows, "UTF-8")
+
+    def words(self, texts):
+        """string (B,) -> the normalised words of all texts, string (W,), and the text of each, int32 (W,)."""
+        return self._words(*self._normalized(*_points(texts)))
 
     def detokenize(self, token_ids):
         """int32 RaggedTensor (B, None) -> string (B,)."""

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tests import tiny_models, tiny_tasks
 from trainers.engine import gradients, loop, privacy, strategies
+from trainers.engine.checkpoints import Checkpoints, named_variables
 from trainers.engine.privacy import PrivacyConfig
 from zoo.config import Refusal
 from zoo.data.batch import Layout
@@ -18,7 +19,10 @@ from zoo.registry import TASKS
 from zoo.tasks.language_modeling import LanguageModeling
 
 SGD = dict(optimizer="sgd", learning_rate=0.5, schedule="constant", warmup_steps=0, weight_decay=0.0, clip_norm=0.0)
-CASES = ["gpt-modern:language_modeling", "gpt:classification:lora", "bert:tagging", "t5:translation"]
+CASES = [
+    "gpt-modern:language_modeling", "gpt:classification:lora", "bert:tagging", "t5:translation", "seq2seq:translation",
+    "bilstm:tagging", "lstm:classification",
+]  # fmt: skip
 
 
 def guarantee(noise=0.0, clip=0.5, batch_size=5, seed=3):
@@ -121,6 +125,28 @@ def test_xla_micro_batches_and_two_replicas_make_the_same_steps():
         np.testing.assert_allclose(found, losses, rtol=1e-5, err_msg=name)
         for mine, theirs in zip(moved, weights, strict=True):
             np.testing.assert_allclose(mine, theirs, atol=2e-6, err_msg=name)
+
+
+def test_a_run_that_goes_on_from_a_checkpoint_takes_the_same_steps_bit_for_bit(tmp_path):
+    promise, units = guarantee(noise=0.5, clip=0.3), PoissonBatches(PackedBatches(tiny_models.stream(61), 13, 5), 5, 3)
+
+    def begun(seed):
+        plain = tiny_models.trainer(tiny_models.create("gpt", seed=seed, dropout=0.3), **{**SGD, "optimizer": "adamw"})
+        trainer = private(plain, promise)
+        return trainer, Checkpoints(tmp_path, named_variables(**trainer.variables()))
+
+    whole, checkpoints = begun(7)
+    losses = []
+    for step in range(4):
+        losses.append(float(whole.step(units.batch(step)).loss))
+        if step == 1:
+            checkpoints.save(2, {"step": 2}, "")
+            checkpoints.wait()
+    again, checkpoints = begun(8)
+    assert checkpoints.restore()["step"] == 2
+    assert [float(again.step(units.batch(step)).loss) for step in (2, 3)] == losses[2:]
+    for mine, theirs in zip(again.model.variables, whole.model.variables, strict=True):
+        np.testing.assert_array_equal(mine, theirs, err_msg=mine.path)
 
 
 def test_samples_are_those_of_a_seed_and_a_step_and_as_many_as_expected():

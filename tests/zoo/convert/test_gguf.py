@@ -149,13 +149,13 @@ def test_quantised_weights_are_dequantised(merges, tmp_path):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    (dict(without=("output_norm.weight",)), "lacks 1 tensors that this model has: norm.weight"),
-    (dict(further=("rope_freqs.weight",)), "1 tensors that this model has no place for: rope_freqs.weight"),
-    (dict(without=("llama.block_count",)), "does not say 'llama.block_count'"),
+    (dict(without=("output_norm.weight",)), "lacks 1 tensors that this model has: output_norm.weight"),
+    (dict(further=("rope_freqs.weight",)), "has rope_freqs.weight with other factors than those of Llama 3.1"),
+    (dict(without=("llama.block_count",)), "does not say 'block_count'"),
     (dict(model="llama"), "has a llama tokenizer"),
     (dict(pre="deepseek-llm"), "words cut as 'deepseek-llm'"),
     (dict(pre=None), "does not say how words are cut"),
-    (dict(metadata={"llama.rope.scaling.type": "yarn"}), "scales its rotary positions by 'yarn'; only 'linear'"),
+    (dict(metadata={"llama.rope.scaling.type": "yarn"}), "by 'yarn', and does not say rope.scaling.factor"),
     (dict(metadata={"llama.rope.scaling.type": "longrope", "llama.rope.scaling.factor": 4.0}), "'longrope' with the factor 4"),
     (dict(metadata={"llama.logit_scale": 0.5}), "has llama.logit_scale=0.5, which is not supported"),
     (dict(metadata={"llama.expert_count": 8}), "has llama.expert_count=8, which is not supported"),

@@ -65,7 +65,15 @@ def test_the_library_reads_what_is_written(written):
     config = json.loads((directory / "config.json").read_text())
     assert config["model_type"] == family_of(bundle)
     names = {"gpt2": "GPT2", "llama": "Llama", "bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta"}
-    names |= {"marian": "Marian", "glm": "GlmFor", "glm4": "Glm4For", "t5": "T5For", "umt5": "UMT5For"}
+    names |= {
+        "openai-gpt": "OpenAIGPTLMHead",
+        "modernbert": "ModernBert",
+        "marian": "Marian",
+        "glm": "GlmFor",
+        "glm4": "Glm4For",
+        "t5": "T5For",
+        "umt5": "UMT5For",
+    }
     names |= {"qwen2": "Qwen2For", "qwen3": "Qwen3For", "mistral": "MistralFor", "phi3": "Phi3For", "olmo2": "Olmo2For"}
     names |= {"smollm3": "SmolLM3For", "stablelm": "StableLmFor", "gemma": "GemmaFor", "gemma2": "Gemma2For"}
     names |= {"gemma3_text": "Gemma3For", "gpt_neox": "GPTNeoXFor", "opt": "OPTFor", "bloom": "BloomFor", "falcon": "FalconFor"}

@@ -53,7 +53,7 @@ def by_pairs(rule, num_queries, num_keys):
         if rule.causal:
             mask[b, t, s] = s <= column or rule.prefix_lengths is not None and s < rule.prefix_lengths[b]
         if rule.window is not None:
-            mask[b, t, s] &= s > column - rule.window
+            mask[b, t, s] &= abs(s - column) < rule.window
         if rule.padding_mask is not None:
             mask[b, t, s] &= rule.padding_mask[b, s]
         if rule.segments is not None:
