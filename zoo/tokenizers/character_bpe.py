@@ -16,6 +16,7 @@ import tensorflow as tf
 import tokenizers
 
 from zoo.config import Refusal
+from zoo.tokenizers.added import split_added
 from zoo.tokenizers.base import Tokenizer, byte_values, cut_at_spaces, encode_pieces, kept, read_json, row_ids, to_text
 from zoo.tokenizers.bpe import read_merges
 from zoo.tokenizers.bpe_graph import DEVICE, BPEGraph
@@ -101,6 +102,9 @@ class CharacterBPE(Tokenizer):
             ]:
                 if not true:
                     raise Refusal(f"{tokenizer_json} has {sentence}; only GPT's BPE of characters is read here.")
+            _, plain = split_added(config, special)
+            if plain:
+                raise Refusal(f"{tokenizer_json} has the added token {plain[0].content!r} of plain text; GPT's BPE has none.")
             vocabulary = {**model["vocab"], **{token["content"]: token["id"] for token in config.get("added_tokens") or []}}
             merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
         except (KeyError, TypeError, AttributeError) as error:

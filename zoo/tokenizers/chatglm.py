@@ -58,8 +58,7 @@ def _of_ranks(path, beside):
         raise Refusal(f"{path} must give its {len(ranks)} tokens the ranks 0 to {len(ranks) - 1}, each once.")
     spelt = {token: "".join(BYTE_SYMBOLS[byte] for byte in token) for token in ranks}
     vocabulary = {spelt[token]: rank for token, rank in ranks.items()}
-    silent, plain = beside.added(vocabulary)
-    added = {**silent, **{token.content: token.id for token in plain}}
+    added, plain = beside.added(vocabulary)
     added = added or {token: len(ranks) + i for i, token in enumerate(BEHIND_RANKS)}
     missing = [token for token in BEHIND_RANKS[:6] if token not in added]
     if missing:
@@ -67,7 +66,7 @@ def _of_ranks(path, beside):
     merges = [(spelt[left], spelt[right]) for left, right in _merges(ranks)]
     special = Special({"eos": "<|endoftext|>"}, (("[gMASK]", "<sop>"), (), ()))
     whole = sorted(added, key=added.get)
-    return TOKENIZERS.get("bpe")(vocabulary | added, merges, whole, "<|endoftext|>", "llama3", special, True)
+    return TOKENIZERS.get("bpe")(vocabulary | added, merges, whole, "<|endoftext|>", "llama3", special, True, added=plain)
 
 
 def _merges(ranks):
