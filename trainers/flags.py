@@ -199,6 +199,7 @@ def define_evaluation():
 def define_harness():
     """Flags of `trainers.harness`."""
     _define_model_dir()
+    flags.DEFINE_string("export_dir", None, "Ask the newest SavedModel there instead, through its signatures.")
     flags.DEFINE_list("tasks", [], "Tasks of lm_eval, separated by commas.")
     flags.DEFINE_string("include_path", None, "Directory with tasks of your own, as YAML.")
     flags.DEFINE_integer("num_fewshot", None, "Examples that are shown before each question. [as the task says]", lower_bound=0)

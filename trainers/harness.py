@@ -4,6 +4,7 @@ Tasks that the package brings fetch their data from the network. With --include_
 """
 
 import json
+from pathlib import Path
 
 from absl import flags
 
@@ -15,20 +16,25 @@ FLAGS = flags.FLAGS
 
 
 def main():
-    directory = trainer_flags.model_dir()
+    if FLAGS.export_dir and FLAGS.model_dir:
+        raise Refusal("--model_dir and --export_dir are two models; give one of them.")
+    directory = None if FLAGS.export_dir else trainer_flags.model_dir()
     if not FLAGS.tasks:
         raise Refusal("--tasks is missing; give names of lm_eval's tasks, or of those in --include_path.")
     with program.quiet():
         import lm_eval
         from lm_eval.tasks import TaskManager
 
-        from trainers.harness_model import ZooLM
+        from trainers.harness_model import ServedLM, ZooLM
+        from trainers.served import Served
 
     manager = TaskManager(include_path=FLAGS.include_path)
     if unknown := [name for name in FLAGS.tasks if not manager.match_tasks([name])]:
         raise Refusal(f"lm_eval has no task {unknown[0]!r}; --include_path names a directory with your own.")
+    size = FLAGS.batch_size or 16
+    model = ServedLM(Served(Path(FLAGS.export_dir)), size) if FLAGS.export_dir else ZooLM(directory, size)
     found = lm_eval.simple_evaluate(
-        ZooLM(directory, FLAGS.batch_size or 16), tasks=list(FLAGS.tasks), num_fewshot=FLAGS.num_fewshot, limit=FLAGS.limit,
+        model, tasks=list(FLAGS.tasks), num_fewshot=FLAGS.num_fewshot, limit=FLAGS.limit,
         task_manager=manager, bootstrap_iters=FLAGS.bootstrap, log_samples=False,
     )  # fmt: skip
     for name, scores in found["results"].items():

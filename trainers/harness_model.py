@@ -12,7 +12,7 @@ Shape letters: B rows, T positions, V vocabulary.
 import numpy as np
 import tensorflow as tf
 from lm_eval import utils
-from lm_eval.api.model import TemplateLM
+from lm_eval.api.model import LM, TemplateLM
 from lm_eval.api.registry import register_model
 
 from zoo import bundle as bundles
@@ -146,3 +146,67 @@ class ZooLM(TemplateLM):
             text = self._words.decode(kept)
             found.append(text[: min([text.find(end) for end in until if end and end in text], default=len(text))])
         return found
+
+
+@register_model("zoo_export")
+class ServedLM(LM):
+    """An exported language model, asked through its signatures `score` and `generate` as a server would be.
+
+    A text is scored as a document, so a mark stands before each context, as it does not in `ZooLM`; and what the log-likelihood
+    of an answer is, is that of context and answer less that of the context.
+
+    Args:
+        served: a `trainers.served.Served`, or whatever has its `predict`.
+        batch_size: texts at a time.
+
+    Raises:
+        Refusal: it has no `score` of a text alone.
+    """
+
+    def __init__(self, served, batch_size=16):
+        super().__init__()
+        self.served, self.batch_size = served, int(batch_size)
+        try:
+            self._scores([""])
+        except (Refusal, KeyError) as error:
+            raise Refusal("lm_eval asks exports of language_modeling; this one scores no text.") from error
+
+    def _scores(self, texts):
+        """(log-probability, number of tokens) of each text."""
+        distinct = sorted(set(texts), key=len)
+        found = {}
+        for start in range(0, len(distinct), self.batch_size):
+            some = distinct[start : start + self.batch_size]
+            answer = self.served.predict("score", text=some)
+            found |= zip(some, zip(answer["log_prob"].tolist(), answer["num_tokens"].tolist(), strict=True), strict=True)
+        return [found[text] for text in texts]
+
+    def loglikelihood(self, requests, disable_tqdm=False):
+        contexts, wholes = [request.args[0] for request in requests], ["".join(request.args[:2]) for request in requests]
+        before, behind = self._scores(contexts), self._scores(wholes)
+        answers = []
+        for context, whole, (nats, count), (more, total) in zip(contexts, wholes, before, behind, strict=True):
+            if total <= count:
+                raise Refusal("A task asks for the likelihood of an empty text; each answer must have a token.")
+            answers.append((more - nats, self._text(context, total - count) == whole))
+        return answers
+
+    def loglikelihood_rolling(self, requests, disable_tqdm=False):
+        return [nats for nats, _ in self._scores([request.args[0] for request in requests])]
+
+    def generate_until(self, requests, disable_tqdm=False):
+        answers = []
+        for request in requests:
+            context, asked = request.args[:2]
+            room = int(asked.get("max_gen_toks", asked.get("max_tokens", MOST_NEW_TOKENS)))
+            temperature = float(asked.get("temperature", 0.0)) if asked.get("do_sample") else 0.0
+            until = asked.get("until") or []
+            text = self._text(context, room, temperature)[len(context) :]
+            ends = [text.find(end) for end in ([until] if isinstance(until, str) else until) if end and end in text]
+            answers.append(text[: min(ends, default=len(text))])
+        return answers
+
+    def _text(self, context, room, temperature=0.0):
+        """The context and at most `room` tokens that follow."""
+        options = {"max_new_tokens": [room], "temperature": [temperature]}
+        return str(self.served.predict("generate", prompt=[context], **options)["text"][0])

@@ -7,12 +7,13 @@ import pytest
 import tensorflow as tf
 
 from tests import exports
+from zoo.api import Loaded
 from zoo.bundle import Bundle
 from zoo.config import Refusal
 
 pytest.importorskip("lm_eval", reason="needs the extra [harness]")
 
-from trainers.harness_model import ZooLM
+from trainers.harness_model import ServedLM, ZooLM
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +74,27 @@ def test_other_models_are_refused(tmp_path):
     Bundle(made.model, made.tokenizer, made.task, {}).save(tmp_path / "bundle")
     with pytest.raises(Refusal, match="asks models of language_modeling"):
         ZooLM(tmp_path / "bundle")
+
+
+def test_an_export_is_asked_through_its_signatures():
+    """`zoo.api.Loaded` answers with the very functions that an export holds."""
+    made = exports.made("gpt", "language_modeling")
+    loaded = Loaded(Bundle(made.model, made.tokenizer, made.task, {}))
+    served = ServedLM(loaded, batch_size=3)
+    greedy = loaded.generate("the cat", max_new_tokens=2)[len("the cat") :]
+    pairs = [("the cat", " sat"), ("the cat", greedy), ("", "the mat")]
+    opening, ids = made.task.frame(made.model.kind, made.tokenizer).before[0], made.tokenizer.encode
+    asker = SimpleNamespace(model=made.model)
+    for (value, best), (context, continuation) in zip(served.loglikelihood(asked(*pairs)), pairs, strict=True):
+        expected = by_hand(asker, [opening, *ids(context)], list(ids(continuation)))
+        assert value == pytest.approx(expected[0], abs=1e-3) and best == expected[1]
+    (found,) = served.loglikelihood_rolling(asked(("the mat",)))
+    assert found == pytest.approx(by_hand(asker, [opening], list(ids("the mat")))[0], abs=1e-3)
+    whole = loaded.generate("the cat", max_new_tokens=6)[len("the cat") :]
+    cut = dict(until=[whole[2:4]], max_gen_toks=6)
+    assert served.generate_until(asked(("the cat", dict(max_gen_toks=6)), ("the cat", cut))) == [
+        whole, whole[: whole.find(whole[2:4])],
+    ]  # fmt: skip
+    with pytest.raises(Refusal, match="scores no text"):
+        other = exports.made("transformer", "translation")
+        ServedLM(Loaded(Bundle(other.model, other.tokenizer, other.task, {})))

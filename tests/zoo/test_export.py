@@ -288,11 +288,12 @@ def test_a_stream_ends_in_the_text_that_generate_writes(served):
 
 def test_each_step_tells_the_likeliest_tokens(served):
     """Against all 256 bytes and the special ids, by the model itself; a row that has finished tells none."""
-    model, tokenizer, _ = exports.made(*GPT)
+    model, tokenizer, task = exports.made(*GPT)
+    before = task.frame(model.kind, tokenizer).before
     asked = {"prompt": ["The end", "ab"], "max_new_tokens": [2, 1], "temperature": [0.0]}
     first = served.run("prefill", asked)
     for row, prompt in enumerate(asked["prompt"]):
-        logits = model(np.array([tokenizer.encode(prompt)]))[0, -1].numpy()
+        logits = model(np.array([[*before, *tokenizer.encode(prompt)]]))[0, -1].numpy()
         best = np.argsort(-logits, kind="stable")[:5]
         log_probs = logits[best] - np.logaddexp.reduce(logits)
         np.testing.assert_allclose(first["likeliest_log_probs"][row], log_probs, atol=1e-5)

@@ -106,3 +106,15 @@ def test_a_step_multiplies_each_matrix_once_and_copies_no_cache(name):
     # the two of the network. Of an LSTM two a layer, scores and sums, and what follows them.
     assert len(products) == (2 * layers + 4 if name == "seq2seq" else 10 * layers + 1)
     assert not [op for op in ops if op.type in ("GatherV2", "ConcatV2") and op.inputs[0].shape.rank == 4]
+
+
+@pytest.mark.parametrize("name", ["transformer", "seq2seq"])
+def test_pharaoh_tells_the_source_token_that_each_target_token_looked_at_most(name):
+    targets = ["le chat est sur", "", "un chien"]
+    answer = case(name)[3]["align"](tf.constant([*TEXTS[:2], ""]), tf.constant(targets))
+    for row, target in enumerate(targets):
+        length = len(case(name)[1].encode(target))
+        most = answer["weights"][row].numpy()[:length].argmax(1) if row < 2 else []
+        assert answer["pharaoh"][row].numpy().decode() == " ".join(f"{i}-{j}" for j, i in enumerate(most))
+    empty = case(name)[3]["align"](tf.constant(["", ""]), tf.constant(["a", ""]))
+    assert empty["pharaoh"].numpy().tolist() == [b"", b""]

@@ -62,4 +62,4 @@ def _task_name(family, names, tokenizer):
         return "blank_infilling" if reads_blanks else "language_modeling"
     if kind == "encoder_decoder":
         return "span_corruption" if tokenizer.sentinel_ids else "translation"
-    return "masked_lm" if set(family.head[0].theirs) <= names else "embedding"
+    return "masked_lm" if set(family.head[0].theirs) <= names.keys() else "embedding"

@@ -54,8 +54,8 @@ def text_to_text_signatures(model, tokenizer, frame, limit):
         - `score`: `text`, `target` string (B,) -> `log_prob` float32 (B,), natural, of the target and its end; `num_tokens`
           int32 (B,).
         - `align`, of an encoder-decoder with attention: `text`, `target` -> `source_tokens` string (B, S), `target_tokens`
-          string (B, T), filled up with empty strings, and `weights` float32 (B, T, S): how much each token of the target looked
-          at each of the source.
+          string (B, T), filled up with empty strings, `weights` float32 (B, T, S): how much each token of the target looked at
+          each of the source; and `pharaoh` string (B,): `i-j` for each token j of the target, i the one that it looked at most.
     """
     writer = tokenizer.target
 
@@ -170,9 +170,22 @@ def _alignment(model, tokenizer, frame, limit):
         weights = weights[:, : longest[0], : longest[1]]
         there = tf.sequence_mask(source.row_lengths(), tf.minimum(longest[1], shape[2]))[:, None]
         there &= tf.sequence_mask(targets.row_lengths(), tf.minimum(longest[0], shape[1]))[:, :, None]
-        return {"source_tokens": source_tokens, "target_tokens": target_tokens, "weights": tf.where(there, weights, 0.0)}
+        weights = tf.where(there, weights, 0.0)
+        pharaoh = _pharaoh(weights, source.row_lengths(), targets.row_lengths())
+        return {"source_tokens": source_tokens, "target_tokens": target_tokens, "weights": weights, "pharaoh": pharaoh}
 
     return align
+
+
+def _pharaoh(weights_BTS, source_lengths, target_lengths):
+    """string (B,): `i-j` for each token j of a target, i the token of the source at which it looked most, the first of several;
+    nothing where a source has no tokens."""
+    most = tf.argmax(tf.pad(weights_BTS, [[0, 0], [0, 0], [0, 1]]), 2, output_type=tf.int32)
+    length = tf.shape(most)[1]
+    numbers = tf.broadcast_to(tf.range(length)[None], tf.shape(most))
+    pairs = tf.strings.join([tf.strings.as_string(most), tf.strings.as_string(numbers)], "-")
+    there = tf.sequence_mask(target_lengths, length) & (source_lengths > 0)[:, None]
+    return tf.strings.reduce_join(tf.ragged.boolean_mask(pairs, there), axis=-1, separator=" ")
 
 
 def text_to_text_requests(model):

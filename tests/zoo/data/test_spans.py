@@ -321,3 +321,15 @@ class TestBatches:
                 np.testing.assert_array_equal(value, other[name])
         few = list(evaluation_batches(stream, Layout(40, 3), spans, max_tokens=10))
         assert len(few) == 1 and (few[0]["loss_weights"].sum(1) > 0).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize(("mean_length", "least"), [(0.1, 80), (0.3, 80), (3.0, 105)])
+def test_spans_of_nearly_always_one_token_leave_long_windows_and_fit_all_the_same(mean_length, least):
+    made = infilling(weights=(1.0, 0.0, 0.0), mean_length=mean_length, rate=0.15 if mean_length == 3 else 0.2)
+    window = made.window(128)
+    assert window >= least
+    ids = np.full((400, window), 5, np.int32)
+    batch = made.apply(ids, philox(), 128)
+    labels = (batch["loss_weights"] > 0).sum(1) - (batch["labels"] == made.eop_id).sum(1)
+    # The share of tokens that go is reached in all rows: no span was left out for want of room.
+    assert labels.min() >= int(made.rate * window)
