@@ -66,8 +66,9 @@ class TransformerConfig(Config):
     presets: ClassVar = {
         "tiny": dict(vocab_size=61, max_length=16, num_layers=2, num_heads=2, hidden_dim=12, dropout=0.0),
         "default": dict(norm_first=True),
-        # Small data: 4 + 4 layers of width 128 (Wu et al. 2021, "Good for misconceived reasons", section 4).
-        "multi30k": dict(num_layers=4, num_heads=4, hidden_dim=128, mlp_dim=256, dropout=0.3, norm_first=True),
+        # Small data: 4 + 4 layers of width 128 (Wu et al. 2021, "Good for misconceived reasons", section 4). Their dropout is 0.3
+        # for 80 epochs; the recipe below takes 14.
+        "multi30k": dict(num_layers=4, num_heads=4, hidden_dim=128, mlp_dim=256, dropout=0.2, norm_first=True),
         # fairseq's recipe for IWSLT'14.
         "iwslt": dict(
             vocab_size=10_000, max_length=1_024, num_layers=6, num_heads=4, hidden_dim=512, mlp_dim=1_024, dropout=0.3
@@ -88,8 +89,7 @@ class TransformerConfig(Config):
         "tiny": dict(seq_length=16),
         # Its texts are tokens already, with spaces between them.
         "multi30k": dict(
-            vocab_size=10_000, seq_length=64, batch_size=128, steps=2_500, optimizer="adamw", learning_rate=3e-3,
-            schedule="inverse_sqrt", warmup_steps=500, set=("bleu_tokenize=none",),
+            vocab_size=10_000, seq_length=64, steps=1_600, set=("bleu_tokenize=none", "batch_tokens=4096"),
         ),
         **dict.fromkeys(("iwslt", "transformer_base", "transformer_big", "marian_base"), dict(
             optimizer="adamw", learning_rate=5e-4, schedule="inverse_sqrt", warmup_steps=4_000, steps=100_000,

@@ -72,7 +72,7 @@ def test_statistics_are_in_float32_under_bfloat16(kind):
 
 
 def test_an_unknown_norm_is_refused():
-    with pytest.raises(ValueError, match="norm must be layer or rms, got 'batch'"):
+    with pytest.raises(ValueError, match="norm must be layer, layer_gain or rms, got 'batch'"):
         Norm("batch")
 
 
