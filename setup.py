@@ -66,6 +66,7 @@ setup(
             *CONVERT,
             *UNIGRAM,
             "pytest>=8",
+            "pytest-xdist>=3.7",
             "hypothesis>=6.100",
             "tensorflow-serving-api>=2.19",
             "pyyaml>=6",

@@ -144,8 +144,6 @@ def _states(model, signature):
 
 
 def main():
-    # oneDNN keeps a compiled product for each of the last 1,024 shapes, and nonsense has many: that would look like a leak.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fuzz", description=__doc__.splitlines()[0])
     parser.add_argument("--export_dir", type=Path, required=True, help="one version, or the directory of the versions")
     parser.add_argument("--requests", type=int, default=10_000, help="a signature")
@@ -153,6 +151,8 @@ def main():
     parser.add_argument("--seconds", type=int, default=300, help="that one request may take")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    # oneDNN keeps a compiled product for each of the last 1,024 shapes, and nonsense has many: that would look like a leak.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     model = SavedModel(newest(args.export_dir))
     failed = False
     for signature in args.signatures.split(",") if args.signatures else sorted(model.signatures):

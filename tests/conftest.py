@@ -18,6 +18,14 @@ def own_token_cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture(autouse=True)
+def kernels_stay():
+    """No test leaves another choice of kernels behind: processes that later tests start would have other last digits."""
+    before = os.environ.get("TF_ENABLE_ONEDNN_OPTS")
+    yield
+    assert os.environ.get("TF_ENABLE_ONEDNN_OPTS") == before
+
+
 @pytest.fixture
 def restore_dtype_policy():
     """For tests that set Keras's global precision."""
