@@ -66,8 +66,8 @@ class TransformerConfig(Config):
     presets: ClassVar = {
         "tiny": dict(vocab_size=61, max_length=16, num_layers=2, num_heads=2, hidden_dim=12, dropout=0.0),
         "default": dict(norm_first=True),
-        # Small data: 4 + 4 layers of width 128 (Wu et al. 2021, "Good for misconceived reasons", section 4). Their dropout is 0.3
-        # for 80 epochs; the recipe below takes 14.
+        # Small data: 4 + 4 layers of width 128 (Wu et al. 2021, "Good for misconceived reasons", section 4). Their dropout is
+        # 0.3 for 80 epochs; the recipe below takes 14.
         "multi30k": dict(num_layers=4, num_heads=4, hidden_dim=128, mlp_dim=256, dropout=0.2, norm_first=True),
         # fairseq's recipe for IWSLT'14.
         "iwslt": dict(
