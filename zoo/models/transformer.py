@@ -89,7 +89,8 @@ class TransformerConfig(Config):
         "tiny": dict(seq_length=16),
         # Its texts are tokens already, with spaces between them.
         "multi30k": dict(
-            vocab_size=10_000, seq_length=64, steps=1_600, set=("bleu_tokenize=none", "batch_tokens=4096"),
+            vocab_size=10_000, seq_length=64, steps=1_500, eval_every=750,
+            set=("bleu_tokenize=none", "batch_tokens=4096", "judged_beams=5"),
         ),
         **dict.fromkeys(("iwslt", "transformer_base", "transformer_big", "marian_base"), dict(
             optimizer="adamw", learning_rate=5e-4, schedule="inverse_sqrt", warmup_steps=4_000, steps=100_000,

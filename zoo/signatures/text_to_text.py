@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from zoo.beams import beam_search
 from zoo.data.examples import Frame
-from zoo.decoding import Sampling, generate
+from zoo.decoding import Decoded, Sampling, generate
 from zoo.layers.coverage import covered, with_coverage
 from zoo.signatures.generation import (
     BEAM_SEARCH,
@@ -253,7 +253,7 @@ def begin(model, tokenizer, frame, source, max_new_tokens, prefix=None):
     return model.init_state(count, tf.shape(start)[1] + room, memory), start, mask
 
 
-def decode(model, tokenizer, frame, source, max_new_tokens, sampling=Sampling(), prefix=None):
+def decode(model, tokenizer, frame, source, max_new_tokens, sampling=Sampling(), prefix=None, num_beams=1):
     """The `Decoded` continuation of sources, as `source_of` gives them.
 
     Args:
@@ -261,9 +261,17 @@ def decode(model, tokenizer, frame, source, max_new_tokens, sampling=Sampling(),
         max_new_tokens: int32 (B,), cut to what the model has positions for.
         sampling: a `Sampling`; greedy by default.
         prefix: as for `begin`.
+        num_beams: K, an int. Above 1 it is the best that a beam of K finds, by mean log-probability of a token, and no
+            `sampling` counts.
     """
     max_new_tokens = _as_many_as_fit(model, max_new_tokens, source, prefix)
     state, ids, mask = begin(model, tokenizer, frame, source, max_new_tokens, prefix)
+    if num_beams > 1:
+        best = beam_search(
+            model.next_logits, state, ids, mask, max_new_tokens=max_new_tokens, num_beams=num_beams, length_penalty=1.0,
+            rule="ctranslate2", stop_ids=(tokenizer.eos_id,), pad_id=tokenizer.pad_id,
+        )  # fmt: skip
+        return Decoded(best.token_ids[:, 0], best.lengths[:, 0], best.log_probs[:, 0])
     return generate(
         model.next_logits, state, ids, mask, max_new_tokens=max_new_tokens, sampling=sampling, stop_ids=(tokenizer.eos_id,),
         pad_id=tokenizer.pad_id, enter=with_one_row_apart if model.one_row_apart else None,

@@ -28,7 +28,8 @@ class TranslationConfig(TaskConfig):
 
     Attributes:
         overlong: what becomes of texts that do not fit: `cut` (and counted), or `refuse`.
-        judged: how many pairs of a split are decoded, greedily, and judged; 0 for none.
+        judged: how many pairs of a split are decoded and judged; 0 for none.
+        judged_beams: how many beams the search for them has; 1 decodes greedily.
         bleu_tokenize: how sacrebleu cuts words: 13a, none, intl, zh or char.
         batch_tokens: rows times width of a batch, padding included, of the source and of the target alike; 0 for batches of
             --batch_size rows.
@@ -36,6 +37,7 @@ class TranslationConfig(TaskConfig):
 
     overlong: str = "cut"
     judged: int = 1_000
+    judged_beams: int = 1
     bleu_tokenize: str = "13a"
     batch_tokens: int = 0
 
@@ -46,6 +48,7 @@ class TranslationConfig(TaskConfig):
     def validate(self):
         self.require(self.overlong in ("cut", "refuse"), f"overlong is cut or refuse, got {self.overlong!r}.")
         self.require(self.judged >= 0, f"judged must not be negative, got {self.judged}.")
+        self.require_positive("judged_beams")
         self.require(self.batch_tokens >= 0, f"batch_tokens must not be negative, got {self.batch_tokens}.")
         known = self.bleu_tokenize in BLEU_TOKENIZERS
         self.require(known, f"bleu_tokenize is one of {', '.join(BLEU_TOKENIZERS)}, got {self.bleu_tokenize!r}.")
@@ -60,12 +63,13 @@ class SummarizationConfig(TaskConfig):
     """How texts and their summaries are read and judged.
 
     Attributes:
-        overlong, judged, batch_tokens: as for translation.
+        overlong, judged, judged_beams, batch_tokens: as for translation.
         lang: `en`, or `zh`: ROUGE then counts characters.
     """
 
     overlong: str = "cut"
     judged: int = 1_000
+    judged_beams: int = 1
     lang: str = "en"
     batch_tokens: int = 0
 
@@ -76,6 +80,7 @@ class SummarizationConfig(TaskConfig):
     def validate(self):
         self.require(self.overlong in ("cut", "refuse"), f"overlong is cut or refuse, got {self.overlong!r}.")
         self.require(self.judged >= 0, f"judged must not be negative, got {self.judged}.")
+        self.require_positive("judged_beams")
         self.require(self.batch_tokens >= 0, f"batch_tokens must not be negative, got {self.batch_tokens}.")
         self.require(self.lang in ("en", "zh"), f"lang is en or zh, got {self.lang!r}.")
 
@@ -201,7 +206,8 @@ class TextToText(Task):
         totals = {"nats": ops.sum(nats), "tokens": ops.sum(tokens)}
         rows = {"real": ops.any(weights > 0, axis=1), "nats": nats, "tokens": tokens}
         if self.config.judged:
-            decoded = decode(model, self.facts, self._known_frame(), self._source(model, batch), self._longest(batch))
+            source, longest = self._source(model, batch), self._longest(batch)
+            decoded = decode(model, self.facts, self._known_frame(), source, longest, num_beams=self.config.judged_beams)
             rows |= {"written": decoded.token_ids, "lengths": decoded.lengths}
         return totals, rows, None
 

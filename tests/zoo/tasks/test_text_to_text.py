@@ -1,0 +1,43 @@
+"""Pairs of texts: what is decoded to be judged."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tests import exports
+from zoo.config import Refusal
+from zoo.data.batch import Layout
+from zoo.registry import TASKS
+
+TEXTS = ["the cat sat on the mat", "a dog", "naive cat is not a dog", "on the mat the dog ran", "ran"]
+PAIRS = [{"source": text, "target": " ".join(reversed(text.split()))} for text in TEXTS]
+
+
+def judged_texts(model, tokenizer, **fields):
+    """What a task writes for the pairs, and the most tokens that it may write."""
+    task_class = TASKS.get("translation")
+    task = task_class(task_class.config_class(**fields))
+    data = task.encode(PAIRS, tokenizer, Layout(seq_length=48, batch_size=2))
+    batches = task.evaluation_batches(data, model, tokenizer, Layout(seq_length=48, batch_size=2))
+    answers = [task.score(model, batch)[1] for batch in batches]
+    rows = {name: [np.asarray(answer[name]) for answer in answers] for name in answers[0]}
+    return task._texts(rows, data), task.facts.most_written * 3 // 2
+
+
+@pytest.mark.parametrize("name", ["transformer", "gpt"])
+def test_with_beams_the_best_of_a_search_is_judged(name):
+    model, tokenizer, task = exports.make(name, "translation", strong=False)
+    greedy, _ = judged_texts(model, tokenizer)
+    texts, most = judged_texts(model, tokenizer, judged_beams=3)
+    signatures = task.signatures(model, tokenizer)
+    options = {"max_new_tokens": [most], "num_beams": [3], "length_penalty": [1.0], "beam_rule": ["ctranslate2"]}
+    found = signatures["beam_search"](text=np.array(TEXTS), **{key: np.array(value) for key, value in options.items()})["text"]
+    assert texts == [best.decode("utf8", errors="replace") for best in found[:, 0].numpy()]
+    assert texts != greedy
+
+
+def test_a_search_has_at_least_one_beam():
+    config = TASKS.get("summarization").config_class()
+    with pytest.raises(Refusal, match="judged_beams"):
+        dataclasses.replace(config, judged_beams=0)
