@@ -18,6 +18,28 @@ def has_module(python, module):
     return subprocess.run([python, "-c", f"import {module}"], capture_output=True, check=False).returncode == 0
 
 
+def commands_of(module, sides, peer_python, needs="torch"):
+    """The command line of each side of a benchmark, peers in their own interpreter. A peer without its module is left out.
+
+    Args:
+        module: the benchmark, such as "benchmarks.train_lstm". Its option `--worker=` names a side.
+        sides: names; those that begin with `torch` are peers.
+        peer_python: the peers' interpreter.
+        needs: the module without which a peer does not run.
+
+    Returns:
+        Side -> list of arguments.
+    """
+    found = {}
+    for side in sides:
+        peer = side.startswith("torch")
+        if peer and not has_module(peer_python, needs):
+            print(f"{needs} is not installed in {peer_python}: no figure and no ratio for {side}.")
+            continue
+        found[side] = [peer_python if peer else sys.executable, "-m", module, *sys.argv[1:], f"--worker={side}"]
+    return found
+
+
 def serve(work):
     """What a side does: calls `work()` for each line on standard input and prints how long it took."""
     for _ in sys.stdin:

@@ -31,15 +31,9 @@ def main():
         return _torch(args) if args.worker.startswith("torch") else _ours(args)
     if args.export_dir:
         return _tagging(args)
-    from benchmarks.sides import has_module, measure, report
+    from benchmarks.sides import commands_of, measure, report
 
-    commands = {}
-    for side in args.sides.split(","):
-        python = args.peer_python if side.startswith("torch") else sys.executable
-        if side.startswith("torch") and not has_module(python, "torchcrf"):
-            print(f"torch and pytorch-crf are not installed in {python}: no figure and no ratio for {side}.")
-            continue
-        commands[side] = [python, "-m", "benchmarks.tagger", *sys.argv[1:], f"--worker={side}"]
+    commands = commands_of("benchmarks.tagger", args.sides.split(","), args.peer_python, "torchcrf")
     print(
         f"Training BiLSTM-CRF {args.num_layers} x {args.hidden_dim}, V {args.vocab_size:,}, T {args.seq_length}, batch "
         f"{args.batch_size}, {args.num_tags} tags, float32: {args.rounds} interleaved rounds of {args.steps} steps",

@@ -23,15 +23,9 @@ def main():
     args = _parser().parse_args()
     if args.worker:
         return _torch(args) if args.worker.startswith("torch") else _tensorflow(args)
-    from benchmarks.sides import has_module, measure, report
+    from benchmarks.sides import commands_of, measure, report
 
-    commands = {}
-    for side in args.sides.split(","):
-        python = args.peer_python if side.startswith("torch") else sys.executable
-        if side.startswith("torch") and not has_module(python, "torch"):
-            print(f"torch is not installed in {python}: no figure and no ratio for {side}.")
-            continue
-        commands[side] = [python, "-m", "benchmarks.train_lstm", *sys.argv[1:], f"--worker={side}"]
+    commands = commands_of("benchmarks.train_lstm", args.sides.split(","), args.peer_python)
     print(
         f"Training LSTM {args.num_layers} x {args.hidden_dim}, V {args.vocab_size:,}, T {args.seq_length}, batch "
         f"{args.batch_size}, {args.optimizer}, float32: {args.rounds} interleaved rounds of {args.steps} steps",

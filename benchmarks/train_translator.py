@@ -32,16 +32,10 @@ def main():
     args = _parser().parse_args()
     if args.worker:
         return WORKERS[args.worker](args)
-    from benchmarks.sides import has_module, measure, report
+    from benchmarks.sides import commands_of, measure, report
     from benchmarks.translate import host, versions
 
-    commands = {}
-    for side in args.sides.split(","):
-        python = args.peer_python if side.startswith("torch") else sys.executable
-        if side.startswith("torch") and not has_module(python, "torch"):
-            print(f"torch is not installed in {python}: no figure and no ratio for {side}.")
-            continue
-        commands[side] = [python, "-m", "benchmarks.train_translator", *sys.argv[1:], f"--worker={side}"]
+    commands = commands_of("benchmarks.train_translator", args.sides.split(","), args.peer_python)
     print(f"Host: {host()}; {versions([command[0] for command in commands.values()])}")
     print(
         f"Training {args.model} {SIZES[args.model, args.size]}, {args.batch_size} x ({args.length} + {args.length}) tokens, "
