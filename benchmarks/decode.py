@@ -35,7 +35,7 @@ LOOKUP_TOKENS = 10  # transformers' own example
 PROMPTS = {
     "repeating": """<|im_start|>user
 Summarise: The export holds only core operations of TensorFlow, the tokenizer included. The server that loads it needs no
-Python and no code of ours. Before an export appears under its number it is replayed in a clean process through the C API,
+Python and no code of the zoo's. Before an export appears under its number it is replayed in a clean process through the C API,
 the loader that the server uses, and its answers are compared with the answers of the process that wrote it.
 <|im_end|>
 <|im_start|>assistant

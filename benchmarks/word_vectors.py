@@ -196,7 +196,7 @@ def _save(args, side, words, table):
 
 
 def _pairs(path):
-    """(word, word, judgement) of a file, in lower case: the peer's interpreter does not have the packages of ours."""
+    """(word, word, judgement) of a file, in lower case: the peer's interpreter does not have the zoo's packages."""
     for line in Path(path).read_text(encoding="utf8").splitlines():
         first, second, *judgements = line.split("\t") if line.count("\t") >= 2 else ("#", "", "")
         if not first.startswith("#"):

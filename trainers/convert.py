@@ -74,7 +74,7 @@ def _fetched(name):
 
 
 def _read(source, target):
-    """From other people's files to a bundle. Returns the certificate."""
+    """From third-party files to a bundle. Returns the certificate."""
     from zoo.convert import certificate, gguf, huggingface, keras_hub, old_tensorflow, openai
 
     library = "transformers"
@@ -153,7 +153,7 @@ def _make_static(bundle, target):
 
 
 def _write(source, target):
-    """From a bundle to other people's files, or to the vectors of its tokens. Returns the certificate."""
+    """From a bundle to third-party files, or to the vectors of its tokens. Returns the certificate."""
     from zoo import bundle as bundles
     from zoo.convert import certificate, huggingface
     from zoo.files import remove_stale, staged

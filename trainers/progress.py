@@ -1,4 +1,4 @@
-"""What a person sees while a run works: a bar at a terminal, a plain line every few seconds elsewhere."""
+"""What the user sees while a run works: a bar at a terminal, a plain line every few seconds elsewhere."""
 
 import sys
 import time

@@ -238,7 +238,7 @@ def find(path):
         raise Refusal(f"{path} holds a run that has not ended; start its command again to go on with it.")
     if path.suffix == ".gguf" or any((path / name).is_file() for name in FOREIGN):
         raise Refusal(
-            f"{path} holds weights of other people's, and no bundle; make one first: python -m trainers.convert --from={path} "
+            f"{path} holds third-party weights, not a bundle; convert it first: python -m trainers.convert --from={path} "
             "--to=NEW"
         )
     raise Refusal(f"{path} holds no bundle; give the directory of a run, such as runs/gpt/latest.")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from zoo.config import Refusal
 
-LIGHT = ("zoo.config", "zoo.layers.forms")  # modules of ours that load no Keras, so a config may import them
+LIGHT = ("zoo.config", "zoo.layers.forms")  # modules of the zoo's that load no Keras, so a config may import them
 
 
 class Registry:

@@ -1,4 +1,4 @@
-"""python -m trainers.convert, as a person calls it who has other people's weights."""
+"""python -m trainers.convert, as a user calls it who has third-party weights."""
 
 import json
 

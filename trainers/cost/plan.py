@@ -33,7 +33,7 @@ XLA_CPU_MAX_PARAMS = 3_000_000
 CHUNK = 2**25
 FORWARD_SHARE = 1 / 3  # of the time that training on a token takes
 WHOLE = TuningConfig()  # everything is trained
-SAFE = 0.95  # of the memory there is; the rest is other people's
+SAFE = 0.95  # of the memory there is; the rest is for other programs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +212,7 @@ class Plan:
         }  # fmt: skip
 
     def sentence(self):
-        """The plan in one line, for a person."""
+        """The plan in one line, for the user."""
         parts = ", ".join(f"{name} {value / 1e6:,.0f}" for name, value in self.memory.to_dict().items() if name != "total")
         return (
             f"Plan: {self.num_params:,} parameters, {self.flops_per_token / 1e6:,.4g} MFLOP a token; "

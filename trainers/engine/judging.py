@@ -69,5 +69,5 @@ def split_scores(config, trainer, data, split, reading):
 
 
 def shown(task, scores):
-    """The scores that a person wants to see, in one line."""
+    """The scores that the user wants to see, in one line."""
     return "  ".join(f"{name} {scores[name]:.4f}" for name in task.shown if name in scores)

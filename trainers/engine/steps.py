@@ -16,7 +16,7 @@ from trainers.program import RESUME_STATUS, command_to_go_on, quiet
 from trainers.progress import ProgressBar, duration
 from zoo.config import Refusal
 
-STARVED = 0.02  # share of the time spent waiting for data from which on a person is told
+STARVED = 0.02  # share of the time spent waiting for data from which on the user is told
 # What checkpoints of version 0.1 call fields of `Progress`.
 FORMER_NAMES = {"untold": "pending_losses", "untold_norms": "pending_norms"}
 
@@ -183,7 +183,7 @@ class Run:
         self.meter.begin()
 
     def _show(self, told, measured):
-        """What matters to a person, on the bar; and once, how long all of it will take."""
+        """What matters to the user, on the bar; and once, how long all of it will take."""
         speed, config = measured["tokens_per_second"], self.config
         task = self.trainer.task
         at_end = sum(judging.at_end(config, task, self.data, split).tokens for split in self.judged_at_end)

@@ -1,1 +1,1 @@
-"""Bundles <-> other people's files. Models never import this package."""
+"""Bundles <-> third-party files. Models never import this package."""

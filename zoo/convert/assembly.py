@@ -1,4 +1,4 @@
-"""From what other people's files say, in Hugging Face's words, to a model with its task: the way that every source of weights
+"""From what third-party files say, in Hugging Face's words, to a model with its task: the way that every source of weights
 shares.
 
 A source brings a config with Hugging Face's fields and tensors under the names of the family's table; no source has a table of

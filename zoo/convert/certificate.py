@@ -52,7 +52,7 @@ POSITIONS = 16
 
 
 def certify(bundle, path, peer_python=None, library="transformers"):
-    """Compares a bundle with what the files at `path` give in other people's hands.
+    """Compares a bundle with what the files at `path` give to the library that wrote them.
 
     Args:
         bundle: the converted `Bundle`.

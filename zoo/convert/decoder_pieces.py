@@ -18,7 +18,7 @@ def block(names, layer="layers.{i}", grouped=False, plus=0.0):
     """The rules in a layer as a function of our config.
 
     Args:
-        names: module of ours -> theirs, one or several side by side.
+        names: the zoo's module -> theirs, one or several side by side.
         layer: what stands before their names.
         grouped: as of a `Rule`, for queries, keys and values.
         plus: as of a `Rule`, for norms.

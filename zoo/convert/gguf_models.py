@@ -39,8 +39,8 @@ class Architecture:
     """An architecture of llama.cpp's.
 
     Attributes:
-        model_type: Hugging Face's, whose table says which fields of ours it has.
-        names: module of ours -> theirs in a layer, one or several side by side.
+        model_type: Hugging Face's, whose table says which fields of the zoo's it has.
+        names: the zoo's module -> theirs in a layer, one or several side by side.
         turns_neighbours: whether pairs (x_2i, x_2i+1) are turned: then queries and keys are stored so that ours are (x_i,
             x_i+H/2).
         turns_a_part: whether `rope.dimension_count` may be less than a head.

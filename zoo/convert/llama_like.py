@@ -50,7 +50,7 @@ def _their_llama(config):
 
 
 def llama_fields(config, theirs):
-    """Further fields of ours for a Llama, given their config.json; `config` is not read.
+    """Further fields of the zoo's for a Llama, given their config.json; `config` is not read.
 
     Raises:
         Refusal: it asks for what this model does not do.

@@ -1,6 +1,6 @@
 """What another library computes from the same files: the other side of a parity certificate.
 
-This file imports nothing of ours and is also a program, so that any interpreter which has torch and transformers, or keras_nlp
+This file imports nothing from the zoo and is also a program, so that any interpreter which has torch and transformers, or keras_nlp
 for KerasHub's presets, can run it:
 
     python zoo/convert/reference.py request.json answer.npz

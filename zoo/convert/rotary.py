@@ -1,4 +1,4 @@
-"""Scaled rotary positions in other people's files: `rope_parameters` (once `rope_scaling`) of Hugging Face <-> fields of ours.
+"""Scaled rotary positions in third-party files: `rope_parameters` (once `rope_scaling`) of Hugging Face <-> our fields.
 
 read({"rope_type": "linear", "factor": 4.0})   ->   {"rotary_scaling": "linear", "rotary_numbers": (4.0,)}
 """

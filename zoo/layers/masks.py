@@ -48,7 +48,7 @@ def conjunction(*masks):
 
 @dataclass(frozen=True, eq=False)
 class MaskRule:
-    """A mask told by columns and not by pairs, so that any block of it can be made alone.
+    """A mask given by columns and not by pairs, so that any block of it can be made alone.
 
     A query in column t + query_offset sees the key in column s if all of these hold:
 

@@ -16,7 +16,7 @@ XLA = "--xla_cpu_compilation_enabled"
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 
 # BatchingParameters of session_bundle_config.proto, as text: the last size must be max_batch_size. Lengths are never padded by
-# the server: every input of ours is one string or number a row.
+# the server: every input of the zoo's is one string or number a row.
 BATCHING = f"""max_batch_size {{ value: {BATCH_SIZES[-1]} }}
 batch_timeout_micros {{ value: 2000 }}
 max_enqueued_batches {{ value: 100 }}

@@ -71,8 +71,8 @@ class Versions:
         return {int(place.name): place for place in places if place.name.isascii() and place.name.isdecimal()}
 
     def refresh(self):
-        """Loads the newest version if it is not the one in memory. One that cannot be loaded is told by `states`, and is not
-        tried again; the version before it goes on. Returns whether a version was taken."""
+        """Loads the newest version if it is not the one in memory. One that cannot be loaded is reported by `states`
+        and is not tried again; the version before it goes on. Returns whether a version was taken."""
         with self._refreshing:
             places = self._found()
             number = max(places, default=None)

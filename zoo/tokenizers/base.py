@@ -47,7 +47,7 @@ class Tokenizer(tf.Module):
             vocabulary has none.
         bos_id: begins what a language model reads; None where `eos_id` does.
         sentinel_ids: stand for spans of a text, as T5's `<extra_id_0>` and so on, in the order of their numbers.
-        special: what other people's files say of special tokens, a `Special`.
+        special: what third-party files say of special tokens, a `Special`.
         added: plain text that somebody added, each an `Added`.
     """
 

@@ -35,7 +35,7 @@ class CharacterBPE(Tokenizer):
     Args:
         vocabulary: dict, token -> id, each of 0..vocab_size-1 once; `<unk>` among them.
         merges: list of pairs of tokens, the first learnt first.
-        special: what other people's files say of special tokens, a `Special`.
+        special: what third-party files say of special tokens, a `Special`.
 
     Raises:
         Refusal: an id is missing, there is no `<unk>`, or a merge makes what is no token.

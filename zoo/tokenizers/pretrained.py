@@ -1,4 +1,4 @@
-"""A tokenizer in other people's files, read together with the files beside it.
+"""A tokenizer in third-party files, read together with the files beside it.
 
 A vocabulary does not say all: which token begins a text stands in `tokenizer_config.json` or `config.json`, how pieces are
 numbered in the kind of the model, further tokens in `added_tokens.json`.
@@ -188,7 +188,7 @@ def _says_less(path):
 
 
 def from_files(path):
-    """The tokenizer in other people's files. Raises Refusal when there is none.
+    """The tokenizer in third-party files. Raises Refusal when there is none.
 
     Args:
         path: a directory, or one of the files that hold a vocabulary.

@@ -2,7 +2,7 @@
 
     special = Special(roles={"bos": "<s>", "eos": "</s>"}, template=(("<s>",), ("<s>",), ()))
 
-A tokenizer that was trained here says this by its class. One that was read from other people's files keeps what they say, so
+A tokenizer that was trained here says this by its class. One that was read from third-party files keeps what they say, so
 that it can go out again.
 """
 
@@ -19,7 +19,7 @@ ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 @dataclass(frozen=True)
 class Special:
-    """The special tokens of other people's files.
+    """The special tokens of third-party files.
 
     Attributes:
         roles: role, one of `ROLES`, -> token.

@@ -44,7 +44,7 @@ class UnigramTokenizer(Tokenizer):
     Args:
         model: bytes of a SentencePiece model. Its special tokens become control symbols, whatever they were: no text
             can spell one.
-        special: what other people's files say of the special tokens, a `Special`.
+        special: what third-party files say of the special tokens, a `Special`.
         added: plain text that somebody added, a list of `Added`.
         blanks: how blanks are treated, a `Blanks`; None where SentencePiece does it by itself.
 

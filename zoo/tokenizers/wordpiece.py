@@ -42,7 +42,7 @@ class WordPieceTokenizer(Tokenizer):
             default those of its uncased models.
         special_tokens: role (`pad`, `unk`, `cls`, `sep`, `mask`) -> token, where they differ from BERT's `ROLES`.
         unspoken: further special tokens, which no text yields.
-        special: what other people's files say of them, a `Special`.
+        special: what third-party files say of them, a `Special`.
         added: plain text that somebody added, a list of `Added`; the vocabulary need not have it.
 
     Raises:

@@ -56,7 +56,7 @@ def test_every_epoch_has_every_pair_in_batches_of_a_shape_for_each_width(kind):
         some = epoch(batches, number)
         assert all(0 <= budget - np.prod(batch["labels"].shape) < batch["labels"].shape[1] for batch in some)
         assert len({batch["token_ids"].shape for batch in some}) <= 6
-        # A target is told by its tokens, which are all of them its pair's number.
+        # A target is known by its tokens, which are all of them its pair's number.
         counts = collections.Counter(
             int(labels[weights > 0][0]) - 2 if (weights > 0).sum() > 1 else None
             for batch in some

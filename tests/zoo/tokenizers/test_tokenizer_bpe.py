@@ -1,4 +1,4 @@
-"""Byte-level BPE, native side: what is learnt, what is read from other people's files, and what is refused."""
+"""Byte-level BPE, native side: what is learnt, what is read from third-party files, and what is refused."""
 
 import functools
 import json

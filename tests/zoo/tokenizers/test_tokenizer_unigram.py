@@ -1,4 +1,4 @@
-"""Unigram: equality with `sentencepiece` and `tokenizers`, special tokens, other people's files, and what is refused."""
+"""Unigram: equality with `sentencepiece` and `tokenizers`, special tokens, third-party files, and what is refused."""
 
 import base64
 import functools

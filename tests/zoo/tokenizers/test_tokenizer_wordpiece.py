@@ -1,4 +1,4 @@
-"""WordPiece: what is learnt, what is read from other people's files, what is refused, and equality with `tokenizers`."""
+"""WordPiece: what is learnt, what is read from third-party files, what is refused, and equality with `tokenizers`."""
 
 import functools
 import json
