@@ -1,7 +1,7 @@
 """What another library computes from the same files: the other side of a parity certificate.
 
-This file imports nothing from the zoo and is also a program, so that any interpreter which has torch and transformers, or keras_nlp
-for KerasHub's presets, can run it:
+This file imports nothing from the zoo and is also a program, so that any interpreter which has torch and transformers, or
+keras_nlp for KerasHub's presets, can run it:
 
     python zoo/convert/reference.py request.json answer.npz
 

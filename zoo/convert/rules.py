@@ -1,8 +1,8 @@
 """Which of our variables is which of their tensors, one table a family; read in both directions.
 
 A rule names a variable of the zoo, by its path without the model's name, and the tensors that it is made of. Several tensors
-stand side by side along our last axis (queries, keys and values; gate and value). `transposed` tensors are stored there as (outputs,
-inputs), here as (inputs, outputs). A vector of the zoo's may be a `row` there: (1, V). `{i}` counts the layers.
+stand side by side along our last axis (queries, keys and values; gate and value). `transposed` tensors are stored there as
+(outputs, inputs), here as (inputs, outputs). A vector of the zoo may be a `row` there: (1, V). `{i}` counts the layers.
 """
 
 import re
@@ -18,7 +18,7 @@ from zoo.registry import MODELS
 
 @dataclass(frozen=True)
 class Rule:
-    """One variable of the zoo's and what it is made of.
+    """One variable of the zoo and what it is made of.
 
     Attributes:
         ours: path of the variable.
@@ -27,7 +27,7 @@ class Rule:
         grouped: whether a tensor has the queries of a key head, that key and its value side by side, one key head after the
             other; ours has all queries, all keys, all values.
         plus: what is added to their numbers to have ours.
-        row: whether a vector of the zoo's is (1, V) there.
+        row: whether a vector of the zoo is (1, V) there.
         first: the first layer that has it.
     """
 
@@ -96,7 +96,7 @@ class Family:
         ignored: patterns of tensors that are not weights.
         irrelevant: their fields that change no number of this kind of model, in one string.
         copies: tensors that repeat another one, and which.
-        dropped: patterns of tensors of heads that no task of the zoo's has; leaving them out is reported.
+        dropped: patterns of tensors of heads that no task of the zoo has; leaving them out is reported.
         adjust: further changes of our config, given theirs.
         adjusted: their fields that `adjust` reads besides.
         defaults: their fields -> the values that transformers takes where a config.json lacks them.
@@ -128,7 +128,7 @@ class Family:
     theirs: Callable = lambda config: {}
 
     def rules(self, config, *, with_head=False):
-        """The rules of a model of the zoo's with this config, all layers spelt out."""
+        """The rules of a model of the zoo with this config, all layers spelt out."""
         rules = list(self.embeddings)
         first = self.block(config) if callable(self.block) else self.block
         for block, count in ((first, config.num_layers), (self.decoder_block, getattr(config, "decoder_layers", 0))):
