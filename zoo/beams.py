@@ -62,7 +62,10 @@ def beam_search(
 ):  # fmt: skip
     """The most probable continuations of each row that a beam of K finds, best first.
 
-    The top of this file says how it goes.
+    The top of this file says how it goes. Two beams, log-probabilities in brackets, `.` stops:
+
+        step 1    candidates  a [-0.4]  b [-1.3]  . [-3.0]         beams a, b
+        step 2    candidates  a . [-0.6]  a c [-2.2]  b d [-2.3]   a . has ended; beams a c, b d
 
     Args:
         step, state, token_ids, padding_mask, stop_ids, pad_id: as in `zoo.decoding.generate`. `state` is that of B rows.

@@ -92,7 +92,11 @@ class Masking:
 
     @staticmethod
     def _within_quota(ranks, quota):
-        """bool (B, T) for tokens sorted by the rank of their unit: whether the unit ends within the quota of its row."""
+        """bool (B, T) for tokens sorted by the rank of their unit: whether the unit ends within the quota of its row.
+
+        ranks  .1 .1 .4 .6 .6 inf    quota 4
+        chosen  T  T  T  F  F  F     the third unit would end at the fifth token
+        """
         length = ranks.shape[1]
         last_of_unit = np.ones_like(ranks, bool)
         last_of_unit[:, :-1] = ranks[:, 1:] != ranks[:, :-1]

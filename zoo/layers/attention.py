@@ -103,7 +103,10 @@ def shared_mask(rule, form, queries, keys):
 
 
 def append_to_cache(cache_BKSH, new_BKTH, index):
-    """Writes T new columns into a cache from column `index` on."""
+    """Writes T new columns into a cache from column `index` on.
+
+    cache  a b . .    new  c    index 2    ->    a b c .
+    """
     if keras.backend.backend() != "tensorflow":
         return ops.slice_update(cache_BKSH, (0, 0, index, 0), new_BKTH)
     if fusion.is_whole():  # XLA cannot compile the op below, and its own a server may not have: each column is chosen

@@ -253,7 +253,12 @@ class NGram(LanguageModel):
         return ops.reshape(log_probs, (batch, num_tokens, self.config.vocab_size))
 
     def token_log_probs(self, token_ids, labels, state=None, **masks):
-        """As in the base class, by looking up one n-gram of each order instead of writing out (B, T, V)."""
+        """As in the base class, by looking up one n-gram of each order instead of writing out (B, T, V).
+
+        A trigram model with the history (a, b) before the tokens (c, d), and the labels (d, e), looks up
+
+            c d:  log p(d | b, c), or of shorter histories        d e:  log p(e | c, d), or of shorter histories
+        """
         masks = {name: masks.get(name) for name in ("padding_mask", "segment_ids")}
         stream, linked = self._stream(token_ids, state, **masks)
         tables, length = self.tables, self.config.order - 1

@@ -4,9 +4,14 @@
     decode_step(what the last answer held) -> the same again, one token later
 
 A client feeds each output whose name is an input back in, until every row is `finished`. The text after the last step is what
-`generate` writes at once. Rows of different requests may be joined along axis 0 and parted again between two steps
-(continuous batching): at the left of `token_ids` -1 is padding, and what the rows of a batch share, such as the column that a
-Transformer's cache is written at, is told once a row and must agree; `padded_length` lets a new row begin there.
+`generate` writes at once:
+
+    prefill(prompt "The list", max_new_tokens 2)    -> text "The list is",       remaining 1, finished false, state_...
+    decode_step(all of that)                        -> text "The list is empty", remaining 0, finished true
+
+Rows of different requests may be joined along axis 0 and parted again between two steps (continuous batching): at the left of
+`token_ids` -1 is padding, and what the rows of a batch share, such as the column that a Transformer's cache is written at, is
+given once a row and must agree; `padded_length` lets a new row begin there.
 
 Shape letters: B batch, N tokens read and written so far, padding included.
 """

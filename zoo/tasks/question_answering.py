@@ -295,6 +295,11 @@ def words_with_offsets(texts):
 def windows(questions, contexts, tokenizer, config, max_tokens):
     """Questions and contexts, string (B,), as windows.
 
+    A question of one token, five words of one token each in the context, windows of 3 that overlap by 1 (`stride`):
+
+        [CLS] who [SEP] anna met ben [SEP]       words  -1 -1 -1 0 1 2 -1
+        [CLS] who [SEP] ben at noon [SEP]        words  -1 -1 -1 2 3 4 -1
+
     Returns:
         A batch of `token_ids`, `segment_ids`, `padding_mask` and `candidates` (where an answer may start or end: the first
         token of a word, or of the row, which stands for no answer), all (B, K, T); int32 (B, K, T), which word a candidate
