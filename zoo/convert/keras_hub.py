@@ -1,4 +1,4 @@
-"""KerasHub's preset directories into bundles: BERT, RoBERTa and GPT-2, read with h5py and without KerasHub's classes.
+"""KerasHub's preset directories into bundles: BERT, RoBERTa, GPT-2 and T5, read with h5py and without KerasHub's classes.
 
 bundle = read("my_preset")                 config.json, model.weights.h5, tokenizer.json, assets/tokenizer/...
 bundle = read(fetch("bert_tiny_en_uncased"))     a published preset by its name, from Kaggle
@@ -23,8 +23,8 @@ from zoo.convert.weights import Joined, Reshaped, Tensors, Transposed
 from zoo.registry import TOKENIZERS
 from zoo.tokenizers.base import read_json
 from zoo.tokenizers.bpe import read_merges
-from zoo.tokenizers.pretrained import ROBERTA
-from zoo.tokenizers.special import NOTHING
+from zoo.tokenizers.pretrained import NUM_SENTINELS, ROBERTA, T5_TEMPLATE
+from zoo.tokenizers.special import NOTHING, Special, sentinel_name
 
 WEIGHTS, HEAD_WEIGHTS, SHARDED = "model.weights.h5", "task.weights.h5", "model.weights.json"
 ASSETS = Path("assets") / "tokenizer"
@@ -48,7 +48,39 @@ ENCODER = {
     "encoder.layer.{i}.output.dense": "transformer_encoder{_i}/_feedforward_output_dense",
     "encoder.layer.{i}.output.LayerNorm": "transformer_encoder{_i}/_feedforward_layer_norm",
 }
-# Backbone's class -> module of the table -> path of the layer; several are joined. {_i} is nothing for the first layer.
+T5_FIELDS = dict(
+    vocab_size="vocabulary_size", num_layers="num_layers", num_heads="num_heads", d_model="hidden_dim", d_ff="intermediate_dim",
+    d_kv="key_value_dim", dropout_rate="dropout", layer_norm_epsilon="layer_norm_epsilon",
+    tie_word_embeddings="tie_embedding_weights",
+)  # fmt: skip
+# KerasHub's (activation, whether there is a gate) -> Hugging Face's name of the network.
+T5_NETWORKS = {
+    ("relu", False): "relu", ("gelu", False): "gelu", ("gelu_approximate", False): "gelu_new", ("silu", False): "silu",
+    ("relu", True): "gated-relu", ("gelu_approximate", True): "gated-gelu", ("silu", True): "gated-silu",
+}  # fmt: skip
+
+
+def _t5_stack(stack, layer):
+    """Module of the table -> path of the layer, of the encoder or the decoder."""
+    attentions = {0: ("SelfAttention", "self_attention"), 1: ("EncDecAttention", "cross_attention")}
+    attentions = attentions if stack == "decoder" else {0: attentions[0]}
+    paths = {f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias": f"{layer}/self_attention"}
+    for number, (theirs, hub) in attentions.items():
+        where = f"{stack}.block.{{i}}.layer.{number}"
+        paths[f"{where}.layer_norm"] = f"{layer}/{hub}_layer_norm"
+        for name, projector in zip("qkvo", ("query", "key", "value", "output"), strict=True):
+            paths[f"{where}.{theirs}.{name}"] = f"{layer}/{hub}/{projector}_projector"
+    where = f"{stack}.block.{{i}}.layer.{len(attentions)}"
+    return paths | {
+        f"{where}.layer_norm": f"{layer}/layer_norm",
+        f"{where}.DenseReluDense.wi_0": f"{layer}/input_projector",
+        f"{where}.DenseReluDense.wi_1": f"{layer}/gate_projector",
+        f"{where}.DenseReluDense.wo": f"{layer}/output_projector",
+    }
+
+
+# Backbone's class -> module of the table -> path of the layer; several are joined. {_i} is nothing for the first layer, and
+# {_d} is the number of a decoder's layer, which follows those of the encoder's.
 MODULES = {
     "BertBackbone": {
         **ENCODER,
@@ -81,14 +113,29 @@ MODULES = {
         "h.{i}.mlp.c_proj": "transformer_decoder{_i}/_feedforward_output_dense",
         "ln_f": "layer_normalization",
     },
+    "T5Backbone": {
+        "shared": "reversible_embedding",
+        **_t5_stack("encoder", "t5_transformer_layer{_i}"),
+        **_t5_stack("decoder", "t5_transformer_layer{_d}"),
+        "encoder.final_layer_norm": "t5_layer_norm",
+        "decoder.final_layer_norm": "t5_layer_norm_1",
+    },
 }
 # Backbone's class -> (model_type, field of Hugging Face's -> KerasHub's, what KerasHub has in its code).
 STRUCTURES = {
     "BertBackbone": ("bert", FIELDS, dict(hidden_act="gelu_new", layer_norm_eps=1e-12)),
     "RobertaBackbone": ("roberta", FIELDS, dict(hidden_act="gelu", layer_norm_eps=1e-5, type_vocab_size=1)),
     "GPT2Backbone": ("gpt2", GPT2_FIELDS, dict(activation_function="gelu_new", layer_norm_epsilon=1e-5)),
-}
-TOKENIZER_OF = {"BertBackbone": "BertTokenizer", "RobertaBackbone": "RobertaTokenizer", "GPT2Backbone": "GPT2Tokenizer"}
+    "T5Backbone": (
+        "t5", T5_FIELDS,
+        dict(is_encoder_decoder=True, relative_attention_num_buckets=32, relative_attention_max_distance=128),
+    ),
+}  # fmt: skip
+TOKENIZER_OF = {
+    "BertBackbone": "BertTokenizer", "RobertaBackbone": "RobertaTokenizer", "GPT2Backbone": "GPT2Tokenizer",
+    "T5Backbone": "T5Tokenizer",
+}  # fmt: skip
+T5_ROLES = {"eos": "</s>", "pad": "<pad>", "unk": "<unk>"}
 # Modules whose only variable is not a `weight`.
 BIASES = ("cls.predictions", "lm_head")
 # KerasHub's head has these, whatever its encoder has.
@@ -146,10 +193,13 @@ def read(directory):
         raise Refusal(f"{directory / 'config.json'} is damaged ({error!r}); copy it again from where it was made.") from error
     checklist = Checklist(directory)
     known = {"tells where it comes from": "name trainable dtype"}
-    checklist.fields("config.json", config["config"], list(fields.values()), known)
+    applied = [*fields.values(), *(("activation", "use_gated_activation") if model_type == "t5" else ())]
+    checklist.fields("config.json", config["config"], applied, known)
     if model_type == "roberta" and "max_position_embeddings" in theirs:
         theirs["max_position_embeddings"] += PADDING_ROWS
-    tokenizer = _tokenizer(directory, backbone)
+    if model_type == "t5":
+        theirs |= _t5_network(config["config"], directory)
+    tokenizer = _tokenizer(directory, backbone, theirs)
     with _opened(directory / WEIGHTS) as weights, _head(directory) as head:
         tensors, left_out = _tensors(directory, backbone, weights, head)
         fields = {"masked_lm": HEAD} if model_type == "bert" else {}
@@ -159,6 +209,19 @@ def read(directory):
         "checklist": checklist.report(),
     }  # fmt: skip
     return Bundle(model, tokenizer, task, provenance)
+
+
+def _t5_network(config, directory):
+    """The fields of Hugging Face's T5 that KerasHub's config says in other words."""
+    activation = config.get("activation", "relu")
+    name = str(activation.get("config") if isinstance(activation, dict) else activation).rpartition(">")[2]
+    network = name, bool(config.get("use_gated_activation", True))
+    if network not in T5_NETWORKS:
+        known = ", ".join(sorted({each for each, gated in T5_NETWORKS if gated == network[1]}))
+        gate = "with" if network[1] else "without"
+        raise Refusal(f"{directory / 'config.json'} has activation={name!r} {gate} a gate; only {known} is read there.")
+    width = config.get("key_value_dim") or config["hidden_dim"] // config["num_heads"]
+    return {"feed_forward_proj": T5_NETWORKS[network], "d_kv": width}
 
 
 def _opened(path):
@@ -182,8 +245,7 @@ def _tensors(directory, backbone, weights, head):
     stored = _variables(weights)
     in_head = {f"head/{path}": variables for path, variables in _variables(head).items()}
     places = _spelt_out(MODULES[backbone], stored)
-    family = FAMILIES[STRUCTURES[backbone][0]]
-    transposed = {name for rule in (*family.block, *family.pooler, *family.head) if rule.transposed for name in rule.theirs}
+    transposed = FAMILIES[STRUCTURES[backbone][0]].transposed()
     arrays = {}
     for module, paths in places.items():
         found = [(stored if path in stored else in_head).pop(path, None) for path in paths]
@@ -203,6 +265,8 @@ def _tensors(directory, backbone, weights, head):
         arrays[f"{WEIGHTS}/{path}"] = stored[path][0]  # for `assign` to say that nobody knows it
     if STRUCTURES[backbone][0] == "roberta":
         _add_what_roberta_lacks(arrays)
+    if STRUCTURES[backbone][0] == "t5":
+        arrays = _with_t5_names(arrays)
     return Tensors(arrays), [path.removeprefix("head/") for path in in_head]
 
 
@@ -220,18 +284,22 @@ def _variables(file):
 
 def _spelt_out(modules, stored):
     """Module of the table -> tuple of paths, for every layer that the file has."""
-    numbers = {int(match[1] or 0) for path in stored if (match := re.match(r"transformer_(?:en|de)coder(?:_(\d+))?/", path))}
+    layer = re.compile(r"(?:t5_)?transformer_(?:encoder|decoder|layer)(?:_(\d+))?/")
+    modules = {module: (paths,) if isinstance(paths, str) else paths for module, paths in modules.items()}
+    numbers = sorted({int(match[1] or 0) for path in stored if (match := layer.match(path))})
+    num_stacks = 2 if any("{_d}" in path for paths in modules.values() for path in paths) else 1
+    num_layers = len(numbers) // num_stacks
+    numbered = lambda number: f"_{number}" if number else ""  # noqa: E731
     places = {}
     for module, paths in modules.items():
-        paths = (paths,) if isinstance(paths, str) else paths
-        for i in sorted(numbers) if "{i}" in module else [0]:
-            places[module.format(i=i)] = tuple(path.format(_i=f"_{i}" if i else "") for path in paths)
+        for i in numbers[:num_layers] if "{i}" in module else [0]:
+            places[module.format(i=i)] = tuple(path.format(_i=numbered(i), _d=numbered(num_layers + i)) for path in paths)
     return places
 
 
 def _flat(dataset, path, number):
     """A variable without the axis of heads: kernels are (D, N, H) and, of the output, (N, H, D); biases are (N, H)."""
-    if number == 1 and len(dataset.shape) == 2:
+    if number == 1 and len(dataset.shape) == 2 and not path.endswith("embedding"):
         return Reshaped(dataset, (-1,))
     if len(dataset.shape) == 3:
         return Reshaped(dataset, (-1, dataset.shape[-1]) if path.endswith("output_dense") else (dataset.shape[0], -1))
@@ -246,8 +314,28 @@ def _add_what_roberta_lacks(arrays):
         arrays["embeddings.token_type_embeddings.weight"] = np.zeros((1, arrays[name].shape[-1]), np.float32)
 
 
-def _tokenizer(directory, backbone):
-    """The tokenizer of a preset, with the ids of KerasHub's.
+def _with_t5_names(arrays):
+    """Without a gate the network's first product has another name; a table of the output's own is the second variable of the
+    one that reads."""
+    gated = any(".wi_1." in name for name in arrays)
+    named = {name if gated else name.replace(".wi_0.", ".wi."): array for name, array in arrays.items()}
+    if "shared.bias" in named:
+        named["lm_head.weight"] = Transposed(named.pop("shared.bias"))
+    return named
+
+
+def _t5_tokenizer(path, num_rows):
+    """A SentencePiece model; behind its pieces T5's sentinels, which KerasHub leaves out, where the model has rows for them."""
+    unigram = TOKENIZERS.get("unigram")
+    made = unigram.from_sentencepiece(path)
+    roles = {role: token for role, token in T5_ROLES.items() if token in made.vocabulary}
+    special, size = Special(roles, T5_TEMPLATE), made.vocab_size
+    behind = [] if made.sentinel_ids or size + NUM_SENTINELS > num_rows else map(sentinel_name, reversed(range(NUM_SENTINELS)))
+    return unigram.from_sentencepiece(path, behind=list(behind), special=special)
+
+
+def _tokenizer(directory, backbone, theirs):
+    """The tokenizer of a preset, with the ids of KerasHub's; `theirs` is the model's config.
 
     Two things differ on rare text: KerasHub folds case where BERT makes it lower (the German sharp s), and separates words at
     control characters, which BERT leaves out.
@@ -261,6 +349,8 @@ def _tokenizer(directory, backbone):
     if backbone == "BertBackbone":
         normalization = {name: bool(settings.get(name, False)) for name in ("lowercase", "strip_accents")}
         return TOKENIZERS.get("wordpiece").from_vocabulary(assets / "vocabulary.txt", normalization)
+    if backbone == "T5Backbone":
+        return _t5_tokenizer(assets / "vocabulary.spm", theirs["vocab_size"])
     if settings.get("add_prefix_space"):
         raise Refusal(f"{directory} puts a space before each text (add_prefix_space); that is not supported.")
     vocabulary, end = read_json(assets / "vocabulary.json"), "<|endoftext|>" if backbone == "GPT2Backbone" else "</s>"

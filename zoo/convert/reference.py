@@ -212,15 +212,24 @@ def _keras_hub(request):
     import keras
     import keras_nlp
 
-    path, models, task = request["path"], keras_nlp.models, request["task"]
+    path, models, task, start = request["path"], keras_nlp.models, request["task"], request["target_start"]
     head = models.MaskedLM.from_preset(path, preprocessor=None) if task == "masked_lm" else None
+    head = head if start is None else models.Seq2SeqLM.from_preset(path, preprocessor=None)
     backbone = models.Backbone.from_preset(path) if head is None else head.backbone
     results = {"versions": np.array(json.dumps({"keras_hub": keras_nlp.__version__, "keras": keras.__version__}))}
     for i, ids in enumerate(request["rows"]):
         row = np.array([ids], np.int32)
         inputs = {"token_ids": row, "padding_mask": np.ones_like(row), "segment_ids": np.zeros_like(row)}
         inputs = {name: value for name, value in inputs.items() if name in backbone.input}
-        if head is not None:
+        if start is not None:
+            target = np.array([[*start, *ids]], np.int32)
+            outputs = head(
+                {
+                    "encoder_token_ids": row, "encoder_padding_mask": np.ones_like(row),
+                    "decoder_token_ids": target, "decoder_padding_mask": np.ones_like(target),
+                }
+            )  # fmt: skip
+        elif head is not None:
             outputs = head({**inputs, "mask_positions": np.arange(row.shape[1], dtype=np.int32)[None]})
         else:
             outputs = backbone(inputs)

@@ -145,6 +145,12 @@ class Family:
             rules = [replace(rule, theirs=self._gated(rule.theirs)) for rule in rules]
         return rules + (self.head if with_head else [])
 
+    def transposed(self):
+        """Names of tensors, with `{i}`, that are stored as (outputs, inputs), whether or not a network has a gate."""
+        rules = (*self.block, *self.decoder_block, *self.pooler, *self.untied, *self.head)
+        names = [rule.theirs for rule in rules if rule.transposed]
+        return {name for each in names for name in (*each, *self._gated(each))}
+
     def _gated(self, names):
         for end, ends in self.gated.items():
             if names[0].endswith(end):

@@ -6,13 +6,14 @@
 Shape letters: B batch, T target positions, S source positions.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from zoo.config import Refusal
 from zoo.data.batch import random_stream
-from zoo.data.examples import padded
+from zoo.data.examples import ExampleBatches, padded
 
 LADDER = (0.25, 0.5, 0.75, 1.0)  # widths of batches, as shares of the largest: few shapes to compile, little padding
 NUM_WIDTHS = 6  # of batches with a budget of tokens
@@ -101,7 +102,7 @@ class PairBatches:
 
     def __init__(self, rows, batch_size, seed):
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
-        self.steps_per_epoch = -(-len(rows.pairs) // batch_size)
+        self.steps_per_epoch = -(-len(rows.lengths) // batch_size)
         self._plans = {}
 
     def starts_epoch(self, step):
@@ -119,7 +120,7 @@ class PairBatches:
     @property
     def num_units(self):
         """How many pairs there are."""
-        return len(self.rows.pairs)
+        return len(self.rows.lengths)
 
     def of(self, chosen, step):
         """The batch of the pairs with these numbers, int (B,)."""
@@ -128,7 +129,7 @@ class PairBatches:
     def _order(self, random):
         """The numbers of the pairs in the order of an epoch."""
         # Sorting raw draws, unlike Generator.permutation, gives the same order under every version of numpy.
-        return np.argsort(random.random_raw(len(self.rows.pairs)), kind="stable")
+        return np.argsort(random.random_raw(len(self.rows.lengths)), kind="stable")
 
     def _plan(self, random):
         """(numbers of its pairs, width or None for what they need) of each batch of an epoch."""
@@ -142,20 +143,20 @@ class PairBatches:
 
 
 class TokenBudgetBatches(PairBatches):
-    """As `PairBatches`, but rows times width of every batch is `batch_tokens` or a little less: short pairs stand together in
+    """As `PairBatches`, but rows times width of every batch is `batch_tokens` or a little less: short texts stand together in
     many rows, long ones in few.
 
     A batch has one of the six widths that pad the least (`widths_of_least_padding`), and each width one number of rows, so that
-    a step has six shapes. Pairs that do not fill a batch of their width go into the next wider one. Of the widest the first
-    pairs of the epoch's order fill up the last batch.
+    a step has six shapes. Texts that do not fill a batch of their width go into the next wider one. Of the widest the first
+    texts of the epoch's order fill up the last batch.
 
     Args:
-        rows: a `PairRows`.
+        rows: a `PairRows`, or the `ExampleRows` of single texts.
         batch_tokens: the budget, for the source and for the target alike.
         seed: any integer.
 
     Raises:
-        Refusal: the budget does not hold one row of the widest pairs.
+        Refusal: the budget does not hold one row of the widest.
     """
 
     def __init__(self, rows, batch_tokens, seed):
@@ -163,7 +164,7 @@ class TokenBudgetBatches(PairBatches):
         widest = self._widths[-1]
         if batch_tokens < widest:
             raise Refusal(
-                f"batch_tokens={batch_tokens} does not hold one pair of {widest} tokens; give at least that, or a smaller "
+                f"batch_tokens={batch_tokens} does not hold one row of {widest} tokens; give at least that, or a smaller "
                 "--seq_length."
             )
         self._sizes = [batch_tokens // width for width in self._widths]
@@ -186,6 +187,37 @@ class TokenBudgetBatches(PairBatches):
         if len(left):
             batches.append((np.resize(np.concatenate([left, order]), self._sizes[-1]), self._widths[-1]))
         return [batches[i] for i in np.argsort(random.random_raw(len(batches)), kind="stable")]
+
+
+@dataclass(frozen=True)
+class ExampleRows:
+    """Examples for `TokenBudgetBatches`.
+
+    Attributes:
+        lengths: tokens of each one's row, int (N,).
+        make: (numbers of examples, int (B,), width) -> batch of them, of that many columns.
+    """
+
+    lengths: np.ndarray
+    make: Callable
+
+    def batch(self, chosen, width):
+        return self.make(chosen, width)
+
+
+def example_batches(lengths, batch_tokens, layout, make):
+    """Training batches of examples: of `batch_tokens` tokens, padding included; or of `layout.batch_size` rows where that is 0.
+
+    Args:
+        lengths, make: as in `ExampleRows`.
+        batch_tokens: an int.
+        layout: a `Layout`.
+    """
+    rows = ExampleRows(np.array(lengths), make)
+    if batch_tokens:
+        return TokenBudgetBatches(rows, batch_tokens, layout.seed)
+    longest = max(lengths, default=0)
+    return ExampleBatches(len(lengths), layout.batch_size, layout.seed, lambda chosen, step: rows.batch(chosen, longest))
 
 
 def widths_of_least_padding(lengths, count):

@@ -15,6 +15,7 @@ from zoo import metrics
 from zoo.config import Config, Output, Refusal, TaskConfig
 from zoo.data.augmentation import Augmentation, read_synonyms, uniform
 from zoo.data.examples import ExampleBatches, in_order, overlong, row, row_batch
+from zoo.data.parallel import example_batches
 from zoo.layers.cross_entropy import cross_entropy
 from zoo.layers.heads import SequenceClassifier
 from zoo.registry import TASKS
@@ -39,6 +40,7 @@ class ClassificationConfig(TaskConfig):
         word_deletion, word_swap, synonym_rate, char_noise: how much of each training text is changed, anew at every step; see
             `augmentation.Augmentation`.
         synonym_table: file with a row a word, `word TAB synonym TAB ...`.
+        batch_tokens: as for tagging; not with texts that are changed, whose lengths change too.
     """
 
     labels: tuple[str, ...] = ()
@@ -52,6 +54,7 @@ class ClassificationConfig(TaskConfig):
     synonym_rate: float = 0.0
     synonym_table: str = ""
     char_noise: float = 0.0
+    batch_tokens: int = 0
 
     kinds: ClassVar = ("language_model", "encoder", "classifier")
     least_seq_length: ClassVar = 3
@@ -59,6 +62,10 @@ class ClassificationConfig(TaskConfig):
 
     def validate(self):
         self.require_rate("head_dropout", "word_deletion", "word_swap", "synonym_rate", "char_noise")
+        changes = self.word_deletion or self.word_swap or self.synonym_rate or self.char_noise
+        self.require(self.batch_tokens >= 0, f"batch_tokens must not be negative, got {self.batch_tokens}.")
+        same = not (self.batch_tokens and changes)
+        self.require(same, "batch_tokens sorts texts by their lengths, which word_deletion and the like change; leave one out.")
         both = bool(self.synonym_rate) == bool(self.synonym_table)
         self.require(both, "synonym_rate and synonym_table go together: how often, and from which file.")
         self.require(self.pooling in ("auto", "first", "last", "mean"), f"pooling cannot be {self.pooling!r}.")
@@ -179,16 +186,19 @@ class Classification(Task):
 
         augmentation = self._augmentation()
 
-        def make(chosen, step):
-            some = [rows[i] for i in chosen]
-            if augmentation is not None:
-                random = uniform(layout.seed, step)
-                texts = [[augmentation(text, random) for text in data.texts[i]] for i in chosen]
-                some = [row(parts, frame, width) for parts in _encoded(texts, tokenizer)]
+        def make(chosen, width, some=None):
+            some = [rows[i] for i in chosen] if some is None else some
             batch = _batch(some, data.labels[chosen], width, frame, tokenizer.pad_id)
             return {**batch, "loss_weights": weights[batch["labels"]]}
 
-        return ExampleBatches(len(data), layout.batch_size, layout.seed, make)
+        def make_changed(chosen, step):
+            random = uniform(layout.seed, step)
+            texts = [[augmentation(text, random) for text in data.texts[i]] for i in chosen]
+            return make(chosen, width, [row(parts, frame, width) for parts in _encoded(texts, tokenizer)])
+
+        if augmentation is not None:
+            return ExampleBatches(len(data), layout.batch_size, layout.seed, make_changed)
+        return example_batches([len(ids) for ids, _ in rows], self.config.batch_tokens, layout, make)
 
     def _augmentation(self):
         """What changes training texts, or None."""

@@ -18,7 +18,8 @@ from keras import ops
 from zoo import metrics
 from zoo.config import Config, Output, Refusal, TaskConfig
 from zoo.data import schemes
-from zoo.data.examples import ExampleBatches, in_order, padded
+from zoo.data.examples import in_order, padded
+from zoo.data.parallel import example_batches
 from zoo.data.roles import FrequentRoles
 from zoo.data.words import WordRow, characters_for, spelling_options, word_rows
 from zoo.layers import crf
@@ -37,17 +38,19 @@ FIND = -1  # the predicate of a row that asks which words are predicates
 
 @dataclass(frozen=True)
 class SemanticRolesConfig(TaskConfig):
-    """How roles are told.
+    """How roles are learnt.
 
     Attributes:
         head_dropout: rate in the head.
         lowercase: whether a word tokenizer that is trained writes all words in lower case.
         zero_digits: whether it writes every digit as 0. What a model reads of characters stays as it is.
+        batch_tokens: as for tagging.
     """
 
     head_dropout: float = 0.1
     lowercase: bool = False
     zero_digits: bool = False
+    batch_tokens: int = 0
 
     kinds: ClassVar = ("encoder",)
     needs_context: ClassVar = True
@@ -59,6 +62,7 @@ class SemanticRolesConfig(TaskConfig):
 
     def validate(self):
         self.require_rate("head_dropout")
+        self.require(self.batch_tokens >= 0, f"batch_tokens must not be negative, got {self.batch_tokens}.")
 
     def output(self, model_config, seq_length, facts=None):
         classes, width = (len(facts.labels) if facts else 2) + 2, model_config.cost(seq_length).hidden_dim
@@ -189,11 +193,12 @@ class SemanticRoles(Task):
 
     def training_batches(self, data, model, tokenizer, layout):
         self.learn(max_tokens=layout.seq_length)
-        sizes = _sizes(data.rows)
-        return ExampleBatches(
-            len(data), layout.batch_size, layout.seed,
-            lambda chosen, step: _batch([data.rows[i] for i in chosen], *sizes, tokenizer.pad_id, model),
-        )  # fmt: skip
+        _, num_words = _sizes(data.rows)
+
+        def make(chosen, width):
+            return _batch([data.rows[i] for i in chosen], width, min(width, num_words), tokenizer.pad_id, model)
+
+        return example_batches([len(one.row.ids) for one in data.rows], self.config.batch_tokens, layout, make)
 
     def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
         count = len(data) if max_tokens is None else min(len(data), max(max_tokens // layout.seq_length, 1))

@@ -16,7 +16,8 @@ from keras import ops
 from zoo import metrics
 from zoo.config import Config, Output, Refusal, TaskConfig
 from zoo.data import schemes
-from zoo.data.examples import ExampleBatches, in_order, padded
+from zoo.data.examples import in_order, padded
+from zoo.data.parallel import example_batches
 from zoo.data.words import characters_for, spelling_options, word_rows
 from zoo.layers import crf
 from zoo.layers.cross_entropy import cross_entropy
@@ -46,6 +47,8 @@ class TaggingConfig(TaskConfig):
             `training` too, of a CRF. `auto` is `decoding` with a CRF and `none` without.
         lowercase: whether a word tokenizer that is trained writes all words in lower case.
         zero_digits: whether it writes every digit as 0. What a model reads of characters stays as it is.
+        batch_tokens: rows times width of a training batch, padding included; 0 for batches of `--batch_size` rows. Short
+            sentences then stand together in many rows, long ones in few.
     """
 
     labels: tuple[str, ...] = ()
@@ -55,6 +58,7 @@ class TaggingConfig(TaskConfig):
     constraints: str = "auto"
     lowercase: bool = False
     zero_digits: bool = False
+    batch_tokens: int = 0
 
     kinds: ClassVar = ("encoder", "language_model")
     least_seq_length: ClassVar = 3
@@ -65,6 +69,7 @@ class TaggingConfig(TaskConfig):
 
     def validate(self):
         self.require_rate("head_dropout")
+        self.require(self.batch_tokens >= 0, f"batch_tokens must not be negative, got {self.batch_tokens}.")
         named = not self.scheme or self.scheme in SCHEMES
         self.require(named, f"scheme must be {', '.join(SCHEMES)}, got {self.scheme!r}.")
         known = self.constraints in CONSTRAINTS
@@ -178,11 +183,12 @@ class Tagging(Task):
 
     def training_batches(self, data, model, tokenizer, layout):
         self.learn(max_tokens=layout.seq_length)
-        sizes = _sizes(data.rows)
-        return ExampleBatches(
-            len(data), layout.batch_size, layout.seed,
-            lambda chosen, step: _batch(data, chosen, *sizes, tokenizer.pad_id, model),
-        )  # fmt: skip
+        _, num_words = _sizes(data.rows)
+
+        def make(chosen, width):
+            return _batch(data, chosen, width, min(width, num_words), tokenizer.pad_id, model)
+
+        return example_batches([len(ids) for ids, _, _ in data.rows], self.config.batch_tokens, layout, make)
 
     def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
         count = len(data) if max_tokens is None else min(len(data), max(max_tokens // layout.seq_length, 1))

@@ -5,6 +5,8 @@ import json
 import shutil
 
 import h5py
+import keras
+import keras_nlp
 import numpy as np
 import pytest
 
@@ -15,23 +17,38 @@ from zoo.convert.weights import variables_by_path
 
 SIZES = dict(num_layers=3, num_heads=3, hidden_dim=12, intermediate_dim=20, max_sequence_length=32)
 
+TASKS = {
+    "bert": "masked_lm", "roberta": "masked_lm", "gpt2": "language_modeling", "t5": "span_corruption",
+    "t5-gated": "span_corruption",
+}  # fmt: skip
+T5_SIZES = {
+    "t5": dict(activation="relu", use_gated_activation=False, key_value_dim=5),
+    "t5-gated": dict(activation=keras.saving.get_registered_object("keras_hub>gelu_approximate"), tie_embedding_weights=False),
+}
 
-def strengthened(model):
+
+def strengthened(model, spread=0.3):
     """Weights that no initialiser would choose, so that every bias and gain counts."""
     generator = np.random.default_rng(3)
     for weight in model.weights:
-        weight.assign(generator.normal(1.0 if "gamma" in weight.path else 0.05, 0.3, weight.shape))
+        is_gain = "gamma" in weight.path or weight.path.endswith("layer_norm/weight")
+        weight.assign(generator.normal(1.0 if is_gain else 0.05, spread, weight.shape))
     return model
 
 
 def made(name, directory):
     """Saves a tiny preset as KerasHub does."""
-    import keras_nlp
-
     models = keras_nlp.models
-    tokenizer = foreign_models.bundle(name).tokenizer
+    tokenizer = foreign_models.bundle(name.partition("-")[0]).tokenizer
     sizes = dict(SIZES, vocabulary_size=tokenizer.vocab_size)
-    if name == "bert":
+    if name.startswith("t5"):
+        sizes = {key: size for key, size in sizes.items() if key != "max_sequence_length"} | T5_SIZES[name]
+        tokenizer.save(directory)
+        proto = (directory / "sentencepiece.model").read_bytes()
+        shutil.rmtree(directory)
+        preprocessor = models.T5Seq2SeqLMPreprocessor(models.T5Tokenizer(proto=proto), 16, 16)
+        model = models.T5Seq2SeqLM(models.T5Backbone(**sizes), preprocessor)
+    elif name == "bert":
         theirs = models.BertTokenizer(vocabulary=list(tokenizer.vocabulary), lowercase=True, strip_accents=True)
         backbone = models.BertBackbone(**sizes)
         model = models.BertMaskedLM(backbone, models.BertMaskedLMPreprocessor(theirs, sequence_length=16))
@@ -46,13 +63,14 @@ def made(name, directory):
         else:
             preprocessor = models.RobertaMaskedLMPreprocessor(models.RobertaTokenizer(**spelt), sequence_length=16)
             model = models.RobertaMaskedLM(models.RobertaBackbone(**sizes), preprocessor)
-    strengthened(model).save_to_preset(str(directory))
+    # A tied T5 divides its outputs.
+    strengthened(model, 0.6 if name == "t5" else 0.3).save_to_preset(str(directory))
     return directory
 
 
 @pytest.fixture(scope="module")
 def presets(tmp_path_factory):
-    return {name: made(name, tmp_path_factory.mktemp(name)) for name in ("bert", "roberta", "gpt2")}
+    return {name: made(name, tmp_path_factory.mktemp(name)) for name in TASKS}
 
 
 @pytest.fixture
@@ -62,15 +80,35 @@ def here(monkeypatch):
     monkeypatch.setattr(certificate, "ask", answered)
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "gpt2"])
+@pytest.mark.parametrize("name", TASKS)
 def test_ids_and_outputs_are_those_of_keras_hub(name, presets, here):
     bundle = keras_hub.read(presets[name])
-    assert bundle.task.registered_name == ("language_modeling" if name == "gpt2" else "masked_lm")
+    assert bundle.task.registered_name == TASKS[name]
     assert bundle.provenance["left_out"] == []
     result = certificate.certify(bundle, presets[name], library="keras_hub")
     assert result["ids"]["identical"] and result["ids"]["peer"] == "keras_hub"
     assert result["outputs"]["largest_output"] > 1
     assert result["outputs"]["largest_difference"] < 1e-4
+
+
+@pytest.mark.parametrize(("rows", "sentinels"), [(400, range(99, -1, -1)), (120, ())])
+def test_sentinels_stand_behind_the_pieces_where_a_t5_has_rows_for_them(rows, sentinels, presets, tmp_path):
+    directory = shutil.copytree(presets["t5"], tmp_path / "published")
+    pieces = foreign_models.t5_vocabulary(tmp_path) / "spiece.model"
+    shutil.copy(pieces, directory / "assets" / "tokenizer" / "vocabulary.spm")
+    tokenizer = keras_hub._t5_tokenizer(directory / "assets" / "tokenizer" / "vocabulary.spm", rows)
+    size = tokenizer.vocab_size - len(sentinels)
+    assert tokenizer.sentinel_ids == tuple(size + number for number in sentinels)
+    assert list(tokenizer.vocabulary[:3]) == ["<pad>", "</s>", "<unk>"]
+
+
+def test_a_network_that_t5_has_not_is_refused(presets, tmp_path):
+    directory = shutil.copytree(presets["t5-gated"], tmp_path / "other")
+    config = json.loads((directory / "config.json").read_text())
+    config["config"]["activation"] = "gelu"
+    (directory / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="has activation='gelu' with a gate; only gelu_approximate, relu, silu is read there"):
+        keras_hub.read(directory)
 
 
 def test_hidden_states_without_the_head(presets, here, tmp_path):
@@ -150,7 +188,7 @@ def test_the_head_of_another_task_is_left_out_and_told(presets, tmp_path):
             "config.json",
             "GPT2Backbone",
             "BloomBackbone",
-            "has a BloomBackbone; only BertBackbone, RobertaBackbone, GPT2Backbone",
+            "has a BloomBackbone; only BertBackbone, RobertaBackbone, GPT2Backbone, T5Backbone",
         ),
         (
             "tokenizer.json",

@@ -80,7 +80,7 @@ def test_the_order_is_a_pure_function_of_seed_and_step():
 
 
 def test_a_budget_below_one_pair_is_refused():
-    with pytest.raises(Refusal, match=r"batch_tokens=31 does not hold one pair of 32 tokens"):
+    with pytest.raises(Refusal, match=r"batch_tokens=31 does not hold one row of 32 tokens"):
         TokenBudgetBatches(rows_of([(30, 32)]), 31, 0)
 
 
