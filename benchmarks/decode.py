@@ -16,7 +16,6 @@ asked in Python at batch 1, and every side writes as many tokens as the bundle w
 """
 
 import argparse
-import collections
 import json
 import os
 import sys
@@ -53,7 +52,7 @@ def main():
         return WORKERS[args.worker](args)
     if args.model_dir:
         return _compare_drafts(args)
-    from benchmarks.sides import has_module, measure, report
+    from benchmarks.sides import has_module, measure, print_profile, report
 
     sides = []
     for side in args.sides.split(","):
@@ -79,7 +78,7 @@ def main():
             mine = [side for side, _ in sides if side in OURS]
             report(measure(commands, args.rounds), mine, ("ours", *PEERS), int(batch_size) * args.new_tokens, "tokens")
             if args.profile:
-                _print_profile(Path(directory), args.new_tokens)
+                print_profile(Path(directory), args.new_tokens)
     return None
 
 
@@ -223,21 +222,6 @@ def _ours(args):
         with tf.profiler.experimental.Profile(args.directory):
             decode()
     serve(decode)
-
-
-def _print_profile(directory, new_tokens):
-    from tensorflow.tsl.profiler.protobuf import xplane_pb2
-
-    newest = max(directory.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
-    milliseconds, calls = collections.Counter(), collections.Counter()
-    for plane in xplane_pb2.XSpace.FromString(newest.read_bytes()).planes:
-        for event in (event for line in plane.lines for event in line.events):
-            name, colon, kind = plane.event_metadata[event.metadata_id].name.rpartition(":")
-            if colon and "/" in name:
-                milliseconds[kind] += event.duration_ps / 1e9
-                calls[kind] += 1
-    for kind, time in milliseconds.most_common(20):
-        print(f"  {time / new_tokens:8.3f} ms a token in {calls[kind] / new_tokens:6.1f} calls of {kind}")
 
 
 def _keras_hub(args):

@@ -3,6 +3,7 @@
 A *side* is a process that does its work once for each line on its standard input and answers with the seconds it took.
 """
 
+import collections
 import os
 import statistics
 import subprocess
@@ -109,3 +110,24 @@ def report(seconds, ours, peers, amount, unit):
             ratios[side, peer] = statistics.median(pairs)
             print(f"  {side} / {peer}: {ratios[side, peer]:.2f}   (median of {len(pairs)} rounds)")
     return ratios
+
+
+def print_profile(directory, new_tokens):
+    """Prints where the time of the newest profile below a directory went, kind of op by kind of op.
+
+    Args:
+        directory: a Path that `tf.profiler.experimental.Profile` wrote to.
+        new_tokens: steps of the loop that was profiled.
+    """
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    newest = max(directory.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
+    milliseconds, calls = collections.Counter(), collections.Counter()
+    for plane in xplane_pb2.XSpace.FromString(newest.read_bytes()).planes:
+        for event in (event for line in plane.lines for event in line.events):
+            name, colon, kind = plane.event_metadata[event.metadata_id].name.rpartition(":")
+            if colon and "/" in name:
+                milliseconds[kind] += event.duration_ps / 1e9
+                calls[kind] += 1
+    for kind, spent in milliseconds.most_common(20):
+        print(f"  {spent / new_tokens:8.3f} ms a token in {calls[kind] / new_tokens:6.1f} calls of {kind}")

@@ -3,6 +3,7 @@
     python -m benchmarks.translate --peer_python=PATH                both shapes; batch 1 greedy, batch 1 and beam 4, batch 16
     python -m benchmarks.translate --shapes=t5_small --cases=1x4     batch 1, four beams
     python -m benchmarks.translate --size=tiny --rounds=1            whether it runs at all
+    python -m benchmarks.translate --sides=ours --profile            where our time goes, kind of op by kind of op
 
 Every side has random weights of one shape in float32, reads a source of 24 tokens a row, writes 32 and uses all cores; no side
 ends a text early, as the end has a row of zeros. A figure is new tokens of the best texts over the seconds of the whole call,
@@ -34,7 +35,7 @@ def main():
     args = _parser().parse_args()
     if args.worker:
         return WORKERS[args.worker](args)
-    from benchmarks.sides import has_module, measure, report
+    from benchmarks.sides import has_module, measure, print_profile, report
 
     sides = []
     for side in args.sides.split(","):
@@ -59,6 +60,8 @@ def main():
                     f"{args.source_length} + {args.new_tokens} tokens, {args.rounds} interleaved rounds", flush=True,
                 )  # fmt: skip
                 report(measure(commands, args.rounds), ["ours"], SIDES, rows * args.new_tokens, "tokens")
+                if args.profile:
+                    print_profile(Path(directory), args.new_tokens)
 
 
 def _parser():
@@ -70,6 +73,7 @@ def _parser():
     parser.add_argument("--size", choices=tuple(SIZES), default="full")
     for name, value in (("source_length", 24), ("new_tokens", 32), ("rounds", 7)):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--profile", action="store_true", help="prints our milliseconds a token by kind of op")
     parser.add_argument("--worker", choices=(*SIDES, "convert"), help=argparse.SUPPRESS)
     for name in ("directory", "shape", "case"):
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
@@ -164,6 +168,10 @@ def _ours(args):
         if any(len(text.split()) != args.new_tokens for text in answer.reshape(rows, -1)[:, 0]):
             raise SystemExit("A row ended early.")
 
+    decode()
+    if args.profile:
+        with tf.profiler.experimental.Profile(args.directory):
+            decode()
     serve(decode)
 
 

@@ -26,7 +26,9 @@ WORDS = {
     "gpt-2": "gpt2", "olmo": "gpt2", "smollm": "digits", "llama-bpe": "llama3", "smaug-bpe": "llama3", "dbrx": "llama3",
     "qwen2": "qwen2", "stablelm2": "qwen2",
 }  # fmt: skip
-CONTROL, USER_DEFINED = 3, 4
+UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6  # the kinds of tokens, which have SentencePiece's numbers
+# What llama.cpp takes for a SentencePiece model where the file says nothing.
+PIECES_DEFAULTS = {"bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0, "add_bos_token": True, "add_space_prefix": True}
 END_OF_TEXT = "<|endoftext|>"
 # Metadata that is read: with the architecture's name before it, and without.
 SAID = (
@@ -40,6 +42,10 @@ APPLIED = (
     "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.merges", "tokenizer.ggml.bos_token_id",
     "tokenizer.ggml.eos_token_id", "tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token", "tokenizer.chat_template",
 )  # fmt: skip
+APPLIED_TO_PIECES = (
+    "tokenizer.ggml.scores", "tokenizer.ggml.add_space_prefix", "tokenizer.ggml.unknown_token_id",
+    "tokenizer.ggml.padding_token_id",
+)  # fmt: skip
 # Metadata that may be there with the value under which it changes nothing, in the same two ways.
 INERT_SAID = {
     "expert_count": (None, 0), "expert_used_count": (None, 0), "logit_scale": (None, 0, 1), "residual_scale": (None, 0, 1),
@@ -48,7 +54,10 @@ INERT_SAID = {
     "use_parallel_residual": (None, False), "rope.scaling.attn_factor": (None, 1), "rope.scaling.yarn_attn_factor": (None, 1),
     "rope.scaling.yarn_ext_factor": (None, 1), "rope.scaling.yarn_log_multiplier": (None, 0),
 }  # fmt: skip
-INERT = {"general.type": (None, "model"), "split.count": (None, 0, 1), "split.no": (None, 0)}
+INERT = {
+    "general.type": (None, "model"), "split.count": (None, 0, 1), "split.no": (None, 0),
+    "tokenizer.ggml.remove_extra_whitespaces": (None, False),
+}  # fmt: skip
 # Beginning of a name -> why it changes nothing here.
 PREFIXES = {
     "GGUF.": "tells how the file is made", "quantize.": "tells how the file is made",
@@ -146,6 +155,9 @@ def _checked(reader, path, name):
     """The `Checklist` of a file. Raises Refusal for metadata that is not known."""
     checklist, rest, own = Checklist(path), {}, ARCHITECTURES[name].applied
     applied = {*APPLIED, *(f"{name}.{field}" for field in (*SAID, *own))}
+    model = reader.fields.get("tokenizer.ggml.model")
+    if model is not None and model.contents() == "llama":
+        applied |= {*APPLIED_TO_PIECES}
     inert = {**INERT, **{f"{name}.{field}": values for field, values in INERT_SAID.items() if field not in own}}
     prefixes = {**PREFIXES, **{f"{name}.{field}": why for field, why in PREFIXES_SAID.items()}}
     for key, field in reader.fields.items():
@@ -175,38 +187,82 @@ def _of_llama_3(factors, config, path):
 
 
 def _tokenizer(reader, path):
-    """The byte-level BPE tokenizer in a file."""
+    """The tokenizer in a file: byte-level BPE, or SentencePiece's BPE, which llama.cpp calls `llama`."""
+    chat = reader.fields.get("tokenizer.chat_template")
+    chat = None if chat is None else chat.contents()
 
     def field(name, default=None):
         entry = reader.fields.get(f"tokenizer.ggml.{name}")
         return default if entry is None else entry.contents()
 
+    if field("model") == "llama":
+        return _pieces(lambda name, default=None: field(name, PIECES_DEFAULTS.get(name, default)), chat, path)
     words = field("pre")
     if field("model") == "gpt2" and words is None:
         raise Refusal(f"{path} does not say how words are cut (tokenizer.ggml.pre); make the file anew, so that it does.")
     if field("model") != "gpt2" or words not in WORDS:
         raise Refusal(
-            f"{path} has a {field('model')} tokenizer with words cut as {words!r}; only byte-level BPE (gpt2) with "
-            "words cut as "
-            f"{' or '.join(WORDS)} is read here."
+            f"{path} has a {field('model')} tokenizer with words cut as {words!r}; only pieces of SentencePiece (llama), and "
+            f"byte-level BPE (gpt2) with words cut as {' or '.join(WORDS)}, are read here."
         )
     tokens, kinds = field("tokens"), field("token_type", [])
     plain, special = (
         {i: token for i, (token, kind) in enumerate(zip(tokens, kinds, strict=False)) if kind == one}
         for one in (USER_DEFINED, CONTROL)
     )
-    special = list(special.values())
+    special = [*special.values()]
     end = END_OF_TEXT if END_OF_TEXT in special else tokens[field("eos_token_id", 0)]
     merges = [tuple(merge.split(" ")) for merge in field("merges", [])]
     made = {*BYTE_SYMBOLS, *("".join(merge) for merge in merges)}
     vocabulary = {token: i for i, token in enumerate(tokens) if i not in plain or token in made}
     added = [Added(token, i, normalized=False) for i, token in plain.items()]
     around = _around(field, tokens, special, end, path)
-    chat = reader.fields.get("tokenizer.chat_template")
     if chat is not None:
-        around = replace(around, chat_template=chat.contents())
+        around = replace(around, chat_template=chat)
     # As llama.cpp has it for Llama 3 alone: a word that is a token becomes that token.
     return TOKENIZERS.get("bpe")(vocabulary, merges, special, end, WORDS[words], around, words == "llama-bpe", added=added)
+
+
+def _pieces(field, chat, path):
+    """The SentencePiece model in a file, as llama.cpp uses it: bytes for what has no piece, blanks as they are, one in front of
+    every text that stands between tokens which are found as they are written.
+
+    Args:
+        field: (name, default) -> metadata of the tokenizer.
+        chat: template of conversations, or None.
+        path: of the file, for messages.
+    """
+    unigram = TOKENIZERS.get("unigram")  # says what to install where the library sentencepiece is missing
+    from sentencepiece import sentencepiece_model_pb2
+
+    from zoo.tokenizers.sentencepiece_bpe import Blanks
+
+    tokens, scores, kinds = (field(name, []) for name in ("tokens", "scores", "token_type"))
+    if not len(tokens) == len(scores) == len(kinds):
+        raise Refusal(
+            f"{path} has {len(tokens)} tokens, {len(scores)} scores and {len(kinds)} kinds of them; each token has one of both."
+        )
+    unknown, prepends = field("unknown_token_id"), field("add_space_prefix")
+    plain = [i for i, kind in enumerate(kinds) if kind == USER_DEFINED]
+    proto = sentencepiece_model_pb2.ModelProto()
+    for i, (token, score, kind) in enumerate(zip(tokens, scores, kinds, strict=True)):
+        kind = UNKNOWN if i == unknown else CONTROL if i in plain else kind
+        proto.pieces.add(piece=token, score=float(score), type=int(kind))
+    proto.trainer_spec.model_type = sentencepiece_model_pb2.TrainerSpec.BPE
+    proto.trainer_spec.byte_fallback = BYTE in kinds
+    proto.trainer_spec.unk_piece = tokens[unknown]
+    proto.normalizer_spec.name = "identity"
+    proto.normalizer_spec.add_dummy_prefix = bool(prepends)
+    proto.normalizer_spec.remove_extra_whitespaces = False
+    special = {token for token, kind in zip(tokens, kinds, strict=True) if kind == CONTROL}
+    around = _around(field, tokens, special, tokens[field("eos_token_id")], path)
+    roles = {"unk": tokens[unknown], "eos": tokens[field("eos_token_id")], "bos": tokens[field("bos_token_id")]}
+    if field("padding_token_id") is not None:
+        roles["pad"] = tokens[field("padding_token_id")]
+    around = replace(around, roles={**roles, **around.roles}, chat_template=chat)
+    added = [Added(tokens[i], i, normalized=False) for i in plain]
+    blanks = Blanks(prepend="text" if prepends else "never", escape=True) if added else None
+    return unigram(proto.SerializeToString(), around, added, blanks)
 
 
 def _around(field, tokens, special, end, path):

@@ -13,7 +13,7 @@ from datetime import date
 from zoo.config import Refusal
 
 ROLES = ("system", "user", "assistant")
-TODAY = "{today}"
+TODAY, ROUND = "{today}", "{round}"
 # Between a system text and the user's, where there are no turns of the system.
 BETWEEN = "\n\n"
 
@@ -66,7 +66,7 @@ class ChatFrame:
         kind = next((make for marks, make in KINDS if all(mark in template for mark in marks)), None)
         frame = None if kind is None else kind(template)
         if frame is None:
-            known = "ChatML, Llama 3, Mistral, Gemma, Phi-3 and GLM-4"
+            known = "ChatML, Llama 3, Mistral, Gemma, Phi-3, GLM-4, ChatGLM3 and ChatGLM2"
             raise Refusal(f"The chat template is of no known kind ({known}): it begins with {template[:60]!r}.")
         return replace(frame, begin=bos + frame.begin) if bos and re.search(r"\bbos_token\b", template) else frame
 
@@ -91,8 +91,8 @@ class ChatFrame:
                 )
             at = 0 if self.system == "first" else len(turns) - 1
             turns[at] = turns[at][0], system + BETWEEN + turns[at][1]
-        for role, content in turns:
-            made += self._around(self.user if role == "user" else self.assistant, content)
+        for number, (role, content) in enumerate(turns):
+            made += self._around(self.user if role == "user" else self.assistant, content, number // 2 + 1)
         return [*made, (self.answer, True)]
 
     def text(self, messages):
@@ -142,8 +142,8 @@ class ChatFrame:
             content = content.split(self.thoughts)[-1].lstrip("\n")
         return content.strip() if role in self.stripped else content
 
-    def _around(self, marks, content):
-        before, behind = (mark.replace(TODAY, f"{date.today():%d %b %Y}") for mark in marks)
+    def _around(self, marks, content, number=1):
+        before, behind = (mark.replace(TODAY, f"{date.today():%d %b %Y}").replace(ROUND, str(number)) for mark in marks)
         return [(before, True), (content, False), (behind, True)]
 
 
@@ -245,11 +245,26 @@ def _glm4(template):
     )  # fmt: skip
 
 
+def _chatglm3(template):
+    turn = {role: (f"<|{role}|>\n ", "") for role in ROLES}
+    return ChatFrame(
+        "ChatGLM3", turn["user"], turn["assistant"], "<|assistant|>", ("<|user|>", "<|observation|>", "</s>"),
+        begin="[gMASK]sop", system=turn["system"],
+    )  # fmt: skip
+
+
+def _chatglm2(template):
+    asked = (f"[Round {ROUND}]\n\n问：", "\n\n答：")
+    return ChatFrame("ChatGLM2", asked, ("", "\n\n"), "", ("</s>",), begin="[gMASK]sop")
+
+
 # What a template has in it, and what makes its frame; the first that fits.
 KINDS = (
     (("<|im_start|>", "<|im_end|>"), _chatml),
     (("<|start_header_id|>", "<|eot_id|>"), _llama3),
     (("[gMASK]<sop>",), _glm4),
+    (("[gMASK]sop", "[Round ", "问："), _chatglm2),
+    (("[gMASK]sop", "<|assistant|>"), _chatglm3),
     (("<start_of_turn>", "<end_of_turn>"), _gemma),
     (("<|end|>", "assistant"), _phi3),
     (("[INST]", "[/INST]"), _mistral),

@@ -24,6 +24,18 @@ BEHIND_PIECES = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop", *ROLES)
 BEHIND_RANKS = ("<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", *ROLES)
 BLANKS = ("[MASK]", "[sMASK]", "[gMASK]", "<sop>", "<eop>")
 MOST_BLANKS = 80
+# What the programs of ChatGLM2 and 3 put around a conversation, as a template of Hugging Face.
+CHATS = {
+    "chatglm2": (
+        "{% for message in messages %}{% if loop.first %}[gMASK]sop{% endif %}{% if message['role'] == 'user' %}"
+        "[Round {{ loop.index0 // 2 + 1 }}]\n\n问：{{ message['content'] }}\n\n答：{% else %}{{ message['content'] }}\n\n"
+        "{% endif %}{% endfor %}"
+    ),
+    "chatglm3": (
+        "{% for message in messages %}{% if loop.first %}[gMASK]sop{% endif %}<|{{ message['role'] }}|>\n "
+        "{{ message['content'] }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    ),
+}
 LINE, TAB = "<n>", "<|tab|>"
 
 
@@ -44,7 +56,8 @@ def from_files(path, beside):
     if path.name == ICE:
         return IceTokenizer.from_sentencepiece(path, special=Special({"eos": "</s>", "unk": "<unk>", "pad": "<pad>"}))
     begin = ("[gMASK]", "sop")
-    special = Special({"eos": "</s>", "unk": "<unk>"}, (begin, (), ()))
+    chat = next((template for name, template in CHATS.items() if name in beside.named_path), None)
+    special = Special({"eos": "</s>", "unk": "<unk>"}, (begin, (), ()), chat_template=chat)
     return UnigramTokenizer.from_sentencepiece(path, behind=BEHIND_PIECES, special=special)
 
 

@@ -120,6 +120,11 @@ class Beside:
         return given
 
     @property
+    def named_path(self):
+        """Where config.json says that the model came from, in small letters; "" where it does not."""
+        return str(self._config.get("_name_or_path", "")).lower()
+
+    @property
     def _default_ids(self):
         defaults = DEFAULT_IDS.get(self.model_type, {})
         return {f"{role}_token_id": i for role, i in defaults.items() if f"{role}_token_id" not in self._config}

@@ -66,6 +66,8 @@ class UnigramTokenizer(Tokenizer):
             raise Refusal(f"The model has the piece {twice!r} twice." if ids else "The model has no pieces.")
         named = {role: next((ids[name] for name in names if name in ids), None) for role, names in ROLES.items()}
         if named["sep"] is None:
+            named["sep"] = ids.get(special.roles.get("eos"))
+        if named["sep"] is None:
             raise Refusal(f"The model has neither of {' and '.join(ROLES['sep'])}; one must end what is read.")
         named |= {role: ids[token] for role, token in special.roles.items() if role in named and token in ids}
         eos, bos = (ids.get(special.roles.get(role)) for role in ("eos", "bos"))

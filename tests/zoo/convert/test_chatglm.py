@@ -93,9 +93,12 @@ def write_first(directory, vocab_size, sop):
 def test_chatglm3_is_a_glm_of_transformers_and_goes_out_as_one(tmp_path):
     model, size = pieces()
     (tmp_path / "tokenizer.model").write_bytes(model)
-    write_later(tmp_path, size + 12)
+    write_later(tmp_path, size + 12, _name_or_path="THUDM/chatglm3-6b")
     bundle = huggingface.read(tmp_path)
     tokenizer = bundle.tokenizer
+    asked = tokenizer.chat_frame.ids(tokenizer, [{"role": "user", "content": "cat"}])
+    user = size + 6  # behind <|system|>
+    assert asked == [size + 1, size + 3, user, *tokenizer.encode("\n cat"), user + 1]
     assert tokenizer.vocabulary[size : size + 5] == ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
     frame = bundle.task.frame("language_model", tokenizer)
     assert frame.before == (size + 1, size + 3)  # [gMASK] sop

@@ -1,14 +1,20 @@
 """GGUF files into bundles: files written here with the `gguf` package, read back."""
 
+import io
+from types import SimpleNamespace
+
 import gguf as library
 import numpy as np
 import pytest
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
 from tests import foreign_models
 from zoo.convert import gguf
 from zoo.convert.llama_like import LLAMA
 from zoo.convert.rules import parts, to_theirs
 from zoo.convert.weights import variables_by_path
+from zoo.registry import MODELS
 
 
 def renamed(name):
@@ -47,11 +53,12 @@ def write(path, bundle, *, without=(), further=(), kind=None, **fields):
     writer.add_token_list(list(tokenizer.vocabulary))
     kinds = {tokenizer.eos_id: 3, **fields.get("kinds", {})}
     writer.add_token_types([kinds.get(i, 1) for i in range(tokenizer.vocab_size)])
+    if "scores" in fields:
+        writer.add_token_scores(fields["scores"])
     add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
     for name, value in fields.get("metadata", {}).items():
         add[type(value)](name, value)
-    merges = fields["merges"]
-    writer.add_token_merges([" ".join(pair) for pair in merges])
+    writer.add_token_merges([" ".join(pair) for pair in fields.get("merges", [("a", "b")])])
     for rule in LLAMA.rules(config):
         variable = variables_by_path(bundle.model)[rule.ours]
         for name, array in zip(rule.theirs, to_theirs(rule, variable.numpy(), parts(config, rule)), strict=True):
@@ -152,7 +159,7 @@ def test_quantised_weights_are_dequantised(merges, tmp_path):
     (dict(without=("output_norm.weight",)), "lacks 1 tensors that this model has: output_norm.weight"),
     (dict(further=("rope_freqs.weight",)), "has rope_freqs.weight with other factors than those of Llama 3.1"),
     (dict(without=("llama.block_count",)), "does not say 'block_count'"),
-    (dict(model="llama"), "has a llama tokenizer"),
+    (dict(model="bert"), "has a bert tokenizer"),
     (dict(pre="deepseek-llm"), "words cut as 'deepseek-llm'"),
     (dict(pre=None), "does not say how words are cut"),
     (dict(metadata={"llama.rope.scaling.type": "yarn"}), "by 'yarn', and does not say rope.scaling.factor"),
@@ -198,3 +205,58 @@ def test_another_file_is_refused(tmp_path):
         gguf.read(tmp_path / "x.gguf")
     with pytest.raises(ValueError, match="There is no file"):
         gguf.read(tmp_path / "y.gguf")
+
+
+PIECES = "the cat sat on the mat; a cat and a mat, naïve façade\n" * 30
+TEXTS = ["", " ", "the cat", "  the  cat\n\nsat ", "naïve 東京 😀", "a\tb", "</s> <s> <unk>", "x" * 40, "mat,the"]
+
+
+def write_pieces(path, *, user_defined=(), changes=None, **metadata):
+    """A file with pieces of SentencePiece's BPE. Returns the processor of the same model."""
+    made = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(PIECES.split("\n")), model_writer=made, vocab_size=320, model_type="bpe", byte_fallback=True,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, user_defined_symbols=list(user_defined),
+        add_dummy_prefix=metadata.get("tokenizer.ggml.add_space_prefix", True), minloglevel=2, character_coverage=1.0,
+    )  # fmt: skip
+    proto = sentencepiece_model_pb2.ModelProto.FromString(made.getvalue())
+    config = foreign_models.bundle("llama").model.config.replace(vocab_size=len(proto.pieces))
+    pieces = SimpleNamespace(
+        vocabulary=[piece.piece for piece in proto.pieces], eos_id=2, vocab_size=len(proto.pieces),
+    )  # fmt: skip
+    bundle = SimpleNamespace(model=MODELS.get("gpt")(config).build_from_ids(), tokenizer=pieces)
+    options = dict(
+        model="llama", pre=None, scores=[piece.score for piece in proto.pieces], metadata=metadata,
+        kinds={i: piece.type for i, piece in enumerate(proto.pieces)},
+    )  # fmt: skip
+    write(path, bundle, **{**options, **(changes or {})})
+    return sentencepiece.SentencePieceProcessor(model_proto=made.getvalue())
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_pieces_are_those_of_sentencepiece(prefix, tmp_path):
+    metadata = {} if prefix else {"tokenizer.ggml.add_space_prefix": False, "tokenizer.ggml.add_bos_token": False}
+    expected = write_pieces(tmp_path / "model.gguf", **metadata)
+    tokenizer = gguf.read(tmp_path / "model.gguf").tokenizer
+    for text in TEXTS:
+        ids = tokenizer.encode(text)
+        assert ids == expected.encode(text), text
+        assert tokenizer.tokenize([text])[0].numpy().tolist() == ids
+    assert (tokenizer.eos_id, tokenizer.bos_id, tokenizer.unk_id) == (2, 1, 0)
+    assert tokenizer.special.template == ((("<s>",), ("<s>",), ()) if prefix else None)
+
+
+def test_a_piece_that_a_user_defined_begins_a_text_anew(tmp_path):
+    # llama.cpp puts a blank before what follows such a token; SentencePiece itself does not.
+    expected = write_pieces(tmp_path / "model.gguf", user_defined=["<tag>"])
+    tokenizer = gguf.read(tmp_path / "model.gguf").tokenizer
+    tag = expected.piece_to_id("<tag>")
+    ids = tokenizer.encode("the cat<tag>sat")
+    assert ids == [*expected.encode("the cat"), tag, *expected.encode("sat")]
+    assert tokenizer.tokenize(["the cat<tag>sat"])[0].numpy().tolist() == ids
+
+
+def test_pieces_without_scores_are_refused(tmp_path):
+    write_pieces(tmp_path / "model.gguf", changes={"scores": [0.0]})
+    with pytest.raises(ValueError, match=r"has 320 tokens, 1 scores and 320 kinds of them; each token has one of both"):
+        gguf.read(tmp_path / "model.gguf")

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras import ops
 
 from zoo.layers.activations import named_activation
 from zoo.layers.attention import Attention
@@ -224,3 +225,12 @@ def test_a_memory_goes_with_a_cross_attention():
     ):  # fmt: skip
         with pytest.raises(ValueError, match="go with a block that has a cross-attention"):
             call()
+
+
+@pytest.mark.parametrize(("dtype", "precision"), [("float32", 1e-6), ("bfloat16", 2**-8)])
+def test_silu_of_one_position(dtype, precision):
+    x = ops.cast(np.linspace(-120, 120, 961, dtype=np.float32).reshape(1, 1, -1), dtype)
+    y = named_activation("silu")(x)
+    assert keras.backend.standardize_dtype(y.dtype) == dtype
+    x, y = (np.array(ops.cast(each, "float32"), np.float64) for each in (x, y))
+    np.testing.assert_allclose(y, x / (1 + np.exp(-x)), rtol=precision, atol=1e-36)

@@ -5,6 +5,7 @@ import pytest
 from tests import foreign_models
 from zoo.config import Refusal
 from zoo.tokenizers.chat import ChatFrame, ids_of
+from zoo.tokenizers.chatglm import CHATS
 
 USER, ANSWER, AGAIN = ({"role": role, "content": text} for role, text in (
     ("user", "Hi"), ("assistant", " Yes. "), ("user", " And? "),
@@ -103,6 +104,12 @@ TABLE = {
         "<start_of_turn>user\nAnd?<end_of_turn>\n<start_of_turn>model\n"
     )),
     "phi3": (PHI3, "<s>", True, "<|user|>\nHi<|end|>\n<|assistant|>\n Yes. <|end|>\n<|user|>\n And? <|end|>\n<|assistant|>\n"),
+    "chatglm3": (CHATS["chatglm3"], None, True, (
+        "[gMASK]sop<|user|>\n Hi<|assistant|>\n  Yes. <|user|>\n  And? <|assistant|>"
+    )),
+    "chatglm2": (CHATS["chatglm2"], None, False, (
+        "[gMASK]sop[Round 1]\n\n问：Hi\n\n答： Yes. \n\n[Round 2]\n\n问： And? \n\n答："
+    )),
     "glm4": (GLM4, None, True, "[gMASK]<sop><|user|>\nHi<|assistant|>\n Yes. <|user|>\n And? <|assistant|>"),
 }  # fmt: skip
 
