@@ -1,0 +1,60 @@
+"""A certificate where the peer is not the last word: a SentencePiece model says itself how texts are cut."""
+
+import io
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import sentencepiece
+
+from zoo.config import Refusal
+from zoo.convert import certificate
+from zoo.convert.certificate import TEXTS
+from zoo.registry import TASKS
+from zoo.tokenizers.unigram import UnigramTokenizer
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    """A vocabulary whose normalizer makes blanks of tabs and line feeds, in the directory that it came from."""
+    made = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(re.split(r"(?<=\.) ", " ".join(TEXTS))), model_writer=made, vocab_size=330, model_type="bpe",
+        byte_fallback=True, hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    (tmp_path / "tokenizer.model").write_bytes(made.getvalue())
+    tokenizer = UnigramTokenizer.from_sentencepiece(tmp_path / "tokenizer.model")
+    return SimpleNamespace(
+        tokenizer=tokenizer, task=TASKS.get("language_modeling")(), model=SimpleNamespace(kind="language_model"), path=tmp_path
+    )
+
+
+def answers(bundle, changed=()):
+    """What a peer answers that cuts the texts with these numbers otherwise."""
+    ids = [bundle.tokenizer.encode(text) for text in TEXTS]
+    return {f"ids_{i}": np.array([*one, 5] if i in changed else one, np.int32) for i, one in enumerate(ids)}
+
+
+def test_a_peer_that_leaves_the_normalizer_out_is_told_and_not_followed(bundle):
+    answer = answers(bundle, changed=[1])
+    assert certificate._apart(bundle, bundle.path, answer) == [1]
+    assert certificate._check_answers(bundle, answer, "transformers", [1]) == ["texts"]
+    with pytest.raises(Refusal, match="gives other ids than transformers for texts"):
+        certificate._check_answers(bundle, answer, "transformers", [])
+    assert certificate._apart(bundle, bundle.path, answers(bundle)) == []
+
+
+def test_ids_that_are_not_the_models_own_stay_refused(bundle):
+    answer, encode = answers(bundle), bundle.tokenizer.encode
+    bundle.tokenizer.encode = lambda text: [
+        (i + 1) % bundle.tokenizer.vocab_size for i in encode(text)
+    ]  # every id one too high
+    assert certificate._apart(bundle, bundle.path, answer) == []
+    with pytest.raises(Refusal, match="gives other ids than transformers for texts"):
+        certificate._check_answers(bundle, answer, "transformers", [])
+
+
+def test_a_tokenizer_json_beside_the_model_is_the_last_word(bundle):
+    (bundle.path / "tokenizer.json").write_text("{}")
+    assert certificate._apart(bundle, bundle.path, answers(bundle, changed=[1])) == []
