@@ -241,3 +241,16 @@ def test_a_killed_preparation_leaves_nothing_half_and_the_next_goes_on(tmp_path)
         for text in source.texts(split):
             expected += [*tokenizer.encode(text), tokenizer.eos_id]
         assert streams[split][:].tolist() == expected
+
+
+def test_a_cache_knows_what_was_held_out(tmp_path):
+    """`evaluate` reads all of a file, a run holds some of it out, and both have tokenizers that lie in a directory."""
+    (tmp_path / "text.txt").write_text("0123456789" * 10)
+    source = tfds_configs.get("local_text", str(tmp_path / "text.txt"))
+    prepare(Counted(train=["a"]), "byte", cache_dir=tmp_path / "one")[0].save(tmp_path / "tokenizer")
+    for first, then in ((source, source.whole()), (source.whole(), source)):
+        cache = tmp_path / f"cache-{first is source}"
+        for asked in (first, then):
+            streams = prepare(asked, str(tmp_path / "tokenizer"), cache_dir=cache)[1]
+            expected = (90, 10) if asked is source else (100, 100)
+            assert (streams["train"].num_bytes, streams["validation"].num_bytes) == expected
