@@ -457,8 +457,8 @@ def _source(dataset, data_path, run):
     source = canaries.source_of(run)
     if run.get(identity.KEY, {}).get("text") not in (None, source.fingerprint()):
         print(
-            f"The text {data_path or dataset} has changed since the model was trained on it: what is held out now may have been "
-            "trained on.", file=sys.stderr, flush=True,
+            f"The text {data_path or dataset} has changed since the model was trained on it: what is held out now may have "
+            "been trained on.", file=sys.stderr, flush=True,
         )  # fmt: skip
     return source
 

@@ -70,7 +70,7 @@ def prepare_for(task, layout, source, tokenizer_spec, vocab_size=None, *, splits
     for split in splits:
         source.check_split(split)
     with _disk_errors_named(cache_directory()):
-        texts = (text for example in source.examples("train") for text in task.texts(example))
+        texts = (text for example in source.examples("train") for text in task.texts(example) if isinstance(text, str))
         options = task.tokenizer_options(str(tokenizer_spec))
         _, tokenizer = _tokenizer(source, str(tokenizer_spec), vocab_size, cache_directory(), report, texts, options)
     if "train" in splits:

@@ -17,7 +17,8 @@ from trainers import prepare as module
 from trainers.prepare import cache_directory, check_tokenizer, prepare
 from zoo import text_files
 from zoo.config import Refusal
-from zoo.registry import TOKENIZERS
+from zoo.data.batch import Layout
+from zoo.registry import TASKS, TOKENIZERS
 from zoo.tokenizers import base
 from zoo.tokenizers.special import Special
 
@@ -254,3 +255,24 @@ def test_a_cache_knows_what_was_held_out(tmp_path):
             streams = prepare(asked, str(tmp_path / "tokenizer"), cache_dir=cache)[1]
             expected = (90, 10) if asked is source else (100, 100)
             assert (streams["train"].num_bytes, streams["validation"].num_bytes) == expected
+
+
+@pytest.mark.parametrize(("name", "row", "sentence"), [
+    ("classification", {"text": "a", "text_pair": None, "label": 1}, "Example 2 has an empty text_pair"),
+    ("tagging", {"tokens": [1, 2], "tags": ["a", "b"]}, "Example 2 must have lists of strings"),
+    ("semantic_roles", {"tokens": 5}, "Example 2 has no words"),
+    ("question_answering", {"text": "a"}, "Example 2 has an empty"),
+    ("translation", {"source": "a"}, "Example 2 has an empty target"),
+])  # fmt: skip
+def test_a_row_that_lacks_something_is_refused_when_a_tokenizer_is_trained_too(tmp_path, monkeypatch, name, row, sentence):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path))
+    source, task = Counted(train=["a"]), TASKS.get(name)()
+    good = {
+        "text": "a", "text_pair": "b", "label": 0, "tokens": ["a", "b"], "tags": ["N", "V"], "question": "q", "context": "b",
+        "answers": [], "source": "a", "target": "b",
+    }  # fmt: skip
+    if name == "semantic_roles":
+        good |= {"tags": [["B-V", "O"]], "predicates": [0]}
+    object.__setattr__(source, "examples", lambda split: iter([good, row]))
+    with pytest.raises(Refusal, match=sentence):
+        module.prepare_for(task, Layout(64, 2), source, "bpe")
