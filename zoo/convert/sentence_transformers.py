@@ -22,6 +22,16 @@ POOLING = {
 ACTIVATIONS = {"Tanh": "tanh", "Identity": "identity", "ReLU": "relu", "GELU": "gelu_exact", "SiLU": "silu"}
 MADE_OF = {"Tanh": "torch.nn.modules.activation.Tanh", "Identity": "torch.nn.modules.linear.Identity"}
 KINDS = ("Transformer", "Pooling", "Dense", "Normalize")
+# What the newest sentence-transformers writes of a model of texts.
+AS_WRITTEN = {
+    "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+    "module_output_name": "token_embeddings",
+    "transformer_task": "feature-extraction",
+    "unpad_inputs": False,
+    "query_length": None,
+    "document_length": None,
+    "query_expansion": None,
+}
 # By these it is seen whether a tokenizer keeps the case.
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # Of the length that means "no limit" in tokenizer_config.json.
@@ -205,7 +215,8 @@ def _limit(directory, checklist, tokenizer_settings, max_length, tokenizer):
         lowers = bool(tokenizer_settings.get("do_lower_case", True))
         lowers = lowers and all(list(tokenizer.encode(a)) == list(tokenizer.encode(a.lower())) for a in LETTERS)
         inert = {"do_lower_case": (None, False, True) if lowers else (None, False)}
-        known = {"tells where it comes from": "model_args tokenizer_args config_args transformer_task backend"}
+        known = {"tells where it comes from": "model_args tokenizer_args config_args backend"}
+        inert |= {name: (None, value) for name, value in AS_WRITTEN.items()}
         empty = {name: (None, {}) for name in ("model_args", "tokenizer_args", "config_args", "processing_kwargs")}
         checklist.fields(named[0], settings, ["max_seq_length"], known, {**empty, **inert})
     if longest is None:
