@@ -227,11 +227,13 @@ class TaskConfig(Config):
     - `kinds`: the kinds of model that it serves.
     - `needs_context`: whether it makes no sense on word vectors.
     - `least_seq_length`: the fewest tokens that a row of it has.
+    - `files`: names of the fields that name files which a run reads.
     - `trains`: whether it can be trained; the task that only serves vectors cannot.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ()
     needs_context: ClassVar[bool] = False
+    files: ClassVar[tuple[str, ...]] = ()
     trains: ClassVar[bool] = True
     least_seq_length: ClassVar[int] = 1
 
