@@ -246,7 +246,9 @@ def test_a_model_can_be_cloned_and_its_weights_saved_and_a_keras_file_is_refused
     for each in (model, tiny_models.assembled("bert")):
         with pytest.raises(Refusal, match="is saved as a bundle"):
             each.save(tmp_path / "m.keras")
-    assert not (tmp_path / "m.keras").exists()
+        with pytest.raises(Refusal, match=r"is exported with its tokenizer: zoo.load\(bundle\).export\("):
+            each.export(tmp_path / "export")  # Keras asks for a call first, also after one
+    assert not (tmp_path / "m.keras").exists() and not (tmp_path / "export").exists()
 
 
 def test_configs_are_equal_by_name_and_fields():

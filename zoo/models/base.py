@@ -140,14 +140,14 @@ class Model(keras.Model):
         return cls(cls.config_class.from_dict(config)).build_from_ids()
 
     def save(self, filepath, *args, **kwargs):
-        """Refuses: a `.keras` file would not hold the tokenizer, the task and what it has learnt.
+        """Refuses: a file of Keras would not hold the tokenizer and the task. `save_weights` and `load_weights` work."""
+        whole = f"zoo.bundle.Bundle(model, tokenizer, task).save({str(filepath)!r})"
+        name = self.registered_name
+        raise Refusal(f"{name} is saved as a bundle, with its tokenizer and its task: {whole}, or model.save_weights.")
 
-        `save_weights` and `load_weights` work as in Keras.
-        """
-        raise Refusal(
-            f"{self.registered_name} is saved as a bundle, which holds its tokenizer and its task too: "
-            f"zoo.bundle.Bundle(model, tokenizer, task).save({str(filepath)!r}), or model.save_weights for the weights alone."
-        )
+    def export(self, filepath, *args, **kwargs):
+        """Refuses likewise: what is served takes texts."""
+        raise Refusal(f"{self.registered_name} is exported with its tokenizer: zoo.load(bundle).export({str(filepath)!r}).")
 
 
 class LanguageModel(Model):
@@ -477,7 +477,7 @@ class WithHead(keras.Model):
         """Names of the inputs that the backbone takes."""
         return self.backbone.takes
 
-    save = Model.save
+    save, export = Model.save, Model.export
 
     def without_head(self):
         """The model below the head."""
