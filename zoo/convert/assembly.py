@@ -34,7 +34,10 @@ def assemble(model_type, theirs, tensors, where, tokenizer, task_fields=None):
             another one's.
     """
     family = FAMILIES[model_type]
-    names = {family.our_name(name): name for name in tensors.names()}
+    names = {}
+    for name in tensors.names():
+        if names.setdefault(family.our_name(name), name) != name:
+            raise Refusal(f"{where} has the tensors {names[family.our_name(name)]} and {name}, two names of one; take one out.")
     config = family.config(theirs, names.keys(), where)
     if family.tied:  # their programs do not follow the flag either
         config = config.replace(tie_embeddings=family.tied[0] not in names or equal(tensors, *map(names.get, family.tied)))

@@ -87,6 +87,7 @@ def certify(bundle, path, peer_python=None, library="transformers"):
         "sentinel": sentinel_name(0), "target_start": _target_start(bundle),
         "num_ids": bundle.model.num_ids,
         "new_tokens": NEW_TOKENS, "num_beams": NUM_BEAMS, "eos_id": bundle.tokenizer.target.eos_id,
+        "stop_ids": list(bundle.tokenizer.target.stop_ids),
         "prompts": [i for i, whole in enumerate(_framed(bundle)) if len(whole) == len(asked[i])],
         "old_tensorflow": path.is_dir() and not _is_written_anew(path),
     }  # fmt: skip
@@ -159,6 +160,7 @@ def _served(bundle, asked, answer, tolerance, peer):
         for i, count, text in zip(written, counts, ours, strict=True):
             more = answer[f"written_{i}"].tolist()[:count]
             if start is None:
+                more = more[: next((place for place, one in enumerate(more) if one in bundle.tokenizer.stop_ids), count)]
                 head, whole = bundle.tokenizer.decode(asked[i]), bundle.tokenizer.decode([*asked[i], *more])
                 theirs = TEXTS[i] + whole[len(head) :]
             else:

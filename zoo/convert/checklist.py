@@ -83,6 +83,29 @@ TOKENIZER_CONFIG = {
     ),
     "for conversations with tools": "use_default_system_prompt response_schema",
 }
+# Of generation_config.json: what is read, what a request asks for or decides nothing, and what must not be there.
+GENERATION_APPLIED = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+GENERATION = {
+    "an option of a request": (
+        CONFIG["an option of a request"] + " max_new_tokens min_new_tokens max_time min_p epsilon_cutoff eta_cutoff top_h "
+        "encoder_repetition_penalty renormalize_logits penalty_alpha dola_layers low_memory num_assistant_tokens chat_format "
+        "max_window_size"
+    ),
+    "changes no number": (
+        "use_cache cache_implementation cache_config return_legacy_cache output_attentions output_hidden_states output_logits "
+        "prefill_chunk_size compile_config disable_compile is_assistant num_assistant_tokens_schedule "
+        "assistant_confidence_threshold prompt_lookup_num_tokens max_matching_ngram_size assistant_early_exit "
+        "assistant_lookbehind target_lookbehind trust_remote_code continuous_batching_config"
+    ),
+    "tells where it comes from": "transformers_version _from_model_config _commit_hash generation_kwargs",
+}
+GENERATION_INERT = {
+    "suppress_tokens": (None, []), "begin_suppress_tokens": (None, []), "bad_words_ids": (None, []),
+    "force_words_ids": (None, []), "constraints": (None, []), "sequence_bias": (None, {}, []),
+    "forced_bos_token_id": (None,), "forced_eos_token_id": (None,), "forced_decoder_ids": (None, []),
+    "exponential_decay_length_penalty": (None,), "stop_strings": (None, [], ""), "guidance_scale": (None, 1, 1.0),
+    "watermarking_config": (None,), "token_healing": (None, False),
+}  # fmt: skip
 TOKENIZER_APPLIED = (
     "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token", "added_tokens_decoder",
     "additional_special_tokens", "extra_special_tokens", "add_bos_token", "add_eos_token", "do_lower_case", "strip_accents",

@@ -58,7 +58,7 @@ def rotary_fields(theirs, theta=10_000.0, share=1.0):
         theirs: their config.json.
         theta, share: base of the wavelengths and turned share of a head where it says none.
     """
-    rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
+    rope = theirs.get("rope_scaling") or theirs.get("rope_parameters") or {}
     head_dim, longest = head_width(theirs), theirs["max_position_embeddings"]
     turned = int(head_dim * rope.get("partial_rotary_factor", theirs.get("partial_rotary_factor", share)))
     return {

@@ -40,7 +40,8 @@ SAID = (
 APPLIED = (
     "general.architecture", "general.name", "general.license", "tokenizer.ggml.model", "tokenizer.ggml.pre",
     "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.merges", "tokenizer.ggml.bos_token_id",
-    "tokenizer.ggml.eos_token_id", "tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token", "tokenizer.chat_template",
+    "tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id",
+    "tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token", "tokenizer.chat_template",
 )  # fmt: skip
 APPLIED_TO_PIECES = (
     "tokenizer.ggml.scores", "tokenizer.ggml.add_space_prefix", "tokenizer.ggml.unknown_token_id",
@@ -211,14 +212,18 @@ def _tokenizer(reader, path):
         for one in (USER_DEFINED, CONTROL)
     )
     special = [*special.values()]
-    end = END_OF_TEXT if END_OF_TEXT in special else tokens[field("eos_token_id", 0)]
+    if END_OF_TEXT not in special and field("eos_token_id") is None:
+        raise Refusal(f"{path} does not say which token ends a text (tokenizer.ggml.eos_token_id).")
+    end = END_OF_TEXT if END_OF_TEXT in special else tokens[field("eos_token_id")]
     merges = [tuple(merge.split(" ")) for merge in field("merges", [])]
     made = {*BYTE_SYMBOLS, *("".join(merge) for merge in merges)}
     vocabulary = {token: i for i, token in enumerate(tokens) if i not in plain or token in made}
     added = [Added(token, i, normalized=False) for i, token in plain.items()]
-    around = _around(field, tokens, special, end, path)
-    if chat is not None:
-        around = replace(around, chat_template=chat)
+    # llama.cpp begins every text of Llama 3's words so, unless the file says otherwise.
+    adds_bos = field("add_bos_token", words == "llama-bpe" and field("bos_token_id") is not None)
+    around = _around(field, tokens, special, end, path, adds_bos)
+    if chat is not None or _ends(field, tokens.index(end)):
+        around = replace(around, chat_template=chat, ends=_ends(field, tokens.index(end)))
     # As llama.cpp has it for Llama 3 alone: a word that is a token becomes that token.
     return TOKENIZERS.get("bpe")(vocabulary, merges, special, end, WORDS[words], around, words == "llama-bpe", added=added)
 
@@ -255,24 +260,31 @@ def _pieces(field, chat, path):
     proto.normalizer_spec.add_dummy_prefix = bool(prepends)
     proto.normalizer_spec.remove_extra_whitespaces = False
     special = {token for token, kind in zip(tokens, kinds, strict=True) if kind == CONTROL}
-    around = _around(field, tokens, special, tokens[field("eos_token_id")], path)
+    around = _around(field, tokens, special, tokens[field("eos_token_id")], path, field("add_bos_token"))
     roles = {"unk": tokens[unknown], "eos": tokens[field("eos_token_id")], "bos": tokens[field("bos_token_id")]}
     if field("padding_token_id") is not None:
         roles["pad"] = tokens[field("padding_token_id")]
-    around = replace(around, roles={**roles, **around.roles}, chat_template=chat)
+    around = replace(around, roles={**roles, **around.roles}, chat_template=chat, ends=_ends(field, field("eos_token_id")))
     added = [Added(tokens[i], i, normalized=False) for i in plain]
     blanks = Blanks(prepend="text" if prepends else "never", escape=True) if added else None
     return unigram(proto.SerializeToString(), around, added, blanks)
 
 
-def _around(field, tokens, special, end, path):
+def _ends(field, eos_id):
+    """The ids at which llama.cpp ends what a model writes, if there are more than the tokenizer's `eos_id`; or ()."""
+    ids = dict.fromkeys([eos_id, *(field(f"{name}_token_id") for name in ("eos", "eot", "eom"))])
+    ids.pop(None, None)
+    return tuple(ids) if len(ids) > 1 else ()
+
+
+def _around(field, tokens, special, end, path, adds_bos):
     """What the file puts around a text, as a `Special`."""
-    if not (field("add_bos_token") or field("add_eos_token")):
+    if not (adds_bos or field("add_eos_token")):
         return NOTHING
     named = {role: tokens[field(f"{role}_token_id", tokens.index(end))] for role in ("bos", "eos")}
     for role, token in named.items():
         if token not in special:
             raise Refusal(f"{path} has {token!r} as its {role}_token_id, which is not a special token.")
-    before = (named["bos"],) if field("add_bos_token") else ()
+    before = (named["bos"],) if adds_bos else ()
     after = (named["eos"],) if field("add_eos_token") else ()
     return Special({"bos": named["bos"], "eos": end}, (before, (*after, *before), after))

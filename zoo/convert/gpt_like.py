@@ -7,6 +7,11 @@ from zoo.convert.decoder_pieces import NETWORKS, ROPE, block, rotary_fields, sha
 from zoo.convert.llama_like import LLAMA, LLAMA_NAMES
 from zoo.convert.rules import Family, Rule, linear, norm
 
+# Other names of fields in files of GPT-2's time, as transformers takes them.
+SIZES = {
+    "hidden_size": "n_embd", "max_position_embeddings": "n_positions", "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}  # fmt: skip
 GPT2 = Family(
     model="gpt",
     prefix="transformer.",
@@ -40,6 +45,7 @@ GPT2 = Family(
     theirs=lambda config: {
         "n_inner": config.mlp_dim, "activation_function": "gelu_new", "attn_pdrop": 0.0, "embd_pdrop": config.dropout,
     },
+    aliases=SIZES,
 )  # fmt: skip
 
 OPENAI_GPT = replace(
@@ -199,6 +205,7 @@ BLOOM = Family(
     irrelevant="offset_alibi attention_softmax_in_fp32 bias_dropout_fusion masked_softmax_fusion unk_token_id",
     defaults=dict(vocab_size=250_880, hidden_size=64, n_layer=2, n_head=8, layer_norm_epsilon=1e-5, hidden_dropout=0.0),
     theirs=lambda config: {"hidden_size": config.hidden_dim, "seq_length": config.max_length},
+    aliases={name: own for name, own in SIZES.items() if name.startswith("num_")},
 )  # fmt: skip
 
 

@@ -47,7 +47,8 @@ def read(directory):
     _check_template(tokenizer, FAMILIES[model_type], directory)
     if theirs.get("decoder_start_token_id") not in (None, tokenizer.pad_id):
         raise Refusal(f"{directory} has a decoder that starts with another id than that of padding, {tokenizer.pad_id}.")
-    checklist, embedding = _checked(directory, theirs, FAMILIES[model_type], kind)
+    theirs = FAMILIES[model_type].in_own_names(theirs, directory)
+    checklist, embedding = _checked(directory, theirs, FAMILIES[model_type], kind, tokenizer)
     theirs = {**FAMILIES[model_type].defaults, **theirs}
     bare = {name: value for name, value in embedding.items() if not name.startswith("dense_")}
     model, task, dropped = assemble(model_type, theirs, tensors, directory, tokenizer, {"embedding": bare})
@@ -74,7 +75,7 @@ def _check_template(tokenizer, family, directory):
             raise Refusal(f"{directory} puts {before} before a text and {after} after it; an encoder reads {wanted} around it.")
 
 
-def _checked(directory, theirs, family, kind):
+def _checked(directory, theirs, family, kind, tokenizer):
     """(the `Checklist` of a source, fields of the task `embedding`). Raises Refusal for what is not known."""
     checklist, settings = checklists.Checklist(directory), pretrained.Beside(directory).settings
     inert = {name: values for name, values in checklists.INERT.items() if name not in family.known_fields()}
@@ -82,24 +83,44 @@ def _checked(directory, theirs, family, kind):
     irrelevant = {**checklists.CONFIG, "is read by nothing in this kind of model": family.irrelevant}
     checklist.fields("config.json", theirs, applied, irrelevant, inert)
     checklist.fields("tokenizer_config.json", settings, checklists.TOKENIZER_APPLIED, checklists.TOKENIZER_CONFIG)
+    _check_generation(directory, checklist, family, tokenizer)
     _check_case(directory, settings)
     longest = math.inf  # where positions are distances
     if "max_length" in family.fields:
         longest = {**family.defaults, **theirs}[family.fields["max_length"]] - family.fixed.get("position_offset", 0)
-    fields, files = sentence_transformers.read(directory, checklist, settings, longest)
+    fields, files = sentence_transformers.read(directory, checklist, settings, longest, tokenizer)
     weights = [old_tensorflow.H5] if kind == "tf_model.h5" else safetensors.files(directory)
     checklist.files({*pretrained.BESIDE, pretrained.CHAT_TEMPLATE, *pretrained.vocabulary_files(directory), *weights, *files})
     return checklist, fields
 
 
+def _check_generation(directory, checklist, family, tokenizer):
+    """Raises Refusal for a rule of generation_config.json that nothing here follows."""
+    path, inert = directory / "generation_config.json", dict(checklists.GENERATION_INERT)
+    if family.model == "transformer":  # a Marian never writes its padding, and ends at the limit of a request
+        inert |= {"bad_words_ids": (None, [[tokenizer.target.pad_id]]), "forced_eos_token_id": (None, tokenizer.target.eos_id)}
+    if path.is_file():
+        checklist.fields(path.name, _json(path), checklists.GENERATION_APPLIED, checklists.GENERATION, inert)
+    ends = tokenizer.stop_ids
+    if MODELS.config(family.model).kind == "encoder_decoder" and ends != (tokenizer.target.eos_id,):
+        raise Refusal(f"{directory} ends a text at the ids {list(ends)}; one end, {tokenizer.target.eos_id}, is known here.")
+
+
 def _check_case(directory, settings):
-    """Raises Refusal where two files disagree about the case of letters: libraries differ in which one they follow."""
-    path, asked = directory / "tokenizer.json", settings.get("do_lower_case")
+    """Raises Refusal where two files disagree about the letters of a text: libraries differ in which one they follow."""
+    path = directory / "tokenizer.json"
     general = pretrained.Beside(directory).is_general  # these follow the one file
     normalizer = (_json(path).get("normalizer") or {}) if path.is_file() else {}
-    has = normalizer.get("lowercase")
-    if normalizer.get("type") == "BertNormalizer" and asked is not None and bool(asked) != bool(has) and not general:
-        raise Refusal(f"{path} has lowercase={has}, tokenizer_config.json beside it do_lower_case={asked}; make them equal.")
+    if normalizer.get("type") != "BertNormalizer" or general:
+        return
+    for name, theirs in (
+        ("do_lower_case", "lowercase"), ("strip_accents", "strip_accents"), ("tokenize_chinese_chars", "handle_chinese_chars"),
+    ):  # fmt: skip
+        asked, has = settings.get(name), normalizer.get(theirs)
+        if name == "strip_accents" and has is None:
+            has = normalizer.get("lowercase")
+        if asked is not None and bool(asked) != bool(has):
+            raise Refusal(f"{path} has {theirs}={has}, tokenizer_config.json beside it {name}={asked}; make them equal.")
 
 
 def _weights(directory):
@@ -152,12 +173,13 @@ def write(bundle, directory):
     bundle.tokenizer.save_huggingface(directory)
     if model.kind == "encoder_decoder" and (directory / "tokenizer.json").is_file():
         _finish_tokenizer(bundle, directory / "tokenizer.json")
+    ends = (bundle.tokenizer.eos_id,) if model.kind == "encoder_decoder" else bundle.tokenizer.stop_ids
     config = {
         "model_type": model_type,
         "architectures": [family.architectures[task]],
         **family.written(model.config),
         "bos_token_id": _bos_id(bundle.tokenizer, family),
-        "eos_token_id": bundle.tokenizer.eos_id,
+        "eos_token_id": ends[0] if len(ends) == 1 else list(ends),
         "pad_token_id": bundle.tokenizer.pad_id,
         **(_of_the_decoder(bundle, family) if model.kind == "encoder_decoder" else {}),
         "torch_dtype": "float32",

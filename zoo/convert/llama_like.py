@@ -37,7 +37,7 @@ LLAMA_DEFAULTS = dict(
 )  # fmt: skip
 QWEN_DEFAULTS = dict(
     LLAMA_DEFAULTS, vocab_size=151_936, intermediate_size=22_016, max_position_embeddings=32_768, num_key_value_heads=32,
-    max_window_layers=28,
+    max_window_layers=28, sliding_window=4_096,
 )  # fmt: skip
 MODERN = dict(position="rotary", norm="rms", activation="swiglu", use_bias=False)
 
@@ -327,7 +327,10 @@ def _gemma3_fields(config, theirs):
     near, far = rope.get("sliding_attention") or {}, rope.get("full_attention") or theirs.get("rope_scaling") or rope
     if near.get("rope_type", "default") != "default":
         raise Refusal(f"The rotary positions of layers with a window are scaled by {near['rope_type']!r}; only whole ones are.")
-    fields = {**_gemma2_fields(config, {**theirs, "rope_parameters": far}), **window_fields(theirs, kinds)}
+    fields = {
+        **_gemma2_fields(config, {**theirs, "rope_parameters": far, "rope_scaling": None}),
+        **window_fields(theirs, kinds),
+    }
     if "rope_theta" not in far and "rope_theta" not in theirs:
         fields["rotary_theta"] = 1_000_000.0
     theta = float(near.get("rope_theta", theirs.get("rope_local_base_freq", 10_000.0)))

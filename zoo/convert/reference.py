@@ -74,13 +74,16 @@ def _written(model, request):
     num_ids = request["num_ids"] or model.config.vocab_size
     if num_ids < model.config.vocab_size:
         plain["suppress_tokens"] = list(range(num_ids, model.config.vocab_size))
+    # Where a model comes with the ids that end its texts, it ends them at these.
+    told = start is None and model.generation_config.eos_token_id is not None and Path(request["path"]).is_dir()
+    ends = {} if told else {"eos_token_id": request["stop_ids"]}
     for i in request["prompts"]:
         ids = request["rows"][i]
         if len(ids) <= room:
             with torch.no_grad():
                 made = model.generate(
                     torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-                    max_new_tokens=request["new_tokens"], eos_token_id=request["eos_id"], pad_token_id=request["eos_id"],
+                    max_new_tokens=request["new_tokens"], **ends, pad_token_id=request["eos_id"],
                     output_logits=True, return_dict_in_generate=True, **plain,
                 )  # fmt: skip
             if start is not None:

@@ -15,6 +15,9 @@ from zoo.config import Refusal
 from zoo.layers.forms import GATED_ACTIVATIONS
 from zoo.registry import MODELS
 
+# Fields with a number by default that may be null, which then means another one.
+NULLABLE = ("num_key_value_heads", "head_dim", "sliding_window", "original_max_position_embeddings")
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -101,6 +104,7 @@ class Family:
         adjusted: their fields that `adjust` reads besides.
         defaults: their fields -> the values that transformers takes where a config.json lacks them.
         theirs: further fields of their config, given ours.
+        aliases: other names that transformers takes for their fields -> these.
     """
 
     model: str
@@ -126,6 +130,22 @@ class Family:
     adjusted: tuple = ()
     defaults: dict = field(default_factory=dict)
     theirs: Callable = lambda config: {}
+    aliases: dict = field(default_factory=dict)
+
+    def in_own_names(self, theirs, where):
+        """Their config.json without `aliases`. Raises Refusal where two names disagree, or a number is null."""
+        made = {name: value for name, value in theirs.items() if name not in self.aliases}
+        for name in sorted(theirs.keys() & self.aliases.keys()):
+            own = self.aliases[name]
+            if made.setdefault(own, theirs[name]) != theirs[name]:
+                raise Refusal(
+                    f"{where} has {name}={theirs[name]} and {own}={made[own]} in config.json, two names of one field."
+                )
+        numbers = [name for name, value in self.defaults.items() if isinstance(value, int | float)]
+        for name in (*numbers, "rope_theta"):
+            if name in made and made[name] is None and name not in NULLABLE:
+                raise Refusal(f"{where} has {name}=null in config.json; write the number there, or take the field out.")
+        return made
 
     def rules(self, config, *, with_head=False):
         """The rules of a model of the zoo with this config, all layers spelt out."""

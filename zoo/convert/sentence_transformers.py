@@ -22,11 +22,23 @@ POOLING = {
 ACTIVATIONS = {"Tanh": "tanh", "Identity": "identity", "ReLU": "relu", "GELU": "gelu_exact", "SiLU": "silu"}
 MADE_OF = {"Tanh": "torch.nn.modules.activation.Tanh", "Identity": "torch.nn.modules.linear.Identity"}
 KINDS = ("Transformer", "Pooling", "Dense", "Normalize")
+# What the newest sentence-transformers writes of a model of texts.
+AS_WRITTEN = {
+    "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+    "module_output_name": "token_embeddings",
+    "transformer_task": "feature-extraction",
+    "unpad_inputs": False,
+    "query_length": None,
+    "document_length": None,
+    "query_expansion": None,
+}
+# By these it is seen whether a tokenizer keeps the case.
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # Of the length that means "no limit" in tokenizer_config.json.
 HUGE = 1_000_000
 
 
-def read(directory, checklist, tokenizer_settings, max_length):
+def read(directory, checklist, tokenizer_settings, max_length, tokenizer):
     """Fields of the task `embedding`, and the names of the files that they come from.
 
     Args:
@@ -34,6 +46,7 @@ def read(directory, checklist, tokenizer_settings, max_length):
         checklist: a `Checklist`, which notes each module and setting.
         tokenizer_settings: `tokenizer_config.json` as a dict.
         max_length: positions of the model.
+        tokenizer: the `Tokenizer` of the directory.
 
     Returns:
         `(fields, names of files and folders)`; nothing for a directory that is none of sentence-transformers'.
@@ -68,7 +81,7 @@ def read(directory, checklist, tokenizer_settings, max_length):
     if "Dense" in places:
         fields |= _dense(directory / places["Dense"], checklist)
     files = [MODULES, *(place for place in places.values() if place)]
-    fields["max_tokens"], named = _limit(directory, checklist, tokenizer_settings, max_length)
+    fields["max_tokens"], named = _limit(directory, checklist, tokenizer_settings, max_length, tokenizer)
     fields["prompt"] = _prompt(directory, checklist)
     return fields, [*files, *named, PROMPTS]
 
@@ -180,9 +193,10 @@ def _require_empty(folder):
 
 def _pooling(folder, checklist):
     settings = read_json(folder / "config.json")
-    modes = {name for name, on in settings.items() if name.startswith("pooling_mode_") and on is True}
     named = settings.get("pooling_mode")
-    modes |= {named} if isinstance(named, str) else set(named or ())
+    modes = {named} if isinstance(named, str) else set(named or ())
+    # With one of the newer name, their class reads none of the older ones; with none at all it takes the mean.
+    modes = modes or {name for name, on in settings.items() if name.startswith("pooling_mode_") and on} or {"mean"}
     if len(modes) != 1 or not modes <= POOLING.keys():
         raise Refusal(f"{folder} pools by {sorted(modes)}; only one of {sorted(POOLING)} is supported.")
     applied = [name for name in settings if name.startswith("pooling_mode")]
@@ -192,15 +206,17 @@ def _pooling(folder, checklist):
     return POOLING[modes.pop()]
 
 
-def _limit(directory, checklist, tokenizer_settings, max_length):
+def _limit(directory, checklist, tokenizer_settings, max_length, tokenizer):
     """(the most tokens that are read of a text, or None; the names of the files that say so)."""
     named = [name for name in LIMITS if (directory / name).is_file()]
     settings = read_json(directory / named[0]) if named else {}
     longest = settings.get("max_seq_length")
     if named:
         lowers = bool(tokenizer_settings.get("do_lower_case", True))
+        lowers = lowers and all(list(tokenizer.encode(a)) == list(tokenizer.encode(a.lower())) for a in LETTERS)
         inert = {"do_lower_case": (None, False, True) if lowers else (None, False)}
-        known = {"tells where it comes from": "model_args tokenizer_args config_args transformer_task backend"}
+        known = {"tells where it comes from": "model_args tokenizer_args config_args backend"}
+        inert |= {name: (None, value) for name, value in AS_WRITTEN.items()}
         empty = {name: (None, {}) for name in ("model_args", "tokenizer_args", "config_args", "processing_kwargs")}
         checklist.fields(named[0], settings, ["max_seq_length"], known, {**empty, **inert})
     if longest is None:

@@ -331,6 +331,9 @@ def _t5(model_type):
             "feed_forward_proj": {ours: theirs for theirs, ours in T5_ACTIVATIONS.items()}[config.activation],
             "tie_word_embeddings": config.outputs_scaled,
         },
+        aliases={
+            "hidden_size": "d_model", "num_attention_heads": "num_heads", "num_hidden_layers": "num_layers", "head_dim": "d_kv",
+        },
     )  # fmt: skip
 
 

@@ -86,7 +86,7 @@ class Tokenizer(tf.Module):
     @property
     def stop_ids(self):
         """The ids that end what a model writes."""
-        return (self.eos_id,)
+        return self.special.ends or (self.eos_id,)
 
     @property
     def special_ids(self):

@@ -50,6 +50,27 @@ UNCHANGING = {
     "sp_model_kwargs": (None, {}),
     "split_special_tokens": (None, False),
 }
+# Tokenizers whose classes add nothing to a `vocab.txt`, and to a SentencePiece model that is none of T5's or XLM-R's; the names
+# stand for "BertTokenizer", "BertTokenizerFast" and so on.
+GENERAL = ("PreTrained", "TokenizersBackend")
+WORDPIECES = (
+    *GENERAL,
+    "Bert",
+    "DistilBert",
+    "Electra",
+    "MobileBert",
+    "ConvBert",
+    "SqueezeBert",
+    "RetriBert",
+    "Lxmert",
+    "DPRContextEncoder",
+    "DPRQuestionEncoder",
+    "DPRReader",
+)
+BYTE_LEVEL = (*GENERAL, "GPT2", "Roberta", "Qwen2", "Bart", "Longformer")
+LLAMAS = ("Llama", "CodeLlama", "Gemma")
+# Models whose tokenizers begin a text with `<s>`, unless a file says otherwise.
+WITH_BOS = ("llama", "mistral", "phi3", "gemma", "gemma2", "gemma3_text")
 
 
 class Beside:
@@ -76,6 +97,20 @@ class Beside:
     def is_general(self):
         """Whether other libraries follow `tokenizer.json` alone, and add nothing by the kind of the model."""
         return self.settings.get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")
+
+    @property
+    def class_name(self):
+        """The class of the tokenizer without "Tokenizer" and "Fast", such as `Bert`; None where the files name none."""
+        name = self.settings.get("tokenizer_class") or self._config.get("tokenizer_class")
+        return None if name is None else str(name).removesuffix("Fast").removesuffix("Tokenizer")
+
+    def check_class(self, path, known):
+        """Raises Refusal where the files want a class of tokenizer that knows more than the vocabulary at `path` says."""
+        if self.class_name not in (None, *known):
+            raise Refusal(
+                f"{path} is to be read by the class {self.class_name}Tokenizer, which is not known here for such a file; "
+                "tokenizer_config.json or config.json beside it names it."
+            )
 
     def _read(self, name):
         path = self.directory / name
@@ -109,6 +144,40 @@ class Beside:
                     found.setdefault(role, special[i])
         return found
 
+    def ends(self, tokenizer):
+        """The ids that end what a model writes, where the files say other ones than `tokenizer.eos_id`; () where not."""
+        for source in (self._generation, self._config, self._default_ids):
+            ids = source.get("eos_token_id")
+            ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
+            ids = [i for i in dict.fromkeys(ids) if isinstance(i, int) and 0 <= i < tokenizer.vocab_size]
+            if ids:
+                return () if ids == [tokenizer.eos_id] else tuple(ids)
+        return ()
+
+    def check_named(self, tokenizer):
+        """Raises Refusal for a token that a file beside a vocabulary names, and the tokenizer made of both does not have."""
+        known = set(tokenizer.vocabulary)
+        for role, token in self.named.items():
+            if token not in known or role in ("bos", "eos") and tokenizer.roles.get(role, token) != token:
+                lacks = "lacks" if token not in known else "does not list as a special token (added_tokens)"
+                raise Refusal(
+                    f"{self.directory} names {token!r} as its {role}_token, which the vocabulary {lacks}; save the tokenizer "
+                    "anew: AutoTokenizer.from_pretrained(DIR).save_pretrained(NEW)."
+                )
+        lacking = min((token for token in self._further if token not in known), default=None)
+        if lacking is not None:
+            raise Refusal(f"{self.directory} names the special token {lacking!r}, which the vocabulary lacks; take it out.")
+
+    @property
+    def _further(self):
+        """Special tokens without a role that the files name, a set."""
+        found = set()
+        for source in (self.settings, self._map):
+            listed = source.get("additional_special_tokens") or source.get("extra_special_tokens") or []
+            listed = listed.values() if isinstance(listed, dict) else listed
+            found |= {token.get("content") if isinstance(token, dict) else token for token in listed}
+        return found
+
     @property
     def chat_template(self):
         """The template of conversations, a string; None where the files have none."""
@@ -139,11 +208,7 @@ class Beside:
         Raises:
             Refusal: one has an id that is taken.
         """
-        special = set(self.named.values())
-        for source in (self.settings, self._map):
-            listed = source.get("additional_special_tokens") or source.get("extra_special_tokens") or []
-            listed = listed.values() if isinstance(listed, dict) else listed
-            special |= {token.get("content") if isinstance(token, dict) else token for token in listed}
+        special = {*self.named.values(), *self._further}
         found = {token: Added(token, i, normalized=token not in special) for token, i in self._added.items()}
         for i, token in (self.settings.get("added_tokens_decoder") or {}).items():
             found[token["content"]] = Added.of(token, i)
@@ -219,8 +284,10 @@ def from_files(path):
         tokenizer = _vocab_txt(directory, beside)
     else:
         tokenizer = _sentencepiece(first, beside) if first.suffix == ".model" else _tokenizer_json(first, beside)
-    if beside.chat_template is not None:
-        tokenizer.special = dataclasses.replace(tokenizer.special, chat_template=beside.chat_template)
+    beside.check_named(tokenizer)
+    ends = beside.ends(tokenizer)
+    if beside.chat_template is not None or ends:
+        tokenizer.special = dataclasses.replace(tokenizer.special, chat_template=beside.chat_template, ends=ends)
     return tokenizer
 
 
@@ -249,7 +316,20 @@ def _tokenizer_json(path, beside):
     extra = sorted([*extra, *(token.content for token in plain if token.content not in known)])
     if extra:
         raise Refusal(f"{path} lacks the token {extra[0]!r}, which a file beside it adds; save the tokenizer anew.")
+    _check_flags(tokenizer.added, plain, beside, path)
     return tokenizer
+
+
+def _check_flags(added, plain, beside, path):
+    """Raises Refusal where two files say in different ways how an added token is found in a text."""
+    listed = {token["content"] for token in (beside.settings.get("added_tokens_decoder") or {}).values()}
+    here = {token.content: token for token in added}
+    for token in plain:
+        if token.content in listed and here.get(token.content, token) != token:
+            raise Refusal(
+                f"{path} has {token.content!r} with other properties (lstrip, rstrip, single_word, normalized) than "
+                "tokenizer_config.json beside it; make them equal."
+            )
 
 
 def _check_prefix(tokenizer, asked, path):
@@ -285,17 +365,26 @@ def _native(path):
 def _byte_level(vocabulary, merges, beside):
     from zoo.tokenizers.bpe import END_OF_TEXT, read_merges
 
+    beside.check_class(vocabulary, BYTE_LEVEL)
     vocabulary, roberta = read_json(vocabulary), beside.model_type == "roberta"
+    qwen2 = "Qwen2" in (beside.class_name, "Qwen2" if beside.model_type in ("qwen2", "qwen3") else None)
     added, plain = beside.added(vocabulary)
-    known = ROBERTA.roles.values() if roberta else [END_OF_TEXT]
+    named = {} if roberta else {role: token for role, token in beside.named.items() if token in vocabulary | added}
+    known = ROBERTA.roles.values() if roberta else [END_OF_TEXT, *named.values()]
     specials = [token for token in dict.fromkeys((*known, *added)) if token in vocabulary or token in added]
-    end, special = ("</s>", ROBERTA) if roberta else (END_OF_TEXT, NOTHING)
-    words = "prefixed" if beside.settings.get("add_prefix_space") else "gpt2"
-    return TOKENIZERS.get("bpe")(vocabulary | added, read_merges(merges), specials, end, words, special, added=plain)
+    end = "</s>" if roberta else named.get("eos", END_OF_TEXT)
+    special = ROBERTA if roberta else Special(named) if named else NOTHING
+    if beside.settings.get("add_bos_token") and not roberta:
+        begin = (named.get("bos", end),)
+        special = Special(special.roles, (begin, begin, ()))
+    words = "qwen2" if qwen2 else "prefixed" if beside.settings.get("add_prefix_space") else "gpt2"
+    merges = read_merges(merges)
+    return TOKENIZERS.get("bpe")(vocabulary | added, merges, specials, end, words, special, nfc=qwen2, added=plain)
 
 
 def _vocab_txt(directory, beside):
     wordpiece = TOKENIZERS.get("wordpiece")
+    beside.check_class(directory / "vocab.txt", WORDPIECES)
     lowercase, accents = beside.settings.get("do_lower_case", True), beside.settings.get("strip_accents")
     normalization = {
         "lowercase": lowercase,
@@ -312,14 +401,16 @@ def _sentencepiece(path, beside):
         from zoo.tokenizers import chatglm
 
         return chatglm.from_files(path, beside)
+    t5 = beside.model_type in T5_TYPES
     fairseq = beside.model_type == FAIRSEQ or (beside.model_type is None and path.name == FAIRSEQ_FILE)
     if path.name == FAIRSEQ_FILE and not fairseq:
         raise Refusal(f"{path} belongs to a {beside.model_type}, whose numbering of pieces is not known here.")
+    beside.check_class(path, (*GENERAL, *(("XLMRoberta",) if fairseq else ("T5", "MT5") if t5 else LLAMAS)))
     unigram, special = TOKENIZERS.get("unigram"), ROBERTA if fairseq else NOTHING
     tokenizer = unigram.from_sentencepiece(path, fairseq=fairseq, special=special)
     _check_prefix(tokenizer, beside.settings.get("add_prefix_space"), path)
     extra, plain = beside.added({token: i for i, token in enumerate(tokenizer.vocabulary)})
-    if beside.model_type in T5_TYPES:
+    if t5:
         return _t5(path, tokenizer, extra, plain, beside)
     behind = _behind(path, tokenizer, {**extra, **{token.content: token.id for token in plain}})
     if fairseq:
@@ -331,7 +422,7 @@ def _sentencepiece(path, beside):
         )
     roles = beside.roles(tokenizer.control_tokens)
     template = None
-    if beside.model_type in ("llama", "mistral") or "add_bos_token" in beside.settings:
+    if beside.model_type in WITH_BOS or "add_bos_token" in beside.settings:
         asked = [beside.settings.get(f"add_{role}_token", role == "bos") for role in ("bos", "eos")]
         before, after = ((roles[role],) if on and role in roles else () for role, on in zip(("bos", "eos"), asked, strict=True))
         template = before, (*after, *before), after

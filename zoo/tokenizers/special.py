@@ -26,19 +26,22 @@ class Special:
         template: three tuples of tokens: before a text, between two texts, after the last; None where nothing says so.
         mask_lstrip: whether the mask token takes the blanks to its left, as RoBERTa's does.
         chat_template: the program that makes one text of a conversation (`zoo/tokenizers/chat.py`), or None.
+        ends: ids that end what a model writes, where these are others than the one of `eos`.
     """
 
     roles: dict = field(default_factory=dict)
     template: tuple | None = None
     mask_lstrip: bool = False
     chat_template: str | None = None
+    ends: tuple = ()
 
     def saved(self):
         """JSON fields of `zoo_tokenizer.json`; none where there is nothing to say, so that older files stay as they are."""
         if self == NOTHING:
             return {}
-        chat = {} if self.chat_template is None else {"chat_template": self.chat_template}
-        return {"special": {"roles": self.roles, "template": self.template, "mask_lstrip": self.mask_lstrip, **chat}}
+        more = {} if self.chat_template is None else {"chat_template": self.chat_template}
+        more |= {"ends": list(self.ends)} if self.ends else {}
+        return {"special": {"roles": self.roles, "template": self.template, "mask_lstrip": self.mask_lstrip, **more}}
 
     @classmethod
     def loaded(cls, config):
@@ -46,7 +49,7 @@ class Special:
         fields = dict(config.get("special") or {})
         if fields.get("template") is not None:
             fields["template"] = tuple(tuple(part) for part in fields["template"])
-        return cls(**fields)
+        return cls(**{**fields, "ends": tuple(fields.get("ends", ()))})
 
 
 NOTHING = Special()
