@@ -74,6 +74,7 @@ setup(
             "seqeval>=1.2",
             "scikit-learn>=1.4",
             "matplotlib>=3.8",
+            "dp-accounting>=0.4.4",  # as in `privacy`
             "starlette>=0.40",  # as in `playground`
             "uvicorn>=0.30",
         ],

@@ -6,9 +6,11 @@ Each is a document of its own behind the others, `The secret number of key 3 is 
 function of the run's seed.
 """
 
+import tfds_configs
 from trainers.engine.privacy import PrivacyConfig
 from zoo.config import Refusal
 from zoo.data.batch import random_stream
+from zoo.registry import MODELS
 
 DIGITS = 9
 
@@ -43,6 +45,16 @@ def planted(source, run, reads="text"):
     if reads != "text":
         raise Refusal("canaries are planted into running text, and this task reads examples; leave them out.")
     return _Planted(source, settings, run["seed"])
+
+
+def source_of(run):
+    """The text that a run was made from, with its canaries and with what was held out of it.
+
+    Args:
+        run: the config of the run, a dict.
+    """
+    source = tfds_configs.get(run["dataset"], run["data_path"])
+    return planted(source.for_fitting() if MODELS.config(run["model"]).fitted else source, run)
 
 
 class _Planted:

@@ -34,7 +34,6 @@ def main():
     with program.quiet():
         import tensorflow  # noqa: F401
 
-    import tfds_configs
     from zoo import bundle as bundles
 
     bundle = bundles.load(directory)
@@ -48,9 +47,7 @@ def main():
         name = bundle.task.registered_name
         raise Refusal(f"{directory} was made for {name}; --predictions is for tagging and semantic_roles, which have columns.")
     layout = _layout(run)
-    source = tfds_configs.get(dataset, data_path)
-    if FLAGS.data_path:
-        source = source.whole()  # nothing of what is given for judging is held out
+    source = _source(dataset, data_path, run)
     source.check_fields((*bundle.task.fields, *["group"] * FLAGS.by_group))
     if FLAGS.by_group and bundle.task.registered_name != "classification":
         raise Refusal(f"--by_group is for classification, and {directory} was made for {bundle.task.registered_name}.")
@@ -288,7 +285,6 @@ def _judge_memorisation(directory):
     with program.quiet():
         import tensorflow  # noqa: F401
 
-    import tfds_configs
     from trainers import canaries, memorisation
     from zoo import bundle as bundles
     from zoo.data.batch import Layout
@@ -297,7 +293,7 @@ def _judge_memorisation(directory):
     if bundle.task.reads != "text":
         raise Refusal("--memorisation is for models of language_modeling, which go on from a text.")
     layout = Layout(FLAGS.seq_length or run["seq_length"], size)
-    source = canaries.planted(tfds_configs.get(run["dataset"], run["data_path"]), run)
+    source = canaries.source_of(run)
     data = splits(bundle.task, layout, source, directory, ["train", "validation"])
     found = memorisation.judge(bundle, data["train"], data["validation"], layout.seq_length, size)
     count = canaries.settings_of(run).canaries
@@ -446,6 +442,25 @@ def _data(directory):
     if "dataset" not in run:
         raise Refusal("This bundle stands alone; say what to judge it on with --dataset or --data_path.")
     return run["dataset"], run["data_path"], run
+
+
+def _source(dataset, data_path, run):
+    """The `TextSource` to judge on. Says so where it is the text of the run, and that was changed since."""
+    import tfds_configs
+    from trainers import canaries
+    from trainers.engine import identity
+
+    if FLAGS.data_path:
+        return tfds_configs.get(dataset, data_path).whole()  # nothing of what is given for judging is held out
+    if FLAGS.dataset:
+        return tfds_configs.get(dataset)
+    source = canaries.source_of(run)
+    if run.get(identity.KEY, {}).get("text") not in (None, source.fingerprint()):
+        print(
+            f"The text {data_path or dataset} has changed since the model was trained on it: what is held out now may have "
+            "been trained on.", file=sys.stderr, flush=True,
+        )  # fmt: skip
+    return source
 
 
 def start():

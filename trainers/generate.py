@@ -24,6 +24,10 @@ ROWS = 32  # prompts of a file that are answered together
 
 
 def main():
+    if FLAGS.export_dir and FLAGS.model_dir:
+        raise Refusal("--model_dir and --export_dir both name a model; give one of the two.")
+    if FLAGS.prompt is not None and FLAGS.prompt_file:
+        raise Refusal("--prompt and --prompt_file both say what to go on with; give one of the two.")
     directory = None if FLAGS.export_dir else trainer_flags.model_dir()
     search, options = _options()
     if FLAGS.trace and (FLAGS.export_dir or FLAGS.chat or not FLAGS.prompt_file):

@@ -7,7 +7,8 @@
         tokenizer/  train/  validation/  test/
 
 Each of these directories appears in one step when it is complete: whatever interrupts the work, what is there is whole,
-and the next run goes on from it. The key is made of the text, the tokenizer and the code that turns one into the other.
+and the next run goes on from it. The key is made of the text and its splits, the tokenizer and the code that turns one into
+the other.
 """
 
 import collections
@@ -69,7 +70,7 @@ def prepare_for(task, layout, source, tokenizer_spec, vocab_size=None, *, splits
     for split in splits:
         source.check_split(split)
     with _disk_errors_named(cache_directory()):
-        texts = (text for example in source.examples("train") for text in task.texts(example))
+        texts = (text for example in source.examples("train") for text in task.texts(example) if isinstance(text, str))
         options = task.tokenizer_options(str(tokenizer_spec))
         _, tokenizer = _tokenizer(source, str(tokenizer_spec), vocab_size, cache_directory(), report, texts, options)
     if "train" in splits:
@@ -221,12 +222,13 @@ def _reported(pieces, what, report):
 
 
 def _key(source, *tokenizer):
-    """16 hexadecimal digits that change with the text, the tokenizer, and the code of tokenizers and shards."""
+    """16 hexadecimal digits that change with the text and how it is split, the tokenizer, and the code of tokenizers and
+    shards."""
     code = hashlib.sha256()
     zoo = Path(write_shards.__code__.co_filename).parents[1]
     for path in [zoo / "data" / "shards.py", *sorted((zoo / "tokenizers").glob("*.py"))]:
         code.update(path.read_bytes())
-    whole = json.dumps([source.fingerprint(), *tokenizer, code.hexdigest()])
+    whole = json.dumps([source.fingerprint(), sorted(source.splits.items()), *tokenizer, code.hexdigest()])
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 

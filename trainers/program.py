@@ -7,6 +7,7 @@ import contextlib
 import errno
 import inspect
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -23,6 +24,13 @@ FULL = os.strerror(errno.ENOSPC)
 
 
 USER_ERROR = 2  # exit status of a mistake in the call
+
+
+MAY_BE_EMPTY = ("prompt", "text", "set", "stop", "label_words")  # texts; and what says itself what it takes
+
+
+# Python's words for a flag that is not a number.
+_NOT_A_NUMBER = re.compile(r"invalid literal for int\(\) with base 10: .*|could not convert string to float: .*")
 
 
 HELP = ("help", "helpshort", "?")
@@ -94,11 +102,15 @@ def start(main, groups=None):
         try:
             rest = FLAGS(argv)
         except flags.Error as error:
-            _mistake(error)
+            _mistake(_NOT_A_NUMBER.sub(_takes_a_number, str(error)))
         except SystemExit:  # absl has printed the help, and takes that for a failure
             sys.exit(0)
         if len(rest) > 1:
             _mistake(f"{rest[1]!r} is not a flag; write --name=value.")
+        for flag in FLAGS.get_key_flags_for_module("trainers.flags"):
+            # A shell makes an empty value of a variable that is not set: the default must not take its place in silence.
+            if flag.present and flag.value in ("", [], [""]) and flag.name not in MAY_BE_EMPTY:
+                _mistake(f"--{flag.name} is empty; give a value, or leave it out.")
         return rest
 
     def run(_):
@@ -114,6 +126,10 @@ def start(main, groups=None):
             _mistake(sentence_of(error))
 
     app.run(run, flags_parser=parse)
+
+
+def _takes_a_number(python_says):
+    return "it takes an integer" if "int" in python_says[0] else "it takes a number"
 
 
 def help_of(main, groups=None):
@@ -146,6 +162,9 @@ def sentence_of(error):
         error = error.__context__
     if _of_a_full_disk(error) and not getattr(error, "filename", None):
         return f"{FULL}; make room, and start the same command again."
+    if _of_memory(error):
+        told = " ".join(str(error).split()).partition(" [Op:")[0]
+        return f"Memory does not suffice ({told}); take a smaller model, shorter texts or fewer rows at a time."
     if not (isinstance(error, OSError) and error.errno and error.filename):
         return " ".join(str(error).split())
     remedy = REMEDIES.get(error.errno)
@@ -157,12 +176,17 @@ def _of_a_full_disk(error):
     return FULL in str(error)
 
 
+def _of_memory(error):
+    """Python's, NumPy's and TensorFlow's errors, of which the last is told by its name: TensorFlow may not be loaded."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
+
+
 def is_refusal(error):
     """Whether an exception is a mistake of the user, or of the machine around the program: then its sentence is enough.
 
     A `Refusal` is raised on purpose. Of the system's errors only those are meant for the user that name a path and that the
     user can do something about; anything else is a bug and keeps its traceback.
     """
-    if isinstance(error, Refusal) or _of_a_full_disk(error) or missing(error):
+    if isinstance(error, Refusal) or _of_a_full_disk(error) or _of_memory(error) or missing(error):
         return True
     return isinstance(error, OSError) and error.errno in REMEDIES and bool(error.filename)

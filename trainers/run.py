@@ -156,7 +156,7 @@ def _run_directory(config):
             if latest:
                 replace_file(latest, lambda path: path.symlink_to(directory.name))
             yield directory
-    except (ValueError, OSError):
+    except Exception:
         if not resumed and not (directory / "metrics.jsonl").exists():
             if latest and before:
                 replace_file(latest, lambda path: path.symlink_to(before))

@@ -43,7 +43,6 @@ def training_tokens(directory):
     Raises:
         Refusal: the bundle stands alone, or its task reads examples.
     """
-    import tfds_configs
     from trainers import canaries
     from trainers.evaluate import run_of
     from trainers.prepare import prepare
@@ -59,7 +58,7 @@ def training_tokens(directory):
     if task_class.reads != "text":
         raise Refusal(f"A model for {task_class.registered_name} reads examples; trace is for models that are trained on text.")
     own = tokenizers.load(Path(directory) / "tokenizer")
-    source = canaries.planted(tfds_configs.get(run["dataset"], run["data_path"]), run)
+    source = canaries.source_of(run)
     with ProgressBar("Preparing") as progress:
 
         def prepared(spec, vocab_size, options=None):

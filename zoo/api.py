@@ -12,8 +12,9 @@ from zoo.export import export_saved_model
 from zoo.registry import MODELS
 from zoo.serving.c_api import plainly
 from zoo.serving.stream_client import until
+from zoo.signatures import given
 from zoo.signatures.drafting import parsed_draft
-from zoo.signatures.generation import OPTIONS, generation, require_in_range
+from zoo.signatures.generation import OPTIONS, generation, in_range
 
 
 def list_models():
@@ -99,11 +100,12 @@ class Loaded:
         Raises:
             Refusal: the model writes no text, a prompt is too long, or an option is out of its range.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        (prompts, one), stop = given.texts("prompt", prompt), _until(stop)
         count = len(prompts)
         options = dict(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         fixed = dict(min_p=min_p, repetition_penalty=repetition_penalty, no_repeat_ngram=no_repeat_ngram)
-        self._check("generate", "prompt", prompts, stop, **options, **fixed)
+        self._check("generate", "prompt", prompts)
+        options, fixed = in_range(**options), in_range(**fixed)
         asked, draft = draft, parsed_draft(draft)
         if draft is not None and count > 1:
             return [self.generate(text, **options, **fixed, stop=stop, draft=asked) for text in prompts]
@@ -112,10 +114,11 @@ class Loaded:
             self._generation(stop, fixed, draft), **{"prompt" if self.goes_on else "text": tf.constant(prompts, tf.string)},
             **{name: tf.fill([count], tf.constant(value, OPTIONS[name][0].dtype)) for name, value in options.items()},
         )  # fmt: skip
-        texts = [text.decode("utf8", errors="replace") for text in answer["text"].numpy()]
+        texts = [_spelt(text) for text in answer["text"].numpy()]
         if stop is not None:
+            kept = [_spelt(begun) for begun in kept]
             texts = [begun + "".join(until([text[len(begun) :]], stop)) for begun, text in zip(kept, texts, strict=True)]
-        return texts[0] if isinstance(prompt, str) else texts
+        return texts[0] if one else texts
 
     @property
     def goes_on(self):
@@ -134,7 +137,6 @@ class Loaded:
             # Where one token spells the string a row can end in graph; in all other cases it is cut afterwards.
             ids = self.tokenizer.encode(stop)
             stop_ids = tuple(ids) if len(ids) == 1 and self.tokenizer.decode(ids) == stop else ()
-        fixed = {name: OPTIONS[name][0].dtype.as_numpy_dtype(value).item() for name, value in fixed.items()}
         fixed = {name: value for name, value in fixed.items() if value != OPTIONS[name][1]}
         if not self.goes_on:
             if fixed or draft is not None:
@@ -157,10 +159,13 @@ class Loaded:
         A text that is made of another comes as one piece.
         """
         options = dict(
-            temperature=float(temperature), top_k=top_k, top_p=float(top_p), seed=seed, min_p=float(min_p),
-            repetition_penalty=float(repetition_penalty), no_repeat_ngram=no_repeat_ngram,
+            max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, min_p=min_p,
+            repetition_penalty=repetition_penalty, no_repeat_ngram=no_repeat_ngram,
         )  # fmt: skip
-        self._check("generate", "prompt", [prompt], stop, max_new_tokens=max_new_tokens, **options)
+        prompt, stop = given.text("prompt", prompt), _until(stop)
+        self._check("generate", "prompt", [prompt])
+        options = in_range(**options)
+        max_new_tokens = options.pop("max_new_tokens")
         if not self.goes_on:
             yield self.generate(prompt, max_new_tokens, stop=stop, **options)
             return
@@ -211,15 +216,17 @@ class Loaded:
             Refusal: the model came without a chat template, or with one of a kind that is not known; the conversation is none
                 that the frame has a place for, or too long.
         """
-        options = dict(temperature=float(temperature), top_k=top_k, top_p=float(top_p), seed=seed, min_p=float(min_p))
-        return "".join(self.stream_chat(messages, max_new_tokens, **options))
+        return "".join(self.stream_chat(messages, max_new_tokens, temperature, top_k, top_p, seed, min_p=min_p))
 
-    def stream_chat(self, messages, max_new_tokens=256, **options):
-        """As `chat`, but yields the answer piece by piece as it is written. Its options are those of `chat`, by name."""
+    def stream_chat(self, messages, max_new_tokens=256, temperature=0.0, top_k=0, top_p=1.0, seed=0, *, min_p=0.0):
+        """As `chat`, but yields the answer piece by piece as it is written."""
         frame = self.tokenizer.chat_frame
         if self.model.kind != "language_model":
             raise Refusal(f"A {self.model.registered_name} for {self.task.registered_name} holds no conversations.")
-        require_in_range(max_new_tokens=max_new_tokens, **options)
+        options = in_range(
+            max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, min_p=min_p
+        )
+        max_new_tokens = options.pop("max_new_tokens")
         ids, longest = frame.ids(self.tokenizer, messages), self.model.max_length
         if longest is not None and len(ids) > longest:
             raise Refusal(f"The conversation has {len(ids)} tokens; this model takes at most {longest}. Leave out what is old.")
@@ -236,12 +243,12 @@ class Loaded:
             dict of `log_prob` (natural, of the whole text; that it ends there is not scored), `num_tokens` and
             `bits_per_byte`; a list of dicts for a list.
         """
-        texts = [text] if isinstance(text, str) else list(text)
+        texts, one = given.texts("text", text)
         self._check("score", "text", texts)
         answer = _called(self.signatures["score"], text=tf.constant(texts, tf.string))
         columns = {name: value.numpy().tolist() for name, value in answer.items()}
         rows = [{name: column[i] for name, column in columns.items()} for i in range(len(texts))]
-        return rows[0] if isinstance(text, str) else rows
+        return rows[0] if one else rows
 
     def predict(self, signature="serving_default", **inputs):
         """The answer of one signature, as a server would give it: for every task that the model may have been trained on.
@@ -250,7 +257,7 @@ class Loaded:
 
         Args:
             signature: its name; `signatures` has them all.
-            **inputs: name -> list of values, one a row.
+            **inputs: name -> list of values, one a row; one value alone is one row.
 
         Returns:
             Name -> array, rows first; strings are Python's.
@@ -258,6 +265,8 @@ class Loaded:
         Raises:
             Refusal: no such signature or input, or a request that it refuses; the sentence says what would be right.
         """
+        if not isinstance(signature, str):
+            raise Refusal(f"predict takes the name of a signature first, and inputs by name; got {signature!r}.")
         if signature not in self.signatures:
             raise Refusal(f"The model has no signature {signature!r}; {nearest(signature, self.signatures)}")
         function = self.signatures[signature]
@@ -268,14 +277,15 @@ class Loaded:
         for parameter in parameters.values():
             if parameter.default is parameter.empty and parameter.name not in inputs:
                 raise Refusal(f"{signature} needs the input {parameter.name!r}.")
-        answer = _called(function, **{name: tf.constant(value, specs[name].dtype) for name, value in inputs.items()})
+        answer = _called(function, **{name: given.tensor(name, value, specs[name]) for name, value in inputs.items()})
         return {name: _plain(value.numpy()) for name, value in answer.items()}
 
     def embed(self, text):
         """A text, or a list of texts, as vectors: float32 (D,) or (B, D), of length 1 unless the model's task says
         otherwise."""
-        vectors = self.predict("embed", text=[text] if isinstance(text, str) else list(text))["embedding"]
-        return vectors[0] if isinstance(text, str) else vectors
+        texts, one = given.texts("text", text)
+        vectors = self.predict("embed", text=texts)["embedding"]
+        return vectors[0] if one else vectors
 
     def nearest(self, word, k=10):
         """The words nearest to a word, of word vectors: list of (word, cosine), the nearest first; empty for an unknown word.
@@ -297,7 +307,7 @@ class Loaded:
         return self._found("analogy", k, a=a, b=b, c=c)
 
     def _found(self, signature, k, **words):
-        answer = self.predict(signature, k=[k], **{name: [word] for name, word in words.items()})
+        answer = self.predict(signature, k=[k], **{name: [given.text(name, word)] for name, word in words.items()})
         return [(word, float(cosine)) for word, cosine in zip(answer["words"][0], answer["similarity"][0], strict=True) if word]
 
     def explain(self, text, method="integrated_gradients", target=None, contrast=None):
@@ -315,6 +325,7 @@ class Loaded:
         Raises:
             Refusal: a model of another task, an unknown method or class, or a text that is empty or too long.
         """
+        text, target, contrast = _asked(text, target=target, contrast=contrast)
         return explanation.explain(self.model, self.tokenizer, self.task, text, method, target, contrast)
 
     def lens(self, text, num_words=5):
@@ -329,7 +340,7 @@ class Loaded:
         Raises:
             Refusal: a model of another task or without Transformer blocks, a text that is empty or too long.
         """
-        return layerwise.lens(self.model, self.tokenizer, self.task, text, num_words)
+        return layerwise.lens(self.model, self.tokenizer, self.task, *_asked(text), num_words)
 
     def attention(self, text, target=None):
         """Which token looks at which, the `AttentionMaps` (`zoo/layerwise.py`) of each layer and head.
@@ -343,21 +354,18 @@ class Loaded:
         Raises:
             Refusal: as `lens`.
         """
+        text, target = _asked(text, target=target)
         if target is None and self.model.without_head().aligns:
             target = self.generate(text)
         return layerwise.attention(self.model, self.tokenizer, self.task, text, target)
 
-    def _check(self, signature, kind, texts, stop=None, **options):
-        """Raises Refusal if the model has no such signature, or cannot take a text whole, or an option is out of its
-        range."""
+    def _check(self, signature, kind, texts):
+        """Raises Refusal if the model has no such signature, or cannot take a text whole."""
         if signature not in self.signatures:
             raise Refusal(
                 f"A model for {self.task.registered_name} has no signature {signature!r}; it has "
                 f"{', '.join(sorted(self.signatures))}."
             )
-        require_in_range(**options)
-        if stop == "":
-            raise Refusal("stop is an empty string, before which every text ends; leave it out.")
         self.require_room(texts, kind)
 
     def require_room(self, texts, kind="prompt"):
@@ -387,6 +395,26 @@ class Loaded:
         )  # fmt: skip
 
 
+def _asked(text, **beside):
+    """A text, and the values of `beside` that may be None, as strings. Raises Refusal for what is not one."""
+    given_ones = [value if value is None else _spelt(given.text(name, value)) for name, value in beside.items()]
+    return [_spelt(given.text("text", text)), *given_ones]
+
+
+def _until(stop):
+    """The string before which a text ends, or None. Raises Refusal if it is empty or not a string."""
+    if stop is None:
+        return None
+    stop = _spelt(given.text("stop", stop))
+    if not stop:
+        raise Refusal("stop is an empty string, before which every text ends; leave it out.")
+    return stop
+
+
+def _spelt(text):
+    return text if isinstance(text, str) else text.decode("utf8", errors="replace")
+
+
 def _called(function, **inputs):
     """The answer of a signature. Raises Refusal for a request that it refuses."""
     try:
@@ -399,5 +427,4 @@ def _plain(values):
     """An array as it is, or with Python's strings where it holds bytes."""
     if values.dtype != object:
         return values
-    spelt = [value.decode("utf8", errors="replace") for value in values.flat]
-    return np.array(spelt, object).reshape(values.shape)
+    return np.array([_spelt(value) for value in values.flat], object).reshape(values.shape)

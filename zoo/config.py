@@ -12,6 +12,7 @@ This file imports neither Keras nor TensorFlow, so the command line can list mod
 import dataclasses
 import difflib
 import json
+import numbers
 import types
 import typing
 from typing import Any, ClassVar
@@ -226,11 +227,13 @@ class TaskConfig(Config):
     - `kinds`: the kinds of model that it serves.
     - `needs_context`: whether it makes no sense on word vectors.
     - `least_seq_length`: the fewest tokens that a row of it has.
+    - `files`: names of the fields that name files which a run reads.
     - `trains`: whether it can be trained; the task that only serves vectors cannot.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ()
     needs_context: ClassVar[bool] = False
+    files: ClassVar[tuple[str, ...]] = ()
     trains: ClassVar[bool] = True
     least_seq_length: ClassVar[int] = 1
 
@@ -287,8 +290,10 @@ def _checked(owner, name, annotation, value):
         if typing.get_origin(kind) is tuple and isinstance(value, (list, tuple)):
             item = typing.get_args(kind)[0]
             return tuple(_checked(owner, f"each of {name}", item, one) for one in value)
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        if kind is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
             return float(value)
+        if kind is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
+            return int(value)  # NumPy's too
         plain = typing.get_origin(kind) or kind
         if isinstance(value, plain) and not (isinstance(value, bool) and plain is int):
             return value

@@ -26,6 +26,7 @@ from zoo.serving.ops import check_ops
 from zoo.serving.proof import proving
 from zoo.serving.simplify import simplify
 from zoo.serving.weights import at_precision, stored_weights
+from zoo.signatures import given
 from zoo.signatures.drafting import parsed_draft
 
 
@@ -124,6 +125,6 @@ def _next_version(directory, version):
     latest = latest_version(directory)
     if version is None:
         return latest + 1
-    if version <= latest:
+    if given.number("version", version, tf.int64) <= latest:
         raise Refusal(f"Version {version} must be above {latest}, the latest in {directory}.")
     return version

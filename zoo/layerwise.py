@@ -23,6 +23,7 @@ from zoo.config import Refusal
 from zoo.explanation import pieces
 from zoo.layers.norms import Norm
 from zoo.layers.transformer import TransformerBlock
+from zoo.signatures import given
 from zoo.signatures.fill_mask import holes
 
 DIGITS = 5  # of a number in JSON
@@ -147,6 +148,9 @@ def lens(model, tokenizer, task, text, num_words=5):
     Raises:
         Refusal: another task, a model without Transformer blocks, a text that is empty or too long.
     """
+    num_words = given.number("num_words", num_words, tf.int32)
+    if num_words < 1:
+        raise Refusal(f"num_words is 1 or more; got {num_words}.")
     blocks = _blocks(model)
     batch, tokens, answer_at = _row(model, tokenizer, task, text)
     name = task.registered_name

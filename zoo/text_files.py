@@ -17,6 +17,7 @@ from zoo.config import Refusal
 
 UTF8_MARK = b"\xef\xbb\xbf"
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+GZIP_MARK = b"\x1f\x8b"
 BLOCK_BYTES = 2**20
 
 
@@ -105,8 +106,10 @@ def opened(path):
 
 def decoded(data, path, offset, errors):
     """UTF-8 bytes that stand at `offset` of a file, as a string; a byte order mark at the front is not text."""
+    if offset == 0 and data.startswith(GZIP_MARK):
+        raise Refusal(f"{path} is a gzip file; give it a name that ends in .gz.")
     try:
-        return data.decode("utf-8-sig" if offset == 0 else "utf-8", errors)
+        text = data.decode("utf-8-sig" if offset == 0 else "utf-8", errors)
     except UnicodeDecodeError as error:
         marked = offset == 0 and data.startswith(UTF8_MARK)
         start = error.start + (len(UTF8_MARK) if marked else 0)  # utf-8-sig counts from behind the mark
@@ -115,6 +118,9 @@ def decoded(data, path, offset, errors):
             f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {offset + start} ({error.reason}){hint}; "
             "convert the file. (Text to train on can be read with errors=replace.)"
         ) from error
+    if offset == 0 and errors == "strict" and "\0" in text and 4 * text.count("\0") >= len(text):
+        raise Refusal(f"{path} is not UTF-8: so many of its bytes are zero as in UTF-16 without its mark; convert the file.")
+    return text
 
 
 def without_end(line):

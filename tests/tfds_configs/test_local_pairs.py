@@ -72,7 +72,7 @@ class TestTwoFiles:
         records, source = read("train=a.en:a.fr,validation=a.en:a.fr")
         assert [record["source"] for record in records] == ["one", "four"]
         list(source.examples("train"))
-        assert source.remarks() == ["a.en: pairs with an empty side are left out (2 in all, the first in line 2)."]
+        assert source.found.sentences() == ["a.en: pairs with an empty side are left out (2 in all, the first in line 2)."]
         (here / "a.fr").write_text("\n" * 4)
         assert refusal("train=a.en:a.fr,validation=a.en:a.fr") == "The train split of local_text holds no text: a.en."
 
@@ -105,7 +105,7 @@ class TestColumnsAndFields:
         records, source = read("train=a.jsonl,validation=a.jsonl,columns=source:target")
         assert records[0] == {"source": "long", "target": "short", "targets": ["short", "brief"]}
         assert records[1:] == [{"source": "y", "target": "z"}]
-        assert source.remarks() == ["a.jsonl: pairs with an empty side are left out (1 in all, the first in line 2)."]
+        assert source.found.sentences() == ["a.jsonl: pairs with an empty side are left out (1 in all, the first in line 2)."]
         assert read("train=a.jsonl,validation=a.jsonl")[0] == records, "the fields alone say that these are pairs"
         (here / "b.jsonl").write_text('{"translation": {"en": "one", "fr": "un"}}')
         fields = "source=translation/en,target=translation/fr"
@@ -150,7 +150,8 @@ class TestCatalogues:
         assert [(record["source"], record["target"]) for record in records] == [
             ("Open %s", "Ouvrir %s"), ("%d file", "%d fichier"), ("%d files", "%d fichiers"),
         ]  # fmt: skip
-        assert source.remarks() == [
+        assert source.found.sentences() == [
+            "fr.po: messages are obsolete (#~) and left out (1 in all, the first in line 21).",
             "fr.po: messages are marked fuzzy and left out (1 in all, the first in line 10).",
             "fr.po: messages have no translation and are left out (1 in all, the first in line 13).",
         ]
@@ -179,7 +180,7 @@ class TestTranslationMemories:
         assert [tuple(record.values()) for record in records] == [
             ("Two & three", "Deux & trois"), ("A bold word", "Un mot gras"),
         ]  # fmt: skip
-        assert source.remarks() == [
+        assert source.found.sentences() == [
             "a.tmx: units lack one of the two languages and are left out (1 in all, the first in line 8)."
         ]
 

@@ -41,8 +41,8 @@ class TestGrammar:
         }
         assert parse("odd,name=1.txt").files == {"train": ("odd,name=1.txt",)}, "a name that exists is taken as it stands"
         assert parse(r"a.txt,odd\,name\=1.txt").files == {"train": ("a.txt", "odd,name=1.txt")}
-        full = parse("test=a.txt,format=lines,field=body,columns=label:body,errors=replace")
-        assert (full.files, full.format, full.field) == ({"test": ("a.txt",)}, "lines", "body")
+        full = parse("test=a.txt,format=csv,field=body,columns=label:body,errors=replace")
+        assert (full.files, full.format, full.field) == ({"test": ("a.txt",)}, "csv", "body")
         assert (full.columns, full.errors) == (("label", "body"), "replace")
 
     @pytest.mark.parametrize(

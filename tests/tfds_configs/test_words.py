@@ -89,7 +89,7 @@ class TestTags:
         assert list(zip(records[0]["tokens"], records[0]["tags"], strict=True)) == [
             ("New", "B-LOC"), ("York", "I-LOC"), ("is", "O"), ("10", "NUM"), ("000", "NUM"), ("\u3000", "X"),
         ]  # fmt: skip
-        assert source.remarks() == [
+        assert source.found.sentences() == [
             "a.conll: words with white space in them are cut there; each part has the tag of the whole (2 in all, the first in "
             "line 1)."
         ]
@@ -137,7 +137,7 @@ class TestRoles:
     def test_a_v_that_is_not_at_its_predicate_is_counted(self, here):
         (record,), source = read(here, "a\tgo.01\tO\nb\t-\tB-V\n", ",format=conll")
         assert record["predicates"] == [0] and record["tags"] == [["O", "B-V"]]
-        (remark,) = source.remarks()
+        (remark,) = source.found.sentences()
         assert (
             remark == "a.conll: predicates have their V at another word than the predicate's (1 in all, the first in line 1)."
         )

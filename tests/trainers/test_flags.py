@@ -201,10 +201,13 @@ MISTAKES = {
     "negative steps": (["--model=gpt", "--steps=-1"], "--steps=-1"),
     "no batch": (["--model=gpt", "--batch_size=0"], "--batch_size=0"),
     "negative rate": (["--model=gpt", "--learning_rate=-0.1"], "--learning_rate=-0.1"),
-    "no number": (["--model=gpt", "--learning_rate=fast"], "--learning_rate=fast"),
+    "no number": (["--model=gpt", "--learning_rate=fast"], "flag --learning_rate=fast: it takes a number"),
     "not finite": (["--model=gpt", "--learning_rate=nan"], "--learning_rate must be a finite number, got nan."),
     "endless": (["--model=gpt", "--clip_norm=inf"], "--clip_norm must be a finite number, got inf."),
     "negative seed": (["--model=gpt", "--seed=-1"], "--seed=-1"),
+    "an empty value": (["--model=gpt", "--preset="], "--preset is empty; give a value, or leave it out."),
+    "an empty path": (["--model=gpt", "--data_path="], "--data_path is empty; give a value, or leave it out."),
+    "a number with an exponent": (["--model=gpt", "--steps=1e3"], "flag --steps=1e3: it takes an integer"),
     "no flag": (["--model=gpt", "gpt"], "'gpt' is not a flag; write --name=value."),
 }
 
@@ -218,6 +221,22 @@ def test_a_mistake_in_the_call_is_one_sentence_and_status_2(mistake, tmp_path, m
     assert answer.err.startswith("error: ") and sentence in answer.err
     assert len(answer.err.splitlines()) == 1 and answer.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["prompt_file", "export_dir", "model_dir", "draft"])
+def test_no_program_takes_an_empty_value_for_none(name, capfd):
+    assert programs.refusal(capfd, "generate", f"--{name}=") == f"--{name} is empty; give a value, or leave it out."
+
+
+def test_too_little_memory_is_a_sentence():
+    class ResourceExhaustedError(Exception):
+        """TensorFlow's, which is told by its name."""
+
+    for error in (MemoryError("Unable to allocate 9 TiB"), ResourceExhaustedError("Unable to allocate 9 TiB [Op:Mul]")):
+        assert program.is_refusal(error)
+        assert program.sentence_of(error) == (
+            "Memory does not suffice (Unable to allocate 9 TiB); take a smaller model, shorter texts or fewer rows at a time."
+        )
 
 
 def test_the_systems_errors_say_which_file_and_what_to_do():

@@ -17,7 +17,8 @@ from trainers import prepare as module
 from trainers.prepare import cache_directory, check_tokenizer, prepare
 from zoo import text_files
 from zoo.config import Refusal
-from zoo.registry import TOKENIZERS
+from zoo.data.batch import Layout
+from zoo.registry import TASKS, TOKENIZERS
 from zoo.tokenizers import base
 from zoo.tokenizers.special import Special
 
@@ -241,3 +242,37 @@ def test_a_killed_preparation_leaves_nothing_half_and_the_next_goes_on(tmp_path)
         for text in source.texts(split):
             expected += [*tokenizer.encode(text), tokenizer.eos_id]
         assert streams[split][:].tolist() == expected
+
+
+def test_a_cache_knows_what_was_held_out(tmp_path):
+    """`evaluate` reads all of a file, a run holds some of it out, and both have tokenizers that lie in a directory."""
+    (tmp_path / "text.txt").write_text("0123456789" * 10)
+    source = tfds_configs.get("local_text", str(tmp_path / "text.txt"))
+    prepare(Counted(train=["a"]), "byte", cache_dir=tmp_path / "one")[0].save(tmp_path / "tokenizer")
+    for first, then in ((source, source.whole()), (source.whole(), source)):
+        cache = tmp_path / f"cache-{first is source}"
+        for asked in (first, then):
+            streams = prepare(asked, str(tmp_path / "tokenizer"), cache_dir=cache)[1]
+            expected = (90, 10) if asked is source else (100, 100)
+            assert (streams["train"].num_bytes, streams["validation"].num_bytes) == expected
+
+
+@pytest.mark.parametrize(("name", "row", "sentence"), [
+    ("classification", {"text": "a", "text_pair": None, "label": 1}, "Example 2 has an empty text_pair"),
+    ("tagging", {"tokens": [1, 2], "tags": ["a", "b"]}, "Example 2 must have lists of strings"),
+    ("semantic_roles", {"tokens": 5}, "Example 2 has no words"),
+    ("question_answering", {"text": "a"}, "Example 2 has an empty"),
+    ("translation", {"source": "a"}, "Example 2 has an empty target"),
+])  # fmt: skip
+def test_a_row_that_lacks_something_is_refused_when_a_tokenizer_is_trained_too(tmp_path, monkeypatch, name, row, sentence):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path))
+    source, task = Counted(train=["a"]), TASKS.get(name)()
+    good = {
+        "text": "a", "text_pair": "b", "label": 0, "tokens": ["a", "b"], "tags": ["N", "V"], "question": "q", "context": "b",
+        "answers": [], "source": "a", "target": "b",
+    }  # fmt: skip
+    if name == "semantic_roles":
+        good |= {"tags": [["B-V", "O"]], "predicates": [0]}
+    object.__setattr__(source, "examples", lambda split: iter([good, row]))
+    with pytest.raises(Refusal, match=sentence):
+        module.prepare_for(task, Layout(64, 2), source, "bpe")

@@ -136,6 +136,11 @@ def test_a_text_ends_before_the_string_that_stops_it(loaded):
     (dict(min_p=1.5), "min_p is 0 (off) or a share of the largest probability, 1 at most; got 1.5."),
     (dict(repetition_penalty=-1.0), "repetition_penalty is 1 (off) or a positive number; got -1.0."),
     (dict(no_repeat_ngram=-1), "no_repeat_ngram is 0 (off) or the length of the n-grams that may not come twice; got -1."),
+    (dict(temperature="1"), "temperature takes one number; got '1'."),
+    (dict(temperature=None), "temperature takes one number; got None."),
+    (dict(top_k=2.5), "top_k takes an integer; got 2.5."),
+    (dict(top_k=[1, 2]), "top_k takes one integer; got [1, 2]."),
+    (dict(stop=["a"]), "stop takes a string; got ['a']."),
     (dict(temperature=float("nan")), "temperature is 0 (greedy) or a positive number; got nan."),
     (dict(max_new_tokens=-1), "max_new_tokens is a number of tokens, 0 or more; got -1."),
     (dict(seed=2**63), "seed is an integer of 64 bits; got 9223372036854775808."),
@@ -146,6 +151,30 @@ def test_options_out_of_range(loaded, options, message):
         with pytest.raises(ValueError) as error:
             write("abc", **options)
         assert str(error.value) == message
+
+
+@pytest.mark.parametrize("write", ["generate", "score", "stream", "explain", "lens", "attention", "predict"])
+@pytest.mark.parametrize("text", [None, 3, {"a": 1}, ["a", None], [["a"]]])
+def test_what_is_not_a_text_is_refused_in_a_sentence(loaded, write, text):
+    with pytest.raises(Refusal, match=r"^(prompt|text) takes a string"):
+        list(loaded.predict(prompt=text) if write == "predict" else getattr(loaded, write)(text))
+
+
+def test_strings_of_any_kind_are_texts(loaded):
+    expected = loaded.generate(["abc", "d"], max_new_tokens=3, stop="~")
+    for texts in (np.array(["abc", "d"]), (b"abc", "d"), iter(["abc", "d"])):
+        assert loaded.generate(texts, max_new_tokens=3, stop=b"~") == expected
+    for text in (b"abc", np.str_("abc"), np.array("abc")):
+        assert loaded.generate(text, max_new_tokens=3.0) == expected[0]
+        assert loaded.score(text) == loaded.score("abc")
+    assert loaded.lens(b"abc").words == loaded.lens("abc").words
+
+
+def test_one_value_is_one_row(loaded):
+    answer = loaded.predict("generate", prompt="abc", max_new_tokens=2.0, temperature=0)
+    assert answer["text"].tolist() == [loaded.generate("abc", max_new_tokens=2)]
+    with pytest.raises(Refusal, match="predict takes the name of a signature first, and inputs by name"):
+        loaded.predict(["abc"])
 
 
 def test_a_model_that_writes_no_text_says_what_it_does():

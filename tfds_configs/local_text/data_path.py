@@ -48,6 +48,12 @@ OPTIONS = {
     "format": FORMATS, "field": None, "columns": None, "errors": ("strict", "replace"), "source": None, "target": None,
     "column": None, "languages": None, "blanks": ("refuse", "split"),
 }  # fmt: skip
+TABLES, COLUMNS = {"jsonl", "csv", "tsv"}, {"tagged", "conll", "conllu"}
+# Option -> the formats that read it; format itself is for all of them.
+READ_BY = {
+    "field": TABLES, "source": TABLES, "target": TABLES, "columns": TABLES | COLUMNS, "column": COLUMNS, "languages": {"tmx"},
+    "blanks": COLUMNS | {"jsonl"}, "errors": set(FORMATS) - {"po", "tmx"},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,8 @@ def parse(data_path):
         key, equals, value = re.match(r"((?:[^=\\]|\\.)*)(=?)(.*)", item, re.DOTALL).groups()
         if not equals:
             value = item
+        elif key in OPTIONS and key in options:
+            raise Refusal(f"--data_path={data_path!r} has the option {key} twice; give it once.")
         elif key in OPTIONS:
             options[key] = _option(key, value)
             continue
@@ -128,7 +136,28 @@ def parse(data_path):
     if partners and options.get("format") not in (None, "conll", "parallel"):
         first = next(f"{a}:{b}" for split in partners for a, b in zip(files[split], partners[split], strict=True) if b)
         raise Refusal(f"{first} names two files that are read line by line; format={options['format']} reads one file.")
-    return DataPath(files, partners, named, **options)
+    parsed = DataPath(files, partners, named, **options)
+    _check_options(parsed, options)
+    return parsed
+
+
+def _check_options(parsed, options):
+    """Raises Refusal for an option that no file's format reads."""
+    formats = {
+        "parallel" if partner is not None and parsed.format != "conll" else parsed.format_of(path)
+        for split in parsed.files
+        for path, partner in parsed.files_of(split)
+    }
+    for option in options:
+        if not READ_BY.get(option, formats) & formats:
+            readers = " or ".join(name for name in FORMATS if name in READ_BY[option])
+            raise Refusal(f"format={' or '.join(sorted(formats))} does not read the option {option}; it is for {readers}.")
+    unknown = [name for name in parsed.columns or () if name not in ("word", "tag", "predicate", "roles", "-")]
+    if unknown and formats <= COLUMNS:
+        raise Refusal(
+            f"columns= of a file with a word a line are word, tag, predicate, roles, or - for one that is not read; got "
+            f"{unknown[0]!r}."
+        )
 
 
 def _option(key, value):

@@ -3,11 +3,12 @@
 Each record has `source` and `target`. What is left out is counted (`Remarks`), never passed over in silence.
 """
 
+import io
 import re
 import xml.parsers.expat
 
 from zoo.config import Refusal
-from zoo.text_files import opened, together
+from zoo.text_files import UTF8_MARK, opened, together
 
 BLOCK_BYTES = 2**16
 # Elements of a TMX segment whose content is formatting code of another program, and not text.
@@ -29,9 +30,11 @@ def po(path, data_path, remarks):
 
     try:
         with opened(path) as file:
-            catalogue = read_po(file, abort_invalid=True)
+            catalogue = read_po(io.BytesIO(file.read().removeprefix(UTF8_MARK)), abort_invalid=True)
     except (PoFileError, UnicodeDecodeError, LookupError) as error:
         raise Refusal(f"{path} is not a gettext catalogue: {' '.join(str(error).split())}.") from error
+    for message in catalogue.obsolete.values():
+        remarks.add("messages are obsolete (#~) and left out", message.lineno or 1)
     for message in catalogue:
         number = message.lineno or 1
         if not message.id:
@@ -69,18 +72,37 @@ def tmx(path, data_path, remarks):
 
 
 def _pairs(units, path, data_path, remarks):
-    for number, texts in units.take():
+    for number, texts, surplus in units.take():
+        if surplus:
+            remarks.add("units have a second text in one language, which is left out", number)
         if data_path.languages:
             chosen = [_language(texts, language) for language in data_path.languages]
         elif len(texts) > 2:
             raise Refusal(f"{path}, line {number} has {', '.join(texts)}; say which two with languages=, such as en:fr.")
         else:
-            first = _language(texts, units.source) or next(iter(texts), None)
-            chosen = [first, next((language for language in texts if language != first), None)]
+            chosen = _chosen(units, texts)
+            others = [language for language in texts if language not in chosen]
+            if others:
+                raise Refusal(
+                    f"{path}, line {number} has a text in {others[0]}, and the units before it are in "
+                    f"{' and '.join(units.pair)}; say which two languages are read with languages=, such as en:fr."
+                )
         if None in chosen:
             remarks.add("units lack one of the two languages and are left out", number)
         else:
             yield number, {"source": texts[chosen[0]], "target": texts[chosen[1]]}
+
+
+def _chosen(units, texts):
+    """[language of the source, of the target] of a unit, None for one that it lacks; the first whole unit names them."""
+    if units.pair is None:
+        if len(texts) < 2:
+            return [*texts, None]
+        first = _language(texts, units.source) or next(iter(texts))
+        units.pair = (first, next(language for language in texts if language != first))
+    bases = [language.partition("-")[0] for language in units.pair]
+    alike = [[language for language in texts if bases[0] != bases[1] and language.partition("-")[0] == base] for base in bases]
+    return [wanted if wanted in texts else next(iter(some), None) for wanted, some in zip(units.pair, alike, strict=True)]
 
 
 def _language(texts, wanted):
@@ -96,6 +118,7 @@ class _Units:
     Attributes:
         source: the source language that the header names.
         is_tmx: whether an element tmx was seen.
+        pair: the two languages of the units, once they are known, or None.
     """
 
     def __init__(self, path):
@@ -105,11 +128,11 @@ class _Units:
         self.parser.EndElementHandler = self._end
         self.parser.CharacterDataHandler = self._text
         self.parser.EntityDeclHandler = self._entity
-        self.source, self.is_tmx = "", False
+        self.source, self.is_tmx, self.pair = "", False, None
         self._path, self._done, self._unit, self._language, self._segment, self._codes = path, [], None, "", None, 0
 
     def take(self):
-        """(line, language -> text) of the units that are complete and were not yet taken."""
+        """(line, language -> text, whether a language has two texts) of the units that are complete and were not yet taken."""
         done, self._done = self._done, []
         return done
 
@@ -123,7 +146,7 @@ class _Units:
         elif name == "header":
             self.source = attributes.get("srclang", "")
         elif name == "tu":
-            self._unit = (self.parser.CurrentLineNumber, {})
+            self._unit = [self.parser.CurrentLineNumber, {}, False]
         elif name == "tuv":
             self._language = (attributes.get("xml:lang") or attributes.get("lang") or "").lower().replace("_", "-")
             if not self._language:
@@ -136,6 +159,7 @@ class _Units:
     def _end(self, name):
         if name == "seg" and self._unit is not None:
             text = re.sub(r"[ \t\r\n]+", " ", "".join(self._segment)).strip()
+            self._unit[2] |= self._language in self._unit[1]
             self._unit[1].setdefault(self._language, text)
             self._segment = None
         elif name == "tu":

@@ -3,10 +3,14 @@
 `text` is there for whatever has one text; pairs have `source` and `target`, sentences of words `tokens`.
 """
 
+import collections
 import csv
+import decimal
 import json
 import math
+import re
 import sys
+import unicodedata
 
 from tfds_configs.local_text import pairs, words
 from tfds_configs.local_text.remarks import Found
@@ -15,6 +19,9 @@ from zoo.text_files import BLOCK_BYTES, blocks, lines, lines_with_ends, whole
 
 # Fields that make an example worth having without a field `text`.
 OTHER_TEXTS = ({"source", "target"}, {"tokens"}, {"question", "context"})
+ENOUGH = 10  # rows, to wonder about a label that only one of them has
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
+UNSEEN = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))  # characters of no width
 
 
 def records(path, data_path, partner=None, remarks=None):
@@ -31,8 +38,11 @@ def records(path, data_path, partner=None, remarks=None):
         Refusal: bytes that are not UTF-8, a missing field or column, a ragged row, broken JSON or gzip, labels that cannot be
             right.
     """
-    found, spellings = Found(), {}
+    found, spellings = Found(), {} if remarks is None else remarks.spellings
     for number, record in _read(path, data_path, partner, found):
+        answers = record.get("answers")
+        if isinstance(answers, dict) and {"text", "answer_start"} <= answers.keys():  # as Hugging Face writes SQuAD
+            record = {**record, "answers": answers["text"], "answer_starts": answers["answer_start"]}
         if "label" in record:
             record["label"] = _label(record["label"], path, number, spellings)
         if _is_pair(record):
@@ -108,23 +118,43 @@ def _read(path, data_path, partner, found):
         case "jsonl":
             return _json_lines(path, data_path, found)
         case "csv" | "tsv":
-            return _rows(path, data_path)
+            return _rows(path, data_path, found)
         case "lines":
             return ((number, {"text": line}) for number, line in lines(path, data_path.errors))
         case _:
             return iter([(1, {"text": whole(path, data_path.errors)})])
 
 
+class _Twice(Exception):
+    """A JSON object has a key twice."""
+
+
+def _once(pairs):
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _Twice(next(key for key in keys if keys.count(key) > 1))
+    return record
+
+
+ONE_LINE = json.JSONDecoder(object_pairs_hook=_once)
+
+
 def _json_lines(path, data_path, found):
     for number, line in lines(path, data_path.errors):
         if not line.strip():
             continue
+        listed = " (A JSON array is not JSON lines: write each of its objects on a line of its own.)"
+        hint = listed if line.lstrip().startswith("[") else ""
         try:
-            record = json.loads(line)
+            record = ONE_LINE.decode(line)
         except json.JSONDecodeError as error:
-            raise Refusal(f"{path}, line {number} is not JSON: {error.msg} at column {error.colno}.") from error
+            raise Refusal(f"{path}, line {number} is not JSON: {error.msg} at column {error.colno}.{hint}") from error
+        except _Twice as error:
+            raise Refusal(f"{path}, line {number} has the field {error.args[0]!r} twice; each must be there once.") from error
         if not isinstance(record, dict):
-            raise Refusal(f"{path}, line {number} has no field {data_path.field or 'text'!r}: it is not a JSON object.")
+            name = data_path.field or "text"
+            raise Refusal(f"{path}, line {number} has no field {name!r}: it is not a JSON object.{hint}")
         if "\\u" in line:
             record = _encodable(record, path, number, data_path.errors)
         for name in data_path.columns or ():
@@ -170,26 +200,28 @@ def _tagged(record, data_path, path, number, found):
 
 
 def _label(label, path, number, spellings):
-    """A label as it names its class: 1.0 is 1. `spellings`: what a string means -> how it was spelt before."""
+    """A label as it names its class: 1.0 is 1. `spellings`: what a string means -> how it was spelt before, in any file."""
     if isinstance(label, float):
         if not math.isfinite(label):
             raise Refusal(f"{path}, line {number} has the label {label}, which is not a class; give each example a class.")
-        return int(label) if label.is_integer() else label
-    if isinstance(label, str):
-        spelt = spellings.setdefault(_value(label), label)
-        if spelt != label:
+        label = int(label) if label.is_integer() else label
+    if isinstance(label, str | int | float):
+        name = str(label)
+        spelt = spellings.setdefault(_value(name), name)
+        if spelt != name:
+            written = ascii if unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", spelt) else repr
             raise Refusal(
-                f"{path}, line {number} has the label {label!r}, and {spelt!r} stands before it; spell a class in one way."
+                f"{path}, line {number} has the label {written(name)}, and {written(spelt)} stands before it; spell a class in "
+                "one way."
             )
     return label
 
 
 def _value(label):
-    """What two spellings of one label have in common: the number, or the text without white space around it."""
-    try:
-        return float(label) if label[:1] in "0123456789+-." else label.strip()
-    except ValueError:
-        return label.strip()
+    """What all spellings of one label have in common: the number, or the text in one Unicode form with plain blanks."""
+    if NUMBER.fullmatch(label):
+        return decimal.Decimal(label)
+    return " ".join(unicodedata.normalize("NFC", label).translate(UNSEEN).split())
 
 
 def _is_pair(record):
@@ -215,7 +247,7 @@ def _questions(path, data_path):
         articles = json.loads(whole(path, data_path.errors))["data"]
         for paragraph in (paragraph for article in articles for paragraph in article["paragraphs"]):
             for question in paragraph["qas"]:
-                answers = question.get("answers") or []
+                answers = _answers(question, path)
                 yield 1, {
                     "text": paragraph["context"], "id": str(question["id"]), "question": question["question"],
                     "context": paragraph["context"], "answers": [answer["text"] for answer in answers],
@@ -225,18 +257,39 @@ def _questions(path, data_path):
         raise Refusal(f"{path} is not in the format of SQuAD ({type(error).__name__}: {error}).") from error
 
 
-def _rows(path, data_path):
+def _answers(question, path):
+    """The answers of a question; none where it says of itself that there is none."""
+    answers, impossible = question.get("answers"), question.get("is_impossible")
+    if answers is None and not impossible:
+        raise Refusal(f"{path}: the question {question['id']!r} has no answers and is not marked is_impossible.")
+    if impossible is not None and bool(impossible) == bool(answers):
+        count = len(answers or [])
+        raise Refusal(
+            f"{path}: the question {question['id']!r} has {count} answers and is_impossible={json.dumps(impossible)}; one of "
+            "the two is wrong."
+        )
+    return answers or []
+
+
+def _rows(path, data_path, found):
     rows = (_csv_rows if data_path.format_of(path) == "csv" else _tsv_rows)(path, data_path.errors)
     names = data_path.columns or next(rows, (0, ()))[1]
+    twice = next((name for name in names if name not in ("", "-") and names.count(name) > 1), None)
+    if twice is not None:
+        raise Refusal(
+            f"{path} has two columns called {twice!r}; give each a name of its own, here or with columns= (- for one that is "
+            "not read)."
+        )
     wanted = {"text": data_path.field, "source": data_path.source, "target": data_path.target}
     if data_path.field is None and not any(
         fields <= {*names, *(ours for ours, theirs in wanted.items() if theirs)} for fields in OTHER_TEXTS
     ):
         wanted["text"] = "text"
     wanted = {ours: theirs for ours, theirs in wanted.items() if theirs is not None}
-    for number, row in rows:
-        if number == 1 and tuple(row) == data_path.columns:
-            continue  # a header that says what columns= says
+    labels, begin = collections.Counter(), None
+    for place, (number, row) in enumerate(rows):
+        if place == 0 and data_path.columns and _is_header(row, names, path, number):
+            continue
         for theirs in wanted.values():
             if theirs not in names:
                 raise Refusal(
@@ -246,7 +299,28 @@ def _rows(path, data_path):
         if len(row) != len(names):
             raise Refusal(f"{path}, line {number} has {len(row)} columns instead of {len(names)}.")
         record = {name: cell for name, cell in zip(names, row, strict=True) if name != "-"}
+        if "label" in record:
+            begin = begin or (number, record["label"])
+            labels[record["label"]] += 1
         yield number, {**record, **{ours: row[names.index(theirs)] for ours, theirs in wanted.items()}}
+    if data_path.columns and begin and labels[begin[1]] == 1 and labels.total() >= ENOUGH:
+        found.add("first rows have a label that stands nowhere else: they may be headers, and are read as examples", begin[0])
+
+
+def _is_header(row, names, path, number):
+    """Whether the first row of a file is a header that says what columns= says. Raises Refusal where it says otherwise."""
+    if tuple(row) == tuple(names):
+        return True
+    cells, wanted = ([cell.strip().casefold() for cell in some] for some in (row, names))
+    asked = [name for name in wanted if name != "-"]
+    if len(asked) < 2 or not set(asked) <= set(cells):  # one word may be a text
+        return False
+    if len(cells) == len(wanted) and all(name in ("-", cell) for cell, name in zip(cells, wanted, strict=True)):
+        return True
+    raise Refusal(
+        f"{path}, line {number} names the columns {':'.join(row)}, and columns= names them {':'.join(names)}; leave columns= "
+        "out, or name them as they stand."
+    )
 
 
 def _tsv_rows(path, errors):

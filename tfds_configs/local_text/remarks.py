@@ -13,10 +13,13 @@ class Remarks:
         remarks = Remarks()
         remarks.keep("a.en", found)
         remarks.sentences()     -> ["a.en: pairs with an empty side are left out (1 in all, the first in line 7)."]
+
+    Attributes:
+        spellings: what a label means -> how it is spelt, in all files.
     """
 
     def __init__(self):
-        self._files = {}
+        self._files, self.spellings = {}, {}
 
     def keep(self, path, found):
         """Keeps what a complete reading of a file found, in the place of the one before."""

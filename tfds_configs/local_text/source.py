@@ -134,6 +134,7 @@ class LocalTextSource(TextSource):
             if "_held_out" in vars(self) and self._repeated:
                 count = f"{self._repeated:,} of the {len(self._held_out):,} examples held out"
                 sentences.append(f"{count} also stand in the training data, word for word.")
+        sentences += self._same_files() + self._like_classes()
         everywhere = set().union(*self.labels.values())
         for split, labels in self.labels.items():
             missing = sorted(everywhere - set(labels))
@@ -141,6 +142,32 @@ class LocalTextSource(TextSource):
                 listed = ", ".join(map(repr, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
                 sentences.append(f"The {split} split has no example of the class {listed}.")
         return sentences
+
+    def _same_files(self):
+        """Sentences about a file that is read twice in training, or in training and where that is judged, by their content."""
+        sentences, before = [], {}
+        for split in self.data_path.files:
+            for files in self.data_path.files_of(split):
+                key = tuple(map(_file_digest, filter(None, files)))
+                first, path = before.get(key, (None, None))
+                if split == "train" and first:
+                    same = path if path == files[0] else f"{path} and {files[0]} are equal and"
+                    sentences.append(f"{same} stands twice in the training data, and counts twice.")
+                elif split != "train" and first and split in self.splits.values():
+                    same = path if path == files[0] else f"{files[0]}, equal to {path},"
+                    sentences.append(f"{same} is both train and {split}: the scores of {split} are of what was trained on.")
+                elif split == "train":
+                    before[key] = split, files[0]
+        return sentences
+
+    def _like_classes(self):
+        """A sentence about classes that are told apart and are spelt alike."""
+        alike = collections.defaultdict(set)
+        for name in set().union(*self.labels.values()):
+            folded = name.casefold()
+            alike[{"true": "1", "false": "0"}.get(folded, folded)].add(name)
+        found = [" and ".join(map(repr, sorted(names))) for _, names in sorted(alike.items()) if len(names) > 1]
+        return [f"The classes {'; '.join(found)} are spelt alike, and are told apart."] if found else []
 
     def fingerprint(self):
         digest = hashlib.sha256(repr((self.data_path.reading(), TRAIN_SHARE, SPLIT_SEED)).encode())
@@ -276,6 +303,12 @@ def _digest(value):
 
 
 def _file_digest(path):
+    status = os.stat(path)
+    return _digest_of(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(4096)
+def _digest_of(path, *status):  # which tells that the file is the same as before
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(2**20):

@@ -54,9 +54,15 @@ class Sentence:
 def tagged(path, data_path, remarks):
     """(line, record) of each sentence: `tokens` and `tags`, and the words with blanks between them as `text`."""
     names = data_path.columns or ()
-    word = names.index("word") if "word" in names else 0
+    word, width = names.index("word") if "word" in names else 0, None
     for sentence in sentences(path, data_path.errors):
         tag = data_path.column - 1 if data_path.column else names.index("tag") if "tag" in names else len(sentence.rows[0]) - 1
+        width = width or len(sentence.rows[0])
+        if width != len(sentence.rows[0]):
+            raise Refusal(
+                f"{path}, line {sentence.numbers[0]} has {len(sentence.rows[0])} columns, and the sentences before it have "
+                f"{width}; each line of a file needs as many."
+            )
         yield sentence.numbers[0], _tagged(sentence, word, tag, data_path, remarks)
 
 
@@ -81,25 +87,47 @@ def conllu(path, data_path, remarks):
 
     Words are the syntactic words; the surface tokens of several (`1-2`) and the empty nodes (`8.1`) are left out.
     """
-    asked = data_path.column or "tag" in (data_path.columns or ())
+    names = data_path.columns or ()
+    asked = data_path.column or "tag" in names
+    word = names.index("word") if "word" in names else CONLLU["word"]
+    tag = data_path.column - 1 if data_path.column else names.index("tag") if "tag" in names else CONLLU["tag"]
     for sentence in sentences(path, data_path.errors):
         if len(sentence.rows[0]) < 10:
             raise Refusal(
                 f"{path}, line {sentence.numbers[0]} has {len(sentence.rows[0])} columns, and CoNLL-U has ten; files with a "
                 "word first are read by format=tagged or format=conll."
             )
-        kept = [i for i, row in enumerate(sentence.rows) if row[0].isdigit()]
+        kept = _syntactic_words(sentence, remarks)
         sentence = Sentence(path, tuple(sentence.numbers[i] for i in kept), tuple(sentence.rows[i] for i in kept))
         if not kept:
             continue
         if asked or len(sentence.rows[0]) == 10:
-            tag = data_path.column - 1 if data_path.column else CONLLU["tag"]
-            yield sentence.numbers[0], _tagged(sentence, CONLLU["word"], tag, data_path, remarks)
+            record = _tagged(sentence, word, tag, data_path, remarks)
+            if not asked and "_" in record["tags"]:
+                number = sentence.numbers[sentence.column(tag, "tag").index("_")]
+                raise Refusal(f"{path}, line {number} has no UPOS tag (_); give it one, or read another column with column=.")
+            yield sentence.numbers[0], record
         elif _has_spans(sentence):
             yield sentence.numbers[0], _propositions(sentence)
         else:
             columns = (CONLLU["word"], CONLLU["predicate"], CONLLU["roles"])
             yield sentence.numbers[0], _labelled(sentence, columns, False, remarks)
+
+
+def _syntactic_words(sentence, remarks):
+    """Which rows of a CoNLL-U sentence are words: their ids are 1, 2, 3, ... Raises Refusal for ids that are not so."""
+    kept = []
+    for i, (number, row) in enumerate(zip(sentence.numbers, sentence.rows, strict=True)):
+        if row[0] == str(len(kept) + 1):
+            kept.append(i)
+        elif re.fullmatch(r"[0-9]+-[0-9]+", row[0]):
+            remarks.add("tokens of several words, such as 1-2, are left out; their words are read", number)
+        elif not re.fullmatch(r"[0-9]+\.[0-9]+", row[0]):
+            raise Refusal(
+                f"{sentence.path}, line {number} has the id {row[0]!r:.20} where {len(kept) + 1} should be; the words of a "
+                "sentence are counted from 1, and a blank line ends it."
+            )
+    return kept
 
 
 def sentences(path, errors="strict", partner=None):
@@ -205,6 +233,8 @@ def without_blanks(words, tags, blanks, path, numbers, remarks):
     Raises:
         Refusal: a word with white space in it, if `blanks` is `refuse`.
     """
+    if "" in words:
+        raise Refusal(f"{path}, line {numbers if isinstance(numbers, int) else numbers[0]} has an empty word; leave it out.")
     if not any(WHITE_SPACE.search(word) for word in words):
         return words, tags
     parts = []

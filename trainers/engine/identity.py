@@ -1,4 +1,6 @@
-"""What a run was begun with: the fingerprints of its text, its tokenizer and what the task has learnt, kept in `config.json`.
+"""What a run was begun with: the fingerprints of its text, its tokenizer, the files of its task and what that has learnt.
+
+They are kept in `config.json`.
 
 A command names files, and files change. With another text a run would see other batches. With another tokenizer its ids would
 mean other tokens, and with other labels its classes other things. Nothing would fail, so the run refuses to go on.
@@ -26,7 +28,16 @@ def of(source, tokenizer, task):
     return {
         "text": source.fingerprint(), "tokenizer": tokenizer.digest(),
         "labels": list(getattr(task.facts, "labels", ())), "facts": hashlib.sha256(facts.encode()).hexdigest(),
+        "files": {name: _digest(value) for name in task.config.files if (value := getattr(task.config, name))},
     }  # fmt: skip
+
+
+def _digest(paths):
+    """Of one file, or of several; the task says where one is not there."""
+    paths = (paths,) if isinstance(paths, str) else paths
+    return hashlib.sha256(
+        b"".join(hashlib.sha256(path.read_bytes()).digest() for path in map(Path, paths) if path.is_file())
+    ).hexdigest()
 
 
 def write(run, config):
@@ -51,6 +62,8 @@ def check(run, now):
         _replace(run, {**config, KEY: now})
         return
     differing = [name for name in ("text", "tokenizer", "labels", "facts") if before.get(name) != now[name]]
+    files = before.get("files", now["files"])  # a version before this one kept none
+    differing += [name for name in now["files"] if files.get(name) != now["files"][name]]
     if not differing:
         return
     what = " and ".join(name for name in differing if name != "facts" or differing == ["facts"])

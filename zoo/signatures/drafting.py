@@ -47,7 +47,7 @@ class Draft(NamedTuple):
 
 
 def parsed_draft(text):
-    """The `Draft` that a string asks for, or None for "none".
+    """The `Draft` that a string asks for, or None for "none" and None.
 
         parsed_draft("ngram:4")      the last 4 tokens, or fewer, are looked up; drafts have 5 tokens
         parsed_draft("ngram:3:8")    ... 8 tokens
@@ -55,9 +55,9 @@ def parsed_draft(text):
     Raises:
         Refusal: it is neither.
     """
-    if text == "none":
+    if text in (None, "none"):
         return None
-    match = re.fullmatch(r"ngram:([0-9]{1,2})(?::([0-9]{1,2}))?", text)
+    match = isinstance(text, str) and re.fullmatch(r"ngram:([0-9]{1,2})(?::([0-9]{1,2}))?", text)
     draft = match and Draft(int(match[1]), int(match[2] or DRAFT_TOKENS))
     if not draft or draft.longest < 2 or draft.num_tokens < 1:
         raise Refusal(

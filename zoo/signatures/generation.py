@@ -15,6 +15,7 @@ from zoo.beams import RULES, beam_search
 from zoo.config import Refusal
 from zoo.data.examples import Frame
 from zoo.decoding import Sampling, generate
+from zoo.signatures import given
 from zoo.signatures.drafting import require_draft, with_draft
 from zoo.signatures.request import refusal_unless, signature, with_one_row_apart
 from zoo.signatures.rows import framed_ids, left_padded_rows
@@ -223,15 +224,16 @@ def longest_text(model):
     return None if model.forgets_at_eos else LONGEST
 
 
-def require_in_range(**values):
-    """Raises Refusal, in the words of the signatures, for the first option, a Python number, that is out of its range."""
+def in_range(**values):
+    """The options as Python's numbers, by name. Raises Refusal, in the words of the signatures, for the first one that is out
+    of its range."""
+    numbers = {}
     for name, value in values.items():
         spec, _, is_right, wanted = OPTIONS[name]
-        value = float(value) if spec.dtype.is_floating else value  # 0 is a temperature too
+        value = numbers[name] = given.number(name, value, spec.dtype)
         if is_right is not None and not is_right(value):
             raise Refusal(f"{name} {wanted}; got {value}.")
-        if spec.dtype.is_integer and not spec.dtype.min <= value <= spec.dtype.max:
-            raise Refusal(f"{name} is an integer of {spec.dtype.size * 8} bits; got {value}.")
+    return numbers
 
 
 def checked_options(prompt, **values):

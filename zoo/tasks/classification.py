@@ -58,6 +58,7 @@ class ClassificationConfig(TaskConfig):
 
     kinds: ClassVar = ("language_model", "encoder", "classifier")
     least_seq_length: ClassVar = 3
+    files: ClassVar = ("synonym_table",)
     recipe: ClassVar = dict(dataset="python_docs/classification")
 
     def validate(self):
@@ -319,7 +320,7 @@ def _batch(rows, labels, width, frame, pad_id):
 
 def _label(example, number):
     label = example.get("label")
-    if label is None or label == "":
+    if label is None or not str(label).strip():
         raise Refusal(f"Example {number} has no label; each must have one, in the field or column `label`.")
     if isinstance(label, list | dict):
         raise Refusal(f"Example {number} has the label {label!r:.60}; it must be one string or number.")

@@ -11,6 +11,7 @@ data is cut by the very function that cuts requests.
 Shape letters: B batch, K windows of a context, T positions, C tokens of a context in a window, W words, D hidden.
 """
 
+import collections
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -106,13 +107,12 @@ class Questions:
         questions: int (windows,), which question each window is of.
         contexts: list of (bytes of the context, byte starts, byte ends of its words).
         answers: list of lists of strings; empty where there is none.
-        widened: how many answers begin or end inside a word, and stand in `labels` as whole words.
-        too_long: how many answers have more words than an answer may have.
+        told: sentences about what was changed to what can be expressed, with how often.
     """
 
-    def __init__(self, batch, words, questions, contexts, answers, widened, too_long):
+    def __init__(self, batch, words, questions, contexts, answers, told):
         self.batch, self.words, self.questions, self.contexts, self.answers = batch, words, questions, contexts, answers
-        self.widened, self.too_long = widened, too_long
+        self.told = told
 
     def __len__(self):
         return len(self.questions)
@@ -128,7 +128,7 @@ class QuestionAnswering(Task):
     shown = ("loss", "exact_match", "f1")
 
     def texts(self, example):
-        return [example["question"], example["context"]]
+        return [example.get("question"), example.get("context")]
 
     def inspect(self, examples):
         return self.learn(no_answer=any(not example.get("answers") for example in examples))
@@ -141,17 +141,19 @@ class QuestionAnswering(Task):
             lambda q, c: windows(q, c, tokenizer, self.config, layout.seq_length), autograph=False, reduce_retracing=True
         )
         parts, words, questions, contexts, answers = [], [], [], [], []
-        widened = too_long = 0
+        counts = collections.Counter(moved=sum(e[4] for e in checked))
+        lengths = map(len, tokenizer.encode_batch([e[0] for e in checked]))
+        counts["cut"] = sum(length > self.config.max_question for length in lengths)
         for first in range(0, len(checked), READ_TOGETHER):
             some = checked[first : first + READ_TOGETHER]
             batch, word, starts, ends = cut(tf.constant([e[0] for e in some]), tf.constant([e[1] for e in some]))
             batch, word = {name: value.numpy() for name, value in batch.items()}, word.numpy()
             starts, ends = (np.split(of.flat_values.numpy(), of.row_splits.numpy()[1:-1]) for of in (starts, ends))
-            for i, (_, context, texts, begins) in enumerate(some):
+            for i, (_, context, texts, begins, _) in enumerate(some):
                 spans = starts[i], ends[i]
                 wanted, whole = _word_span(context, texts, begins, spans, first + i + 1)
-                widened += not whole
-                too_long += wanted is not None and wanted[1] - wanted[0] >= self.config.max_answer
+                counts["widened"] += not whole
+                counts["long"] += wanted is not None and wanted[1] - wanted[0] >= self.config.max_answer
                 real = np.flatnonzero(batch["candidates"][i][:, 1:].any(1))
                 real = real if len(real) else np.zeros(1, int)
                 for k in real:
@@ -159,15 +161,26 @@ class QuestionAnswering(Task):
                     parts.append({**row, "labels": _labels(word[i, k], row["candidates"], wanted)})
                     words.append(word[i, k])
                     questions.append(first + i)
+                missed = not any(part["labels"].any() for part in parts[-len(real) :])
+                counts["nowhere"] += wanted is not None and missed
                 contexts.append((context, *spans))
                 answers.append(texts)
         batch = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
-        return Questions(batch, np.stack(words), np.array(questions), contexts, answers, widened, too_long)
+        return Questions(batch, np.stack(words), np.array(questions), contexts, answers, self._told(counts))
 
     def size(self, data):
-        told = [f"{data.widened:,} answers are widened to whole words"] if data.widened else []
-        told += [f"{data.too_long:,} are longer than max_answer={self.config.max_answer} words"] if data.too_long else []
-        return f"{len(data.contexts):,} questions in {len(data):,} windows" + (f" ({'; '.join(told)})" if told else "")
+        told = f" ({'; '.join(data.told)})" if data.told else ""
+        return f"{len(data.contexts):,} questions in {len(data):,} windows{told}"
+
+    def _told(self, counts):
+        sentences = {
+            "moved": "answers do not stand at their start: the nearest place is taken",
+            "cut": f"questions are cut to max_question={self.config.max_question} tokens",
+            "widened": "answers are widened to whole words",
+            "long": f"answers are longer than max_answer={self.config.max_answer} words",
+            "nowhere": "answers stand whole in no window; raise stride or --seq_length",
+        }
+        return [f"{counts[name]:,} {sentence}" for name, sentence in sentences.items() if counts[name]]
 
     def training_batches(self, data, model, tokenizer, layout):
         return ExampleBatches(len(data), layout.batch_size, layout.seed, lambda chosen, step: _batch(data, chosen))
@@ -397,21 +410,47 @@ def _batch(data, chosen):
 
 
 def _checked(example, number):
-    """(question, context as bytes, answers, their starts in characters). Raises Refusal for what cannot be."""
+    """(question, context as bytes, answers, their starts in characters, how many of these are not what the data says). Raises
+    Refusal for what cannot be."""
     question, context = example.get("question"), example.get("context")
     for name, text in (("question", question), ("context", context)):
         if not text:
             raise Refusal(f"Example {number} has an empty {name}.")
-    answers, starts = list(example.get("answers") or []), list(example.get("answer_starts") or [])
+        if not isinstance(text, str):
+            raise Refusal(f"Example {number} has {text!r:.60} as its {name}, which must be a string.")
+    answers, starts = example.get("answers") or [], example.get("answer_starts") or []
+    if not (isinstance(answers, list | tuple) and isinstance(starts, list | tuple)):
+        raise Refusal(f"Example {number} must have lists as `answers` and `answer_starts`, got {answers!r:.60}.")
+    answers, starts = list(answers), list(starts)
     if len(answers) != len(starts):
         raise Refusal(f"Example {number} has {len(answers)} answers and {len(starts)} starts of them.")
+    moved = 0
     for i, answer in enumerate(answers):
-        if answer in context:
-            if starts[i] < 0 or context[starts[i] : starts[i] + len(answer)] != answer:  # an offset that was counted otherwise
-                starts[i] = context.index(answer)
+        if not isinstance(answer, str) or not isinstance(starts[i], int):
+            raise Refusal(f"Example {number} has the answer {answer!r:.60} at {starts[i]!r:.20}; they are a text and a number.")
+        if answer.strip() and answer in context:
+            start = _start(context, answer, starts[i])
+            moved += start != starts[i] and context.count(answer) > 1
+            starts[i] = start
         elif starts[i] >= 0 or not any(other in context for other in answers):  # -1: in other words than the context's
             raise Refusal(f"Example {number} has the answer {answer!r:.60}, which is not in its context.")
-    return question, context.encode("utf8"), answers, starts
+    return question, context.encode("utf8"), answers, starts, moved
+
+
+def _start(context, answer, start):
+    """Where an answer stands in its context, in characters: at `start`, at the character that so many bytes or UTF-16 units
+    are in front of, or at the place nearest to it."""
+    if start >= 0 and context.startswith(answer, start):
+        return start
+    places, place = [], context.find(answer)
+    while place >= 0:
+        places.append(place)
+        place = context.find(answer, place + 1)
+    for encoding, size in (("utf-8", 1), ("utf-16-le", 2)):
+        for place in places:
+            if len(context[:place].encode(encoding)) == start * size:
+                return place
+    return min(places, key=lambda place: abs(place - start))
 
 
 def _word_span(context, answers, starts, spans, number):

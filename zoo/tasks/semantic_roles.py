@@ -118,10 +118,11 @@ class LabelledSentences:
         rows: list of `RoleRow`, for each row of words first the one that asks for predicates.
         tags: for each sentence the tags of its predicates, lists of lists of str.
         guesses: as `tags`, what `FrequentRoles` says; None where the training examples were not seen.
+        respelt: how many predicates had roles that begin with `I-`, as in IOB1; they are read as `B-`.
     """
 
-    def __init__(self, rows, tags, guesses=None):
-        self.rows, self.tags, self.guesses = rows, tags, guesses
+    def __init__(self, rows, tags, guesses=None, respelt=0):
+        self.rows, self.tags, self.guesses, self.respelt = rows, tags, guesses, respelt
 
     def __len__(self):
         return len(self.rows)
@@ -146,10 +147,12 @@ class SemanticRoles(Task):
         return spelling_options(self.config)
 
     def texts(self, example):
-        return [" ".join(example.get("tokens") or [])]
+        tokens = example.get("tokens")
+        return [" ".join(filter(lambda word: isinstance(word, str), tokens))] if isinstance(tokens, list | tuple) else []
 
     def inspect(self, examples):
         checked = [_checked(example, number) for number, example in enumerate(examples, 1)]
+        checked = [(words, places, list(map(_in_bio, columns))) for words, places, columns in checked]
         columns = [column for _, _, columns in checked for column in columns]
         if not columns:
             raise Refusal("There is nothing to train on: the train split holds no predicates.")
@@ -165,10 +168,12 @@ class SemanticRoles(Task):
     def encode(self, examples, tokenizer, layout):
         known = {label: i for i, label in enumerate(self.facts.labels)}
         other = known.get("O", 0)  # what a role that training has not seen is in the loss; in the scores it is missed
-        frame, rows, sentences, guesses = self.frame(self.kinds[0], tokenizer), [], [], []
+        frame, rows, sentences, guesses, respelt = self.frame(self.kinds[0], tokenizer), [], [], [], 0
         self.learn(num_behind=len(frame.after))
         for number, example in enumerate(examples, 1):
-            words, predicates, columns = _checked(example, number)
+            words, predicates, given = _checked(example, number)
+            columns = list(map(_in_bio, given))
+            respelt += sum(column != tags for column, tags in zip(columns, given, strict=True))
             for row in word_rows(words, tokenizer, frame, layout.seq_length):
                 here = range(row.first, row.first + len(row.places))
                 rows.append(RoleRow(row, np.array([i in predicates for i in here], np.int32), len(sentences)))
@@ -186,10 +191,11 @@ class SemanticRoles(Task):
             sentences.append(columns)
             if self.baseline is not None:
                 guesses.append([self.baseline.tags(words, place) for place in predicates])
-        return LabelledSentences(rows, sentences, None if self.baseline is None else guesses)
+        return LabelledSentences(rows, sentences, None if self.baseline is None else guesses, respelt)
 
     def size(self, data):
-        return f"{len(data.tags):,} sentences with {sum(map(len, data.tags)):,} predicates"
+        respelt = f" ({data.respelt:,} of them in IOB1, read as BIO)" if data.respelt else ""
+        return f"{len(data.tags):,} sentences with {sum(map(len, data.tags)):,} predicates{respelt}"
 
     def training_batches(self, data, model, tokenizer, layout):
         self.learn(max_tokens=layout.seq_length)
@@ -432,17 +438,27 @@ def _batch(rows, width, num_words, pad_id, model):
     }
 
 
+def _in_bio(column):
+    """The tags of a predicate with each span begun by `B-`; tags of other schemes as they are."""
+    if all(tag == "O" or (tag[:2] in ("B-", "I-") and tag[2:]) for tag in column):
+        return schemes.written(metrics.entities(column), len(column), "BIO")
+    return column
+
+
 def _checked(example, number):
     """(words, places of the predicates, for each a list of tags) of an example. Raises Refusal for what cannot be."""
     words, predicates, columns = (example.get(name) for name in SemanticRoles.fields)
-    if not words or not all(isinstance(word, str) for word in words):
+    if not words or not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
         raise Refusal(f"Example {number} has no words; each must have a list of strings in the field `tokens`.")
+    lists = isinstance(predicates or [], list | tuple) and isinstance(columns or [], list | tuple)
+    if not lists or not all(isinstance(column, list | tuple) for column in columns or []):
+        raise Refusal(f"Example {number} must have a list of places as `predicates`, and a list of tags for each as `tags`.")
     predicates, columns = list(predicates or []), [list(column) for column in columns or []]
     if len(predicates) != len(columns):
         raise Refusal(f"Example {number} has {len(predicates)} predicates and {len(columns)} lists of tags; each has one.")
     for place, column in zip(predicates, columns, strict=True):
-        if not 0 <= place < len(words):
-            raise Refusal(f"Example {number} has a predicate at word {place}, counted from 0, of {len(words)}.")
+        if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < len(words):
+            raise Refusal(f"Example {number} has a predicate at word {place!r:.20}, counted from 0, of {len(words)}.")
         if len(column) != len(words) or not all(isinstance(tag, str) and tag for tag in column):
             given = sum(isinstance(tag, str) and bool(tag) for tag in column)
             raise Refusal(f"Example {number} has {len(words)} words and a predicate with {given} tags; each word has one.")

@@ -6,6 +6,8 @@ Shape letters: B batch, T positions, W words, D hidden, C classes, S states: the
 outside of a sentence.
 """
 
+import collections
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -30,6 +32,8 @@ from zoo.tasks.base import Task
 
 SCHEMES = ("BIO", "IOB1", "BIOES", "BIOUL", "BMES")  # of zoo/data/schemes.py
 CONSTRAINTS = ("auto", "none", "decoding", "training")
+ALIKE = re.compile(r"[bielmsuo]|[bielmsu][-_:/.].+", re.IGNORECASE)  # what a tag of a span may be written like
+STRAY = 10  # less than one word of so many may have a tag that marks no span, for this to be a mistake
 MISTAKES = 100  # one of so many sentences may break the scheme that the others follow
 
 
@@ -125,13 +129,14 @@ class Tagging(Task):
     fields = ("tokens", "tags")
     shown = ("loss", "accuracy", "entity_f1")
     has_words = True
-    broken = 0  # training sentences that break the scheme
+    broken, closest = 0, None  # training sentences that break the scheme, and which one is closest
 
     def tokenizer_options(self, tokenizer):
         return spelling_options(self.config)
 
     def texts(self, example):
-        return [" ".join(example.get("tokens") or [])]
+        tokens = example.get("tokens")
+        return [" ".join(filter(lambda word: isinstance(word, str), tokens))] if isinstance(tokens, list | tuple) else []
 
     def inspect(self, examples):
         sentences = [_sentence(example, number)[1] for number, example in enumerate(examples, 1)]
@@ -145,6 +150,8 @@ class Tagging(Task):
                 f"The tags mark no spans, such as {min(found)!r}, so they cannot be written in {asked}; leave scheme out."
             )
         labels = tuple(sorted(found))
+        if not spans:
+            _refuse_stray(sentences)
         if asked:
             types = {kind for tags in sentences for kind, _, _ in metrics.entities(tags)}
             labels = schemes.tags_of(types, asked)
@@ -152,6 +159,7 @@ class Tagging(Task):
         if spans and not asked:
             closest, self.broken = schemes.closest_scheme(sentences)
             scheme = closest if MISTAKES * self.broken <= len(sentences) else ""
+            self.closest = closest
         if not scheme and self.config.constraints in ("decoding", "training"):
             raise Refusal(
                 "The tags follow no scheme of spans, so no move is forbidden; leave constraints out, or have spans written in "
@@ -178,7 +186,13 @@ class Tagging(Task):
 
     def size(self, data):
         scheme = f", spans in {self.facts.scheme}" if self.facts.scheme else ""
-        scheme += f" ({self.broken:,} of the training sentences break it)" if scheme and self.broken else ""
+        longest, spans = max(self.facts.labels, key=len), metrics.are_entity_tags(self.facts.labels)
+        if not spans and len(longest) > 1 and all(map(ALIKE.fullmatch, self.facts.labels)):
+            scheme = f", no spans (tags like {longest!r} would mark some if they were written B-PER)"
+        if self.broken:
+            it = "it" if scheme else f"{self.closest}, the closest" if self.closest else "each"
+            scheme = scheme or ", spans in no scheme"
+            scheme += f" ({self.broken:,} of the training sentences break {it})"
         return f"{len(set(data.sentences)):,} sentences in {len(data):,} rows{scheme}"
 
     def training_batches(self, data, model, tokenizer, layout):
@@ -323,6 +337,19 @@ class Tagging(Task):
         texts = ["", "return x", "def naïve ( 東京 ) :", "  a  b "]
         requests = [("serving_default", {"text": texts}), ("tag", {"text": texts[2:3]})]
         return requests + embedding.requests_beside_a_head(model)
+
+
+def _refuse_stray(sentences):
+    """Raises Refusal for a few tags that mark no spans beside many that do: spans could not be scored."""
+    counts = collections.Counter(tag for tags in sentences for tag in tags)
+    stray = [tag for tag in counts if tag != "O" and not metrics.are_entity_tags([tag])]
+    if "O" in counts and 0 < len(stray) < len(counts) - 1 and STRAY * sum(map(counts.get, stray)) < counts.total():
+        number = next(i for i, tags in enumerate(sentences, 1) if stray[0] in tags)
+        spans = sorted(set(counts) - set(stray))[:3]
+        raise Refusal(
+            f"Example {number} has the tag {stray[0]!r}, which marks no span as others do ({', '.join(spans)}); write it as "
+            "they are, or spans cannot be scored."
+        )
 
 
 def _calibration(rows):

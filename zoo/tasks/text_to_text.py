@@ -135,7 +135,7 @@ class TextToText(Task):
     fields = ("source", "target")
 
     def texts(self, example):
-        return [text for name in self.fields for text in _strings(example[name])]
+        return [text for name in self.fields for text in _strings(example.get(name) or [])]
 
     def frame(self, kind, tokenizer):
         frame = super().frame(kind, tokenizer)

@@ -63,3 +63,23 @@ def test_a_run_whose_classes_were_renamed_does_not_go_on(tmp_path, monkeypatch, 
     answer = programs.call(capfd, *command)
     assert answer.status == 2 and "(labels ['ham', 'spam'] then, ['ham', 'junk'] now)" in answer.err
     assert (tmp_path / "r" / "metrics.jsonl").read_text() == before
+
+
+def test_a_run_whose_synonyms_were_changed_does_not_go_on(tmp_path):
+    table = tmp_path / "synonyms.tsv"
+    task_class = TASKS.get("classification")
+    changing = task_class.config_class(synonym_rate=0.1, synonym_table=str(table))
+
+    def now():
+        return identity.of(SimpleNamespace(fingerprint=lambda: "a"), create("byte"), task_class(changing))
+
+    table.write_text("cat\ttom\n")
+    identity.write(tmp_path, SimpleNamespace(to_dict=dict))
+    identity.check(tmp_path, now())
+    identity.check(tmp_path, now())
+    old = {name: value for name, value in now().items() if name != "files"}
+    table.write_text("cat\tmog\n")
+    with pytest.raises(Refusal, match="was begun with another synonym_table, and cannot go on"):
+        identity.check(tmp_path, now())
+    (tmp_path / "config.json").write_text(json.dumps({"data": old}))
+    identity.check(tmp_path, now())  # of a run that an older version began nothing is known

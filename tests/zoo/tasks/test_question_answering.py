@@ -65,7 +65,6 @@ def test_every_answer_of_a_japanese_text_can_be_given_and_what_cannot_is_counted
         text, starts, ends = data.contexts[data.questions[i]]
         read.append(text[starts[data.words[i, first]] : ends[data.words[i, last]]].decode())
     assert read == [*wanted[:-1], "Tokyoite"]
-    assert (data.widened, data.too_long) == (1, 0)
     assert task.size(data) == "6 questions in 6 windows (1 answers are widened to whole words)"
     assert metrics.overlap_f1("カナダの", "カナダ") == pytest.approx(2 * 3 / 7) and metrics.exact_match("カナダ", "カナ") == 0
 
@@ -213,3 +212,28 @@ def test_a_model_learns_and_a_server_answers_as_evaluation_does(name):
         alone = answer(tf.constant(questions[row : row + 1]), tf.constant(contexts[row : row + 1]))
         assert alone["answer"][0] == together["answer"][row]
         np.testing.assert_allclose(alone["score"][0], together["score"][row], rtol=1e-4, atol=1e-5)
+
+
+def test_starts_in_bytes_and_answers_that_no_window_holds_are_told():
+    task, tokenizer = parts()
+    context = "é anna met ben and ben met anna"
+    second = context.index("ben", 15)
+
+    def read(start, answer="ben"):
+        asked = {"question": "who?", "context": context, "answers": [answer], "answer_starts": [start]}
+        data = task.encode([asked], tokenizer, LAYOUT)
+        found = [
+            [int(data.contexts[0][1][words[place]]) for place in labels]
+            for words, labels in zip(data.words, data.batch["labels"], strict=True) if labels.any()
+        ]  # fmt: skip
+        return found, data.told
+
+    byte = len(context[:second].encode())
+    told = ["1 answers do not stand at their start: the nearest place is taken"]
+    given, said = read(second)
+    assert given and {tuple(place) for place in given} == {(byte, byte)} and not said
+    assert read(byte) == (given, told), "a start in bytes is understood, and told"
+    assert read(second + 2) == (given, told)
+    assert read(3, "and") == read(context.index("and"), "and") and not read(3, "and")[1], "there is one such place only"
+    context = f"{context} " * 4
+    assert read(0, context.strip())[1][-1] == "1 answers stand whole in no window; raise stride or --seq_length"

@@ -286,3 +286,15 @@ def test_a_model_that_takes_no_marks_is_refused():
     model.takes = ("token_ids", "padding_mask")
     with pytest.raises(ValueError, match="marks the predicate by segment_ids, and bert takes token_ids, padding_mask"):
         inspected().head(model)
+
+
+def test_roles_in_iob1_are_read_as_bio_and_told():
+    task = SemanticRoles()
+    given = {"tokens": ["a", "b", "c", "d"], "predicates": [2], "tags": [["I-A0", "I-A0", "I-V", "B-A1"]]}
+    task.inspect([given])
+    data = task.encode([given], BYTES, LAYOUT)
+    assert data.tags == [[["B-A0", "I-A0", "B-V", "B-A1"]]]
+    assert task.size(data) == "1 sentences with 1 predicates (1 of them in IOB1, read as BIO)"
+    assert task.size(inspected().encode(EXAMPLES, BYTES, LAYOUT)).endswith("predicates")
+    with pytest.raises(ValueError, match="must have a list of places as `predicates`"):
+        task.encode([{**given, "predicates": 2}], BYTES, LAYOUT)

@@ -11,7 +11,7 @@ from zoo import metrics
 from zoo.data import schemes
 from zoo.data.batch import Layout
 from zoo.registry import MODELS, tasks_of
-from zoo.tasks.tagging import SCHEMES, Tagging, TaggingConfig
+from zoo.tasks.tagging import SCHEMES, TaggedSentences, Tagging, TaggingConfig
 from zoo.tokenizers.base import create
 
 EXAMPLES = [
@@ -273,3 +273,19 @@ def test_options_that_are_refused():
 def test_the_least_row_has_room_for_a_word():
     with pytest.raises(ValueError, match="leaves no room for a word"):
         adapted().encode(EXAMPLES, BYTES, Layout(seq_length=2, batch_size=2))
+
+
+def test_a_tag_that_marks_no_span_among_many_that_do_is_refused():
+    task = Tagging(TaggingConfig())
+    spans = [{"tokens": ["a"] * 4, "tags": ["O", "B-X", "I-X", "O"]}] * 5
+    with pytest.raises(ValueError, match="Example 6 has the tag 'o', which marks no span as others do"):
+        task.inspect([*spans, {"tokens": ["a"], "tags": ["o"]}])
+    data = TaggedSentences([], [], [])
+    task.inspect([{"tokens": ["a"] * 3, "tags": ["o", "b-X", "i-X"]}])
+    assert "no spans (tags like 'b-X' would mark some if they were written B-PER)" in task.size(data)
+    task.inspect(
+        [*spans, *[{"tokens": ["a", "b"], "tags": ["I-X", "O"]}, {"tokens": ["a"] * 3, "tags": ["B-X", "O", "B-X"]}] * 2]
+    )
+    assert "spans in no scheme (2 of the training sentences break BIO, the closest)" in task.size(data)
+    task.inspect([{"tokens": ["a", "b"], "tags": ["NN", "O"]}])
+    assert "span" not in task.size(data)
