@@ -6,8 +6,10 @@ Imports no TensorFlow: `--help`, `--list` and a wrong flag answer at once.
 import contextlib
 import errno
 import inspect
+import io
 import os
 import re
+import select
 import shlex
 import sys
 import tempfile
@@ -51,6 +53,7 @@ REMEDIES = {
     errno.ENAMETOOLONG: "give a shorter name",
 }
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
+PIPE_CLOSED = 141  # what a shell reports for SIGPIPE
 
 
 @contextlib.contextmanager
@@ -125,7 +128,39 @@ def start(main, groups=None):
                 raise
             _mistake(sentence_of(error))
 
-    app.run(run, flags_parser=parse)
+    with _standard_streams():
+        app.run(run, flags_parser=parse)
+
+
+@contextlib.contextmanager
+def _standard_streams():
+    """Within it each of stdin, stdout and stderr is open and takes every text. When whoever reads stdout has gone, as
+    `| head -1` does, the program ends as one that SIGPIPE has killed, without a word."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:  # closed by `<&-` or `>&-`; its number must not become that of another file
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+            setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w", closefd=False))
+        elif isinstance(getattr(sys, name), io.TextIOWrapper):
+            getattr(sys, name).reconfigure(errors="surrogateescape" if name == "stdin" else "backslashreplace")
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # what was printed last meets a closed pipe here, and not while Python ends
+    except BrokenPipeError:
+        if not reader_has_gone():
+            raise  # another pipe: a bug
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(PIPE_CLOSED)
+
+
+def reader_has_gone():
+    """Whether stdout is a pipe that nobody reads any more."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
 
 
 def _takes_a_number(python_says):

@@ -63,6 +63,11 @@ def main():
         except KeyboardInterrupt:  # between preparation and the first step, or while the bundle is made
             print(f"\nInterrupted. Go on with: {program.command_to_go_on(run)}", flush=True)
             raise SystemExit(program.RESUME_STATUS) from None
+        except BrokenPipeError:
+            if program.reader_has_gone():
+                go_on = program.command_to_go_on(run)
+                print(f"Nobody reads what this prints any more. Go on with: {go_on}", file=sys.stderr, flush=True)
+            raise
         except workers.WorkerGone as gone:
             go_on = program.command_to_go_on(run)
             print(f"A worker has gone ({gone}). On every host, go on with: {go_on}", flush=True)
