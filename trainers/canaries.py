@@ -54,7 +54,8 @@ def source_of(run):
         run: the config of the run, a dict.
     """
     source = tfds_configs.get(run["dataset"], run["data_path"])
-    return planted(source.for_fitting() if MODELS.config(run["model"]).fitted else source, run)
+    fitted = run.get("model") in MODELS.names() and MODELS.config(run["model"]).fitted
+    return planted(source.for_fitting() if fitted else source, run)
 
 
 class _Planted:

@@ -34,6 +34,7 @@ def main():
     with program.quiet():
         import tensorflow  # noqa: F401
 
+    from trainers import groups
     from zoo import bundle as bundles
 
     bundle = bundles.load(directory)
@@ -79,7 +80,7 @@ def main():
                 samples = bundle.task.samples(rows, data[split]), rival.bundle.task.samples(of_rival, other[split])
                 beside += [{"against": str(FLAGS.against), **each} for each in comparisons(*samples)]
             if FLAGS.by_group:
-                by_group = _by_group(bundle.task, rows, [str(example["group"]) for example in source.examples(split)])
+                by_group = _by_group(bundle.task, rows, groups.of(source.examples(split)))
                 beside += by_group
                 _keep(directory, "by_group", f"{source.name}, {split}", by_group)
             judged[part] = scores, beside
@@ -314,7 +315,7 @@ def _judge_few_shot(directory):
     source = tfds_configs.get(FLAGS.dataset or "local_text", FLAGS.data_path)
     source.check_fields(("text", "label"))
     names = ["train", *dict.fromkeys(split for split in FLAGS.split if split in source.splits)]
-    examples = {name: [{**each, "label": str(each["label"])} for each in source.examples(name)] for name in names}
+    examples = {name: few_shot.labelled(source.examples(name)) for name in names}
     labels = sorted({example["label"] for some in examples.values() for example in some})
     words = few_shot.label_words(labels, FLAGS.label_words)
     with program.quiet():

@@ -32,6 +32,16 @@ def label_words(labels, given):
     return words
 
 
+def labelled(examples):
+    """A list of examples, their labels as strings. Raises Refusal for one without a label."""
+    examples = list(examples)
+    for number, example in enumerate(examples, 1):
+        label = example.get("label")
+        if not isinstance(label, str | int | float) or not str(label).strip():
+            raise Refusal(f"Example {number} has no label; each must have one, in the field or column `label`.")
+    return [{**example, "label": str(example["label"])} for example in examples]
+
+
 class Pattern:
     """How an example is written as text: `Pattern("{text} It was {label}.")`.
 

@@ -131,16 +131,17 @@ def _converse(loaded, write, options):
             import readline  # noqa: F401 - gives `input` arrow keys and a history
 
         print("Type a text and Enter. Ctrl-C stops a text that is being written; Ctrl-D ends.", flush=True)
+    piped = None if terminal else (line for _, line in text_files.lines_of(sys.stdin.buffer, "The standard input"))
     while True:
         try:
-            line = input("prompt> ") if terminal else sys.stdin.readline()
+            line = input("prompt> ") if terminal else next(piped, None)
         except (EOFError, KeyboardInterrupt):
             print()
             return
-        if not terminal and not line:
+        if line is None:
             return
         try:
-            write(loaded, line.rstrip("\n"), options)
+            write(loaded, line, options)
         except KeyboardInterrupt:
             if not terminal:
                 raise

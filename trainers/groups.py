@@ -58,6 +58,15 @@ def judge(probs, labels, groups, names):
     return [*scores, {"largest_gap": gap}]
 
 
+def of(examples):
+    """The groups of examples, a list of strings. Raises Refusal for an example without one."""
+    groups = [example.get("group") for example in examples]
+    for number, group in enumerate(groups, 1):
+        if not isinstance(group, str | int | float) or not str(group).strip():
+            raise Refusal(f"Example {number} has no group; each must have one, in the field or column `group`.")
+    return list(map(str, groups))
+
+
 def _gap(right, groups):
     """The two groups whose shares are farthest apart, the better first; the interval is that of two independent shares. None
     for fewer than two groups.

@@ -66,6 +66,14 @@ def lines(path, errors="strict"):
         yield number, without_end(line)
 
 
+def lines_of(file, name):
+    """Yields what `lines` does, of a file of bytes that is open, such as `sys.stdin.buffer`; `name` is for a Refusal."""
+    offset = 0
+    for number, line in enumerate(iter(file.readline, b""), 1):
+        yield number, without_end(decoded(line, name, offset, "strict"))
+        offset += len(line)
+
+
 def lines_with_ends(path, errors="strict"):
     """Yields (number from 1, line with its end). Args and Raises as for `whole`."""
     offset = 0

@@ -55,6 +55,8 @@ def units(*texts, source="en"):
         ("a.tsv", "a\tx y\nb\tx\xa0y\n", ",columns=text:label", "a.tsv, line 2 has the label 'x\\xa0y', and 'x y' stands"),
         ("a.conll", "a\tX\n\nb\tO\tX\n", "", "a.conll, line 3 has 3 columns, and the sentences before it have 2"),
         ("a.jsonl", lines({"tokens": ["a", ""], "tags": ["X", "Y"]}), "", "a.jsonl, line 1 has an empty word; leave it out."),
+        ("a.conll", "a\tX\n# note\nb\tY\n", "", "a.conll, line 2 is not a word, a tab and its tag: '# note'"),
+        ("a.conll", "a\tX \nb\tX\n", "", "a.conll, line 1 has the tag 'X ' with white space at its end; take it away."),
         ("a.conllu", WORD.format(1, "a", "X") + WORD.format(1, "b", "X"), "", "line 2 has the id '1' where 2 should be"),
         ("a.conllu", WORD.format(1, "a", "X") + WORD.format("b", "b", "X"), "", "line 2 has the id 'b' where 2 should be"),
         ("a.conllu", WORD.format(1, "a", "_"), "", "a.conllu, line 1 has no UPOS tag (_); give it one"),
@@ -155,3 +157,20 @@ def test_units_of_one_memory_have_one_direction(here):
 def test_a_catalogue_may_begin_with_a_byte_order_mark(here):
     content = '\ufeffmsgid ""\nmsgstr "Content-Type: text/plain; charset=UTF-8\\n"\n\nmsgid "a"\nmsgstr "é"\n'
     assert read(here, "a.po", content)[0] == [{"source": "a", "target": "é"}]
+
+
+def test_what_stands_twice_is_told(here):
+    content = "text,label\na,1\nb,0\n"
+    records, source = read(here, "a.csv", content * 2)
+    assert [record["text"] for record in records] == ["a", "b", "a", "b"]
+    assert source.found.sentences() == [
+        "a.csv: rows are the header once more and are left out (1 in all, the first in line 4)."
+    ]
+    header = 'msgid ""\nmsgstr "Content-Type: text/plain; charset=UTF-8\\n"\n\n'
+    catalogue = 'msgid "a"\nmsgstr "b"\n\nmsgctxt "x"\nmsgid "a"\nmsgstr "c"\n\nmsgid ""\n"a"\nmsgstr "d"\n'
+    records, source = read(here, "a.po", header + catalogue)
+    assert [record["target"] for record in records] == ["b", "c"]
+    assert source.found.sentences() == [
+        "a.po: messages stand there twice, and the first is read (1 in all, the first in line 1)."
+    ]
+    assert not read(here, "b.po", catalogue.rpartition('msgid ""')[0])[1].found.sentences()

@@ -128,3 +128,10 @@ def test_public_sets_of_pairs_are_read_as_they_come(tmp_path):
     path.write_text("sentid\tsentence\ncook.male.txt\tThat.\n")
     with pytest.raises(Refusal, match="Line 2 of .* must be occupation.other.number.gender.txt"):
         pairs.read(str(path))
+
+
+def test_an_example_without_a_label_is_refused():
+    assert few_shot.labelled([{"label": 1}]) == [{"label": "1"}]
+    for example in ({}, {"label": None}, {"label": " "}):
+        with pytest.raises(Refusal, match="Example 2 has no label"):
+            few_shot.labelled([{"label": "a"}, example])

@@ -33,6 +33,11 @@ def loaded_once():
         yield
 
 
+def piped(text):
+    """A standard input with a text in UTF-8."""
+    return io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf8")
+
+
 def printed(capfd, *arguments):
     answer = programs.call(capfd, "generate", *arguments)
     assert answer.status == 0, answer.err
@@ -62,7 +67,7 @@ def test_both_write_the_same(places, tmp_path, capfd, monkeypatch):
         for options in ([], ["--num_beams=3"]):
             assert printed(capfd, place, f"--prompt_file={tmp_path / 'none.txt'}", *options) == ""
 
-    monkeypatch.setattr("sys.stdin", io.StringIO("The cat\n\n"))  # and at a terminal, prompt by prompt
+    monkeypatch.setattr("sys.stdin", piped("\ufeffThe cat\r\n\n"))  # and at a terminal, prompt by prompt
     told = printed(capfd, places[1], "--max_new_tokens=6", "--num_beams=3", "--num_best=2")
     assert told == "".join(f"{line['score']:.4f}  {line['text']!r}\n" for line in lines)
 
@@ -70,7 +75,7 @@ def test_both_write_the_same(places, tmp_path, capfd, monkeypatch):
 def test_at_a_terminal_a_prompt_that_is_refused_is_not_the_end(places, capfd, monkeypatch):
     lines = f"{'x' * 99}\nThe cat\n"
     for terminal in (True, False):
-        monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+        monkeypatch.setattr("sys.stdin", piped(lines))
         monkeypatch.setattr("sys.stdin.isatty", lambda: terminal)  # noqa: B023
         hint = "Type a text and Enter. Ctrl-C stops a text that is being written; Ctrl-D ends."
         answer = programs.call(capfd, "generate", places[1], "--max_new_tokens=3", "--temperature=0")
@@ -114,7 +119,7 @@ def test_a_conversation_goes_on_from_what_was_answered(tmp_path, capfd, monkeypa
     first = loaded.chat(said, max_new_tokens=4)
     assert printed(capfd, place, "--prompt=the cat", *options) == first + "\n"
     second = loaded.chat([*said, {"role": "assistant", "content": first}, {"role": "user", "content": "a"}], max_new_tokens=4)
-    monkeypatch.setattr("sys.stdin", io.StringIO("the cat\na\n"))
+    monkeypatch.setattr("sys.stdin", piped("the cat\na\n"))
     assert printed(capfd, place, *options) == f"{first}\n{second}\n"
     (tmp_path / "prompts.txt").write_text("the cat\n", encoding="utf8")
     line = json.loads(printed(capfd, place, f"--prompt_file={tmp_path / 'prompts.txt'}", *options))

@@ -62,3 +62,10 @@ def test_the_program_tells_scores_by_group(tmp_path, capfd):
     assert last["largest_gap"]["accuracy"] == pytest.approx(abs(x["accuracy"] - y["accuracy"]))
     answer = programs.call(capfd, "evaluate", flags[0], f"--data_path={data.replace(':group', ':other')}", "--by_group")
     assert answer.status == 2 and "no field 'group'" in answer.err
+
+
+def test_an_example_without_a_group_is_refused():
+    assert groups.of([{"group": "a"}, {"group": 1}]) == ["a", "1"]
+    for example in ({}, {"group": None}, {"group": " "}):
+        with pytest.raises(Refusal, match="Example 2 has no group"):
+            groups.of([{"group": "a"}, example])

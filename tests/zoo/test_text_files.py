@@ -1,6 +1,7 @@
 """One reader of text files, for data, prompts, vocabularies and tables."""
 
 import gzip
+import io
 
 import pytest
 
@@ -67,3 +68,10 @@ def test_tables_and_vocabularies_are_read_the_same_way(tmp_path, mark, end):
     assert read_synonyms(synonyms) == {"cat": ["tom"], "dog": ["hound\u2028dog"]}
     judged = write(tmp_path / "pairs.tsv", f"{mark}cat\tdog\t7{end}a\u2028b\tc\t1{end}")
     assert [tuple(question) for question in read_similarity(judged)] == [("cat", "dog", 7.0), ("a\u2028b", "c", 1.0)]
+
+
+def test_a_stream_is_read_as_a_file_is():
+    stream = io.BytesIO("\ufeffone\u2028two\r\n\nthree\rfour".encode())
+    assert list(text_files.lines_of(stream, "it")) == [(1, "one\u2028two"), (2, ""), (3, "three\rfour")]
+    with pytest.raises(Refusal, match="it is not UTF-8: byte 0xff at offset 2"):
+        list(text_files.lines_of(io.BytesIO(b"a\n\xff\n"), "it"))

@@ -30,9 +30,13 @@ def po(path, data_path, remarks):
 
     try:
         with opened(path) as file:
-            catalogue = read_po(io.BytesIO(file.read().removeprefix(UTF8_MARK)), abort_invalid=True)
+            data = file.read().removeprefix(UTF8_MARK)
+        catalogue = read_po(io.BytesIO(data), abort_invalid=True)
     except (PoFileError, UnicodeDecodeError, LookupError) as error:
         raise Refusal(f"{path} is not a gettext catalogue: {' '.join(str(error).split())}.") from error
+    header = re.search(rb'^msgid ""\s*^msgstr', data, re.MULTILINE) is not None
+    for _ in range(len(re.findall(rb"^msgid[ \t]", data, re.MULTILINE)) - header - len(catalogue)):
+        remarks.add("messages stand there twice, and the first is read", 1)
     for message in catalogue.obsolete.values():
         remarks.add("messages are obsolete (#~) and left out", message.lineno or 1)
     for message in catalogue:

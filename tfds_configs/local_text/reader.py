@@ -195,6 +195,7 @@ def _tagged(record, data_path, path, number, found):
     are_tags = isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)
     if not (are_words and are_tags and len(tokens) == len(tags)):
         return record  # the task says what is wrong with it
+    words.check_tags(tags, path, number)
     tokens, tags = words.without_blanks(tokens, tags, data_path.blanks, path, number, found)
     return {**record, "tokens": tokens, "tags": tags}
 
@@ -289,6 +290,9 @@ def _rows(path, data_path, found):
     labels, begin = collections.Counter(), None
     for place, (number, row) in enumerate(rows):
         if place == 0 and data_path.columns and _is_header(row, names, path, number):
+            continue
+        if place and len(names) > 1 and list(row) == list(names):
+            found.add("rows are the header once more and are left out", number)
             continue
         for theirs in wanted.values():
             if theirs not in names:

@@ -173,7 +173,7 @@ def _without_comments(block, tabs, width):
     first = next((i for i, (_, line) in enumerate(block) if not line.startswith("#")), len(block))
     words = block[first:]
     if words:
-        tabs = all("\t" in line for _, line in words)
+        tabs = all("\t" in line for _, line in words if not line.startswith("#"))  # a comment among words is refused later
         width = len(_cells(words[0][1], tabs))
     leading = [entry for entry in block[:first] if not _is_comment(entry[1], tabs, width)]
     if leading and width is None:
@@ -218,8 +218,17 @@ def _cells(line, tabs):
 
 def _tagged(sentence, word, tag, data_path, remarks):
     words, tags = sentence.column(word, "word"), sentence.column(tag, "tag")
+    check_tags(tags, sentence.path, sentence.numbers)
     words, tags = without_blanks(words, tags, data_path.blanks, sentence.path, sentence.numbers, remarks)
     return {"text": " ".join(words), "tokens": words, "tags": tags}
+
+
+def check_tags(tags, path, numbers):
+    """Raises Refusal for a tag with white space at one of its ends, which nobody sees. `numbers` as for `without_blanks`."""
+    for i, tag in enumerate(tags):
+        if tag != tag.strip():
+            number = numbers if isinstance(numbers, int) else numbers[i]
+            raise Refusal(f"{path}, line {number} has the tag {tag!r:.60} with white space at its end; take it away.")
 
 
 def without_blanks(words, tags, blanks, path, numbers, remarks):

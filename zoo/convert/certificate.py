@@ -160,7 +160,6 @@ def _served(bundle, asked, answer, tolerance, peer):
         for i, count, text in zip(written, counts, ours, strict=True):
             more = answer[f"written_{i}"].tolist()[:count]
             if start is None:
-                more = more[: next((place for place, one in enumerate(more) if one in bundle.tokenizer.stop_ids), count)]
                 head, whole = bundle.tokenizer.decode(asked[i]), bundle.tokenizer.decode([*asked[i], *more])
                 theirs = TEXTS[i] + whole[len(head) :]
             else:

@@ -70,7 +70,7 @@ WORDPIECES = (
 BYTE_LEVEL = (*GENERAL, "GPT2", "Roberta", "Qwen2", "Bart", "Longformer")
 LLAMAS = ("Llama", "CodeLlama", "Gemma")
 # Models whose tokenizers begin a text with `<s>`, unless a file says otherwise.
-WITH_BOS = ("llama", "mistral", "phi3", "gemma", "gemma2", "gemma3_text")
+WITH_BOS = ("llama", "mistral")
 
 
 class Beside:

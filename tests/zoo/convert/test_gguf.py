@@ -199,6 +199,21 @@ def test_a_bos_that_the_file_adds_begins_every_text(bundle, merges, tmp_path):
     assert gguf.read(write(tmp_path / "b.gguf", bundle, metadata=metadata, **options)).tokenizer.bos_id is None
 
 
+def test_the_words_of_llama_3_begin_with_bos_and_end_at_each_end(bundle, merges, tmp_path):
+    first, end = bundle.tokenizer.vocab_size - 1, bundle.tokenizer.eos_id
+    merges = merges[:-1] if "".join(merges[-1]) == bundle.tokenizer.vocabulary[first] else merges
+    said = {"bos_token_id": first, "eos_token_id": end, "eot_token_id": 7}
+    metadata = {f"tokenizer.ggml.{name}": i for name, i in said.items()}
+    options = dict(merges=merges, kinds={first: 3}, pre="llama-bpe")
+    tokens = SimpleNamespace(vocabulary=[*bundle.tokenizer.vocabulary[:-1], "<|begin|>"], vocab_size=first + 1, eos_id=end)
+    bundle = SimpleNamespace(model=bundle.model, tokenizer=tokens)
+    tokenizer = gguf.read(write(tmp_path / "a.gguf", bundle, metadata=metadata, **options)).tokenizer
+    assert tokenizer.bos_id == first and tokenizer.template[0] == ("<|begin|>",)
+    assert tokenizer.stop_ids == (end, 7)
+    metadata["tokenizer.ggml.add_bos_token"] = False
+    assert gguf.read(write(tmp_path / "b.gguf", bundle, metadata=metadata, **options)).tokenizer.bos_id is None
+
+
 def test_another_file_is_refused(tmp_path):
     (tmp_path / "x.gguf").write_bytes(b"no such format, whatever it is called")
     with pytest.raises(ValueError, match="is not a GGUF file, or a damaged one"):
