@@ -95,8 +95,8 @@ def judge(embed, tests, knows=None):
         if short:
             raise Refusal(f"The model knows fewer than two of the words {short} of {test['name']}: {', '.join(test[short])}.")
         effect, p_value = weat(*(embed(words) for words in sets))
-        told = {"name": test["name"], "effect": effect, "p_value": p_value, "words": [len(words) for words in sets]}
-        scores.append({**told, "unknown": unknown})
+        entry = {"name": test["name"], "effect": effect, "p_value": p_value, "words": [len(words) for words in sets]}
+        scores.append({**entry, "unknown": unknown})
     return scores
 
 

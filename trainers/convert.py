@@ -134,8 +134,8 @@ def _read_vectors(source, target):
 
     bundle = vector_files.read_bundle(source)
     count, width = bundle.model.config.vocab_size, bundle.model.config.hidden_dim
-    told = "; texts are read in lower case, as all words are" if bundle.tokenizer.lowercase else ""
-    print(f"Model: word2vec, {count - 2:,} words, {width} numbers each{told}", flush=True)
+    note = "; texts are read in lower case, as all words are" if bundle.tokenizer.lowercase else ""
+    print(f"Model: word2vec, {count - 2:,} words, {width} numbers each{note}", flush=True)
     for word in bundle.provenance["left_out"]:
         print(f"Left out: {word}, which is a mark and not a word", flush=True)
     bundle.provenance["certificate"] = vector_files.certify(bundle, source)

@@ -92,8 +92,8 @@ class _ListFlag(flags.Flag):
     """`--list` alone has the value "true"; it may name a family."""
 
     def __init__(self):
-        told = "Print the models with their presets, tasks and datasets, and stop; --list=gpt: what the presets of one take."
-        super().__init__(flags.ArgumentParser(), flags.ArgumentSerializer(), "list", "false", told, boolean=True)
+        meaning = "Print the models with their presets, tasks and datasets, and stop; --list=gpt: what the presets of one take."
+        super().__init__(flags.ArgumentParser(), flags.ArgumentSerializer(), "list", "false", meaning, boolean=True)
 
 
 def _define_text_source(tokenizer=None):

@@ -59,8 +59,8 @@ def family(name):
     """
     config = MODELS.config(name)
     if config.fitted:
-        told = f"{name} is fitted in closed form, in one pass: the text decides what it takes."
-        return textwrap.fill(f"{told} Presets: {', '.join(config.presets)}.", WIDTH)
+        sentence = f"{name} is fitted in closed form, in one pass: the text decides what it takes."
+        return textwrap.fill(f"{sentence} Presets: {', '.join(config.presets)}.", WIDTH)
     peak, limit = machine.processor_peak(), machine.memory_limit()
     by_products = config.preset("default").cost(8).graph != "flat"
     columns = ("parameters", "batch", "steps", "memory", *(["time"] if by_products else []))

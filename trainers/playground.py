@@ -291,8 +291,8 @@ class Handlers:
         """The body, read no further than to the limit. Raises Fault."""
         from zoo.serving import rest
 
-        told = request.headers.get("content-length", "")
-        parts, size = [], int(told) if told.isdecimal() else 0
+        length = request.headers.get("content-length", "")
+        parts, size = [], int(length) if length.isdecimal() else 0
         if size <= self.max_bytes:
             size = 0
             async for part in request.stream():

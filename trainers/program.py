@@ -178,9 +178,9 @@ def help_of(main, groups=None):
 
 def _help_of_flag(flag):
     name = f"[no]{flag.name}" if isinstance(flag, flags.BooleanFlag) else flag.name
-    told = flag.help.replace(";\n    repeat this option to specify a list of values", " It may be given several times.")
+    meaning = flag.help.replace(";\n    repeat this option to specify a list of values", " It may be given several times.")
     default = flag.default_as_str.strip("'") if flag.default and name != "list" else ""
-    return flags.text_wrap(f"--{name}: {told}{f' [{default}]' * bool(default)}", 100, "      ", "  ")
+    return flags.text_wrap(f"--{name}: {meaning}{f' [{default}]' * bool(default)}", 100, "      ", "  ")
 
 
 def _mistake(message):
@@ -198,8 +198,8 @@ def sentence_of(error):
     if _of_a_full_disk(error) and not getattr(error, "filename", None):
         return f"{FULL}; make room, and start the same command again."
     if _of_memory(error):
-        told = " ".join(str(error).split()).partition(" [Op:")[0]
-        return f"Memory does not suffice ({told}); take a smaller model, shorter texts or fewer rows at a time."
+        meaning = " ".join(str(error).split()).partition(" [Op:")[0]
+        return f"Memory does not suffice ({meaning}); take a smaller model, shorter texts or fewer rows at a time."
     if not (isinstance(error, OSError) and error.errno and error.filename):
         return " ".join(str(error).split())
     remedy = REMEDIES.get(error.errno)

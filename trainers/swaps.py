@@ -100,19 +100,19 @@ def judge_classes(probs_of, texts, tables, labels):
     scores = []
     for trait, table in tables.items():
         pairs = pairs_of(texts, table)
-        told = {"trait": trait, "num_texts": len(pairs)}
+        entry = {"trait": trait, "num_texts": len(pairs)}
         if pairs:
             before, behind = (np.asarray(probs_of([pair[side] for pair in pairs]), np.float64) for side in (0, 1))
             chosen, rows = before.argmax(1), np.arange(len(pairs))
             directions = np.array([pair[2] for pair in pairs])
             directed = directions != 0
             differences = ((before - behind) * directions[:, None])[directed]
-            told |= _changed(chosen != behind.argmax(1))
-            told["mean_change"] = float(np.abs(before - behind)[rows, chosen].mean())
-            told["num_directed"] = int(directed.sum())
+            entry |= _changed(chosen != behind.argmax(1))
+            entry["mean_change"] = float(np.abs(before - behind)[rows, chosen].mean())
+            entry["num_directed"] = int(directed.sum())
             if directed.any():
-                told["by_class"] = {label: _directed(differences[:, i]) for i, label in enumerate(labels)}
-        scores.append(told)
+                entry["by_class"] = {label: _directed(differences[:, i]) for i, label in enumerate(labels)}
+        scores.append(entry)
     return scores
 
 
@@ -137,7 +137,7 @@ def judge_tags(answers_of, texts, tables):
     scores = []
     for trait, table in tables.items():
         pairs = pairs_of(texts, table)
-        told = {"trait": trait, "num_texts": len(pairs)}
+        entry = {"trait": trait, "num_texts": len(pairs)}
         if pairs:
             before, behind = (answers_of([pair[side] for pair in pairs]) for side in (0, 1))
             changed, others = [], []
@@ -146,16 +146,16 @@ def judge_tags(answers_of, texts, tables):
                 swapped = np.array(pair[0].split()) != np.array(pair[1].split())
                 changed.append(moved)
                 others.append(moved[~swapped])
-            told |= _changed(np.array([moved.any() for moved in changed]))
-            told["words_changed"] = float(np.concatenate(changed).mean())
+            entry |= _changed(np.array([moved.any() for moved in changed]))
+            entry["words_changed"] = float(np.concatenate(changed).mean())
             others = np.concatenate(others)
-            told["others_changed"] = float(others.mean()) if len(others) else 0.0
+            entry["others_changed"] = float(others.mean()) if len(others) else 0.0
             directions = np.array([pair[2] for pair in pairs])
             differences = np.array([old[1] - new[1] for old, new in zip(before, behind, strict=True)]) * directions
-            told["num_directed"] = int((directions != 0).sum())
-            if told["num_directed"]:
-                told |= _directed(differences[directions != 0])
-        scores.append(told)
+            entry["num_directed"] = int((directions != 0).sum())
+            if entry["num_directed"]:
+                entry |= _directed(differences[directions != 0])
+        scores.append(entry)
     return scores
 
 

@@ -66,10 +66,10 @@ class Lens:
         for layer in reversed(range(len(self.words))):
             cells = ""
             for words, probs, rank in zip(self.words[layer], self.probs[layer], self.ranks[layer], strict=True):
-                told = ", ".join(f"{word!r} {prob:.3f}" for word, prob in zip(words, probs, strict=True))
-                told = html.escape(f"{told}; the last layer's answer has rank {rank}")
+                shown_words = ", ".join(f"{word!r} {prob:.3f}" for word, prob in zip(words, probs, strict=True))
+                shown_words = html.escape(f"{shown_words}; the last layer's answer has rank {rank}")
                 style = f"background: rgba(30, 90, 200, {probs[0]:.2f}); white-space: pre"
-                cells += f'<td title="{told}" style="{style}">{html.escape(words[0])}</td>'
+                cells += f'<td title="{shown_words}" style="{style}">{html.escape(words[0])}</td>'
             rows.append(f"<tr><th>{layer}</th>{cells}</tr>")
         caption = "What each layer would answer; a stronger colour is a larger probability"
         table = f"<table><tr><th>layer</th>{head}</tr>{''.join(rows)}</table>"
@@ -126,8 +126,8 @@ class AttentionMaps:
                 text += f'<text x="{left - 4}" y="{y}" text-anchor="end">{html.escape(token)}</text>'
             for column, token in enumerate(self.keys):
                 x = left + size * column + size - 3
-                turned = f'transform="rotate(-90 {x} {top - 4})"'
-                text += f'<text x="{x}" y="{top - 4}" {turned}>{html.escape(token)}</text>'
+                rotation = f'transform="rotate(-90 {x} {top - 4})"'
+                text += f'<text x="{x}" y="{top - 4}" {rotation}>{html.escape(token)}</text>'
         width, height = left + size * columns + 1, top + size * rows + 1
         frame = f'<rect x="{left}" y="{top}" width="{size * columns}" height="{size * rows}" fill="none" stroke="#999"/>'
         return (

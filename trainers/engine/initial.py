@@ -75,8 +75,8 @@ def assign(model, tokenizer, directory):
     same = {path: v.shape for path, v in our_head.items()} == {path: v.shape for path, v in their_head.items()}
     if our_head and same:
         _copy(their_head, our_head)
-    told = "" if not our_head else ", its head too" if same else ", with a new head"
-    return f"Weights: {len(ours)} variables from {directory}{told}"
+    note = "" if not our_head else ", its head too" if same else ", with a new head"
+    return f"Weights: {len(ours)} variables from {directory}{note}"
 
 
 def _assign_rows(model, tokenizer, bundle, directory):

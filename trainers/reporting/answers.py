@@ -157,8 +157,10 @@ def _answer_pairs(loaded, examples, answers):
         rows.append([_short(example["source"]), _short(_plain(example["target"])), _short(written)])
         short = written and max(len(example["source"]), len(written)) <= LONGEST_ALIGNED
         if "align" in loaded.signatures and short and len(answers.alignments) < NUM_ALIGNED:
-            told = loaded.predict("align", text=[example["source"]], target=[written])
-            answers.alignments.append(tuple(told[name][0].tolist() for name in ("source_tokens", "target_tokens", "weights")))
+            alignment = loaded.predict("align", text=[example["source"]], target=[written])
+            answers.alignments.append(
+                tuple(alignment[name][0].tolist() for name in ("source_tokens", "target_tokens", "weights"))
+            )
     answers.examples = ("source", "reference", "written"), rows
 
 

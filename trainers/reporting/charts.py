@@ -59,8 +59,8 @@ def lines(series, title, x_name, y_name, marked=False):
         if len(series) > 1:
             axes.legend(frameon=False, labelcolor=INK)
 
-    told = "; ".join(_told(one, x_name) for one in series)
-    return _chart(draw, title, x_name, y_name, f"Line chart of {y_name} over {x_name}. {told}.")
+    description = "; ".join(_described(one, x_name) for one in series)
+    return _chart(draw, title, x_name, y_name, f"Line chart of {y_name} over {x_name}. {description}.")
 
 
 def points(series, title, x_name, y_name):
@@ -75,8 +75,8 @@ def points(series, title, x_name, y_name):
             axes.set_xscale("log")
         axes.legend(frameon=False, labelcolor=INK)
 
-    told = "; ".join(f"{one.name}: {x_name} {figure(one.x[0])}, {y_name} {figure(one.y[0])}" for one in series)
-    return _chart(draw, title, x_name, y_name, f"One point a run. {told}.")
+    description = "; ".join(f"{one.name}: {x_name} {figure(one.x[0])}, {y_name} {figure(one.y[0])}" for one in series)
+    return _chart(draw, title, x_name, y_name, f"One point a run. {description}.")
 
 
 def reliability(bins, title):
@@ -93,8 +93,8 @@ def reliability(bins, title):
         axes.set_ylim(0, 1.02)
         axes.legend(frameon=False, labelcolor=INK)
 
-    told = "; ".join(f"{count} answers at {sure:.2f}: {right:.2f} right" for count, sure, right in bins)
-    return _chart(draw, title, "mean confidence", "share that is right", f"Reliability diagram. {told}.")
+    description = "; ".join(f"{count} answers at {sure:.2f}: {right:.2f} right" for count, sure, right in bins)
+    return _chart(draw, title, "mean confidence", "share that is right", f"Reliability diagram. {description}.")
 
 
 def figure(value):
@@ -110,7 +110,7 @@ def _tick(value, _):
     return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:g}"
 
 
-def _told(one, x_name):
+def _described(one, x_name):
     least = min(range(len(one.y)), key=one.y.__getitem__)
     return (
         f"{one.name}: {figure(one.y[0])} at {x_name} {figure(one.x[0])}, {figure(one.y[-1])} at {figure(one.x[-1])}, "
@@ -118,7 +118,7 @@ def _told(one, x_name):
     )
 
 
-def _chart(draw, title, x_name, y_name, told):
+def _chart(draw, title, x_name, y_name, description):
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -143,10 +143,10 @@ def _chart(draw, title, x_name, y_name, told):
             axis.set_major_formatter(FuncFormatter(_tick))
         text = io.StringIO()
         picture.savefig(text, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return f"<figure><figcaption>{html.escape(title)}</figcaption>{_for_a_page(text.getvalue(), told)}</figure>\n"
+    return f"<figure><figcaption>{html.escape(title)}</figcaption>{_for_a_page(text.getvalue(), description)}</figure>\n"
 
 
-def _for_a_page(svg, told):
+def _for_a_page(svg, description):
     """What matplotlib wrote, as a part of an HTML page: without what only a file of its own needs."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
@@ -156,5 +156,5 @@ def _for_a_page(svg, told):
     for colour, variable in REPLACED.items():
         svg = svg.replace(colour, variable)
     opening = re.match(r'<svg[^>]*viewBox="([^"]*)"[^>]*>', svg)
-    label = html.escape(told, quote=True)
+    label = html.escape(description, quote=True)
     return f'<svg viewBox="{opening[1]}" role="img" aria-label="{label}"><title>{label}</title>{svg[opening.end() :]}'

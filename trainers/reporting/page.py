@@ -302,8 +302,8 @@ def _matrix(confusion, labels):
 
 
 def _cell(shown, share, title=None):
-    told = f' title="{html.escape(title, quote=True)}"' if title else ""
-    return f'<td style="background: rgba(var(--mark), {0.6 * share:.2f})"{told}>{shown}</td>'
+    attribute = f' title="{html.escape(title, quote=True)}"' if title else ""
+    return f'<td style="background: rgba(var(--mark), {0.6 * share:.2f})"{attribute}>{shown}</td>'
 
 
 def _confused(confusion, labels):

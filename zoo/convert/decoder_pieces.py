@@ -60,11 +60,11 @@ def rotary_fields(theirs, theta=10_000.0, share=1.0):
     """
     rope = theirs.get("rope_scaling") or theirs.get("rope_parameters") or {}
     head_dim, longest = head_width(theirs), theirs["max_position_embeddings"]
-    turned = int(head_dim * rope.get("partial_rotary_factor", theirs.get("partial_rotary_factor", share)))
+    rotated = int(head_dim * rope.get("partial_rotary_factor", theirs.get("partial_rotary_factor", share)))
     return {
         "rotary_theta": float(rope.get("rope_theta", theirs.get("rope_theta", theta))),
         **rotary.read(rope, theirs.get("original_max_position_embeddings"), longest),
-        "rotary_dim": None if turned == head_dim else turned,
+        "rotary_dim": None if rotated == head_dim else rotated,
     }
 
 

@@ -95,8 +95,8 @@ class Architecture:
             head_dim = said.get("attention.key_length", width // heads)
             if said.get("attention.value_length", head_dim) != head_dim:
                 raise Refusal(f"{path} has values of another width than keys; only equal ones are supported.")
-            turned = said.get("rope.dimension_count", head_dim)
-            if turned != head_dim and not self.turns_a_part:
+            rotated = said.get("rope.dimension_count", head_dim)
+            if rotated != head_dim and not self.turns_a_part:
                 raise Refusal(f"{path} turns a part of each head only; this kind of model turns all of it.")
             epsilon = "layer_norm_epsilon" if family.fixed["norm"] == "layer" else "layer_norm_rms_epsilon"
             numbers = {
@@ -110,7 +110,7 @@ class Architecture:
         theirs |= {
             "num_key_value_heads": said.get("attention.head_count_kv", heads), "head_dim": head_dim,
             "rope_theta": float(said.get("rope.freq_base", THETA)), "tie_word_embeddings": OUTPUT not in names,
-            **_scaling(said, path), **({"partial_rotary_factor": turned / head_dim} if self.turns_a_part else {}),
+            **_scaling(said, path), **({"partial_rotary_factor": rotated / head_dim} if self.turns_a_part else {}),
         }  # fmt: skip
         defaults = {name: value for name, value in family.defaults.items() if name != "sliding_window"}
         return family.config({**defaults, **theirs, **self.further(said, names)}, names, path)

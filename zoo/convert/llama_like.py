@@ -189,13 +189,13 @@ OLMO2 = _like_llama(
 
 def _smollm3_fields(config, theirs):
     layers, every = theirs["num_hidden_layers"], theirs["no_rope_layer_interval"]
-    turned = theirs.get("no_rope_layers") or [int((i + 1) % every != 0) for i in range(layers)]
-    kinds = [WHOLE if turned[i] else WINDOWED for i in range(layers)]
+    rotated = theirs.get("no_rope_layers") or [int((i + 1) % every != 0) for i in range(layers)]
+    kinds = [WHOLE if rotated[i] else WINDOWED for i in range(layers)]
     windows = window_fields(theirs, kinds) if theirs.get("use_sliding_window") else {}
     return {
         **rotary_fields(theirs, 2_000_000.0), **shape_fields({"tie_word_embeddings": True, **theirs}),
         **reachable(windows, theirs["max_position_embeddings"]),
-        "unrotated_layers": tuple(i for i in range(layers) if not turned[i]),
+        "unrotated_layers": tuple(i for i in range(layers) if not rotated[i]),
     }  # fmt: skip
 
 

@@ -59,16 +59,16 @@ def read(directory):
         raise Refusal(f"{directory} has no checkpoint of OpenNMT-tf 2: there is no ckpt-NUMBER.index.")
     tensors = _tensors(prefix)
     sides, files = _vocabularies(directory)
-    told, description = _described(directory)
+    described, description = _described(directory)
     fields = opennmt.structure(tensors, prefix)
     hidden = fields["hidden_dim"]
-    if "num_heads" not in told and hidden % HEAD:
+    if "num_heads" not in described and hidden % HEAD:
         raise Refusal(
             f"{prefix} does not say how many heads there are, and {hidden} is not a multiple of {HEAD}; write num_heads= into "
             f"{DESCRIPTION} there."
         )
     config = MODELS.config("transformer").from_dict({
-        "num_heads": hidden // HEAD, "activation": "relu", **told, **fields, "position": "sinusoidal_opennmt",
+        "num_heads": hidden // HEAD, "activation": "relu", **described, **fields, "position": "sinusoidal_opennmt",
         "max_length": LENGTH, "norm_first": "encoder/layer_norm/gamma" in tensors.names(), "epsilon": EPSILON,
     })  # fmt: skip
     for tokens, size in zip(sides, (config.source_vocab_size or config.vocab_size, config.vocab_size), strict=True):
@@ -208,15 +208,15 @@ def _described(directory):
     path = directory / DESCRIPTION
     if not path.is_file():
         return {}, []
-    text, told = path.read_text(encoding="utf8"), {}
+    text, described = path.read_text(encoding="utf8"), {}
     heads = re.findall(r"\bnum_heads\s*=\s*(\d+)", text)
     if heads:
-        told["num_heads"] = int(heads[0])
+        described["num_heads"] = int(heads[0])
     elif re.search(r"TransformerTiny\b", text):
-        told["num_heads"] = 2
+        described["num_heads"] = 2
     activation = re.search(r"\bffn_activation\s*=\s*[\w.]*?(\w+)\s*[,)\n]", text)
     if activation:
         if activation[1] not in ACTIVATIONS:
             raise Refusal(f"{path} has the activation {activation[1]}; only {', '.join(ACTIVATIONS)} are read.")
-        told["activation"] = ACTIVATIONS[activation[1]]
-    return told, [DESCRIPTION]
+        described["activation"] = ACTIVATIONS[activation[1]]
+    return described, [DESCRIPTION]

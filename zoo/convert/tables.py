@@ -194,9 +194,9 @@ MODERNBERT = Family(
 
 def _glm_fields(config, theirs):
     rope = theirs.get("rope_parameters") or {}
-    turned = rope.get("partial_rotary_factor", theirs.get("partial_rotary_factor", 0.5))
-    if turned != 0.5:
-        raise Refusal(f"Positions turn a share of {turned} of each head; a GLM turns half.")
+    rotated = rope.get("partial_rotary_factor", theirs.get("partial_rotary_factor", 0.5))
+    if rotated != 0.5:
+        raise Refusal(f"Positions turn a share of {rotated} of each head; a GLM turns half.")
     fields = llama_fields(config, theirs)
     if fields.pop("rotary_scaling") != "none":
         raise Refusal(f"The rotary positions of a GLM are not scaled here; its config.json scales them by {rope}.")

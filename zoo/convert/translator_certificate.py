@@ -39,7 +39,7 @@ def certify(bundle, directory, peer):
     }  # fmt: skip
     difference = largest = 0.0
     with ask(peer, request) as answer:
-        told = {"compared": True, "peer": "ctranslate2", "versions": json.loads(str(answer["versions"]))}
+        entry = {"compared": True, "peer": "ctranslate2", "versions": json.loads(str(answer["versions"]))}
         for i, (_, ids, target_ids) in enumerate(rows):
             theirs = answer[f"log_probs_{i}"]
             ours = _log_probs(model, frame, ids, [*target_ids, target.eos_id])[: len(theirs)]
@@ -52,7 +52,7 @@ def certify(bundle, directory, peer):
             )
         served = _served(bundle, [text for text, _, _ in rows], answer)
     what = {"what": "log-probabilities", "largest_difference": difference, "largest_output": largest}
-    return {"texts": len(rows), "dtype": "float32", "outputs": {**what, **told}, "served": served}
+    return {"texts": len(rows), "dtype": "float32", "outputs": {**what, **entry}, "served": served}
 
 
 def _log_probs(model, frame, ids, labels):

@@ -197,10 +197,10 @@ class GPTConfig(Config):
         self.require(self.norm_first or self.norm_at == "input", "norms after the residuals (norm_first=false) stand alone.")
         self.require(self.parallel == "no" or usual, "parallel sublayers have their norms at the input.")
         self.require(self.normalize_qk or not self.whole_qk_norm, "whole_qk_norm goes with normalize_qk.")
-        rotary, turned = self.position == "rotary", self.rotary_width
+        rotary, rotated = self.position == "rotary", self.rotary_width
         self.require(
-            not rotary or (turned % 2 == 0 and 0 < turned <= self.head_width),
-            f"rotary positions turn pairs, so rotary_dim must be even and at most head_dim {self.head_width}, got {turned}.",
+            not rotary or (rotated % 2 == 0 and 0 < rotated <= self.head_width),
+            f"rotary positions turn pairs, so rotary_dim must be even and at most head_dim {self.head_width}, got {rotated}.",
         )
         for name, value, wanted in (
             ("rotary_dim", self.rotary_dim, "rotary"), ("unrotated_layers", self.unrotated_layers, "rotary"),
