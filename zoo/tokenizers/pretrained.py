@@ -287,7 +287,8 @@ def from_files(path):
     beside.check_named(tokenizer)
     ends = beside.ends(tokenizer)
     if beside.chat_template is not None or ends:
-        tokenizer.special = dataclasses.replace(tokenizer.special, chat_template=beside.chat_template, ends=ends)
+        chat = beside.chat_template or tokenizer.special.chat_template
+        tokenizer.special = dataclasses.replace(tokenizer.special, chat_template=chat, ends=ends)
     return tokenizer
 
 
