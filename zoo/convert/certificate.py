@@ -94,12 +94,17 @@ def certify(bundle, path, peer_python=None, library="transformers"):
     with ask(peer, request) as answer:
         compared = {"compared": True, "peer": library, "versions": json.loads(str(answer["versions"]))}
         if "ids_0" in answer:
-            apart = _apart(bundle, path, answer)
-            certificate["tokenizer"] = _check_answers(bundle, answer, library, apart)
+            apart, bare = _apart(bundle, path, answer), _is_bare(bundle, path, answer)
+            certificate["tokenizer"] = _check_answers(bundle, answer, library, apart, bare)
             certificate["ids"] = {"identical": True, **compared}
             if apart:
                 reason = f"{library} cuts these texts otherwise than the SentencePiece model itself, whose ids they have here"
                 certificate["ids"] |= {"identical": False, "apart": [TEXTS[i] for i in apart], "reason": reason}
+            if bare:
+                certificate["ids"]["frame"] = (
+                    f"not compared: without a tokenizer_config.json {library} puts nothing around a text; here it begins with "
+                    f"{' '.join(template(bundle)[0])}"
+                )
         elif "tokenizer_error" in answer:
             certificate["ids"]["reason"] = f"{library} has no tokenizer: {answer['tokenizer_error']}"
         if "reason" in answer:
@@ -337,9 +342,32 @@ def _apart(bundle, path, answer):
     ]
 
 
-def _check_answers(bundle, answer, peer, apart):
-    """Compares all that the peer's tokenizer answered with ours, but for the texts with these numbers. Returns the names of
-    what was compared."""
+def _is_bare(bundle, path, answer):
+    """Whether the peer puts nothing around a text only because no file says what stands there.
+
+    A SentencePiece model and a config.json are read by transformers 5 as a tokenizer of no kind. The class of the kind that
+    config.json names, which transformers 4 took, begins a Llama's text with `<s>`, and so does the bundle.
+    """
+    said = not path.is_dir() or any((path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
+    if said or bundle.tokenizer.registered_name != "unigram" or "whole_0" not in answer:
+        return False
+    nothing = all(np.array_equal(answer[f"whole_{i}"], answer[f"ids_{i}"]) for i in range(len(TEXTS)))
+    return nothing and any(template(bundle))
+
+
+def _check_answers(bundle, answer, peer, apart, bare=False):
+    """Compares all that the peer's tokenizer answered with ours.
+
+    Args:
+        bundle, answer, peer: the two sides.
+        apart: numbers of texts that are left out.
+        bare: whether what stands around a text is left out.
+
+    Returns:
+        The names of what was compared.
+    """
+    if bare:
+        answer = {key: answer[key] for key in answer if not key.startswith(("whole_", "pair_", "padded", "outputs_"))}
     tokenizer, what = bundle.tokenizer, []
 
     def compare(name, ours, theirs):

@@ -12,6 +12,7 @@ from zoo.config import Refusal
 from zoo.convert import certificate
 from zoo.convert.certificate import TEXTS
 from zoo.registry import TASKS
+from zoo.tokenizers.special import Special
 from zoo.tokenizers.unigram import UnigramTokenizer
 
 
@@ -58,3 +59,15 @@ def test_ids_that_are_not_the_models_own_stay_refused(bundle):
 def test_a_tokenizer_json_beside_the_model_is_the_last_word(bundle):
     (bundle.path / "tokenizer.json").write_text("{}")
     assert certificate._apart(bundle, bundle.path, answers(bundle, changed=[1])) == []
+
+
+def test_a_peer_that_knows_no_frame_is_told_and_not_followed(bundle):
+    bundle.tokenizer.special = Special({"bos": "<s>", "eos": "</s>"}, (("<s>",), ("<s>",), ()))
+    answer = answers(bundle)
+    answer |= {f"whole_{i}": answer[f"ids_{i}"] for i in range(len(TEXTS))}
+    assert certificate._is_bare(bundle, bundle.path, answer)
+    assert certificate._check_answers(bundle, answer, "transformers", [], bare=True) == ["texts"]
+    (bundle.path / "tokenizer_config.json").write_text("{}")  # which would say so
+    assert not certificate._is_bare(bundle, bundle.path, answer)
+    with pytest.raises(Refusal, match="gives other ids than transformers for default calls"):
+        certificate._check_answers(bundle, answer, "transformers", [])
