@@ -26,6 +26,7 @@ from zoo.data import examples
 from zoo.signatures.fill_mask import holes
 from zoo.signatures.fill_spans import WithSentinels
 from zoo.signatures.text_to_text import written as spelt
+from zoo.tokenizers.base import read_json
 from zoo.tokenizers.special import sentinel_name
 
 TEXTS = (
@@ -102,7 +103,7 @@ def certify(bundle, path, peer_python=None, library="transformers"):
                 certificate["ids"] |= {"identical": False, "apart": [TEXTS[i] for i in apart], "reason": reason}
             if bare:
                 certificate["ids"]["frame"] = (
-                    f"not compared: without a tokenizer_config.json {library} puts nothing around a text; here it begins with "
+                    f"not compared: no file says add_bos_token, so {library} puts nothing around a text; here it begins with "
                     f"{' '.join(template(bundle)[0])}"
                 )
         elif "tokenizer_error" in answer:
@@ -345,10 +346,12 @@ def _apart(bundle, path, answer):
 def _is_bare(bundle, path, answer):
     """Whether the peer puts nothing around a text only because no file says what stands there.
 
-    A SentencePiece model and a config.json are read by transformers 5 as a tokenizer of no kind. The class of the kind that
-    config.json names, which transformers 4 took, begins a Llama's text with `<s>`, and so does the bundle.
+    Where tokenizer_config.json has no `add_bos_token`, transformers 5 begins a Llama's text with nothing, and transformers 4
+    began it with `<s>`, as the bundle does.
     """
-    said = not path.is_dir() or any((path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
+    settings = path / "tokenizer_config.json"
+    said = not path.is_dir() or (path / "tokenizer.json").is_file()
+    said = said or settings.is_file() and "add_bos_token" in read_json(settings)
     if said or bundle.tokenizer.registered_name != "unigram" or "whole_0" not in answer:
         return False
     nothing = all(np.array_equal(answer[f"whole_{i}"], answer[f"ids_{i}"]) for i in range(len(TEXTS)))

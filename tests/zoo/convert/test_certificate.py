@@ -67,7 +67,9 @@ def test_a_peer_that_knows_no_frame_is_told_and_not_followed(bundle):
     answer |= {f"whole_{i}": answer[f"ids_{i}"] for i in range(len(TEXTS))}
     assert certificate._is_bare(bundle, bundle.path, answer)
     assert certificate._check_answers(bundle, answer, "transformers", [], bare=True) == ["texts"]
-    (bundle.path / "tokenizer_config.json").write_text("{}")  # which would say so
+    (bundle.path / "tokenizer_config.json").write_text("{}")
+    assert certificate._is_bare(bundle, bundle.path, answer)
+    (bundle.path / "tokenizer_config.json").write_text('{"add_bos_token": false}')
     assert not certificate._is_bare(bundle, bundle.path, answer)
     with pytest.raises(Refusal, match="gives other ids than transformers for default calls"):
         certificate._check_answers(bundle, answer, "transformers", [])
