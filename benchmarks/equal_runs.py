@@ -57,8 +57,8 @@ def several_runs(flags, runs, at_once, scratch):
                     raise SystemExit(f"The run ended with status {process.returncode}:\n{text}")
                 outcomes.append(outcome_of(directory))
                 texts.append(text)
-                hashed = hash(outcomes[-1]) % 10**6
-                print(f"run {len(outcomes) - 1}: {time.perf_counter() - began:.0f} s, outcome {hashed:06d}", flush=True)
+                digest = hashlib.sha256(repr(outcomes[-1]).encode()).hexdigest()[:8]  # the same in every process
+                print(f"run {len(outcomes) - 1}: {time.perf_counter() - began:.0f} s, outcome {digest}", flush=True)
             working = []
     return outcomes, texts
 
