@@ -107,12 +107,12 @@ class Questions:
         questions: int (windows,), which question each window is of.
         contexts: list of (bytes of the context, byte starts, byte ends of its words).
         answers: list of lists of strings; empty where there is none.
-        told: sentences about what was changed to what can be expressed, with how often.
+        remarks: sentences about what was changed to what can be expressed, with how often.
     """
 
-    def __init__(self, batch, words, questions, contexts, answers, told):
+    def __init__(self, batch, words, questions, contexts, answers, remarks):
         self.batch, self.words, self.questions, self.contexts, self.answers = batch, words, questions, contexts, answers
-        self.told = told
+        self.remarks = remarks
 
     def __len__(self):
         return len(self.questions)
@@ -166,13 +166,13 @@ class QuestionAnswering(Task):
                 contexts.append((context, *spans))
                 answers.append(texts)
         batch = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
-        return Questions(batch, np.stack(words), np.array(questions), contexts, answers, self._told(counts))
+        return Questions(batch, np.stack(words), np.array(questions), contexts, answers, self._remarks(counts))
 
     def size(self, data):
-        told = f" ({'; '.join(data.told)})" if data.told else ""
-        return f"{len(data.contexts):,} questions in {len(data):,} windows{told}"
+        remarks = f" ({'; '.join(data.remarks)})" if data.remarks else ""
+        return f"{len(data.contexts):,} questions in {len(data):,} windows{remarks}"
 
-    def _told(self, counts):
+    def _remarks(self, counts):
         sentences = {
             "moved": "answers do not stand at their start: the nearest place is taken",
             "cut": f"questions are cut to max_question={self.config.max_question} tokens",

@@ -237,20 +237,14 @@ def _phi3(template):
     )  # fmt: skip
 
 
-def _glm4(template):
-    turn = {role: (f"<|{role}|>\n", "") for role in ROLES}
-    return ChatFrame(
-        "GLM-4", turn["user"], turn["assistant"], "<|assistant|>", ("<|user|>", "<|observation|>", "<|endoftext|>"),
-        begin="[gMASK]<sop>", system=turn["system"],
+def _glm(name, line, begin, end):
+    """What makes the frame of GLM-4 and of ChatGLM3, which differ in what stands behind a role and around a conversation."""
+    turn = {role: (f"<|{role}|>{line}", "") for role in ROLES}
+    frame = ChatFrame(
+        name, turn["user"], turn["assistant"], "<|assistant|>", ("<|user|>", "<|observation|>", end), begin=begin,
+        system=turn["system"],
     )  # fmt: skip
-
-
-def _chatglm3(template):
-    turn = {role: (f"<|{role}|>\n ", "") for role in ROLES}
-    return ChatFrame(
-        "ChatGLM3", turn["user"], turn["assistant"], "<|assistant|>", ("<|user|>", "<|observation|>", "</s>"),
-        begin="[gMASK]sop", system=turn["system"],
-    )  # fmt: skip
+    return lambda template: frame
 
 
 def _chatglm2(template):
@@ -262,9 +256,9 @@ def _chatglm2(template):
 KINDS = (
     (("<|im_start|>", "<|im_end|>"), _chatml),
     (("<|start_header_id|>", "<|eot_id|>"), _llama3),
-    (("[gMASK]<sop>",), _glm4),
+    (("[gMASK]<sop>",), _glm("GLM-4", "\n", "[gMASK]<sop>", "<|endoftext|>")),
     (("[gMASK]sop", "[Round ", "问："), _chatglm2),
-    (("[gMASK]sop", "<|assistant|>"), _chatglm3),
+    (("[gMASK]sop", "<|assistant|>"), _glm("ChatGLM3", "\n ", "[gMASK]sop", "</s>")),
     (("<start_of_turn>", "<end_of_turn>"), _gemma),
     (("<|end|>", "assistant"), _phi3),
     (("[INST]", "[/INST]"), _mistral),

@@ -226,7 +226,7 @@ def test_starts_in_bytes_and_answers_that_no_window_holds_are_told():
             [int(data.contexts[0][1][words[place]]) for place in labels]
             for words, labels in zip(data.words, data.batch["labels"], strict=True) if labels.any()
         ]  # fmt: skip
-        return found, data.told
+        return found, data.remarks
 
     byte = len(context[:second].encode())
     told = ["1 answers do not stand at their start: the nearest place is taken"]
