@@ -177,11 +177,12 @@ def _segments(items, parts, width, random):
 
 @dataclass(frozen=True)
 class BlankInfilling:
-    """How blanks are chosen, and the ids that stand around them. Each row draws one of three kinds, by weight:
+    """How blanks are chosen, and the ids that stand around them. Each row draws one of these kinds, by weight:
 
     - short spans, with lengths from a Poisson distribution, until they hold `rate` of the row (`mask_id`)
     - whole sentences, until they hold `rate` of the row (`sentence_mask_id`)
     - the end of the row, from `suffix_rate` of it to all but one token (`suffix_mask_id`)
+    - single words, never two side by side, until they hold `rate` of the row (`mask_id`)
 
     Attributes:
         mask_id, sentence_mask_id, suffix_mask_id: [MASK], [sMASK] and [gMASK] in part A.
@@ -189,9 +190,11 @@ class BlankInfilling:
         pad_id: fills rows up.
         special_ids: never in a short span or a sentence, such as `eos_id`.
         begin_ids: what stands before the text in part A, such as `cls_id`.
-        weights: of the three kinds.
+        weights: of the kinds; three numbers are without single words.
         rate, mean_length, suffix_rate: see above.
         ends_sentence: bool (V,), whether a token ends a sentence; None where no sentences are asked for.
+        letters, begins_word: bool (V,), whether a token has a letter, and whether it begins a word whatever stands before it.
+            A token with letters behind one that has none always does. None where no words are asked for.
     """
 
     mask_id: int
@@ -207,24 +210,36 @@ class BlankInfilling:
     mean_length: float = 3.0
     suffix_rate: float = 0.25
     ends_sentence: np.ndarray | None = None
+    letters: np.ndarray | None = None
+    begins_word: np.ndarray | None = None
 
     def __post_init__(self):
-        if len(self.weights) != 3 or min(self.weights) < 0 or not sum(self.weights):
-            raise Refusal(f"weights are three numbers of at least 0, for spans, sentences and suffixes, got {self.weights}.")
+        if len(self.weights) not in (3, 4) or min(self.weights) < 0 or not sum(self.weights):
+            raise Refusal(
+                "weights are three or four numbers of at least 0, for spans, sentences, suffixes and single words, got "
+                f"{self.weights}."
+            )
         if not 0 < self.rate < 1 or not 0 < self.suffix_rate < 1:
             raise Refusal(f"rate and suffix_rate must be between 0 and 1, got {self.rate} and {self.suffix_rate}.")
         if self.mean_length <= 0:
             raise Refusal(f"mean_length must be positive, got {self.mean_length}.")
         if self.weights[1] and self.ends_sentence is None:
             raise Refusal("To leave out sentences it must be known which tokens end one.")
+        if self._has_words and (self.letters is None or self.begins_word is None):
+            raise Refusal("To leave out words it must be known which tokens have letters and which begin a word.")
+
+    @property
+    def _has_words(self):
+        return len(self.weights) == 4 and self.weights[3] > 0
 
     def most_spans(self, num_tokens):
         """K: the most spans of a row. Four standard deviations more than the mean; what is drawn beyond is left out."""
+        words = max(1, math.ceil(self.rate * num_tokens)) if self._has_words else 1
         if not self.weights[0] and not self.weights[1]:
-            return 1
+            return words
         mean = self.rate * num_tokens / (self.mean_length / -math.expm1(-self.mean_length))
         spread = min(self.mean_length, 1 / self.mean_length)  # lengths of nearly always 1 hardly vary
-        return max(1, math.ceil(mean + 4 * math.sqrt(mean * spread)))
+        return max(words, math.ceil(mean + 4 * math.sqrt(mean * spread)))
 
     def window(self, seq_length):
         """L: the tokens of a window whose row fits in `seq_length`, with two more tokens for each span.
@@ -253,16 +268,17 @@ class BlankInfilling:
         """
         count, window = token_ids.shape
         lengths = np.full(count, window) if lengths is None else np.asarray(lengths)
-        kind = np.searchsorted(np.cumsum(self.weights) / sum(self.weights), uniform(random, count), side="right").clip(0, 2)
+        kind = np.searchsorted(np.cumsum(self.weights) / sum(self.weights), uniform(random, count), side="right").clip(0, 3)
         starts, ends = np.zeros((2, count, self.most_spans(window)), np.int64)
-        for number, spans in enumerate((self._short, self._sentences, self._suffix)):
+        kinds = (self._short, self._sentences, self._suffix, self._words)
+        for number, spans in enumerate(kinds if self._has_words else kinds[:3]):
             rows = np.flatnonzero(kind == number)
             # All draws are made for every row: what a row gets does not depend on the kinds of the others.
             s, e = spans(token_ids, lengths, starts.shape[1], random)
             starts[rows], ends[rows] = s[rows], e[rows]
         ends = np.where((lengths >= 2)[:, None], ends, starts)
         order = np.argsort(random.random_raw(starts.size).reshape(starts.shape), axis=1, kind="stable")
-        mask_ids = np.array([self.mask_id, self.sentence_mask_id, self.suffix_mask_id], np.int32)[kind]
+        mask_ids = np.array([self.mask_id, self.sentence_mask_id, self.suffix_mask_id, self.mask_id], np.int32)[kind]
         return self._rows(token_ids, lengths, starts, ends, mask_ids, order, seq_length)
 
     def _short(self, token_ids, lengths, most, random):
@@ -307,8 +323,33 @@ class BlankInfilling:
         # A sentence ends behind a token that ends it, or before a special one.
         stop = np.where(special, columns, np.where(ends_here, columns + 1, window))
         stop = np.minimum.accumulate(stop[:, ::-1], axis=1)[:, ::-1].clip(max=lengths[:, None])
+        return self._until_enough(draws, begins, stop, lengths, most)
+
+    def _words(self, token_ids, lengths, most, random):
+        """(starts, ends) of words in random order, until they hold their share of the row. The draw of each is less than those
+        of the words at its sides."""
+        count, window = token_ids.shape
+        draws = random.random_raw(count * (window + 2)).reshape(count, window + 2)
+        columns = np.arange(window)
+        letters = self.letters[token_ids] & ~np.isin(token_ids, self.special_ids) & (columns < lengths[:, None])
+        behind = np.concatenate([np.zeros((count, 1), bool), letters[:, :-1]], axis=1)
+        begins = letters & (self.begins_word[token_ids] | ~behind)
+        stop = np.where(begins | ~letters, columns, window)
+        stop = np.minimum.accumulate(np.concatenate([stop[:, 1:], np.full((count, 1), window)], axis=1)[:, ::-1], axis=1)[
+            :, ::-1
+        ]
+        word = np.cumsum(begins, axis=1)
+        draws[:, 0] = 2**64 - 1  # nothing is before the first word, or behind the last
+        np.put_along_axis(draws, word[:, -1:] + 1, np.uint64(2**64 - 1), axis=1)
+        before, own, after = (np.take_along_axis(draws, word + by, 1) for by in (-1, 0, 1))
+        return self._until_enough(own, begins & (own < before) & (own < after), stop.clip(max=lengths[:, None]), lengths, most)
+
+    def _until_enough(self, draws, begins, stop, lengths, most):
+        """(starts, ends) of pieces from where one `begins` to its `stop`, int (B, L), by their draws, until they hold `rate` of
+        each row."""
+        count = len(draws)
         order = np.argsort(np.where(begins, draws, np.uint64(2**64 - 1)), axis=1, kind="stable")[:, :most]
-        size = np.take_along_axis(np.where(begins, stop - columns, 0), order, 1)
+        size = np.take_along_axis(np.where(begins, stop - np.arange(begins.shape[1]), 0), order, 1)
         used = (size > 0) & (np.cumsum(size, axis=1) - size < np.floor(self.rate * lengths).clip(1)[:, None])
         spans = np.zeros((2, count, most), np.int64)
         spans[:, :, : used.shape[1]] = np.where(used, order, 0), np.where(used, order + size, 0)

@@ -16,6 +16,7 @@ from zoo.layers.fusion import fused
 from zoo.layers.stacks import read_block, write_block
 
 CHUNK = 1 << 25  # logits of one chunk, at most: 128 MB
+FEW = 256  # positions of a chunk where many positions need no logits
 
 
 class Projection(NamedTuple):
@@ -60,7 +61,24 @@ def resolve_logits(logits, projection, token_ids):
     return logits == "chunks" or batch is None or length is None or batch * length * projection.vocab_size > 2 * CHUNK
 
 
-def summed_cross_entropy(outputs, labels, weights, *, label_smoothing=0.0, z_loss=0.0, chunk=CHUNK):
+def weighted_cross_entropy(outputs, labels, weights, **options):
+    """`summed_cross_entropy` where many weights are 0: positions that have one come first, in chunks of `FEW` positions, and no
+    logits are made for the others."""
+    count, width = ops.size(weights), ops.shape(outputs.features)[-1]
+    features, labels, weights = (ops.reshape(x, (count, *rest)) for x, rest in (
+        (outputs.features, (width,)), (labels, ()), (weights, ()),
+    ))  # fmt: skip
+    order = ops.argsort(ops.cast(ops.equal(weights, 0), "int32"))
+    features, labels, weights = (ops.take(x, order, axis=0)[None] for x in (features, labels, weights))
+    chunk = min(CHUNK, FEW * outputs.projection.vocab_size)
+    return summed_cross_entropy(
+        Unprojected(features, outputs.projection), labels, weights, chunk=chunk, weighted_first=True, **options
+    )
+
+
+def summed_cross_entropy(
+    outputs, labels, weights, *, label_smoothing=0.0, z_loss=0.0, chunk=CHUNK, weighted_first=False
+):  # fmt: skip
     """sum_t w_t ((1 - s) (-log p(label_t)) + s mean_v(-log p(v)) + z log^2 Z_t), the gradient written out.
 
     d / d logit_v = w ((1 + 2 z log Z) p(v) - s / V - (1 - s) [v = label])
@@ -71,6 +89,8 @@ def summed_cross_entropy(outputs, labels, weights, *, label_smoothing=0.0, z_los
         weights: float (B, T), w. No gradient goes there.
         label_smoothing, z_loss: s and z.
         chunk: most logits at a time.
+        weighted_first: whether all positions behind the first of weight 0 have weight 0, too; then no logits are made for the
+            chunks behind it.
 
     Returns:
         float32 scalar.
@@ -79,6 +99,11 @@ def summed_cross_entropy(outputs, labels, weights, *, label_smoothing=0.0, z_los
     num_chunks, x_MnD, (labels_Mn, weights_Mn) = _chunks(
         outputs, chunk, ops.cast(labels, "int32"), ops.cast(weights, "float32")
     )
+
+    num_used = num_chunks
+    if weighted_first:
+        size = ops.shape(weights_Mn)[1]
+        num_used = (ops.sum(ops.cast(ops.not_equal(weights_Mn, 0), "int32")) + size - 1) // size
 
     @ops.custom_gradient
     def total(x_MnD, kernel, *bias):
@@ -93,7 +118,7 @@ def summed_cross_entropy(outputs, labels, weights, *, label_smoothing=0.0, z_los
             return (*sums, dbias[0] + ops.sum(dlogits_nV, axis=0)) if bias else tuple(sums)
 
         zeros = [ops.zeros_like(ops.cast(w, "float32")) for w in (kernel, *bias)]
-        loss, *gradients = ops.fori_loop(0, num_chunks, add_chunk, (ops.zeros(()), ops.zeros_like(x_MnD), *zeros))
+        loss, *gradients = ops.fori_loop(0, num_used, add_chunk, (ops.zeros(()), ops.zeros_like(x_MnD), *zeros))
 
         def gradient(*upstream):
             scaled = (ops.cast(g, "float32") * upstream[-1] for g in gradients)

@@ -12,6 +12,7 @@ from keras import ops
 from zoo.config import Config, Output, Refusal, TaskConfig
 from zoo.data.examples import Frame
 from zoo.data.spans import BlankInfilling
+from zoo.layers.chunked_cross_entropy import Unprojected, weighted_cross_entropy
 from zoo.registry import TASKS
 from zoo.signatures.fill_blanks import BLANK, BlankIds, WithBlanks, begin_ids, blank_requests, blank_signatures
 from zoo.tasks.span_corruption import SpanCorruptionTask
@@ -22,8 +23,9 @@ class BlankInfillingConfig(TaskConfig):
     """What is left out of a window of text.
 
     Attributes:
-        weights: of short spans, of whole sentences, and of the rest of the window: each window draws one of the three.
-        rate: share of the tokens in short spans, and in sentences.
+        weights: of short spans, of whole sentences, of the rest of the window, and perhaps of single words: each window draws
+            one of these kinds.
+        rate: share of the tokens in short spans, in sentences, and in words.
         mean_length: of the Poisson distribution that lengths of short spans are drawn from.
         suffix_rate: the least share of the tokens in the rest of a window.
     """
@@ -43,12 +45,17 @@ class BlankInfillingConfig(TaskConfig):
 
     def validate(self):
         self.require(
-            len(self.weights) == 3 and min(self.weights) >= 0 and sum(self.weights) > 0,
-            f"weights are three numbers of at least 0, for spans, sentences and suffixes, got {self.weights}.",
+            len(self.weights) in (3, 4) and min(self.weights) >= 0 and sum(self.weights) > 0,
+            "weights are three or four numbers of at least 0, for spans, sentences, suffixes and single words, got "
+            f"{self.weights}.",
         )
         for name in ("rate", "suffix_rate"):
             self.require(0 < getattr(self, name) < 1, f"{name} must be between 0 and 1, got {getattr(self, name)}.")
         self.require_positive("mean_length")
+
+    @property
+    def leaves_out_words(self):
+        return len(self.weights) == 4 and self.weights[3] > 0
 
     def output(self, model_config, seq_length, facts=None):
         vocab_size = model_config.vocab_size
@@ -124,7 +131,24 @@ class BlankInfillingTask(SpanCorruptionTask):
             *ids, tokenizer.pad_id, tuple(token_id for token_id in dict.fromkeys(special) if token_id is not None),
             begin_ids=begin_ids(tokenizer), weights=c.weights, rate=c.rate, mean_length=c.mean_length,
             suffix_rate=c.suffix_rate, ends_sentence=tokenizer.ends_sentence() if c.weights[1] else None,
+            letters=tokenizer.letters() if c.leaves_out_words else None,
+            begins_word=tokenizer.begins_word() if c.leaves_out_words else None,
         )  # fmt: skip
+
+    def forward(self, model, batch, state=None, training=False):
+        """`Unprojected` features, or (B, T, V) logits of a model whose logits are not a product."""
+        projection = model.projection()
+        if projection is None:
+            return super().forward(model, batch, state, training)
+        inputs = model.taken(batch)
+        return Unprojected(model.features(inputs.pop("token_ids"), training=training, **inputs)[0], projection), None
+
+    def loss(self, batch, outputs):
+        if not isinstance(outputs, Unprojected):
+            return super().loss(batch, outputs)
+        weights = ops.cast(batch["loss_weights"], "float32")
+        smoothing = dict(label_smoothing=self.label_smoothing, z_loss=self.z_loss)
+        return weighted_cross_entropy(outputs, batch["labels"], weights, **smoothing), ops.sum(weights)
 
     def score(self, model, batch, state=None):
         inputs, weights = model.taken(batch), ops.cast(batch["loss_weights"], "float32")

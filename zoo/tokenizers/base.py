@@ -145,8 +145,14 @@ class Tokenizer(tf.Module):
         return ChatFrame.of(template, self.roles.get("bos"))
 
     def begins_word(self):
-        """bool (V,): whether a token begins a word; the others go on with one."""
-        raise TypeError(f"{type(self).__name__} does not say where words begin.")
+        """bool (V,): whether a token begins a word; the others go on with one. Where an algorithm does not tell, tokens with
+        letters that stand side by side are a word."""
+        return ~self.letters()
+
+    def letters(self):
+        """bool (V,): whether a token has a letter in it."""
+        texts = (self.decode([token_id]) for token_id in range(self.vocab_size))
+        return np.array([any(map(str.isalpha, text)) for text in texts])
 
     def ends_sentence(self):
         """bool (V,): whether a token ends a sentence: with one of `SENTENCE_ENDS`, or a line."""

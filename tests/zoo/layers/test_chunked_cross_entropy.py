@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tests import tiny_models
+from zoo.layers import chunked_cross_entropy
 from zoo.layers.chunked_cross_entropy import (
     CHUNK,
     Projection,
@@ -17,6 +18,7 @@ from zoo.layers.chunked_cross_entropy import (
     chunked_log_probs,
     resolve_logits,
     summed_cross_entropy,
+    weighted_cross_entropy,
 )  # fmt: skip
 from zoo.tasks.language_modeling import LanguageModeling, LanguageModelingConfig
 
@@ -75,6 +77,27 @@ def test_equals_the_whole_loss(chunk, transposed, has_bias):
     ours = value_and_gradients(summed_cross_entropy, *arguments, chunk=chunk, **options)
     for mine, other in zip(ours, value_and_gradients(whole, *arguments, **options), strict=True):
         np.testing.assert_allclose(mine, other, rtol=1e-6, atol=1e-6 * np.abs(other).max())
+
+
+@pytest.mark.parametrize("jit_compile", [None, True])
+@pytest.mark.parametrize("few", [2, 256])  # positions of a chunk: the last chunks of many are left out, or there is one
+def test_positions_without_a_weight_need_no_logits(few, jit_compile, monkeypatch):
+    monkeypatch.setattr(chunked_cross_entropy, "FEW", few)
+    outputs, labels, weights = inputs(True, True)
+    for share in (0.0, 0.3, 1.1):
+        some = weights * (np.random.default_rng(1).random((B, T)) < share)
+        ours = value_and_gradients(weighted_cross_entropy, outputs, labels, some, jit_compile=jit_compile, z_loss=0.2)
+        for mine, other in zip(ours, value_and_gradients(whole, outputs, labels, some, z_loss=0.2), strict=True):
+            np.testing.assert_allclose(mine, other, rtol=1e-6, atol=1e-6 * max(np.abs(other).max(), 1))
+
+
+def test_positions_without_a_weight_are_not_looked_at(monkeypatch):
+    monkeypatch.setattr(chunked_cross_entropy, "FEW", 1)
+    outputs, labels, weights = inputs(True, False)
+    broken = outputs._replace(features=tf.where(weights[..., None] > 0, outputs.features, np.nan))
+    loss, dx, dkernel = value_and_gradients(weighted_cross_entropy, broken, labels, weights)
+    assert np.isfinite(loss) and np.isfinite(dkernel).all() and (weights == 0).any() and not dx[weights == 0].any()
+    np.testing.assert_allclose(loss, value_and_gradients(whole, outputs, labels, weights)[0], rtol=1e-6)
 
 
 def test_compiles():

@@ -199,8 +199,8 @@ def test_models_that_cannot_are_refused():
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        (dict(weights=(1.0, 1.0)), "weights are three numbers"),
-        (dict(weights=(0.0, 0.0, 0.0)), "weights are three numbers"),
+        (dict(weights=(1.0, 1.0)), "weights are three or four numbers"),
+        (dict(weights=(0.0, 0.0, 0.0)), "weights are three or four numbers"),
         (dict(rate=1.0), "rate must be between 0 and 1"),
         (dict(suffix_rate=0.0), "suffix_rate must be between 0 and 1"),
         (dict(mean_length=0.0), "mean_length must be positive"),
