@@ -3,11 +3,17 @@
 Of a text with a line a document, or of the embedded text's test split, pieces of --words words lose one word each, drawn
 evenly. `fill` writes it, greedily. Prints one JSON object: the share of blanks that hold the word again, that of those where it
 stands first, and the share that the most frequent word would fill.
+
+    python -m benchmarks.blanks --model_dir=RUN --beside=GPT_RUN
+
+What a language model with the same vocabulary, which sees the text before a token alone, makes of the tokens that are taken out
+of the same windows: bits per byte of both, by kind of mask. A model of blank infilling pays for the ends of blanks, too.
 """
 
 import argparse
 import collections
 import json
+import math
 import random
 import re
 import sys
@@ -25,9 +31,10 @@ def main():
     parser.add_argument("--count", type=int, default=300, help="blanks")
     parser.add_argument("--words", type=int, default=24, help="words of a piece, the blank among them")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--beside", help="a run of a language model: losses of both on the same spans, and nothing else")
     args = parser.parse_args()
     try:
-        print(json.dumps(measured(args)))
+        print(json.dumps(beside(args) if args.beside else measured(args)))
     except Refusal as error:
         sys.exit(str(error))
 
@@ -37,8 +44,7 @@ def measured(args):
     import zoo
 
     model = zoo.load(args.model_dir)
-    texts = Path(args.data_path).read_text(encoding="utf8").splitlines() if args.data_path else _test_split()
-    asked = blanks(texts, args.words, args.count, random.Random(args.seed))
+    asked = blanks(_texts(args), args.words, args.count, random.Random(args.seed))
     whole = first = 0
     for begin in range(0, len(asked), 20):
         part = asked[begin : begin + 20]
@@ -52,6 +58,63 @@ def measured(args):
         "blanks": len(asked), "filled": whole / len(asked), "first_word": first / len(asked),
         "most_frequent": counts.most_common(1)[0][1] / len(asked),
     }  # fmt: skip
+
+
+def beside(args):
+    """Bits per byte of what is taken out, by the mask that stands for it, of both models."""
+    import numpy as np
+
+    import zoo
+    from zoo.data.batch import Layout
+
+    model, other = zoo.load(args.model_dir), zoo.load(args.beside)
+    tokenizer, ids = model.tokenizer, model.task.spelling(model.tokenizer).ids
+    texts = _texts(args)
+    encoded = tokenizer.encode_batch(texts)
+    for mine, theirs in zip(encoded, other.tokenizer.encode_batch(texts), strict=True):
+        if mine.tolist() != theirs.tolist():
+            raise Refusal("The two models cut texts into different tokens: train them on one vocabulary.")
+    stream = np.concatenate([np.append(text, tokenizer.eos_id) for text in encoded]).astype(np.int32)
+    layout, first = Layout(model.task.facts.max_tokens, 16), len(model.task.frame("language_model", tokenizer).before)
+    begins, totals = tokenizer.eos_id, collections.defaultdict(lambda: np.zeros(4))
+    for batch in model.task.evaluation_batches(stream, model.model, tokenizer, layout):
+        inputs = model.model.taken(batch)
+        mine = np.asarray(model.model.token_log_probs(inputs.pop("token_ids"), batch["labels"], **inputs)[0])
+        windows = [spans_put_back(batch, row, first) for row in range(len(mine))]
+        rows = np.full((len(mine), max(len(tokens) for tokens, _ in windows) + 1), tokenizer.pad_id, np.int32)
+        for row, (tokens, _) in zip(rows, windows, strict=True):
+            row[: len(tokens) + 1] = begins, *tokens
+            begins = tokens[-1] if tokens else begins
+        theirs = np.asarray(other.model.token_log_probs(rows[:, :-1], rows[:, 1:])[0])
+        for row, (tokens, gone) in enumerate(windows):
+            weights, labels = batch["loss_weights"][row] > 0, batch["labels"][row]
+            if gone:
+                mask = next(
+                    name for name in ("mask", "sentence_mask", "suffix_mask") if getattr(ids, name) in batch["token_ids"][row]
+                )
+                num_bytes = len(tokenizer.decode([tokens[i] for i in gone]).encode())
+                text = weights & (labels != ids.eop)
+                totals[mask] += -mine[row][text].sum(), -mine[row][weights & ~text].sum(), -theirs[row][gone].sum(), num_bytes
+    totals["all"] = sum(totals.values())
+    return {
+        mask: dict(zip(("text", "ends", "beside"), (total[:3] / total[3] / math.log(2)).round(4).tolist(), strict=True))
+        for mask, total in totals.items()
+    }  # fmt: skip
+
+
+def spans_put_back(batch, row, first):
+    """The tokens of a row's window, a list, and the places of those among them that had been taken out."""
+    spans = collections.defaultdict(list)
+    positions, labels, weights = (batch[name][row] for name in ("positions", "labels", "loss_weights"))
+    prefix, tokens, gone = int(batch["prefix_lengths"][row]), [], []
+    for t in range(prefix, len(labels)):
+        if weights[t] and positions[t, 1] > 1:
+            spans[int(positions[t, 0])].append(int(batch["token_ids"][row, t]))
+    for t in range(first, prefix):
+        span = spans.get(t)
+        gone += range(len(tokens), len(tokens) + len(span or ()))
+        tokens += span or [int(batch["token_ids"][row, t])]
+    return tokens, gone
 
 
 def blanks(texts, words, count, stream):
@@ -72,10 +135,12 @@ def blanks(texts, words, count, stream):
     return asked
 
 
-def _test_split():
+def _texts(args):
+    if args.data_path:
+        return Path(args.data_path).read_text(encoding="utf8").splitlines()
     import tfds_configs
 
-    return tfds_configs.get("python_docs").texts("test")
+    return list(tfds_configs.get("python_docs").texts("test"))
 
 
 if __name__ == "__main__":

@@ -6,11 +6,14 @@ By kind of model:
 
 - a language model: log p(word | beginning of a document, what stands before it); what stands behind the word is not read
 - an encoder-decoder: log p(word | source), the source being what stands before it
+- a model of blank infilling: log p(word, end of the blank | what stands around the blank), as Du et al. 2022 classify
 - a masked language model: sum over the word's tokens of log p(token | all around the word, the word's tokens before it), the
   word's later tokens hidden too, so that a word of several tokens cannot give itself away (Kauf and Ivanova 2023)
 
 Shape letters: B batch, T positions, V vocabulary.
 """
+
+import functools
 
 import numpy as np
 import tensorflow as tf
@@ -39,6 +42,8 @@ def log_probs(model, tokenizer, task, requests, batch_size=16):
         make, score = _masked_rows, _masked_scores
     elif kind == "encoder_decoder":
         make, score = _target_rows, _next_scores
+    elif name == "blank_infilling":
+        make, score = functools.partial(_blank_rows, task.spelling(tokenizer).ids), _blank_scores
     elif name == "language_modeling":
         return _continued(model, tokenizer, task.frame(kind, tokenizer), requests, batch_size)
     else:
@@ -188,6 +193,24 @@ def _next_scores(model, batch):
     inputs = model.taken(batch)
     found, _ = model.token_log_probs(inputs.pop("token_ids"), batch["labels"], **inputs)
     return tf.reduce_sum(tf.where(batch["loss_weights"] > 0, found, 0.0), 1)
+
+
+def _blank_rows(blank_ids, model, tokenizer, frame, context, word, behind):
+    begun, ids = _encoded(tokenizer, context, word)
+    after = [*tokenizer.encode(behind)]
+    others = len(frame.before) + len(after) + len(ids) + 2  # the mask and `sop`
+    begun = [*frame.before, *_fitting(model, begun, others, word + behind), blank_ids.mask, *after]
+    blank = len(begun) - 1 - len(after)
+    row = _scored([*begun, blank_ids.sop], [*ids, blank_ids.eop])
+    return [{
+        **row, "places": [*range(len(begun)), *[blank] * (len(ids) + 1)],
+        "within": [*[0] * len(begun), *range(1, len(ids) + 2)],
+    }]  # fmt: skip
+
+
+def _blank_scores(model, batch):
+    positions = tf.stack([batch["places"], batch["within"]], -1)
+    return _next_scores(model, {**batch, "positions": positions})
 
 
 def _masked_rows(model, tokenizer, frame, context, word, behind):

@@ -53,6 +53,25 @@ def test_an_encoder_decoder_reads_the_context_as_its_source():
         assert log_prob == pytest.approx(sum(float(every[i, ids[i]]) for i in range(len(ids))), abs=1e-4)
 
 
+def test_a_model_of_blanks_writes_the_word_and_its_end_between_both_sides():
+    model, tokenizer, task = exports.made("glm", "blank_infilling")
+    found = log_probs(model, tokenizer, task, REQUESTS, batch_size=2)
+    mask, sop, eop = (getattr(task.spelling(tokenizer).ids, name) for name in ("mask", "sop", "eop"))
+    for (before, word, behind), log_prob in zip(REQUESTS, found, strict=True):
+        begun, after = (list(tokenizer.encode(text)) for text in (before.strip(), behind))
+        ids = list(tokenizer.encode(before[len(before.strip()) :] + word))
+        part_a, blank = [*begun, mask, *after], len(begun)
+        places = [*[(i, 0) for i in range(len(part_a))], *[(blank, i + 1) for i in range(len(ids) + 1)]]
+        batch = {
+            "token_ids": np.array([[*part_a, sop, *ids]], np.int32),
+            "positions": np.array([places], np.int32),
+            "prefix_lengths": np.array([len(part_a)], np.int32),
+        }  # fmt: skip
+        every = tf.nn.log_softmax(model.limited(model(batch)))[0, len(part_a) :]
+        assert log_prob == pytest.approx(sum(float(every[i, label]) for i, label in enumerate([*ids, eop])), abs=1e-4)
+    assert log_probs(model, tokenizer, task, [("a ", "b", " c")]) != log_probs(model, tokenizer, task, [("a ", "b", " d")])
+
+
 def test_a_masked_model_hides_the_rest_of_the_word():
     model, tokenizer, task = exports.made("bert", "masked_lm")
     found = log_probs(model, tokenizer, task, REQUESTS, batch_size=2)

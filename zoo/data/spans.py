@@ -182,7 +182,7 @@ class BlankInfilling:
     - short spans, with lengths from a Poisson distribution, until they hold `rate` of the row (`mask_id`)
     - whole sentences, until they hold `rate` of the row (`sentence_mask_id`)
     - the end of the row, from `suffix_rate` of it to all but one token (`suffix_mask_id`)
-    - single words, never two side by side, until they hold `rate` of the row (`mask_id`)
+    - whole words, one or several in a row, until they hold `rate` of the words of the row (`mask_id`)
 
     Attributes:
         mask_id, sentence_mask_id, suffix_mask_id: [MASK], [sMASK] and [gMASK] in part A.
@@ -190,8 +190,10 @@ class BlankInfilling:
         pad_id: fills rows up.
         special_ids: never in a short span or a sentence, such as `eos_id`.
         begin_ids: what stands before the text in part A, such as `cls_id`.
-        weights: of the kinds; three numbers are without single words.
-        rate, mean_length, suffix_rate: see above.
+        weights: of the kinds; three numbers are without words.
+        rate, suffix_rate: see above.
+        mean_length: of the Poisson distribution from which the lengths of short spans are drawn, in tokens, and of whole words,
+            in words; those below 1 are drawn again.
         ends_sentence: bool (V,), whether a token ends a sentence; None where no sentences are asked for.
         letters, begins_word: bool (V,), whether a token has a letter, and whether it begins a word whatever stands before it.
             A token with letters behind one that has none always does. None where no words are asked for.
@@ -216,7 +218,7 @@ class BlankInfilling:
     def __post_init__(self):
         if len(self.weights) not in (3, 4) or min(self.weights) < 0 or not sum(self.weights):
             raise Refusal(
-                "weights are three or four numbers of at least 0, for spans, sentences, suffixes and single words, got "
+                "weights are three or four numbers of at least 0, for spans, sentences, suffixes and words, got "
                 f"{self.weights}."
             )
         if not 0 < self.rate < 1 or not 0 < self.suffix_rate < 1:
@@ -234,12 +236,24 @@ class BlankInfilling:
 
     def most_spans(self, num_tokens):
         """K: the most spans of a row. Four standard deviations more than the mean; what is drawn beyond is left out."""
-        words = max(1, math.ceil(self.rate * num_tokens)) if self._has_words else 1
+        words = self._most_words(num_tokens) if self._has_words else 1
         if not self.weights[0] and not self.weights[1]:
             return words
         mean = self.rate * num_tokens / (self.mean_length / -math.expm1(-self.mean_length))
         spread = min(self.mean_length, 1 / self.mean_length)  # lengths of nearly always 1 hardly vary
         return max(words, math.ceil(mean + 4 * math.sqrt(mean * spread)))
+
+    def _most_words(self, num_tokens):
+        """The most spans of words, if every other token begins a word: three standard deviations more than the mean."""
+        mean, square = (sum(n**power * p for n, p in enumerate(self._lengths, 1)) for power in (1, 2))
+        spans = self.rate * num_tokens / 2 / mean
+        return math.ceil(spans + 3 * math.sqrt(spans * (square / mean**2 - 1))) + 1
+
+    @property
+    def _lengths(self):
+        """The probabilities of a length of 1, 2 and so on, a list."""
+        terms = [self.mean_length**n / math.factorial(n) for n in range(1, LONGEST_BLANK + 1)]
+        return [term / sum(terms) for term in terms]
 
     def window(self, seq_length):
         """L: the tokens of a window whose row fits in `seq_length`, with two more tokens for each span.
@@ -284,27 +298,34 @@ class BlankInfilling:
     def _short(self, token_ids, lengths, most, random):
         """(starts, ends) of spans of Poisson length that lie evenly over each row, with a token between them. Those that reach
         a special token end before it."""
-        count, window = token_ids.shape
-        terms = [self.mean_length**n / math.factorial(n) for n in range(1, LONGEST_BLANK + 1)]
-        drawn = 1 + np.searchsorted(np.cumsum(terms) / sum(terms), uniform(random, count * most), side="right")
+        starts, ends = self._apart(lengths, token_ids.shape[1], most, random)
+        return self._before_special(starts, ends, token_ids)
+
+    def _apart(self, lengths, window, most, random):
+        """(starts, ends) of spans that lie evenly over rows of `lengths` tokens or words, with one between them."""
+        count = len(lengths)
+        drawn = 1 + np.searchsorted(np.cumsum(self._lengths), uniform(random, count * most), side="right")
         drawn = drawn.clip(1, LONGEST_BLANK).reshape(count, most)
         quota = np.floor(self.rate * lengths)[:, None]
         through = np.cumsum(drawn, axis=1)
-        # At least one token stays for each span, besides the ones that are between two of them.
+        # At least one stays for each span, besides the ones that are between two of them.
         fits = through + np.arange(1, most + 1) <= lengths[:, None]
         used = ((through - drawn < np.maximum(quota, 1)) & fits).cumprod(axis=1).astype(bool)
         drawn = np.where(used, drawn, 0)
         free = lengths - drawn.sum(1) - used.sum(1) + 1
         places = np.floor(uniform(random, count * most).reshape(count, most) * (free + 1).clip(1)[:, None]).astype(np.int64)
         places = np.sort(np.where(used, places, window), axis=1)
-        starts = places + np.cumsum(drawn, axis=1) - drawn + np.arange(most)
-        starts = np.where(used, starts, 0)
+        starts = np.where(used, places + np.cumsum(drawn, axis=1) - drawn + np.arange(most), 0)
+        return starts, starts + drawn
+
+    def _before_special(self, starts, ends, token_ids):
+        """Spans that reach a special token end before it, and those that begin with one begin behind it."""
+        count, window = token_ids.shape
         # The first special token from each place on.
         special = np.isin(token_ids, self.special_ids)
         columns = np.where(special, np.arange(window), window)
         following = np.minimum.accumulate(columns[:, ::-1], axis=1)[:, ::-1]
         following = np.concatenate([following, np.full((count, 2), window)], axis=1)
-        ends = starts + drawn
         starts = np.where(np.take_along_axis(following, starts, 1) == starts, starts + 1, starts)
         ends = np.minimum(ends, np.take_along_axis(following, starts, 1))
         return starts, np.maximum(starts, ends)
@@ -323,37 +344,30 @@ class BlankInfilling:
         # A sentence ends behind a token that ends it, or before a special one.
         stop = np.where(special, columns, np.where(ends_here, columns + 1, window))
         stop = np.minimum.accumulate(stop[:, ::-1], axis=1)[:, ::-1].clip(max=lengths[:, None])
-        return self._until_enough(draws, begins, stop, lengths, most)
-
-    def _words(self, token_ids, lengths, most, random):
-        """(starts, ends) of words in random order, until they hold their share of the row. The draw of each is less than those
-        of the words at its sides."""
-        count, window = token_ids.shape
-        draws = random.random_raw(count * (window + 2)).reshape(count, window + 2)
-        columns = np.arange(window)
-        letters = self.letters[token_ids] & ~np.isin(token_ids, self.special_ids) & (columns < lengths[:, None])
-        behind = np.concatenate([np.zeros((count, 1), bool), letters[:, :-1]], axis=1)
-        begins = letters & (self.begins_word[token_ids] | ~behind)
-        stop = np.where(begins | ~letters, columns, window)
-        stop = np.minimum.accumulate(np.concatenate([stop[:, 1:], np.full((count, 1), window)], axis=1)[:, ::-1], axis=1)[
-            :, ::-1
-        ]
-        word = np.cumsum(begins, axis=1)
-        draws[:, 0] = 2**64 - 1  # nothing is before the first word, or behind the last
-        np.put_along_axis(draws, word[:, -1:] + 1, np.uint64(2**64 - 1), axis=1)
-        before, own, after = (np.take_along_axis(draws, word + by, 1) for by in (-1, 0, 1))
-        return self._until_enough(own, begins & (own < before) & (own < after), stop.clip(max=lengths[:, None]), lengths, most)
-
-    def _until_enough(self, draws, begins, stop, lengths, most):
-        """(starts, ends) of pieces from where one `begins` to its `stop`, int (B, L), by their draws, until they hold `rate` of
-        each row."""
-        count = len(draws)
         order = np.argsort(np.where(begins, draws, np.uint64(2**64 - 1)), axis=1, kind="stable")[:, :most]
-        size = np.take_along_axis(np.where(begins, stop - np.arange(begins.shape[1]), 0), order, 1)
+        size = np.take_along_axis(np.where(begins, stop - columns, 0), order, 1)
         used = (size > 0) & (np.cumsum(size, axis=1) - size < np.floor(self.rate * lengths).clip(1)[:, None])
         spans = np.zeros((2, count, most), np.int64)
         spans[:, :, : used.shape[1]] = np.where(used, order, 0), np.where(used, order + size, 0)
         return spans
+
+    def _words(self, token_ids, lengths, most, random):
+        """(starts, ends) of words of Poisson number that lie evenly over each row, with a word between them."""
+        count, window = token_ids.shape
+        columns = np.arange(window)
+        letters = self.letters[token_ids] & ~np.isin(token_ids, self.special_ids) & (columns < lengths[:, None])
+        behind = np.concatenate([np.zeros((count, 1), bool), letters[:, :-1]], axis=1)
+        begins = letters & (self.begins_word[token_ids] | ~behind)
+        # A word ends before the next one, or before what has no letters.
+        stop = np.where(begins | ~letters, columns, window)
+        stop = np.minimum.accumulate(stop[:, ::-1], axis=1)[:, ::-1]
+        stop = np.concatenate([stop[:, 1:], np.full((count, 1), window)], axis=1)
+        first, last = self._apart(begins.sum(1), window, most, random)
+        places = np.argsort(~begins, axis=1, kind="stable")  # of the words, and behind them of all other tokens
+        starts = np.take_along_axis(places, first, 1)
+        ends = np.take_along_axis(stop, np.take_along_axis(places, (last - 1).clip(0), 1), 1)
+        starts, ends = np.where(last > first, starts, 0), np.where(last > first, ends, 0)
+        return self._before_special(starts, ends, token_ids)
 
     def _suffix(self, token_ids, lengths, most, random):
         """(starts, ends) of one span a row: its end."""
