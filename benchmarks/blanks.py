@@ -2,7 +2,8 @@
 
 Of a text with a line a document, or of the embedded text's test split, pieces of --words words lose one word each, drawn
 evenly. `fill` writes it, greedily. Prints one JSON object: the share of blanks that hold the word again, that of those where it
-stands first, and the share that the most frequent word would fill.
+stands first, the share that the most frequent word would fill, and, of the embedded text, the share that counting fills: the
+word that stood most often between the same neighbours in the train split (`counted`).
 
     python -m benchmarks.blanks --model_dir=RUN --beside=GPT_RUN
 
@@ -44,7 +45,7 @@ def measured(args):
     import zoo
 
     model = zoo.load(args.model_dir)
-    asked = blanks(_texts(args), args.words, args.count, random.Random(args.seed))
+    asked = blanks(_asked(args), args.words, args.count, random.Random(args.seed))
     whole = first = 0
     for begin in range(0, len(asked), 20):
         part = asked[begin : begin + 20]
@@ -54,10 +55,35 @@ def measured(args):
             whole += answer == [word]
             first += answer[:1] == [word]
     counts = collections.Counter(word for _, word in asked)
-    return {
+    found = {
         "blanks": len(asked), "filled": whole / len(asked), "first_word": first / len(asked),
         "most_frequent": counts.most_common(1)[0][1] / len(asked),
     }  # fmt: skip
+    if not args.data_path:
+        found["counted"] = sum(guess == word for guess, (_, word) in zip(counted(asked), asked, strict=True)) / len(asked)
+    return found
+
+
+def counted(asked):
+    """For each blank the word of the largest sum, over neighbourhoods of the blank that the train split has, of weight times
+    relative frequency: of two words at either side, of three of these four, of one at either side, and of one alone."""
+    neighbourhoods = {(-2, -1, 1, 2): 8, (-2, -1, 1): 4, (-1, 1, 2): 4, (-1, 1): 3, (-1,): 1, (1,): 1}
+    counts = collections.defaultdict(collections.Counter)
+    for text in _texts("train"):
+        words = ["", "", *text.split(), "", ""]
+        for i in range(2, len(words) - 2):
+            if words[i].isalpha():
+                for places in neighbourhoods:
+                    counts[places, tuple(words[i + place] for place in places)][words[i]] += 1
+    for text, _ in asked:
+        words = ["", "", *text.split(), "", ""]
+        i, sums = words.index(BLANK), collections.Counter()
+        for places, weight in neighbourhoods.items():
+            seen = counts.get((places, tuple(words[i + place] for place in places)), {})
+            total = sum(seen.values())
+            for word, count in seen.items():
+                sums[word] += weight * count / (total + 1)
+        yield max(sums, key=sums.get, default=None)
 
 
 def beside(args):
@@ -69,7 +95,7 @@ def beside(args):
 
     model, other = zoo.load(args.model_dir), zoo.load(args.beside)
     tokenizer, ids = model.tokenizer, model.task.spelling(model.tokenizer).ids
-    texts = _texts(args)
+    texts = _asked(args)
     encoded = tokenizer.encode_batch(texts)
     for mine, theirs in zip(encoded, other.tokenizer.encode_batch(texts), strict=True):
         if mine.tolist() != theirs.tolist():
@@ -135,12 +161,14 @@ def blanks(texts, words, count, stream):
     return asked
 
 
-def _texts(args):
-    if args.data_path:
-        return Path(args.data_path).read_text(encoding="utf8").splitlines()
+def _asked(args):
+    return Path(args.data_path).read_text(encoding="utf8").splitlines() if args.data_path else _texts("test")
+
+
+def _texts(split):
     import tfds_configs
 
-    return list(tfds_configs.get("python_docs").texts("test"))
+    return list(tfds_configs.get("python_docs").texts(split))
 
 
 if __name__ == "__main__":

@@ -51,7 +51,12 @@ def main():
     if args.worker:
         return WORKERS[args.worker](args)
     if args.model_dir:
-        return _compare_drafts(args)
+        from zoo.config import Refusal
+
+        try:
+            return _compare_drafts(args)
+        except Refusal as error:
+            sys.exit(str(error))
     from benchmarks.sides import has_module, measure, print_profile, report
 
     sides = []
