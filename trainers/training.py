@@ -38,6 +38,8 @@ def train(run, config, model_config):
 
 
 def _train(run, config, model_config, placement):
+    if not loop.has_accelerator():
+        plan.require_memory(model_config)
     if config.precision != "float32":
         tf.keras.mixed_precision.set_global_policy(f"mixed_{config.precision}")
     task = TASKS.get(config.task)(task_config(config), label_smoothing=config.label_smoothing, z_loss=config.z_loss)

@@ -17,6 +17,7 @@ import math
 
 from trainers.cost import machine
 from trainers.engine.tuning import TuningConfig
+from zoo.config import Refusal
 from zoo.registry import TASKS
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -247,6 +248,25 @@ def make(config, model_config, task_config=None, limit=None, tuning=WHOLE, facts
         model_config.num_params() + output.params, flops_per_token(model_config, config.seq_length, output, tuning),
         config.steps * config.batch_size * config.seq_length, memory, limit, proposals,
     )  # fmt: skip
+
+
+def require_memory(model_config, limit=None):
+    """Refuses a model whose weights alone are larger than memory: to make it would take long, and then fail.
+
+    Args:
+        model_config: the model's.
+        limit: bytes of memory; by default what this machine has.
+
+    Raises:
+        Refusal: its weights do not fit.
+    """
+    limit = machine.memory_limit() if limit is None else limit
+    num_params = 0 if model_config.fitted else model_config.num_params()
+    if 4 * num_params > limit:
+        raise Refusal(
+            f"A model of {num_params:,} parameters needs {4 * num_params / 1e9:,.1f} GB for its weights alone, and this machine "
+            f"has {limit / 1e9:,.1f} GB of memory; choose a smaller --preset or smaller numbers in --set."
+        )
 
 
 def seconds_left(config, step, tokens_per_second, judged, judged_at_end):
