@@ -264,8 +264,8 @@ def require_memory(model_config, limit=None):
     num_params = 0 if model_config.fitted else model_config.num_params()
     if 4 * num_params > limit:
         raise Refusal(
-            f"A model of {num_params:,} parameters needs {4 * num_params / 1e9:,.1f} GB for its weights alone, and this machine "
-            f"has {limit / 1e9:,.1f} GB of memory; choose a smaller --preset or smaller numbers in --set."
+            f"A model of {num_params:,} parameters needs {4 * num_params / 1e9:,.1f} GB for its weights alone, "
+            f"and this machine has {limit / 1e9:,.1f} GB of memory; choose a smaller --preset or smaller numbers in --set."
         )
 
 
