@@ -115,7 +115,9 @@ def _fit(run, config, model, task, tokenizer, data, placement, judged):
     """Gradient descent, from the newest checkpoint or from step 0. Returns the trainer and the log."""
     batches = task.training_batches(data["train"], model, tokenizer, layout_of(config))
     batches, guarantee = _guaranteed(config, model, task, data["train"], batches)
-    xla, why = plan.resolve_xla(config.xla, model.config.cost(config.seq_length), model.count_params(), loop.has_accelerator())
+    xla, why = plan.resolve_xla(
+        config.xla, model.config.cost(config.seq_length), model.count_params(), loop.has_accelerator(), config.precision
+    )
     settings = tuning_config(config)
     with placement.scope():
         optimizer = optimizers.create(config, model.trainable_variables, tuning.rates(model, settings), settings.l1)

@@ -61,7 +61,7 @@ class Memory:
         return {name: round(value) for name, value in {**dataclasses.asdict(self), "total": self.total}.items()}
 
 
-def resolve_xla(requested, cost, num_params, accelerator=False):
+def resolve_xla(requested, cost, num_params, accelerator=False, precision="float32"):
     """(whether XLA compiles the step, why), for `--xla`: what the loop does and what the plan counts with.
 
     Args:
@@ -69,6 +69,7 @@ def resolve_xla(requested, cost, num_params, accelerator=False):
         cost: the `Cost` of the model.
         num_params: parameters of the model with its head.
         accelerator: whether a GPU or a TPU computes.
+        precision: as the flag.
     """
     if requested in ("on", "require"):
         return True, f"--xla={requested}"
@@ -79,6 +80,8 @@ def resolve_xla(requested, cost, num_params, accelerator=False):
     if not cost.faster_compiled:
         what = {"recurrent": "a recurrent loop", "flat": "a model of counts"}.get(cost.graph, "an encoder")
         return False, f"auto: on a CPU {what} is faster without"  # measured: benchmarks/LOG.md
+    if precision == "bfloat16":  # XLA's products on a CPU are of float32; measured: benchmarks/LOG.md
+        return False, "auto: on a CPU bfloat16 is faster without"
     small = num_params <= XLA_CPU_MAX_PARAMS
     return small, f"auto: {num_params:,} parameters are {'few' if small else 'many'} for a CPU"
 
@@ -152,7 +155,7 @@ def training_memory(
     params = 4 * (config.num_params() + output.params) + (trained if tuning.lora_rank else 0)
     rows = math.ceil(batch_size / grad_accumulation)
     cost = config.cost(seq_length)
-    compiled, _ = resolve_xla(xla, cost, config.num_params() + output.params)
+    compiled, _ = resolve_xla(xla, cost, config.num_params() + output.params, precision=precision)
     kept = BYTES[precision] * cost.kept + 4 * (cost.kept_float32 + (0.0 if compiled else cost.kept_uncompiled))
     layers = kept * (1 - _frozen_share(cost, tuning))
     activations = rows * seq_length * layers + _output_memory(output, rows)
