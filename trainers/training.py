@@ -178,6 +178,8 @@ def _meter(config, model, task, placement):
     if tf.config.list_logical_devices("GPU"):
         megabytes = planned.memory.on_accelerator / 1e6
         print(f"Of these about {megabytes:,.0f} MB are the accelerator's, by rules that were measured on none.", flush=True)
+    if planned.hopeless and not loop.has_accelerator():
+        raise Refusal(planned.warning())
     if not planned.fits:
         print(f"Warning: {planned.warning()}", flush=True)
     peak = devices_peak(config.precision, placement.num_replicas)

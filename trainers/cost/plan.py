@@ -34,6 +34,7 @@ XLA_CPU_MAX_PARAMS = 3_000_000
 CHUNK = 2**25
 FORWARD_SHARE = 1 / 3  # of the time that training on a token takes
 WHOLE = TuningConfig()  # everything is trained
+HOPELESS = 100  # times the memory there is: no estimate is so wrong
 SAFE = 0.95  # of the memory there is; the rest is for other programs
 
 
@@ -207,6 +208,11 @@ class Plan:
     def fits(self):
         return fits(self.memory, self.limit)
 
+    @property
+    def hopeless(self):
+        """Whether it is sure not to fit."""
+        return self.memory.total > HOPELESS * self.limit
+
     def to_dict(self):
         return {
             "num_params": self.num_params, "flops_per_token": self.flops_per_token, "tokens": self.tokens,
@@ -226,6 +232,8 @@ class Plan:
     def warning(self):
         """What to say when it does not fit."""
         need = f"This run needs about {(self.memory.total + LOADED) / 1e9:.1f} GB and there are {self.limit / 1e9:.1f} GB"
+        if self.hopeless:
+            return f"{need}; choose a smaller --batch_size, --seq_length or model."
         if self.proposals:
             return f"{need}; it would fit with {' or '.join(self.proposals)}."
         return f"{need}; no batch is small enough: choose a smaller --preset, or a machine with more memory."
@@ -246,7 +254,8 @@ def make(config, model_config, task_config=None, limit=None, tuning=WHOLE, facts
     output = output_of(model_config, config.seq_length, config.task, task_config, facts)
     settled = functools.partial(_memory_of, config, output=output, tuning=tuning)
     memory = settled(model_config)
-    proposals = () if fits(memory, limit) else tuple(_proposals(config, model_config, limit, settled))
+    tight = not fits(memory, limit) and memory.total <= HOPELESS * limit
+    proposals = tuple(_proposals(config, model_config, limit, settled)) if tight else ()
     return Plan(
         model_config.num_params() + output.params, flops_per_token(model_config, config.seq_length, output, tuning),
         config.steps * config.batch_size * config.seq_length, memory, limit, proposals,

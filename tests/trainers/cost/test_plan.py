@@ -156,6 +156,12 @@ def test_when_the_weights_alone_are_too_large():
     assert "choose a smaller --preset" in hopeless.warning()
 
 
+def test_a_batch_of_a_quadrillion_rows_is_refused_and_nothing_is_tried():
+    planned = plan.make(run(batch_size=10**15), tiny(), limit=16e9)
+    assert planned.hopeless and planned.proposals == ()
+    assert planned.warning().endswith("choose a smaller --batch_size, --seq_length or model.")
+
+
 def test_a_dry_run_prints_the_plan_with_the_vocabulary_that_is_asked_for(capfd):
     answer = programs.call(capfd, "run", "--model=gpt", "--preset=tiny", "--vocab_size=300", "--dry_run")
     told = json.loads(answer.out)["plan"]
