@@ -1,6 +1,7 @@
 """A run from config to bundle: prepare, fit, judge, save, export. The part of trainers.run that needs TensorFlow."""
 
 import importlib.util
+import math
 import shlex
 import time
 
@@ -196,6 +197,10 @@ def _judge(config, trainer, log, data, seconds, judged):
         if split in judged:
             reading = judging.at_end(config, trainer.task, data, split, trainer.model.fitted)
             measured = judging.split_scores(config, trainer, data, split, reading)
+            if math.isnan(measured["loss"]):
+                raise Refusal(
+                    f"The loss on {split} is nan, so training has diverged; begin a new run with a lower --learning_rate."
+                )
         baselines = trainer.task.baselines(data[split], measured) if split == "test" else {}
         measured |= baselines
         log.write(config.steps, split, measured)
