@@ -75,6 +75,7 @@ def _parser():
     parser.add_argument("--seq_length", type=int, help="centres of a row of ours; the recipe's otherwise")
     parser.add_argument("--most_pairs", type=float, help="of ours; the task's otherwise")
     parser.add_argument("--shared_negatives", type=int, help="of ours; the task's otherwise")
+    parser.add_argument("--buckets", type=int, default=0, help="rows for parts of words, beside gensim's FastText")
     parser.add_argument("--sides", default="ours,gensim", help="which to run, by commas")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--similarity", default="", help="files of judged pairs, by commas: measures quality")
@@ -129,12 +130,13 @@ class _Ours:
         task = WordVectors(
             WordVectorsConfig(
                 objective=args.objective, window=args.window, negatives=args.negatives, sample=args.sample, min_count=MIN_COUNT,
-                **given,
+                buckets=args.buckets, **given,
             )
         )  # fmt: skip
         fields = dict(eos_id=self.tokenizer.eos_id, unk_id=self.tokenizer.unk_id)
         config = Word2VecConfig(self.tokenizer.vocab_size, args.hidden_dim, **fields)
         self.model = task.assemble(Word2Vec(config)).build_from_ids()
+        self.task = task
         layout = Layout(args.seq_length or recipe["seq_length"], args.batch_size or recipe["batch_size"], args.seed)
         self.batches = task.training_batches(ids, self.model, self.tokenizer, layout)
         names = ("optimizer", "schedule", "warmup_steps", "weight_decay", "clip_norm")
@@ -155,6 +157,8 @@ class _Ours:
         prefetcher.close()
 
     def vectors(self):
+        if self.task.config.buckets:
+            self.task.compose(self.model, self.tokenizer, np.asarray(self.model.head.counts))
         words = {word: i for i, word in enumerate(self.tokenizer.vocabulary)}
         return words, self.model.without_head().table().numpy()
 
@@ -176,12 +180,14 @@ def _ours(args):
 
 
 def _gensim(args):
-    from gensim.models import Word2Vec
+    from gensim.models import FastText, Word2Vec
 
     text = str(Path(args.directory) / "text")
-    model = Word2Vec(
+    parts = {"bucket": args.buckets} if args.buckets else {}
+    model = (FastText if parts else Word2Vec)(
         vector_size=args.hidden_dim, sg=int(args.objective == "skip_gram"), window=args.window, negative=args.negatives,
         sample=args.sample, min_count=MIN_COUNT, alpha=RATES[args.objective], workers=WORKERS, seed=args.seed,
+        **parts,
     )  # fmt: skip
     model.build_vocab(corpus_file=text)
     known = dict(corpus_file=text, total_words=model.corpus_total_words, total_examples=model.corpus_count)
