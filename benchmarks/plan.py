@@ -142,7 +142,7 @@ def _worker(name):
     model = task.assemble(MODELS.get(config.model)(model_config)).build_from_ids()
     settings = trainer_flags.tuning_config(config)
     tuning.begin(model, settings)
-    xla, _ = plan.resolve_xla(config.xla, model.config.cost(1), model.count_params(), loop.has_accelerator())
+    xla, _ = plan.resolve_xla(config.xla, model.config.cost(1), model.count_params(), loop.has_accelerator(), config.precision)
     trainer = loop.Trainer(
         model, task, optimizers.create(config, model.trainable_variables), tokenizer=tokenizer,
         batch_size=config.batch_size, seq_length=config.seq_length, xla=xla, fuse=config.xla == "auto" and not xla,

@@ -90,7 +90,7 @@ def _ours(args):
         )  # fmt: skip
     ).build_from_ids()
     optimizer = optimizers.create(SETTINGS, model.trainable_variables)
-    xla, _ = plan.resolve_xla(args.xla, model.config.cost(1), model.count_params(), loop.has_accelerator())
+    xla, _ = plan.resolve_xla(args.xla, model.config.cost(1), model.count_params(), loop.has_accelerator(), args.precision)
     trainer = loop.Trainer(
         model, TASKS.get("language_modeling")(), optimizer, batch_size=args.batch_size, seq_length=args.seq_length,
         xla=xla, fuse=args.xla == "auto" and not xla,

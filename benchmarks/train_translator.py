@@ -86,7 +86,7 @@ def _ours(args):
         fields |= dict(embedding_dim=width, attention="general")
     model = MODELS.get(args.model)(MODELS.config(args.model).preset("default", **fields)).build_from_ids()
     optimizer = optimizers.create(SETTINGS, model.trainable_variables)
-    xla, _ = plan.resolve_xla(args.xla, model.config.cost(1), model.count_params(), loop.has_accelerator())
+    xla, _ = plan.resolve_xla(args.xla, model.config.cost(1), model.count_params(), loop.has_accelerator(), args.precision)
     trainer = loop.Trainer(
         model, TASKS.get("translation")(label_smoothing=SMOOTHING), optimizer, batch_size=args.batch_size,
         seq_length=args.length, xla=xla, fuse=args.xla == "auto" and not xla,

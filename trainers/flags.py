@@ -140,7 +140,7 @@ def define_training():
     )
     flags.DEFINE_enum("precision", None, ("float32", "bfloat16", "float16"), "Of the computation; weights stay float32.")
     flags.DEFINE_enum("xla", None, ("auto", "on", "off", "require"), "Whether the step is compiled by XLA.")
-    flags.DEFINE_integer("seed", None, "Of weights, dropout and the order of the data.", lower_bound=0)
+    flags.DEFINE_integer("seed", None, "Of weights, dropout and the order of the data.", 0, 2**63 - 1)
     flags.DEFINE_string("init_from", None, "A bundle or a run that this one begins with: all of it, or rows of word vectors.")
     flags.DEFINE_string("model_dir", None, "Where the run is written. [runs/<model>/<timestamp>]")
     flags.DEFINE_enum("resume", "auto", ("auto", "never"), "Go on with the run in --model_dir, or insist on a new one.")

@@ -1,6 +1,7 @@
 """A run from config to bundle: prepare, fit, judge, save, export. The part of trainers.run that needs TensorFlow."""
 
 import importlib.util
+import math
 import shlex
 import time
 
@@ -38,6 +39,8 @@ def train(run, config, model_config):
 
 
 def _train(run, config, model_config, placement):
+    if not loop.has_accelerator():
+        plan.require_memory(model_config)
     if config.precision != "float32":
         tf.keras.mixed_precision.set_global_policy(f"mixed_{config.precision}")
     task = TASKS.get(config.task)(task_config(config), label_smoothing=config.label_smoothing, z_loss=config.z_loss)
@@ -113,7 +116,9 @@ def _fit(run, config, model, task, tokenizer, data, placement, judged):
     """Gradient descent, from the newest checkpoint or from step 0. Returns the trainer and the log."""
     batches = task.training_batches(data["train"], model, tokenizer, layout_of(config))
     batches, guarantee = _guaranteed(config, model, task, data["train"], batches)
-    xla, why = plan.resolve_xla(config.xla, model.config.cost(config.seq_length), model.count_params(), loop.has_accelerator())
+    xla, why = plan.resolve_xla(
+        config.xla, model.config.cost(config.seq_length), model.count_params(), loop.has_accelerator(), config.precision
+    )
     settings = tuning_config(config)
     with placement.scope():
         optimizer = optimizers.create(config, model.trainable_variables, tuning.rates(model, settings), settings.l1)
@@ -174,6 +179,8 @@ def _meter(config, model, task, placement):
     if tf.config.list_logical_devices("GPU"):
         megabytes = planned.memory.on_accelerator / 1e6
         print(f"Of these about {megabytes:,.0f} MB are the accelerator's, by rules that were measured on none.", flush=True)
+    if planned.hopeless and not loop.has_accelerator():
+        raise Refusal(planned.warning())
     if not planned.fits:
         print(f"Warning: {planned.warning()}", flush=True)
     peak = devices_peak(config.precision, placement.num_replicas)
@@ -190,6 +197,10 @@ def _judge(config, trainer, log, data, seconds, judged):
         if split in judged:
             reading = judging.at_end(config, trainer.task, data, split, trainer.model.fitted)
             measured = judging.split_scores(config, trainer, data, split, reading)
+            if math.isnan(measured["loss"]):
+                raise Refusal(
+                    f"The loss on {split} is nan, so training has diverged; begin a new run with a lower --learning_rate."
+                )
         baselines = trainer.task.baselines(data[split], measured) if split == "test" else {}
         measured |= baselines
         log.write(config.steps, split, measured)

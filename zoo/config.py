@@ -158,10 +158,10 @@ class Config:
             raise Refusal(f"{type(self).__name__}: {sentence}")
 
     def require_positive(self, *names):
-        """Raises Refusal unless each of the named fields is above zero."""
+        """Raises Refusal unless each of the named fields is above zero, and finite."""
         for name in names:
             value = getattr(self, name)
-            self.require(value > 0, f"{name} must be positive, got {value}.")
+            self.require(0 < value < float("inf"), f"{name} must be positive, got {value}.")
 
     def require_rate(self, *names):
         """Raises Refusal unless each of the named fields is a rate in [0, 1)."""

@@ -423,7 +423,8 @@ SHOWN = {  # model, task, tool of the page -> an expression that is true once th
     ("gpt", "language_modeling", "write"): "document.querySelectorAll('.token').length > 1",
     ("gpt", "language_modeling", "score"): "document.querySelectorAll('td').length == 3",
     ("gpt", "language_modeling", "raw"): "document.querySelector('#answers pre').innerText.includes('text')",
-    ("bag_of_words", "classification", "classify"): "document.querySelectorAll('.bar').length == 3",
+    ("bag_of_words", "classification", "classify"): "document.querySelectorAll('.bar').length == 3 && "
+    "document.querySelectorAll('.text span[title]').length > 1",
     ("bert", "masked_lm", "mask"): "document.querySelectorAll('.bar').length == 10",
     ("bert", "masked_lm", "similar"): "document.querySelectorAll('td').length > 1",
     ("bert", "tagging", "tag"): "document.querySelectorAll('.chip').length == 6",

@@ -228,6 +228,14 @@ def test_a_batch_that_ruins_the_weights_is_undone_and_left_out(workplace, capfd,
     assert all(np.isfinite(line["loss"]) for line in lines if line["split"] != "skipped")
 
 
+def test_a_run_whose_last_weights_are_not_numbers_is_not_delivered(workplace, capfd):
+    arguments = (*TRAIN, "--data_path=text.txt", "--steps=2", "--learning_rate=1e30", "--model_dir=r")
+    sentence = refusal(capfd, "run", *arguments)
+    assert sentence == "The loss on validation is nan, so training has diverged; begin a new run with a lower --learning_rate."
+    assert not (workplace / "r" / "bundle").exists()
+    assert "--seed=18446744073709551616" in refusal(capfd, "run", *TRAIN, f"--seed={2**64}")
+
+
 # Bundles
 
 

@@ -14,6 +14,7 @@ from zoo.config import Config, nearest
 class Toy(Config):
     num_layers: int = 2
     rate: float = 0.5
+    scale: float = 1.0
     deep: bool = False
     kind: str = "plain"
     head_dim: int | None = None
@@ -24,7 +25,7 @@ class Toy(Config):
     preset_recipes: ClassVar = {"tiny": {"steps": 2}}
 
     def validate(self):
-        self.require_positive("num_layers")
+        self.require_positive("num_layers", "scale")
         self.require_rate("rate")
 
 
@@ -85,6 +86,7 @@ def test_the_last_override_wins_and_all_are_applied_together():
     (lambda: Toy().override(["deep=perhaps"]), "--set=deep=perhaps: deep takes bool."),
     (lambda: Toy().override(["head_dim=wide"]), "--set=head_dim=wide: head_dim takes int or none."),
     (lambda: Toy().override(["num_layers=0"]), "Toy: num_layers must be positive, got 0."),
+    (lambda: Toy(scale=float("inf")), "Toy: scale must be positive, got inf."),
     (lambda: Toy(rate=1.0), "Toy: rate must be at least 0 and below 1, got 1.0."),
     (lambda: Toy(rate=-0.1), "Toy: rate must be at least 0 and below 1, got -0.1."),
     (lambda: Toy(num_layers="3"), "Toy: num_layers must be int, got '3'."),

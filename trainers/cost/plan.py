@@ -17,6 +17,7 @@ import math
 
 from trainers.cost import machine
 from trainers.engine.tuning import TuningConfig
+from zoo.config import Refusal
 from zoo.registry import TASKS
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -33,6 +34,7 @@ XLA_CPU_MAX_PARAMS = 3_000_000
 CHUNK = 2**25
 FORWARD_SHARE = 1 / 3  # of the time that training on a token takes
 WHOLE = TuningConfig()  # everything is trained
+HOPELESS = 100  # times the memory there is: no estimate is so wrong
 SAFE = 0.95  # of the memory there is; the rest is for other programs
 
 
@@ -60,7 +62,7 @@ class Memory:
         return {name: round(value) for name, value in {**dataclasses.asdict(self), "total": self.total}.items()}
 
 
-def resolve_xla(requested, cost, num_params, accelerator=False):
+def resolve_xla(requested, cost, num_params, accelerator=False, precision="float32"):
     """(whether XLA compiles the step, why), for `--xla`: what the loop does and what the plan counts with.
 
     Args:
@@ -68,6 +70,7 @@ def resolve_xla(requested, cost, num_params, accelerator=False):
         cost: the `Cost` of the model.
         num_params: parameters of the model with its head.
         accelerator: whether a GPU or a TPU computes.
+        precision: as the flag.
     """
     if requested in ("on", "require"):
         return True, f"--xla={requested}"
@@ -78,6 +81,8 @@ def resolve_xla(requested, cost, num_params, accelerator=False):
     if not cost.faster_compiled:
         what = {"recurrent": "a recurrent loop", "flat": "a model of counts"}.get(cost.graph, "an encoder")
         return False, f"auto: on a CPU {what} is faster without"  # measured: benchmarks/LOG.md
+    if precision == "bfloat16":  # XLA's products on a CPU are of float32; measured: benchmarks/LOG.md
+        return False, "auto: on a CPU bfloat16 is faster without"
     small = num_params <= XLA_CPU_MAX_PARAMS
     return small, f"auto: {num_params:,} parameters are {'few' if small else 'many'} for a CPU"
 
@@ -151,7 +156,7 @@ def training_memory(
     params = 4 * (config.num_params() + output.params) + (trained if tuning.lora_rank else 0)
     rows = math.ceil(batch_size / grad_accumulation)
     cost = config.cost(seq_length)
-    compiled, _ = resolve_xla(xla, cost, config.num_params() + output.params)
+    compiled, _ = resolve_xla(xla, cost, config.num_params() + output.params, precision=precision)
     kept = BYTES[precision] * cost.kept + 4 * (cost.kept_float32 + (0.0 if compiled else cost.kept_uncompiled))
     layers = kept * (1 - _frozen_share(cost, tuning))
     activations = rows * seq_length * layers + _output_memory(output, rows)
@@ -203,6 +208,11 @@ class Plan:
     def fits(self):
         return fits(self.memory, self.limit)
 
+    @property
+    def hopeless(self):
+        """Whether it is sure not to fit."""
+        return self.memory.total > HOPELESS * self.limit
+
     def to_dict(self):
         return {
             "num_params": self.num_params, "flops_per_token": self.flops_per_token, "tokens": self.tokens,
@@ -222,6 +232,8 @@ class Plan:
     def warning(self):
         """What to say when it does not fit."""
         need = f"This run needs about {(self.memory.total + LOADED) / 1e9:.1f} GB and there are {self.limit / 1e9:.1f} GB"
+        if self.hopeless:
+            return f"{need}; choose a smaller --batch_size, --seq_length or model."
         if self.proposals:
             return f"{need}; it would fit with {' or '.join(self.proposals)}."
         return f"{need}; no batch is small enough: choose a smaller --preset, or a machine with more memory."
@@ -242,11 +254,31 @@ def make(config, model_config, task_config=None, limit=None, tuning=WHOLE, facts
     output = output_of(model_config, config.seq_length, config.task, task_config, facts)
     settled = functools.partial(_memory_of, config, output=output, tuning=tuning)
     memory = settled(model_config)
-    proposals = () if fits(memory, limit) else tuple(_proposals(config, model_config, limit, settled))
+    tight = not fits(memory, limit) and memory.total <= HOPELESS * limit
+    proposals = tuple(_proposals(config, model_config, limit, settled)) if tight else ()
     return Plan(
         model_config.num_params() + output.params, flops_per_token(model_config, config.seq_length, output, tuning),
         config.steps * config.batch_size * config.seq_length, memory, limit, proposals,
     )  # fmt: skip
+
+
+def require_memory(model_config, limit=None):
+    """Refuses a model whose weights alone are larger than memory: to make it would take long, and then fail.
+
+    Args:
+        model_config: the model's.
+        limit: bytes of memory; by default what this machine has.
+
+    Raises:
+        Refusal: its weights do not fit.
+    """
+    limit = machine.memory_limit() if limit is None else limit
+    num_params = 0 if model_config.fitted else model_config.num_params()
+    if 4 * num_params > limit:
+        raise Refusal(
+            f"A model of {num_params:,} parameters needs {4 * num_params / 1e9:,.1f} GB for its weights alone, "
+            f"and this machine has {limit / 1e9:,.1f} GB of memory; choose a smaller --preset or smaller numbers in --set."
+        )
 
 
 def seconds_left(config, step, tokens_per_second, judged, judged_at_end):

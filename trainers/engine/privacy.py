@@ -20,6 +20,7 @@ from zoo.config import Config, Refusal
 
 GRID = 1e-3  # of the distribution of the privacy loss: a coarser one is quicker, and tells an epsilon that is a little higher
 UNITS = ("document", "row")
+MOST_PLANTED = 1_000_000  # documents
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,11 @@ class PrivacyConfig(Config):
             self.require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}.")
         self.require_positive("dp_clip", "canary_repeats")
         self.require_rate("dp_delta")
+        planted = self.canaries * self.canary_repeats
+        self.require(
+            planted <= MOST_PLANTED,
+            f"at most {MOST_PLANTED:,} documents are planted; canaries times canary_repeats is {planted:,}.",
+        )
         self.require(not (self.dp_noise and self.dp_epsilon), "dp_noise follows from dp_epsilon; give one of them.")
         self.require(self.dp_unit in ("", *UNITS), f"dp_unit is document or row, got {self.dp_unit!r}.")
         alone = [name for name in self.FIELDS if getattr(self, name) != type(self).__dataclass_fields__[name].default]

@@ -223,28 +223,32 @@ def viterbi(unary_BWC, moves_SS, mask_BW):
         score: float32 (B,), added up in float32; -inf where every path has a forbidden move. The probability of the tags is
             exp(`log_likelihood`), which is exact for long rows too.
     """
-    words_WBS, mask_WB = _words_of_best_paths(unary_BWC, mask_BW)
-    moves_SS, backwards_WB = ops.cast(moves_SS, "float32"), _backwards(mask_WB)
+    moves_SS = ops.cast(moves_SS, "float32")
+    num_states = moves_SS.shape[0]
+    # Columns without a word are outside, and stay there at no cost: rows of all lengths begin at the last column.
+    corner_SS = np.eye(num_states, dtype=bool) & (np.arange(num_states) == num_states - 1)
+    moves_SS = ops.where(corner_SS, 0.0, moves_SS)
     # Rows stand last, where the maximum over the first axis is fastest on a CPU.
-    words_WSB = ops.transpose(_at(words_WBS, backwards_WB), (0, 2, 1))
-    start_SB = ops.transpose(ops.log(_outside(words_WBS[0])))
-    onward_SSB = ops.transpose(moves_SS)[..., None] + ops.zeros_like(start_SB)[None]
+    more = WORDS_AT_ONCE - ops.shape(mask_BW)[1] % WORDS_AT_ONCE
+    mask_WB = ops.pad(ops.transpose(mask_BW), ((0, more), (0, 0)), constant_values=False)
+    unary_WCB = ops.pad(ops.transpose(ops.cast(unary_BWC, "float32"), (1, 2, 0)), ((0, more), (0, 0), (0, 0)))
+    mask_W1B = mask_WB[:, None]
+    words_WSB = ops.concatenate([ops.where(mask_W1B, unary_WCB, -np.inf), ops.where(mask_W1B, -np.inf, 0.0)], axis=1)
+    onward_SSB = ops.transpose(moves_SS)[..., None] + ops.zeros_like(words_WSB[0])[None]
 
     def extend(best_SB, word_SB):
         """The best score from each tag of a word to the end, by that from each tag of the next."""
         return word_SB + ops.max(best_SB[:, None] + onward_SSB, axis=0)
 
-    best_WBS = ops.transpose(_over_words(extend, start_SB, words_WSB), (0, 2, 1))
-    best_WBS = _at(best_WBS, backwards_WB)
+    best_WBS = ops.transpose(_over_words(extend, words_WSB[-1], words_WSB, reverse=True), (0, 2, 1))
 
     def follow(tag_B, best_BS):
         return ops.top_k(ops.take(moves_SS, tag_B, axis=0) + best_BS, 1)[1][:, 0]
 
-    lengths_B = _lengths(mask_BW)
-    tags_WB = _over_words(follow, ops.full_like(lengths_B, moves_SS.shape[0] - 1), best_WBS)
+    outside_B = ops.full_like(words_WSB[0, 0], num_states - 1, dtype="int32")
+    tags_WB = _over_words(follow, outside_B, best_WBS)
     tags_BW = ops.transpose(ops.where(mask_WB, tags_WB, 0))[:, : ops.shape(mask_BW)[1]]
-    score_B = ops.max(moves_SS[-1] + best_WBS[0], axis=-1)
-    return tags_BW, ops.where(lengths_B > 0, score_B, 0.0)
+    return tags_BW, ops.max(moves_SS[-1] + best_WBS[0], axis=-1)
 
 
 def decode(unary_BWC, moves_SS, mask_BW):
@@ -331,25 +335,29 @@ def _time_major(unary_BWC, mask_BW):
     return unary_WBC, ops.pad(ops.transpose(mask_BW), ((0, more), (0, 0)), constant_values=False)
 
 
-def _over_words(step, start, words):
-    """The states after each word, of a recursion over words (W, ...) that begins with the state `start`.
+def _over_words(step, start, words, reverse=False):
+    """The states after each word, of a recursion over words (W, ...) that begins with the state `start`, from
+    the right where `reverse`.
 
     One iteration of the scan takes WORDS_AT_ONCE words: on a CPU a loop that TensorFlow runs costs as much as what is in it.
     """
     chunks = ops.reshape(words, (-1, WORDS_AT_ONCE, *ops.shape(words)[1:]))
 
+    newest, order = (0, -1) if reverse else (-1, 1)
+
     def advance(states, chunk):
-        state = keras.tree.map_structure(lambda x: x[-1], states)
+        state = keras.tree.map_structure(lambda x: x[newest], states)
         new = []
-        for word in ops.unstack(chunk, WORDS_AT_ONCE):
+        for word in ops.unstack(chunk, WORDS_AT_ONCE)[::order]:
             state = step(state, word)
             new.append(state)
+        new = new[::order]
         states = keras.tree.map_structure(lambda *values: ops.stack(values), *new)
         return states, states
 
     # What is carried on has the shape of what comes out, as ops.scan asks; only its last state is read.
     first = keras.tree.map_structure(lambda x: ops.stack([x] * WORDS_AT_ONCE), start)
-    _, states = ops.scan(advance, first, chunks)
+    _, states = ops.scan(advance, first, chunks, reverse=reverse)
     return keras.tree.map_structure(lambda x: ops.reshape(x, (-1, *ops.shape(x)[2:])), states)
 
 

@@ -58,8 +58,16 @@ class Seq2SeqConfig(Config):
         "bahdanau": dict(cell="gru", attention="additive"),
         "luong": dict(attention="general"),
         "no_attention": dict(attention="none"),
+        "multi30k": dict(vocab_size=10_000, attention="general", dropout=0.2),
     }
-    preset_recipes: ClassVar = {"tiny": dict(seq_length=16)}
+    preset_recipes: ClassVar = {
+        "tiny": dict(seq_length=16),
+        # Its texts are tokens already, with spaces between them.
+        "multi30k": dict(
+            vocab_size=10_000, seq_length=64, steps=1_200, eval_every=600,
+            set=("bleu_tokenize=none", "batch_tokens=4096", "judged_beams=5"),
+        ),
+    }  # fmt: skip
 
     def validate(self):
         self.require_positive("vocab_size", "num_layers", "embedding_dim", "hidden_dim")

@@ -9,6 +9,7 @@ import pytest
 
 from tests import programs, tiny_models
 from trainers.cost import plan
+from zoo.config import Refusal
 from zoo.layers.forms import resolve_form
 from zoo.registry import MODELS, TASKS
 
@@ -155,6 +156,12 @@ def test_when_the_weights_alone_are_too_large():
     assert "choose a smaller --preset" in hopeless.warning()
 
 
+def test_a_batch_of_a_quadrillion_rows_is_refused_and_nothing_is_tried():
+    planned = plan.make(run(batch_size=10**15), tiny(), limit=16e9)
+    assert planned.hopeless and planned.proposals == ()
+    assert planned.warning().endswith("choose a smaller --batch_size, --seq_length or model.")
+
+
 def test_a_dry_run_prints_the_plan_with_the_vocabulary_that_is_asked_for(capfd):
     answer = programs.call(capfd, "run", "--model=gpt", "--preset=tiny", "--vocab_size=300", "--dry_run")
     told = json.loads(answer.out)["plan"]
@@ -174,3 +181,11 @@ def test_the_time_to_the_end_counts_evaluations_at_a_third():
     expected = (60 * 80 + (2 * 90 + 150) / 3) / 50.0
     assert plan.seconds_left(config, 40, 50.0, 90, 150) == pytest.approx(expected)
     assert plan.seconds_left(config, 100, 50.0, 90, 150) == pytest.approx(150 / 3 / 50.0)
+
+
+def test_weights_that_are_larger_than_memory_are_refused_before_anything_is_made():
+    config = MODELS.config("gpt").preset("default", num_layers=10**11)
+    with pytest.raises(Refusal, match=r"needs .* GB for its weights alone, and this machine has 16.0 GB"):
+        plan.require_memory(config, limit=16e9)
+    plan.require_memory(MODELS.config("gpt").preset("gpt2_small"), limit=16e9)
+    plan.require_memory(MODELS.config("ngram").preset("default"), limit=1)

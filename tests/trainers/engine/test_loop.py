@@ -196,6 +196,13 @@ def test_xla_is_decided_with_a_reason(requested, case, devices, expected, reason
     assert decided == (expected, reason)
 
 
+def test_bfloat16_is_not_compiled_on_a_cpu():
+    cost = MODELS.config("gpt").preset("tiny").cost(16)
+    assert plan.resolve_xla("auto", cost, 11, precision="bfloat16") == (False, "auto: on a CPU bfloat16 is faster without")
+    assert plan.resolve_xla("auto", cost, 11, accelerator=True, precision="bfloat16")[0]
+    assert plan.resolve_xla("on", cost, 11, precision="bfloat16")[0]
+
+
 def test_a_large_model_is_not_compiled_on_a_cpu(monkeypatch):
     monkeypatch.setattr(plan, "XLA_CPU_MAX_PARAMS", 10)
     compiled, reason = plan.resolve_xla("auto", MODELS.config("gpt").preset("tiny").cost(16), 11)

@@ -219,6 +219,7 @@ def test_what_breaks_the_promise_is_refused_in_a_sentence():
     (dict(dp_noise=1.0, dp_epsilon=3.0), "give one of them"), (dict(dp_clip=2.0), "dp_clip takes dp_noise"),
     (dict(dp_noise=-1.0), "must not be negative"), (dict(dp_noise=1.0, dp_unit="word"), "document or row"),
     (dict(dp_noise=1.0, dp_clip=0.0), "must be positive"),
+    (dict(canaries=10**9, canary_repeats=2), "at most 1,000,000 documents"),
 ])  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(fields, sentence):
     with pytest.raises(Refusal, match=sentence):
