@@ -122,6 +122,7 @@ class WordVectors(Task):
     """
 
     shown = ("loss", "similarity", "analogy")
+    _parts = None  # (counts, the `Subwords` of them)
 
     def tokenizer_options(self, tokenizer):
         c = self.config
@@ -166,8 +167,11 @@ class WordVectors(Task):
         return subwords.SubwordBatches(batches, self._subwords(tokenizer, counts), counts)
 
     def _subwords(self, tokenizer, counts):
-        c = self.config
-        return subwords.Subwords(tokenizer.vocabulary, counts, c.buckets, c.minn, c.maxn)
+        """Made once a text: cutting all words into parts takes as long as many steps."""
+        if self._parts is None or not np.array_equal(self._parts[0], counts):
+            c = self.config
+            self._parts = counts, subwords.Subwords(tokenizer.vocabulary, counts, c.buckets, c.minn, c.maxn)
+        return self._parts[1]
 
     def compose(self, model, tokenizer, counts):
         """Makes the vectors of words of their parts: what is judged, served and saved."""
