@@ -4,18 +4,22 @@
     python -m benchmarks.word_vectors --text=brown.txt --peer_python=PATH --objective=cbow
     python -m benchmarks.word_vectors --text=brown.txt --peer_python=PATH --similarity=wordsim353.tsv,simlex999.txt \\
         --window=15 --sample=1e-4 --epochs=5 --seeds=1,2,3                                    quality, one training a seed
+    python -m benchmarks.word_vectors --words=400000 --hidden_dim=300          nearest words served, milliseconds a request
 
 Both sides read the same file: the text in lower case, without punctuation, a sentence a line. Ours is the trainer as it ships,
 with the family's recipe. gensim has two workers and reads the file natively (`corpus_file`). Speed: the sides take turns, an
 epoch each; words are all words of the text that are in the vocabulary, thinned out or not. Quality: Spearman's correlation over
-the pairs whose two words both are known.
+the pairs whose two words both are known. Requests: of an exported table of random numbers, beside NumPy's product of the same
+table with a vector; the two take turns.
 """
 
 import argparse
 import importlib.metadata
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,6 +35,10 @@ def main():
     args = _parser().parse_args()
     if args.worker:
         return SIDES[args.worker](args)
+    if args.words:
+        return _requests(args)
+    if not args.text:
+        raise SystemExit("Give a --text to train on, or --words to measure requests.")
     pythons = {"ours": sys.executable, "gensim": args.peer_python}
     pythons = {side: python for side, python in pythons.items() if side in args.sides.split(",")}
     if "gensim" in pythons and not sides.has_module(args.peer_python, "gensim"):
@@ -55,7 +63,8 @@ def main():
 
 def _parser():
     parser = argparse.ArgumentParser(prog="python -m benchmarks.word_vectors", description=__doc__.splitlines()[0])
-    parser.add_argument("--text", required=True, help="a text file, a sentence a line")
+    parser.add_argument("--text", help="a text file, a sentence a line")
+    parser.add_argument("--words", type=int, default=0, help="measures requests to a table of so many words")
     parser.add_argument("--peer_python", default=sys.executable, help="an interpreter with gensim")
     parser.add_argument("--objective", choices=RATES, default="skip_gram")
     parser.add_argument("--hidden_dim", type=int, default=100)
@@ -64,8 +73,10 @@ def _parser():
     parser.add_argument("--sample", type=float, default=1e-3)
     parser.add_argument("--batch_size", type=int, help="rows of a batch of ours; the recipe's otherwise")
     parser.add_argument("--seq_length", type=int, help="centres of a row of ours; the recipe's otherwise")
+    parser.add_argument("--learning_rate", type=float, help="of ours; the original program's otherwise")
     parser.add_argument("--most_pairs", type=float, help="of ours; the task's otherwise")
     parser.add_argument("--shared_negatives", type=int, help="of ours; the task's otherwise")
+    parser.add_argument("--buckets", type=int, default=0, help="rows for parts of words, beside gensim's FastText")
     parser.add_argument("--sides", default="ours,gensim", help="which to run, by commas")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--similarity", default="", help="files of judged pairs, by commas: measures quality")
@@ -120,16 +131,17 @@ class _Ours:
         task = WordVectors(
             WordVectorsConfig(
                 objective=args.objective, window=args.window, negatives=args.negatives, sample=args.sample, min_count=MIN_COUNT,
-                **given,
+                buckets=args.buckets, **given,
             )
         )  # fmt: skip
         fields = dict(eos_id=self.tokenizer.eos_id, unk_id=self.tokenizer.unk_id)
         config = Word2VecConfig(self.tokenizer.vocab_size, args.hidden_dim, **fields)
         self.model = task.assemble(Word2Vec(config)).build_from_ids()
+        self.task = task
         layout = Layout(args.seq_length or recipe["seq_length"], args.batch_size or recipe["batch_size"], args.seed)
         self.batches = task.training_batches(ids, self.model, self.tokenizer, layout)
         names = ("optimizer", "schedule", "warmup_steps", "weight_decay", "clip_norm")
-        run = {name: recipe[name] for name in names} | {"learning_rate": RATES[args.objective]}
+        run = {name: recipe[name] for name in names} | {"learning_rate": args.learning_rate or RATES[args.objective]}
         self.steps = epochs * self.batches.steps_per_epoch
         optimizer = optimizers.create(SimpleNamespace(steps=self.steps, **run), self.model.trainable_variables)
         self.trainer = loop.Trainer(
@@ -146,6 +158,8 @@ class _Ours:
         prefetcher.close()
 
     def vectors(self):
+        if self.task.config.buckets:
+            self.task.compose(self.model, self.tokenizer, np.asarray(self.model.head.counts))
         words = {word: i for i, word in enumerate(self.tokenizer.vocabulary)}
         return words, self.model.without_head().table().numpy()
 
@@ -167,12 +181,14 @@ def _ours(args):
 
 
 def _gensim(args):
-    from gensim.models import Word2Vec
+    from gensim.models import FastText, Word2Vec
 
     text = str(Path(args.directory) / "text")
-    model = Word2Vec(
+    parts = {"bucket": args.buckets} if args.buckets else {}
+    model = (FastText if parts else Word2Vec)(
         vector_size=args.hidden_dim, sg=int(args.objective == "skip_gram"), window=args.window, negative=args.negatives,
         sample=args.sample, min_count=MIN_COUNT, alpha=RATES[args.objective], workers=WORKERS, seed=args.seed,
+        **parts,
     )  # fmt: skip
     model.build_vocab(corpus_file=text)
     known = dict(corpus_file=text, total_words=model.corpus_total_words, total_examples=model.corpus_count)
@@ -225,6 +241,47 @@ def _judge(args, commands, directory):
     for (side, name), scores in found.items():
         print(f"  {side:<8} mean     {name}: {np.mean(scores):.4f}")
     return found
+
+
+# Requests
+
+
+def _requests(args):
+    """Prints how long requests of one word take, and NumPy's product of the table with a vector. Returns name -> seconds."""
+    import tensorflow as tf
+
+    from zoo.export import export_saved_model
+    from zoo.models.word2vec import Word2Vec, Word2VecConfig
+    from zoo.tasks.word_vectors import WordVectors
+    from zoo.tokenizers.word import WordTokenizer
+
+    tokenizer, task = WordTokenizer([f"w{i}" for i in range(args.words)]), WordVectors()
+    config = Word2VecConfig(tokenizer.vocab_size, args.hidden_dim, eos_id=tokenizer.eos_id, unk_id=tokenizer.unk_id)
+    model = task.assemble(Word2Vec(config)).build_from_ids()
+    table = np.random.default_rng(0).normal(size=(tokenizer.vocab_size, args.hidden_dim)).astype(np.float32)
+    counts = np.arange(len(table), 0, -1, dtype=np.float32)
+    counts[sorted(tokenizer.special_ids)] = 0
+    model.without_head().embeddings.assign(table)
+    model.head.counts.assign(counts)
+    with tempfile.TemporaryDirectory() as directory:
+        served = tf.saved_model.load(str(export_saved_model(directory, model, tokenizer, task))).signatures
+        del model
+        asked = {"nearest": {"word": ["w17"]}, "analogy": {"a": ["w1"], "b": ["w2"], "c": ["w3"]}}
+        asked = {name: {key: tf.constant(each) for key, each in {**of, "k": [10]}.items()} for name, of in asked.items()}
+        works = {name: lambda name=name: served[name](**asked[name])["words"].numpy() for name in asked}
+        works["NumPy's product"] = lambda: table @ table[0]
+        seconds = {name: [] for name in works}
+        for turn in range(1 + args.rounds):
+            for name, work in works.items():
+                start = time.perf_counter()
+                work()
+                seconds[name] += [time.perf_counter() - start] if turn else []
+    print(f"{args.words:,} x {args.hidden_dim}, one word a request, {args.rounds} rounds")
+    for name, times in seconds.items():
+        ratio = statistics.median(numpy / ours for numpy, ours in zip(seconds["NumPy's product"], times, strict=True))
+        middle, best = (1e3 * each for each in (statistics.median(times), min(times)))
+        print(f"  {name:<16} {middle:6.1f} ms   (best {best:.1f}); NumPy's / this: {ratio:.2f}")
+    return seconds
 
 
 if __name__ == "__main__":

@@ -86,7 +86,9 @@ def export_saved_model(
 
 def _save(path, weights, tokenizer, functions):
     module = tf.Module()
-    module.weights = weights
+    known = {id(weight) for weight in weights}
+    tables = {id(table): table for function in functions.values() for table in function.variables if id(table) not in known}
+    module.weights = [*weights, *tables.values()]  # a signature may have laid a weight out in its own way
     module.tokenizer = tokenizer
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # a server never differentiates
     try:

@@ -190,7 +190,7 @@ def test_many_at_a_time_make_the_tokens_once(tmp_path):
 def test_one_long_line_is_prepared_in_little_memory(tmp_path):
     path = prepare_memory.make_text(tmp_path, 20 * prepare_memory.MEGABYTE, "line")
     assert b"\n" not in path.read_bytes()
-    found = prepare_memory.measure(path, "char")
+    (found,) = prepare_memory.measure(path, "char")
     assert found["num_bytes"] == path.stat().st_size
     assert found["peak"] - found["before"] < 170 * prepare_memory.MEGABYTE, "all at once takes 500 MB"
 

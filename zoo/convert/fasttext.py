@@ -15,13 +15,12 @@ import struct
 import numpy as np
 
 from zoo.config import Refusal
+from zoo.data.subwords import hashed, parts_of
 
 MAGIC = 793712314
 NEWEST_VERSION = 12
 CLASSES = 3  # the kind of model that had no parts in version 11, whatever maxn says
-END_OF_LINE = b"</s>"  # which has no parts
 WORDS_AT_ONCE = 512
-OFFSET, PRIME = 2166136261, 16777619  # of the hash FNV-1a, 32 bits
 
 
 def read(path):
@@ -83,31 +82,3 @@ def _rows(words, matrix, minn, maxn, bucket):
             used += len(each)
         sums = np.add.reduceat(matrix[np.array(ids)], begins, axis=0)
         yield from zip(chunk, sums / np.diff([*begins, len(ids)])[:, None].astype(np.float32), strict=True)
-
-
-def parts_of(word, minn, maxn):
-    """The parts of a word, a list of bytes: `minn` to `maxn` characters of `<word>`, but neither mark alone."""
-    if word == END_OF_LINE:
-        return []
-    marked = b"<" + word + b">"
-    # Where characters begin: at bytes that do not go on with one.
-    edges = [i for i, byte in enumerate(marked) if byte & 0xC0 != 0x80] + [len(marked)]
-    count = len(edges) - 1
-    return [
-        marked[edges[i] : edges[i + n]]
-        for i in range(count)
-        for n in range(max(1, minn), min(maxn, count - i) + 1)
-        if not (n == 1 and i in (0, count - 1))
-    ]
-
-
-def hashed(parts):
-    """int64 (N,): FNV-1a of bytes, which fastText takes for signed numbers."""
-    lengths = np.array([len(part) for part in parts], np.int64)
-    data = np.frombuffer(b"".join(parts), np.int8).astype(np.uint32)
-    begins = np.cumsum(lengths) - lengths
-    hashes = np.full(len(parts), OFFSET, np.uint32)
-    for place in range(lengths.max(initial=0)):
-        there = lengths > place
-        hashes[there] = (hashes[there] ^ data[begins[there] + place]) * np.uint32(PRIME)
-    return hashes.astype(np.int64)

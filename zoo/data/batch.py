@@ -24,8 +24,8 @@ those of `INPUTS`; the others belong to the head of a task or to its loss.
 | pair_labels     | int32 (B,)              | whether the two parts of a row stand as they did in the text                 |
 | pair_weights    | float32 (B,)            | what each of those counts                                                    |
 
-Batches of word vectors have further names: `zoo/data/pairs.py` and `zoo/data/cooccurrence.py` have their tables. Those that
-judge word vectors have `word_ids` int32 (B, 2) or (B, 4), -1 for unknown words; `groups` int32 (B,), which file or kind a
+Batches of word vectors have further names: `zoo/data/pairs.py`, `subwords.py` and `cooccurrence.py` have their tables. Those
+that judge word vectors have `word_ids` int32 (B, 2) or (B, 4), -1 for unknown words; `groups` int32 (B,), which file or kind a
 question is of; `judgements` float32 (B,) of pairs; `least_counts` float32 (B,), how often a candidate for an answer occurs at
 least.
 
@@ -46,6 +46,7 @@ NAMES = {
     "contexts_before": ("int32", (2,)), "contexts_after": ("int32", (2,)), "negative_ids": ("int32", (2,)),
     "input_rates": ("float32", (2,)), "label_rates": ("float32", (2,)), "negative_rates": ("float32", (2,)),
     "path_nodes": ("int32", (3,)), "path_codes": ("int32", (3,)), "path_rates": ("float32", (3,)), "counts": ("float32", (2,)),
+    "part_ids": ("int32", (2,)), "part_places": ("int32", (2,)), "part_rates": ("float32", (2,)),
     "word_ids": ("int32", (2,)), "groups": ("int32", (1,)), "judgements": ("float32", (1,)), "least_counts": ("float32", (1,)),
 }  # fmt: skip
 # Those that a model may take.

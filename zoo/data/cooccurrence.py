@@ -27,6 +27,7 @@ RECORD = np.dtype([("row", "<i4"), ("column", "<i4"), ("count", "<f4")])
 ONE = 2**32  # the weight 1
 BYTES_A_PAIR = 48  # of memory while pairs are sorted and summed
 PAIRS_A_FILE = 2**22  # at most, before equal pairs are summed
+MOST_FILES = 512  # all are written in turn, and a process has 1,024 open as a rule
 
 
 class SortedSums:
@@ -188,7 +189,7 @@ def count_cooccurrences(stream, counts, eos_id, directory, *, window=15, memory_
                 return Cooccurrences.open(directory)
             raise Refusal(f"{directory} already exists; counts are never overwritten.")
         with appearing(directory) as partial:
-            num_files = max(1, -(-int(np.sum(counts)) * window // PAIRS_A_FILE))
+            num_files = min(max(1, -(-int(np.sum(counts)) * window // PAIRS_A_FILE)), MOST_FILES)
             with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-runs-") as runs:
                 sums, carried = SortedSums(runs, memory_bytes), None
                 # A stretch has `window` pairs a word. Half of the memory is for it, the rest for what waits in `sums`.

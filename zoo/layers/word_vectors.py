@@ -3,7 +3,7 @@
 A batch has whole rows of words (`zoo/data/pairs.py`), so all scores of a row are a few products, however many pairs it has.
 
 Shape letters: B batch, S words of a row, T centres of a row, W window, N negatives of a row, P nodes of a path, D hidden,
-C contexts of a centre, V vocabulary.
+C contexts of a centre, V vocabulary, F rows of parts of a row's words.
 """
 
 import keras
@@ -135,20 +135,28 @@ class WindowHead(VectorsHead):
         objective: `skip_gram`; `cbow`; or `cbow_sum`, as the original program: each context gets the gradient of the mean
             whole.
         negatives: K, or 0 for paths.
+        num_parts: how many rows `parts` has, the table that words are means of (`zoo/data/subwords.py`); 0 for words that are
+            rows of the model's table. A batch with `part_ids` reads it, any other the model's table.
 
     Call: hidden states (B, T + 2W, D) and a batch of `zoo/data/pairs.py` -> (losses, pairs), float32 (B,).
     """
 
-    def __init__(self, vocab_size, objective="skip_gram", negatives=5, **kwargs):
+    def __init__(self, vocab_size, objective="skip_gram", negatives=5, num_parts=0, **kwargs):
         super().__init__(vocab_size, **kwargs)
-        self.objective, self.negatives = objective, negatives
+        self.objective, self.negatives, self.num_parts = objective, negatives, num_parts
 
     def build(self, input_shape):
         super().build(input_shape)
         # A tree over V words has V - 1 inner nodes.
         self.outputs = self.add_weight(shape=(self.vocab_size, input_shape[-1]), initializer="zeros", name="outputs")
+        if self.num_parts:
+            width = input_shape[-1]
+            draw = evenly_drawn(1 / width, ())
+            self.parts = self.add_weight(shape=(self.num_parts, width), initializer=draw, name="parts")
 
     def call(self, hidden_BSD, batch, training=False):
+        if batch.get("part_ids") is not None:
+            hidden_BSD = self._composed(batch)
         if batch.get("input_rates") is not None:
             hidden_BSD = slowed(hidden_BSD, batch["input_rates"])
         if batch.get("contexts_before") is None:  # a row of text, as other tasks have it: there is nothing to predict
@@ -157,6 +165,13 @@ class WindowHead(VectorsHead):
         if self.objective == "skip_gram":
             return self._skip_gram(hidden_BSD, near_in_row(batch, hidden_BSD.shape[1]), batch)
         return self._cbow(hidden_BSD, batch)
+
+    def _composed(self, batch):
+        """float (B, S, D): each word as the mean of its rows of `parts`."""
+        rows_BFD = slowed(ops.cast(ops.take(self.parts, batch["part_ids"], axis=0), self.compute_dtype), batch["part_rates"])
+        columns_S1 = ops.arange(batch["token_ids"].shape[1], dtype="int32")[:, None]
+        of_BSF = ops.cast(batch["part_places"][:, None, :] == columns_S1, rows_BFD.dtype)
+        return ops.matmul(of_BSF / ops.sum(of_BSF, axis=2, keepdims=True), rows_BFD)
 
     def _rows(self, ids, rates):
         """Output vectors of words, or of nodes: (..., D)."""

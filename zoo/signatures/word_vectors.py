@@ -1,9 +1,10 @@
 """Words in, words out: the nearest words, and analogies, in one graph.
 
-All scores of a request are one product with the table as it is stored; what they are divided by, the length of each word's
-vector, is kept beside it, so that a table of 400,000 words is read once a request.
+All cosines of a request are products with one table of vectors of length 1. It is stored a word a column and in parts, for the
+product of a row with such a matrix reads it at the speed of memory, and the parts are read by several threads. A product with
+the table as it is trained, a word a row, takes three to four times as long (benchmarks/LOG.md).
 
-Shape letters: B batch, V vocabulary, D hidden, K answers.
+Shape letters: B batch, V vocabulary, D hidden, K answers, P words of a part.
 """
 
 import numpy as np
@@ -14,6 +15,7 @@ from zoo.signatures.request import refusal_unless, same_rows, signature
 from zoo.tokenizers.base import row_ids
 
 DEFAULT_ANSWERS, MOST_ANSWERS = 10, 1_000
+PART = 2**24  # numbers of a part of the table
 STRINGS, INTEGERS = tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.int32)
 
 
@@ -36,6 +38,7 @@ def word_vectors_signatures(model, tokenizer):
     """
     encoder, scales = model.without_head(), model.head.scales
     measure(model)
+    parts = unit_columns(model)
     k_default = np.array([DEFAULT_ANSWERS], np.int32)
 
     def known(texts):
@@ -51,10 +54,8 @@ def word_vectors_signatures(model, tokenizer):
 
     def answers(query_BD, left_out, k):
         """The words nearest to (B, D), but those of the ragged ids `left_out`; none where the query is zero."""
-        sides = [tf.convert_to_tensor(side) for side in encoder.sides()]
-        scores_BV = sum(tf.matmul(tf.cast(query_BD, side.dtype), side, transpose_b=True) for side in sides)
-        scales_V = tf.convert_to_tensor(scales)
-        cosines_BV = tf.where(scales_V > 0, tf.cast(scores_BV, tf.float32) * scales_V, -float("inf"))
+        cosines_BV = tf.concat([tf.matmul(query_BD, part_DP) for part_DP in parts], 1)
+        cosines_BV = tf.where(tf.convert_to_tensor(scales) > 0, cosines_BV, -float("inf"))
         places = tf.stack([row_ids(left_out), tf.cast(left_out.flat_values, tf.int32)], 1)
         never = tf.fill([tf.shape(places)[0]], -float("inf"))
         cosines_BV = tf.tensor_scatter_nd_update(cosines_BV, places, never)
@@ -101,6 +102,23 @@ def measure(model):
         length[start : start + len(rows)] = np.sqrt((rows * rows).sum(1))
     there = (counts > 0) & (length > 0)
     model.head.scales.assign(np.where(there, 1 / np.maximum(length, 1e-30), 0.0).astype(np.float32))
+
+
+def unit_columns(model, part=None):
+    """The vectors of all words, of length 1 and each a column, as variables (D, P) that a SavedModel stores; call `measure`
+    first.
+
+    Args:
+        model: as in `word_vectors_signatures`.
+        part: about how many numbers a variable has, by default `PART`.
+    """
+    sides, scales_V = model.without_head().sides(), model.head.scales.numpy()
+    width, parts = max(1, (part or PART) // sides[0].shape[1]), []
+    for start in range(0, len(scales_V), width):
+        rows_PD = sum(tf.cast(side[start : start + width], tf.float32) for side in sides)
+        columns_DP = tf.transpose(rows_PD * scales_V[start : start + width, None])
+        parts.append(tf.Variable(columns_DP, trainable=False, name=f"unit_columns_{len(parts)}"))
+    return parts
 
 
 def _of_length_1(x_BD):

@@ -17,7 +17,7 @@ from keras import ops
 
 from zoo import metrics
 from zoo.config import Output, Refusal, TaskConfig
-from zoo.data import cooccurrence, pairs, word_questions
+from zoo.data import cooccurrence, pairs, subwords, word_questions
 from zoo.data.examples import in_order
 from zoo.layers.word_vectors import CooccurrenceHead, WindowHead
 from zoo.registry import TASKS
@@ -42,6 +42,9 @@ class WordVectorsConfig(TaskConfig):
         shared_negatives: how many are drawn for a row.
         exponent: negatives are drawn in proportion to count^exponent.
         most_pairs: with how many pairs of one step a word moves at full rate; see `zoo.data.pairs.limited`.
+        buckets: into how many rows the parts of words are hashed, whose vectors words of like spelling share (fastText); 0 for
+            words that share nothing. See `zoo/data/subwords.py`.
+        minn, maxn: the fewest and the most characters of a part.
         x_max, alpha: how little rare pairs count, for GloVe.
         min_count: the fewest occurrences of a word that gets a vector.
         lowercase: whether the word tokenizer writes all words in lower case.
@@ -61,6 +64,9 @@ class WordVectorsConfig(TaskConfig):
     shared_negatives: int = 16
     exponent: float = 0.75
     most_pairs: float = 80.0
+    buckets: int = 0
+    minn: int = 3
+    maxn: int = 6
     x_max: float = 100.0
     alpha: float = 0.75
     min_count: int = 5
@@ -83,6 +89,8 @@ class WordVectorsConfig(TaskConfig):
         self.require(self.method in methods, f"method must be {' or '.join(methods)}, got {self.method!r}.")
         self.require_positive("window", "negatives", "shared_negatives", "most_pairs", "x_max", "min_count", "candidates")
         self.require(0 <= self.sample < 1, f"sample must be at least 0 and below 1, got {self.sample}.")
+        self.require(self.buckets >= 0, f"buckets must not be negative, got {self.buckets}.")
+        self.require(1 <= self.minn <= self.maxn, f"minn must be from 1 to maxn, got minn {self.minn} and maxn {self.maxn}.")
         self.require(self.alpha >= 0, f"alpha must not be negative, got {self.alpha}.")
 
     def output(self, model_config, seq_length, facts=None):
@@ -90,7 +98,11 @@ class WordVectorsConfig(TaskConfig):
         if model_config.objectives == ("glove",):
             return Output(seq_length, 1, width, 2 * model_config.vocab_size)
         scores = seq_length + 2 * self.window + self.shared_negatives
-        return Output(seq_length, scores, scores * width, model_config.vocab_size * width)
+        return Output(seq_length, scores, scores * width, (model_config.vocab_size + self.num_parts(model_config)) * width)
+
+    def num_parts(self, model_config):
+        """Rows of the table of parts: those of the words themselves and the buckets; 0 without parts."""
+        return model_config.vocab_size + self.buckets if self.buckets else 0
 
     @property
     def uses_paths(self):
@@ -110,6 +122,7 @@ class WordVectors(Task):
     """
 
     shown = ("loss", "similarity", "analogy")
+    _parts = None  # (counts, the `Subwords` of them)
 
     def tokenizer_options(self, tokenizer):
         c = self.config
@@ -130,8 +143,10 @@ class WordVectors(Task):
     def head(self, model):
         c, size, objective = self.config, model.config.vocab_size, self.objective(model)
         if objective == "glove":
+            if c.buckets:
+                raise Refusal("GloVe has no parts of words: leave out buckets, or take --model=word2vec.")
             return CooccurrenceHead(size, model.sides, c.x_max, c.alpha, name="head")
-        return WindowHead(size, objective, 0 if c.uses_paths else c.negatives, name="head")
+        return WindowHead(size, objective, 0 if c.uses_paths else c.negatives, c.num_parts(model.config), name="head")
 
     # From a text to batches
 
@@ -143,9 +158,28 @@ class WordVectors(Task):
         counts = self._counts(model)
         if self.objective(model.without_head()) == "glove":
             return cooccurrence.CooccurrenceBatches(_counted(data, counts, tokenizer.eos_id, self.config.window), layout)
-        return pairs.WindowBatches(
+        batches = pairs.WindowBatches(
             data, layout, counts, tokenizer.eos_id, self._window_options(model), paths=self._paths(counts)
         )  # fmt: skip
+        if not self.config.buckets:
+            return batches
+        model.without_head().embeddings.trainable = False  # it is made of the parts
+        return subwords.SubwordBatches(batches, self._subwords(tokenizer, counts), counts)
+
+    def _subwords(self, tokenizer, counts):
+        """Made once a text: cutting all words into parts takes as long as many steps."""
+        if self._parts is None or not np.array_equal(self._parts[0], counts):
+            c = self.config
+            self._parts = counts, subwords.Subwords(tokenizer.vocabulary, counts, c.buckets, c.minn, c.maxn)
+        return self._parts[1]
+
+    def compose(self, model, tokenizer, counts):
+        """Makes the vectors of words of their parts: what is judged, served and saved."""
+        table = model.without_head().embeddings.numpy().copy()
+        for start, vectors in self._subwords(tokenizer, counts).means(model.head.parts.numpy()):
+            table[start : start + len(vectors)] = vectors
+        table[counts == 0] = 0
+        model.without_head().embeddings.assign(table)
 
     def _paths(self, counts):
         return pairs.huffman_paths(counts) if self.config.uses_paths else None
@@ -168,6 +202,8 @@ class WordVectors(Task):
         counts = self._counts(model)
         if not counts.any():
             raise Refusal("These word vectors were not trained yet: their head knows no words.")
+        if self.config.buckets:
+            self.compose(model, tokenizer, counts)
         part = data if max_tokens is None else data[:max_tokens]
         if self.objective(model.without_head()) == "glove":
             with tempfile.TemporaryDirectory() as directory:

@@ -11,6 +11,7 @@ from tests import foreign_models, programs
 from zoo import bundle as bundles
 from zoo.config import Refusal
 from zoo.convert import fasttext, vector_files
+from zoo.data import subwords
 
 WORDS = ["the", "naïve", "世界", "a_b", ".", "zwei\u00a0drei"]
 VECTORS = np.random.default_rng(3).normal(size=(6, 5)).astype(np.float32)
@@ -206,9 +207,9 @@ def test_a_model_of_fasttext_by_brute_force(tmp_path, monkeypatch):
 
 
 def test_the_hash_and_the_parts_are_the_published_ones():
-    assert fasttext.hashed([b"a", b"foobar", b""]).tolist() == [0xE40C292C, 0xBF9CF968, 0x811C9DC5]  # FNV-1a's test vectors
-    assert fasttext.parts_of(b"ab", 1, 2) == [b"<a", b"a", b"ab", b"b", b"b>"]  # no mark alone
-    assert fasttext.parts_of(b"ab", 0, 0) == fasttext.parts_of(b"</s>", 3, 6) == []
+    assert subwords.hashed([b"a", b"foobar", b""]).tolist() == [0xE40C292C, 0xBF9CF968, 0x811C9DC5]  # FNV-1a's test vectors
+    assert subwords.parts_of(b"ab", 1, 2) == [b"<a", b"a", b"ab", b"b", b"b>"]  # no mark alone
+    assert subwords.parts_of(b"ab", 0, 0) == subwords.parts_of(b"</s>", 3, 6) == []
 
 
 def test_models_of_fasttext_that_are_refused(tmp_path):

@@ -105,6 +105,16 @@ def test_sums_come_in_order_and_once(tmp_path):
     np.testing.assert_array_equal(total, np.bincount(keys, weights)[found])
 
 
+def test_there_are_no_more_files_than_a_process_may_open(tmp_path, monkeypatch):
+    one = counted(text(), tmp_path / "one", window=4)
+    monkeypatch.setattr("zoo.data.cooccurrence.PAIRS_A_FILE", 1)
+    monkeypatch.setattr("zoo.data.cooccurrence.MOST_FILES", 5)
+    five = counted(text(), tmp_path / "five", window=4)
+    assert len(one.num_ordered) == 1 and len(five.num_ordered) == 5 and five.num_pairs == one.num_pairs
+    together = np.sort(np.concatenate([five.records(number) for number in range(5)]), order=["row", "column"])
+    np.testing.assert_array_equal(together, one.records(0))
+
+
 class TestBatches:
     def made(self, tmp_path, monkeypatch, seed=3, rows=3, length=7):
         monkeypatch.setattr("zoo.data.cooccurrence.PAIRS_A_FILE", 300)  # several files for a small text
