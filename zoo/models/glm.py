@@ -94,11 +94,17 @@ class GLMConfig(Config):
     presets: ClassVar = {
         "tiny": dict(vocab_size=128, max_length=24, num_layers=2, num_heads=2, hidden_dim=12),
         # Turned positions learn from a small text sooner than tables of them (benchmarks/LOG.md).
-        "default": dict(position="rotary_2d"),
+        "default": dict(position="rotary_2d", rotary_theta=100.0, num_layers=2),
         **{name: dict(zip(SIZE, sizes, strict=True), dropout=0.1) for name, sizes in SIZES.items()},
         **GENERATIONS,
     }
-    preset_recipes: ClassVar = {"tiny": dict(seq_length=24)}
+    preset_recipes: ClassVar = {
+        "tiny": dict(seq_length=24),
+        # Mostly single words, many of them in a window: a small text teaches to fill such blanks (benchmarks/LOG.md).
+        "default": dict(
+            steps=2_000, set=("weights=0,0,0.3,0.7", "rate=0.45", "mean_length=0.5", "suffix_rate=0.5"),
+        ),
+    }  # fmt: skip
 
     def validate(self):
         self.require_positive("vocab_size", "max_length", "num_layers", "num_heads", "hidden_dim", "epsilon")
