@@ -93,8 +93,8 @@ class WordVectorsConfig(TaskConfig):
         self.require(1 <= self.minn <= self.maxn, f"minn must be from 1 to maxn, got minn {self.minn} and maxn {self.maxn}.")
         self.require(
             self.buckets or (self.minn, self.maxn) == (type(self).minn, type(self).maxn),
-            f"minn={self.minn} and maxn={self.maxn} cut words into parts, and buckets=0 leaves parts out; give buckets besides, "
-            "such as buckets=200000.",
+            f"minn={self.minn} and maxn={self.maxn} cut words into parts, and buckets=0 leaves parts out; give buckets "
+            "besides, such as buckets=200000.",
         )
         self.require(self.alpha >= 0, f"alpha must not be negative, got {self.alpha}.")
 

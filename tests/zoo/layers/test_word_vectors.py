@@ -121,7 +121,8 @@ def test_scores_of_windows_are_a_band_of_a_product(window, length):
         tape.watch(tensors)
         scores = window_scores(*tensors)
     product = outputs @ hidden.transpose(0, 2, 1)
-    np.testing.assert_allclose(scores, [[row[t : t + 2 * window + 1] for t, row in enumerate(of)] for of in product], atol=1e-12)
+    band = [[row[t : t + 2 * window + 1] for t, row in enumerate(table)] for table in product]
+    np.testing.assert_allclose(scores, band, atol=1e-12)
     expected = table_of(upstream) @ hidden, table_of(upstream).transpose(0, 2, 1) @ outputs
     for gradient, value in zip(tape.gradient(scores, tensors, upstream), expected, strict=True):
         np.testing.assert_allclose(gradient, value, atol=1e-12)
