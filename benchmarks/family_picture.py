@@ -3,7 +3,7 @@
     python -m benchmarks.family_picture --to=docs/images/families.svg
 
 It draws what stands in the table "Default runs" of docs/figures.md, so no figure is written twice. Where a row's bits per byte
-are "of" something, words that were taken out of the text, its dot is hollow: such a model has seen what stands behind them, too.
+are "of" something, words taken out of the text, its dot is hollow: such a model has seen what stands behind them, too.
 """
 
 import argparse
