@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tests import exports, programs, tiny_models, tiny_tasks
+from trainers.engine import initial
 from zoo import likelihood
 from zoo.api import Loaded, load
 from zoo.bundle import Bundle
@@ -219,6 +220,16 @@ def test_words_and_models_that_cannot_fill_a_pattern_are_refused():
     with pytest.raises(Refusal, match="The model has 257 rows for tokens, and a blank needs 262: begin with a model that was"):
         task.limit_ids(tiny_models.create("glm", vocab_size=257), BYTES)
     assert way_of(tiny_models.create("glm", position="rotary", head_dim=4)) == "continuation"  # ChatGLM2 and later
+
+
+def test_a_masked_language_model_keeps_its_head(tmp_path):
+    made = exports.made("bert", "masked_lm")
+    Bundle(made.model, made.tokenizer, made.task, {}).save(tmp_path / "before")
+    _, tokenizer, task = filled("bert")
+    model = task.assemble(type(made.model.backbone)(made.model.config)).build_from_ids()
+    assert initial.assign(model, tokenizer, tmp_path / "before").endswith(", its head too")
+    batch = batch_of(model, tokenizer, task, TEXTS)
+    np.testing.assert_allclose(task.forward(model, batch)[0], task.forward(made.model, batch)[0], rtol=1e-5, atol=1e-5)
 
 
 def test_a_trained_model_is_fine_tuned_and_judged(tmp_path, monkeypatch, capfd):
