@@ -26,7 +26,7 @@ from zoo.serving.model_card import model_card
 from zoo.serving.ops import check_ops
 from zoo.serving.proof import proving
 from zoo.serving.simplify import simplify
-from zoo.serving.weights import at_precision, stored_weights
+from zoo.serving.weights import at_precision, handle_of, stored_weights
 from zoo.signatures import given
 from zoo.signatures.drafting import Draft, parsed_draft
 
@@ -86,9 +86,11 @@ def export_saved_model(
 
 def _save(path, weights, tokenizer, functions):
     module = tf.Module()
-    known = {id(weight) for weight in weights}
+    captured = {id(tensor) for function in functions.values() for tensor in function.captured_inputs}
+    read = [weight for weight in weights if id(handle_of(weight)) in captured]  # not what only training needs
+    known = {id(weight) for weight in read}
     tables = {id(table): table for function in functions.values() for table in function.variables if id(table) not in known}
-    module.weights = [*weights, *tables.values()]  # a signature may have laid a weight out in its own way
+    module.weights = [*read, *tables.values()]  # a signature may have laid a weight out in its own way
     module.tokenizer = tokenizer
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # a server never differentiates
     try:
