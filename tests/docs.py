@@ -50,7 +50,7 @@ RUN, TOKENS_OF_A_QUESTION = "trainers.run", 128
 # Flags of a run that the tiny settings replace, and those that make a command one for other machines or other hours.
 REPLACED = ("steps", "batch_size", "seq_length", "preset", "warmup_steps", "export", "noexport", "eval_tokens")
 ELSEWHERE = ("num_workers", "strategy", "profile", "grad_accumulation")
-ABSENT = {"RUN", "smollm2"}  # what a page names and the scratch directory does not have
+ABSENT = {"RUN", "smollm2"}  # what a page names and the scratch directory does not have, or with another model's weights
 
 
 def pages():
