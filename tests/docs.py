@@ -41,6 +41,7 @@ NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 BUNDLES = (
     ("minilm", "bert", "minilm_l6"),
     ("mine", "bert", "minilm_l6"),
+    ("smollm2", "gpt", "default"),
     ("runs/spans", "t5", "default"),
     ("runs/glm/latest", "glm", "default"),
     ("vectors", "word2vec", "default"),
@@ -49,7 +50,7 @@ RUN, TOKENS_OF_A_QUESTION = "trainers.run", 128
 # Flags of a run that the tiny settings replace, and those that make a command one for other machines or other hours.
 REPLACED = ("steps", "batch_size", "seq_length", "preset", "warmup_steps", "export", "noexport", "eval_tokens")
 ELSEWHERE = ("num_workers", "strategy", "profile", "grad_accumulation")
-ABSENT = {"RUN", "smollm2"}  # what a page names and the scratch directory does not have
+ABSENT = {"RUN", "smollm2"}  # what a page names and the scratch directory does not have, or with another model's weights
 
 
 def pages():
@@ -375,7 +376,7 @@ def _begin(directory):
     """The bundles that the pages begin runs with, from tiny models with real weights."""
     arguments = ["--model=bert", "--preset=tiny", "--steps=2", "--seq_length=256", "--batch_size=2", "--eval_tokens=200"]
     run_one([RUN, *arguments, "--noexport", "--model_dir=begun"], directory)
-    for name in ("minilm", "mine"):
+    for name in ("minilm", "mine", "smollm2"):
         (directory / name).symlink_to("begun/bundle")
     arguments = ["--model=word2vec", "--preset=tiny", "--steps=2", "--eval_tokens=200", "--noexport", "--model_dir=begun_words"]
     run_one([RUN, *arguments], directory)

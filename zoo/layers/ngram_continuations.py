@@ -4,10 +4,9 @@ once: for a draft, whose every token must cost next to nothing.
     history "the end of"    longest known: "end of" -> "the"      then "of the" -> "list"      then ...
 
 A *state* is a history that something follows: a node of the tables of one order. Which word is likeliest behind it, and which
-state that word leads to, does not change, so both are kept; a draft of K tokens is one look-up of a history and K steps from
-state to state.
+state that word leads to, does not change. So the K words that follow a state are known beforehand; a draft is one look-up.
 
-Shape letters: R rows (histories), K words of a draft, S states, M n-grams of one order, V vocabulary.
+Shape letters: R rows (histories), K words of a draft, S states, W states with a draft, M n-grams of one order, V vocabulary.
 """
 
 import keras
@@ -24,7 +23,8 @@ class Continuations(keras.layers.Layer):
 
     A draft of which less is expected than what it costs is not made.
 
-    Weights, all of them non-trainable: `words` and `following` int32 (S,), and `lengths` uint8 (S,).
+    Weights, both non-trainable: `drafts` int32 (S,), which draft a state has, 0 for none, and -1 where nothing follows; and
+    `words` int32 (W + 1, K).
 
     Args:
         tables: the `BackoffTables` or `PackedTables` of a fitted model of order 2 or more.
@@ -33,7 +33,7 @@ class Continuations(keras.layers.Layer):
 
     Call:
         token_ids int32 (R, n - 1) -> int32 (R, K), the words that follow, and int32 (R,), how long the history was that they
-        were found behind; 0 for no draft.
+        were found behind; zeros for no draft.
 
     Example:
         >>> import numpy as np
@@ -47,26 +47,30 @@ class Continuations(keras.layers.Layer):
 
     def __init__(self, tables, num_words, least, name="continuations", **kwargs):
         super().__init__(name=name, trainable=False, **kwargs)
-        self.tables, self.num_words = tables, num_words
-        self.history = tables.order - 1
-        self._first, words, probs, following, lengths = _states(tables)
-        expected = np.zeros_like(probs)
+        self.tables, self.history = tables, tables.order - 1
+        self._first, words, probs, following = _states(tables)
+        expected, state = np.zeros_like(probs), np.arange(len(words))
         for _ in range(num_words):
             expected = probs * (1 + expected[following])
-        lengths = np.where(expected >= least, lengths, 0).astype(np.uint8)
-        made = [self._kept(*one) for one in (("words", words), ("following", following), ("lengths", lengths))]
-        self.words, self.following, self.lengths = made
+        worth = (expected >= least) & (words >= 0)
+        numbers, state, columns = np.where(words >= 0, 0, -1), state[worth], []
+        numbers[worth] = 1 + np.arange(len(state))
+        for _ in range(num_words):
+            columns.append(np.maximum(words[state], 0))
+            state = following[state]
+        self.drafts = self._kept("drafts", numbers)
+        self.words = self._kept("words", np.pad(np.stack(columns, 1), ((1, 0), (0, 0))))
         self.built = True
 
     def _kept(self, name, values):
-        weight = self.add_weight(values.shape, "zeros", values.dtype.name, trainable=False, autocast=False, name=name)
+        weight = self.add_weight(values.shape, "zeros", "int32", trainable=False, autocast=False, name=name)
         weight.assign(values)
         return weight
 
     @property
     def num_bytes(self):
         """Bytes of all that a graph reads."""
-        read = [self.words, self.following, self.lengths]
+        read = [self.drafts, self.words]
         for keys in self.tables.keys[2 : self.history + 1]:
             read += keys if isinstance(keys, tuple) else [keys]
         return sum(int(np.prod(weight.shape)) * np.dtype(weight.dtype).itemsize for weight in read)
@@ -77,15 +81,12 @@ class Continuations(keras.layers.Layer):
         token_ids = ops.cast(token_ids, "int32")
         known = ops.where(token_ids < self.tables.vocab_size, token_ids, -1)
         nodes = self.tables.walk(known, None, self.history)
-        state = ops.full_like(nodes[0][:, -1], self.tables.vocab_size)  # the state that nothing follows
-        for first, node in zip(self._first, nodes, strict=True):
-            longer = first + node[:, -1]
-            state = ops.where(ops.take(self.words, longer) >= 0, longer, state)
-        lengths, words = ops.cast(ops.take(self.lengths, state), "int32"), []
-        for _ in range(self.num_words):
-            words.append(ops.take(self.words, state))
-            state = ops.take(self.following, state)
-        return ops.maximum(ops.stack(words, axis=-1), 0), lengths
+        state = ops.stack([first + node[:, -1] for first, node in zip(self._first, nodes, strict=True)], axis=-1)
+        drafts = ops.take(self.drafts, state, axis=0)
+        lengths = ops.where(drafts >= 0, np.arange(1, self.history + 1, dtype=np.int32), 0)
+        longest = ops.max(lengths, axis=-1)
+        draft = ops.sum(ops.where((lengths == longest[:, None]) & (drafts > 0), drafts, 0), axis=-1)
+        return ops.take(self.words, draft, axis=0), ops.where(draft > 0, longest, 0)
 
 
 def _states(tables):
@@ -93,12 +94,11 @@ def _states(tables):
 
     Returns:
         The state of the first history of each length; and of each state the likeliest word, -1 where nothing follows, its
-        probability, the state that it leads to, and the length of the history.
+        probability, and the state that it leads to.
     """
     order, base, nothing = tables.order, tables.vocab_size + 1, tables.vocab_size
     sizes = [size + 1 for size in tables.num_ngrams[:-1]]
     first = [0, *np.cumsum(sizes).tolist()]
-    lengths = np.repeat(np.arange(1, order), sizes)
     words, probs = np.full(first[-1], -1, np.int32), np.zeros(first[-1], np.float32)
     ngrams, best = {n: tables.arrays(n) for n in range(2, order + 1)}, {}
     for n, (keys, logs) in ngrams.items():
@@ -117,7 +117,7 @@ def _states(tables):
             states = np.where(words[own] >= 0, own, states)
         following[first[n - 2] + prefixes[best[n]]] = states[best[n]]
         state_of, without_oldest = np.append(states, nothing), np.append(shorter, sizes[n - 2] - 1)
-    return first[:-1], words, probs, following, lengths
+    return first[:-1], words, probs, following
 
 
 def _likeliest(prefixes, log_probs):

@@ -36,8 +36,8 @@ NEAR = 1e-4
 DRAFT_TOKENS = 5
 # A row whose draft fails tries the next one so many tokens later; then twice as many, and so on up to the longest wait.
 WAIT, LONGEST_WAIT = 2, 32
-# So many tokens of a draft must be expected to stay: a pass over six costs 1.74 x one over one.
-LEAST_EXPECTED = 0.75
+# So many tokens of an n-gram model's draft must be expected to stay: a pass over six tokens pays from 0.74 on.
+LEAST_EXPECTED = 1.0
 
 
 class Draft(NamedTuple):
