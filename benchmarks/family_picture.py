@@ -2,7 +2,8 @@
 
     python -m benchmarks.family_picture --to=docs/images/families.svg
 
-It draws what stands in the table "Default runs" of docs/figures.md, so no figure is written twice.
+It draws what stands in the table "Default runs" of docs/figures.md, so no figure is written twice. Where a row's bits per byte
+are "of" something, words taken out of the text, its dot is hollow: such a model has seen what stands behind them, too.
 """
 
 import argparse
@@ -21,19 +22,21 @@ LEAST_AREA = 12.0
 
 
 class Run(NamedTuple):
-    """A row of the table: a name, parameters, bits per byte on the test split, seconds to train and judge."""
+    """A row of the table: a name, parameters, bits per byte on the test split, seconds to train and judge, and whether only
+    words that were taken out were scored."""
 
     name: str
     num_params: int
     bits_per_byte: float
     seconds: float
+    hollow: bool = False
 
 
 def runs(text):
     """The `Run`s of the rows of a page that have bits per byte, parameters and a time.
 
     >>> runs("| `python -m trainers.run --model=gpt` | 1,334,016 | 1.635 bits per byte | 1.683 | 3m31s (4m10s), alone |")
-    [Run(name='gpt', num_params=1334016, bits_per_byte=1.635, seconds=211)]
+    [Run(name='gpt', num_params=1334016, bits_per_byte=1.635, seconds=211, hollow=False)]
     """
     found = []
     for line in text.splitlines():
@@ -43,7 +46,7 @@ def runs(text):
         minutes, seconds = TIME.search(cells[4]).groups()
         num_params = int(re.match(r"[\d,]+", cells[1])[0].replace(",", ""))
         found.append(Run(" ".join(FLAG.findall(cells[0])), num_params, float(SCORE.match(cells[2])[1]),
-                         60 * int(minutes or 0) + int(seconds)))  # fmt: skip
+                         60 * int(minutes or 0) + int(seconds), " of " in cells[2]))  # fmt: skip
     return found
 
 
@@ -68,15 +71,21 @@ def draw(chosen, path):
         axes = picture.add_subplot()
         for run in chosen:
             area = max(AREA * run.num_params, LEAST_AREA)
-            axes.scatter([run.seconds], [run.bits_per_byte], s=area, color=DOT, alpha=0.75, linewidths=0)
-            right = run.seconds < 10  # on which side there is room
+            face = "none" if run.hollow else DOT
+            axes.scatter(
+                [run.seconds], [run.bits_per_byte], s=area, facecolors=face, edgecolors=DOT, alpha=0.75, linewidths=1.5
+            )
+            right = run.seconds < 10 or run.hollow  # on which side there is room
             shift = (area**0.5 / 2 + 5) * (1 if right else -1)
             axes.annotate(
                 label(run), (run.seconds, run.bits_per_byte), xytext=(shift, 0), textcoords="offset points",
                 ha="left" if right else "right", va="center",
             )  # fmt: skip
+        if any(run.hollow for run in chosen):
+            note = "hollow: only words taken out, both sides seen"
+            axes.annotate(note, (1, 1), xycoords="axes fraction", ha="right", va="top", fontsize=9)
         axes.set_xscale("log")
-        axes.set_xlim(0.5, 1_000)
+        axes.set_xlim(0.5, 3_000)
         axes.margins(y=0.15)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_xlabel("seconds to train and judge, two CPU cores")

@@ -42,6 +42,7 @@ BUNDLES = (
     ("minilm", "bert", "minilm_l6"),
     ("mine", "bert", "minilm_l6"),
     ("runs/spans", "t5", "default"),
+    ("runs/glm/latest", "glm", "default"),
     ("vectors", "word2vec", "default"),
 )
 RUN, TOKENS_OF_A_QUESTION = "trainers.run", 128

@@ -44,12 +44,14 @@ TUNED = {
     "lora": tuning.TuningConfig(lora_rank=2, lora_alpha=2.0, layer_decay=0.5),
     "frozen": tuning.TuningConfig(freeze="1", layer_decay=0.5, l1=0.01),
 }  # fmt: skip
+# Classification by filling a pattern, with words that the vocabulary has.
+PATTERN = dict(pattern="{text} is {label}.", verbalizers="no=bad thing,perhaps=so,yes=good")
 
 
 def cases():
-    """`model:task` of each pair, and `model:task:way` of what is trained in part."""
+    """`model:task` of each pair, and `model:task:way` of what is trained in part, or by a pattern."""
     pairs = [f"{name}:{task}" for name in MODELS.names() for task in tasks_of(MODELS.config(name)) if task in EXAMPLES]
-    return [*pairs, *(f"gpt:classification:{way}" for way in TUNED)]
+    return [*pairs, *(f"gpt:classification:{way}" for way in TUNED), "glm:classification:pattern"]
 
 
 def create(case):
@@ -57,14 +59,16 @@ def create(case):
     name, task_name, *way = case.split(":")
     keras.utils.set_random_seed(7)
     examples, task_class = EXAMPLES[task_name], TASKS.get(task_name)
-    task = task_class(task_class.config_class(**FIELDS[task_name]))
+    filled = way == ["pattern"]
+    task = task_class(task_class.config_class(**FIELDS[task_name], **(PATTERN if filled else {})))
     task.inspect(examples)
     tokenizer = create_tokenizer("wordpiece", [text for example in examples for text in task.texts(example)] * 3, 90)
-    fields = {**task.model_fields(tokenizer), "dropout": 0.0, "max_length": LAYOUT.seq_length}
+    of_blanks = TASKS.get("blank_infilling")().model_fields(tokenizer) if filled else {}
+    fields = {**task.model_fields(tokenizer), **of_blanks, "dropout": 0.0, "max_length": LAYOUT.seq_length}
     config = MODELS.config(name).preset("tiny")
     model = task.assemble(MODELS.get(name)(config.replace(**{k: v for k, v in fields.items() if k in config.field_names()})))
     model.build_from_ids()
-    settings = TUNED[way[0]] if way else tuning.TuningConfig()
+    settings = TUNED[way[0]] if way and not filled else tuning.TuningConfig()
     tuning.begin(model, settings)
     data = task.encode(examples, tokenizer, LAYOUT)
     return task, model, task.training_batches(data, model, tokenizer, LAYOUT), settings

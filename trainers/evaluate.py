@@ -308,8 +308,9 @@ def _judge_few_shot(directory):
     """Prints the scores of classification by likelihood with --shots examples, a JSON object a split."""
     import tfds_configs
     from trainers import few_shot
+    from zoo.data.patterns import Pattern
 
-    pattern = few_shot.Pattern(FLAGS.pattern)
+    pattern = Pattern(FLAGS.pattern)
     if not (FLAGS.data_path or FLAGS.dataset):
         raise Refusal("--shots needs examples with a text and a label; say where they are with --data_path or --dataset.")
     source = tfds_configs.get(FLAGS.dataset or "local_text", FLAGS.data_path)

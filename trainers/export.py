@@ -27,8 +27,10 @@ def main():
         import tensorflow  # noqa: F401
 
     import zoo
+    from zoo.export import loaded_draft
 
     loaded = zoo.load(directory)
+    draft = loaded_draft(draft, loaded.tokenizer)
     target = Path(FLAGS.export_dir) if FLAGS.export_dir else directory.parent / "export"
     if FLAGS.export_format == "ctranslate2":
         return _translator(target, loaded)
@@ -52,6 +54,8 @@ def main():
         with program.quiet():
             path = loaded.export(parent, version=FLAGS.version, precision=FLAGS.export_precision, xla=xla, draft=draft)
         print(written(path, loaded.model.registered_name, xla))
+        if draft is not None:
+            print(f"Draft: {draft.described()}")
     print(f"{time.perf_counter() - start:.1f} s in all")
     if FLAGS.export_precision != "float32":
         print(_quality(directory, loaded, FLAGS.export_precision))
@@ -64,7 +68,7 @@ def _draft():
     for assignment in FLAGS.set:
         key, equals, asked = assignment.partition("=")
         if key != "draft" or not equals:
-            raise Refusal(f"--set of an export takes draft=none or draft=ngram:N, got {assignment!r}.")
+            raise Refusal(f"--set of an export takes draft=none, draft=ngram:N or draft=ngram:DIR, got {assignment!r}.")
     return asked
 
 

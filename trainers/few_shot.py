@@ -4,12 +4,11 @@ Every example becomes a text by a pattern, `{text} It was {label}.`. The model r
 shots, and then the text in question; the label whose word is likeliest is its answer (Brown et al. 2020, section 2.4).
 """
 
-import re
-
 import numpy as np
 
 from zoo import metrics
 from zoo.config import Refusal
+from zoo.data import patterns
 
 BETWEEN = "\n\n"  # between two examples
 SCORES = ("accuracy", "accuracy_normalized", "calibration_error", "brier")
@@ -21,14 +20,8 @@ def label_words(labels, given):
     Raises:
         Refusal: a label that no example has, or two with one word.
     """
-    words = {label: label for label in labels}
-    for item in given:
-        label, equals, word = item.partition("=")
-        if not equals or label not in words or not word:
-            raise Refusal(f"--label_words has {item!r}; each is label=word, with a label among {', '.join(map(repr, labels))}.")
-        words[label] = word
-    if len(set(words.values())) < len(words):
-        raise Refusal("--label_words gives two labels one word; they could not be told apart.")
+    words = {label: label for label in labels} | patterns.label_words(labels, given)
+    patterns.require_distinct(words)
     return words
 
 
@@ -40,33 +33,6 @@ def labelled(examples):
         if not isinstance(label, str | int | float) or not str(label).strip():
             raise Refusal(f"Example {number} has no label; each must have one, in the field or column `label`.")
     return [{**example, "label": str(example["label"])} for example in examples]
-
-
-class Pattern:
-    """How an example is written as text: `Pattern("{text} It was {label}.")`.
-
-    Args:
-        text: the fields of an example in braces, and `{label}` once. `\\n` stands for a line's end.
-
-    Raises:
-        Refusal: `{label}` is not there once.
-    """
-
-    def __init__(self, text):
-        parts = text.replace("\\n", "\n").split("{label}")
-        if len(parts) != 2:
-            raise Refusal(f"--pattern must have {{label}} once, where the label's word stands, got {text!r}.")
-        self._before, self._behind = parts
-
-    def parts(self, example):
-        """What stands before and behind the label's word. Raises Refusal for a field that the example does not have."""
-
-        def value(match):
-            if match[1] not in example:
-                raise Refusal(f"--pattern names the field {match[1]!r}; an example has {', '.join(sorted(example))}.")
-            return str(example[match[1]]).strip()
-
-        return tuple(re.sub(r"\{(\w+)\}", value, part) for part in (self._before, self._behind))
 
 
 def shots(examples, count, seed):

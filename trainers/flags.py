@@ -220,7 +220,7 @@ def define_export():
     flags.DEFINE_integer("version", None, "Its number, above all that are there. [the next one]", lower_bound=1)
     flags.DEFINE_enum("export_precision", "float32", ("float32", "bfloat16", "int8"), "Of the stored weights.")
     flags.DEFINE_multi_string(
-        "set", [], "draft=ngram:4 guesses tokens ahead where a text repeats itself: the same text sooner."
+        "set", [], "draft=ngram:4, or draft=ngram:RUN of an n-gram model, guesses tokens ahead: the same text sooner."
     )
     flags.DEFINE_bool("export_xla", False, "Besides, in export_xla/, a version for servers that were started with XLA.")
     flags.DEFINE_enum("export_format", "saved_model", ("saved_model", "litert", "onnx", "ctranslate2"), "Kind of file.")
@@ -283,7 +283,7 @@ def define_generation():
     )
     flags.DEFINE_float("repetition_penalty", 1.0, "Above 1 makes tokens that are there already less likely.", lower_bound=0.0)
     flags.DEFINE_integer("no_repeat_ngram", 0, "No n-gram of so many tokens comes twice; 0 for any.", lower_bound=0)
-    flags.DEFINE_string("draft", "none", "ngram:4 guesses tokens ahead where a text repeats itself: the same text sooner.")
+    flags.DEFINE_string("draft", "none", "ngram:4, or ngram:RUN of an n-gram, guesses tokens ahead: the same text sooner.")
     flags.DEFINE_integer("num_beams", None, "Search the likeliest text with so many beams, instead of sampling.", lower_bound=1)
     flags.DEFINE_float("length_penalty", 0.6, "Of the search: 0 compares plain probabilities.", lower_bound=0.0)
     flags.DEFINE_enum(

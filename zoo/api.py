@@ -8,12 +8,11 @@ import tensorflow as tf
 from zoo import bundle as bundles
 from zoo import decoding, explanation, layerwise
 from zoo.config import Refusal, nearest
-from zoo.export import export_saved_model
+from zoo.export import export_saved_model, loaded_draft
 from zoo.registry import MODELS
 from zoo.serving.c_api import plainly
 from zoo.serving.stream_client import until
 from zoo.signatures import given
-from zoo.signatures.drafting import parsed_draft
 from zoo.signatures.generation import OPTIONS, generation, in_range
 
 
@@ -58,7 +57,7 @@ class Loaded:
         self.bundle, self.model, self.tokenizer = bundle, bundle.model, bundle.tokenizer
         self.task, self._spelling = bundle.task, bundle.task.spelling(bundle.tokenizer)
         self._signatures = self._next_logits = None
-        self._generations = {}
+        self._generations, self._drafts = {}, {}
 
     @property
     def signatures(self):
@@ -91,8 +90,9 @@ class Loaded:
             no_repeat_ngram: no n-gram of so many tokens comes twice; 0 is off.
             stop: a string; the continuation ends before it.
             draft: "ngram:4" guesses what follows the last 4 tokens, or fewer, where they stood before, and lets one pass judge
-                5 such tokens: the same text sooner, where a text repeats itself (`zoo/signatures/drafting.py`). Prompts are
-                then answered one by one.
+                5 such tokens: the same text sooner, where a text repeats itself (`zoo/signatures/drafting.py`).
+                "ngram:runs/ngram/latest" asks that n-gram model besides, of the same vocabulary. Prompts are then answered
+                one by one.
 
         Returns:
             The prompt with its continuation, or the other text alone: a string, or a list of strings for a list.
@@ -106,7 +106,7 @@ class Loaded:
         fixed = dict(min_p=min_p, repetition_penalty=repetition_penalty, no_repeat_ngram=no_repeat_ngram)
         self._check("generate", "prompt", prompts)
         options, fixed = in_range(**options), in_range(**fixed)
-        asked, draft = draft, parsed_draft(draft)
+        asked, draft = draft, self._draft(draft)
         if draft is not None and count > 1:
             return [self.generate(text, **options, **fixed, stop=stop, draft=asked) for text in prompts]
         kept = prompts if self.goes_on else [""] * count  # what a text that is written begins with
@@ -119,6 +119,14 @@ class Loaded:
             kept = [_spelt(begun) for begun in kept]
             texts = [begun + "".join(until([text[len(begun) :]], stop)) for begun, text in zip(kept, texts, strict=True)]
         return texts[0] if one else texts
+
+    def _draft(self, asked):
+        """The `Draft` that a string asks for, or None. What was loaded once is kept."""
+        if not isinstance(asked, str):
+            return loaded_draft(asked, self.tokenizer)
+        if asked not in self._drafts:
+            self._drafts[asked] = loaded_draft(asked, self.tokenizer)
+        return self._drafts[asked]
 
     @property
     def goes_on(self):

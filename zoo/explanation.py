@@ -134,7 +134,7 @@ def _question(model, tokenizer, task, text, target, contrast):
         raise Refusal("The text is empty; there is no token to explain an answer by.")
     name = task.registered_name
     if name == "classification" and not task.facts.pair:
-        return _ClassQuestion(model, tokenizer, task, ids, target, contrast)
+        return _ClassQuestion(model, tokenizer, task, text, target, contrast)
     if name == "language_modeling":
         return _NextQuestion(model, tokenizer, task, ids, target, contrast)
     what = "classifies pairs of texts" if name == "classification" else f"was made for {name}"
@@ -167,10 +167,10 @@ class _Question:
 class _ClassQuestion(_Question):
     """log p(class | text)."""
 
-    def __init__(self, model, tokenizer, task, ids, target, contrast):
+    def __init__(self, model, tokenizer, task, text, target, contrast):
         self.model, self.task, self.labels = model, task, task.facts.labels
-        self.frame = task.frame_for(model, tokenizer)
-        limit = task.facts.max_tokens or model.max_length
+        self.frame, limit, leads = task.reading(model, tokenizer, task.facts.max_tokens or model.max_length)
+        ids = np.array(tokenizer.encode(leads[0] + text), np.int32)
         room = len(ids) if limit is None else limit - self.frame.num_special()
         if len(ids) > room and task.config.overlong == "refuse":
             raise Refusal(f"The text has {len(ids)} tokens; this model takes at most {room}.")
@@ -188,7 +188,7 @@ class _ClassQuestion(_Question):
         if self.frame.segments:
             batch["segment_ids"] = np.zeros_like(token_ids)
         with _scaled(self.model, factors_BT):
-            return tf.nn.log_softmax(self.task.tempered(tf.cast(self.model(batch), tf.float32)))
+            return tf.nn.log_softmax(self.task.tempered(tf.cast(self.task.forward(self.model, batch)[0], tf.float32)))
 
     def _log_probs(self, label, ids_BT, factors_BT):
         return self._all(ids_BT, factors_BT)[:, self.labels.index(label)]
@@ -241,7 +241,9 @@ def _scaled(model, factors_BT):
 
     def scaled(*args, **kwargs):
         values = original(*args, **kwargs)
-        return values if kwargs.get("reverse") else model.scaled_tokens(values, factors_BT)
+        if kwargs.get("reverse") or len(values) != len(factors_BT):  # or of the words of classes, which are not text
+            return values
+        return model.scaled_tokens(values, factors_BT)
 
     setattr(owner, name, scaled)
     try:

@@ -15,6 +15,7 @@ from pathlib import Path
 import tensorflow as tf
 from google.protobuf.message import EncodeError
 
+from zoo import bundle as bundles
 from zoo.config import Refusal
 from zoo.files import remove_stale, staged
 from zoo.serving import deployment, golden
@@ -25,9 +26,9 @@ from zoo.serving.once import TokenizerOnce, passes_once
 from zoo.serving.ops import check_ops
 from zoo.serving.proof import proving
 from zoo.serving.simplify import simplify
-from zoo.serving.weights import at_precision, stored_weights
+from zoo.serving.weights import at_precision, handle_of, stored_weights
 from zoo.signatures import given
-from zoo.signatures.drafting import parsed_draft
+from zoo.signatures.drafting import Draft, parsed_draft
 
 
 def export_saved_model(
@@ -46,8 +47,7 @@ def export_saved_model(
         provenance: what the bundle says of the model's origin, for its card.
         precision: of the weights: one of `zoo.serving.weights.PRECISIONS`.
         xla: whether it is for a server that was started with XLA (`zoo/serving/compiled.py`); a stock server refuses it.
-        draft: how tokens are guessed ahead in `generate`, such as "ngram:4" (`zoo/signatures/drafting.py`); "none" for not at
-            all.
+        draft: how tokens are guessed ahead in `generate`, as `loaded_draft` takes it; "none" for not at all.
 
     Returns:
         The path of the new `<directory>/<version>`.
@@ -59,7 +59,7 @@ def export_saved_model(
         OSError: the directory cannot be written.
     """
     directory = Path(directory)
-    version, task = _next_version(directory, version), _with_draft(task, parsed_draft(draft), xla)
+    version, task = _next_version(directory, version), _with_draft(task, loaded_draft(draft, tokenizer), xla)
     with staged(directory, version) as path:
         remove_stale(directory, r"\d+")
         served = task.limit_ids(at_precision(model, precision, task), tokenizer)
@@ -87,9 +87,11 @@ def export_saved_model(
 
 def _save(path, weights, tokenizer, functions):
     module = tf.Module()
-    known = {id(weight) for weight in weights}
+    captured = {id(tensor) for function in functions.values() for tensor in function.captured_inputs}
+    read = [weight for weight in weights if id(handle_of(weight)) in captured]  # not what only training needs
+    known = {id(weight) for weight in read}
     tables = {id(table): table for function in functions.values() for table in function.variables if id(table) not in known}
-    module.weights = [*weights, *tables.values()]  # a signature may have laid a weight out in its own way
+    module.weights = [*read, *tables.values()]  # a signature may have laid a weight out in its own way
     module.tokenizer = tokenizer
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # a server never differentiates
     try:
@@ -100,6 +102,34 @@ def _save(path, weights, tokenizer, functions):
         raise Refusal(
             "The graph is larger than the 2 GB that a protocol buffer can hold; a smaller vocabulary makes smaller tables."
         ) from error
+
+
+def loaded_draft(draft, tokenizer):
+    """How tokens are guessed ahead (`zoo/signatures/drafting.py`), with the tables of an n-gram model where one is named.
+
+    Args:
+        draft: a string such as "ngram:4" or "ngram:runs/ngram/latest", "none" or None; or a `Draft`, which is returned.
+        tokenizer: of the model that is to be decoded.
+
+    Returns:
+        A `Draft`, or None.
+
+    Raises:
+        Refusal: the string says something else, or its directory holds another model or one of another vocabulary.
+    """
+    if isinstance(draft, Draft):
+        return draft
+    draft = parsed_draft(draft)
+    if draft is None or not draft.directory:
+        return draft
+    path = bundles.find(draft.directory)
+    fitted = bundles.load(path)
+    if fitted.tokenizer.digest() != tokenizer.digest():
+        raise Refusal(
+            f"{draft.directory} was fitted with another vocabulary than this model's; fit it on text with "
+            "--tokenizer=TOKENIZER, the directory tokenizer/ in this model's bundle."
+        )
+    return draft.with_model(fitted.model)
 
 
 def _with_draft(task, draft, xla):

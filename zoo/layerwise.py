@@ -229,8 +229,11 @@ def _row(model, tokenizer, task, text):
     if name == "masked_lm":
         batch, _ = holes(model, tokenizer, frame, tf.constant([text]))
         return batch, [tokenizer.mask_token] * batch["label_positions"].shape[1], None
-    if name != "language_modeling" and (name != "classification" or task.facts.pair):
-        raise Refusal(f"This model was made for {name}; its layers are shown for language models and classifiers of one text.")
+    if name != "language_modeling" and (name != "classification" or task.facts.pair or task.config.pattern):
+        raise Refusal(
+            f"This model was made for {name}; its layers are shown for language models and for classifiers of one text with a "
+            "head."
+        )
     ids = np.array(tokenizer.encode(text), np.int32)
     if not len(ids):
         raise Refusal("The text is empty; there is no token to look at.")

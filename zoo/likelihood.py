@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from zoo.config import Refusal
 from zoo.data.examples import padded
+from zoo.data.patterns import encoded, parted
 from zoo.signatures.fill_mask import token_logits
 
 
@@ -50,7 +51,7 @@ def log_probs(model, tokenizer, task, requests, batch_size=16):
         raise Refusal(f"A {model.registered_name} for {name} gives words no probabilities in a context; take a language model.")
     frame, rows, owners = task.frame(kind, tokenizer), [], []
     for number, (before, word, behind) in enumerate(requests):
-        made = make(model, tokenizer, frame, *_parted(before, word), behind)
+        made = make(model, tokenizer, frame, *parted(before, word), behind)
         rows += made
         owners += [number] * len(made)
     scorer = tf.function(lambda batch: score(model, batch), reduce_retracing=True, autograph=False)
@@ -76,16 +77,6 @@ def _batch(rows, tokenizer):
     return {name: tf.constant(values) for name, values in batch.items()}
 
 
-def _encoded(tokenizer, context, word):
-    """Ids of a context and of the word behind it, as they are when both are one text."""
-    begun = list(tokenizer.encode(context))
-    whole = list(tokenizer.encode(context + word))
-    ids = whole[len(begun) :] if whole[: len(begun)] == begun else list(tokenizer.encode(word))
-    if not ids:
-        raise Refusal(f"{word!r} has no token; give each label a word.")
-    return begun, ids
-
-
 def _fitting(model, begun, others, what):
     """The end of a context that there is room for beside some other tokens."""
     if model.max_length is None:
@@ -96,19 +87,13 @@ def _fitting(model, begun, others, what):
     return begun[max(len(begun) - room, 0) :]
 
 
-def _parted(before, word):
-    """A context and a word: a space between them belongs to the word, as tokenizers have it."""
-    stem = before.rstrip(" ")
-    return stem, before[len(stem) :] + word
-
-
 def _continued(model, tokenizer, frame, requests, batch_size):
     """The log-probabilities of a language model. Nothing is read twice: what all requests begin with goes into a state once,
     which is then repeated; and a row answers every request whose tokens it begins with."""
     rows = []
     for before, word, _ in requests:
-        context, word = _parted(before, word)
-        begun, ids = _encoded(tokenizer, context, word)
+        context, word = parted(before, word)
+        begun, ids = encoded(tokenizer, context, word)
         around = [*frame.before, *frame.after]
         begun = [*frame.before, *_fitting(model, begun, len(around) + len(ids) - 1, word), *frame.after]
         if not begun:
@@ -196,7 +181,7 @@ def _next_scores(model, batch):
 
 
 def _blank_rows(blank_ids, model, tokenizer, frame, context, word, behind):
-    begun, ids = _encoded(tokenizer, context, word)
+    begun, ids = encoded(tokenizer, context, word)
     after = [*tokenizer.encode(behind)]
     others = len(frame.before) + len(after) + len(ids) + 2  # the mask and `sop`
     begun = [*frame.before, *_fitting(model, begun, others, word + behind), blank_ids.mask, *after]
@@ -214,7 +199,7 @@ def _blank_scores(model, batch):
 
 
 def _masked_rows(model, tokenizer, frame, context, word, behind):
-    begun, ids = _encoded(tokenizer, context, word)
+    begun, ids = encoded(tokenizer, context, word)
     after = [*tokenizer.encode(behind), *frame.after]
     begun = [*frame.before, *_fitting(model, begun, len(frame.before) + len(ids) + len(after), word + behind)]
     rows = []

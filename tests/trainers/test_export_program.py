@@ -37,7 +37,7 @@ def bundles(tmp_path_factory):
             "ngram has tables and no matrices, which int8 could store; export it in float32.",
         ),
         ("ngram", ["--export_xla"], "ngram looks its numbers up in tables, which XLA cannot compile; leave --export_xla out."),
-        ("gpt", ["--set=dropout=0"], "--set of an export takes draft=none or draft=ngram:N, got 'dropout=0'."),
+        ("gpt", ["--set=dropout=0"], "--set of an export takes draft=none, draft=ngram:N or draft=ngram:DIR, got 'dropout=0'."),
         ("gpt", ["--set=draft=ngram:x"], "draft is none, or ngram:N for the last N tokens, 2 at least, that are looked up, or"),
         ("gpt", ["--export_format=litert", "--set=draft=ngram:4"], "--set is for --export_format=saved_model"),
         ("ngram", ["--set=draft=ngram:4"], "ngram cannot take a token back, as a draft needs it; leave draft out."),

@@ -11,9 +11,10 @@ from tests.programs import refusal
 from trainers import few_shot, pairs
 from zoo.bundle import Bundle
 from zoo.config import Refusal
+from zoo.data.patterns import Pattern
 
 TRAIN = [{"text": f"t{i}", "label": label} for i in range(4) for label in ("bad", "good")]
-PATTERN = few_shot.Pattern("{text} is {label}!")
+PATTERN = Pattern("{text} is {label}!")
 
 
 def test_shots_are_balanced_and_a_function_of_the_seed():
@@ -55,9 +56,9 @@ def test_scores_by_hand():
 def test_wrong_patterns_and_words_are_refused():
     for pattern in ("{text}", "{label} {label}"):
         with pytest.raises(Refusal, match="must have {label} once"):
-            few_shot.Pattern(pattern)
+            Pattern(pattern)
     with pytest.raises(Refusal, match="names the field 'txt'"):
-        few_shot.Pattern("{txt}{label}").parts(TRAIN[0])
+        Pattern("{txt}{label}").parts(TRAIN[0])
     for given, sentence in ((["bad"], "each is label=word"), (["no=x"], "each is label=word"), (["bad=good"], "one word")):
         with pytest.raises(Refusal, match=sentence):
             few_shot.label_words(["bad", "good"], given)

@@ -448,6 +448,16 @@ def test_a_smaller_precision_is_smaller_and_answers_nearly_the_same(name, task_n
     assert size < share * 4 * parameters
 
 
+def test_what_only_training_needs_is_not_exported():
+    """Of word vectors the table is served, a word a row and a word a column, and not the vectors of outputs."""
+    model, _, _ = exports.made("word2vec", "word_vectors")
+    variables = exports.directory("word2vec", "word_vectors") / "1" / "variables" / "variables"
+    stored = tf.train.load_checkpoint(str(variables)).get_variable_to_shape_map().values()
+    words, width = model.without_head().table().shape
+    assert sorted(shape for shape in stored if len(shape) == 2) == sorted([[words, width], [width, words]])
+    assert any(variable.path.endswith("/outputs") for variable in model.trainable_variables)
+
+
 @pytest.mark.parametrize(("name", "task_name"), [GPT, ("bert", "classification")])
 def test_a_version_for_servers_with_xla_is_compiled_and_answers_the_same(name, task_name, tmp_path):
     path = export_saved_model(tmp_path, *exports.made(name, task_name), xla=True)  # proved like any other

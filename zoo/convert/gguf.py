@@ -24,7 +24,7 @@ from zoo.tokenizers.special import NOTHING, Special
 # Their name of a way to cut words -> ours.
 WORDS = {
     "gpt-2": "gpt2", "olmo": "gpt2", "smollm": "digits", "llama-bpe": "llama3", "smaug-bpe": "llama3", "dbrx": "llama3",
-    "qwen2": "qwen2", "stablelm2": "qwen2",
+    "qwen2": "qwen2", "stablelm2": "qwen2", "chatglm-bpe": "llama3", "glm4": "llama3",
 }  # fmt: skip
 UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6  # the kinds of tokens, which have SentencePiece's numbers
 # What llama.cpp takes for a SentencePiece model where the file says nothing.
@@ -128,12 +128,14 @@ def read(path):
         raise Refusal(f"{path} has the architecture {name!r}; {nearest(str(name), ARCHITECTURES)}")
     architecture = ARCHITECTURES[name]
     checklist = _checked(reader, path, name)
-    tokenizer = _tokenizer(reader, path)
+    tokenizer = _tokenizer(reader, path, architecture.begins)
     tensors = reader.tensors
     del reader  # it holds an array for each token and merge: 150 MB for 49,152 of them
     said = {key.removeprefix(f"{name}."): value for key, value in fields.items() if key.startswith(f"{name}.")}
     rows = next((int(tensor.shape[-1]) for tensor in tensors if tensor.name == TABLE), tokenizer.vocab_size)
-    config = architecture.config(said, {tensor.name for tensor in tensors}, rows, path)
+    names = {tensor.name for tensor in tensors}
+    architecture = architecture.of_file(names)
+    config = architecture.config(said, names, rows, path)
     if tokenizer.vocab_size > rows:
         raise Refusal(f"The tokenizer in {path} has {tokenizer.vocab_size} ids, the model only {rows}.")
     stored = _Tensors(path, tensors, config, architecture.turns_neighbours)
@@ -141,7 +143,7 @@ def read(path):
     if ROPE_FREQS in stored.names():
         config, family = _of_llama_3(stored.read(ROPE_FREQS), config, path), replace(family, ignored=(re.escape(ROPE_FREQS),))
     with unfilled():
-        model = MODELS.get("gpt")(config).build_from_ids()
+        model = MODELS.get(family.model)(config).build_from_ids()
     assign(model, family, stored, with_head=False, where=str(path))
     kinds = sorted({tensor.tensor_type.name for tensor in tensors})
     provenance = {
@@ -187,8 +189,14 @@ def _of_llama_3(factors, config, path):
     return config.replace(rotary_scaling="llama3", rotary_numbers=numbers)
 
 
-def _tokenizer(reader, path):
-    """The tokenizer in a file: byte-level BPE, or SentencePiece's BPE, which llama.cpp calls `llama`."""
+def _tokenizer(reader, path, begins):
+    """The tokenizer in a file: byte-level BPE, or SentencePiece's BPE, which llama.cpp calls `llama`.
+
+    Args:
+        reader: the library's reader of the file.
+        path: of the file, for messages.
+        begins: what texts may begin with, as an `Architecture` has it.
+    """
     chat = reader.fields.get("tokenizer.chat_template")
     chat = None if chat is None else chat.contents()
 
@@ -197,7 +205,7 @@ def _tokenizer(reader, path):
         return default if entry is None else entry.contents()
 
     if field("model") == "llama":
-        return _pieces(lambda name, default=None: field(name, PIECES_DEFAULTS.get(name, default)), chat, path)
+        return _pieces(lambda name, default=None: field(name, PIECES_DEFAULTS.get(name, default)), chat, path, begins)
     words = field("pre")
     if field("model") == "gpt2" and words is None:
         raise Refusal(f"{path} does not say how words are cut (tokenizer.ggml.pre); make the file anew, so that it does.")
@@ -221,14 +229,14 @@ def _tokenizer(reader, path):
     added = [Added(token, i, normalized=False) for i, token in plain.items()]
     # llama.cpp begins every text of Llama 3's words so, unless the file says otherwise.
     adds_bos = field("add_bos_token", words == "llama-bpe" and field("bos_token_id") is not None)
-    around = _around(field, tokens, special, end, path, adds_bos)
+    around = _around(field, tokens, special, end, path, adds_bos, begins)
     if chat is not None or _ends(field, tokens.index(end)):
         around = replace(around, chat_template=chat, ends=_ends(field, tokens.index(end)))
     # As llama.cpp has it for Llama 3 alone: a word that is a token becomes that token.
     return TOKENIZERS.get("bpe")(vocabulary, merges, special, end, WORDS[words], around, words == "llama-bpe", added=added)
 
 
-def _pieces(field, chat, path):
+def _pieces(field, chat, path, begins):
     """The SentencePiece model in a file, as llama.cpp uses it: bytes for what has no piece, blanks as they are, one in front of
     every text that stands between tokens which are found as they are written.
 
@@ -236,6 +244,7 @@ def _pieces(field, chat, path):
         field: (name, default) -> metadata of the tokenizer.
         chat: template of conversations, or None.
         path: of the file, for messages.
+        begins: as in `_tokenizer`.
     """
     unigram = TOKENIZERS.get("unigram")  # says what to install where the library sentencepiece is missing
     from sentencepiece import sentencepiece_model_pb2
@@ -260,7 +269,7 @@ def _pieces(field, chat, path):
     proto.normalizer_spec.add_dummy_prefix = bool(prepends)
     proto.normalizer_spec.remove_extra_whitespaces = False
     special = {token for token, kind in zip(tokens, kinds, strict=True) if kind == CONTROL}
-    around = _around(field, tokens, special, tokens[field("eos_token_id")], path, field("add_bos_token"))
+    around = _around(field, tokens, special, tokens[field("eos_token_id")], path, field("add_bos_token"), begins)
     roles = {"unk": tokens[unknown], "eos": tokens[field("eos_token_id")], "bos": tokens[field("bos_token_id")]}
     if field("padding_token_id") is not None:
         roles["pad"] = tokens[field("padding_token_id")]
@@ -277,10 +286,11 @@ def _ends(field, eos_id):
     return tuple(ids) if len(ids) > 1 else ()
 
 
-def _around(field, tokens, special, end, path, adds_bos):
-    """What the file puts around a text, as a `Special`."""
+def _around(field, tokens, special, end, path, adds_bos, begins):
+    """What the file, or its kind of model, puts around a text, as a `Special`."""
     if not (adds_bos or field("add_eos_token")):
-        return NOTHING
+        begin = next((begin for begin in begins if {*begin} <= {*special}), None)
+        return NOTHING if begin is None else Special({"eos": end}, (begin, (), ()))
     named = {role: tokens[field(f"{role}_token_id", tokens.index(end))] for role in ("bos", "eos")}
     for role, token in named.items():
         if token not in special:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 
 from zoo.config import Refusal
 from zoo.convert.decoder_pieces import block
-from zoo.convert.decoders import DECODERS
-from zoo.convert.rules import Family, Rule, norm
+from zoo.convert.rules import Family, Rule, linear, norm
+from zoo.convert.tables import FAMILIES
 
 NAMES = {
     "attention_norm": "attn_norm",
@@ -30,6 +30,9 @@ NAMES = {
 }
 # Queries, keys and values in one tensor, and a plain network.
 FUSED = {**NAMES, "attention/qkv": "attn_qkv", "mlp/expand": "ffn_up"}
+GLM = {**NAMES, "mlp/expand": "ffn_up"}
+# What a text of a GLM begins with: of GLM-4, and of ChatGLM3.
+GLM_BEGINS = (("[gMASK]", "<sop>"), ("[gMASK]", "sop"))
 OUTPUT, TABLE = "output.weight", "token_embd.weight"
 THETA = 10_000.0  # where a file says none
 
@@ -41,9 +44,11 @@ class Architecture:
     Attributes:
         model_type: Hugging Face's, whose table says which fields of the zoo's it has.
         names: the zoo's module -> theirs in a layer, one or several side by side.
-        turns_neighbours: whether pairs (x_2i, x_2i+1) are turned: then queries and keys are stored so that ours are (x_i,
-            x_i+H/2).
+        turns_neighbours: whether pairs (x_2i, x_2i+1) are turned there, and here (x_i, x_i+H/2): queries and keys are then
+            stored in another order.
         turns_a_part: whether `rope.dimension_count` may be less than a head.
+        may_join: whether a file may have queries, keys and values in one tensor or in three.
+        begins: what texts may begin with where the vocabulary has these tokens, the first of several.
         applied: further metadata that is read, without the architecture's name before it.
         further: (what the file says, names of its tensors) -> further fields of config.json.
     """
@@ -52,13 +57,15 @@ class Architecture:
     names: dict = field(default_factory=lambda: NAMES)
     turns_neighbours: bool = False
     turns_a_part: bool = False
+    may_join: bool = False
+    begins: tuple = ()
     applied: tuple = ()
     further: Callable = lambda said, names: {}
 
     @property
     def family(self):
         """The table of its tensors."""
-        theirs = DECODERS[self.model_type]
+        theirs = FAMILIES[self.model_type]
         bias = theirs.fixed["norm"] == "layer"
         embeddings = [Rule("embeddings/embeddings", (TABLE,))]
         if theirs.fixed["position"] == "learned":
@@ -66,13 +73,20 @@ class Architecture:
         if theirs.fixed.get("normalize_embeddings"):
             embeddings += norm("embedding_norm", "token_embd_norm")
         return Family(
-            model="gpt", prefix="", fields={}, architectures={}, embeddings=embeddings, block=self._block,
+            model=theirs.model, prefix="", fields={}, architectures={}, embeddings=embeddings, block=self._block,
             final=norm("final_norm", "output_norm", bias=bias),
             untied=[Rule("embeddings/reverse_embeddings", (OUTPUT,), transposed=True)], copies={OUTPUT: TABLE},
         )  # fmt: skip
 
+    def of_file(self, names):
+        """The architecture as a file with these tensors has it."""
+        joined = self.may_join and "blk.0.attn_qkv.weight" in names
+        return replace(self, names={**self.names, "attention/qkv": "attn_qkv"}) if joined else self
+
     def _block(self, config):
         names = dict(self.names)
+        if FAMILIES[self.model_type].model == "glm":
+            return _glm_block(names, config)
         if self.model_type == "falcon" and config.parallel == "own":  # Falcon 40B's two norms of one input
             names |= {"attention_norm": "attn_norm_2", "mlp_norm": "attn_norm"}
         return block(names, "blk.{i}")(config)
@@ -89,7 +103,7 @@ class Architecture:
         Raises:
             Refusal: it lacks a number, or asks for what the model does not do.
         """
-        family = DECODERS[self.model_type]
+        family = FAMILIES[self.model_type]
         try:
             heads, width = said["attention.head_count"], said["embedding_length"]
             head_dim = said.get("attention.key_length", width // heads)
@@ -139,6 +153,22 @@ def _scaling(said, path):
     return {"rope_scaling": rope}
 
 
+def _glm_block(names, config):
+    """The rules in a layer of a GLM, whose queries, keys and values alone may have a bias."""
+    rules = []
+    for module, theirs in names.items():
+        ours, stems = f"block_{{i}}/{module}", [f"blk.{{i}}.{name}" for name in theirs.split()]
+        if not module.endswith("norm"):
+            rules += linear(ours, *stems, bias=module == "attention/qkv")
+        elif module in ("attention_norm", "mlp_norm") or (config.norm_outputs and module.endswith("output_norm")):
+            rules += norm(ours, stems[0], bias=False)
+    return rules
+
+
+def _glm(said, names):
+    return {"attention_bias": not names.isdisjoint({"blk.0.attn_q.bias", "blk.0.attn_qkv.bias"})}
+
+
 def _window(said):
     return {"sliding_window": said.get("attention.sliding_window") or None}
 
@@ -186,6 +216,8 @@ PHI3 = Architecture(
     further=lambda said, names: _window(said),
 )  # fmt: skip
 GEMMA2 = Architecture("gemma2", applied=(*WINDOW, "attn_logit_softcapping", "final_logit_softcapping"), further=_gemma2)
+# Neighbours are turned, here as there.
+CHATGLM = Architecture("glm", GLM, turns_a_part=True, may_join=True, begins=GLM_BEGINS, further=_glm)
 ARCHITECTURES = {
     "llama": Architecture("llama", turns_neighbours=True),
     "qwen2": Architecture("qwen2"),
@@ -204,4 +236,6 @@ ARCHITECTURES = {
     ),
     "bloom": Architecture("bloom", FUSED, further=_bloom),
     "falcon": Architecture("falcon", FUSED, applied=("tensor_data_layout",), further=_falcon),
+    "chatglm": CHATGLM,
+    "glm4": replace(CHATGLM, model_type="glm4"),
 }  # fmt: skip

@@ -3,7 +3,7 @@
 A batch has whole rows of words (`zoo/data/pairs.py`), so all scores of a row are a few products, however many pairs it has.
 
 Shape letters: B batch, S words of a row, T centres of a row, W window, N negatives of a row, P nodes of a path, D hidden,
-C contexts of a centre, V vocabulary, F rows of parts of a row's words.
+C places around a centre, 2 W + 1, V vocabulary, F rows of parts of a row's words.
 """
 
 import keras
@@ -33,59 +33,76 @@ def slowed(x, rates):
     return ops.convert_to_tensor(x), gradient
 
 
-def distances_of(window):
-    """The distances of contexts from their centre, in order: -W to W without 0."""
-    return [distance for distance in range(-window, window + 1) if distance]
+def _sum_of_shifted(x_BSD, shares_BTC):
+    """float (B, T, D): sum over c of shares[:, t, c] x[:, t + c], one pass over the C rows that each is a sum of."""
+    length = shares_BTC.shape[1]
+    return sum(shares_BTC[:, :, c : c + 1] * x_BSD[:, c : c + length] for c in range(shares_BTC.shape[2]))
+
+
+def spread(x_BTD, shares_BTC):
+    """float (B, T + C - 1, D): the transpose of `_sum_of_shifted`: sum over c of shares[:, s - c, c] x[:, s - c]."""
+    length, width = x_BTD.shape[1], shares_BTC.shape[2]
+    margin = ((0, 0), (width - 1, width - 1), (0, 0))
+    x, shares, total_BSD = ops.pad(x_BTD, margin), ops.pad(shares_BTC, margin), 0.0
+    for c in range(width):
+        first = width - 1 - c
+        columns = slice(first, first + length + width - 1)
+        total_BSD += shares[:, columns, c : c + 1] * x[:, columns]
+    return total_BSD
 
 
 @ops.custom_gradient
 def window_sums(hidden_BSD, shares_BTC, back_BTC):
-    """float (B, T, D): sum over c of shares[:, t, c] h[:, t + W + d_c], d_c the c-th of the `distances_of` the window.
+    """float (B, T, D): sum over c of shares[:, t, c] h[:, t + c], c from 0 to 2 W.
 
     The gradient of `hidden` is that of the same sum with `back` in place of `shares`. Both are sums of shifted rows, which XLA
     makes in one pass: half the time of a product with a matrix (T, S) that is mostly zeros (benchmarks/LOG.md).
     """
-    num_words, num_centres = hidden_BSD.shape[1], shares_BTC.shape[1]
-    window = (num_words - num_centres) // 2
-    distances = distances_of(window)
 
     def gradient(*upstream):
-        margin = (2 * window, 2 * window)
-        upstream_BPD, back_BPC = (ops.pad(x, ((0, 0), margin, (0, 0))) for x in (upstream[-1], back_BTC))
-        total_BSD = 0.0
-        for c, distance in enumerate(distances):
-            columns = slice(window - distance, window - distance + num_words)
-            total_BSD += back_BPC[:, columns, c : c + 1] * upstream_BPD[:, columns]
-        return total_BSD, ops.zeros_like(shares_BTC), ops.zeros_like(back_BTC)
+        return spread(upstream[-1], back_BTC), ops.zeros_like(shares_BTC), ops.zeros_like(back_BTC)
 
-    total_BTD = 0.0
-    for c, distance in enumerate(distances):
-        total_BTD += shares_BTC[:, :, c : c + 1] * hidden_BSD[:, window + distance : window + distance + num_centres]
-    return total_BTD, gradient
+    return _sum_of_shifted(hidden_BSD, shares_BTC), gradient
 
 
-def near(batch, distances):
-    """float32: 1 where a word at some distance from a centre (negative before it) is one of its contexts, 0 elsewhere and where
+@ops.custom_gradient
+def window_scores(outputs_BTD, hidden_BSD):
+    """float (B, T, C): outputs[:, t] . h[:, t + c], c from 0 to 2 W: a band of the product (T, S).
+
+    The band is cut out of the product, for that is faster than its dot products one by one. Of the gradients only what the band
+    holds is computed, as sums of shifted rows.
+    """
+    length, size = outputs_BTD.shape[1], hidden_BSD.shape[1]
+    scores_BTS = ops.einsum("btd,bsd->bts", outputs_BTD, hidden_BSD)
+    # Behind a row of S numbers, one more makes the next begin one column later.
+    flat = ops.pad(ops.reshape(scores_BTS, (-1, length * size)), ((0, 0), (0, length)))
+    band_BTC = ops.reshape(flat, (-1, length, size + 1))[:, :, : size - length + 1]
+
+    def gradient(*upstream):
+        return _sum_of_shifted(hidden_BSD, upstream[-1]), spread(outputs_BTD, upstream[-1])
+
+    return band_BTC, gradient
+
+
+def near(batch):
+    """float32 (B, T, C): 1 where the word at a distance of -W to W from a centre is one of its contexts, 0 elsewhere and where
     the centre weighs 0.
 
     Args:
-        batch: dict of `contexts_before` and `contexts_after` int32 (B, T), and `loss_weights` (B, T).
-        distances: int32 (T or 1, C).
-
-    Returns:
-        (B, T, C).
+        batch: dict of `token_ids` int32 (B, T + 2W), `contexts_before` and `contexts_after` int32 (B, T), and `loss_weights`
+            (B, T).
     """
     before_BT1, after_BT1 = (ops.expand_dims(batch[name], -1) for name in ("contexts_before", "contexts_after"))
-    inside_BTC = ops.logical_and(distances >= -before_BT1, distances <= after_BT1)
-    inside_BTC = ops.logical_and(inside_BTC, distances != 0)
+    window = window_of(batch)
+    distances_C = ops.arange(-window, window + 1, dtype="int32")
+    inside_BTC = ops.logical_and(distances_C >= -before_BT1, distances_C <= after_BT1)
+    inside_BTC = ops.logical_and(inside_BTC, distances_C != 0)
     return ops.cast(inside_BTC, "float32") * ops.expand_dims(ops.cast(batch["loss_weights"], "float32"), -1)
 
 
-def near_in_row(batch, num_words):
-    """float32 (B, T, S): 1 where a word of the row is a context of a centre; the centres are in the middle of S words."""
-    num_centres = batch["contexts_before"].shape[1]
-    centres_T1 = ops.arange(num_centres, dtype="int32")[:, None] + (num_words - num_centres) // 2
-    return near(batch, ops.arange(num_words, dtype="int32")[None] - centres_T1)
+def window_of(batch):
+    """W: a row has so many more words than centres on each side."""
+    return (batch["token_ids"].shape[1] - batch["contexts_before"].shape[1]) // 2
 
 
 def softplus_sum(scores, weights):
@@ -163,7 +180,7 @@ class WindowHead(VectorsHead):
             zeros_B = ops.zeros(ops.shape(hidden_BSD)[:1], "float32")
             return zeros_B, zeros_B
         if self.objective == "skip_gram":
-            return self._skip_gram(hidden_BSD, near_in_row(batch, hidden_BSD.shape[1]), batch)
+            return self._skip_gram(hidden_BSD, batch)
         return self._cbow(hidden_BSD, batch)
 
     def _composed(self, batch):
@@ -182,28 +199,26 @@ class WindowHead(VectorsHead):
         return self._rows(batch["negative_ids"], batch.get("negative_rates"))
 
     def _centre_ids(self, batch):
-        token_ids, length = batch["token_ids"], batch["contexts_before"].shape[1]
-        start = (token_ids.shape[1] - length) // 2
-        return token_ids[:, start : start + length]
+        start = window_of(batch)
+        return batch["token_ids"][:, start : start + batch["contexts_before"].shape[1]]
 
-    def _skip_gram(self, hidden_BSD, near_BTS, batch):
-        pairs_B = ops.sum(near_BTS, axis=(1, 2))
+    def _skip_gram(self, hidden_BSD, batch):
+        near_BTC = near(batch)
+        pairs_B = ops.sum(near_BTC, axis=(1, 2))
         if not self.negatives:
-            return self._paths_of_pairs(hidden_BSD, near_BTS, batch), pairs_B
+            return self._paths_of_pairs(hidden_BSD, near_BTC, batch), pairs_B
         centres_BT = self._centre_ids(batch)
         labels_BTD = self._rows(centres_BT, batch.get("label_rates"))
-        scores_BTS = ops.einsum("btd,bsd->bts", labels_BTD, hidden_BSD)
-        losses_B = softplus_sum(-scores_BTS, near_BTS)
+        losses_B = softplus_sum(-window_scores(labels_BTD, hidden_BSD), near_BTC)
         # In how many pairs each word is a context, without those whose centre is the negative.
-        same_BTN = ops.cast(centres_BT[:, :, None] == batch["negative_ids"][:, None, :], "float32")
-        counted_BSN = ops.sum(near_BTS, axis=1)[:, :, None] - ops.einsum("bts,btn->bsn", near_BTS, same_BTN)
+        other_BTN = ops.cast(centres_BT[:, :, None] != batch["negative_ids"][:, None, :], "float32")
+        counted_BSN = spread(other_BTN, near_BTC)
         scores_BSN = ops.einsum("bsd,bnd->bsn", hidden_BSD, self._negatives(batch))
-        share = self.negatives / same_BTN.shape[2]
+        share = self.negatives / other_BTN.shape[2]
         return losses_B + share * softplus_sum(scores_BSN, counted_BSN), pairs_B
 
     def _cbow(self, hidden_BSD, batch):
-        window = (hidden_BSD.shape[1] - batch["contexts_before"].shape[1]) // 2
-        near_BTC = near(batch, ops.convert_to_tensor([distances_of(window)], "int32"))
+        near_BTC = near(batch)
         contexts_BT1 = ops.sum(near_BTC, axis=2, keepdims=True)
         counted_BT1 = ops.cast(contexts_BT1 > 0, "float32")
         shares_BTC = near_BTC / ops.maximum(contexts_BT1, 1.0)
@@ -230,13 +245,10 @@ class WindowHead(VectorsHead):
         sides_BTP = 2.0 * ops.cast(batch["path_codes"], "float32") - 1.0
         return self._rows(ops.maximum(nodes_BTP, 0), batch.get("path_rates")), sides_BTP, there_BTP
 
-    def _paths_of_pairs(self, hidden_BSD, near_BTS, batch):
+    def _paths_of_pairs(self, hidden_BSD, near_BTC, batch):
         """float32 (B,). Each centre's contexts are taken out of the row: a product with all of it would be mostly zeros."""
-        length = near_BTS.shape[1]
-        window = (near_BTS.shape[2] - length) // 2
-        distances = distances_of(window)
-        contexts_BTCD = ops.stack([hidden_BSD[:, window + d : window + d + length] for d in distances], axis=2)
-        near_BTC = near(batch, ops.convert_to_tensor([distances], "int32"))
+        length, width = near_BTC.shape[1:]
+        contexts_BTCD = ops.stack([hidden_BSD[:, c : c + length] for c in range(width)], axis=2)
         nodes_BTPD, sides_BTP, there_BTP = self._nodes(batch)
         scores_BTCP = ops.cast(ops.einsum("btcd,btpd->btcp", contexts_BTCD, nodes_BTPD), "float32")
         return softplus_sum(sides_BTP[:, :, None] * scores_BTCP, near_BTC[..., None] * there_BTP[:, :, None])

@@ -34,6 +34,7 @@ def model_card(model, tokenizer, task, provenance=None):
         f"- Longest text: {f'{model.max_length:,} tokens' if model.max_length else 'set by the server'}",
         f"- Tokenizer: {tokenizer.registered_name}, {tokenizer.vocab_size:,} ids",
         f"- Structure: `{structure}`",
+        *([] if task.draft is None else [f"- Draft: {task.draft.described()}"]),
         "",
         "## Data",
         "",

@@ -78,7 +78,7 @@ def stored_weights(model, precision):
         layer = kernels.get(id(variable))
         value = variable.numpy()
         weight = store(np.ascontiguousarray(value.T) if layer else value, variable.path)
-        stored += [weight, *weight.variables]
+        stored.append(weight)
         if layer:
             # A function, which Keras does not take for a weight of the layer.
             layer.transposed = functools.partial(_read, weight)
@@ -90,6 +90,13 @@ def stored_weights(model, precision):
     finally:
         for layer in kernels.values():
             layer.transposed = None
+
+
+def handle_of(weight):
+    """What a graph captures that reads an object of `stored_weights`."""
+    if isinstance(weight, tf.Variable):
+        return weight.handle
+    return weight.resource_handle if isinstance(weight, _Dequantised) else weight.value.handle
 
 
 def _matrices(model):
@@ -135,7 +142,8 @@ class _Dequantised(tf.saved_model.experimental.TrackableResource):
         self.path, self.shape = name, value.shape
         self.rows = tf.Variable(np.rint(value / scale).astype(np.int8), trainable=False, name=f"{name}/int8")
         self.scale = tf.Variable(scale, trainable=False, name=f"{name}/scale")
-        self.variables = (self.rows, self.scale)  # a resource tracks nothing by itself
+        for name, variable in (("rows", self.rows), ("scale", self.scale)):
+            self._track_trackable(variable, name)  # a resource tracks nothing by itself
         self._initialize()
 
     def _create_resource(self):

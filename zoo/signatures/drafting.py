@@ -2,9 +2,11 @@
 
 Text repeats itself: names, code, the source of a summary. `ngram:N` looks the last N tokens of a row up in the row itself
 (N - 1 of them, if N came nowhere before, and so on down to 2), and takes what followed there, the latest place first, for a
-draft (prompt lookup: Saxena 2023; Yang et al. 2023, arXiv:2304.04487). One pass reads the last token and the draft. Tokens
-that the model would have written itself stay, and the first that it would not gives way to its own (Leviathan et al. 2023,
-arXiv:2211.17192, algorithm 1).
+draft (prompt lookup: Saxena 2023; Yang et al. 2023, arXiv:2304.04487). `ngram:DIR` asks an n-gram model besides, which was
+fitted on other text with the same vocabulary: what it would write greedily is the draft where its longest known history is
+longer than what was found in the row, and where it expects enough of that to be right (`zoo/layers/ngram_continuations.py`).
+One pass reads the last token and the draft. Tokens that the model would have written itself stay, and the first that it would
+not gives way to its own (Leviathan et al. 2023, arXiv:2211.17192, algorithm 1).
 
 The promise, for rows that are asked alone; a batch goes on without a draft.
 
@@ -20,18 +22,22 @@ Shape letters: P prompt length, N most new tokens, L = P + N, T tokens of a pass
 """
 
 import re
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from zoo.config import Refusal
 from zoo.decoding import choose
+from zoo.layers.ngram_continuations import Continuations
 
 # Of the largest logit: two tokens that are nearer to each other are not told apart by a pass over several tokens.
 NEAR = 1e-4
 DRAFT_TOKENS = 5
 # A row whose draft fails tries the next one so many tokens later; then twice as many, and so on up to the longest wait.
 WAIT, LONGEST_WAIT = 2, 32
+# So many tokens of a draft must be expected to stay: a pass over six costs 1.74 x one over one.
+LEAST_EXPECTED = 0.75
 
 
 class Draft(NamedTuple):
@@ -40,29 +46,67 @@ class Draft(NamedTuple):
     Attributes:
         longest: most tokens that are looked up.
         num_tokens: tokens of a draft.
+        directory: of the bundle or run of an n-gram model that is asked, too; "" for none.
+        continuations: the `Continuations` of that model, once it is loaded.
     """
 
     longest: int
     num_tokens: int = DRAFT_TOKENS
+    directory: str = ""
+    continuations: Any = None
+
+    def with_model(self, model):
+        """This draft with the tables of an n-gram model. As many tokens as its histories have are looked up in a row.
+
+        Raises:
+            Refusal: it is another model, or one without histories.
+        """
+        if model.registered_name != "ngram":
+            raise Refusal(
+                f"{self.directory} holds a {model.registered_name} model; a draft takes an n-gram model, whose tokens cost "
+                "nothing: trainers.run --model=ngram."
+            )
+        if model.config.order < 2:
+            raise Refusal(
+                f"{self.directory} holds unigrams, which look at no token before; a draft takes an order of 2 or more."
+            )
+        continuations = Continuations(model.tables, self.num_tokens, LEAST_EXPECTED)
+        return self._replace(longest=max(model.config.order - 1, 2), continuations=continuations)
+
+    def described(self):
+        """What is guessed from, in a sentence's words."""
+        words = f"{self.num_tokens} tokens, the last {self.longest} or fewer looked up in the text"
+        if self.continuations is None:
+            return words
+        size = self.continuations.num_bytes / 1e6
+        return f"{words} and in the tables of an n-gram model of order {self.continuations.history + 1}, {size:,.1f} MB"
 
 
 def parsed_draft(text):
-    """The `Draft` that a string asks for, or None for "none" and None.
+    """The `Draft` that a string asks for, or None for "none" and None; without the model of a directory, which `with_model`
+    adds.
 
-        parsed_draft("ngram:4")      the last 4 tokens, or fewer, are looked up; drafts have 5 tokens
-        parsed_draft("ngram:3:8")    ... 8 tokens
+        parsed_draft("ngram:4")                    the last 4 tokens, or fewer, are looked up; drafts have 5 tokens
+        parsed_draft("ngram:3:8")                  ... 8 tokens
+        parsed_draft("ngram:runs/ngram/latest")    ... and in the tables of that model, too; drafts have 5 tokens
 
     Raises:
-        Refusal: it is neither.
+        Refusal: it is none of them.
     """
     if text in (None, "none"):
         return None
-    match = isinstance(text, str) and re.fullmatch(r"ngram:([0-9]{1,2})(?::([0-9]{1,2}))?", text)
-    draft = match and Draft(int(match[1]), int(match[2] or DRAFT_TOKENS))
-    if not draft or draft.longest < 2 or draft.num_tokens < 1:
+    match = isinstance(text, str) and re.fullmatch(r"ngram:(.+?)(?::([0-9]{1,2}))?", text)
+    count = int(match[2] or DRAFT_TOKENS) if match else 0
+    if match and re.fullmatch("[0-9]{1,2}", match[1]):
+        draft = Draft(int(match[1]), count)
+        found = draft.longest >= 2
+    else:
+        draft = match and Draft(0, count, match[1])
+        found = draft and Path(draft.directory).is_dir()
+    if not found or count < 1:
         raise Refusal(
-            "draft is none, or ngram:N for the last N tokens, 2 at least, that are looked up, or ngram:N:K for drafts of K "
-            f"tokens; got {text!r}."
+            "draft is none, or ngram:N for the last N tokens, 2 at least, that are looked up, or ngram:DIR for an n-gram model "
+            f"of the same vocabulary besides, a run or a bundle; with :K behind it for drafts of K tokens; got {text!r}."
         )
     return draft
 
@@ -147,10 +191,15 @@ class _Row:
         reading = _Reading(prompt_length + 1, prompt_length, prompt_length, zero, tf.constant(WAIT))
 
         def body(reading, progress, state):
-            source, found = self._looked_up(progress.ids[0], reading.known)
+            ready = (reading.read == reading.known - 1) & (reading.wait <= 0) & (self.limit >= self.width)
+            draft_K, found = tf.cond(
+                ready,
+                lambda: self._guessed(progress.ids[0], reading.known),
+                lambda: (tf.zeros([self.draft.num_tokens], tf.int32), tf.constant(False)),
+            )
             after = tf.cond(
-                found & (reading.read == reading.known - 1) & (reading.wait <= 0) & (self.limit >= self.width),
-                lambda: self._several(source, reading, progress, state),
+                found,
+                lambda: self._several(draft_K, reading, progress, state),
                 lambda: self._one(reading, progress, state),
             )
             for new, old in zip(tf.nest.flatten(after), tf.nest.flatten((reading, progress, state)), strict=True):
@@ -161,8 +210,22 @@ class _Row:
             1
         ]
 
+    def _guessed(self, ids_L, known):
+        """The draft, and whether there is one: behind the longer of two histories, and of equal ones behind the row's own."""
+        source, length = self._looked_up(ids_L, known)
+        # What reaches the end of what is known goes on with itself.
+        places = source + tf.range(self.draft.num_tokens) % tf.maximum(known - source, 1)
+        draft_K = tf.gather(ids_L, tf.minimum(places, known - 1))
+        if self.draft.continuations is None:
+            return draft_K, length >= 2
+        columns = known + tf.range(-self.draft.continuations.history, 0)
+        latest = tf.where(columns >= 0, tf.gather(ids_L, tf.maximum(columns, 0)), -1)
+        words, lengths = self.draft.continuations(latest[None])
+        length = tf.where(length >= 2, length, 0)
+        return tf.where(lengths[0] > length, words[0], draft_K), tf.maximum(lengths[0], length) > 0
+
     def _looked_up(self, ids_L, known):
-        """Where in the row the draft begins, and whether it has one."""
+        """Where in the row the draft begins, and how many of the last tokens stand before it there."""
         columns = tf.range(tf.shape(ids_L)[0])
         same, length = columns < known - 1, tf.zeros_like(columns)
         for back in range(self.draft.longest):
@@ -171,15 +234,14 @@ class _Row:
             length += tf.cast(same, tf.int32)
         # The longest match, and the latest of the longest.
         best = tf.argmax(length * tf.size(columns) + columns, output_type=tf.int32)
-        return best + 1, length[best] >= 2
+        return best + 1, length[best]
 
-    def _several(self, source, reading, progress, state):
+    def _several(self, draft_K, reading, progress, state):
         """One pass over the last token and a draft."""
         width, known = self.width, reading.known
         columns = tf.range(tf.shape(progress.ids)[1])
-        # A draft that reaches the end of what is known goes on with itself.
-        copied = source + (columns - known) % (known - source)
-        ids_L = tf.where(columns < known, progress.ids[0], tf.gather(progress.ids[0], tf.minimum(copied, known - 1)))
+        drafted = tf.gather(draft_K, tf.clip_by_value(columns - known, 0, width - 2))
+        ids_L = tf.where(columns < known, progress.ids[0], drafted)
         # Near the end of the row the pass begins earlier, so that the state needs no more room than without a draft.
         start = tf.minimum(reading.read, tf.size(columns) - width)
         pass_T = tf.range(width)

@@ -65,9 +65,9 @@ def masked_lm_requests(model, tokenizer):
     return [*filled, ("score", {"text": texts}), ("embed", {"text": texts})]
 
 
-def token_logits(model, batch):
+def token_logits(model, batch, training=False):
     """float32 (B, P, V): the logits of tokens at the batch's `label_positions`."""
-    outputs = model(batch)
+    outputs = model(batch, training=training)
     return model.limited(outputs[0] if isinstance(outputs, tuple) else outputs)  # the second are those of a pair's parts
 
 

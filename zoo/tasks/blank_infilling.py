@@ -14,7 +14,7 @@ from zoo.data.examples import Frame
 from zoo.data.spans import BlankInfilling
 from zoo.layers.chunked_cross_entropy import Unprojected, weighted_cross_entropy
 from zoo.registry import TASKS
-from zoo.signatures.fill_blanks import BLANK, BlankIds, WithBlanks, begin_ids, blank_requests, blank_signatures
+from zoo.signatures.fill_blanks import BLANKS, REST, BlankIds, WithBlanks, begin_ids, blank_requests, blank_signatures
 from zoo.tasks.span_corruption import SpanCorruptionTask
 
 
@@ -109,8 +109,15 @@ class BlankInfillingTask(SpanCorruptionTask):
         ids = self._ids(tokenizer)
         return Frame(before=begin_ids(tokenizer), after=(ids.suffix_mask, ids.sop))
 
+    @property
+    def blanks(self):
+        """Those of `BLANKS` that the model learns to fill: whose kinds have a weight."""
+        spans, *others = self.config.weights[:3]
+        weights = (spans or self.config.leaves_out_words, *others)
+        return tuple(name for name, weight in zip(BLANKS, weights, strict=True) if weight)
+
     def spelling(self, tokenizer):
-        return WithBlanks(tokenizer, self._ids(tokenizer))
+        return WithBlanks(tokenizer, self._ids(tokenizer), self.blanks)
 
     def _spans(self, model, tokenizer, layout):
         ids = blank_ids(tokenizer)
@@ -166,6 +173,7 @@ class BlankInfillingTask(SpanCorruptionTask):
         return blank_requests(model, self.spelling(tokenizer))
 
     def sample(self, loaded, seed):
-        text = f"Return a {BLANK} of the list."
+        blank = self.blanks[0]
+        text = f"Return a {blank}" if blank == REST else f"Return a {blank} of the list."
         written = loaded.predict("fill", text=[text], max_new_tokens=[16])
         return f"{text!r} -> {written['text'][0]!r}"

@@ -5,7 +5,7 @@ Shape letters: B batch, T positions, D hidden, C classes.
 
 import collections
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -14,8 +14,9 @@ from keras import ops
 from zoo import metrics
 from zoo.config import Config, Output, Refusal, TaskConfig
 from zoo.data.augmentation import Augmentation, read_synonyms, uniform
-from zoo.data.examples import ExampleBatches, in_order, overlong, row, row_batch
+from zoo.data.examples import ExampleBatches, Frame, in_order, overlong, row, row_batch
 from zoo.data.parallel import example_batches
+from zoo.data.patterns import Pattern
 from zoo.layers.cross_entropy import cross_entropy
 from zoo.layers.heads import SequenceClassifier
 from zoo.registry import TASKS
@@ -23,6 +24,8 @@ from zoo.signatures import embedding
 from zoo.signatures.request import same_rows, signature
 from zoo.signatures.rows import rows_in_graph
 from zoo.tasks.base import Task
+from zoo.tasks.cloze import Cloze, log_probs, verbalizers, way_of
+from zoo.tasks.masked_lm import MaskedLM
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,10 @@ class ClassificationConfig(TaskConfig):
             `augmentation.Augmentation`.
         synonym_table: file with a row a word, `word TAB synonym TAB ...`.
         batch_tokens: as for tagging; not with texts that are changed, whose lengths change too.
+        pattern: how a text is written with a blank, `{text} It was {label}.`; then a class is as likely as its word in the
+            blank (`zoo/tasks/cloze.py`), and the model needs no head. Empty for a head. `[MASK]` means the same as `{label}`.
+        verbalizers: the words of the classes, `label=word` separated by commas, an item with a comma in it in quotes; by
+            default the labels.
     """
 
     labels: tuple[str, ...] = ()
@@ -55,6 +62,8 @@ class ClassificationConfig(TaskConfig):
     synonym_table: str = ""
     char_noise: float = 0.0
     batch_tokens: int = 0
+    pattern: str = ""
+    verbalizers: str = ""
 
     kinds: ClassVar = ("language_model", "encoder", "classifier")
     least_seq_length: ClassVar = 3
@@ -76,11 +85,33 @@ class ClassificationConfig(TaskConfig):
         self.require(enough, f"there are {len(self.labels)} labels and {len(self.class_weights)} class_weights.")
         once = not (self.balance and self.class_weights)
         self.require(once, "balance and class_weights both say what a class counts in the loss; give one of them.")
+        if self.pattern:
+            self._validate_pattern()
+        else:
+            self.require(
+                not self.verbalizers, "verbalizers are the words of a pattern; give pattern besides, or leave them out."
+            )
+
+    def _validate_pattern(self):
+        blanks = self.pattern.count("{label}") + self.pattern.count("[MASK]")
+        texts = self.pattern.count("{text}"), self.pattern.count("{text_pair}")
+        self.require(
+            blanks == 1 and texts[0] == 1 and texts[1] <= 1,
+            "a pattern has {text} once, {label} (or [MASK]) once, and of pairs {text_pair} once, such as "
+            f"'{{text}} It was {{label}}.'; got {self.pattern!r}.",
+        )
+        self.require(
+            not texts[1] or self.pattern.index("{text}") < self.pattern.index("{text_pair}"),
+            f"in a pattern {{text}} stands before {{text_pair}}, got {self.pattern!r}.",
+        )
+        self.require(self.pooling == "auto", "pooling is of a head, and a pattern is filled without one; leave it out.")
 
     def output(self, model_config, seq_length, facts=None):
         if model_config.kind == "classifier":
             return Output(1, model_config.num_classes, 0)
         classes, width = len(facts.labels if facts else self.labels) or 2, model_config.cost(seq_length).hidden_dim
+        if self.pattern:  # one place for each class, and one for all
+            return Output(1 + classes, model_config.vocab_size, model_config.vocab_size * width)
         head = (width + 1) * (width + classes)  # with the square matrix below the classes
         return Output(1, classes, head, head)
 
@@ -94,12 +125,30 @@ class ClassificationFacts(Config):
         pair: whether an example has two texts.
         class_weights: what an example of each class counts in the training loss; empty for 1.
         max_tokens: most tokens of a row, special ones included: the run's --seq_length.
+        label_ids: with a pattern, the ids that are scored for each class; see `Cloze`.
+        mask_id: with a pattern, the id that stands in its blank, or None.
     """
 
     labels: tuple[str, ...] = ()
     pair: bool = False
     class_weights: tuple[float, ...] = ()
     max_tokens: int = 0
+    label_ids: tuple[tuple[int, ...], ...] = ()
+    mask_id: int | None = None
+
+
+class Reading(NamedTuple):
+    """How texts become rows.
+
+    Attributes:
+        frame: the `Frame` around them.
+        limit: the most tokens of a row, or None.
+        leads: what is put before each of one or two texts, strings.
+    """
+
+    frame: Frame
+    limit: int | None
+    leads: tuple[str, ...] = ("", "")
 
 
 class LabelledTexts:
@@ -121,7 +170,11 @@ class LabelledTexts:
 
 @TASKS.register("classification", ClassificationConfig)
 class Classification(Task):
-    """loss = -sum_b w_{y_b} log p(y_b | text_b), count = sum_b w_{y_b}, with a weight w for each class, 1 by default."""
+    """loss = -sum_b w_{y_b} log p(y_b | text_b), count = sum_b w_{y_b}, with a weight w for each class, 1 by default.
+
+    p is the softmax of what a head makes of the text; or, with a pattern, of the log-probabilities of the classes' words in its
+    blank (Du et al. 2022, section 2.3).
+    """
 
     facts_class = ClassificationFacts
     reads = "examples"
@@ -150,7 +203,23 @@ class Classification(Task):
         if self.config.balance:
             total = sum(counts.values())
             weights = tuple(total / (len(labels) * counts[label]) if counts[label] else 0.0 for label in labels)
+        self._check_pattern(labels, all(pairs))
         return self.learn(labels=labels, pair=all(pairs), class_weights=weights)
+
+    def _check_pattern(self, labels, pair):
+        """Raises Refusal where the words or the fields of a pattern are not those of the examples."""
+        pattern = self.config.pattern
+        if not pattern:
+            return
+        verbalizers(labels, self.config.verbalizers)
+        fields = Pattern(pattern, "pattern").fields
+        strange = [field for field in fields if field not in ("text", "text_pair")]
+        if strange:
+            raise Refusal(f"pattern names the field {strange[0]!r}; classification reads text, and of pairs text_pair.")
+        if pair and "text_pair" not in fields:
+            raise Refusal("The examples have a text_pair, and the pattern does not name it; write {text_pair} where it stands.")
+        if not pair and "text_pair" in fields:
+            raise Refusal("The pattern has {text_pair}, and the examples have none; leave it out.")
 
     def encode(self, examples, tokenizer, layout):
         known = {label: i for i, label in enumerate(self.facts.labels)}
@@ -162,9 +231,12 @@ class Classification(Task):
                 raise Refusal(f"Example {number} has the label {label!r}, which no training example has: {seen}.")
             texts.append(_texts(example, self.facts.pair, number))
             labels.append(known[label])
-        parts = _encoded(texts, tokenizer)
-        frame = self.frame(self.kinds[0], tokenizer)
-        over = [i for i, some in enumerate(parts, 1) if overlong(some, frame, layout.seq_length)]
+        # Before there is a model: around a blank stands most.
+        frame, limit, leads = Reading(self.frame(self.kinds[0], tokenizer), layout.seq_length)
+        if self.config.pattern:
+            frame, limit, leads = self._cloze(tokenizer, "blank").reading(layout.seq_length)
+        parts = _encoded(texts, tokenizer, leads)
+        over = [i for i, some in enumerate(parts, 1) if overlong(some, frame, limit)]
         if over and self.config.overlong == "refuse":
             raise Refusal(
                 f"Example {over[0]} does not fit into --seq_length={layout.seq_length} (nor do {len(over) - 1:,} others); "
@@ -176,10 +248,50 @@ class Classification(Task):
         cut = f", {data.num_cut:,} of them cut" if data.num_cut else ""
         return f"{len(data):,} examples{cut}"
 
+    def _cloze(self, tokenizer, way):
+        return Cloze(self.config.pattern, verbalizers(self.facts.labels, self.config.verbalizers), tokenizer, way)
+
+    def frame_for(self, model, tokenizer):
+        """As `Task.frame_for`; with a pattern, the pattern stands around the texts."""
+        return self._cloze(tokenizer, way_of(model)).frame if self.config.pattern else super().frame_for(model, tokenizer)
+
+    def reading(self, model, tokenizer, limit):
+        """The `Reading` of a model, where a row and what is read behind it have at most `limit` tokens, or any number if None.
+
+        Raises:
+            Refusal: there is no room for a text, or the model has no row for an id.
+        """
+        if not self.config.pattern:
+            return Reading(self.frame_for(model, tokenizer), limit)
+        return self._settled(model, tokenizer).reading(limit)
+
+    def _settled(self, model, tokenizer):
+        """The `Cloze` of a model, its ids learnt."""
+        cloze = self._cloze(tokenizer, way_of(model))
+        frame = cloze.frame
+        needed = 1 + max(i for ids in (*cloze.label_ids, frame.before, frame.between, frame.after) for i in ids)
+        if needed > model.config.vocab_size:
+            raise Refusal(
+                f"The model has {model.config.vocab_size} rows for tokens, and a blank needs {needed}: begin with a model that "
+                "was trained on blanks, by --init_from."
+            )
+        self.learn(label_ids=cloze.label_ids, mask_id=cloze.mask_id)
+        return cloze
+
+    def limit_ids(self, model, tokenizer):
+        model = super().limit_ids(model, tokenizer)
+        if self.config.pattern:
+            self._settled(model, tokenizer)
+            model.temperature = 1.0  # the task's is that of its classes
+            if model.num_ids is not None:  # the ids of blanks stand behind those of the vocabulary
+                num_ids = max(model.num_ids, max(map(max, self.facts.label_ids)) + 1)
+                model.num_ids = num_ids if num_ids < model.config.vocab_size else None
+        return model
+
     def training_batches(self, data, model, tokenizer, layout):
         self.learn(max_tokens=layout.seq_length)
-        frame = self.frame_for(model, tokenizer)
-        rows = [row(parts, frame, layout.seq_length) for parts in data.parts]
+        frame, limit, leads = self.reading(model, tokenizer, layout.seq_length)
+        rows = [row(parts, frame, limit) for parts in data.parts]
         if model.kind == "classifier":
             model.fit_statistics([ids for ids, _ in rows])
         width = max(len(ids) for ids, _ in rows)
@@ -195,7 +307,7 @@ class Classification(Task):
         def make_changed(chosen, step):
             random = uniform(layout.seed, step)
             texts = [[augmentation(text, random) for text in data.texts[i]] for i in chosen]
-            return make(chosen, width, [row(parts, frame, width) for parts in _encoded(texts, tokenizer)])
+            return make(chosen, width, [row(parts, frame, width) for parts in _encoded(texts, tokenizer, leads)])
 
         if augmentation is not None:
             return ExampleBatches(len(data), layout.batch_size, layout.seed, make_changed)
@@ -211,8 +323,8 @@ class Classification(Task):
 
     def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
         count = len(data) if max_tokens is None else min(len(data), max(max_tokens // layout.seq_length, 1))
-        frame = self.frame_for(model, tokenizer)
-        rows = [row(parts, frame, layout.seq_length) for parts in data.parts[:count]]
+        frame, limit, _ = self.reading(model, tokenizer, layout.seq_length)
+        rows = [row(parts, frame, limit) for parts in data.parts[:count]]
         width = max(len(ids) for ids, _ in rows)
         return in_order(
             count, layout.batch_size,
@@ -223,12 +335,20 @@ class Classification(Task):
         return {**super().model_fields(tokenizer), "num_classes": len(self.facts.labels)}
 
     def head(self, model):
+        if self.config.pattern:  # the layer that the model was trained with
+            return MaskedLM().head(model) if way_of(model) == "mask" else None
         if model.kind == "classifier":
             return None
         pooling = self.config.pooling
         if pooling == "auto":
             pooling = "last" if model.kind != "encoder" else "first" if model.config.contextual else "mean"
         return SequenceClassifier(len(self.facts.labels), pooling, self.config.head_dropout, name="classifier")
+
+    def forward(self, model, batch, state=None, training=False):
+        """Logits of the classes, float32 (B, C), and None."""
+        if not self.config.pattern:
+            return super().forward(model, batch, state, training)
+        return log_probs(model, batch, self.facts.label_ids, self.facts.mask_id, training), None
 
     def loss(self, batch, outputs):
         weights = ops.cast(batch["loss_weights"], "float32")
@@ -275,13 +395,14 @@ class Classification(Task):
         Labels are the best first, scores their probabilities. A text that does not fit is cut as it was in training, or
         with overlong=refuse an InvalidArgumentError. With an encoder also `embed` (`zoo/tasks/embedding.py`).
         """
-        limit, frame = self.facts.max_tokens or model.max_length, self.frame_for(model, tokenizer)
+        frame, limit, leads = self.reading(model, tokenizer, self.facts.max_tokens or model.max_length)
         string = tf.TensorSpec([None], tf.string)
 
         def classes(texts):
+            texts = [tf.strings.join([lead, text]) if lead else text for lead, text in zip(leads, texts, strict=False)]
             parts = [tokenizer.tokenize(text) for text in texts]
             batch = rows_in_graph(parts, frame, tokenizer.pad_id, limit, self.config.overlong)
-            scores, order = tf.nn.top_k(tf.nn.softmax(self.tempered(model(batch))), len(self.facts.labels))
+            scores, order = tf.nn.top_k(tf.nn.softmax(self.tempered(self.forward(model, batch)[0])), len(self.facts.labels))
             return {"labels": tf.gather(tf.constant(self.facts.labels), order), "scores": scores}
 
         if self.facts.pair:
@@ -304,8 +425,9 @@ class Classification(Task):
         return requests + embedding.requests_beside_a_head(model)
 
 
-def _encoded(texts, tokenizer):
-    """Lists of strings -> lists of their ids."""
+def _encoded(texts, tokenizer, leads):
+    """Lists of strings -> lists of their ids, each with what is put before it."""
+    texts = [[lead + text for lead, text in zip(leads, some, strict=False)] for some in texts]
     flat = iter(tokenizer.encode_batch([text for some in texts for text in some]))
     return [[next(flat) for _ in some] for some in texts]
 

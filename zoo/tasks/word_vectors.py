@@ -91,6 +91,11 @@ class WordVectorsConfig(TaskConfig):
         self.require(0 <= self.sample < 1, f"sample must be at least 0 and below 1, got {self.sample}.")
         self.require(self.buckets >= 0, f"buckets must not be negative, got {self.buckets}.")
         self.require(1 <= self.minn <= self.maxn, f"minn must be from 1 to maxn, got minn {self.minn} and maxn {self.maxn}.")
+        self.require(
+            self.buckets or (self.minn, self.maxn) == (type(self).minn, type(self).maxn),
+            f"minn={self.minn} and maxn={self.maxn} cut words into parts, and buckets=0 leaves parts out; give buckets "
+            "besides, such as buckets=200000.",
+        )
         self.require(self.alpha >= 0, f"alpha must not be negative, got {self.alpha}.")
 
     def output(self, model_config, seq_length, facts=None):

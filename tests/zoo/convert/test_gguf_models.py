@@ -31,7 +31,10 @@ CASES = {
     "bloom": (ARCH.BLOOM, {}),
     "falcon": (ARCH.FALCON, {}),
     "falcon-7b": (ARCH.FALCON, {}),
+    "glm": (ARCH.CHATGLM, dict(num_heads=3, num_kv_heads=1, head_dim=4)),
+    "glm4": (ARCH.GLM4, {}),
 }
+GLM_TOKENS = ("[gMASK]", "<sop>", "<|user|>")
 
 
 def stored(name, case, array, config):
@@ -57,12 +60,15 @@ def metadata(writer, case, config):
     writer.add_head_count(config.num_heads)
     writer.add_head_count_kv(config.kv_heads)
     (writer.add_layer_norm_eps if config.norm == "layer" else writer.add_layer_norm_rms_eps)(config.epsilon)
+    is_glm = case.startswith("glm")
     if config.position == "rotary" and not case.startswith("falcon"):
         writer.add_rope_freq_base(config.rotary_theta)
-        writer.add_rope_dimension_count(config.rotary_width)
+        writer.add_rope_dimension_count(config.head_width // 2 if is_glm else config.rotary_width)
     if config.head_width * config.num_heads != config.hidden_dim or case.startswith("gemma"):
         writer.add_key_length(config.head_width)
         writer.add_value_length(config.head_width)
+    if is_glm:
+        return
     if config.window is not None:
         writer.add_sliding_window(config.window)
     if config.attention_cap is not None:
@@ -81,19 +87,27 @@ def metadata(writer, case, config):
         writer.add_max_alibi_bias(8.0)
 
 
-def write(path, case, bundle, directory, **more):
-    """A GGUF file of a directory of Hugging Face's."""
+def write(path, case, bundle, directory, controls=(), pre="gpt-2", **more):
+    """A GGUF file of a directory of Hugging Face's; the last tokens of its vocabulary are `controls`, of which the last ends a
+    turn."""
     architecture, config = CASES[case][0], bundle.model.config
     writer = library.GGUFWriter(path, library.MODEL_ARCH_NAMES[architecture])
     metadata(writer, case, config)
     for name, value in more.items():
         writer.add_float32(f"{library.MODEL_ARCH_NAMES[architecture]}.{name}", value)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(list(bundle.tokenizer.vocabulary))
-    writer.add_token_types([3 if i == bundle.tokenizer.eos_id else 1 for i in range(bundle.tokenizer.vocab_size)])
+    writer.add_tokenizer_pre(pre)
+    tokens = [*bundle.tokenizer.vocabulary[: bundle.tokenizer.vocab_size - len(controls)], *controls]
+    writer.add_token_list(tokens)
+    ends = bundle.tokenizer.eos_id
+    writer.add_token_types([3 if i == ends or token in controls else 1 for i, token in enumerate(tokens)])
+    if controls:
+        writer.add_eos_token_id(ends)
+        writer.add_eot_token_id(len(tokens) - 1)
+        writer.add_add_bos_token(False)
     merges = json.loads((directory / "tokenizer.json").read_text())["model"]["merges"]
-    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
+    writer.add_token_merges([merge for merge in merges if merge.replace(" ", "") in tokens])
     names = library.get_tensor_name_map(architecture, config.num_layers)
     for name, array in load_file(directory / "model.safetensors").items():
         name = name.removeprefix("transformer.") if case == "bloom" else name
@@ -118,6 +132,51 @@ def test_it_is_the_model_of_the_directory(case, tmp_path):
     ids = np.array([[1, 5, 2, 7, 9, 30, 11, 4, 8]])
     np.testing.assert_allclose(got.model(ids), bundle.model(ids), atol=2e-5)
     assert got.provenance["model_type"] == {"falcon-7b": "falcon"}.get(case, case)
+
+
+def test_a_chatglm_may_have_queries_keys_and_values_in_one_tensor(tmp_path):
+    bundle = foreign_models.bundle("glm", **CASES["glm"][1])
+    directory, load = huggingface.write(bundle, tmp_path / "there"), load_file
+
+    def joined(path):
+        tensors = load(path)
+        for i in range(bundle.model.config.num_layers):
+            for part in ("weight", "bias"):
+                names = [f"model.layers.{i}.self_attn.{name}_proj.{part}" for name in "qkv"]
+                whole = np.concatenate([tensors.pop(name) for name in names])
+                tensors[f"encoder.layers.{i}.self_attention.query_key_value.{part}"] = whole
+        return tensors
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(globals(), "load_file", joined)
+        got = gguf.read(write(tmp_path / "a.gguf", "glm", bundle, directory))
+    ids = np.array([[1, 5, 2, 7, 9, 30]])
+    np.testing.assert_allclose(got.model(ids), bundle.model(ids), atol=1e-6)
+
+
+def test_the_texts_of_a_glm_begin_as_its_vocabulary_has_it(tmp_path):
+    bundle = foreign_models.bundle("glm4")
+    directory = huggingface.write(bundle, tmp_path / "there")
+    got = gguf.read(write(tmp_path / "a.gguf", "glm4", bundle, directory, GLM_TOKENS, "glm4"))
+    size, tokenizer = bundle.tokenizer.vocab_size, got.tokenizer
+    assert got.task.frame("language_model", tokenizer).before == (size - 3, size - 2)
+    assert tokenizer.stop_ids == (bundle.tokenizer.eos_id, size - 1)
+    three_at_a_time = [i for part in ("198", "419", "84") for i in tokenizer.encode(part)]
+    assert tokenizer.encode("19841984") == three_at_a_time
+    # Without these tokens, and in another kind of model, nothing stands before a text but its end.
+    plain = gguf.read(write(tmp_path / "b.gguf", "glm4", bundle, directory))
+    assert plain.task.frame("language_model", plain.tokenizer).before == (bundle.tokenizer.eos_id,)
+
+
+def test_a_glm_that_turns_another_part_is_refused(tmp_path):
+    bundle = foreign_models.bundle("glm4")
+    directory = huggingface.write(bundle, tmp_path / "there")
+    add = library.GGUFWriter.add_rope_dimension_count
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library.GGUFWriter, "add_rope_dimension_count", lambda self, count: add(self, 2 * count))
+        path = write(tmp_path / "a.gguf", "glm4", bundle, directory)
+    with pytest.raises(ValueError, match="turn a share of 1.0 of each head; a GLM turns half"):
+        gguf.read(path)
 
 
 def test_what_a_file_of_another_kind_says_is_refused(tmp_path):

@@ -128,6 +128,8 @@ def test_what_is_refused():
     for options in (dict(buckets=0, minn=2, maxn=3), dict(buckets=5, minn=4, maxn=3), dict(buckets=5, minn=0, maxn=3)):
         with pytest.raises(Refusal, match="Parts of words need"):
             Subwords(WORDS, COUNTS, **options)
+    with pytest.raises(Refusal, match="maxn=4 cut words into parts, and buckets=0 leaves parts out; give buckets besides"):
+        WordVectorsConfig(maxn=4)
     task = WordVectors(WordVectorsConfig(buckets=5))
     with pytest.raises(Refusal, match="GloVe has no parts of words"):
         task.assemble(zoo.create("glove", "tiny"))

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from zoo.data.batch import Layout
 from zoo.data.pairs import WindowBatches, Windows, count_words
-from zoo.layers.word_vectors import CooccurrenceHead, WindowHead, distances_of, window_sums
+from zoo.layers.word_vectors import CooccurrenceHead, WindowHead, window_scores, window_sums
 
 V, D, EOS = 23, 4, 0
 
@@ -86,21 +86,46 @@ def test_each_context_gets_its_share_of_the_means_gradient_or_all_of_it(objectiv
     np.testing.assert_allclose(gradient, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize(("window", "length"), [(1, 1), (2, 5), (4, 3)])
+WINDOWS = pytest.mark.parametrize(("window", "length"), [(1, 1), (2, 5), (4, 3)])
+
+
+def table_of(shares):
+    """(B, T, S): the matrix that sums of windows are products with."""
+    size, length, width = shares.shape
+    table = np.zeros((size, length, length + width - 1))
+    for t in range(length):
+        table[:, t, t : t + width] = shares[:, t]
+    return table
+
+
+@WINDOWS
 def test_sums_of_windows_are_products_with_a_matrix(window, length):
     random = np.random.default_rng(0)
     hidden, upstream = random.normal(size=(2, length + 2 * window, D)), random.normal(size=(2, length, D))
-    shares, back = random.normal(size=(2, 2, length, 2 * window))
-    tables = np.zeros((2, 2, length, length + 2 * window))
-    for t in range(length):
-        for c, distance in enumerate(distances_of(window)):
-            tables[0, :, t, t + window + distance], tables[1, :, t, t + window + distance] = shares[:, t, c], back[:, t, c]
+    shares, back = random.normal(size=(2, 2, length, 2 * window + 1))
     hidden = tf.constant(hidden)
     with tf.GradientTape() as tape:
         tape.watch(hidden)
         total = window_sums(hidden, shares, back)
-    np.testing.assert_allclose(total, tables[0] @ hidden.numpy(), atol=1e-12)
-    np.testing.assert_allclose(tape.gradient(total, hidden, upstream), tables[1].transpose(0, 2, 1) @ upstream, atol=1e-12)
+    np.testing.assert_allclose(total, table_of(shares) @ hidden.numpy(), atol=1e-12)
+    np.testing.assert_allclose(tape.gradient(total, hidden, upstream), table_of(back).transpose(0, 2, 1) @ upstream, atol=1e-12)
+
+
+@WINDOWS
+def test_scores_of_windows_are_a_band_of_a_product(window, length):
+    random = np.random.default_rng(0)
+    outputs, hidden = random.normal(size=(2, length, D)), random.normal(size=(2, length + 2 * window, D))
+    upstream = random.normal(size=(2, length, 2 * window + 1))
+    tensors = tf.constant(outputs), tf.constant(hidden)
+    with tf.GradientTape() as tape:
+        tape.watch(tensors)
+        scores = window_scores(*tensors)
+    product = outputs @ hidden.transpose(0, 2, 1)
+    band = [[row[t : t + 2 * window + 1] for t, row in enumerate(table)] for table in product]
+    np.testing.assert_allclose(scores, band, atol=1e-12)
+    expected = table_of(upstream) @ hidden, table_of(upstream).transpose(0, 2, 1) @ outputs
+    for gradient, value in zip(tape.gradient(scores, tensors, upstream), expected, strict=True):
+        np.testing.assert_allclose(gradient, value, atol=1e-12)
 
 
 def test_glove_by_hand():

@@ -11,8 +11,11 @@ import pytest
 import tensorflow as tf
 
 from tests import exports, tiny_models
+from zoo import bundle as bundles
 from zoo.config import Refusal
 from zoo.decoding import Sampling, generate
+from zoo.export import loaded_draft
+from zoo.models.ngram import NGram, NGramConfig
 from zoo.serving.c_api import SavedModel
 from zoo.signatures.drafting import NEAR, Draft, parsed_draft, require_draft, with_draft
 from zoo.signatures.generation import generation
@@ -49,10 +52,24 @@ class Toy:
         return logits, {"index": end, "moved": moved}
 
 
-@pytest.fixture(scope="module")
-def decode():
-    """Table, prompt and options -> the tokens of a row, their log-probability, and how many passes they took."""
-    passes = tf.Variable(0)
+def fitted(vocab_size, eos_id, ids, order=3):
+    model = NGram(NGramConfig(order=order, vocab_size=vocab_size, eos_id=eos_id))
+    model.fit_closed_form(np.asarray(ids))
+    return model
+
+
+def mostly_the_next():
+    """Trigrams of a text in which the next number follows four times in five, and else the one after it."""
+    steps = 1 + (np.random.default_rng(3).random(600) > 0.8)
+    return fitted(V, STOP, np.append(np.cumsum(steps) % 6, STOP))
+
+
+@pytest.fixture(scope="module", params=["the row", "an n-gram model"])
+def decode(request):
+    """Table, prompt and options -> the tokens of a row, their log-probability, and how many passes they took. Drafts come from
+    the row itself, or from an n-gram model besides."""
+    passes, asks_model = tf.Variable(0), request.param != "the row"
+    guess = Draft(0, 4, "toy").with_model(mostly_the_next()) if asks_model else Draft(3, 4)
 
     shapes = ([V, V], tf.float32), ([], tf.float32), ([1, None], tf.int32), ([1], tf.float32), ([1], tf.int64)
 
@@ -73,12 +90,13 @@ def decode():
         with tf.control_dependencies([tf.constant(0)]):
             plain = one(None)
         with tf.control_dependencies(plain):
-            return plain, one(Draft(3, 4))
+            return plain, one(guess)
 
     def call(table, prompt, noise=0.0, temperature=0.0, seed=0):
         given = (table, np.float32(noise), np.array([prompt], np.int32), np.float32([temperature]), np.array([seed]))
         return [(ids[0, : lengths[0]].numpy().tolist(), float(logs[0]), int(n)) for ids, lengths, logs, n in both(*given)]
 
+    call.asks_model = asks_model
     return call
 
 
@@ -123,6 +141,16 @@ def test_text_that_repeats_itself_takes_few_passes(decode):
     # The prompt, then five tokens a pass; 24 = 1 + 4 x 5 + 3.
     assert plain[0] == drafted[0] == [(3 + i) % 6 for i in range(NEW)]
     assert plain[2] == NEW and drafted[2] == 1 + 5
+
+
+def test_text_that_the_model_knows_takes_few_passes_from_its_first_token(decode):
+    cycle = np.full((V, V), -5.0, np.float32)
+    for token in range(6):
+        cycle[token, (token + 1) % 6] = 5.0
+    plain, drafted = decode(cycle, [3])
+    assert plain[0] == drafted[0] == [(4 + i) % 6 for i in range(NEW)]
+    # The row itself repeats nothing before its eighth token.
+    assert drafted[2] == 1 + 5 if decode.asks_model else drafted[2] > 8
 
 
 def test_a_row_ends_at_its_stop_token_inside_a_draft(decode):
@@ -182,11 +210,41 @@ def test_every_family_writes_the_same_text_with_a_draft(case):
 
 
 def test_an_export_with_a_draft_is_proved_and_writes_the_same_text(tmp_path):
+    """It holds the tables of an n-gram model that was fitted on what the model writes."""
     made = exports.made("gpt", "language_modeling")
-    path = exports.export_saved_model(tmp_path / "export", *made, draft="ngram:3:4")
-    served, plain = SavedModel(path), made.task.signatures(made.model, made.tokenizer)["generate"]
-    for text in ("the cat sat on the cat sat", "abcabcabc", "", "a dog"):
+    plain = made.task.signatures(made.model, made.tokenizer)["generate"]
+    texts = ["the cat sat on the mat", "a dog"]
+    known = [plain([text], [30])["text"].numpy()[0].decode("utf8", "replace") for text in texts]
+    ids = [made.tokenizer.eos_id, *(i for text in known for i in [*made.tokenizer.encode(text), made.tokenizer.eos_id])]
+    model = fitted(made.tokenizer.vocab_size, made.tokenizer.eos_id, ids, order=4)
+    directory = bundles.Bundle(model, made.tokenizer, "language_modeling", {}).save(tmp_path / "ngram")
+    path = exports.export_saved_model(tmp_path / "export", *made, draft=f"ngram:{directory}:4")
+    served = SavedModel(path)
+    for text in ("the cat sat on the mat", "abcabcabc", "", "a dog"):
         assert served.run("generate", {"prompt": [text], "max_new_tokens": [30]})["text"] == plain([text], [30])["text"].numpy()
+    assert "4 tokens, the last 3 or fewer looked up in the text and in the tables of an n-gram model of order 4" in (
+        path / "assets.extra" / "model_card.md"
+    ).read_text(encoding="utf8")
+
+
+def test_which_models_a_draft_takes(tmp_path):
+    named = Draft(0, 5, "there")
+    assert named.with_model(fitted(V, STOP, [0, 1, STOP], order=5)).longest == 4
+    for model, sentence in (
+        (tiny_models.create("lstm"), "there holds a lstm model; a draft takes an n-gram model"),
+        (
+            tiny_models.create("ngram-unigram"),
+            "there holds unigrams, which look at no token before; a draft takes an order of 2",
+        ),
+    ):
+        with pytest.raises(Refusal, match=sentence):
+            named.with_model(model)
+    byte, words = exports.create_tokenizer("byte"), exports.create_tokenizer("word", ["a b"], 8)
+    model = fitted(words.vocab_size, words.eos_id, words.encode("a b a"))
+    bundles.Bundle(model, words, "language_modeling", {}).save(tmp_path / "words")
+    assert loaded_draft(f"ngram:{tmp_path / 'words'}", words).longest == 2
+    with pytest.raises(Refusal, match="words was fitted with another vocabulary than this model's; fit it on text with"):
+        loaded_draft(f"ngram:{tmp_path / 'words'}", byte)
 
 
 @pytest.mark.parametrize(("text", "draft"), [
@@ -196,7 +254,12 @@ def test_drafts_by_name(text, draft):
     assert parsed_draft(text) == draft
 
 
-@pytest.mark.parametrize("text", ["ngram", "ngram:1", "ngram:4:0", "ngram:x", "lookup:4", ""])
+def test_a_directory_is_named(tmp_path):
+    assert parsed_draft(f"ngram:{tmp_path}") == Draft(0, 5, str(tmp_path))
+    assert parsed_draft(f"ngram:{tmp_path}:7") == Draft(0, 7, str(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["ngram", "ngram:1", "ngram:4:0", "ngram:x", "ngram:.:0", "lookup:4", ""])
 def test_another_name_is_refused_in_a_sentence(text):
     with pytest.raises(Refusal, match="draft is none, or ngram:N for"):
         parsed_draft(text)

@@ -4,6 +4,7 @@ Shape letters: B batch, T positions, V vocabulary.
 """
 
 import functools
+import re
 
 import numpy as np
 import pytest
@@ -40,12 +41,21 @@ def made():
     return made
 
 
+@functools.cache
+def fill():
+    """The signature of that model."""
+    model, tokenizer, task = made()
+    return task.signatures(model, tokenizer)["fill"]
+
+
 def ids(text):
     return list(text.encode())
 
 
 def greedy(model, part_a, masks, limit, stop=()):
-    """Ids that a model writes for the masks of one row, without a cache: rows are read whole at each step."""
+    """Ids that a model writes for the masks of one row, without a cache: rows are read whole at each step.
+
+    Without `stop` blanks are filled: there only text and its end may stand, and in the rest of a text the end of a document."""
     inputs, pairs, out = list(part_a), [(i, 0) for i in range(len(part_a))], []
     for mask in masks:
         inputs, pairs, within = [*inputs, SOP], [*pairs, (mask, 1)], 1
@@ -56,10 +66,11 @@ def greedy(model, part_a, masks, limit, stop=()):
                 "prefix_lengths": np.array([len(part_a)], np.int32),
             }
             logits = np.asarray(model(batch))[0, -1]
-            if not stop:  # in a blank only text and its end may stand
-                logits = np.where([i == EOP or i < EOS for i in range(len(logits))], logits, -np.inf)
+            if not stop:
+                is_rest = part_a[mask] == GMASK
+                logits = np.where([i == EOP or i < EOS + is_rest for i in range(len(logits))], logits, -np.inf)
             out.append(int(np.argmax(logits)))
-            if out[-1] == EOP or out[-1] in stop:
+            if out[-1] in (EOP, EOS) or out[-1] in stop:
                 break
             within += 1
             inputs, pairs = [*inputs, out[-1]], [*pairs, (mask, within)]
@@ -85,11 +96,23 @@ def test_only_models_that_read_blanks_are_served():
 
 
 def test_texts_with_blanks_are_read_and_written(spelling):
-    rows = spelling.tokenize_blanks(tf.constant(["ab [MASK] c[MASK]", "", "[MASK]", "[MASK][MASK] d", "[mask] [MAS"]))
+    texts = [
+        "ab [MASK] c[MASK]",
+        "",
+        "[MASK]",
+        "[MASK][MASK] d",
+        "[mask] [MAS",
+        "m[sMASK]s [gMASK]",
+        "[gMASK]",
+        "[[sMASK]MASK]",
+    ]
+    rows = spelling.tokenize_blanks(tf.constant(texts))
     # A space before a blank belongs to it; what is not quite a mask is text.
     expected = [[*ids("ab"), MASK, *ids(" c"), MASK], [], [MASK], [MASK, MASK, *ids(" d")], ids("[mask] [MAS")]
+    expected += [[*ids("m"), SMASK, *ids("s"), GMASK], [GMASK], [*ids("["), SMASK, *ids("MASK]")]]
     assert rows.to_list() == expected
-    assert spelling.detokenize(rows).numpy().tolist() == [b"ab c", b"", b"", b" d", b"[mask] [MAS"]
+    written = [b"ab c", b"", b"", b" d", b"[mask] [MAS", b"ms", b"", b"[MASK]"]
+    assert spelling.detokenize(rows).numpy().tolist() == written
     assert spelling.decode([97, GMASK, SOP, 98, EOP, 310]) == "ab"
     assert spelling.tokenize(tf.constant(["[MASK]"])).to_list() == [ids("[MASK]")]  # a prompt has no blanks
 
@@ -102,17 +125,18 @@ def test_the_frame_is_a_text_the_mask_of_its_rest_and_the_begin_of_a_piece():
 
 
 def test_blanks_are_filled_with_what_a_loop_without_a_cache_writes():
-    model, tokenizer, task = made()
+    model, tokenizer, _ = made()
     texts, limits = ["the [MASK] sat [MASK] on", "[MASK]", "no blank", "", "x[MASK][MASK][MASK]"], [14, 6, 5, 5, 20]
-    answer = task.signatures(model, tokenizer)["fill"](tf.constant(texts), tf.constant(limits))
+    texts, limits = [*texts, "the [sMASK] sat [gMASK]", "[gMASK]", "[sMASK] T[sMASK][MASK]"], [*limits, 12, 9, 12]
+    answer = fill()(tf.constant(texts), tf.constant(limits))
     ended = 0
     for row, (text, limit) in enumerate(zip(texts, limits, strict=True)):
-        pieces = [piece.encode() for piece in text.split("[MASK]")]
+        pieces = [piece.encode() for piece in re.split(r"\[[sg]?MASK\]", text)]
         pieces = [*(piece.removesuffix(b" ") for piece in pieces[:-1]), pieces[-1]]
         part_a, masks = list(pieces[0]), []
-        for piece in pieces[1:]:
+        for name, piece in zip(re.findall(r"\[([sg]?)MASK\]", text), pieces[1:], strict=True):
             masks.append(len(part_a))
-            part_a += [MASK, *piece]
+            part_a += [{"": MASK, "s": SMASK, "g": GMASK}[name], *piece]
         written = greedy(model, part_a, masks, limit)
         spans = [[]]
         for token_id in written:
@@ -127,6 +151,39 @@ def test_blanks_are_filled_with_what_a_loop_without_a_cache_writes():
     assert ended > 2  # or the law would say nothing of blanks behind the first
 
 
+def test_the_rest_of_a_text_ends_where_a_document_does():
+    model, tokenizer, _ = made()
+    table, ended = np.array(model.embeddings.embeddings), 0
+    likes_to_end = table.copy()
+    likes_to_end[[EOS, EOP]] = table[[EOP, EOS]]
+    model.embeddings.embeddings.assign(likes_to_end)
+    try:
+        for text in ("the cat", "a", "", "dog ran ."):
+            part_a = [*ids(text), GMASK]
+            written = greedy(model, part_a, [len(part_a) - 1], 12)
+            ended += written[-1] == EOS
+            answer = fill()(tf.constant([f"{text}[gMASK]"]), tf.constant([12]))
+            assert answer["spans"][0, 0].numpy() == tokenizer.decode([i for i in written if i < EOS]).encode()
+    finally:
+        model.embeddings.embeddings.assign(table)
+    assert ended
+
+
+def test_blanks_of_a_kind_that_was_not_trained_are_refused_and_so_is_text_behind_the_rest():
+    task = BlankInfillingTask(BlankInfillingConfig(weights=(0.0, 0.0, 0.3, 0.7)))
+    assert task.blanks == ("[MASK]", "[gMASK]")
+    assert BlankInfillingTask(BlankInfillingConfig(weights=(0.0, 1.0, 0.0))).blanks == ("[sMASK]",)
+    assert BlankInfillingTask().blanks == ("[MASK]", "[sMASK]", "[gMASK]")
+    spelling = task.spelling(create_tokenizer("byte"))
+    for text, sentence in (
+        ("a [sMASK]", r"\[sMASK\] stands for sentences, which this model was not trained to write; it fills \[MASK\] and \[gM"),
+        ("a [gMASK] b", r"\[gMASK\] stands for the rest of a text, so nothing may stand behind it."),
+        ("[gMASK][MASK]", r"\[gMASK\] stands for the rest of a text, so nothing may stand behind it."),
+    ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=sentence):
+            spelling.tokenize_blanks(tf.constant(["a [MASK]", text]))
+
+
 def test_a_prompt_is_gone_on_with_by_the_mask_of_its_rest(tmp_path):
     """At once, and piece by piece."""
     model, tokenizer, _ = made()
@@ -136,6 +193,8 @@ def test_a_prompt_is_gone_on_with_by_the_mask_of_its_rest(tmp_path):
         part_a = [*ids(prompt), GMASK]
         written = greedy(model, part_a, [len(part_a) - 1], 9, stop=(EOP, EOS))
         assert text == tokenizer.decode([*ids(prompt), *(i for i in written if i < EOS)])
+        if all(i < EOS or i == EOP for i in written):  # as a blank behind it would be filled
+            assert loaded.predict("fill", text=[f"{prompt}[gMASK]"], max_new_tokens=[9])["text"][0] == text
     assert prompt + "".join(loaded.stream(prompt, max_new_tokens=9)) == text
 
 
