@@ -1,11 +1,13 @@
 """What every export promises, for every registered model and every task that it can serve: replayed in a clean process, of
 operations that a stock server has, and with answers that no other row of a batch changes."""
 
+import collections
 import json
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
 from benchmarks import fuzz
@@ -54,6 +56,15 @@ def test_an_export_is_proved_and_holds_what_a_stock_server_has(case):
     requests = json.loads((directory / "1" / golden.EXTRA / "golden.json").read_text(encoding="utf8"))
     signatures = exports.made(*case).task.signatures(*exports.made(*case)[:2]).keys()
     assert {request["signature"] for request in requests} == signatures == exports.served(*case).signatures.keys()
+
+
+def test_what_several_signatures_compute_is_traced_once(case):
+    saved_model = saved_model_pb2.SavedModel.FromString((exports.directory(*case) / "1" / "saved_model.pb").read_bytes())
+    functions = [function.signature.name for function in saved_model.meta_graphs[0].graph_def.library.function]
+    times = collections.Counter(name.removeprefix("__inference_").rsplit("_", 1)[0] for name in functions)
+    assert max(times["tokenize"], times["detokenize"], times["encode"]) <= 1
+    if case == ("gpt", "language_modeling"):  # a pass over a prompt, over a token of one row, and over a token of several
+        assert (times["next_logits"], times["token_log_probs"]) == (3, 1)
 
 
 def test_a_server_that_batches_takes_the_warm_up(case):

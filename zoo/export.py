@@ -8,7 +8,6 @@ A version is written aside and renamed, so that nobody sees half of one; what a 
 same model gives the same bytes.
 """
 
-import contextlib
 import copy
 import os
 from pathlib import Path
@@ -23,6 +22,7 @@ from zoo.serving import deployment, golden
 from zoo.serving.canonical import canonicalise
 from zoo.serving.compiled import compiled
 from zoo.serving.model_card import model_card
+from zoo.serving.once import TokenizerOnce, passes_once
 from zoo.serving.ops import check_ops
 from zoo.serving.proof import proving
 from zoo.serving.simplify import simplify
@@ -63,18 +63,19 @@ def export_saved_model(
     with staged(directory, version) as path:
         remove_stale(directory, r"\d+")
         served = task.limit_ids(at_precision(model, precision, task), tokenizer)
-        functions = task.signatures(served, tokenizer)
-        left_out = {name: golden.defaults(function) for name, function in functions.items()}
-        with stored_weights(served, precision) as weights, compiled(served) if xla else contextlib.nullcontext():
-            # Traced here, once: saving and calling a tf.function would each trace it.
-            concrete = {name: function.get_concrete_function() for name, function in functions.items()}
-        _save(path, weights, tokenizer, concrete)
-        simplify(path)
-        canonicalise(path, left_out)
-        check_ops(path, xla)
-        asked = task.requests(model, tokenizer)
-        with proving(path) as repeat:
-            requests = golden.write(path, concrete, left_out, asked, model.registered_name, repeat)
+        with proving(path) as tell:
+            functions = task.signatures(served, TokenizerOnce(tokenizer))
+            left_out = {name: golden.defaults(function) for name, function in functions.items()}
+            with stored_weights(served, precision) as weights, compiled(served) if xla else passes_once(served):
+                # Traced here, once: saving and calling a tf.function would each trace it.
+                concrete = {name: function.get_concrete_function() for name, function in functions.items()}
+            _save(path, weights, tokenizer, concrete)
+            simplify(path)
+            canonicalise(path, left_out)
+            check_ops(path, xla)
+            tell(None)
+            asked = task.requests(model, tokenizer)
+            requests = golden.write(path, concrete, left_out, asked, model.registered_name, tell)
         (path / golden.EXTRA / "model_card.md").write_text(model_card(model, tokenizer, task, provenance), encoding="utf8")
         try:
             os.rename(path, directory / str(version))

@@ -36,10 +36,10 @@ def prove(export):
 
 @contextlib.contextmanager
 def proving(export):
-    """Proves an export whose golden requests are still being made, on a core of its own.
+    """Proves an export that is still being made, on a core of its own.
 
-    Gives a function that takes each request, with its answer, as it is made: what golden.json holds of it. The end of the block
-    waits for the last answer.
+    Gives a function that takes None once the export is written (meanwhile the process loads TensorFlow's library), and then
+    each request, with its answer, as it is made: what golden.json holds of it. The end of the block waits for the last answer.
 
     Raises:
         Refusal: an answer differs, or the SavedModel does not load.

@@ -1,9 +1,11 @@
 """Repeats the golden requests of an export in a clean process: python -I zoo/serving/replay.py export/1
 
 Through TensorFlow's C API, with neither TensorFlow's Python nor our code (both are blocked), and prints how many requests gave
-the same strings and numbers. With `-` after the export the requests come line by line from standard input, as they are made.
+the same strings and numbers. With `-` after the export the requests come line by line from standard input, as they are made;
+the export need not be there before the first line, which may be `null`.
 """
 
+import itertools
 import json
 import sys
 import time
@@ -68,15 +70,19 @@ def _as_bytes(value):
 
 def main(export, source=None):
     """Exits with a sentence if the export does not load, or at the first answer that differs."""
-    start = time.perf_counter()
     try:
+        c_api.library()  # which takes a second: the export may still be written meanwhile
+        first = sys.stdin.readline() if source == "-" else None
+        start = time.perf_counter()
         model = c_api.SavedModel(export)
         loaded = time.perf_counter() - start
         # Nothing that an installation could import may help.
         sys.modules.update(dict.fromkeys(("tensorflow", "tensorflow_text", "keras", "zoo", "trainers", "tfds_configs")))
-        lines = sys.stdin if source == "-" else None
-        requests = map(json.loads, lines) if lines else json.loads((Path(export) / GOLDEN).read_text(encoding="utf8"))
-        asked = replay(model, requests)
+        if first is None:
+            requests = json.loads((Path(export) / GOLDEN).read_text(encoding="utf8"))
+        else:
+            requests = map(json.loads, filter(None, itertools.chain([first], sys.stdin)))
+        asked = replay(model, filter(None, requests))
     except (ValueError, OSError) as error:
         sys.exit(c_api.plainly(str(error)))
     signatures = sorted({name for name, _ in asked})

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from zoo.config import Refusal
-from zoo.serving import c_api, proof
+from zoo.serving import c_api, proof, replay
 
 
 def test_a_package_without_the_library_is_told_with_the_way_out(tmp_path, monkeypatch):
@@ -39,3 +39,22 @@ def test_a_process_that_proves_does_not_outlive_the_export(tmp_path, monkeypatch
         raise KeyboardInterrupt
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_the_library_is_loaded_before_the_export_is_there(tmp_path, monkeypatch):
+    done = []
+
+    def load(path):
+        done.append("model")
+        raise ValueError("There is no model.")
+
+    def told():
+        done.append("told")
+        return "null\n"
+
+    monkeypatch.setattr(replay.c_api, "library", lambda: done.append("library"))
+    monkeypatch.setattr(replay.c_api, "SavedModel", load)
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(readline=told))
+    with pytest.raises(SystemExit, match="There is no model"):
+        replay.main(tmp_path, "-")
+    assert done == ["library", "told", "model"]
