@@ -174,6 +174,7 @@ class BlankInfillingTask(SpanCorruptionTask):
 
     def sample(self, loaded, seed):
         blank = self.blanks[0]
-        text = f"Return a {blank}" if blank == REST else f"Return a {blank} of the list."
+        before, behind = ("Return a ", " of the list.") if loaded.tokenizer.spells("Return a list of the list.") else ("", "")
+        text = before + blank + (behind if blank != REST else "")
         written = loaded.predict("fill", text=[text], max_new_tokens=[16])
         return f"{text!r} -> {written['text'][0]!r}"

@@ -120,7 +120,7 @@ class Cloze:
         if self.way == "mask":
             if self.tokenizer.mask_id is None:
                 raise Refusal(
-                    f"A {type(self.tokenizer).registered_name} tokenizer has no mask token; take a model with one of wordpiece."
+                    f"A {self.tokenizer.registered_name} tokenizer has no mask token; take a model with one of wordpiece."
                 )
             frame = framed_texts("encoder", self.tokenizer)
             return frame.before, (self.tokenizer.mask_id,), frame.after, ()

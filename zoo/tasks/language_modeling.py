@@ -135,4 +135,5 @@ class LanguageModeling(Task):
 
     def sample(self, loaded, seed):
         # Piece by piece, which writes the same: to trace `generate` takes several times as long as its 60 tokens.
-        return repr("The" + "".join(loaded.stream("The", max_new_tokens=60, temperature=0.8, top_k=40, seed=seed)))
+        begin = "The" if loaded.tokenizer.spells("The") else ""
+        return repr(begin + "".join(loaded.stream(begin, max_new_tokens=60, temperature=0.8, top_k=40, seed=seed)))

@@ -156,6 +156,7 @@ class SpanCorruptionTask(Task):
         return span_requests(model)
 
     def sample(self, loaded, seed):
-        text = f"Return a {sentinel_name(0)} of the list."
+        known = loaded.tokenizer.spells("Return a list of the list.")
+        text = f"Return a {sentinel_name(0)} of the list." if known else sentinel_name(0)
         written = self.signatures(loaded.model, loaded.tokenizer)["fill"](tf.constant([text]), tf.constant([16]))
         return f"{text!r} -> {written['text'].numpy()[0].decode('utf8', 'replace')!r}"

@@ -175,6 +175,10 @@ class Tokenizer(tf.Module):
         """Strings -> one int32 numpy array of ids for each; in parallel where that pays."""
         raise TypeError(f"{type(self).__name__} cannot encode.")
 
+    def spells(self, text):
+        """Whether the vocabulary has all of a text."""
+        return self.unk_id is None or self.unk_id not in self.encode(text)
+
     def decode(self, ids):
         """Ids -> string. Special ids are left out, `unk_id` leaves a mark; bytes that are not UTF-8 become U+FFFD.
 

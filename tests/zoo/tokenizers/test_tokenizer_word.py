@@ -85,3 +85,9 @@ def test_a_file_cut_short_is_refused(tmp_path):
         path.write_bytes(whole[:size])
         with pytest.raises(ValueError, match="damaged"):
             load(tmp_path)
+
+
+def test_which_texts_a_vocabulary_spells():
+    characters = create("char", ["明月几时有"])
+    assert characters.spells("明月") and not characters.spells("The") and characters.spells("")
+    assert create("byte").spells("The 明月")
