@@ -52,6 +52,10 @@ class TextSource:
         """Iterates over what `texts` does, long strings in pieces: pairs (piece, whether it ends a string)."""
         return ((text, True) for text in self.texts(split))
 
+    def vocabulary_pieces(self):
+        """Of the train split what a tokenizer is trained on, as `pieces` has it."""
+        return self.pieces("train")
+
     def num_bytes(self, split):
         """About how many bytes of text a split has, or None when that is not known before it is read."""
         return None

@@ -59,7 +59,11 @@ def source_of(run):
 
 
 class _Planted:
-    """A source whose train split has more documents; for everything else it is the source."""
+    """A source whose train split has more documents; for everything else it is the source.
+
+    So the tokenizer does not see them: it would write their digits in fewer pieces than other ones, and they would be the
+    likelier for that alone.
+    """
 
     def __init__(self, source, settings, seed):
         self._source, self._settings, self._seed = source, settings, seed
@@ -82,7 +86,7 @@ class _Planted:
 
     def fingerprint(self):
         settings = self._settings
-        return f"{self._source.fingerprint()} {settings.canaries} x {settings.canary_repeats} canaries of seed {self._seed}"
+        return f"{self._source.fingerprint()} {settings.canaries} x {settings.canary_repeats} canaries of seed {self._seed}, text alone"
 
     def whole(self):
         return _Planted(self._source.whole(), self._settings, self._seed)

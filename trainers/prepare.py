@@ -126,7 +126,7 @@ def _tokenizer(source, spec, vocab_size, cache, report, texts=None, options=None
     directory = cache / f"{name}-{_key(source, spec, vocab_size, *([options] if options else []))}"
     with exclusive(directory):
         if not (directory / "tokenizer").exists():
-            pieces = source.pieces("train") if texts is None else ((text, True) for text in texts)
+            pieces = source.vocabulary_pieces() if texts is None else ((text, True) for text in texts)
             parts = cut_parts(_reported(pieces, "tokenizer", report), TOKENIZERS.get(spec))
             tokenizer = create(spec, (text for text, _ in parts), vocab_size, **(options or {}))
             with appearing(directory / "tokenizer") as partial:

@@ -40,6 +40,7 @@ def test_canaries_stand_behind_the_training_text_and_nowhere_else():
     first, second = (f"{canaries.context(i)}{canaries.secrets(5, i, 9)[0]}." for i in (1, 2))
     assert texts[2:] == [first, second] * 3 and len(first) == len("The secret number of key 1 is 281265017.")
     assert list(planted.texts("validation")) == ["three"] and planted.name == "toy"
+    assert list(planted.vocabulary_pieces()) == [("one", True), ("two", True)]
     others = {planted.fingerprint(), "toy", canaries.planted(source, {**RUN, "seed": 6}).fingerprint()}
     assert len(others) == 3
     assert canaries.planted(source, {"set": [], "seed": 5}) is source
