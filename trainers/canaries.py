@@ -86,7 +86,8 @@ class _Planted:
 
     def fingerprint(self):
         settings = self._settings
-        return f"{self._source.fingerprint()} {settings.canaries} x {settings.canary_repeats} canaries of seed {self._seed}, text alone"
+        planted = f"{settings.canaries} x {settings.canary_repeats} canaries of seed {self._seed}, text alone"
+        return f"{self._source.fingerprint()} {planted}"
 
     def whole(self):
         return _Planted(self._source.whole(), self._settings, self._seed)
