@@ -8,7 +8,7 @@ import re
 import uuid
 from pathlib import Path
 
-from tensorflow.core.framework import function_pb2
+from tensorflow.core.framework import function_pb2, types_pb2
 from tensorflow.core.protobuf import fingerprint_pb2, saved_model_pb2
 
 from zoo import private
@@ -67,10 +67,7 @@ def _number_anew(meta_graph):
         for attributes in function.arg_attr.values():
             if attributes.attr["_user_specified_name"].s.isdigit():
                 attributes.attr.pop("_user_specified_name")
-        for i, argument in enumerate(function.signature.input_arg):
-            # A loop's condition names what it does not use after the loop, and nothing refers to it.
-            if "redundant_placeholder" in argument.name:
-                argument.name = f"unused_{i}"
+        _rename_captured(function)
     ordered = sorted(library.function, key=lambda function: function.signature.name)
     # Sorted by copies: a repeated field hands out its elements by reference.
     copies = [function_pb2.FunctionDef.FromString(function.SerializeToString()) for function in ordered]
@@ -86,6 +83,35 @@ def _number_anew(meta_graph):
     objects.concrete_functions.clear()
     for name, data in copies.items():
         objects.concrete_functions[name].ParseFromString(data)
+
+
+def _rename_captured(function):
+    """Numbers what a function reads from outside of it, and what a loop's body hands on of that: the names hold a counter."""
+    given, returned = {}, {}
+    for i, argument in enumerate(function.signature.input_arg):
+        # A loop's condition names what it does not use after the loop, and nothing refers to it.
+        kind = "unused" if "redundant_placeholder" in argument.name else "captured"
+        if kind == "unused" or _is_counted(argument):
+            given[argument.name] = f"{kind}_{i}"
+            argument.name = given[argument.name]
+    for i, argument in enumerate(function.signature.output_arg):
+        if _is_counted(argument):
+            returned[argument.name] = f"returned_{i}"
+            argument.name = returned[argument.name]
+
+    def anew(reference):
+        name, colon, output = reference.partition(":")
+        return given.get(name, name) + colon + output
+
+    for node in function.node_def:
+        node.input[:] = map(anew, node.input)
+    references = {returned.get(name, name): anew(reference) for name, reference in function.ret.items()}
+    function.ret.clear()
+    function.ret.update(references)
+
+
+def _is_counted(argument):
+    return argument.type == types_pb2.DT_RESOURCE and COUNTER.search(argument.name)
 
 
 def _reached(meta_graph, functions):
