@@ -47,6 +47,15 @@ def planted(source, run, reads="text"):
     return _Planted(source, settings, run["seed"])
 
 
+def require_spelt(run, tokenizer):
+    """Raises Refusal where the canaries that the config of a run asks for would be unknown words to its tokenizer."""
+    if settings_of(run).canaries and not tokenizer.spells(f"{context(1)} 0123456789."):
+        raise Refusal(
+            "The vocabulary cannot spell random digits, so that all canaries would be the same unknown word; take "
+            "--tokenizer=byte or bpe."
+        )
+
+
 def source_of(run):
     """The text that a run was made from, with its canaries and with what was held out of it.
 

@@ -54,6 +54,7 @@ def _train(run, config, model_config, placement):
             task, layout_of(config), source, config.tokenizer, config.vocab_size,
             progress=preparing(progress, source.num_bytes),
         )  # fmt: skip
+    canaries.require_spelt(config.to_dict(), tokenizer)
     for remark in source.remarks():
         print(remark, flush=True)
     if placement.is_chief:

@@ -17,6 +17,7 @@ from zoo import metrics
 from zoo.bundle import Bundle
 from zoo.config import Refusal
 from zoo.registry import MODELS
+from zoo.tokenizers.base import create
 
 RUN = {"set": ["num_layers=1", "canaries=2", "canary_repeats=3"], "seed": 5}
 RANDOM = np.random.default_rng(0)
@@ -46,6 +47,14 @@ def test_canaries_stand_behind_the_training_text_and_nowhere_else():
     assert canaries.planted(source, {"set": [], "seed": 5}) is source
     with pytest.raises(Refusal, match="planted into running text"):
         canaries.planted(source, RUN, "examples")
+
+
+def test_canaries_that_a_vocabulary_cannot_spell_are_refused():
+    words = create("word", ["The secret number of key 1 is a word"])
+    with pytest.raises(Refusal, match="cannot spell random digits"):
+        canaries.require_spelt(RUN, words)
+    canaries.require_spelt(RUN, create("byte"))
+    canaries.require_spelt({"set": [], "seed": 5}, words)
 
 
 def test_exposure_by_hand(monkeypatch):
