@@ -41,12 +41,10 @@ APPLIED = (
     "general.architecture", "general.name", "general.license", "tokenizer.ggml.model", "tokenizer.ggml.pre",
     "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.merges", "tokenizer.ggml.bos_token_id",
     "tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id",
-    "tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token", "tokenizer.chat_template",
+    "tokenizer.ggml.padding_token_id", "tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token",
+    "tokenizer.chat_template",
 )  # fmt: skip
-APPLIED_TO_PIECES = (
-    "tokenizer.ggml.scores", "tokenizer.ggml.add_space_prefix", "tokenizer.ggml.unknown_token_id",
-    "tokenizer.ggml.padding_token_id",
-)  # fmt: skip
+APPLIED_TO_PIECES = ("tokenizer.ggml.scores", "tokenizer.ggml.add_space_prefix", "tokenizer.ggml.unknown_token_id")
 # Metadata that may be there with the value under which it changes nothing, in the same two ways.
 INERT_SAID = {
     "expert_count": (None, 0), "expert_used_count": (None, 0), "logit_scale": (None, 0, 1), "residual_scale": (None, 0, 1),
@@ -63,7 +61,7 @@ INERT = {
 PREFIXES = {
     "GGUF.": "tells how the file is made", "quantize.": "tells how the file is made",
     "split.tensors.": "tells how the file is made", "tokenizer.chat_template.": "a template with another name",
-    "tokenizer.ggml.scores": "of another kind of pieces", "tokenizer.ggml.padding_token_id": "rows are padded under a mask",
+    "tokenizer.ggml.scores": "of another kind of pieces",
     "tokenizer.ggml.unknown_token_id": "every text can be spelt",
     "tokenizer.ggml.add_space_prefix": "of another kind of pieces",
     "tokenizer.ggml.token_type_count": "of another kind of model",
@@ -232,6 +230,9 @@ def _tokenizer(reader, path, begins):
     around = _around(field, tokens, special, end, path, adds_bos, begins)
     if chat is not None or _ends(field, tokens.index(end)):
         around = replace(around, chat_template=chat, ends=_ends(field, tokens.index(end)))
+    pad = field("padding_token_id")
+    if pad is not None and tokens[pad] in special:
+        around = replace(around, roles={**around.roles, "pad": tokens[pad]})
     # As llama.cpp has it for Llama 3 alone: a word that is a token becomes that token.
     return TOKENIZERS.get("bpe")(vocabulary, merges, special, end, WORDS[words], around, words == "llama-bpe", added=added)
 

@@ -199,6 +199,15 @@ def test_a_bos_that_the_file_adds_begins_every_text(bundle, merges, tmp_path):
     assert gguf.read(write(tmp_path / "b.gguf", bundle, metadata=metadata, **options)).tokenizer.bos_id is None
 
 
+def test_rows_are_filled_up_with_the_token_that_the_file_names(bundle, merges, tmp_path):
+    pad = bundle.tokenizer.vocab_size - 1
+    merges = merges[:-1] if "".join(merges[-1]) == bundle.tokenizer.vocabulary[pad] else merges
+    metadata = {"tokenizer.ggml.eos_token_id": bundle.tokenizer.eos_id, "tokenizer.ggml.padding_token_id": pad}
+    path = write(tmp_path / "a.gguf", bundle, metadata=metadata, merges=merges, kinds={pad: 3})
+    tokenizer = gguf.read(path).tokenizer
+    assert (tokenizer.pad_id, tokenizer.eos_id) == (pad, bundle.tokenizer.eos_id)
+
+
 def test_the_words_of_llama_3_begin_with_bos_and_end_at_each_end(bundle, merges, tmp_path):
     first, end = bundle.tokenizer.vocab_size - 1, bundle.tokenizer.eos_id
     merges = merges[:-1] if "".join(merges[-1]) == bundle.tokenizer.vocabulary[first] else merges
