@@ -1,6 +1,8 @@
 """What README.md and docs/ promise, as far as it can be checked without training; `python -m tests.docs` runs commands, too."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -97,3 +99,16 @@ def test_the_picture_of_the_families_shows_the_figures():
     runs = family_picture.runs(family_picture.FIGURES.read_text(encoding="utf8"))
     assert {run.name for run in runs} >= {"ngram", "lstm", "gpt"}
     assert [run.name for run in runs if family_picture.label(run) not in picture] == []
+
+
+def test_the_family_on_the_page_about_adding_one_is_a_model():
+    (code,) = docs.python_blocks((docs.ROOT / "docs" / "adding-a-family.md").read_text(encoding="utf8"))
+    asked = "; ".join([
+        "import numpy as np, zoo",
+        "model = zoo.create('neural_bigram', 'tiny').build_from_ids()",
+        "assert model.count_params() == model.config.num_params()",
+        "print(model(np.array([[3, 5, 7]])).shape)",
+    ])  # fmt: skip
+    command = [sys.executable, "-c", f"{code}\n{asked}"]
+    done = subprocess.run(command, cwd=docs.ROOT, capture_output=True, text=True)
+    assert "(1, 3, 61)" in done.stdout, done.stderr
