@@ -229,20 +229,39 @@ class CRFHead(TokenClassifier):
 class RoleHead(TokenClassifier):
     """Semantic roles of words, and whether they are predicates: two outputs of one encoder.
 
+    With a width, a word is read beside the predicate that the segment ids mark, by one hidden layer, as Shi and Lin (2019,
+    section 3.2) do: logits = W_2 gelu(W_1 h + W_p p + b_1) + b_2, with p the hidden state of the predicate's first token.
+
     Args:
         num_classes, dropout: as `TokenClassifier`.
+        width: of the hidden layer; 0 for logits = W h + b.
 
-    Call: as `TokenClassifier` -> the roles' logits, float32 (B, P, C), and those of "not a predicate" and "a predicate",
-    float32 (B, P, 2).
+    Call: as `TokenClassifier`, with `segment_ids` int32 (B, T) in the batch -> the roles' logits, float32 (B, P, C), and those
+    of "not a predicate" and "a predicate", float32 (B, P, 2).
     """
 
+    def __init__(self, num_classes, dropout=0.1, width=0, **kwargs):
+        super().__init__(num_classes, dropout, **kwargs)
+        self.width = width
+
     def build(self, input_shape):
-        super().build(input_shape)
+        super().build((*input_shape[:-1], self.width or input_shape[-1]))
         self.predicates = Linear(2, name="predicates")
         self.predicates.build(input_shape)
+        if self.width:
+            self.word = Linear(self.width, name="word")
+            self.word.build(input_shape)
+            self.predicate = Linear(self.width, use_bias=False, name="predicate")
+            self.predicate.build(input_shape)
 
-    def logits(self, x):
-        return super().logits(x), ops.cast(self.predicates(x), "float32")
+    def call(self, hidden_BTD, batch, training=False):
+        x = self.dropped(taken_at(hidden_BTD, batch["label_positions"]), training=training)
+        predicates = ops.cast(self.predicates(x), "float32")
+        if self.width:
+            first_B1 = ops.argmax(batch["segment_ids"], axis=1)[:, None]
+            marked = self.dropped(taken_at(hidden_BTD, ops.cast(first_B1, "int32")), training=training)
+            x = self.dropped(ops.gelu(self.word(x) + self.predicate(marked), approximate=True), training=training)
+        return self.logits(x), predicates
 
 
 class SpanHead(TokenClassifier):

@@ -42,12 +42,14 @@ class SemanticRolesConfig(TaskConfig):
 
     Attributes:
         head_dropout: rate in the head.
+        head_width: width of a hidden layer that reads each word beside its predicate; 0 for none.
         lowercase: whether a word tokenizer that is trained writes all words in lower case.
         zero_digits: whether it writes every digit as 0. What a model reads of characters stays as it is.
         batch_tokens: as for tagging.
     """
 
     head_dropout: float = 0.1
+    head_width: int = 0
     lowercase: bool = False
     zero_digits: bool = False
     batch_tokens: int = 0
@@ -63,10 +65,13 @@ class SemanticRolesConfig(TaskConfig):
     def validate(self):
         self.require_rate("head_dropout")
         self.require(self.batch_tokens >= 0, f"batch_tokens must not be negative, got {self.batch_tokens}.")
+        self.require(self.head_width >= 0, f"head_width must not be negative, got {self.head_width}.")
 
     def output(self, model_config, seq_length, facts=None):
-        classes, width = (len(facts.labels) if facts else 2) + 2, model_config.cost(seq_length).hidden_dim
-        return Output(seq_length, classes, (width + 1) * classes, (width + 1) * classes)
+        roles, width = len(facts.labels) if facts else 2, model_config.cost(seq_length).hidden_dim
+        weights = ((self.head_width or width) + 1) * roles + (width + 1) * 2
+        layer = (2 * width + 1) * self.head_width
+        return Output(seq_length, roles + 2, weights + layer, weights + layer)
 
 
 @dataclass(frozen=True)
@@ -224,7 +229,7 @@ class SemanticRoles(Task):
                 f"semantic_roles marks the predicate by segment_ids, and {model.registered_name} takes "
                 f"{', '.join(model.takes)}; use a model that takes them, such as bert."
             )
-        return RoleHead(len(self.facts.labels), self.config.head_dropout, name="roles")
+        return RoleHead(len(self.facts.labels), self.config.head_dropout, self.config.head_width, name="roles")
 
     def best(self, roles_NWC, mask_NW):
         """The best tags of words, int32 (N, W)."""

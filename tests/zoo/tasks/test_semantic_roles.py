@@ -14,9 +14,10 @@ from tests.tiny_tasks import EXAMPLES
 from zoo import api, metrics
 from zoo.data.batch import Layout
 from zoo.data.roles import FrequentRoles
+from zoo.layers.heads import RoleHead
 from zoo.registry import MODELS, tasks_of
 from zoo.signatures.words import words_in_graph, words_marked
-from zoo.tasks.semantic_roles import FIND, SemanticRoles, SemanticRolesFacts
+from zoo.tasks.semantic_roles import FIND, SemanticRoles, SemanticRolesConfig, SemanticRolesFacts
 from zoo.tokenizers.base import create
 
 EXAMPLES = EXAMPLES["semantic_roles"]
@@ -26,8 +27,8 @@ NO_CHARACTERS = types.SimpleNamespace(takes=())  # a model that takes none
 NAMES = [name for name in MODELS.names() if "semantic_roles" in tasks_of(MODELS.config(name))]
 
 
-def inspected():
-    task = SemanticRoles()
+def inspected(head_width=0):
+    task = SemanticRoles(SemanticRolesConfig(head_width=head_width))
     task.inspect(EXAMPLES)
     return task
 
@@ -166,10 +167,12 @@ def test_moves_that_the_scheme_forbids_are_never_decoded():
 # Answers
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_model_learns_and_answers_alike_alone_and_in_company(name):
-    task, tokenizer = inspected(), wordpieces()
+@pytest.mark.parametrize(("name", "width"), [*((name, 0) for name in NAMES), ("bert", 12)])
+def test_a_model_learns_and_answers_alike_alone_and_in_company(name, width):
+    task, tokenizer = inspected(width), wordpieces()
     model = tiny(name, task, tokenizer)
+    counted = task.config.output(model.config, LAYOUT.seq_length, task.facts).params
+    assert sum(int(np.prod(v.shape)) for v in model.head.trainable_variables) == counted
     data = task.encode(EXAMPLES, tokenizer, LAYOUT)
     batches = task.training_batches(data, model, tokenizer, LAYOUT)
     trainer = tiny_models.trainer(model, steps=120, task=task, learning_rate=0.03)
@@ -196,6 +199,24 @@ def test_a_model_learns_and_answers_alike_alone_and_in_company(name):
     given = label(tf.constant(texts[:1]), tf.constant([4]))
     assert given["predicates"].numpy().tolist() == [[4]]
     np.testing.assert_array_equal(given["tags"][0, 0], together["tags"][0, 1])
+
+
+def test_a_word_is_read_beside_the_first_token_of_its_predicate():
+    head = RoleHead(3, dropout=0.0, width=4)
+    hidden = np.random.default_rng(1).normal(0, 1, (2, 5, 6)).astype(np.float32)
+    places, marks = [[1, 2, 4], [1, 3, 0]], [[0, 0, 1, 1, 0], [0, 1, 0, 0, 0]]
+    batch = {"label_positions": np.array(places, np.int32), "segment_ids": np.array(marks, np.int32)}
+    head.build(hidden.shape)
+    roles, predicates = head(hidden, batch)
+    weights = {v.path.split("/", 1)[-1]: v.numpy() for v in head.trainable_variables}
+    for row, (places, marked) in enumerate(zip(batch["label_positions"], (2, 1), strict=True)):
+        words, predicate = hidden[row, places], hidden[row, marked]
+        layer = words @ weights["word/kernel"] + predicate @ weights["predicate/kernel"] + weights["word/bias"]
+        layer = np.asarray(ops.gelu(layer, approximate=True))
+        expected = layer @ weights["projection/kernel"] + weights["projection/bias"]
+        np.testing.assert_allclose(roles[row], expected, rtol=1e-5, atol=1e-6)
+        expected = words @ weights["predicates/kernel"] + weights["predicates/bias"]
+        np.testing.assert_allclose(predicates[row], expected, rtol=1e-5, atol=1e-6)
 
 
 # The whole path
