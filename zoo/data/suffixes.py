@@ -7,8 +7,8 @@
 The array lists the positions of a stream in the lexicographic order of the ids that follow (Manber and Myers 1993). All places
 of an n-gram are neighbours in it, so two binary searches count them. The end of the stream is smaller than every id.
 
-Building keeps the stream and its ranks in memory, about 48 bytes a token at the peak, and takes 4 bytes a token on disk (8 from
-2^32 tokens on). A query reads the array and the stream from the disk where they lie.
+Building sorts some millions of positions at once. All that is as long as the stream lies on the disk: about 11 bytes a token
+while it is made, then 4 (8 from 2^32 tokens on). A query reads the array and the stream from the disk where they lie.
 """
 
 import json
@@ -21,50 +21,102 @@ from zoo.files import appearing, exclusive
 
 FORMAT_VERSION = 1
 WIDTH = 16  # ids that are compared at once
+AT_ONCE = 1 << 22  # positions that are sorted together
 
 
-def suffix_array(ids, vocab_size):
+def suffix_array(ids, vocab_size, array=np.empty, at_once=AT_ONCE):
     """The positions of a stream in the order of the ids that stand from each on.
 
         suffix_array([2, 1, 2, 1], 3)   ->   [3, 1, 2, 0]
 
-    The first sort goes by as many ids as fit into 63 bits. Each round after it doubles the number, and sorts only those
-    suffixes that are still equal to others (Larsson and Sadakane 2007).
+    The first sort goes by as many ids as fit into 63 bits, a range of keys after another. Each round after it doubles the
+    number, and sorts only those suffixes that are still equal to others (Larsson and Sadakane 2007), some groups after others.
 
     Args:
         ids: int (N,), each in [0, vocab_size).
         vocab_size: int.
+        array: (length, dtype) -> an array, in memory or on disk, for the three that are as long as the stream.
+        at_once: about how many positions are sorted together. More are, where more suffixes begin alike.
 
     Returns:
-        int64 (N,), a permutation.
+        uint32 (N,), uint64 from 2^32 - 1 tokens on: a permutation.
     """
     ids = np.asarray(ids)
     count, bits = len(ids), int(vocab_size).bit_length()
-    depth = max(63 // bits, 1)
-    keys = np.zeros(count, np.int64)
-    for offset in range(depth):
-        keys <<= bits
-        keys[: max(count - offset, 0)] |= ids[offset:].astype(np.int64) + 1  # 0 is the end of the stream
-    order = np.argsort(keys)
-    heads, lengths = _runs(keys[order])
-    del keys
-    rank = np.empty(count, np.int64)
-    rank[order] = np.repeat(heads, lengths)
-    unsettled = np.flatnonzero(np.repeat(lengths > 1, lengths))
-    while len(unsettled):
-        chosen = order[unsettled]
-        following = chosen + depth
-        keys = rank[chosen] * (count + 1)
-        inside = following < count
-        keys[inside] += rank[following[inside]] + 1
+    depth, dtype = max(63 // bits, 1), np.uint32 if len(ids) < 2**32 - 1 else np.uint64
+    order, rank, tied = array(count, dtype), array(count, dtype), array(count, np.bool_)
+
+    def settle(places, positions, keys):
+        """Puts positions into places of the order by their keys; equal keys stay a group, whose rank is its first place."""
         sort = np.argsort(keys)
-        chosen = chosen[sort]
-        order[unsettled] = chosen  # the first part of a key keeps each group in its place
         heads, lengths = _runs(keys[sort])
-        rank[chosen] = np.repeat(unsettled[heads], lengths)
-        unsettled = unsettled[np.repeat(lengths > 1, lengths)]
+        order[places] = positions[sort]
+        rank[positions[sort]] = places[np.repeat(heads, lengths)]
+        tied[places] = np.repeat(lengths > 1, lengths)
+
+    start = 0
+    for positions, keys in _by_ranges_of_keys(ids, bits, depth, at_once):
+        settle(np.arange(start, start + len(positions)), positions, keys)
+        start += len(positions)
+    while _is_any(tied, at_once):
+        for start, end in _whole_groups(order, rank, at_once):
+            unsettled = start + np.flatnonzero(tied[start:end])
+            if len(unsettled):
+                chosen = order[unsettled].astype(np.int64)
+                following = chosen + depth
+                keys = rank[chosen].astype(np.int64) * (count + 1)
+                inside = following < count
+                keys[inside] += rank[following[inside]].astype(np.int64) + 1
+                settle(unsettled, chosen, keys)  # a key's first part keeps each group in its place
         depth *= 2
     return order
+
+
+def _by_ranges_of_keys(ids, bits, depth, at_once):
+    """Positions and the keys of their first `depth` ids, one range of keys after another, about `at_once` positions each."""
+
+    def keys_of(first, last):
+        keys, window = np.zeros(last - first, np.int64), ids[first : last + depth]
+        for offset in range(depth):
+            keys <<= bits
+            there = window[offset : offset + last - first]
+            keys[: len(there)] |= there.astype(np.int64) + 1  # 0 is the end of the stream
+        return keys
+
+    pieces = [(first, min(first + at_once, len(ids))) for first in range(0, len(ids), at_once)]
+    if len(pieces) <= 1:
+        yield np.arange(len(ids)), keys_of(0, len(ids))
+        return
+    sample = np.sort(np.concatenate([keys_of(*piece)[:: max(len(pieces), 16)] for piece in pieces]))
+    bounds = np.unique(sample[np.linspace(0, len(sample) - 1, len(pieces) + 1).astype(int)[1:-1]])
+    for low, high in zip([-1, *bounds.tolist()], [*bounds.tolist(), np.iinfo(np.int64).max], strict=True):
+        positions, found = [], []
+        for first, last in pieces:
+            keys = keys_of(first, last)
+            chosen = np.flatnonzero((keys > low) & (keys <= high))
+            positions.append(first + chosen)
+            found.append(keys[chosen])
+        yield np.concatenate(positions), np.concatenate(found)
+
+
+def _whole_groups(order, rank, at_once):
+    """Ranges of about `at_once` places of the order, none of which cuts a group."""
+    start, count = 0, len(order)
+    while start < count:
+        end = min(start + at_once, count)
+        if end < count:
+            head = int(rank[order[end]])
+            if head > start:
+                end = head
+            while end < count and int(rank[order[end]]) <= start:  # a group of more
+                same = rank[order[end : end + at_once]] == rank[order[start]]
+                end += len(same) if same.all() else int(same.argmin())
+        yield start, end
+        start = end
+
+
+def _is_any(flags, at_once):
+    return any(flags[first : first + at_once].any() for first in range(0, len(flags), at_once))
 
 
 def _runs(values):
@@ -85,15 +137,27 @@ def open_or_build(shards, progress=None):
         if not directory.exists():
             if progress:
                 progress(f"Sorting {shards.num_tokens:,} tokens into {directory}")
-            ids = shards[:]
-            order = suffix_array(ids, shards.vocab_size)
-            dtype = np.dtype("<u4" if len(ids) < 2**32 else "<u8")
-            index = {"format_version": FORMAT_VERSION, "num_tokens": len(ids), "dtype": dtype.str}
             with appearing(directory) as partial:
-                order.astype(dtype).tofile(partial / "order.bin")
-                np.flatnonzero(ids == shards.eos_id).astype(dtype).tofile(partial / "ends.bin")
-                (partial / "index.json").write_text(json.dumps(index) + "\n", encoding="utf8")
+                _build(shards, partial)
     return Suffixes(shards, *_mapped(directory, shards.num_tokens))
+
+
+def _build(shards, directory):
+    """Writes the sorted positions of a stream into a directory; whatever is as long as the stream lies on the disk."""
+    names = iter(("stream.partial", "order.bin", "rank.partial", "tied.partial"))
+
+    def on_disk(length, dtype):
+        return np.memmap(directory / next(names), dtype, "w+", shape=(length,))
+
+    stream = np.concatenate(shards.arrays, out=on_disk(len(shards), shards.arrays[0].dtype))
+    order = suffix_array(stream, shards.vocab_size, on_disk)
+    starts = range(0, len(stream), AT_ONCE)
+    ends = [start + np.flatnonzero(stream[start : start + AT_ONCE] == shards.eos_id) for start in starts]
+    np.concatenate(ends).astype(order.dtype).tofile(directory / "ends.bin")
+    for file in directory.glob("*.partial"):
+        file.unlink()
+    index = {"format_version": FORMAT_VERSION, "num_tokens": len(stream), "dtype": order.dtype.str}
+    (directory / "index.json").write_text(json.dumps(index) + "\n", encoding="utf8")
 
 
 def _mapped(directory, num_tokens):

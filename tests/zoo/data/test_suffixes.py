@@ -31,6 +31,8 @@ def test_positions_stand_in_the_order_of_their_suffixes(name, vocab_size):
         return
     expected = sorted(range(len(stream)), key=lambda i: stream[i:].tolist())
     assert suffix_array(stream, vocab_size).tolist() == expected
+    for at_once in (1, 2, 7, 64):  # some positions after others, with groups larger than that
+        assert suffix_array(stream, vocab_size, at_once=at_once).tolist() == expected
 
 
 @pytest.mark.parametrize("name", STREAMS)
@@ -62,7 +64,8 @@ def test_it_lies_beside_the_shards_whatever_their_number(tmp_path):
     shards = write_shards(tmp_path / "train", documents, vocab_size=6, eos_id=0, shard_tokens=50)
     said = []
     made, read = (open_or_build(shards, said.append) for _ in range(2))
-    assert len(said) == 1 and (tmp_path / "train.suffixes").is_dir()
+    assert len(said) == 1
+    assert sorted(path.name for path in (tmp_path / "train.suffixes").iterdir()) == ["ends.bin", "index.json", "order.bin"]
     assert read.order.tolist() == made.order.tolist() == suffix_array(shards[:], 6).tolist()
     ngrams = [shards[i : i + n] for i, n in ((3, 2), (48, 4), (97, 8))]  # across files, too
     assert read.counts(ngrams).tolist() == [times(shards[:], ngram) for ngram in ngrams]
