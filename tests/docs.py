@@ -35,6 +35,8 @@ ROOT = Path(__file__).parent.parent
 MOST_BYTES = 9_216  # of README.md
 CHINESE_ONLY = "## 中文文本"  # the section of README.zh.md that README.md does not have
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
+LINK_TEXT = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 # What runs begin with on the pages: directory, family, preset.
@@ -67,9 +69,27 @@ def without_fences(text):
 
 
 def links(text):
-    """Targets of the links that lead to files, without what stands behind `#`."""
-    found = (target.partition("#")[0] for target in LINK.findall(without_fences(text)))
-    return [target for target in found if target and "://" not in target]
+    """(file, anchor) of the links that lead to files; "" for this page, and for no anchor."""
+    found = (target.partition("#") for target in LINK.findall(without_fences(text)) if "://" not in target)
+    return [(target, anchor) for target, _, anchor in found]
+
+
+def anchors(text):
+    """The names by which GitHub knows the headings of a page.
+
+    >>> sorted(anchors("# In `zoo`: a_b, c-d!" + chr(10) + "## 中文 文本（一）" + chr(10) + "## [A](b.md)" + chr(10) + "## A"))
+    ['a', 'a-1', 'in-zoo-a_b-c-d', '中文-文本一']
+    """
+    names = set()
+    for heading in HEADING.findall(without_fences(text)):
+        shown = LINK_TEXT.sub(r"\1", heading).strip().lower()
+        name = again = re.sub(r"[^\w\- ]", "", shown).replace(" ", "-")
+        number = 0
+        while again in names:
+            number += 1
+            again = f"{name}-{number}"
+        names.add(again)
+    return names
 
 
 def python_blocks(text):
@@ -117,9 +137,12 @@ def in_both_languages(text):
 
 
 def wrong_links(page):
-    for target in links(page.read_text(encoding="utf8")):
-        if not (page.parent / target).exists():
+    for target, anchor in links(page.read_text(encoding="utf8")):
+        there = page.parent / target if target else page
+        if not there.exists():
             yield f"{name_of(page)}: {target} is not there"
+        elif anchor and anchor not in (anchors(there.read_text(encoding="utf8")) if there.suffix == ".md" else ()):
+            yield f"{name_of(page)}: {target} has no heading #{anchor}"
 
 
 def wrong_python(page):

@@ -60,6 +60,31 @@ def test_a_wrong_command_is_found(call, sentence, files, monkeypatch):
     assert sentence in docs.wrong_with(call.split())
 
 
+@pytest.mark.parametrize(
+    ("link", "sentence"),
+    [
+        ("there.md", None),
+        ("there.md#two-words-of-it", None),
+        ("there.md#中文-文本", None),
+        ("#here", None),
+        ("there.md#two-words", "there.md has no heading #two-words"),
+        ("there.md#in-a-fence", "has no heading"),
+        ("there.md#中文文本", "has no heading"),
+        ("#there", "has no heading"),
+        ("nowhere.md", "is not there"),
+        ("picture.svg#part", "has no heading"),
+    ],
+)
+def test_a_link_to_a_heading_that_is_not_there_is_found(link, sentence, tmp_path, monkeypatch):
+    monkeypatch.setattr(docs, "ROOT", tmp_path)
+    (tmp_path / "there.md").write_text("# Two words: of `it`\n```\n# In a fence\n```\n## 中文 文本。\n", encoding="utf8")
+    (tmp_path / "picture.svg").write_text("<svg/>", encoding="utf8")
+    page = tmp_path / "page.md"
+    page.write_text(f"# Here\n[link]({link})\n", encoding="utf8")
+    found = list(docs.wrong_links(page))
+    assert found == [] if sentence is None else len(found) == 1 and sentence in found[0]
+
+
 def test_commands_are_read_from_blocks_and_from_lines():
     block = "pip install x && python -m c.d --y='1 2'  # python -m e.f\npython -m g.h \\\n  --z=3\n"
     page = f"`python -m a.b --x=1` and\n```\n{block}```\n"
