@@ -224,7 +224,7 @@ def test_the_first_cells_of_the_notebook_run(tmp_path, in_this_process):
     """Counting, a text, and word vectors."""
     cells = json.loads(tour.NOTEBOOK.read_text(encoding="utf8"))["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
-    assert tour.run(code[:4], tmp_path, in_this_process) == 0
+    assert tour.run(code[:3], tmp_path, in_this_process) == 0
     assert (tmp_path / "runs" / "ngram" / "latest" / "bundle").is_dir()
 
 
