@@ -182,7 +182,7 @@ class Reader:
         start: runs a step there, `start(step, directory)` -> exit status.
 
     Attributes:
-        counts: how many steps `ran`, `failed`, and stood there `again`.
+        counts: how many steps `ran`, `failed`, and were the same as one that ran, `again`.
         left: reason -> how many steps were left out.
     """
 
@@ -386,5 +386,5 @@ def summary(reader, num_steps, num_others):
     kinds = "; ".join(f"{count} {why}" for why, count in left.most_common() if count)
     return (
         f"{num_steps + num_others} commands: {reader.counts['ran']} ran, {reader.counts['failed']} of them failed; "
-        f"{reader.counts['again']} stand there again; {left.total()} left out ({kinds})"
+        f"{reader.counts['again']} are the same as one that ran; {left.total()} left out ({kinds})"
     )

@@ -183,8 +183,8 @@ def test_what_fails_and_what_is_left_out_is_counted(tmp_path):
     reader = doc_runs.Reader(tmp_path, lambda step, directory: int("bad" in step))
     reader.read(["good", "bad", "good", ["benchmarks.run"], ["trainers.run", "--model=gpt", "--strategy=tpu"]])
     assert doc_runs.summary(reader, 5, 3) == (
-        f"8 commands: 2 ran, 1 of them failed; 1 stand there again; 5 left out (3 {doc_runs.OTHER}; 1 {doc_runs.HOURS}; "
-        f"1 {doc_runs.ELSEWHERE})"
+        "8 commands: 2 ran, 1 of them failed; 1 are the same as one that ran; "
+        f"5 left out (3 {doc_runs.OTHER}; 1 {doc_runs.HOURS}; 1 {doc_runs.ELSEWHERE})"
     )
 
 
