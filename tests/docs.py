@@ -2,9 +2,10 @@
 
     python -m tests.docs                                    all checks, then the cheap commands for real, at tiny settings
     python -m tests.docs --check                            the checks alone
-    python -m tests.docs --pages=README.md,docs/runs.md     the commands of these pages
+    python -m tests.docs --pages=README.md,docs/tour.ipynb  the commands of these pages
 
-The commands run in the order of the pages in one scratch directory, so that a run is there when a later line reads it.
+`tests/doc_runs.py` tells in which state a command runs. The last line counts what ran, what failed, and what was left out
+and why.
 """
 
 import argparse
@@ -17,10 +18,8 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from unittest import mock
 
@@ -35,6 +34,8 @@ ROOT = Path(__file__).parent.parent
 MOST_BYTES = 9_216  # of README.md
 CHINESE_ONLY = "## 中文文本"  # the section of README.zh.md that README.md does not have
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
+LINK_TEXT = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 # What runs begin with on the pages: directory, family, preset.
@@ -46,11 +47,9 @@ BUNDLES = (
     ("runs/glm/latest", "glm", "default"),
     ("vectors", "word2vec", "default"),
 )
-RUN, TOKENS_OF_A_QUESTION = "trainers.run", 128
-# Flags of a run that the tiny settings replace, and those that make a command one for other machines or other hours.
-REPLACED = ("steps", "batch_size", "seq_length", "preset", "warmup_steps", "export", "noexport", "eval_tokens")
-ELSEWHERE = ("num_workers", "strategy", "profile", "grad_accumulation")
-ABSENT = {"RUN", "smollm2"}  # what a page names and the scratch directory does not have, or with another model's weights
+INLINE = re.compile(r"`([^`\n]+)`")
+OTHERS = re.compile(r"(?:pip|docker|curl|tensorboard|pytest|python [\w/]+\.py) ")
+PYTHON_LINE = re.compile(r"""python -c (?:"(.*)"|'(.*)')\)?$""")
 
 
 def pages():
@@ -67,25 +66,58 @@ def without_fences(text):
 
 
 def links(text):
-    """Targets of the links that lead to files, without what stands behind `#`."""
-    found = (target.partition("#")[0] for target in LINK.findall(without_fences(text)))
-    return [target for target in found if target and "://" not in target]
+    """(file, anchor) of the links that lead to files; "" for this page, and for no anchor."""
+    found = (target.partition("#") for target in LINK.findall(without_fences(text)) if "://" not in target)
+    return [(target, anchor) for target, _, anchor in found]
 
 
-def python_blocks(text):
-    return [code for language, code in FENCE.findall(text) if language == "python"]
+def anchors(text):
+    """The names by which GitHub knows the headings of a page.
+
+    >>> sorted(anchors("# In `zoo`: a_b, c-d!" + chr(10) + "## 中文 文本（一）" + chr(10) + "## [A](b.md)" + chr(10) + "## A"))
+    ['a', 'a-1', 'in-zoo-a_b-c-d', '中文-文本一']
+    """
+    names = set()
+    for heading in HEADING.findall(without_fences(text)):
+        shown = LINK_TEXT.sub(r"\1", heading).strip().lower()
+        name = again = re.sub(r"[^\w\- ]", "", shown).replace(" ", "-")
+        number = 0
+        while again in names:
+            number += 1
+            again = f"{name}-{number}"
+        names.add(again)
+    return names
+
+
+def steps(text):
+    """What a page tells to run, in its order: lists of words, `["trainers.run", "--model=gpt"]`, and Python as a string."""
+    at = 0
+    for found in [*FENCE.finditer(text), None]:
+        for line in INLINE.findall(text[at : found.start() if found else None]):
+            yield from _calls(line)
+        if found is None:
+            return
+        at = found.end()
+        if found[1] == "python":
+            yield found[2]
+            continue
+        for line in found[2].replace("\\\n", " ").splitlines():
+            code = PYTHON_LINE.search(line)
+            if code:
+                yield code[1] or code[2]
+            else:
+                yield from _calls(line)
 
 
 def commands(text):
-    """What the fenced blocks and the inline code of a page call: lists of words, `["trainers.run", "--model=gpt"]`."""
-    blocks = [block for language, block in FENCE.findall(text) if language != "python"]
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    lines += re.findall(r"`([^`\n]+)`", without_fences(text))
-    return [call for line in lines if "python -m " in line for call in _calls(line)]
+    """The calls among the `steps` of a page."""
+    return [step for step in steps(text) if not isinstance(step, str)]
 
 
 def _calls(line):
     """The words behind each `python -m` of a line, up to `&&`, `;` or a comment."""
+    if "python -m " not in line:
+        return
     lexer = shlex.shlex(line, posix=True, punctuation_chars="&;|")
     lexer.whitespace_split = True
     words, call = list(lexer), None
@@ -100,6 +132,12 @@ def _calls(line):
             call.append(word)
     if call:
         yield call
+
+
+def others(text):
+    """The lines of a page that call other programs: pip, docker, curl, tensorboard, pytest, an export's client."""
+    lines = [line for _, block in FENCE.findall(text) for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if OTHERS.match(line)]
 
 
 def figures(text):
@@ -117,15 +155,19 @@ def in_both_languages(text):
 
 
 def wrong_links(page):
-    for target in links(page.read_text(encoding="utf8")):
-        if not (page.parent / target).exists():
+    for target, anchor in links(page.read_text(encoding="utf8")):
+        there = page.parent / target if target else page
+        if not there.exists():
             yield f"{name_of(page)}: {target} is not there"
+        elif anchor and anchor not in (anchors(there.read_text(encoding="utf8")) if there.suffix == ".md" else ()):
+            yield f"{name_of(page)}: {target} has no heading #{anchor}"
 
 
 def wrong_python(page):
-    for code in python_blocks(page.read_text(encoding="utf8")):
+    for step in steps(page.read_text(encoding="utf8")):
         try:
-            ast.parse(code)
+            if isinstance(step, str):
+                ast.parse(step)
         except SyntaxError as error:
             yield f"{name_of(page)}: {error}"
 
@@ -303,15 +345,30 @@ def make_files(directory, bundles=True):
     questions = [{"id": str(i), "question": "列表是什么？", "answers": answers} for i in range(20)]
     squad = {"data": [{"paragraphs": [{"context": "列表是空的。 Its values are functions.", "qas": questions}]}]}
     plain |= dict.fromkeys(("train.json", "test.json"), json.dumps(squad, ensure_ascii=False))
+    plain |= {"text.txt": text, "prompts.txt": "The list\nThe function\n"}
+    words = ("the", "list", "values", "is")
+    plain["glove.6B.100d.txt"] = "".join(f"{word} {i}.5 0.25 -1 {i}\n" for i, word in enumerate(words))
     plain |= {"questions-words.txt": ": all\nlist values function empty\n", "wordsim353.tsv": "list\tvalues\t5\n"}
+    plain |= _of_people()
     for name, content in plain.items():
-        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).parent.mkdir(exist_ok=True, parents=True)
         (directory / name).write_text(content, encoding="utf8")
     with gzip.open(directory / "reviews.jsonl.gz", "wt", encoding="utf8") as file:
         file.write(plain["posts.jsonl"])
     if bundles:
         for name, model, preset in BUNDLES:
             _describe(directory / name, model, preset)
+
+
+def _of_people():
+    """The files of docs/fairness.md."""
+    test = {"name": "things", "X": ["list", "tuple"], "Y": ["file", "path"], "A": ["value", "item"], "B": ["name", "directory"]}
+    rows = [f"The {who} list of {i} is long.,{label},{who}" for i in range(8) for who in "ab" for label in ("good", "bad")]
+    return {
+        "tests.jsonl": f"{json.dumps(test)}\n",
+        "swaps.tsv": "list\tfunction\tkind\nempty\tlong\n",
+        "people.csv": "\n".join(["text,label,group", *rows, ""]),
+    }
 
 
 def _describe(bundle, model, preset):
@@ -339,77 +396,6 @@ def workplace(bundles=True):
             os.chdir(before)
 
 
-# The commands for real.
-
-
-def tiny(call):
-    """A call at settings that take seconds, or None for one that is only parsed."""
-    module, *arguments = call
-    given = {argument.lstrip("-").partition("=")[0]: argument.partition("=")[2] for argument in arguments}
-    if module in ("trainers.evaluate", "trainers.explain", "trainers.export", "trainers.generate", "trainers.trace"):
-        less = ["--max_new_tokens=8"] if module == "trainers.generate" else []
-        return None if ABSENT & set(re.split(r"[=/]", " ".join(arguments).replace(" ", "/"))) else [*call, *less]
-    if module == "trainers.doctor":
-        return [*call, "--nomeasure"]
-    if module == RUN and given.keys() & {"list", "dry_run", "completion"}:
-        return call
-    private = any(argument.startswith("--set=dp_") for argument in arguments)  # it takes an extra
-    if module != RUN or private or given.keys() & set(ELSEWHERE) or given.get("model_dir", "").startswith("/"):
-        return None
-    kept = [argument for argument in arguments if argument.lstrip("-").partition("=")[0] not in REPLACED]
-    kept = [argument for argument in kept if not argument.startswith("--set=max_length")]
-    length = max(int(given.get("seq_length", 0)), TOKENS_OF_A_QUESTION) if "question" in given.get("task", "") else 16
-    preset = [] if "init_from" in given else [f"--preset={_small(given)}"]
-    export = [] if (given["model"], len(given)) == ("gpt", 1) else ["--noexport"]
-    task = given.get("task", MODELS.config(given["model"]).default_task)
-    judged = ["--set=judged=4"] if task in ("translation", "summarization") else []
-    less = [*judged, "--steps=2", "--batch_size=4", f"--seq_length={length}", "--eval_tokens=200"]
-    return [module, *kept, *preset, *less, *export]
-
-
-def _small(given):
-    closed = given["model"] in ("ngram", "bag_of_words")  # small as they are
-    return given.get("preset", "default") if closed else "tiny"
-
-
-def _begin(directory):
-    """The bundles that the pages begin runs with, from tiny models with real weights."""
-    arguments = ["--model=bert", "--preset=tiny", "--steps=2", "--seq_length=256", "--batch_size=2", "--eval_tokens=200"]
-    run_one([RUN, *arguments, "--noexport", "--model_dir=begun"], directory)
-    for name in ("minilm", "mine", "smollm2"):
-        (directory / name).symlink_to("begun/bundle")
-    arguments = ["--model=word2vec", "--preset=tiny", "--steps=2", "--eval_tokens=200", "--noexport", "--model_dir=begun_words"]
-    run_one([RUN, *arguments], directory)
-    (directory / "vectors").symlink_to("begun_words/bundle")
-
-
-def run_one(call, directory):
-    """Runs a call, the words behind `python -m`, or lines of Python. Returns the exit status."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    start, arguments = time.perf_counter(), ["-c", call] if isinstance(call, str) else ["-m", *call]
-    done = subprocess.run([sys.executable, *arguments], cwd=directory, env=environment, capture_output=True, text=True)
-    print(f"{done.returncode:4}  {time.perf_counter() - start:5.1f} s  {shlex.join(arguments[1:])}", flush=True)
-    if done.returncode:
-        print(done.stdout[-2_000:], done.stderr[-2_000:], flush=True)
-    return done.returncode
-
-
-def run(chosen):
-    """Runs what is cheap on some pages. Returns the number of commands that failed."""
-    done, failed = set(), 0
-    with workplace(bundles=False) as directory:
-        _begin(directory)
-        for page in chosen:
-            for call in commands(page.read_text(encoding="utf8")):
-                short = tiny(call)
-                if short is None or tuple(short) in done or re.search(r"\d{8}-\d{6}", " ".join(short)):
-                    continue
-                done.add(tuple(short))
-                failed += bool(run_one(short, directory))
-    print(f"{len(done)} commands, {failed} failed")
-    return failed
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="run no command")
@@ -421,8 +407,15 @@ def main():
     print("\n".join(found) or "Links, commands, Python, sizes and translation are right.")
     if args.check or found:
         return int(bool(found))
-    chosen = [ROOT / name for name in args.pages.split(",")] if args.pages else pages()
-    return int(run(chosen) > 0)
+    from tests import doc_runs, tour
+
+    chosen = [ROOT / name for name in args.pages.split(",")] if args.pages else [*pages(), tour.NOTEBOOK]
+    told, num_others = {}, 0
+    for page in chosen:
+        text = page.read_text(encoding="utf8")
+        told[name_of(page)] = list(tour.steps(json.loads(text)["cells"]) if page.suffix == ".ipynb" else steps(text))
+        num_others += len(others(text))
+    return int(doc_runs.run(told, num_others) > 0)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ python -m tests.tour            writes docs/tour.ipynb
 python -m tests.tour --run      runs its cells, at tiny settings, as tests.docs does
 """
 
+import itertools
 import json
 import sys
 
-from tests import docs
+from tests import doc_runs, docs
 
 PAGE, NOTEBOOK = docs.ROOT / "docs" / "tour.md", docs.ROOT / "docs" / "tour.ipynb"
 INSTALL = "In a clone of the repository, `pip install -e .` first; then run the cells from above to below."
@@ -52,19 +53,28 @@ def source_lines(cell):
     return "".join(cell["source"]).splitlines()
 
 
-def run(cells, directory):
-    """Runs the code of some cells at tiny settings in `directory`. Returns the number of lines that failed."""
-    failed = 0
-    for cell in cells:
-        if cell["cell_type"] != "code":
-            continue
-        lines = source_lines(cell)
-        if lines[0].startswith("!"):
-            calls = [docs.tiny(call) for call in docs.commands("\n".join(["```", *(line[1:] for line in lines), "```", ""]))]
-            failed += sum(bool(docs.run_one(call, directory)) for call in calls if call)
-        else:
-            failed += bool(docs.run_one("\n".join(lines), directory))
-    return failed
+def steps(cells):
+    """What some cells run: the calls of lines behind `!`, and what stands between them as Python, a string.
+
+    >>> cell = {"id": "a", "cell_type": "code", "source": ["!python -m a.b --c" + chr(10), "x = 1" + chr(10), "print(x)"]}
+    >>> list(steps([cell]))
+    [['a.b', '--c'], 'x = 1\\nprint(x)']
+    """
+    lines = [(cell["id"], line) for cell in cells if cell["cell_type"] == "code" for line in source_lines(cell)]
+    for (_, shell), group in itertools.groupby(lines, lambda line: (line[0], line[1].startswith("!"))):
+        code = "\n".join(line for _, line in group)
+        yield from docs.commands(f"```\n{code.replace('!', '', 1)}\n```\n".replace("\n!", "\n")) if shell else [code]
+
+
+def run(cells, directory, start=None):
+    """Runs the code of some cells at tiny settings in an empty directory. Returns the number of steps that failed.
+
+    Args:
+        start: as for `doc_runs.Reader`.
+    """
+    reader = doc_runs.Reader(directory, start)
+    reader.read(steps(cells))
+    return reader.counts["failed"]
 
 
 def main():

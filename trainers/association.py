@@ -49,7 +49,9 @@ def read(path):
 def weat(x, y, a, b):
     """(effect size, one-sided p-value) of four sets of vectors.
 
-        weat([[1, 0], [1, 0]], [[0, 1], [0, 1]], [[1, 0]], [[0, 1]])     # (1.73, 0.17): as far as four vectors can be
+        >>> effect, p_value = weat([[1, 0], [1, 0]], [[0, 1], [0, 1]], [[1, 0]], [[0, 1]])
+        >>> round(float(effect), 2), round(float(p_value), 2)  # as far as four vectors can be
+        (1.73, 0.17)
 
     All ways to part X and Y are tried, or 10,000 drawn from a fixed seed where there are more.
 

@@ -41,7 +41,8 @@ def read(path):
 class Swap:
     """Exchanges the words of a table, in both directions; a word that stands in several rows goes by the first of them.
 
-        Swap([("he", "she")])("He said that she is.")   ->   ("She said that he is.", True, True)
+        >>> Swap([("he", "she")])("He said that she is.")
+        ('She said that he is.', True, True)
 
     Words are found whole and in any case; small, Capital and CAPITAL letters stay such.
 

@@ -71,7 +71,8 @@ def calibration_error(probs, labels, num_bins=15):
 def calibration(probs, labels, num_bins=15):
     """A reliability diagram (Guo et al. 2017, section 2): `[count, mean confidence, share that is right]` of each bin.
 
-        calibration(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 0]), 1)     # [[2, 0.85, 0.5]]
+        >>> np.round(calibration(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 0]), 1), 6).tolist()
+        [[2.0, 0.85, 0.5]]
 
     Args:
         probs: float (N, C).
@@ -146,7 +147,8 @@ def entity_f1(sentences, predicted):
 def span_scores(true, told):
     """Precision, recall and F1 of spans (type, first word, last word); type and both ends must agree.
 
-        span_scores([[("PER", 0, 1)]], [[("PER", 0, 1), ("LOC", 3, 3)]])["precision"]    0.5
+        >>> span_scores([[("PER", 0, 1)]], [[("PER", 0, 1), ("LOC", 3, 3)]])["precision"]
+        0.5
 
     Args:
         true, told: for each sentence its spans.
@@ -196,7 +198,8 @@ def role_arguments(tags):
     `C-A1` goes on with the last argument A1 before it, and both are one argument, right only as a whole; without an A1 before
     it is an A1. `R-A1` is a role of its own. The predicate itself, V, is not an argument.
 
-        role_arguments(["B-A1", "B-V", "B-C-A1", "I-C-A1", "B-A2"])   {(("A1", 0, 0), ("C-A1", 2, 3)), (("A2", 4, 4),)}
+        >>> sorted(role_arguments(["B-A1", "B-V", "B-C-A1", "I-C-A1", "B-A2"]))
+        [(('A1', 0, 0), ('C-A1', 2, 3)), (('A2', 4, 4),)]
 
     Args:
         tags: list of BIO tags, one for each word.
@@ -439,7 +442,8 @@ def sign_flip_test(differences, draws=10_000):
     """The permutation test of paired differences (Fisher 1935), two-sided: how often their mean would be as far from 0 if the
     two of each pair changed places at random.
 
-        sign_flip_test([1.0, 2.0, 3.0])   ->   0.25, as two of eight ways to set signs are as far
+        >>> sign_flip_test([1.0, 2.0, 3.0])  # two of eight ways to set signs are as far
+        0.25
 
     All ways are tried up to 13 differences; beyond, `draws` of them are drawn from a fixed seed, and the observed one counts.
 
@@ -463,7 +467,8 @@ def sign_flip_test(differences, draws=10_000):
 def roc_area(positive, negative):
     """The area under the ROC curve, which is how often a positive scores higher than a negative, with DeLong's 95% interval.
 
-        roc_area([3.0, 2.0], [1.0, 2.0])[0]     # 0.875: three and a half of four pairs
+        >>> float(roc_area([3.0, 2.0], [1.0, 2.0])[0])  # three and a half of four pairs
+        0.875
 
     Args:
         positive, negative: float (N,) and (M,), scores; a tie counts half.

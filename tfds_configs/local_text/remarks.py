@@ -8,11 +8,12 @@ class Remarks:
 
     A file counts once, however often it is read.
 
-        found = Found()
-        found.add("pairs with an empty side are left out", 7)
-        remarks = Remarks()
-        remarks.keep("a.en", found)
-        remarks.sentences()     -> ["a.en: pairs with an empty side are left out (1 in all, the first in line 7)."]
+        >>> found = Found()
+        >>> found.add("pairs with an empty side are left out", 7)
+        >>> remarks = Remarks()
+        >>> remarks.keep("a.en", found)
+        >>> remarks.sentences()
+        ['a.en: pairs with an empty side are left out (1 in all, the first in line 7).']
 
     Attributes:
         spellings: what a label means -> how it is spelt, in all files.

@@ -39,9 +39,12 @@ class SortedSums:
 
     Example:
 
-        sums = SortedSums(directory)
-        sums.add(np.array([7, 3, 7]), np.array([1, 1, 5]))
-        list(sums.merged())   # [(array([3, 7]), array([1, 6]))]
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     sums = SortedSums(directory)
+        ...     sums.add(np.array([7, 3, 7]), np.array([1, 1, 5]))
+        ...     [(keys.tolist(), weights.tolist()) for keys, weights in sums.merged()]
+        [([3, 7], [1, 6])]
     """
 
     def __init__(self, directory, memory_bytes=2**29):

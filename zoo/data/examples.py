@@ -21,8 +21,10 @@ from zoo.data.batch import random_stream
 class Frame:
     """What stands around the texts of a row: tuples of ids, each of which may be empty.
 
-        frame = Frame(before=(2,), between=(3,), after=(3,), segments=True)
-        row([[7, 8], [9]], frame, 6)   ->   [2, 7, 8, 3, 9, 3] and segments [0, 0, 0, 0, 1, 1]
+        >>> frame = Frame(before=(2,), between=(3,), after=(3,), segments=True)
+        >>> ids, segments = row([[7, 8], [9]], frame, 6)
+        >>> ids.tolist(), segments.tolist()
+        ([2, 7, 8, 3, 9, 3], [0, 0, 0, 0, 1, 1])
 
     Attributes:
         before: in front of the first text.

@@ -223,7 +223,8 @@ def example_batches(lengths, batch_tokens, layout, make):
 def widths_of_least_padding(lengths, count):
     """The `count` widths, or fewer, with which rows of these lengths have the fewest places in all, ascending.
 
-        widths_of_least_padding([3, 4, 4, 12, 20], 2)   ->   [4, 20], with 3 x 4 + 2 x 20 places
+        >>> widths_of_least_padding([3, 4, 4, 12, 20], 2)  # with 3 x 4 + 2 x 20 places
+        [4, 20]
 
     A width is a multiple of 4, or of more where rows are long, so that few are to be chosen from; or the greatest length.
 

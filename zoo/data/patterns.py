@@ -19,7 +19,8 @@ _SLOT = re.compile(r"\{(\w+)\}")
 class Pattern:
     """A text with the fields of an example in braces, and `{label}` once.
 
-        Pattern("{text} It was {label}.").slots   ->   [("", "", "text"), (" It was", " ", "label"), (".", "", None)]
+        >>> Pattern("{text} It was {label}.").slots
+        [('', '', 'text'), (' It was', ' ', 'label'), ('.', '', None)]
 
     Args:
         text: the pattern. `[MASK]` means the same as `{label}`, and `\\n` a line's end.

@@ -10,7 +10,8 @@ class FrequentRoles:
 
     Far is the signed distance in words. A predicate is its word in lower case; two examples make it known at a distance.
 
-        FrequentRoles([(["cats", "sit"], 1, ["B-A0", "B-V"])]).tags(["dogs", "bark"], 1)     ["B-A0", "B-V"]
+        >>> FrequentRoles([(["cats", "sit"], 1, ["B-A0", "B-V"])]).tags(["dogs", "bark"], 1)
+        ['B-A0', 'B-V']
 
     Args:
         columns: iterable of (words, place of the predicate, tags).

@@ -23,7 +23,8 @@ SCHEMES = {
 def forbidden_moves(tags, scheme):
     """Which moves between tags never occur in a scheme of spans.
 
-        forbidden_moves(["O", "B-PER", "I-PER"], "BIO")[0, 2]  # True: I-PER cannot follow O
+        >>> bool(forbidden_moves(["O", "B-PER", "I-PER"], "BIO")[0, 2])  # I-PER cannot follow O
+        True
 
     Args:
         tags: list of str: `O`, or a letter of the scheme, with `-` and a type if there are types: `B-PER`, `B`.
@@ -88,7 +89,8 @@ def tags_of(types, scheme):
 def written(spans, length, scheme):
     """The tags of a sentence with some spans, in a scheme.
 
-        written([("PER", 0, 1), ("LOC", 3, 3)], 5, "BIOES")     ["B-PER", "E-PER", "O", "S-LOC", "O"]
+        >>> written([("PER", 0, 1), ("LOC", 3, 3)], 5, "BIOES")
+        ['B-PER', 'E-PER', 'O', 'S-LOC', 'O']
 
     Args:
         spans: list of (type, first word, last word), in order, without overlap; `zoo.metrics.entities` gives them.

@@ -27,7 +27,8 @@ AT_ONCE = 1 << 22  # positions that are sorted together
 def suffix_array(ids, vocab_size, array=np.empty, at_once=AT_ONCE):
     """The positions of a stream in the order of the ids that stand from each on.
 
-        suffix_array([2, 1, 2, 1], 3)   ->   [3, 1, 2, 0]
+        >>> suffix_array([2, 1, 2, 1], 3).tolist()
+        [3, 1, 2, 0]
 
     The first sort goes by as many ids as fit into 63 bits, a range of keys after another. Each round after it doubles the
     number, and sorts only those suffixes that are still equal to others (Larsson and Sadakane 2007), some groups after others.

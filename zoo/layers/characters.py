@@ -62,7 +62,8 @@ class CharacterCNN(SpelledWords):
     """word = tanh(max over its characters l of (sum over k of x_{l+k} W_k) + b)  (dos Santos and Zadrozny 2014; Ma and Hovy
     2016, section 2.1)
 
-        CharacterCNN(64, 30, 30)(np.array([[99, 97, 116]])).shape    (1, 30)
+        >>> CharacterCNN(64, 30, 30)(np.array([[99, 97, 116]])).shape
+        TensorShape([1, 30])
 
     Args:
         as `SpelledWords`; F is the number of filters.
@@ -95,7 +96,8 @@ class CharacterLSTM(SpelledWords):
     """word = [last state from the left ; last state from the right] of an LSTM over its characters (Ling et al. 2015; Lample
     et al. 2016, section 4.1).
 
-        CharacterLSTM(64, 25, 50)(np.array([[99, 97, 116]])).shape    (1, 50)
+        >>> CharacterLSTM(64, 25, 50)(np.array([[99, 97, 116]])).shape
+        TensorShape([1, 50])
 
     Args:
         as `SpelledWords`; F is even, half of it for each direction.

@@ -212,8 +212,10 @@ class Bidirectional(keras.layers.Layer):
 
     outputs_t = [forward_t ; backward_t], where backward is `Recurrent` on the reversed sequence
 
-        outputs, states = Bidirectional(4, "lstm")(np.ones((2, 3, 5), "float32"))
-        outputs.shape    (2, 3, 8)
+        >>> import numpy as np
+        >>> outputs, states = Bidirectional(4, "lstm")(np.ones((2, 3, 5), "float32"))
+        >>> outputs.shape
+        TensorShape([2, 3, 8])
 
     Args:
         hidden_dim: D, the width of each direction.

@@ -19,11 +19,13 @@ class RecurrentAttention(keras.layers.Layer):
     general:   score = h' W m                    (Luong et al. 2015, eq. 8)
     additive:  score = v' tanh(W h + U m)        (Bahdanau et al. 2015, appendix A.1.2)
 
-        attention = RecurrentAttention("general")
-        attention.build((None, None, 4), (None, None, 6))
-        memory = np.ones((1, 5, 6), "float32")
-        context, weights = attention(np.ones((1, 3, 4), "float32"), attention.memory_keys(memory), memory)
-        context.shape, weights.shape    (1, 3, 6), (1, 3, 5)
+        >>> import numpy as np
+        >>> attention = RecurrentAttention("general")
+        >>> attention.build((None, None, 4), (None, None, 6))
+        >>> memory = np.ones((1, 5, 6), "float32")
+        >>> context, weights = attention(np.ones((1, 3, 4), "float32"), attention.memory_keys(memory), memory)
+        >>> context.shape, weights.shape
+        (TensorShape([1, 3, 6]), TensorShape([1, 3, 5]))
 
     Args:
         score: dot, general or additive.

@@ -17,8 +17,10 @@ class PairTokenizer(Tokenizer):
     Everything but `target` is the source's: `encode` reads a source, `target.encode` a target, `target.decode` writes one. The
     ids of the two may be one numbering, as in Marian, or two.
 
-        pair = PairTokenizer(english, french)
-        pair.encode("the cat"), pair.target.encode("le chat"), pair.target.decode([7, 9])
+        >>> from zoo.tokenizers.word import WordTokenizer
+        >>> pair = PairTokenizer(WordTokenizer(["the", "cat"]), WordTokenizer(["chat", "le"]))
+        >>> pair.encode("the cat"), pair.target.encode("le chat"), pair.target.decode([3, 2])
+        ([2, 3], [3, 2], 'le chat')
 
     Args:
         source: a `Tokenizer`.
