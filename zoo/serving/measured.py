@@ -76,10 +76,14 @@ def _by_group(scores):
 def _swaps(scores):
     return [
         f"{each['trait']}: the answer changes in {each['decision_changed']:.4f} {_between(each['interval'])} of "
-        f"{each['num_texts']} texts"
-        if each["num_texts"] else f"{each['trait']}: no text has such words"
+        f"{each['num_texts']} texts" + _left_out(each)
+        if each["num_texts"] else f"{each['trait']}: no text has such words" + _left_out(each)
         for each in scores
     ]  # fmt: skip
+
+
+def _left_out(each):
+    return f" ({each['num_left_out']} more are too long for a row)" if each.get("num_left_out") else ""
 
 
 def _few_shot(scores):
