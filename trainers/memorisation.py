@@ -122,7 +122,7 @@ def membership(members, others):
 
 def judge(bundle, train, held_out, seq_length, batch_size):
     """The scores of extraction and membership, a dict of JSON values; arguments as above."""
-    if bundle.task.registered_name != "language_modeling":
+    if bundle.task.registered_name != canaries.JUDGED:
         raise Refusal("--memorisation is for models of language_modeling, which go on from a text.")
     model = bundle.model
     members, others = (losses(model, stream, seq_length, batch_size) for stream in (train, held_out))

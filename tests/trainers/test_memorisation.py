@@ -47,6 +47,20 @@ def test_canaries_stand_behind_the_training_text_and_nowhere_else():
     assert canaries.planted(source, {"set": [], "seed": 5}) is source
     with pytest.raises(Refusal, match="planted into running text"):
         canaries.planted(source, RUN, "examples")
+    for task in ("masked_lm", "span_corruption", "blank_infilling", "word_vectors"):
+        with pytest.raises(Refusal, match=f"canaries are for language_modeling.*this run is for {task}; leave them out"):
+            canaries.planted(source, {**RUN, "task": task}, "text")
+        assert len(list(canaries.planted(source, {**RUN, "task": task}).texts("train"))) == 8  # a run that was made before
+    assert len(list(canaries.planted(source, {**RUN, "task": "language_modeling"}, "text").texts("train"))) == 8
+
+
+def test_a_run_that_could_not_be_judged_is_refused_and_leaves_nothing(tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "data.txt").write_text("the cat sat on the mat\n" * 40, encoding="utf8")
+    flags = [f"--data_path={tmp_path / 'data.txt'}", f"--model_dir={tmp_path / 'run'}", "--set=canaries=2", "--preset=tiny"]
+    sentence = programs.refusal(capfd, "run", "--model=bert", "--task=masked_lm", *flags)
+    assert sentence.startswith("canaries are for language_modeling")
+    assert [path.name for path in tmp_path.iterdir()] == ["data.txt"]
 
 
 def test_canaries_that_a_vocabulary_cannot_spell_are_refused():
