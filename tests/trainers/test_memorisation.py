@@ -115,6 +115,21 @@ def test_the_area_under_the_curve_is_the_share_of_pairs():
     assert high - low == pytest.approx(np.subtract(*np.quantile(drawn, [0.975, 0.025])), rel=0.15)
 
 
+def test_the_points_of_a_roc_curve_are_those_of_its_thresholds():
+    assert memorisation.roc([1.0, 2.0], [2.0, 3.0]) == [[0, 0], [0, 0.5], [0.5, 1], [1, 1]]
+    assert memorisation.roc([2.0] * 3, [2.0] * 2) == [[0, 0], [1, 1]]
+    assert memorisation.roc([5.0, 1.0], [0.5] * 3) == [[0, 0], [1, 1]]
+    members, others = RANDOM.normal(0, 1, 400), RANDOM.normal(0.7, 1, 500)
+    points = memorisation.roc(members, others)
+    assert len(points) == 1 + len(memorisation.ROC_RATES) and points[-1] == [1, 1]
+    for wanted, (false, true) in zip(memorisation.ROC_RATES, points[1:], strict=True):
+        at = max(loss for loss in [*members, *others] if (others <= loss).mean() <= wanted + 1e-9)  # brute force
+        assert (false, true) == ((others <= at).mean(), (members <= at).mean())
+    found = memorisation.membership(members, others)
+    assert found["membership_roc"] == points
+    assert np.trapezoid(*np.array(points).T[::-1]) == pytest.approx(found["membership_auc"], abs=0.01)
+
+
 def test_the_program_tells_what_a_run_knows(tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(memorisation, "REFERENCES", 15)
@@ -133,3 +148,5 @@ def test_the_program_tells_what_a_run_knows(tmp_path, capfd, monkeypatch):
     assert found["train"]["num_prefixes"] > found["held_out"]["num_prefixes"] > 0
     low, high = found["membership_auc_interval"]
     assert 0 <= low <= found["membership_auc"] <= high <= 1
+    kept = json.loads((tmp_path / "run" / "bundle" / "config.json").read_text(encoding="utf8"))["provenance"]["measured"]
+    assert kept["memorisation"]["scores"] == [found] and found["membership_roc"][-1] == [1, 1]
