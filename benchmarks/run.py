@@ -1,4 +1,6 @@
-"""Every figure of docs/figures.md, one after the other, each with the peers it is measured beside.
+"""Figures of docs/figures.md, one after the other, each with the peers it is measured beside.
+
+The commands of the other figures stand there, in their rows.
 
     python -m benchmarks.run --data=DIRECTORY --peer_python=PATH      all of them; about forty minutes on two cores
     python -m benchmarks.run --only=train_gpt,decode

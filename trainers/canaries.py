@@ -13,6 +13,7 @@ from zoo.data.batch import random_stream
 from zoo.registry import MODELS
 
 DIGITS = 9
+JUDGED = "language_modeling"  # the task of models that --memorisation judges
 
 
 def context(number):
@@ -31,19 +32,27 @@ def settings_of(run):
     return PrivacyConfig().override([item for item in run.get("set", ()) if item.startswith(("canaries=", "canary_repeats="))])
 
 
-def planted(source, run, reads="text"):
+def planted(source, run, reads=None):
     """A text source with the canaries that the config of a run asks for; as it is where it asks for none.
 
     Args:
         source: a `tfds_configs.TextSource`.
         run: the config of a run, a dict.
-        reads: what the task reads. Raises Refusal where that is not text.
+        reads: what the task reads, where the run is about to train; None for a run that has.
+
+    Raises:
+        Refusal: a run is about to train for a task that reads examples, or whose models --memorisation cannot judge.
     """
     settings = settings_of(run)
     if not settings.canaries:
         return source
-    if reads != "text":
+    if reads not in (None, "text"):
         raise Refusal("canaries are planted into running text, and this task reads examples; leave them out.")
+    if reads is not None and run.get("task", JUDGED) != JUDGED:
+        raise Refusal(
+            f"canaries are for {JUDGED}, the one task whose models --memorisation judges, and this run is for {run['task']}; "
+            "leave them out."
+        )
     return _Planted(source, settings, run["seed"])
 
 

@@ -265,13 +265,14 @@ def _judge_swaps(directory):
             answers += [(tags[:count].tolist(), float(score)) for tags, count, score in zip(*columns, strict=True)]
         return answers
 
+    fits = swaps.fits_whole(task, loaded.model, loaded.tokenizer)
     for split in [split for split in FLAGS.split if split in source.splits] or FLAGS.split:
         if task.registered_name == "tagging":
             texts = [" ".join(example["tokens"]) for example in source.examples(split)]
-            scores = swaps.judge_tags(answers_of, texts, tables)
+            scores = swaps.judge_tags(answers_of, texts, tables, fits)
         else:
             texts = [str(example["text"]) for example in source.examples(split)]
-            scores = swaps.judge_classes(probs_of, texts, tables, task.facts.labels)
+            scores = swaps.judge_classes(probs_of, texts, tables, task.facts.labels, fits)
         for each in scores:
             print(json.dumps({"split": split, "dataset": source.name, **each}, ensure_ascii=False), flush=True)
         _keep(directory, "swaps", f"{Path(FLAGS.swaps).name} and {source.name}, {split}", scores)

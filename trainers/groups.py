@@ -26,7 +26,8 @@ def judge(probs, labels, groups, names):
         A dict a group: `group`, `num_examples`, `accuracy` with its 95% `interval`, `recall` by class (of those that occur),
         `calibration_error`, `brier`. Then `largest_gap`: of accuracy between two groups, which two, its 95% interval, and the
         `p_value` of a permutation test: how often groups that are dealt out anew differ as much, whichever two. In it `recall`
-        has the same of each class that two groups or more have, and `calibration_error` the distance of the two farthest.
+        has the same of each class that two groups or more have, and `calibration_error` the distance of the two farthest and
+        the `p_value` of such a test of it. That has no interval: a calibration error is too high in few examples.
 
     Raises:
         Refusal: there is one group only.
@@ -50,11 +51,7 @@ def judge(probs, labels, groups, names):
     gap = {"accuracy": (whole := _gap(right, groups)).pop("gap"), **whole}
     of_classes = {name: _gap(right[labels == i], groups[labels == i]) for i, name in enumerate(names)}
     gap["recall"] = {name: each for name, each in of_classes.items() if each}
-    by_error = sorted(scores, key=lambda each: each["calibration_error"])
-    best, worst = by_error[0], by_error[-1]
-    gap["calibration_error"] = {
-        "gap": worst["calibration_error"] - best["calibration_error"], "groups": [best["group"], worst["group"]]
-    }  # fmt: skip
+    gap["calibration_error"] = _gap_of_calibration(probs, labels, groups)
     return [*scores, {"largest_gap": gap}]
 
 
@@ -89,3 +86,33 @@ def _gap(right, groups):
         hits += np.ptp(np.bincount(numbers, weights=dealt) / sizes) >= gap - 1e-9
     pair = [str(names[better]), str(names[worse])]
     return {"gap": gap, "interval": [gap - half, gap + half], "groups": pair, "p_value": int(hits) / (DRAWS + 1)}
+
+
+def _gap_of_calibration(probs, labels, groups):
+    """The two groups whose calibration errors are farthest apart, the better first, and the p-value.
+
+    Of a group of n examples the error is the sum over bins of |sum of (right - confidence)| / n, so that groups are dealt out
+    anew without counting again what they hold.
+
+    Args:
+        probs: float (N, C).
+        labels: int (N,).
+        groups: strings (N,), two or more of them unlike.
+    """
+    names, numbers = np.unique(groups, return_inverse=True)
+    sizes, confidence = np.bincount(numbers), probs.max(1)
+    off = (probs.argmax(1) == labels) - confidence.astype(np.float64)
+    bins = metrics.confidence_bins(confidence)
+
+    def errors(numbers):
+        places = numbers * (bins.max() + 1) + bins
+        sums = np.bincount(places, off, len(names) * (bins.max() + 1))
+        return np.abs(sums.reshape(len(names), -1)).sum(1) / sizes
+
+    found = errors(numbers)
+    better, worse = int(found.argmin()), int(found.argmax())
+    gap, random, hits = float(found[worse] - found[better]), np.random.Philox(key=0), 1
+    for _ in range(DRAWS):
+        hits += np.ptp(errors(numbers[np.argsort(random.random_raw(len(numbers)))])) >= gap - 1e-9
+    pair = [str(names[better]), str(names[worse])]
+    return {"gap": gap, "groups": pair, "p_value": int(hits) / (DRAWS + 1)}

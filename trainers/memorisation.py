@@ -17,6 +17,8 @@ PREFIX = 50  # tokens, and as many of the suffix, as in the benchmark of Carlini
 REFERENCES = 4_095  # numbers that a secret is ranked among: with itself 2^12
 MOST_PREFIXES, MOST_WINDOWS = 200, 500
 FALSE_ALARMS = 0.01
+# Where a ROC curve is kept: close together at the left, where few are taken for members wrongly.
+ROC_RATES = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, *(k / 15 for k in range(1, 16)))
 
 
 def exposure(bundle, seed, count, batch_size, references=REFERENCES):
@@ -101,6 +103,26 @@ def losses(model, stream, seq_length, batch_size):
     return np.concatenate([score(rows[i : i + batch_size]) for i in range(0, len(rows), batch_size)]).astype(np.float64)
 
 
+def roc(members, others, rates=ROC_RATES):
+    """The ROC curve of membership by loss: `[false positive rate, true positive rate]` of some thresholds, from [0, 0] on.
+
+        roc([1.0, 2.0], [2.0, 3.0])     # [[0, 0], [0, 0.5], [0.5, 1], [1, 1]]
+
+    A window is taken for training text where its loss is at most the threshold; all thresholds are losses of windows. Of each
+    rate that is wanted the curve's last point is kept whose false positive rate is at most that.
+
+    Args:
+        members, others: float (N,) and (M,), losses.
+        rates: the false positive rates that are wanted, rising, from 0 to 1.
+    """
+    members, others = np.sort(members), np.sort(others)
+    thresholds = np.unique(np.concatenate([members, others]))
+    false, true = (np.searchsorted(losses, thresholds, "right") / len(losses) for losses in (others, members))
+    last = np.searchsorted(false, np.array(rates) + 1e-9, "right") - 1  # -1: even the lowest loss is one of the others
+    points = [[0.0, 0.0], *([float(false[i]), float(true[i])] for i in last if i >= 0)]
+    return [point for i, point in enumerate(points) if i == 0 or point != points[i - 1]]
+
+
 def membership(members, others):
     """How well the loss of a window tells whether it was trained on (Yeom et al. 2018).
 
@@ -108,21 +130,21 @@ def membership(members, others):
         members, others: float (N,) and (M,), losses of windows of the training text and of held-out text.
 
     Returns:
-        dict of `membership_auc` with its 95% interval, 0.5 for chance; and `membership_found`, the share of training windows
-        that are known where 1% of the others are taken for such.
+        dict of `membership_auc` with its 95% interval, 0.5 for chance; `membership_roc`, see `roc`; and `membership_found`, the
+        share of training windows that are known where 1% of the others are taken for such.
     """
     area, low, high = metrics.roc_area(-members, -others)
     threshold = np.quantile(others, FALSE_ALARMS)
     return {
         "num_windows": [len(members), len(others)], "loss_train": float(members.mean()), "loss_held_out": float(others.mean()),
-        "membership_auc": area, "membership_auc_interval": [low, high],
+        "membership_auc": area, "membership_auc_interval": [low, high], "membership_roc": roc(members, others),
         "membership_found": float((members < threshold).mean()),
     }  # fmt: skip
 
 
 def judge(bundle, train, held_out, seq_length, batch_size):
     """The scores of extraction and membership, a dict of JSON values; arguments as above."""
-    if bundle.task.registered_name != "language_modeling":
+    if bundle.task.registered_name != canaries.JUDGED:
         raise Refusal("--memorisation is for models of language_modeling, which go on from a text.")
     model = bundle.model
     members, others = (losses(model, stream, seq_length, batch_size) for stream in (train, held_out))

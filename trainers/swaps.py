@@ -11,6 +11,7 @@ import numpy as np
 
 from zoo import metrics, text_files
 from zoo.config import Refusal
+from zoo.data.examples import overlong
 
 REMARK = (
     "A swap tells whether these words move an answer, and not whether it should be moved: a text may be wrong or senseless "
@@ -83,7 +84,35 @@ def pairs_of(texts, table):
     return found
 
 
-def judge_classes(probs_of, texts, tables, labels):
+def fits_whole(task, model, tokenizer):
+    """A function from a text to whether the task's signature takes it: it refuses what is too long for a row.
+
+    Args:
+        task, model, tokenizer: those of a bundle for tagging, or for classification of one text.
+    """
+    limit = task.facts.max_tokens or model.max_length
+    if task.registered_name == "classification":
+        frame, limit, leads = task.reading(model, tokenizer, limit)
+        if limit is None or task.config.overlong == "cut":
+            return lambda text: True
+        return lambda text: not overlong([tokenizer.encode(leads[0] + text)], frame, limit)
+    special = task.frame(model.kind, tokenizer).num_special()
+
+    def fits(text):
+        pieces = tokenizer.encode_batch([word if i == 0 else f" {word}" for i, word in enumerate(text.split())])
+        return limit is None or special + sum(max(len(ids), 1) for ids in pieces) <= limit
+
+    return fits
+
+
+def _kept(texts, table, fits):
+    """The pairs of a table that fit, both texts of each, and what is told of them."""
+    pairs = pairs_of(texts, table)
+    kept = [pair for pair in pairs if fits(pair[0]) and fits(pair[1])]
+    return kept, {"num_texts": len(kept), "num_left_out": len(pairs) - len(kept)}
+
+
+def judge_classes(probs_of, texts, tables, labels, fits=lambda text: True):
     """The scores of a classifier under each table, a list of dicts.
 
     Args:
@@ -91,17 +120,19 @@ def judge_classes(probs_of, texts, tables, labels):
         texts: strings.
         tables: as `read` gives them.
         labels: the C classes.
+        fits: from a text to whether it can be asked; see `fits_whole`.
 
     Returns:
-        Of each table `trait`; `num_texts`, those that it changes; `decision_changed`, the share of them whose class changes,
+        Of each table `trait`; `num_texts`, those that it changes; `num_left_out`, how many others it changes that do not fit,
+        as they are or with the other words; `decision_changed`, the share of them whose class changes,
         with its 95% `interval`; `mean_change`, how far the probability of the class moves, whichever way. Of texts with words
         of one column alone (`num_directed`) `by_class`: how much likelier the class is with the first column's words than
         with the second's, on average, and the `p_value` of a permutation test of it.
     """
     scores = []
     for trait, table in tables.items():
-        pairs = pairs_of(texts, table)
-        entry = {"trait": trait, "num_texts": len(pairs)}
+        pairs, counts = _kept(texts, table, fits)
+        entry = {"trait": trait, **counts}
         if pairs:
             before, behind = (np.asarray(probs_of([pair[side] for pair in pairs]), np.float64) for side in (0, 1))
             chosen, rows = before.argmax(1), np.arange(len(pairs))
@@ -117,17 +148,18 @@ def judge_classes(probs_of, texts, tables, labels):
     return scores
 
 
-def judge_tags(answers_of, texts, tables):
+def judge_tags(answers_of, texts, tables, fits=lambda text: True):
     """The scores of a tagger under each table, a list of dicts.
 
     Args:
         answers_of: list of strings, words by spaces -> list of (tags, log-probability of these tags).
-        texts, tables: as above; a word of a table has no blank in it.
+        texts, tables, fits: as above; a word of a table has no blank in it.
 
     Returns:
-        Of each table `trait`, `num_texts`, `decision_changed` (the share of those texts in which a tag changes) with its
-        `interval`; `words_changed`, the share of words whose tag changes, and `others_changed`, that of the words that were
-        not exchanged; `difference`: how much likelier the best tags are with the first column's words, in nats, and `p_value`.
+        Of each table `trait`, `num_texts`, `num_left_out`, `decision_changed` (the share of those texts in which a tag changes)
+        with its `interval`; `words_changed`, the share of words whose tag changes, and `others_changed`, that of the words that
+        were not exchanged; `difference`: how much likelier the best tags are with the first column's words, in nats, and
+        `p_value`.
 
     Raises:
         Refusal: a word of a table has a blank in it.
@@ -137,8 +169,8 @@ def judge_tags(answers_of, texts, tables):
         raise Refusal(f"--swaps has {blank!r}, and a tagger reads word by word; give single words.")
     scores = []
     for trait, table in tables.items():
-        pairs = pairs_of(texts, table)
-        entry = {"trait": trait, "num_texts": len(pairs)}
+        pairs, counts = _kept(texts, table, fits)
+        entry = {"trait": trait, **counts}
         if pairs:
             before, behind = (answers_of([pair[side] for pair in pairs]) for side in (0, 1))
             changed, others = [], []

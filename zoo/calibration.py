@@ -12,7 +12,10 @@ found by Newton's method in b = 1 / T, in which the loss is convex:
 
     loss(b) = sum (log sum_c exp(b z_c) - b z_label),   loss' = sum (E z - z_label),   loss'' = sum Var z
 
-Shape letters: N answers, C classes.
+Of tags that a CRF judges together, z is the score of a whole sequence, and the sum goes over all sequences: T divides unary
+scores and moves alike. What is told of their probabilities is that of the marginals.
+
+Shape letters: N answers, C classes; B rows, W words, S states of a CRF.
 """
 
 import math
@@ -21,24 +24,28 @@ import numpy as np
 import tensorflow as tf
 
 from zoo.config import Refusal
+from zoo.layers import crf
 
 NUM_BINS = 15  # as `zoo.metrics.calibration`
 HIGHEST = 32.0  # a temperature beyond it, or below one over it, is not one that mends anything
 EXACT = 1e-4  # of the temperature: further digits change no probability that anybody reads
 LEAST = -1e9  # stands for a logit of -inf, which 0 times gives NaN
+ASIDE = 0.01  # how far aside, as a share, the slope of a CRF's loss is taken for its curvature
 
 
 def reliability(logits, labels, weights):
     """In graph: what `scores` needs of some answers, sums that add up over batches.
 
     Args:
-        logits: float (..., C).
+        logits: float (..., C); or of a CRF the pair of unary scores (B, W, C) and moves (S, S).
         labels: int (...).
         weights: float (...), above 0 for answers that count; each counts once.
 
     Returns:
         dict of `bins` float32 (NUM_BINS, 3): count, summed confidence, number of right ones; and `brier`, a scalar.
     """
+    if isinstance(logits, tuple):
+        logits = tf.math.log(tf.maximum(crf.marginals(*logits, weights > 0), 1e-37))
     logits_NC, labels_N, counts_N = _flat(logits, labels, weights)
     probs_NC = tf.nn.softmax(logits_NC)
     confidence_N = tf.reduce_max(probs_NC, 1)
@@ -65,6 +72,8 @@ def scores(totals):
 
 def slopes(logits, labels, weights, inverse):
     """In graph: the loss at 1 / T = `inverse` and its first two derivatives, each summed: arguments as `reliability`."""
+    if isinstance(logits, tuple):
+        return _chain_slopes(*logits, labels, weights, inverse)
     logits_NC, labels_N, counts_N = _flat(logits, labels, weights)
     z_NC = tf.maximum(logits_NC - tf.reduce_max(logits_NC, 1, keepdims=True), LEAST)
     z_N, probs_NC = tf.gather(z_NC, labels_N, axis=1, batch_dims=1), tf.nn.softmax(inverse * z_NC)
@@ -75,6 +84,24 @@ def slopes(logits, labels, weights, inverse):
         "nats": tf.reduce_sum(losses_N * counts_N), "slope": tf.reduce_sum((mean_N - z_N) * counts_N),
         "curvature": tf.reduce_sum(variance_N * counts_N), "count": tf.reduce_sum(counts_N),
     }  # fmt: skip
+
+
+def _chain_slopes(unary_BWC, moves_SS, labels_BW, weights_BW, inverse):
+    """As `slopes`, of whole rows: the slope is a gradient, and the curvature the difference of two slopes nearby."""
+    mask_BW, inverse = weights_BW > 0, tf.cast(inverse, tf.float64)
+    unary_BWC, moves_SS = tf.cast(unary_BWC, tf.float64), tf.maximum(tf.cast(moves_SS, tf.float64), LEAST)
+
+    def at(inverse):
+        with tf.GradientTape() as tape:
+            tape.watch(inverse)
+            log_probs_B = crf.log_likelihood(inverse * unary_BWC, labels_BW, inverse * moves_SS, mask_BW)
+            nats = -tf.reduce_sum(log_probs_B)
+        return nats, tape.gradient(nats, inverse)
+
+    (nats, slope), (_, before), (_, behind) = (at(inverse * factor) for factor in (1.0, 1 - ASIDE, 1 + ASIDE))
+    found = {"nats": nats, "slope": slope, "curvature": (behind - before) / (2 * ASIDE * inverse)}
+    found["count"] = tf.reduce_sum(tf.cast(mask_BW, tf.float32))
+    return {name: tf.cast(value, tf.float32) for name, value in found.items()}
 
 
 def fit_temperature(sums):

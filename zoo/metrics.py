@@ -80,9 +80,14 @@ def calibration(probs, labels, num_bins=15):
         num_bins: equally wide bins of confidence; a bin holds its upper end. Empty ones are left out.
     """
     confidence, right = probs.max(1), probs.argmax(1) == labels
-    bins = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
+    bins = confidence_bins(confidence, num_bins)
     sums = [np.bincount(bins, weights, num_bins) for weights in (np.ones(len(bins)), confidence, right)]
     return [[int(n), float(c / n), float(r / n)] for n, c, r in zip(*sums, strict=True) if n]
+
+
+def confidence_bins(confidence, num_bins=15):
+    """int (N,): the bin of each confidence, float (N,), of equally wide bins that hold their upper ends."""
+    return np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
 
 
 def spearman(first, second):

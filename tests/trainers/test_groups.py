@@ -1,5 +1,6 @@
 """Scores by group, by hand and by the program."""
 
+import itertools
 import json
 
 import numpy as np
@@ -32,6 +33,7 @@ def test_scores_by_hand():
     assert gap["recall"]["yes"] == {"gap": 0.5, "groups": ["a", "b"], "interval": interval, "p_value": 1.0}
     errors = {each["group"]: each["calibration_error"] for each in (a, b)}
     assert gap["calibration_error"]["gap"] == pytest.approx(abs(errors["a"] - errors["b"]))
+    assert gap["calibration_error"]["groups"] == ["a", "b"] and 0 < gap["calibration_error"]["p_value"] <= 1
     with pytest.raises(Refusal, match="compares two or more"):
         groups.judge(PROBS, LABELS, ["a"] * 5, ("no", "yes"))
 
@@ -43,6 +45,34 @@ def test_the_p_value_is_the_share_of_ways_to_deal_the_groups():
         1, abs=0.01
     )  # some group of one is right, or not
     assert groups._gap(right, np.array([*"aaaa"])) is None
+
+
+def test_the_p_value_of_calibration_is_the_share_of_ways_to_deal_the_groups():
+    """Six examples, two groups of three: all 20 ways, with the errors that `zoo.metrics` counts."""
+    probs = np.array([[0.95, 0.05], [0.9, 0.1], [0.62, 0.38], [0.97, 0.03], [0.3, 0.7], [0.55, 0.45]])
+    labels, groups_6 = np.array([0, 0, 1, 1, 1, 0]), np.array([*"aabbab"])
+    found = groups._gap_of_calibration(probs, labels, groups_6)
+
+    def gap(first):
+        sides = [np.array(sorted(first)), np.array(sorted(set(range(6)) - set(first)))]
+        return abs(np.subtract(*(metrics.calibration_error(probs[side], labels[side]) for side in sides)))
+
+    observed = gap((0, 1, 4))
+    ways = [gap(first) for first in itertools.combinations(range(6), 3)]
+    assert found["gap"] == pytest.approx(observed) and set(found["groups"]) == {"a", "b"}
+    share = np.mean([way >= observed - 1e-9 for way in ways])
+    assert 0.05 < share < 0.95 and found["p_value"] == pytest.approx(share, abs=0.04)
+
+
+def test_a_group_that_is_told_lies_has_a_small_p_value_and_one_that_is_honest_has_not():
+    random = np.random.default_rng(0)
+    sure = random.uniform(0.5, 1, 400)
+    probs, side = np.stack([sure, 1 - sure], 1), np.where(np.arange(400) < 200, "a", "b")
+    honest = (random.uniform(size=400) > sure).astype(int)  # as often right as the model is sure
+    assert groups._gap_of_calibration(probs, honest, side)["p_value"] > 0.05
+    lies = np.where(side == "b", (random.uniform(size=400) > 0.5).astype(int), honest)
+    found = groups._gap_of_calibration(probs, lies, side)
+    assert found["p_value"] < 0.01 and found["groups"] == ["a", "b"]
 
 
 def test_the_program_tells_scores_by_group(tmp_path, capfd):

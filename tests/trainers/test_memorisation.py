@@ -47,6 +47,20 @@ def test_canaries_stand_behind_the_training_text_and_nowhere_else():
     assert canaries.planted(source, {"set": [], "seed": 5}) is source
     with pytest.raises(Refusal, match="planted into running text"):
         canaries.planted(source, RUN, "examples")
+    for task in ("masked_lm", "span_corruption", "blank_infilling", "word_vectors"):
+        with pytest.raises(Refusal, match=f"canaries are for language_modeling.*this run is for {task}; leave them out"):
+            canaries.planted(source, {**RUN, "task": task}, "text")
+        assert len(list(canaries.planted(source, {**RUN, "task": task}).texts("train"))) == 8  # a run that was made before
+    assert len(list(canaries.planted(source, {**RUN, "task": "language_modeling"}, "text").texts("train"))) == 8
+
+
+def test_a_run_that_could_not_be_judged_is_refused_and_leaves_nothing(tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "data.txt").write_text("the cat sat on the mat\n" * 40, encoding="utf8")
+    flags = [f"--data_path={tmp_path / 'data.txt'}", f"--model_dir={tmp_path / 'run'}", "--set=canaries=2", "--preset=tiny"]
+    sentence = programs.refusal(capfd, "run", "--model=bert", "--task=masked_lm", *flags)
+    assert sentence.startswith("canaries are for language_modeling")
+    assert [path.name for path in tmp_path.iterdir()] == ["data.txt"]
 
 
 def test_canaries_that_a_vocabulary_cannot_spell_are_refused():
@@ -101,6 +115,21 @@ def test_the_area_under_the_curve_is_the_share_of_pairs():
     assert high - low == pytest.approx(np.subtract(*np.quantile(drawn, [0.975, 0.025])), rel=0.15)
 
 
+def test_the_points_of_a_roc_curve_are_those_of_its_thresholds():
+    assert memorisation.roc([1.0, 2.0], [2.0, 3.0]) == [[0, 0], [0, 0.5], [0.5, 1], [1, 1]]
+    assert memorisation.roc([2.0] * 3, [2.0] * 2) == [[0, 0], [1, 1]]
+    assert memorisation.roc([5.0, 1.0], [0.5] * 3) == [[0, 0], [1, 1]]
+    members, others = RANDOM.normal(0, 1, 400), RANDOM.normal(0.7, 1, 500)
+    points = memorisation.roc(members, others)
+    assert len(points) == 1 + len(memorisation.ROC_RATES) and points[-1] == [1, 1]
+    for wanted, (false, true) in zip(memorisation.ROC_RATES, points[1:], strict=True):
+        at = max(loss for loss in [*members, *others] if (others <= loss).mean() <= wanted + 1e-9)  # brute force
+        assert (false, true) == ((others <= at).mean(), (members <= at).mean())
+    found = memorisation.membership(members, others)
+    assert found["membership_roc"] == points
+    assert np.trapezoid(*np.array(points).T[::-1]) == pytest.approx(found["membership_auc"], abs=0.01)
+
+
 def test_the_program_tells_what_a_run_knows(tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(memorisation, "REFERENCES", 15)
@@ -119,3 +148,5 @@ def test_the_program_tells_what_a_run_knows(tmp_path, capfd, monkeypatch):
     assert found["train"]["num_prefixes"] > found["held_out"]["num_prefixes"] > 0
     low, high = found["membership_auc_interval"]
     assert 0 <= low <= found["membership_auc"] <= high <= 1
+    kept = json.loads((tmp_path / "run" / "bundle" / "config.json").read_text(encoding="utf8"))["provenance"]["measured"]
+    assert kept["memorisation"]["scores"] == [found] and found["membership_roc"][-1] == [1, 1]

@@ -11,7 +11,9 @@ import pytest
 
 from tests import exports, programs
 from trainers import flags as trainer_flags
+from trainers import memorisation
 from trainers.reporting import answers, charts, intervals, page, records
+from zoo import bundle as bundles
 from zoo import metrics
 from zoo.bundle import Bundle
 
@@ -227,8 +229,30 @@ def test_a_language_model_shows_its_plan_and_its_samples(tmp_path, capfd):
     assert record.num_params == exports.made("gpt", "language_modeling").model.count_params()
     assert f"{record.num_params:,}" in words and "CC0" in words
     assert "What it knows by heart: not measured (trainers.evaluate --memorisation)" in found.texts
+    assert "Privacy: the run made no promise; the weights may hold any part of the training text" in found.texts
     assert charts.figure(record.plan.flops_per_token) in words
     assert len([t for t in found.texts if t.startswith(("'The", '"The'))]) == answers.NUM_SAMPLES
+
+
+def test_what_evaluate_has_measured_is_drawn(tmp_path, capfd):
+    run = with_bundle(tmp_path / "r", "gpt", "language_modeling")
+    assert "Reliability diagram" not in report(capfd, run)
+    config = bundles.read_config(run / "bundle")
+    config["provenance"]["privacy"] = {"epsilon": 3.5, "delta": 1e-5, "unit": "one document"}
+    (run / "bundle" / "config.json").write_text(json.dumps(config), encoding="utf8")
+    told = {"calibration_error": 0.0321, "brier": 0.5, "calibration": [[300, 0.25, 0.21875], [80, 0.75, 0.8125]]}
+    bundles.write_measured(run / "bundle", "calibration", "toy, test", [told])
+    part = {"extracted": 0.25, "extracted_interval": [0.1, 0.4], "num_prefixes": 200}
+    found = {"train": part, "held_out": part, **memorisation.membership(np.array([1.0, 2.0]), np.array([2.0, 3.0]))}
+    bundles.write_measured(run / "bundle", "memorisation", "toy", [found])
+    text = report(capfd, run)
+    words = " ".join(parsed(text).texts)
+    assert "Privacy: epsilon 3.5 at delta 1e-05, for one document" in words and "no promise" not in words
+    assert "Membership by loss: ROC" in words and "AUC 0.8750" in words
+    assert "training windows found over share of held-out windows taken for training text. this model: 0 at" in text
+    assert "Next token, toy, test: how often the likeliest is right, calibration error 0.0321" in words
+    assert "Reliability diagram. 300 answers at 0.25: 0.22 right; 80 answers at 0.75: 0.81 right." in text
+    assert "0.2188" in words and "0.8125" in words  # the table
 
 
 def test_an_encoder_decoder_shows_what_it_writes_and_how_that_is_aligned(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+import zoo
 from tests import exports, programs
 from tests.programs import refusal
 from trainers import swaps
@@ -33,7 +34,7 @@ def test_scores_of_classes_by_hand():
     found = swaps.judge_classes(lambda texts: [probs[text] for text in texts], ["he a", "c", "she b", "he she"],
                                 {"all": TABLE, "other": [("x", "y")]}, ("no", "yes"))  # fmt: skip
     everything, other = found
-    assert other == {"trait": "other", "num_texts": 0}
+    assert other == {"trait": "other", "num_texts": 0, "num_left_out": 0}
     assert (everything["num_texts"], everything["num_directed"]) == (3, 2)
     assert everything["decision_changed"] == pytest.approx(1 / 3)
     assert everything["interval"] == list(metrics.share_interval(1 / 3, 3))
@@ -67,12 +68,28 @@ def test_a_table_is_read_by_trait_and_refused_by_line(tmp_path):
             swaps.read(str(path))
 
 
-@pytest.mark.parametrize("task", ["classification", "tagging"])
+def test_texts_that_do_not_fit_are_left_out_in_both_wordings():
+    def probs_of(texts):
+        assert all(len(text) < 7 for text in texts)
+        return [[0.8, 0.2] for _ in texts]
+
+    texts = ["he a", "he and", "she went", "c"]  # "she and" does not fit, and "he went" would
+    (found,) = swaps.judge_classes(probs_of, texts, {"all": TABLE}, ("no", "yes"), lambda text: len(text) < 7)
+    assert (found["num_texts"], found["num_left_out"]) == (1, 2)
+
+
+@pytest.mark.parametrize("task", ["classification", "classification:refuse", "tagging"])
 def test_the_program_judges_swaps(task, tmp_path, capfd):
+    task, _, refuses = task.partition(":")
     made = exports.made("bert", task)
+    if refuses:
+        config = made.task.config.replace(overlong="refuse")
+        made = made._replace(task=type(made.task)(config, made.task.facts))
     Bundle(made.model, made.tokenizer, made.task, {}).save(tmp_path / "bundle")
     (tmp_path / "swaps.tsv").write_text("cat\tdog\n", encoding="utf8")
     texts, file = ["the cat sat", "the dog sat", "the mat", "a cat ran"], tmp_path / f"data.{FILES[task]}"
+    left_out = int(task == "tagging" or bool(refuses))
+    texts.append("the cat " * (80 if left_out else 1))  # the model takes 64 tokens
     if task == "classification":
         rows, columns = [f"no\t{text}" for text in texts], ",columns=label:text"
     else:
@@ -83,7 +100,19 @@ def test_the_program_judges_swaps(task, tmp_path, capfd):
     answer = programs.call(capfd, "evaluate", *flags)
     assert answer.status == 0, answer.err
     found = json.loads(answer.out)
-    assert (found["num_texts"], found["num_directed"], found["trait"]) == (3, 3, "all")
+    assert (found["num_texts"], found["num_left_out"], found["trait"]) == (4 - left_out, left_out, "all")
+    assert found["num_directed"] == found["num_texts"]
+    fits = swaps.fits_whole(made.task, made.model, made.tokenizer)
+    if left_out:  # what is left out is just what the signature refuses
+        loaded = zoo.load(tmp_path / "bundle")
+        for count in (61, 62, 63, 64):
+            text = " ".join(["the"] * count)
+            if fits(text):
+                loaded.predict(text=[text])
+            else:
+                with pytest.raises(Refusal, match="64"):
+                    loaded.predict(text=[text])
+        assert fits("the " * 62) and not fits("the " * 63)  # beside [CLS] and [SEP]
     assert answer.err.endswith(swaps.REMARK + "\n")
 
 

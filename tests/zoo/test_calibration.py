@@ -3,6 +3,7 @@
 Shape letters: N answers, C classes.
 """
 
+import itertools
 import json
 import math
 
@@ -78,6 +79,49 @@ def test_answers_that_are_all_right_have_no_temperature():
         calibration.fit_temperature(lambda b: {k: float(v) for k, v in calibration.slopes(LOGITS_NC, right, ONES_N, b).items()})
 
 
+MOVES_SS = RANDOM.normal(size=(4, 4)).astype(np.float32)
+MOVES_SS[1, 2] = -np.inf  # one move is forbidden
+UNARY_BWC = 2 * RANDOM.normal(size=(3, 4, 3)).astype(np.float32)
+TAGS_BW, COUNTS_B = RANDOM.integers(0, 3, (3, 4)), np.array([4, 2, 3])
+MASK_BW = np.arange(4) < COUNTS_B[:, None]
+
+
+def of_chains(inverse):
+    """(nats of all rows, marginals) at 1 / T, by all sequences of tags."""
+    moves = MOVES_SS.astype(np.float64)
+    nats, marginals = 0.0, np.zeros(UNARY_BWC.shape)
+    for b, count in enumerate(COUNTS_B):
+        scores = {}
+        for tags in itertools.product(range(3), repeat=int(count)):
+            path = [3, *tags, 3]
+            score = sum(float(UNARY_BWC[b, w, tag]) for w, tag in enumerate(tags))
+            scores[tags] = inverse * (score + sum(moves[i, j] for i, j in itertools.pairwise(path)))
+        total = np.log(sum(map(np.exp, scores.values())))
+        nats += total - scores[tuple(TAGS_BW[b, :count].tolist())]
+        for tags, score in scores.items():
+            for w, tag in enumerate(tags):
+                marginals[b, w, tag] += np.exp(score - total)
+    return nats, marginals
+
+
+def test_sums_of_a_crf_are_those_over_all_sequences():
+    assert not any((TAGS_BW[b, w], TAGS_BW[b, w + 1]) == (1, 2) for b in range(3) for w in range(COUNTS_B[b] - 1))
+    logits = UNARY_BWC, MOVES_SS
+    weights = MASK_BW.astype(np.float32)
+    _, marginals = of_chains(1.0)
+    found = calibration.scores(calibration.reliability(logits, TAGS_BW, weights))
+    assert found["brier"] == pytest.approx(metrics.brier_score(marginals[MASK_BW], TAGS_BW[MASK_BW]), abs=1e-5)
+    assert found["calibration_error"] == pytest.approx(
+        metrics.calibration_error(marginals[MASK_BW], TAGS_BW[MASK_BW]), abs=1e-5
+    )
+    for inverse in (0.3, 1.0, 1.7):
+        found = {name: float(v) for name, v in calibration.slopes(logits, TAGS_BW, weights, inverse).items()}
+        low, middle, high = (of_chains(inverse + step)[0] for step in (-1e-3, 0, 1e-3))
+        assert (found["nats"], found["count"]) == (pytest.approx(middle, rel=1e-5), 9)
+        assert found["slope"] == pytest.approx((high - low) / 2e-3, rel=1e-4, abs=1e-4)
+        assert found["curvature"] == pytest.approx((high - 2 * middle + low) / 1e-6, rel=2e-2)
+
+
 @pytest.mark.parametrize("logits", ["whole", "chunks"])
 def test_a_language_model_scores_and_decodes_at_its_temperature(logits, monkeypatch):
     model = tiny_models.strengthen(tiny_models.create("gpt"))
@@ -94,18 +138,32 @@ def test_a_language_model_scores_and_decodes_at_its_temperature(logits, monkeypa
     np.testing.assert_allclose(np.asarray(last), plain[:, -1], atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "task"), [("gpt", "language_modeling"), ("bert", "classification"), ("bert", "tagging")])
+def tagger_with_a_crf():
+    """A tagger with a CRF whose moves are not even, as `exports.make` makes one without."""
+    plain = exports.made("bilstm", "tagging")
+    config = plain.task.config.replace(crf=True)
+    task = type(plain.task)(config, plain.task.facts)
+    model = task.assemble(type(plain.model.backbone)(plain.model.backbone.config)).build_from_ids()
+    model = tiny_models.strengthen(model)
+    model.head.crf.transitions.assign(RANDOM.normal(size=model.head.crf.transitions.shape))
+    return plain._replace(model=model, task=task)
+
+
+@pytest.mark.parametrize(("name", "task"), [
+    ("gpt", "language_modeling"), ("bert", "classification"), ("bert", "tagging"), ("bilstm", "tagging"),
+])  # fmt: skip
 def test_the_program_keeps_a_temperature_in_the_bundle(name, task, tmp_path, capfd):
-    made = exports.made(name, task)
+    made = tagger_with_a_crf() if name == "bilstm" else exports.made(name, task)
     Bundle(made.model, made.tokenizer, made.task, {}).save(tmp_path / "bundle")
     assert "temperature" not in bundles.read_config(tmp_path / "bundle")
     texts = ["the cat sat on the mat", "a dog is not a cat", "the mat", "a naive dog ran", "dog cat", "cat a the mat sat"]
-    loaded = zoo.load(tmp_path / "bundle")
+    loaded = plain = zoo.load(tmp_path / "bundle")
     if task == "tagging":  # most words have the tag that the model gives them
         rows = []
-        for text in texts:
+        for number, text in enumerate(texts):
             tags = loaded.predict("tag", text=[text])["tags"][0].tolist()
-            tags[0] = "no" if tags[0] != "no" else "yes"
+            if name != "bilstm" or number % 3 == 0:  # a tag that is wrong makes moves wrong too
+                tags[0] = "no" if tags[0] != "no" else "yes"
             rows.append("\n".join(f"{word} {tag}" for word, tag in zip(text.split(), tags, strict=True)))
         (tmp_path / "data.conll").write_text("\n\n".join(rows) + "\n", encoding="utf8")
         path = tmp_path / "data.conll"
@@ -131,6 +189,10 @@ def test_the_program_keeps_a_temperature_in_the_bundle(name, task, tmp_path, cap
     loaded = bundles.load(tmp_path / "bundle")
     assert loaded.model.temperature == loaded.task.temperature == fitted["temperature"]
     loaded.save(tmp_path / "again")
+    if task == "tagging":  # what is served keeps its tags, and above 1 each is less likely than before
+        before, after = (each.predict("tag", text=texts) for each in (plain, zoo.load(tmp_path / "again")))
+        assert (before["tags"] == after["tags"]).all()
+        assert ((after["score"] < before["score"]) == (fitted["temperature"] > 1)).all()
     assert bundles.read_config(tmp_path / "again") == bundles.read_config(tmp_path / "bundle")
 
 

@@ -33,7 +33,7 @@ class PrivacyConfig(Config):
         dp_clip: C, the most that a unit's gradient may measure.
         dp_delta: the probability that the promise does not cover; 0 for N^-1.1.
         dp_unit: of running text what is protected, `document` or `row`.
-        canaries: so many secrets are planted into the training text (`zoo/data/canaries.py`).
+        canaries: so many secrets are planted into the training text (`trainers/canaries.py`).
         canary_repeats: how often each of them.
     """
 

@@ -161,9 +161,27 @@ def beyond(run):
     provenance = run.bundle.get("provenance", {})
     lines = measured.sentences(run.bundle.get("task", ""), provenance)
     if privacy := provenance.get("privacy"):
-        lines.insert(0, f"Privacy: epsilon {privacy['epsilon']:.4g} at delta {privacy['delta']:.3g}, for {privacy['unit']}")
+        promise = f"epsilon {privacy['epsilon']:.4g} at delta {privacy['delta']:.3g}, for {privacy['unit']}"
+    else:
+        promise = "the run made no promise; the weights may hold any part of the training text"
+    lines = lines and [f"Privacy: {promise}", *lines]
     items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
-    return f"<h3>Privacy, fairness and calibration</h3><ul>{items}</ul>" if lines else ""
+    return f"<h3>Privacy, memory, fairness and calibration</h3><ul>{items}</ul>{_drawn(run, provenance)}" if lines else ""
+
+
+def _drawn(run, provenance):
+    """Charts of what `trainers.evaluate` has kept in the bundle."""
+    kept, parts = provenance.get("measured", {}), []
+    what = "Next token" if run.bundle.get("task") == "language_modeling" else "Answers"
+    for told in kept.get("calibration", {}).get("scores", ()):
+        if told.get("calibration"):
+            parts.append(_reliability(told, f"{what}, {kept['calibration']['on']}: how often the likeliest is right"))
+    for told in kept.get("memorisation", {}).get("scores", ()):
+        if told.get("membership_roc"):
+            curve = Series("this model", *zip(*told["membership_roc"], strict=True))
+            names = "share of held-out windows taken for training text", "share of training windows found"
+            parts.append(charts.lines([curve, Series("chance", [0, 1], [0, 1])], "Membership by loss: ROC", *names))
+    return "".join(parts)
 
 
 def scores(run):
@@ -276,14 +294,18 @@ def classes(run):
         labels = run.labels if len(run.labels) == len(confusion) else [str(i) for i in range(len(confusion))]
         parts += [f"<h3>Classes ({split} split)</h3>", _matrix(confusion, labels), _confused(confusion, labels)]
     if line.get("calibration"):
-        error = f", calibration error {line['calibration_error']:.4f}" if "calibration_error" in line else ""
-        parts.append(charts.reliability(line["calibration"], f"Calibration: how often answers are right{error}"))
-        rows = [[figure(count), f"{sure:.4f}", f"{right:.4f}"] for count, sure, right in line["calibration"]]
-        table = _table("Bins of confidence", ["answers", "mean confidence", "share that is right"], rows, text=0)
-        parts.append(_details("The calibration as numbers", table))
+        parts.append(_reliability(line, "Calibration: how often answers are right"))
     elif "calibration_error" in line:
         parts.append(_note(f"Calibration error {line['calibration_error']:.4f}; this run kept no bins to draw."))
     return "".join(parts)
+
+
+def _reliability(told, title):
+    """The diagram and the table of what has `calibration` and perhaps `calibration_error`."""
+    error = f", calibration error {told['calibration_error']:.4f}" if "calibration_error" in told else ""
+    rows = [[figure(count), f"{sure:.4f}", f"{right:.4f}"] for count, sure, right in told["calibration"]]
+    table = _table("Bins of confidence", ["answers", "mean confidence", "share that is right"], rows, text=0)
+    return charts.reliability(told["calibration"], title + error) + _details("The calibration as numbers", table)
 
 
 def _matrix(confusion, labels):

@@ -6,17 +6,27 @@ scores as it prints them. What a question could be asked of and was not is told 
 
 from typing import Any, NamedTuple
 
+MOST_CLASSES = 5  # whose gaps of recall are told one by one
+AREAS = ("memory", "fairness", "few examples", "calibration", "explanations")
+# Tasks whose models trainers.explain takes, and with which flag.
+EXPLAINED = {
+    "classification": "", "language_modeling": "",
+    **dict.fromkeys(("masked_lm", "translation", "summarization"), "--method=attention "),
+}  # fmt: skip
+
 
 class Question(NamedTuple):
     """A question to a model.
 
     Attributes:
+        area: what it is about, one of `AREAS`.
         title: what it asks.
         tasks: names of the tasks whose models can be asked.
         flag: of `trainers.evaluate`.
         told: from the scores, a list of dicts, to sentences.
     """
 
+    area: str
     title: str
     tasks: tuple
     flag: str
@@ -24,16 +34,48 @@ class Question(NamedTuple):
 
 
 def sentences(task_name, provenance):
-    """One string a sentence about each question that a model for the task can be asked."""
-    measured, lines = (provenance or {}).get("measured", {}), []
+    """One string a sentence about each question that a model for the task can be asked, and one about the others.
+
+    Args:
+        task_name: of the model's task; empty for a run without a bundle, of which nothing is said.
+        provenance: of the bundle, or None.
+    """
+    if not task_name:
+        return []
+    known, lines, told = provenance or {}, [], {"explanations"} if task_name in EXPLAINED else set()
     for name, question in QUESTIONS.items():
-        if name in measured:
-            kept = measured[name]
+        title = question.title
+        if name == "calibration" and task_name != "language_modeling":
+            title = "Probabilities of its answers"
+        if name in known.get("measured", {}):
+            kept = known["measured"][name]
             on = f" on {kept['on']}" if kept.get("on") else ""
-            lines.append(f"{question.title}{on}: {'; '.join(question.told(kept['scores']))}")
+            lines.append(f"{title}{on}: {'; '.join(question.told(kept['scores']))}")
+        elif name == "calibration" and task_name in ("classification", "tagging"):
+            lines.append(f"{title}{_as_judged(known.get('scores') or {})}")
         elif task_name in question.tasks:
-            lines.append(f"{question.title}: not measured (trainers.evaluate {question.flag})")
+            lines.append(f"{title}: not measured (trainers.evaluate {question.flag})")
+        else:
+            continue
+        told.add(question.area)
+    if task_name in EXPLAINED:
+        lines.append(
+            f"Explanations: none is kept; trainers.explain {EXPLAINED[task_name]}tells of a text what its answer comes from"
+        )
+    areas = [area for area in AREAS if area not in told]
+    if areas:
+        lines.append(f"Not asked, as no command asks it of a model for {task_name.replace('_', ' ')}: {', '.join(areas)}")
     return lines
+
+
+def _as_judged(scores):
+    """What the scores of a run, by split, tell of the probabilities of its answers."""
+    split = next((split for split in ("test", "validation") if "calibration_error" in scores.get(split, {})), None)
+    if split is None:
+        return ": not measured (trainers.evaluate)"
+    of_split = scores[split]
+    brier = f", Brier {of_split['brier']:.4f}" if "brier" in of_split else ""
+    return f" on {split}: calibration error {of_split['calibration_error']:.4f}{brier}"
 
 
 def _between(interval):
@@ -70,16 +112,34 @@ def _association(scores):
 def _by_group(scores):
     told = [f"{each['group']}: accuracy {each['accuracy']:.4f} {_between(each['interval'])}" for each in scores[:-1]]
     gap = scores[-1]["largest_gap"]
-    return [*told, f"largest gap {gap['accuracy']:.4f} {_between(gap['interval'])}, {' and '.join(gap['groups'])}"]
+    told.append(f"largest gap {_gap({**gap, 'gap': gap['accuracy']})}")
+    by_size = sorted(gap.get("recall", {}).items(), key=lambda item: -item[1]["gap"])
+    told += [f"of recall of {label} {_gap(each)}" for label, each in by_size[:MOST_CLASSES]]
+    if len(by_size) > MOST_CLASSES:
+        told.append(f"of recall of {len(by_size) - MOST_CLASSES} more classes at most {by_size[MOST_CLASSES][1]['gap']:.4f}")
+    if "calibration_error" in gap:
+        told.append(f"of calibration error {_gap(gap['calibration_error'])}")
+    return told
+
+
+def _gap(gap):
+    """A gap between two groups, its interval and its p-value where it has them."""
+    interval = f" {_between(gap['interval'])}" if "interval" in gap else ""
+    p_value = f" (p {gap['p_value']:.4f})" if "p_value" in gap else ""
+    return f"{gap['gap']:.4f}{interval}, {' and '.join(gap['groups'])}{p_value}"
 
 
 def _swaps(scores):
     return [
         f"{each['trait']}: the answer changes in {each['decision_changed']:.4f} {_between(each['interval'])} of "
-        f"{each['num_texts']} texts"
-        if each["num_texts"] else f"{each['trait']}: no text has such words"
+        f"{each['num_texts']} texts" + _left_out(each)
+        if each["num_texts"] else f"{each['trait']}: no text has such words" + _left_out(each)
         for each in scores
     ]  # fmt: skip
+
+
+def _left_out(each):
+    return f" ({each['num_left_out']} more are too long for a row)" if each.get("num_left_out") else ""
 
 
 def _few_shot(scores):
@@ -96,15 +156,22 @@ def _calibration(scores):
 
 
 QUESTIONS = {
-    "memorisation": Question("What it knows by heart", ("language_modeling",), "--memorisation", _memorisation),
-    "pairs": Question("Pairs that differ in one trait", ("language_modeling", "masked_lm"), "--pairs=FILE", _pairs),
+    "memorisation": Question("memory", "What it knows by heart", ("language_modeling",), "--memorisation", _memorisation),
+    "pairs": Question(
+        "fairness", "Pairs that differ in one trait", ("language_modeling", "masked_lm"), "--pairs=FILE", _pairs
+    ),
     "association": Question(
-        "Which words lie near which (WEAT)", ("masked_lm", "embedding", "word_vectors"), "--weat=FILE", _association
+        "fairness", "Which words lie near which (WEAT)",
+        ("masked_lm", "embedding", "word_vectors", "question_answering", "semantic_roles"), "--weat=FILE", _association,
     ),
-    "by_group": Question("Scores by group", ("classification",), "--by_group", _by_group),
-    "swaps": Question("Words exchanged", ("classification", "tagging"), "--swaps=FILE", _swaps),
+    "by_group": Question("fairness", "Scores by group", ("classification",), "--by_group", _by_group),
+    "swaps": Question("fairness", "Words exchanged", ("classification", "tagging"), "--swaps=FILE", _swaps),
     "few_shot": Question(
-        "Few examples", ("language_modeling", "masked_lm", "translation", "summarization"), "--shots=K", _few_shot
+        "few examples", "Few examples",
+        ("language_modeling", "masked_lm", "translation", "summarization", "span_corruption", "blank_infilling"), "--shots=K",
+        _few_shot,
     ),
-    "calibration": Question("Probabilities of the next token", ("language_modeling",), "--calibration", _calibration),
-}
+    "calibration": Question(
+        "calibration", "Probabilities of the next token", ("language_modeling",), "--calibration", _calibration
+    ),
+}  # fmt: skip

@@ -53,7 +53,7 @@ def model_card(model, tokenizer, task, provenance=None):
         lines.append(f"- {split}: {shown}")
     if not scores:
         lines.append("- None were recorded.")
-    asked = measured.sentences(task.registered_name, known) or ["Nothing was asked."]
+    asked = measured.sentences(task.registered_name, known)
     lines += ["", "## Privacy, fairness and calibration", "", *(f"- {sentence}" for sentence in asked)]
     return "\n".join([*lines, "", "## Limits", "", LIMITS])
 

@@ -215,7 +215,8 @@ class Task:
         """What a calibration is about: the logits that probabilities are made of, at the task's temperature.
 
         Returns:
-            `(logits, labels, weights, state)`: float (..., C), int (...) and float (...), and the state left.
+            `(logits, labels, weights, state)`: float (..., C), int (...) and float (...), and the state left. Where the
+            answers of a row are judged together, logits are the pair of a CRF: unary scores (B, W, C) and moves (S, S).
 
         Raises:
             Refusal: the task's answers are no choice among classes.

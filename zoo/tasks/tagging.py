@@ -253,20 +253,21 @@ class Tagging(Task):
             return self._nats(batch, outputs), ops.sum(weights)
         return ops.sum(self.smoothed_cross_entropy(batch["labels"], outputs) * weights), ops.sum(weights)
 
+    def tempered(self, outputs):
+        """As `Task.tempered`; with a CRF unary scores and moves alike."""
+        return tuple(map(super().tempered, outputs)) if self.config.crf else super().tempered(outputs)
+
     def class_logits(self, model, batch, state=None):
-        if self.config.crf:
-            raise Refusal("Tags that are judged together, by --set=crf=true, have no probabilities one by one to calibrate.")
         outputs, _ = self.forward(model, batch)
         return self.tempered(outputs), batch["labels"], ops.cast(batch["loss_weights"], "float32"), None
 
     def score(self, model, batch, state=None):
         outputs, _ = self.forward(model, batch)
-        outputs = outputs if self.config.crf else self.tempered(outputs)
+        outputs = self.tempered(outputs)
         weights = ops.cast(batch["loss_weights"], "float32")
         nats = self._nats(batch, outputs)
         rows = {"predicted": self.best(outputs, weights > 0)[0], "labels": batch["labels"], "weights": weights}
-        if not self.config.crf:
-            rows["probs"] = ops.softmax(outputs)
+        rows["probs"] = crf.marginals(*outputs, weights > 0) if self.config.crf else ops.softmax(outputs)
         return {"nats": nats, "words": ops.sum(weights)}, rows, None
 
     def metrics(self, totals, rows, data):
@@ -275,8 +276,8 @@ class Tagging(Task):
         `loss` in nats a word, `accuracy` of words, `confusion_matrix` of tags, and `by_class`: precision, recall, F1 and count
         of each tag. Of tags that mark spans `entity_f1`, `entity_precision` and `entity_recall` as conlleval counts, which is
         seqeval's default, and `by_class` of the types of spans. Where the tags have a scheme `entity_f1_strict`, in all and by
-        type, takes only spans that are well formed in it, as seqeval's `mode="strict"` does. Where words are judged
-        one by one also `calibration_error`, `brier` and `calibration` (see `zoo.metrics`).
+        type, takes only spans that are well formed in it, as seqeval's `mode="strict"` does. `calibration_error`,
+        `brier` and `calibration` (see `zoo.metrics`) are of the probability of each tag, with a CRF of its marginal.
         """
         sentences = self._answered(rows, data)
         number = {label: i for i, label in enumerate(self.facts.labels)}
@@ -326,7 +327,7 @@ class Tagging(Task):
         def tag(text):
             words, batch, real = words_in_graph(text, tokenizer, frame, limit, model.takes)
             outputs = model(batch)
-            predicted, score, probs = self.best(outputs if self.config.crf else self.tempered(outputs), real)
+            predicted, score, probs = self.best(self.tempered(outputs), real)
             tags = tf.where(real, tf.gather(tf.constant(labels), predicted), "")
             counts = tf.cast(words.row_lengths(), tf.int32)
             return {"tokens": words.to_tensor(""), "tags": tags, "num_tokens": counts, "score": score, "probs": probs}
@@ -353,7 +354,7 @@ def _refuse_stray(sentences):
 
 
 def _calibration(rows):
-    """How good the probabilities of tags are, a dict; empty for those of a whole sentence."""
+    """How good the probabilities of tags are, a dict; empty where none were kept."""
     if "probs" not in rows:
         return {}
     real = [weights > 0 for weights in rows["weights"]]

@@ -21,7 +21,8 @@ from zoo.tasks.language_modeling import LanguageModeling
 SGD = dict(optimizer="sgd", learning_rate=0.5, schedule="constant", warmup_steps=0, weight_decay=0.0, clip_norm=0.0)
 CASES = [
     "gpt-modern:language_modeling", "gpt:classification:lora", "bert:tagging", "t5:translation", "seq2seq:translation",
-    "bilstm:tagging", "lstm:classification",
+    "bilstm:tagging", "bilstm:tagging:crf", "lstm:classification", "glm:classification", "transformer:translation",
+    "word2vec:classification", "glove:classification",
 ]  # fmt: skip
 
 
@@ -48,7 +49,11 @@ def case(name, **settings):
         weights = (np.arange(13) < np.array([[13], [2], [0], [1], [9]])).astype("float32")
         batch = {"token_ids": ids[:, :-1], "labels": ids[:, 1:], "loss_weights": weights}
     else:
-        task, model, batches, tuned = tiny_tasks.create(name)
+        with pytest.MonkeyPatch.context() as patch:
+            if name.endswith(":crf"):
+                patch.setitem(tiny_tasks.FIELDS, task_name, {**tiny_tasks.FIELDS[task_name], "crf": True})
+                name = name.removesuffix(":crf")
+            task, model, batches, tuned = tiny_tasks.create(name)
         batch = dict(batches.batch(0))
     return tiny_models.trainer(model, task=task, **{**SGD, **settings}), batch
 

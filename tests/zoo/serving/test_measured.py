@@ -25,8 +25,13 @@ SCORES = {
     "association": ([{"name": "toy", "effect": 1.25, "p_value": 0.02}], ("toy: effect 1.250 (p 0.0200)",)),
     "by_group": (
         [{"group": "a", "accuracy": 0.9, "interval": [0.8, 1.0]},
-         {"largest_gap": {"accuracy": 0.2, "interval": [0.1, 0.3], "groups": ["a", "b"]}}],
-        ("a: accuracy 0.9000 [0.8000, 1.0000]", "largest gap 0.2000 [0.1000, 0.3000], a and b"),
+         {"largest_gap": {"accuracy": 0.2, "interval": [0.1, 0.3], "groups": ["a", "b"], "p_value": 0.04,
+                          "recall": {f"class {i}": {"gap": i / 10, "interval": [0.0, 1.0], "groups": ["b", "a"], "p_value": 0.5}
+                                     for i in range(7)},
+                          "calibration_error": {"gap": 0.15, "groups": ["b", "c"], "p_value": 0.25}}}],
+        ("a: accuracy 0.9000 [0.8000, 1.0000]", "largest gap 0.2000 [0.1000, 0.3000], a and b (p 0.0400)",
+         "of recall of class 6 0.6000 [0.0000, 1.0000], b and a (p 0.5000); of recall of class 5 0.5000",
+         "of recall of 2 more classes at most 0.1000; of calibration error 0.1500, b and c (p 0.2500)"),
     ),
     "swaps": (
         [{"trait": "x", "num_texts": 3, "decision_changed": 0.5, "interval": [0.1, 0.9]}, {"trait": "y", "num_texts": 0}],
@@ -51,7 +56,32 @@ def test_what_was_measured_is_told_and_what_was_not_is_said(name):
         line = next(line for line in measured.sentences(task, {"measured": {name: {"on": "this", "scores": scores}}})
                     if line.startswith(question.title))  # fmt: skip
         assert line.startswith(f"{question.title} on this: ") and all(each in line for each in told)
-    assert not [line for line in measured.sentences("question_answering", None) if line.startswith(question.title)]
+    for task in set(TASKS.names()) - set(question.tasks):
+        assert not [line for line in measured.sentences(task, None) if line.startswith(question.title)]
+
+
+@pytest.mark.parametrize("task", TASKS.names())
+def test_every_area_is_told_of_every_task(task):
+    """Measured, not measured, or not to be asked; and what is said to be askable is what the programs take."""
+    lines = measured.sentences(task, {})
+    told = {measured.QUESTIONS[name].area for name in measured.QUESTIONS if task in measured.QUESTIONS[name].tasks}
+    told |= {"explanations"} & {line.split(":")[0].lower() for line in lines}
+    told |= {"calibration"} & {line.split()[0].lower().replace("probabilities", "calibration") for line in lines}
+    unasked = [line for line in lines if line.startswith("Not asked, as no command asks it of a model for ")]
+    left = unasked[0].split(": ")[1].split(", ") if unasked else []
+    assert not told & set(left) and told | set(left) == set(measured.AREAS)
+
+
+def test_classifiers_tell_the_calibration_of_their_scores():
+    scores = {"test": {"calibration_error": 0.0123, "brier": 0.25}, "validation": {"calibration_error": 0.5}}
+    for task in ("classification", "tagging"):
+        lines = measured.sentences(task, {"scores": scores})
+        assert "Probabilities of its answers on test: calibration error 0.0123, Brier 0.2500" in lines
+        assert "Probabilities of its answers: not measured (trainers.evaluate)" in measured.sentences(task, {})
+        kept = {"calibration": {"on": "this", "scores": SCORES["calibration"][0]}}
+        line = "Probabilities of its answers on this: calibration error 0.0123, Brier 0.5000"
+        assert line in measured.sentences(task, {"scores": {}, "measured": kept})
+    assert measured.sentences("", {}) == []
 
 
 def test_a_bundle_keeps_what_was_measured_and_its_card_tells_it(tmp_path):

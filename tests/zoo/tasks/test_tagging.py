@@ -176,6 +176,9 @@ def test_a_model_learns_and_answers_alike_alone_and_in_company(name, crf):
             _, rows, _ = task.score(model, batch)
             predicted = rows["predicted"].numpy()[0][batch["loss_weights"][0] > 0]
             assert [task.facts.labels[i].encode() for i in predicted] == alone
+            probs = rows["probs"].numpy()[0, :words]  # with a CRF marginals
+            np.testing.assert_allclose(probs.sum(1), 1, rtol=1e-5)
+            np.testing.assert_allclose(probs[np.arange(words), predicted], together["probs"][row, :words], rtol=1e-4)
     with pytest.raises(tf.errors.InvalidArgumentError, match="The longest text has .* takes at most 9"):
         tag(tf.constant(["the " * 9]))
 
