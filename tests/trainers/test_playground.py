@@ -466,6 +466,32 @@ def _choose_tokens(browser):
     assert browser.evaluate("document.querySelectorAll('#answers .bar').length") in (0, 5)  # a character of several bytes: 0
 
 
+SLIDERS = """[...document.querySelectorAll('input[type=range]')].map(node => {
+  const caption = node.previousSibling, [name, value] = caption.children;
+  return [node.id, caption.offsetHeight, Math.round(node.getBoundingClientRect().width), value.innerText,
+    name.offsetWidth + value.offsetWidth <= caption.offsetWidth]; })"""
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium; Debian's package is called chromium")
+def test_a_browser_has_even_sliders_and_nothing_to_compare_where_there_is_one_model(directories):
+    with serving({"gpt": playground.Local(Versions(directories["gpt"]))}) as number, Browser() as browser:
+        for width in (1000, 390):
+            for look in ("language=en&theme=light", "language=zh&theme=dark"):
+                browser.resize(width, 800)
+                browser.open(f"http://127.0.0.1:{number}/#tool=write&top_k=500&num_beams=0&{look}")
+                browser.until("document.getElementById('run') != null")
+                assert browser.evaluate("getComputedStyle(document.getElementById('compare')).display") == "none"
+                names, heights, widths, values, fit = zip(*browser.evaluate(SLIDERS), strict=True)
+                options = ("temperature", "top_k", "top_p", "num_beams", "length_penalty")
+                assert names == tuple(f"field-{name}" for name in options)
+                assert len(set(heights)) == 1 and heights[0] < 30 and len(set(widths)) == 1 and all(fit)  # one line each
+                assert values == ("0.8", "200", "1", "1", "0.6")  # what stands in the address is held within a slider's ends
+        browser.evaluate("document.getElementById('field-top_k').focus()")
+        browser.press("ArrowLeft", 37)
+        assert browser.evaluate(SLIDERS)[1][3] == "199"
+        assert not browser.errors
+
+
 @pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium; Debian's package is called chromium")
 def test_a_browser_is_worked_by_keys_on_a_phone_in_chinese_and_compares(port):
     with Browser(390, 800) as browser:
@@ -480,6 +506,7 @@ def test_a_browser_is_worked_by_keys_on_a_phone_in_chinese_and_compares(port):
         assert browser.evaluate("document.querySelectorAll('#answers section').length") == 2
         assert browser.evaluate("document.querySelectorAll('#answers .error').length") == 1  # it has no such signature
         assert browser.evaluate("document.documentElement.scrollWidth") <= 390
+        assert browser.evaluate("getComputedStyle(document.getElementById('compare')).display") == "block"
         browser.evaluate("document.getElementById('tab-score').focus()")
         browser.press("ArrowRight", 39)
         assert browser.evaluate("document.activeElement.id") == "tab-raw"
