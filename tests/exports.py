@@ -13,10 +13,13 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from tests import tiny_models
 from zoo.export import export_saved_model
 from zoo.registry import MODELS, TASKS, tasks_of
 from zoo.serving import c_api
+from zoo.signatures.word_vectors import measure
 from zoo.tokenizers.base import create as create_tokenizer
 
 PROVENANCE = {"dataset": "toy", "licence": "CC0", "steps": 3, "scores": {"test": {"loss": 1.5}}}
@@ -88,6 +91,9 @@ def make(name, task_name, strong=True, **fields):
     fields = {key: value for key, value in fields.items() if key in MODELS.config(name).field_names()}
     model = tiny_models.create(name, **fields)
     model = task.assemble(model).build_from_ids()
+    if plain == "word_vectors":  # what was never seen in training is nobody's neighbour
+        model.head.counts.assign(np.ones(model.head.counts.shape))
+        measure(model)
     return Made(tiny_models.strengthen(model) if strong else model, tokenizer, task)
 
 

@@ -3,6 +3,10 @@ operations that a stock server has, and with answers that no other row of a batc
 
 import collections
 import json
+import re
+import shlex
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,8 +16,11 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from benchmarks import fuzz
 from tests import exports
+from tests.served import ask, serving
+from trainers import playground
 from zoo.export import latest_version
 from zoo.serving import deployment, golden, ops
+from zoo.serving.versions import Versions
 
 CLOSE = dict(rtol=1e-5, atol=1e-5)
 WORDS = ["the cat", "a", "", "the naive dog ran . a cat is not a dog , the cat"]
@@ -81,6 +88,40 @@ def test_a_server_that_batches_takes_the_warm_up(case):
         inputs = {name: np.concatenate([value, *[value[:1]] * (size - rows)]) for name, value in inputs.items()}
         answer = exports.served(*case).run(request.model_spec.signature_name, inputs)
         assert {len(value) for value in answer.values()} == {size}, request.model_spec.signature_name
+
+
+def test_the_playground_answers_what_an_exports_own_files_ask(case, monkeypatch):
+    """The curl line of `deployment/` gets the answer that the export was proved with, and its client the text of `generate`."""
+    directory, model = exports.directory(*case), exports.served(*case)
+    monkeypatch.setattr("zoo.serving.versions.SavedModel", lambda path: model)
+    local, text = playground.Local(Versions(directory)), (directory / "deployment" / "README.md").read_text(encoding="utf8")
+    with serving({local.versions.name: local}) as port:
+        (line,) = re.findall(r"curl -d .*", text)
+        _, _, body, url = shlex.split(line)
+        assert url == f"http://localhost:8501/v1/models/{case[0]}:predict"
+        status, answer = ask(port, url.removeprefix("http://localhost:8501"), body.encode())
+        assert status == 200, answer
+        requests = json.loads((directory / "1" / golden.EXTRA / "golden.json").read_text(encoding="utf8"))
+        proved = next(request for request in requests if request["signature"] == "serving_default")
+        (asked,), (got,) = json.loads(body)["instances"], answer["predictions"]
+        asked = list(asked.values()) if isinstance(asked, dict) else [asked]
+        row = [list(values) for values in zip(*proved["inputs"].values(), strict=True)].index(asked)
+        got = got if len(proved["outputs"]) > 1 else {next(iter(proved["outputs"])): got}
+        assert got.keys() == proved["outputs"].keys()
+        for name, values in proved["outputs"].items():  # of one row alone, it has less padding
+            assert_begins_with(as_served(values[row]), as_served(got[name]), name, -1 if name == "predicates" else 0)
+        if "stream_client.py" in text:
+            client = [sys.executable, "-I", directory / "deployment" / "stream_client.py", "--host=127.0.0.1", f"--port={port}"]
+            client += [f"--model={case[0]}", "--prompt=The", "--max_new_tokens=9"]
+            written = subprocess.run(client, capture_output=True, check=True, env={"PYTHONIOENCODING": "utf8"}).stdout
+            wanted = model.run("generate", {"prompt": ["The"], "max_new_tokens": [9]})["text"][0].decode("utf8", "replace")
+            assert written.decode("utf8") == wanted + "\n"
+
+
+def as_served(value):
+    """A value of JSON as the runtime gives it: strings as bytes, in an array of objects."""
+    array = np.asarray(value)
+    return np.vectorize(str.encode, otypes=[object])(array) if array.dtype.kind == "U" else array
 
 
 def test_a_rows_answer_is_its_own(case):

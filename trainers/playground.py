@@ -253,8 +253,7 @@ class Handlers:
             return self._error(rest.Fault(400, f"Malformed request: {request.method} {path}"))
         name, version = found[1], int(found[2]) if found[2] else None
         if name not in self.models:
-            sentence = "Could not find any versions of model" if not found[3] else "Servable not found for request: Latest"
-            return self._error(rest.Fault(404, f"{sentence} {name}" if not found[3] else f"{sentence}({name})"))
+            return self._error(rest.unknown(name, version, state=not found[3]))
         model = self.models[name]
         try:
             body = await self._body(request) if method == "POST" else None

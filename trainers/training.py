@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import re
 import shlex
 import time
 
@@ -256,17 +257,22 @@ def summary(run, config, bundle, export=None):
         server = f"tensorflow_model_server --rest_api_port=8501 --model_name={config.model}"
         lines.append(f"Export: {export}, replayed in a fresh process: equal")
         lines.append(f"Server: {server} --model_base_path={shlex.quote(str((run / 'export').absolute()))}")
-        lines.append(f"Page: python -m trainers.playground --export_dir={shlex.quote(str(run / 'export'))}")
-    # The report needs a package that an installation may lack; the command is right all the same, and says how to get it.
-    needed = "" if importlib.util.find_spec("matplotlib") else "  # first: pip install -e '.[report]'"
+        page = f"Page: python -m trainers.playground --export_dir={shlex.quote(str(run / 'export'))}"
+        lines.append(page + _needed("playground", "starlette", "uvicorn"))
     return "\n".join([
         *lines,
         "Next:",
         f"  {_question(run, bundle)}",
         f"  python -m trainers.evaluate --model_dir={place}",
-        f"  python -m trainers.report --model_dir={place}{needed}",
+        f"  python -m trainers.report --model_dir={place}{_needed('report', 'matplotlib')}",
         RULE,
     ])  # fmt: skip
+
+
+def _needed(extra, *packages):
+    """What stands behind a command whose packages may be lacking: it is right all the same, and says how to get them."""
+    there = all(importlib.util.find_spec(package) for package in packages)
+    return "" if there else f"  # first: pip install -e '.[{extra}]'"
 
 
 def _question(run, bundle):
@@ -277,4 +283,6 @@ def _question(run, bundle):
     inputs = requests[0][1]
     row = max(range(len(next(iter(inputs.values())))), key=lambda i: sum(len(str(values[i])) for values in inputs.values()))
     given = ", ".join(f"{name}={[values[row]]!r}" for name, values in inputs.items())
-    return f"python -c {shlex.quote(f'import zoo; print(zoo.load({str(run)!r}).predict({given}))')}"
+    code = f"import zoo; print(zoo.load({str(run)!r}).predict({given}))"
+    # Python's quotes are single ones: between double ones a shell leaves them as they are, if it finds nothing to replace.
+    return f"python -c {shlex.quote(code)}" if re.search(r'["$`!]|\\\\', code) else f'python -c "{code}"'

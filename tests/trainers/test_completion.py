@@ -1,11 +1,16 @@
 """The scripts of --completion, asked in the shells themselves what stands behind a line."""
 
+import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from tests import programs
+from trainers import completion
+
+ROOT = Path(__file__).parents[2]
 
 ASKED = {  # a line up to the cursor -> (words that are offered, words that are not)
     "zoo-train --mod": (["--model=", "--model_dir="], ["--task="]),
@@ -17,9 +22,25 @@ ASKED = {  # a line up to the cursor -> (words that are offered, words that are 
     "zoo-train --model=bilstm --task=tagging --set=cr": (["crf="], []),
     "zoo-train --optimizer=a": (["adamw", "adagrad"], ["sgd"]),
     "zoo-train --list=gl": (["glm", "glove"], ["gpt"]),
-    "python -m trainers.evaluate --mod": ([], ["--model="]),
+    "python3 -m trainers.run --model=bi": (["bilstm"], ["gpt"]),
+    "python -m trainers.evaluate --mod": (["--model_dir="], ["--model="]),
+    "python3 -m trainers.generate --top": (["--top_k=", "--top_p="], ["--task="]),
+    "zoo-generate --model_dir=runs/gpt/latest --num": (["--num_beams="], ["--num_workers="]),
+    "zoo-export --export_format=": (["saved_model", "onnx"], ["gpt"]),
+    "zoo-prepare --tokenizer=w": (["word", "wordpiece"], ["byte"]),
+    "python3 -m trainers.explain --prompt=x --model=gpt --preset=": ([], ["tiny"]),
+    "python -m json.tool --mod": ([], ["--model="]),
+    "python trainers/run.py --mod": ([], ["--model="]),
 }
 ASKING = 'source "$0"; COMP_LINE="$1" COMP_POINT=${#1}; _zoo_complete; printf "%s\\n" "${COMPREPLY[@]}"'
+
+
+def test_every_program_is_known_with_its_console_script(capfd):
+    scripts = re.findall(r'"(zoo-\w+)=trainers\.(\w+):start"', (ROOT / "setup.py").read_text(encoding="utf8"))
+    assert {program for _, program in scripts} == completion.PROGRAMS.keys()
+    assert {name: define.__name__ for name, define in completion.PROGRAMS.items()} == programs.DEFINITIONS
+    last = programs.call(capfd, "run", "--completion=bash").out.splitlines()[-1]
+    assert last.split()[-2 - len(scripts) :] == ["python", "python3", *(name for name, _ in scripts)]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])

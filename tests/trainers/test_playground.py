@@ -1,46 +1,25 @@
-"""The playground over a real socket: TF Serving's REST protocol, what an export's own files say to do with it, and the page."""
+"""The playground over a real socket: TF Serving's REST protocol, versions, crowds and slow clients. What the files of an export
+say to do with it is asked in tests/test_conformance_exports.py, and the page is looked at in test_playground_page.py."""
 
 import contextlib
-import html.parser
 import http.client
 import json
 import re
 import shutil
 import socket
-import threading
 import time
-import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests import exports, programs
-from tests.browser import PROGRAM, Browser
+from tests.served import ask, serving
 from trainers import playground
-from zoo.serving import stream_client
 from zoo.serving.rest import Fault
 from zoo.serving.versions import Versions
 
-MAX_BYTES = 1_000_000
 CASES = {"bag_of_words": "classification", "gpt": "language_modeling"}
-
-
-@contextlib.contextmanager
-def serving(models):
-    """The port of a server for some models."""
-    bound, stopped = playground.listening("127.0.0.1", 0), threading.Event()
-    server = playground.server(models, MAX_BYTES)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
-    thread.start()
-    local = {name: model for name, model in models.items() if isinstance(model, playground.Local)}
-    threading.Thread(target=playground.watch, args=(local, stopped), daemon=True).start()
-    try:
-        yield bound.getsockname()[1]
-    finally:
-        stopped.set()
-        server.should_exit = server.force_exit = True
-        thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -54,34 +33,6 @@ def directories(tmp_path_factory):
 def port(directories):
     with serving({name: playground.Local(Versions(path)) for name, path in directories.items()}) as number:
         yield number
-
-
-def ask(port, path, body=None, method=None):
-    """(status, body) of an answer; JSON is read."""
-    data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
-
-
-def test_the_curl_line_of_an_export_is_answered_as_the_export_was_proved(port, directories):
-    for name, directory in directories.items():
-        text = (directory / "deployment" / "README.md").read_text(encoding="utf8")
-        body, path = re.search(r"curl -d '(.*)' http://localhost:8501(\S+)", text).groups()
-        status, answer = ask(port, path, body.encode())
-        assert status == 200
-        golden = json.loads((directory / "1" / "assets.extra" / "golden.json").read_text(encoding="utf8"))[0]
-        assert golden["signature"] == "serving_default"
-        (asked,) = json.loads(body)["instances"]
-        row = next(iter(golden["inputs"].values())).index(asked)
-        wanted = {name: values[row] for name, values in golden["outputs"].items()}
-        (got,) = answer["predictions"]
-        got = got if isinstance(got, dict) else {next(iter(wanted)): got}
-        for name, value in wanted.items():
-            assert got[name] == (pytest.approx(value, abs=1e-5) if name == "scores" else value)
 
 
 def test_status_and_metadata_are_as_from_tf_serving(port):
@@ -173,9 +124,12 @@ CLASSIFY = "/v1/models/bag_of_words:predict"
     (CLASSIFY, {"inputs": [{"b64": "?"}]}, 400, "Unable to base64 decode"),
     (CLASSIFY, b'{"inputs": ["\\ud800"]}', 400, "surrogate"),
     ("/v1/models/no:predict", {"instances": ["a"]}, 404, "Servable not found for request: Latest(no)"),
+    ("/v1/models/no/versions/3:predict", {"instances": ["a"]}, 404, "Servable not found for request: Specific(no, 3)"),
+    ("/v1/models/no/versions/3/metadata", None, 404, "Servable not found for request: Specific(no, 3)"),
     ("/v1/models/gpt/versions/9:predict", {"instances": ["a"]}, 404, "Specific(gpt, 9)"),
     ("/v1/models/gpt:no", {"instances": ["a"]}, 400, "Malformed request: POST /v1/models/gpt:no"),
     ("/v1/models/no", None, 404, "Could not find any versions of model no"),
+    ("/v1/models/no/versions/3", None, 404, "Could not find version 3 of model no"),
     ("/v1/models/gpt/versions/9", None, 404, "Could not find version 9 of model gpt"),
     ("/v1/no", None, 400, "Malformed request: GET /v1/no"),
     (PREDICT, None, 400, "Malformed request: GET"),
@@ -187,13 +141,6 @@ def test_a_wrong_request_gets_a_status_and_a_sentence(port, path, body, status, 
     returned, answer = ask(port, path, body)
     assert returned == status and list(answer) == ["error"] and words in answer["error"], answer
     assert "\n" not in answer["error"] and "Traceback" not in answer["error"]
-
-
-def test_the_stream_client_writes_what_generate_writes(port):
-    predict = stream_client.Rest("127.0.0.1", port, "gpt", 60)
-    pieces = list(stream_client.stream(predict, "The", max_new_tokens=9))
-    wanted = exports.served("gpt", "language_modeling").run("generate", {"prompt": ["The"], "max_new_tokens": [9]})
-    assert len(pieces) > 1 and "The" + "".join(pieces) == wanted["text"][0].decode("utf8", "replace")
 
 
 def streamed(port, **asked):
@@ -337,46 +284,6 @@ def test_before_a_tf_serving_requests_are_forwarded(port):
         assert "No server answers" in ask(front, "/playground/models")[1]["models"][0]["error"]
 
 
-class Balanced(html.parser.HTMLParser):
-    """Raises where an element is closed that was not the last to be opened; gathers ids and what is loaded from elsewhere."""
-
-    VOID = {"meta", "link", "input", "br", "hr", "img"}
-
-    def __init__(self, text):
-        super().__init__()
-        self.opened, self.ids, self.loaded = [], [], []
-        self.feed(text)
-        assert not self.opened
-
-    def handle_starttag(self, tag, attributes):
-        self.opened += [tag] * (tag not in self.VOID)
-        self.ids += [value for name, value in attributes if name == "id"]
-        self.loaded += [value for name, value in attributes if name in ("src", "href", "action")]
-
-    def handle_endtag(self, tag):
-        assert self.opened.pop() == tag
-
-
-def test_the_page_stands_alone(port):
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as answer:
-        text, policy = answer.read().decode("utf8"), answer.headers["Content-Security-Policy"]
-        assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
-    assert text == playground.PAGE.read_text(encoding="utf8")
-    assert "default-src 'none'" in policy and "connect-src 'self'" in policy and "http" not in policy
-    page = Balanced(text)
-    assert page.loaded == ["data:,"] and "http:" not in text and "https:" not in text and "@import" not in text
-    assert len(set(page.ids)) == len(page.ids)
-    assert set(re.findall(r'\$\("([a-z]+)"\)', text)) <= {*page.ids, "run", "stop"}  # those two stand in the form
-
-
-def test_the_page_says_everything_in_both_languages():
-    text = playground.PAGE.read_text(encoding="utf8")
-    tables = re.search(r"const TEXTS = \{\n  en: \{(.*?)\},\n  zh: \{(.*?)\},\n\};", text, re.DOTALL).groups()
-    english, chinese = (re.findall(r"(\w+): ", re.sub(r'"[^"]*"', "", table)) for table in tables)
-    assert english == chinese and len(english) > 50
-    assert set(re.findall(r'\bt\("(\w+)"\)', text)) | set(re.findall(r'data-text="(\w+)"', text)) <= set(english)
-
-
 @pytest.mark.parametrize(("arguments", "words"), [
     ((), "--export_dir is missing"),
     (("--export_dir={empty}",), "holds no version of a SavedModel"),
@@ -417,69 +324,3 @@ def test_the_program_says_what_it_serves_and_that_production_is_for_tf_serving(c
     assert "without a password" in answer.out
     answer = programs.call(capfd, "playground", f"--export_dir={export}", "--port=0", "--grpc_port=0")
     assert re.search(r"gRPC: 127\.0\.0\.1:\d+, PredictionService", answer.out)
-
-
-SHOWN = {  # model, task, tool of the page -> an expression that is true once the answer is seen
-    ("gpt", "language_modeling", "write"): "document.querySelectorAll('.token').length > 1",
-    ("gpt", "language_modeling", "score"): "document.querySelectorAll('td').length == 3",
-    ("gpt", "language_modeling", "raw"): "document.querySelector('#answers pre').innerText.includes('text')",
-    ("bag_of_words", "classification", "classify"): "document.querySelectorAll('.bar').length == 3 && "
-    "document.querySelectorAll('.text span[title]').length > 1",
-    ("bert", "masked_lm", "mask"): "document.querySelectorAll('.bar').length == 10",
-    ("bert", "masked_lm", "similar"): "document.querySelectorAll('td').length > 1",
-    ("bert", "tagging", "tag"): "document.querySelectorAll('.chip').length == 6",
-    ("bert", "semantic_roles", "roles"): "document.querySelectorAll('.chip').length == 6",
-    ("bert", "question_answering", "answer"): "document.querySelector('mark') != null",
-    ("transformer", "translation", "rewrite"): "document.querySelectorAll('td[title]').length > 1",
-    ("t5", "span_corruption", "fill"): "document.querySelector('#answers .text') != null",
-    ("word2vec", "word_vectors", "nearest"): "document.querySelector('#answers p') != null",
-}
-
-
-@pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium; Debian's package is called chromium")
-def test_a_browser_shows_an_answer_of_every_kind_of_signature():
-    cases = {f"{name}-{task}": exports.directory(name, task) for name, task, _ in SHOWN}
-    models = {name: playground.Local(Versions(path)) for name, path in cases.items()}
-    with serving(models) as number, Browser() as browser:
-        for (name, task, tool), shown in SHOWN.items():
-            predicate = "&predicate=2" if tool == "roles" else ""
-            browser.open(f"http://127.0.0.1:{number}/#model={name}-{task}&tool={tool}&max_new_tokens=9&run=1{predicate}")
-            browser.until("document.body.dataset.done == 'true'")
-            assert browser.evaluate(shown), (tool, browser.evaluate("document.getElementById('answers').innerText"))
-            assert browser.evaluate("document.querySelector('#answers .error') == null")
-            if tool == "write":
-                _choose_tokens(browser)
-        assert not browser.errors
-
-
-def _choose_tokens(browser):
-    """A click and the arrow keys choose a token, whose alternatives are shown."""
-    browser.evaluate("document.querySelector('.token').click()")
-    chosen = "[...document.querySelectorAll('.token')].map(node => node.classList.contains('chosen'))"
-    assert browser.evaluate(chosen)[:2] == [True, False]
-    browser.evaluate("document.querySelector('#answers .text').focus()")
-    browser.press("ArrowRight", 39)
-    assert browser.evaluate(chosen)[:2] == [False, True]
-    assert browser.evaluate("document.querySelectorAll('#answers .bar').length") in (0, 5)  # a character of several bytes: 0
-
-
-@pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium; Debian's package is called chromium")
-def test_a_browser_is_worked_by_keys_on_a_phone_in_chinese_and_compares(port):
-    with Browser(390, 800) as browser:
-        browser.open(f"http://127.0.0.1:{port}/#model=gpt&tool=score&language=zh&theme=dark&beside=bag_of_words")
-        browser.until("document.getElementById('run') != null")
-        assert browser.evaluate("document.documentElement.lang") == "zh-CN"
-        assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(17, 21, 27)"
-        browser.evaluate("document.getElementById('field-text').focus()")
-        browser.call("Input.insertText", text="猫")
-        browser.press("Enter", 13, modifiers=2)
-        browser.until("document.body.dataset.done == 'true'")
-        assert browser.evaluate("document.querySelectorAll('#answers section').length") == 2
-        assert browser.evaluate("document.querySelectorAll('#answers .error').length") == 1  # it has no such signature
-        assert browser.evaluate("document.documentElement.scrollWidth") <= 390
-        browser.evaluate("document.getElementById('tab-score').focus()")
-        browser.press("ArrowRight", 39)
-        assert browser.evaluate("document.activeElement.id") == "tab-raw"
-        browser.evaluate("document.getElementById('language').click()")
-        assert browser.evaluate("document.getElementById('run').innerText") == "Run"
-        assert not browser.errors

@@ -1,9 +1,11 @@
 """What a run prints at its end: the score, where things are, and commands that work as printed."""
 
 import contextlib
+import importlib.util
 import io
 import json
 import shlex
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -58,7 +60,24 @@ def test_an_export_is_named_with_the_command_of_its_server(tmp_path):
     assert json.dumps(SCORES["perplexity"]) in " ".join(lines)
 
 
-def test_a_report_that_needs_matplotlib_says_how_to_get_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    line = ended(tmp_path, "gpt", "language_modeling")[-2]
-    assert line == f"  python -m trainers.report --model_dir={tmp_path}  # first: pip install -e '.[report]'"
+@pytest.mark.parametrize("missing", ["matplotlib", "starlette", "uvicorn", None])
+def test_a_command_whose_packages_are_missing_says_how_to_get_them(missing, tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name == missing else find(name, *rest))
+    lines = ended(tmp_path, "gpt", "language_modeling", export=tmp_path / "export" / "1")
+    for extra, packages, command in (
+        ("report", ("matplotlib",), f"  python -m trainers.report --model_dir={tmp_path}"),
+        ("playground", ("starlette", "uvicorn"), f"Page: python -m trainers.playground --export_dir={tmp_path}/export"),
+    ):
+        assert command + f"  # first: pip install -e '.[{extra}]'" * (missing in packages) in lines
+
+
+@pytest.mark.parametrize("name", ["runs", "a run", "it's", 'a "$HOME" run!', "`ls`", "back\\slash"])
+def test_the_question_reaches_python_through_a_shell_as_it_is_meant(name, tmp_path):
+    run = tmp_path / name
+    line = next(line.strip() for line in ended(run, "bag_of_words", "classification") if "python -c" in line)
+    asked = subprocess.run(["bash", "-c", 'python() { printf %s "$2"; }; ' + line], capture_output=True, text=True, check=True)
+    text = "Returns the number of items; raises ValueError if there are none."
+    assert asked.stdout == f"import zoo; print(zoo.load({str(run)!r}).predict(text=[{text!r}]))"
+    if name in ("runs", "a run"):
+        assert line == f'python -c "{asked.stdout}"'

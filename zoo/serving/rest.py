@@ -54,6 +54,21 @@ def fault_of(error):
     return Fault(STATUSES.get(error.code, 500), plainly(str(error).removeprefix(f"{error.code}: ")))
 
 
+def unknown(name, version=None, state=False):
+    """The `Fault` of a model or a version that is not served, in TF Serving's words.
+
+    Args:
+        name: of the model.
+        version: its number, if the request names one.
+        state: whether the request asks for the status.
+    """
+    if state:
+        asked = "any versions" if version is None else f"version {version}"
+        return Fault(404, f"Could not find {asked} of model {name}")
+    asked = f"Latest({name})" if version is None else f"Specific({name}, {version})"
+    return Fault(404, f"Servable not found for request: {asked}")
+
+
 def write_error(message):
     """The body of an error, bytes."""
     return json.dumps({"error": message}, ensure_ascii=False).encode("utf8", "replace")

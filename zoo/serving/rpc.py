@@ -78,9 +78,10 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         return answer
 
     def _borrowed(self, spec):
+        version = spec.version.value if spec.HasField("version") else None
         if spec.name not in self.models:
-            raise rest.Fault(404, f"Servable not found for request: Latest({spec.name})")
-        return self.models[spec.name].borrowed(spec.version.value if spec.HasField("version") else None)
+            raise rest.unknown(spec.name, version)
+        return self.models[spec.name].borrowed(version)
 
 
 def _answered(context, work, request):

@@ -15,7 +15,7 @@ from typing import Any
 
 from zoo.config import Refusal
 from zoo.serving.c_api import SavedModel, plainly
-from zoo.serving.rest import Fault
+from zoo.serving.rest import unknown
 
 GRAPH = "saved_model.pb"
 KEPT_STATES = 8  # how many versions of the past a status tells of
@@ -107,7 +107,7 @@ class Versions:
         with self._lock:
             loaded = self._current
             if number is not None and number != loaded.number:
-                raise Fault(404, f"Servable not found for request: Specific({self.name}, {number})")
+                raise unknown(self.name, number)
             loaded.users += 1
         try:
             yield loaded
@@ -130,7 +130,7 @@ class Versions:
             known = sorted(self._states.items(), reverse=True)
         found = [(each, *state) for each, state in known if number in (None, each)]
         if not found:
-            raise Fault(404, f"Could not find version {number} of model {self.name}")
+            raise unknown(self.name, number, state=True)
         return found
 
     def examples(self):

@@ -85,6 +85,7 @@ TORN.tensor_content = TORN.tensor_content[:-3]
 
 @pytest.mark.parametrize(("asked", "code", "words"), [
     (request(model="no", prompt=["a"]), "NOT_FOUND", "Servable not found for request: Latest(no)"),
+    (request(model="no", version=3, prompt=["a"]), "NOT_FOUND", "Servable not found for request: Specific(no, 3)"),
     (request(version=9, prompt=["a"]), "NOT_FOUND", "Specific(gpt, 9)"),
     (request("no", prompt=["a"]), "FAILED_PRECONDITION", 'Serving signature key "no" not found.'),
     (request("generate", outputs=["no"], prompt=["a"]), "INVALID_ARGUMENT", "output tensor alias not found in signature: no"),
