@@ -86,7 +86,7 @@ def assign(model, tokenizer, directory):
 
 
 def _fit_segments(theirs, ours):
-    """Gives the table of segments in `theirs`, path -> array, as many rows as that in `ours` has. Returns what is to be said."""
+    """Gives the table of segments in `theirs`, path -> array, as many rows as in `ours`. Returns what is to be said of it."""
     path = next((path for path in ours if path.endswith(SEGMENTS)), None)
     if path is None:
         return ""
