@@ -176,13 +176,21 @@ class Tagging(Task):
                 tags = schemes.written(metrics.entities(tags), len(tags), self.config.scheme)
             for tag in tags:
                 if tag not in known:
-                    raise Refusal(f"Example {number} has the tag {tag!r}, which no training example has.")
+                    raise Refusal(f"Example {number} has the tag {tag!r}, which no training example has{self._remedy(tag)}.")
             for row in word_rows(words, tokenizer, frame, layout.seq_length):
                 labels = [known[tag] for tag in tags[row.first : row.first + len(row.places)]]
                 rows.append((row.ids, row.places, np.array(labels, np.int32)))
                 sentences.append(number)
                 spelt.append(row.words)
         return TaggedSentences(rows, sentences, spelt)
+
+    def _remedy(self, tag):
+        """What is said besides of a tag that training lacks: whether it is of the same spans."""
+        scheme = self.facts.scheme
+        types = {kind for label in self.facts.labels for kind, _, _ in metrics.entities([label])}
+        if not scheme or self.config.labels or tag not in schemes.tags_of(types, scheme):
+            return ""
+        return f"; train with --set=scheme={scheme}, which learns all tags of each type of span"
 
     def size(self, data):
         scheme = f", spans in {self.facts.scheme}" if self.facts.scheme else ""

@@ -210,6 +210,21 @@ def test_tags_are_learnt_in_the_scheme_that_is_asked_for(scheme):
     assert [metrics.entities(row) for row in tags] == [metrics.entities(example["tags"]) for example in examples]
 
 
+def test_a_tag_of_spans_that_training_lacks_is_learnt_with_its_scheme():
+    train, longer = [{"tokens": ["a", "b"], "tags": ["B-x", "O"]}], {"tokens": ["a", "b"], "tags": ["B-x", "I-x"]}
+    task = Tagging()
+    task.inspect(train)
+    sentence = "has the tag 'I-x', which no training example has; train with --set=scheme=BIO, which learns all tags"
+    with pytest.raises(ValueError, match=sentence):
+        task.encode([longer], BYTES, LAYOUT)
+    with pytest.raises(ValueError, match=r"has the tag 'I-y', which no training example has\.$"):
+        task.encode([{"tokens": ["a", "b"], "tags": ["B-x", "I-y"]}], BYTES, LAYOUT)
+    learnt = Tagging(TaggingConfig(scheme="BIO"))
+    learnt.inspect(train)
+    (_, _, labels), *_ = learnt.encode([longer], BYTES, LAYOUT).rows
+    assert [learnt.facts.labels[i] for i in labels] == ["B-x", "I-x"]
+
+
 def test_a_few_sentences_may_break_the_scheme():
     right, wrong = {"tokens": ["a", "b"], "tags": ["B-x", "I-x"]}, {"tokens": ["a", "b"], "tags": ["O", "I-x"]}
     task = Tagging()
