@@ -28,6 +28,7 @@ from zoo.layers.heads import CRFHead, TokenClassifier
 from zoo.registry import TASKS
 from zoo.signatures import embedding
 from zoo.signatures.request import signature
+from zoo.signatures.tagging import n_best_signature
 from zoo.signatures.words import characters_in_graph, words_in_graph
 from zoo.tasks.base import Task
 
@@ -356,27 +357,34 @@ class Tagging(Task):
         """`serving_default` = `tag`: `text` string (B,), words separated by white space as in the training data, or with
         `words=characters` any text -> `tokens` and `tags` string (B, W), filled up with empty strings; `num_tokens` int32 (B,);
         `score` float32 (B,), the natural log-probability of these tags; `probs` float32 (B, W), the probability of each,
-        filled up with 0; with a CRF it is the marginal.
+        filled up with 0; with a CRF it is the marginal. With a CRF also `tag_n_best`, see `n_best_signature`.
 
         A text that does not fit is an InvalidArgumentError that names both numbers of tokens. With an encoder also `embed`.
         """
         limit, frame = self.facts.max_tokens or model.max_length, self.frame(model.kind, tokenizer)
         labels, cut = self.facts.labels, characters_in_graph if self.config.words == "characters" else tf.strings.split
 
-        @signature(tf.TensorSpec([None], tf.string))
-        def tag(text):
+        def read(text):
             words, batch, real = words_in_graph(text, tokenizer, frame, limit, model.takes, cut)
             outputs = model(batch)
-            predicted, score, probs = self.best(outputs if self.config.crf else self.tempered(outputs), real)
+            return words, real, outputs if self.config.crf else self.tempered(outputs)
+
+        @signature(tf.TensorSpec([None], tf.string))
+        def tag(text):
+            words, real, outputs = read(text)
+            predicted, score, probs = self.best(outputs, real)
             tags = tf.where(real, tf.gather(tf.constant(labels), predicted), "")
             counts = tf.cast(words.row_lengths(), tf.int32)
             return {"tokens": words.to_tensor(""), "tags": tags, "num_tokens": counts, "score": score, "probs": probs}
 
-        return {"serving_default": tag, "tag": tag, **embedding.beside_a_head(model, tokenizer)}
+        more = {"tag_n_best": n_best_signature(read, labels)} if self.config.crf else {}
+        return {"serving_default": tag, "tag": tag, **more, **embedding.beside_a_head(model, tokenizer)}
 
     def requests(self, model, tokenizer):
         texts = ["", "return x", "def naïve ( 東京 ) :", "  a  b "]
         requests = [("serving_default", {"text": texts}), ("tag", {"text": texts[2:3]})]
+        if self.config.crf:
+            requests.append(("tag_n_best", {"text": texts, "num_best": [3, 2, 5, 1]}))
         return requests + embedding.requests_beside_a_head(model)
 
 

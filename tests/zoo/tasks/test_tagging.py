@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import tiny_models
+from tests import exports, tiny_models
 from zoo import metrics
 from zoo.data import schemes
 from zoo.data.batch import Layout
@@ -180,6 +180,30 @@ def test_a_model_learns_and_answers_alike_alone_and_in_company(name, crf):
             assert [task.facts.labels[i].encode() for i in predicted] == alone
     with pytest.raises(tf.errors.InvalidArgumentError, match="The longest text has .* takes at most 9"):
         tag(tf.constant(["the " * 9]))
+
+
+def test_the_best_sequences_of_tags_are_those_that_no_other_beats():
+    case = "bilstm", "tagging:crf"
+    model, tokenizer, task = exports.made(*case)
+    signatures = task.signatures(model, tokenizer)
+    texts = ["the cat sat", "a", "", "the naive dog ran ."]
+    tag = signatures["tag"](tf.constant(texts))
+    answer = signatures["tag_n_best"](tf.constant(texts), tf.constant([4, 64, 3, 1]))
+    tags, scores = answer["tags"].numpy().astype(str), answer["scores"].numpy()
+    assert tags.shape == (4, 64, 5) and scores.shape == (4, 64)
+    assert np.isfinite(scores).sum(1).tolist() == [4, 3, 1, 1]  # one word is O, B-A or B-M
+    np.testing.assert_array_equal(answer["tokens"], tag["tokens"])
+    np.testing.assert_array_equal(tags[:, 0], tag["tags"].numpy().astype(str))
+    np.testing.assert_allclose(scores[:, 0], tag["score"], rtol=1e-5, atol=1e-6)
+    assert (np.diff(scores[0, :4]) <= 0).all() and len(np.unique(tags[0, :4], axis=0)) == 4
+    assert sorted(tags[1, :3, 0]) == ["B-A", "B-M", "O"] and np.exp(scores[1, :3]).sum() == pytest.approx(1, abs=1e-5)
+    assert (tags[~np.isfinite(scores)] == "").all() and (tags[0, :4, 3:] == "").all()
+    assert signatures["tag_n_best"](tf.constant(texts))["scores"].shape == (4, 5)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="num_best is 1 to 64; got"):
+        signatures["tag_n_best"](tf.constant(texts), tf.constant([65]))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="one value for all texts or one each: 2 values for 4 texts"):
+        signatures["tag_n_best"](tf.constant(texts), tf.constant([1, 2]))
+    assert "tag_n_best" not in exports.made("bilstm", "tagging").task.signatures(model, tokenizer)
 
 
 def test_moves_that_the_scheme_forbids_are_never_decoded():
