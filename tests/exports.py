@@ -30,11 +30,13 @@ USUAL = ("bert", "gpt", "transformer", "bag_of_words")
 # What is asked of a task, and what it would have learnt from its data.
 FIELDS = {
     "question_answering": dict(max_question=12, stride=8, match=True),
+    "tagging:crf": dict(crf=True),
     "classification:pattern": dict(pattern="{text} It was {label}.", verbalizers="no=bad,perhaps=so so,yes=good"),
 }
 FACTS = {
     "classification": dict(labels=LABELS, max_tokens=64),
     "tagging": dict(labels=LABELS, max_tokens=64),
+    "tagging:crf": dict(labels=("B-A", "B-M", "I-A", "I-M", "O"), scheme="BIO", max_tokens=64),
     "semantic_roles": dict(labels=("B-A0", "B-V", "I-A0", "O"), scheme="BIO", max_tokens=64),
     "question_answering": dict(max_tokens=48),
     **dict.fromkeys(("translation", "summarization"), dict(max_tokens=64, target_start=(0,))),
@@ -57,15 +59,15 @@ def pairs():
 
 
 def cases():
-    """The pairs that the suite exports: each model with its default task, and each task with one model of every kind; and
-    classification by a pattern."""
+    """The pairs that the suite exports: each model with its default task, and each task with one model of every kind;
+    classification by a pattern, and tagging with a random field."""
     chosen = [pair for pair in pairs() if pair[1] == MODELS.config(pair[0]).default_task]
     covered = {(task, MODELS.config(name).kind) for name, task in chosen}
     for kind in {kind: None for _, kind in sorted(covered)}:
         name = next((name for name in USUAL if MODELS.config(name).kind == kind), None)
         tasks = tasks_of(MODELS.config(name)) if name else ()
         chosen += [(name, task) for task in tasks if (task, kind) not in covered]
-    return [*chosen, ("glm", "classification:pattern")]
+    return [*chosen, ("glm", "classification:pattern"), ("bilstm", "tagging:crf")]
 
 
 @functools.cache
@@ -78,15 +80,15 @@ def make(name, task_name, strong=True, **fields):
     """A model with the head of a task, perhaps with weights that make it prefer some answers clearly, and a tokenizer.
 
     Args:
-        name, task_name: of the model and of its task, perhaps with `:pattern`.
+        name, task_name: of the model and of its task, perhaps with `:pattern` or `:crf`.
         fields: of the model's config.
     """
     plain, _, way = task_name.partition(":")
     task_class = TASKS.get(plain)
     tokenizer = create_tokenizer("wordpiece", TEXTS, 61) if MODELS.config(name).kind == "encoder" else create_tokenizer("byte")
-    facts = task_class.facts_class(**FACTS.get(plain, {}))
+    facts = task_class.facts_class(**FACTS.get(task_name, FACTS.get(plain, {})))
     task = task_class(task_class.config_class(**FIELDS.get(task_name, {})), facts)
-    of_blanks = TASKS.get("blank_infilling")().model_fields(tokenizer) if way else {}
+    of_blanks = TASKS.get("blank_infilling")().model_fields(tokenizer) if way == "pattern" else {}
     fields = {**task.model_fields(tokenizer), **of_blanks, "max_length": 64, "num_layers": 1, "dropout": 0.0, **fields}
     fields = {key: value for key, value in fields.items() if key in MODELS.config(name).field_names()}
     model = tiny_models.create(name, **fields)

@@ -33,6 +33,10 @@ EXAMPLES = {
         for word, answer in (("abs", "the value"), ("len", "number"), ("max", "largest of all"))
     ],
 }  # fmt: skip
+# Tags of spans, for the conditional random field.
+SPANS = [{"tokens": tokens.split(), "tags": tags.split()} for tokens, tags in (
+    ("the cat sat", "B-A I-A O"), ("cats sit", "B-A O"), ("the mat sat on the cat", "B-M I-M O O B-A I-A"), ("sit", "O"),
+)]  # fmt: skip
 FIELDS = {
     "classification": dict(balance=True, head_dropout=0.0), "tagging": dict(head_dropout=0.0),
     "semantic_roles": dict(head_dropout=0.0),
@@ -46,29 +50,30 @@ TUNED = {
 }  # fmt: skip
 # Classification by filling a pattern, with words that the vocabulary has.
 PATTERN = dict(pattern="{text} is {label}.", verbalizers="no=bad thing,perhaps=so,yes=good")
+# Ways of a task: what else is asked of it.
+WAYS = {"pattern": PATTERN, "crf": dict(crf=True, constraints="training")}
 
 
 def cases():
-    """`model:task` of each pair, and `model:task:way` of what is trained in part, or by a pattern."""
+    """`model:task` of each pair, and `model:task:way` of what is trained in part, by a pattern, or with a random field."""
     pairs = [f"{name}:{task}" for name in MODELS.names() for task in tasks_of(MODELS.config(name)) if task in EXAMPLES]
-    return [*pairs, *(f"gpt:classification:{way}" for way in TUNED), "glm:classification:pattern"]
+    return [*pairs, *(f"gpt:classification:{way}" for way in TUNED), "glm:classification:pattern", "bilstm:tagging:crf"]
 
 
 def create(case):
     """(task, model, batches, `TuningConfig`) of a case, seeded. Call it where the model's variables are to live."""
-    name, task_name, *way = case.split(":")
+    name, task_name, way = [*case.split(":"), ""][:3]
     keras.utils.set_random_seed(7)
-    examples, task_class = EXAMPLES[task_name], TASKS.get(task_name)
-    filled = way == ["pattern"]
-    task = task_class(task_class.config_class(**FIELDS[task_name], **(PATTERN if filled else {})))
+    examples, task_class = SPANS if way == "crf" else EXAMPLES[task_name], TASKS.get(task_name)
+    task = task_class(task_class.config_class(**FIELDS[task_name], **WAYS.get(way, {})))
     task.inspect(examples)
     tokenizer = create_tokenizer("wordpiece", [text for example in examples for text in task.texts(example)] * 3, 90)
-    of_blanks = TASKS.get("blank_infilling")().model_fields(tokenizer) if filled else {}
+    of_blanks = TASKS.get("blank_infilling")().model_fields(tokenizer) if way == "pattern" else {}
     fields = {**task.model_fields(tokenizer), **of_blanks, "dropout": 0.0, "max_length": LAYOUT.seq_length}
     config = MODELS.config(name).preset("tiny")
     model = task.assemble(MODELS.get(name)(config.replace(**{k: v for k, v in fields.items() if k in config.field_names()})))
     model.build_from_ids()
-    settings = TUNED[way[0]] if way and not filled else tuning.TuningConfig()
+    settings = TUNED.get(way, tuning.TuningConfig())
     tuning.begin(model, settings)
     data = task.encode(examples, tokenizer, LAYOUT)
     return task, model, task.training_batches(data, model, tokenizer, LAYOUT), settings

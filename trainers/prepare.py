@@ -72,7 +72,9 @@ def prepare_for(task, layout, source, tokenizer_spec, vocab_size=None, *, splits
     with _disk_errors_named(cache_directory()):
         texts = (text for example in source.examples("train") for text in task.texts(example) if isinstance(text, str))
         options = task.tokenizer_options(str(tokenizer_spec))
-        _, tokenizer = _tokenizer(source, str(tokenizer_spec), vocab_size, cache_directory(), report, texts, options)
+        _, tokenizer = _tokenizer(
+            source, str(tokenizer_spec), vocab_size, cache_directory(), report, texts, options, task.texts_are
+        )
     if "train" in splits:
         task.inspect(source.examples("train"))
     return tokenizer, {split: task.encode(source.examples(split), tokenizer, layout) for split in splits}
@@ -115,7 +117,7 @@ def prepare(source, tokenizer_spec, vocab_size=None, cache_dir=None, *, splits=N
         return tokenizer, {split: made[source.splits[split]] for split in splits}
 
 
-def _tokenizer(source, spec, vocab_size, cache, report, texts=None, options=None):
+def _tokenizer(source, spec, vocab_size, cache, report, texts=None, options=None, texts_are=""):
     """(directory of the cache, tokenizer); it is trained on `texts`, by default all of the train split."""
     from zoo.tokenizers.base import create, cut_parts, load
 
@@ -123,7 +125,7 @@ def _tokenizer(source, spec, vocab_size, cache, report, texts=None, options=None
     if spec not in TOKENIZERS.names():
         tokenizer = create(spec)
         return cache / f"{name}-{_key(source, tokenizer.digest())}", tokenizer
-    directory = cache / f"{name}-{_key(source, spec, vocab_size, *([options] if options else []))}"
+    directory = cache / f"{name}-{_key(source, spec, vocab_size, *filter(None, (options, texts_are)))}"
     with exclusive(directory):
         if not (directory / "tokenizer").exists():
             pieces = source.vocabulary_pieces() if texts is None else ((text, True) for text in texts)

@@ -10,6 +10,7 @@
     train.tsv,columns=source:target                the same from the columns of one file
     posts.jsonl,source=article,target=summary      the same from named fields; `translation/en` is a field in a field
     train=a.conll,test=b.conll,format=conll        words, predicates, one column of roles for each predicate
+    train=a.words:a.props,format=conll             the same of CoNLL-2005: words in one file, the other columns in another
     train.conll,format=conll,column=4              words, and their tags in the fourth column
 
 Options:

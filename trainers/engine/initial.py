@@ -3,6 +3,9 @@
 From a bundle of the same family the structure and the vocabulary are the bundle's, and so are the weights of the model itself.
 The head is that of the new task; it takes over weights only where the bundle's task has the very same one.
 
+A task that marks parts of a row, such as semantic roles, needs more rows in the table of segments than RoBERTa has. There the
+rows that both have are taken over, and the others begin as the first one: the model answers as the bundle's did.
+
 From word vectors of another family a model takes only rows: its table of embeddings gets the vectors of the words that both
 vocabularies have. Structure and vocabulary are its own.
 """
@@ -12,6 +15,8 @@ import numpy as np
 from zoo.bundle import find, read_config
 from zoo.config import Refusal
 from zoo.registry import MODELS
+
+SEGMENTS = "/segments/embeddings"  # how the path of a table of segments ends, in every family that has one
 
 
 def described(directory, model):
@@ -63,20 +68,34 @@ def assign(model, tokenizer, directory):
     source = bundle.model
     if source.registered_name != model.registered_name:
         return _assign_rows(model.without_head(), tokenizer, bundle, directory)
-    theirs, ours = (_weights(getattr(m, "backbone", m)) for m in (source, model))
-    differing = sorted(ours.keys() ^ theirs.keys()) or [path for path in ours if ours[path].shape != theirs[path].shape]
+    theirs, ours = _values(getattr(source, "backbone", source)), _weights(getattr(model, "backbone", model))
+    segments = _fit_segments(theirs, ours)
+    differing = sorted(ours.keys() ^ theirs.keys()) or [path for path in ours if tuple(ours[path].shape) != theirs[path].shape]
     if differing:
         raise Refusal(
             f"--init_from={directory} has another structure than this model: they differ in {', '.join(differing[:5])}. "
             "Leave out what --set changes of it."
         )
     _copy(theirs, ours)
-    their_head, our_head = (_weights(getattr(m, "head", None)) for m in (source, model))
-    same = {path: v.shape for path, v in our_head.items()} == {path: v.shape for path, v in their_head.items()}
+    their_head, our_head = _values(getattr(source, "head", None)), _weights(getattr(model, "head", None))
+    same = {path: tuple(v.shape) for path, v in our_head.items()} == {path: v.shape for path, v in their_head.items()}
     if our_head and same:
         _copy(their_head, our_head)
     note = "" if not our_head else ", its head too" if same else ", with a new head"
-    return f"Weights: {len(ours)} variables from {directory}{note}"
+    return f"Weights: {len(ours)} variables from {directory}{segments}{note}"
+
+
+def _fit_segments(theirs, ours):
+    """Gives the table of segments in `theirs`, path -> array, as many rows as in `ours`. Returns what is to be said of it."""
+    path = next((path for path in ours if path.endswith(SEGMENTS)), None)
+    if path is None:
+        return ""
+    num_rows, width = ours[path].shape
+    table = theirs.get(path, np.zeros((1, width), np.float32))  # without a table nothing was added
+    if path in theirs and len(table) == num_rows:
+        return ""
+    theirs[path] = table[[row if row < len(table) else 0 for row in range(num_rows)]]
+    return f", the table of segments with {num_rows} rows instead of {len(table)}"
 
 
 def _assign_rows(model, tokenizer, bundle, directory):
@@ -117,6 +136,11 @@ def _weights(layer):
     return {variable.path: variable for variable in variables if "seed_generator" not in variable.path}
 
 
+def _values(layer):
+    """Path -> array of a layer's weights."""
+    return {path: variable.numpy() for path, variable in _weights(layer).items()}
+
+
 def _copy(theirs, ours):
     for path, variable in ours.items():
-        variable.assign(theirs[path].numpy())
+        variable.assign(theirs[path])

@@ -4,6 +4,7 @@ Shape letters: B batch, T positions, W words, L characters of a word.
 """
 
 import functools
+import unicodedata
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from zoo.config import Refusal
 
 MOST_CHARACTERS = 24  # L: a longer word keeps its front
+WHITE_SPACE = r"[\t-\r\p{Z}]"  # one character of it, as RE2 has it
 
 
 class WordRow(NamedTuple):
@@ -58,6 +60,11 @@ def word_rows(words, tokenizer, frame, limit):
         end_place = len(ids) - len(frame.after)
         rows.append(WordRow(np.array(ids, np.int32), places.astype(np.int32), end_place, start, tuple(words[start:end])))
     return rows
+
+
+def characters_of(word):
+    """The characters of a word but white space, a list; in graph: `zoo.signatures.words.characters_in_graph`."""
+    return [character for character in word if not ("\t" <= character <= "\r" or unicodedata.category(character)[0] == "Z")]
 
 
 def spelling_options(config):

@@ -111,18 +111,22 @@ def _weights(moves_SS):
 
 
 def _sequence_score(unary_BWC, tags_BW, moves_SS, mask_BW):
-    num_tags, num_states = unary_BWC.shape[-1], moves_SS.shape[-1]
     tags_BW = ops.where(mask_BW, ops.cast(tags_BW, "int32"), 0)
     at_words_BW = ops.take_along_axis(unary_BWC, tags_BW[..., None], axis=-1)[..., 0]
+    return ops.sum(ops.where(mask_BW, at_words_BW, 0.0), axis=1) + _moves_score(tags_BW, moves_SS, mask_BW)
+
+
+def _moves_score(tags_BW, moves_SS, mask_BW):
+    num_states = moves_SS.shape[-1]
     # The moves of a row: outside -> tag, ..., tag -> outside; one more than it has words.
     length_B1 = _lengths(mask_BW)[:, None]
-    outside_B1 = ops.full_like(length_B1, num_tags)
+    outside_B1 = ops.full_like(length_B1, num_states - 1)
     number = ops.arange(ops.shape(tags_BW)[1] + 1)[None]
     before = ops.concatenate([outside_B1, tags_BW], axis=1)
     after = ops.where(number < length_B1, ops.concatenate([tags_BW, outside_B1], axis=1), outside_B1)
     of_moves = ops.take(ops.reshape(moves_SS, (-1,)), before * num_states + after, axis=0)
     is_move = ops.logical_and(number <= length_B1, length_B1 > 0)
-    return ops.sum(ops.where(mask_BW, at_words_BW, 0.0), axis=1) + ops.sum(ops.where(is_move, of_moves, 0.0), axis=1)
+    return ops.sum(ops.where(is_move, of_moves, 0.0), axis=1)
 
 
 def _log_partition(unary_BWC, moves_SS, mask_BW):
@@ -271,12 +275,34 @@ def decode(unary_BWC, moves_SS, mask_BW):
     return tags_BW, ops.cast(score_B - sums.log_partition(), "float32"), ops.cast(probs_BW, "float32")
 
 
+def decode_n_best(unary_BWC, moves_SS, mask_BW, num_paths):
+    """The K best sequences of tags, and how probable each is.
+
+    Args:
+        unary_BWC, moves_SS, mask_BW, num_paths: as in `n_best`.
+
+    Returns:
+        tags: int32 (B, K, W), as of `n_best`.
+        log_prob: float32 (B, K), as of `log_likelihood`; -inf where there are fewer than K paths.
+    """
+    tags_BKW, score_BK = n_best(unary_BWC, moves_SS, mask_BW, num_paths)
+    unary_BWC, moves_SS = _wide(unary_BWC), _weights(moves_SS)
+    rows, paths, width = ops.shape(tags_BKW)
+    at_words_BWK = ops.take_along_axis(unary_BWC, ops.transpose(tags_BKW, (0, 2, 1)), axis=-1)
+    of_words_BK = ops.sum(ops.where(mask_BW[..., None], at_words_BWK, 0.0), axis=1)
+    masks_BKW = ops.broadcast_to(mask_BW[:, None], (rows, paths, width))
+    tags_NW, masks_NW = (ops.reshape(x, (rows * paths, width)) for x in (tags_BKW, masks_BKW))
+    of_moves_BK = ops.reshape(_moves_score(tags_NW, moves_SS, masks_NW), (rows, paths))
+    log_probs_BK = of_words_BK + of_moves_BK - _log_partition(unary_BWC, moves_SS, mask_BW)[:, None]
+    return tags_BKW, ops.where(score_BK > -np.inf, ops.cast(log_probs_BK, "float32"), -np.inf)
+
+
 def n_best(unary_BWC, moves_SS, mask_BW, num_paths):
     """The K sequences of tags with the highest scores, the best first; of equally good ones as `viterbi`.
 
     Args:
         unary_BWC, moves_SS, mask_BW: as in `log_partition`.
-        num_paths: K.
+        num_paths: K, an int, or int32 ().
 
     Returns:
         tags: int32 (B, K, W), 0 where the mask is False and where there are fewer than K paths.
@@ -364,7 +390,7 @@ def _over_words(step, start, words, reverse=False):
 def _at(x, places_WB):
     """Of x (W, B, ...), for each row the words at some places: int32 (any number, B) -> (that number, B, ...)."""
     batch = ops.shape(x)[1]
-    flat = ops.reshape(x, (-1, *x.shape[2:]))
+    flat = ops.reshape(x, (-1, *ops.shape(x)[2:]))
     return ops.take(flat, places_WB * batch + ops.arange(batch, dtype="int32"), axis=0)
 
 

@@ -5,22 +5,23 @@ Shape letters: B batch, T positions, W words, L characters of a word, N some wor
 
 import tensorflow as tf
 
-from zoo.data.words import MOST_CHARACTERS, blank_id
+from zoo.data.words import MOST_CHARACTERS, WHITE_SPACE, blank_id
 from zoo.signatures.rows import rows_in_graph
 from zoo.tokenizers.base import row_ids
 
 
-def words_in_graph(texts, tokenizer, frame, limit, takes=()):
+def words_in_graph(texts, tokenizer, frame, limit, takes=(), cut=tf.strings.split):
     """Texts, string (B,), as rows. A text that does not fit into one is an InvalidArgumentError that names both lengths.
 
     Args:
         takes: what the model takes; if `characters` are among that, the batch has them.
+        cut: gives the words of texts, ragged string (B, W); by default those between white space.
 
     Returns:
-        `(words, batch, real)`: the words between white space, ragged string (B, W); a batch of `token_ids`, `padding_mask` and
+        `(words, batch, real)`: the words, ragged string (B, W); a batch of `token_ids`, `padding_mask` and
         `label_positions` int32 (B, W), where each word's tokens begin; bool (B, W), True for real words.
     """
-    words = tf.strings.split(texts)
+    words = cut(texts)
     flat = words.flat_values
     row = row_ids(words)
     is_first = tf.range(tf.size(flat), dtype=tf.int64) == tf.gather(words.row_splits, row)
@@ -37,6 +38,12 @@ def words_in_graph(texts, tokenizer, frame, limit, takes=()):
     if "characters" in takes:
         batch["characters"] = _characters_at(flat, row, places, tf.shape(batch["token_ids"]))
     return words, batch, tf.sequence_mask(words.row_lengths(), tf.shape(batch["label_positions"])[1])
+
+
+def characters_in_graph(texts):
+    """The characters of texts, string (B,), but white space: ragged string (B, W), as `zoo.data.words.characters_of`."""
+    characters = tf.strings.unicode_split(texts, "UTF-8", errors="replace", replacement_char=0xFFFD)
+    return tf.ragged.boolean_mask(characters, ~tf.strings.regex_full_match(characters, WHITE_SPACE))
 
 
 def _characters_at(words_N, rows_N, places_N, shape):

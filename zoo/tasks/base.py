@@ -60,6 +60,8 @@ class Task:
             written in columns.
         temperature: what logits are divided by in scores and signatures; a calibration sets it (`zoo/calibration.py`), and the
             bundle keeps it.
+        texts_are: how the texts that a tokenizer is trained on are cut, if that is an option; the cache tells tokenizers apart
+            by it.
         draft: how tokens are guessed ahead in `generate` of a task that generates, a `Draft` (`zoo/signatures/drafting.py`); or
             None. It is of serving alone, and no bundle has it.
     """
@@ -72,6 +74,7 @@ class Task:
     shown = ("loss",)
     generates = has_words = False
     temperature = 1.0
+    texts_are = ""
     draft = None
 
     def __init__(self, config=None, facts=None, *, label_smoothing=0.0, z_loss=0.0):

@@ -7,6 +7,7 @@ outside of a sentence.
 """
 
 import collections
+import itertools
 import re
 from dataclasses import dataclass
 from typing import ClassVar
@@ -20,17 +21,19 @@ from zoo.config import Config, Output, Refusal, TaskConfig
 from zoo.data import schemes
 from zoo.data.examples import in_order, padded
 from zoo.data.parallel import example_batches
-from zoo.data.words import characters_for, spelling_options, word_rows
+from zoo.data.words import characters_for, characters_of, spelling_options, word_rows
 from zoo.layers import crf
 from zoo.layers.cross_entropy import cross_entropy
 from zoo.layers.heads import CRFHead, TokenClassifier
 from zoo.registry import TASKS
 from zoo.signatures import embedding
 from zoo.signatures.request import signature
-from zoo.signatures.words import words_in_graph
+from zoo.signatures.tagging import n_best_signature
+from zoo.signatures.words import characters_in_graph, words_in_graph
 from zoo.tasks.base import Task
 
 SCHEMES = ("BIO", "IOB1", "BIOES", "BIOUL", "BMES")  # of zoo/data/schemes.py
+WORDS = ("spaces", "characters")
 CONSTRAINTS = ("auto", "none", "decoding", "training")
 ALIKE = re.compile(r"[bielmsuo]|[bielmsu][-_:/.].+", re.IGNORECASE)  # what a tag of a span may be written like
 STRAY = 10  # less than one word of so many may have a tag that marks no span, for this to be a mistake
@@ -47,6 +50,9 @@ class TaggingConfig(TaskConfig):
         crf: whether the tags of a sentence are judged together, by a conditional random field (Lample et al. 2016).
         scheme: in which tags of spans are learnt and answered, a key of `zoo.data.schemes.SCHEMES`; tags that the data has in
             another one are written in it. By default they stay as they are.
+        words: what stands between white space in a text that is asked about, or with `characters` each character of it but the
+            white space, for writing without spaces. Words of the data are then cut likewise, and spans go on over their
+            characters; they are written in BIO unless there is a `scheme`.
         constraints: where moves between tags that their scheme forbids have no probability: `none`; in `decoding`; in
             `training` too, of a CRF. `auto` is `decoding` with a CRF and `none` without.
         lowercase: whether a word tokenizer that is trained writes all words in lower case.
@@ -59,6 +65,7 @@ class TaggingConfig(TaskConfig):
     head_dropout: float = 0.1
     crf: bool = False
     scheme: str = ""
+    words: str = "spaces"
     constraints: str = "auto"
     lowercase: bool = False
     zero_digits: bool = False
@@ -76,10 +83,16 @@ class TaggingConfig(TaskConfig):
         self.require(self.batch_tokens >= 0, f"batch_tokens must not be negative, got {self.batch_tokens}.")
         named = not self.scheme or self.scheme in SCHEMES
         self.require(named, f"scheme must be {', '.join(SCHEMES)}, got {self.scheme!r}.")
+        self.require(self.words in WORDS, f"words must be {' or '.join(WORDS)}, got {self.words!r}.")
         known = self.constraints in CONSTRAINTS
         self.require(known, f"constraints must be {', '.join(CONSTRAINTS)}, got {self.constraints!r}.")
         of_crf = self.crf or self.constraints != "training"
         self.require(of_crf, "constraints=training is for a CRF; set crf=true besides, or take constraints=decoding.")
+
+    @property
+    def written_in(self):
+        """The scheme that all splits are written in, a key of `zoo.data.schemes.SCHEMES`; empty where tags stay as they are."""
+        return self.scheme or ("BIO" if self.words == "characters" else "")
 
     def output(self, model_config, seq_length, facts=None):
         classes, width = len(facts.labels if facts else self.labels) or 2, model_config.cost(seq_length).hidden_dim
@@ -131,12 +144,19 @@ class Tagging(Task):
     has_words = True
     broken, closest = 0, None  # training sentences that break the scheme, and which one is closest
 
+    @property
+    def texts_are(self):
+        return "characters" if self.config.words == "characters" else ""
+
     def tokenizer_options(self, tokenizer):
         return spelling_options(self.config)
 
     def texts(self, example):
         tokens = example.get("tokens")
-        return [" ".join(filter(lambda word: isinstance(word, str), tokens))] if isinstance(tokens, list | tuple) else []
+        if not isinstance(tokens, list | tuple):
+            return []
+        words = [word for word in tokens if isinstance(word, str)]
+        return [" ".join(itertools.chain(*map(characters_of, words)) if self.config.words == "characters" else words)]
 
     def inspect(self, examples):
         sentences = [_sentence(example, number)[1] for number, example in enumerate(examples, 1)]
@@ -144,10 +164,11 @@ class Tagging(Task):
         if not found:
             raise Refusal("There is nothing to train on: the train split holds no examples.")
         spans = metrics.are_entity_tags(found)
-        asked = self.config.scheme
+        asked = self.config.written_in
         if asked and not spans:
+            option = "scheme" if self.config.scheme else "words=characters"
             raise Refusal(
-                f"The tags mark no spans, such as {min(found)!r}, so they cannot be written in {asked}; leave scheme out."
+                f"The tags mark no spans, such as {min(found)!r}, so they cannot be written in {asked}; leave {option} out."
             )
         labels = tuple(sorted(found))
         if not spans:
@@ -172,17 +193,38 @@ class Tagging(Task):
         frame, rows, sentences, spelt = self.frame(self.kinds[0], tokenizer), [], [], []
         for number, example in enumerate(examples, 1):
             words, tags = _sentence(example, number)
-            if self.config.scheme:
-                tags = schemes.written(metrics.entities(tags), len(tags), self.config.scheme)
+            words, tags = self._asked(words, tags)
+            if not words:
+                raise Refusal(f"Example {number} has words of white space alone, which have no characters.")
             for tag in tags:
                 if tag not in known:
-                    raise Refusal(f"Example {number} has the tag {tag!r}, which no training example has.")
+                    raise Refusal(f"Example {number} has the tag {tag!r}, which no training example has{self._remedy(tag)}.")
             for row in word_rows(words, tokenizer, frame, layout.seq_length):
                 labels = [known[tag] for tag in tags[row.first : row.first + len(row.places)]]
                 rows.append((row.ids, row.places, np.array(labels, np.int32)))
                 sentences.append(number)
                 spelt.append(row.words)
         return TaggedSentences(rows, sentences, spelt)
+
+    def _asked(self, words, tags):
+        """Words and tags of a sentence as they are asked for: cut into characters, written in a scheme."""
+        if not self.config.written_in:
+            return words, tags
+        spans = metrics.entities(tags)
+        if self.config.words == "characters":
+            cut = list(map(characters_of, words))
+            ends = list(itertools.accumulate(map(len, cut), initial=0))
+            spans = [(kind, ends[first], ends[last + 1] - 1) for kind, first, last in spans if ends[first] < ends[last + 1]]
+            words = list(itertools.chain(*cut))
+        return words, schemes.written(spans, len(words), self.config.written_in)
+
+    def _remedy(self, tag):
+        """What is said besides of a tag that training lacks: whether it is of the same spans."""
+        scheme = self.facts.scheme
+        types = {kind for label in self.facts.labels for kind, _, _ in metrics.entities([label])}
+        if not scheme or self.config.labels or tag not in schemes.tags_of(types, scheme):
+            return ""
+        return f"; train with --set=scheme={scheme}, which learns all tags of each type of span"
 
     def size(self, data):
         scheme = f", spans in {self.facts.scheme}" if self.facts.scheme else ""
@@ -313,30 +355,36 @@ class Tagging(Task):
             yield ""
 
     def signatures(self, model, tokenizer):
-        """`serving_default` = `tag`: `text` string (B,), words separated by white space as in the training data ->
-        `tokens` and `tags` string (B, W), filled up with empty strings; `num_tokens` int32 (B,); `score` float32 (B,), the
-        natural log-probability of these tags; `probs` float32 (B, W), the probability of each of them, filled up with 0; with
-        a CRF it is the marginal.
+        """`serving_default` = `tag`: `text` string (B,), words separated by white space as in the training data, or with
+        `words=characters` any text -> `tokens` and `tags` string (B, W), filled up with empty strings; `num_tokens` int32 (B,);
+        `score` float32 (B,), the natural log-probability of these tags; `probs` float32 (B, W), the probability of each,
+        filled up with 0; with a CRF it is the marginal. With a CRF also `tag_n_best`, see `n_best_signature`.
 
         A text that does not fit is an InvalidArgumentError that names both numbers of tokens. With an encoder also `embed`.
         """
         limit, frame = self.facts.max_tokens or model.max_length, self.frame(model.kind, tokenizer)
-        labels = self.facts.labels
+        labels, cut = self.facts.labels, characters_in_graph if self.config.words == "characters" else tf.strings.split
+
+        def read(text):
+            words, batch, real = words_in_graph(text, tokenizer, frame, limit, model.takes, cut)
+            return words, real, self.tempered(model(batch))
 
         @signature(tf.TensorSpec([None], tf.string))
         def tag(text):
-            words, batch, real = words_in_graph(text, tokenizer, frame, limit, model.takes)
-            outputs = model(batch)
-            predicted, score, probs = self.best(self.tempered(outputs), real)
+            words, real, outputs = read(text)
+            predicted, score, probs = self.best(outputs, real)
             tags = tf.where(real, tf.gather(tf.constant(labels), predicted), "")
             counts = tf.cast(words.row_lengths(), tf.int32)
             return {"tokens": words.to_tensor(""), "tags": tags, "num_tokens": counts, "score": score, "probs": probs}
 
-        return {"serving_default": tag, "tag": tag, **embedding.beside_a_head(model, tokenizer)}
+        more = {"tag_n_best": n_best_signature(read, labels)} if self.config.crf else {}
+        return {"serving_default": tag, "tag": tag, **more, **embedding.beside_a_head(model, tokenizer)}
 
     def requests(self, model, tokenizer):
         texts = ["", "return x", "def naïve ( 東京 ) :", "  a  b "]
         requests = [("serving_default", {"text": texts}), ("tag", {"text": texts[2:3]})]
+        if self.config.crf:
+            requests.append(("tag_n_best", {"text": texts, "num_best": [3, 2, 5, 1]}))
         return requests + embedding.requests_beside_a_head(model)
 
 

@@ -119,6 +119,32 @@ def test_what_cannot_begin_a_run_is_a_sentence(change, arguments, sentence, work
     assert not (workplace / "after").exists()
 
 
+ROLES = "the\t-\tB-A0\ncat\t-\tI-A0\nsat\tsit\tB-V\n\na\t-\ndog\t-\n\n"
+
+
+@pytest.mark.parametrize(("name", "rows"), [("roberta", 1), ("modernbert", 1), ("bert-masked_lm", 3)])
+def test_a_table_of_segments_gets_the_rows_that_the_task_needs(name, rows, workplace, capfd):
+    before = foreign_models.bundle(name, num_segments=rows)
+    before.save("before")
+    (workplace / "rows.conll").write_text(ROLES, encoding="utf8")
+    data = "--data_path=train=rows.conll,validation=rows.conll,format=conll"
+    answer = run(capfd, "--init_from=before", "--task=semantic_roles", data, "--model_dir=after")
+    assert answer.status == 0, answer.err
+    assert f"from before, the table of segments with 2 rows instead of {rows}, with a new head" in answer.out
+    after, path = bundles.load("after/bundle"), "bert/segments/embeddings"
+    ours, theirs = weights(after.model), weights(before.model)
+    table, former = ours.pop(path), theirs.pop(path, np.zeros((1, 12), np.float32))
+    np.testing.assert_array_equal(table, former[[0, 0] if rows == 1 else [0, 1]])
+    assert_equal(ours, theirs)
+    # So a mark says nothing yet, and the other rows are as they were.
+    batch = {"token_ids": np.array([[5, 9, 7, 6]], np.int32), "padding_mask": np.ones((1, 4), bool)}
+    expected = np.asarray(before.model.backbone.hidden(batch))
+    marks = ([0] * 4, [0, 1, 1, 0]) if rows == 1 else ([0] * 4,)
+    for segment_ids in marks:
+        hidden = after.model.backbone.hidden({**batch, "segment_ids": np.array([segment_ids], np.int32)})
+        np.testing.assert_allclose(np.asarray(hidden), expected, atol=1e-6)
+
+
 # Rows of word vectors
 
 VECTORS = {"the": [1, 2, 3], "cat": [4, 5, 6], "dog": [7, 8, 9], "horse": [1, 1, 1]}

@@ -16,6 +16,7 @@ from zoo.data.schemes import SCHEMES, forbidden_moves, scheme_of
 from zoo.layers.crf import (
     CRF,
     decode,
+    decode_n_best,
     log_likelihood,
     log_partition,
     marginals,
@@ -154,6 +155,28 @@ def test_n_best_are_the_first_of_all_paths_in_order(moves, k):
     assert not tags.transpose(0, 2, 1)[~MASK].any()
     if k == 40:
         assert np.isfinite(scores).sum(1)[2:].tolist() == [1, np.isfinite(walk(UNARY[3], moves, 1)[1]).sum()]
+
+
+@pytest.mark.parametrize("k", [1, 3, 40])
+def test_n_best_have_the_probabilities_of_their_paths(moves, k):
+    tags, scores = n_best(UNARY, moves, MASK, k)
+    best, log_probs = (x.numpy() for x in decode_n_best(UNARY, moves, MASK, k))
+    np.testing.assert_array_equal(best, tags)
+    np.testing.assert_array_equal(np.isfinite(log_probs), np.isfinite(scores))
+    for row in range(k):
+        wanted = log_likelihood(UNARY, best[:, row], moves, MASK).numpy()
+        there = np.isfinite(log_probs[:, row])
+        np.testing.assert_allclose(log_probs[there, row], wanted[there], rtol=1e-6)
+    if k == 40:  # all paths of a short row
+        np.testing.assert_allclose(np.exp(log_probs[2:]).sum(1), 1, rtol=1e-5)
+    # A graph that learns K from a request, and rows without columns.
+    shapes = [None, None, C], [C + 1, C + 1], [None, None], []
+    kinds = tf.float32, tf.float32, tf.bool, tf.int32
+    served = tf.function(decode_n_best, input_signature=list(map(tf.TensorSpec, shapes, kinds)))
+    for ours, theirs in zip(served(UNARY, moves, MASK, k), (best, log_probs), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    tags, log_probs = served(UNARY[:, :0], moves, MASK[:, :0], k)
+    assert tags.shape == (B, k, 0) and np.isfinite(log_probs).sum(1).tolist() == [1] * B
 
 
 def test_of_equally_good_paths_the_first_in_lexicographic_order():

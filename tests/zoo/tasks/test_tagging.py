@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import tiny_models
+from tests import exports, tiny_models
 from zoo import metrics
 from zoo.data import schemes
 from zoo.data.batch import Layout
+from zoo.data.words import characters_of
 from zoo.registry import MODELS, tasks_of
+from zoo.signatures.words import characters_in_graph
 from zoo.tasks.tagging import SCHEMES, TaggedSentences, Tagging, TaggingConfig
 from zoo.tokenizers.base import create
 
@@ -183,6 +185,30 @@ def test_a_model_learns_and_answers_alike_alone_and_in_company(name, crf):
         tag(tf.constant(["the " * 9]))
 
 
+def test_the_best_sequences_of_tags_are_those_that_no_other_beats():
+    case = "bilstm", "tagging:crf"
+    model, tokenizer, task = exports.made(*case)
+    signatures = task.signatures(model, tokenizer)
+    texts = ["the cat sat", "a", "", "the naive dog ran ."]
+    tag = signatures["tag"](tf.constant(texts))
+    answer = signatures["tag_n_best"](tf.constant(texts), tf.constant([4, 64, 3, 1]))
+    tags, scores = answer["tags"].numpy().astype(str), answer["scores"].numpy()
+    assert tags.shape == (4, 64, 5) and scores.shape == (4, 64)
+    assert np.isfinite(scores).sum(1).tolist() == [4, 3, 1, 1]  # one word is O, B-A or B-M
+    np.testing.assert_array_equal(answer["tokens"], tag["tokens"])
+    np.testing.assert_array_equal(tags[:, 0], tag["tags"].numpy().astype(str))
+    np.testing.assert_allclose(scores[:, 0], tag["score"], rtol=1e-5, atol=1e-6)
+    assert (np.diff(scores[0, :4]) <= 0).all() and len(np.unique(tags[0, :4], axis=0)) == 4
+    assert sorted(tags[1, :3, 0]) == ["B-A", "B-M", "O"] and np.exp(scores[1, :3]).sum() == pytest.approx(1, abs=1e-5)
+    assert (tags[~np.isfinite(scores)] == "").all() and (tags[0, :4, 3:] == "").all()
+    assert signatures["tag_n_best"](tf.constant(texts))["scores"].shape == (4, 5)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="num_best is 1 to 64; got"):
+        signatures["tag_n_best"](tf.constant(texts), tf.constant([65]))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="one value for all texts or one each: 2 values for 4 texts"):
+        signatures["tag_n_best"](tf.constant(texts), tf.constant([1, 2]))
+    assert "tag_n_best" not in exports.made("bilstm", "tagging").task.signatures(model, tokenizer)
+
+
 def test_moves_that_the_scheme_forbids_are_never_decoded():
     task = Tagging(TaggingConfig(crf=True))
     task.inspect([{"tokens": list("abc"), "tags": ["B-x", "I-x", "O"]}, {"tokens": ["d"], "tags": ["B-y"]}])
@@ -211,6 +237,91 @@ def test_tags_are_learnt_in_the_scheme_that_is_asked_for(scheme):
     assert ", ".join(map(" ".join, tags)) == expected[scheme]
     assert task.size(data) == f"2 sentences in 2 rows, spans in {scheme}"
     assert [metrics.entities(row) for row in tags] == [metrics.entities(example["tags"]) for example in examples]
+
+
+def test_a_tag_of_spans_that_training_lacks_is_learnt_with_its_scheme():
+    train, longer = [{"tokens": ["a", "b"], "tags": ["B-x", "O"]}], {"tokens": ["a", "b"], "tags": ["B-x", "I-x"]}
+    task = Tagging()
+    task.inspect(train)
+    sentence = "has the tag 'I-x', which no training example has; train with --set=scheme=BIO, which learns all tags"
+    with pytest.raises(ValueError, match=sentence):
+        task.encode([longer], BYTES, LAYOUT)
+    with pytest.raises(ValueError, match=r"has the tag 'I-y', which no training example has\.$"):
+        task.encode([{"tokens": ["a", "b"], "tags": ["B-x", "I-y"]}], BYTES, LAYOUT)
+    learnt = Tagging(TaggingConfig(scheme="BIO"))
+    learnt.inspect(train)
+    (_, _, labels), *_ = learnt.encode([longer], BYTES, LAYOUT).rows
+    assert [learnt.facts.labels[i] for i in labels] == ["B-x", "I-x"]
+
+
+CHINESE = [
+    {"tokens": ["然而", "，", "人文", "大樓"], "tags": ["O", "O", "B-LOC", "I-LOC"]},
+    {"tokens": ["2004", "年", "王", "李"], "tags": ["O", "O", "B-PER", "B-PER"]},
+]
+BY_CHARACTER = [
+    {"tokens": list("然而，人文大樓"), "tags": ["O", "O", "O", "B-LOC", "I-LOC", "I-LOC", "I-LOC"]},
+    {"tokens": list("2004年王李"), "tags": ["O", "O", "O", "O", "O", "B-PER", "B-PER"]},
+]
+
+
+@pytest.mark.parametrize("scheme", ["", "BMES"])
+def test_words_cut_into_characters_are_the_characters_with_their_tags(scheme):
+    (words, of_words), (characters, of_characters) = (
+        (Tagging(TaggingConfig(scheme=scheme or "BIO")), BY_CHARACTER),
+        (Tagging(TaggingConfig(scheme=scheme, words="characters")), CHINESE),
+    )
+    layout = Layout(seq_length=40, batch_size=2)
+    for task, examples in ((words, of_words), (characters, of_characters)):
+        task.inspect(examples)
+    assert characters.facts == words.facts and characters.facts.scheme == (scheme or "BIO")
+    assert [characters.texts(one) for one in CHINESE] == [words.texts(one) for one in BY_CHARACTER]
+    assert words.texts_are == "" != characters.texts_are  # or the cache would give one the tokenizer of the other
+    expected, data = words.encode(BY_CHARACTER, BYTES, layout), characters.encode(CHINESE, BYTES, layout)
+    assert data.words == expected.words == [tuple(one["tokens"]) for one in BY_CHARACTER]
+    for row, other in zip(data.rows, expected.rows, strict=True):
+        for ours, theirs in zip(row, other, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_text_without_spaces_is_tagged_character_by_character():
+    task = Tagging(TaggingConfig(words="characters", crf=True))
+    task.inspect(CHINESE)
+    tokenizer = create("char", [text for one in CHINESE for text in task.texts(one)])
+    layout = Layout(seq_length=40, batch_size=2)
+    config = MODELS.config("bilstm").preset("tiny")
+    fields = task.model_fields(tokenizer)
+    config = config.replace(**{k: v for k, v in fields.items() if k in config.field_names()})
+    model = tiny_models.strengthen(task.assemble(MODELS.get("bilstm")(config)).build_from_ids())
+    data = task.encode(CHINESE, tokenizer, layout)
+    task.training_batches(data, model, tokenizer, layout)
+    tag = task.signatures(model, tokenizer)["tag"]
+    answer = tag(tf.constant(["然而，人文大樓", "2004年王李", " 然而，\u3000人文\xa0大 樓\n", " "]))
+    assert answer["num_tokens"].numpy().tolist() == [7, 7, 7, 0]
+    assert [word.decode() for word in answer["tokens"][0].numpy()] == list("然而，人文大樓")
+    np.testing.assert_array_equal(answer["tags"][2], answer["tags"][0])
+    _, rows, _ = task.score(model, next(iter(task.evaluation_batches(data, model, tokenizer, layout))))
+    for row in range(2):
+        predicted = [task.facts.labels[i].encode() for i in np.asarray(rows["predicted"])[row][:7]]
+        assert answer["tags"][row].numpy().tolist() == predicted
+
+
+def test_what_cannot_be_cut_into_characters_is_refused():
+    with pytest.raises(ValueError, match="words must be spaces or characters, got 'letters'"):
+        TaggingConfig(words="letters")
+    with pytest.raises(ValueError, match="The tags mark no spans, such as 'D', .* leave words=characters out"):
+        adapted(words="characters")
+    task = Tagging(TaggingConfig(words="characters"))
+    task.inspect(CHINESE)
+    with pytest.raises(ValueError, match="Example 1 has words of white space alone"):
+        task.encode([{"tokens": ["\u3000"], "tags": ["O"]}], BYTES, LAYOUT)
+
+
+def test_characters_in_graph_are_those_of_the_words():
+    texts = ["", " ", "a\tb\x0bc\r\nd", "x\u3000y\xa0z\u2028", "\u200b\x1c\x85é\U0001f600", "naïve 東京"]
+    graph = characters_in_graph(tf.constant(texts)).to_list()
+    assert [[one.decode() for one in row] for row in graph] == [characters_of(text) for text in texts]
+    assert characters_of(texts[3]) == list("xyz") and characters_of(texts[4]) == list("\u200b\x1c\x85é\U0001f600")
+    assert characters_in_graph(tf.constant([b"a\xff b"])).to_list() == [[b"a", b"\xef\xbf\xbd", b"b"]]
 
 
 def test_a_few_sentences_may_break_the_scheme():
