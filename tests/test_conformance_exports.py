@@ -104,7 +104,7 @@ def test_the_playground_answers_what_an_exports_own_files_ask(case, monkeypatch)
         requests = json.loads((directory / "1" / golden.EXTRA / "golden.json").read_text(encoding="utf8"))
         proved = next(request for request in requests if request["signature"] == "serving_default")
         (asked,), (got,) = json.loads(body)["instances"], answer["predictions"]
-        asked = list(asked.values()) if isinstance(asked, dict) else [asked]
+        asked = [asked[name] for name in proved["inputs"]] if isinstance(asked, dict) else [asked]
         row = [list(values) for values in zip(*proved["inputs"].values(), strict=True)].index(asked)
         got = got if len(proved["outputs"]) > 1 else {next(iter(proved["outputs"])): got}
         assert got.keys() == proved["outputs"].keys()

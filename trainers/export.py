@@ -110,10 +110,11 @@ def written(path, name, xla=False):
     width = max(len(name) for name, _, _ in rows)
     lines += [f"  {name:<{width}}  {inputs}\n  {'':<{width}}  -> {outputs}" for name, inputs, outputs in rows]
     requests = json.loads((Path(path) / golden.EXTRA / "golden.json").read_text(encoding="utf8"))
+    instances = deployment.example_instances(requests, signatures["serving_default"].defaults)
     lines += [
         "", "Serve it, and ask it:",
         f"  {deployment.docker_command(Path(path).parent, name, xla)}",
-        f"  {deployment.curl_command(name, deployment.example_instances(requests))}",
+        f"  {deployment.curl_command(name, instances)}",
         f"With batching, compose or Kubernetes: {Path(path).parent / 'deployment' / 'README.md'}",
     ]  # fmt: skip
     return "\n".join(lines)

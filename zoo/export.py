@@ -81,7 +81,8 @@ def export_saved_model(
             os.rename(path, directory / str(version))
         except OSError as error:
             raise Refusal(f"Version {version} appeared in {directory} while this one was made; export again.") from error
-    deployment.write(directory, model.registered_name, list(functions), deployment.example_instances(requests), xla)
+    instances = deployment.example_instances(requests, left_out["serving_default"])
+    deployment.write(directory, model.registered_name, list(functions), instances, xla)
     return directory / str(version)
 
 

@@ -216,6 +216,7 @@ def test_the_curl_line_asks_with_the_longest_plain_row():
     assert deployment.example_instances(requests) == '["It\'s"]'
     line = deployment.curl_command("m", deployment.example_instances(requests))
     assert line.startswith("curl -d '{\"instances\": [\"It'\\''s\"]}' ")
+    assert deployment.example_instances(requests, {"k": np.array([10], np.int32)}) == '[{"prompt": "It\'s", "k": 10}]'
 
 
 # Proof

@@ -8,6 +8,8 @@ import functools
 import json
 from pathlib import Path
 
+import numpy as np
+
 from zoo.files import replace_file
 from zoo.serving import stream_client
 
@@ -129,11 +131,19 @@ def curl_command(name, instances):
     return f"curl -d '{{\"instances\": {quoted}}}' http://localhost:8501/v1/models/{name}:predict"
 
 
-def example_instances(requests):
-    """JSON of the longest row of the golden requests to the default signature that is plain ASCII."""
+def example_instances(requests, defaults=None):
+    """JSON of the longest row of the golden requests to the default signature that is plain ASCII.
+
+    Args:
+        requests: what golden.json holds.
+        defaults: name -> array of the inputs that a request may leave out. They are given all the same: of several inputs a
+            server wants each by its name.
+    """
+    given = {name: np.ravel(value)[0].item() for name, value in (defaults or {}).items()}
     inputs = next(request["inputs"] for request in requests if request["signature"] == "serving_default")
     rows = [dict(zip(inputs, values, strict=True)) for values in zip(*inputs.values(), strict=True)]
     row = max((row for row in rows if json.dumps(row, ensure_ascii=False).isascii()), key=lambda row: len(json.dumps(row)))
+    row = {**row, **{name: value for name, value in given.items() if name not in row}}
     return json.dumps([row if len(row) > 1 else next(iter(row.values()))])
 
 
