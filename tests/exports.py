@@ -91,10 +91,11 @@ def make(name, task_name, strong=True, **fields):
     fields = {key: value for key, value in fields.items() if key in MODELS.config(name).field_names()}
     model = tiny_models.create(name, **fields)
     model = task.assemble(model).build_from_ids()
+    model = tiny_models.strengthen(model) if strong else model
     if plain == "word_vectors":  # what was never seen in training is nobody's neighbour
         model.head.counts.assign([bool(tokenizer.decode([i])) for i in range(tokenizer.vocab_size)])
         measure(model)
-    return Made(tiny_models.strengthen(model) if strong else model, tokenizer, task)
+    return Made(model, tokenizer, task)
 
 
 @functools.cache
