@@ -137,14 +137,16 @@ def _require(*packages):
 
 def _tiny_run(arguments, flags):
     kept = [argument for argument in arguments if argument.lstrip("-").partition("=")[0] not in REPLACED]
-    kept = [argument for argument in kept if not argument.startswith("--set=max_length")]
+    kept = [argument for argument in kept if not argument.startswith(("--set=max_length", "--set=batch_tokens"))]
+    by_tokens = any(argument.startswith("--set=batch_tokens") for argument in arguments)
     length = max(int(flags.get("seq_length", 0)), TOKENS_OF_A_QUESTION) if "question" in flags.get("task", "") else 16
     preset = [] if "init_from" in flags else [f"--preset={_small(flags)}"]
     export = [] if (flags["model"], len(flags)) == ("gpt", 1) else ["--noexport"]
     task = flags.get("task", MODELS.config(flags["model"]).default_task)
     judged = ["--set=judged=4"] if task in ("translation", "summarization") else []
-    profile = ["--profile=0:1"] if "profile" in flags else []
-    less = [*judged, "--steps=2", "--batch_size=4", f"--seq_length={length}", "--eval_tokens=200"]
+    profile = ["--profile=1:2"] if "profile" in flags else []
+    size = "--set=batch_tokens=64" if by_tokens else "--batch_size=4"
+    less = [*judged, "--steps=2", size, f"--seq_length={length}", "--eval_tokens=200"]
     return [*kept, *preset, *less, *profile, *export]
 
 

@@ -1,5 +1,6 @@
 """What README.md and docs/ promise, as far as it can be checked without training; `python -m tests.docs` runs commands, too."""
 
+import contextlib
 import doctest
 import itertools
 import json
@@ -159,6 +160,16 @@ def test_every_command_finds_what_it_reads_in_the_order_of_the_pages(tmp_path, s
     for steps in steps_of_pages.values():
         reader.read(steps)
     assert reader.counts["ran"] > 100 and not reader.counts["failed"]
+
+
+def test_every_command_parses_at_tiny_settings(files, steps_of_pages, monkeypatch):
+    monkeypatch.chdir(files)
+    tried = set()
+    for step in (step for steps in steps_of_pages.values() for step in steps if not isinstance(step, str)):
+        with contextlib.suppress(doc_runs.LeftOut):
+            tried.add(tuple(doc_runs.tiny(step)))
+    assert len(tried) > 100
+    assert [(call, docs.wrong_with(call)) for call in sorted(tried) if docs.wrong_with(call)] == []
 
 
 def test_every_command_finds_what_it_reads_on_a_page_alone(tmp_path, steps_of_pages):
