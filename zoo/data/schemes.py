@@ -110,6 +110,15 @@ def written(spans, length, scheme):
     return tags
 
 
+def choices(tag):
+    """The tags that a word may have, of a partial label; none where nothing is known of the word.
+
+    >>> choices("B-PER|B-ORG"), choices("O"), choices("*")
+    (('B-PER', 'B-ORG'), ('O',), ())
+    """
+    return () if "*" in (several := tuple(tag.split("|"))) else several
+
+
 def well_formed(spans, tags, scheme):
     """Those of the spans, (type, first word, last word), whose tags are what the scheme writes for them: a set.
 

@@ -55,6 +55,8 @@ class TaggingConfig(TaskConfig):
             characters; they are written in BIO unless there is a `scheme`.
         constraints: where moves between tags that their scheme forbids have no probability: `none`; in `decoding`; in
             `training` too, of a CRF. `auto` is `decoding` with a CRF and `none` without.
+        partial: whether a label may name several tags, `B-PER|B-ORG`, or none, `*`: a CRF then learns that the word has one
+            of these, or any (Tsuboi et al. 2008). A `scheme` then says what the tags are written in, and nothing is rewritten.
         lowercase: whether a word tokenizer that is trained writes all words in lower case.
         zero_digits: whether it writes every digit as 0. What a model reads of characters stays as it is.
         batch_tokens: rows times width of a training batch, padding included; 0 for batches of `--batch_size` rows. Short
@@ -67,6 +69,7 @@ class TaggingConfig(TaskConfig):
     scheme: str = ""
     words: str = "spaces"
     constraints: str = "auto"
+    partial: bool = False
     lowercase: bool = False
     zero_digits: bool = False
     batch_tokens: int = 0
@@ -88,6 +91,9 @@ class TaggingConfig(TaskConfig):
         self.require(known, f"constraints must be {', '.join(CONSTRAINTS)}, got {self.constraints!r}.")
         of_crf = self.crf or self.constraints != "training"
         self.require(of_crf, "constraints=training is for a CRF; set crf=true besides, or take constraints=decoding.")
+        self.require(self.crf or not self.partial, "partial=true is for a CRF; set crf=true besides.")
+        cut = self.partial and self.words == "characters"
+        self.require(not cut, "Partial labels are read as they are; leave out partial=true or words=characters.")
 
     @property
     def written_in(self):
@@ -121,10 +127,11 @@ class TaggedSentences:
         rows: list of (token ids int32 (T,), places of the words' first tokens int32 (W,), labels int32 (W,)).
         sentences: int (rows,), which sentence each row is of.
         words: for each row its words, W strings.
+        allowed: of partial labels, for each row bool (W, C): the tags a word may have, its label first. Else empty.
     """
 
-    def __init__(self, rows, sentences, words):
-        self.rows, self.sentences, self.words = rows, sentences, words
+    def __init__(self, rows, sentences, words, allowed=()):
+        self.rows, self.sentences, self.words, self.allowed = rows, sentences, words, allowed
 
     def __len__(self):
         return len(self.rows)
@@ -161,6 +168,9 @@ class Tagging(Task):
     def inspect(self, examples):
         sentences = [_sentence(example, number)[1] for number, example in enumerate(examples, 1)]
         found = {tag for tags in sentences for tag in tags}
+        if self.config.partial:  # whole sentences tell the scheme
+            sentences = [tags for tags in sentences if all((tag,) == schemes.choices(tag) for tag in tags)]
+            found = set(itertools.chain(*map(schemes.choices, found)))
         if not found:
             raise Refusal("There is nothing to train on: the train split holds no examples.")
         spans = metrics.are_entity_tags(found)
@@ -174,12 +184,12 @@ class Tagging(Task):
         if not spans:
             _refuse_stray(sentences)
         if asked:
-            types = {kind for tags in sentences for kind, _, _ in metrics.entities(tags)}
+            types = {kind for tag in found for kind, _, _ in metrics.entities([tag])}
             labels = schemes.tags_of(types, asked)
         scheme, self.broken = asked, 0
         if spans and not asked:
-            closest, self.broken = schemes.closest_scheme(sentences)
-            scheme = closest if MISTAKES * self.broken <= len(sentences) else ""
+            closest, self.broken = schemes.closest_scheme(sentences) if sentences else (None, 0)
+            scheme = closest if closest and MISTAKES * self.broken <= len(sentences) else ""
             self.closest = closest
         if not scheme and self.config.constraints in ("decoding", "training"):
             raise Refusal(
@@ -190,25 +200,28 @@ class Tagging(Task):
 
     def encode(self, examples, tokenizer, layout):
         known = {label: i for i, label in enumerate(self.facts.labels)}
-        frame, rows, sentences, spelt = self.frame(self.kinds[0], tokenizer), [], [], []
+        frame, rows, sentences, spelt, allowed = self.frame(self.kinds[0], tokenizer), [], [], [], []
         for number, example in enumerate(examples, 1):
             words, tags = _sentence(example, number)
             words, tags = self._asked(words, tags)
             if not words:
                 raise Refusal(f"Example {number} has words of white space alone, which have no characters.")
-            for tag in tags:
+            chosen = [schemes.choices(tag) or tuple(known) if self.config.partial else (tag,) for tag in tags]
+            for tag in itertools.chain(*chosen):
                 if tag not in known:
                     raise Refusal(f"Example {number} has the tag {tag!r}, which no training example has{self._remedy(tag)}.")
             for row in word_rows(words, tokenizer, frame, layout.seq_length):
-                labels = [known[tag] for tag in tags[row.first : row.first + len(row.places)]]
-                rows.append((row.ids, row.places, np.array(labels, np.int32)))
+                several = [[known[tag] for tag in some] for some in chosen[row.first : row.first + len(row.places)]]
+                rows.append((row.ids, row.places, np.array([some[0] for some in several], np.int32)))
                 sentences.append(number)
                 spelt.append(row.words)
-        return TaggedSentences(rows, sentences, spelt)
+                if self.config.partial:
+                    allowed.append(np.array([[i in some for i in range(len(known))] for some in several]))
+        return TaggedSentences(rows, sentences, spelt, allowed)
 
     def _asked(self, words, tags):
         """Words and tags of a sentence as they are asked for: cut into characters, written in a scheme."""
-        if not self.config.written_in:
+        if not self.config.written_in or self.config.partial:
             return words, tags
         spans = metrics.entities(tags)
         if self.config.words == "characters":
@@ -285,6 +298,8 @@ class Tagging(Task):
     def _nats(self, batch, outputs):
         """float32 scalar: -log p of the tags, unsmoothed."""
         weights = ops.cast(batch["loss_weights"], "float32")
+        if self.config.partial:
+            return -ops.sum(crf.multitag_log_likelihood(outputs[0], batch["allowed"], outputs[1], weights > 0))
         if self.config.crf:
             return -ops.sum(crf.log_likelihood(outputs[0], batch["labels"], outputs[1], weights > 0))
         return ops.sum(cross_entropy(batch["labels"], outputs) * weights)
@@ -301,14 +316,21 @@ class Tagging(Task):
 
     def class_logits(self, model, batch, state=None):
         outputs, _ = self.forward(model, batch)
-        return self.tempered(outputs), batch["labels"], ops.cast(batch["loss_weights"], "float32"), None
+        weights = ops.cast(batch["loss_weights"], "float32")
+        if self.config.partial:  # a word of several tags does not tell how sure to be
+            weights *= ops.cast(ops.sum(ops.cast(batch["allowed"], "int32"), axis=-1) == 1, "float32")
+        return self.tempered(outputs), batch["labels"], weights, None
 
     def score(self, model, batch, state=None):
         outputs, _ = self.forward(model, batch)
         outputs = self.tempered(outputs)
         weights = ops.cast(batch["loss_weights"], "float32")
         nats = self._nats(batch, outputs)
-        rows = {"predicted": self.best(outputs, weights > 0)[0], "labels": batch["labels"], "weights": weights}
+        predicted, labels = self.best(outputs, weights > 0)[0], batch["labels"]
+        if self.config.partial:  # any tag that a word may have is right
+            fits = ops.take_along_axis(ops.cast(batch["allowed"], "int32"), predicted[..., None], axis=-1)[..., 0] > 0
+            labels = ops.where(fits, predicted, labels)
+        rows = {"predicted": predicted, "labels": labels, "weights": weights}
         rows["probs"] = crf.marginals(*outputs, weights > 0) if self.config.crf else ops.softmax(outputs)
         return {"nats": nats, "words": ops.sum(weights)}, rows, None
 
@@ -449,8 +471,17 @@ def _batch(data, chosen, width, num_words, pad_id, model):
         "label_positions": padded(places, num_words, 0),
         "labels": padded(labels, num_words, 0),
         "loss_weights": (np.arange(num_words) < counts).astype(np.float32),
+        **({"allowed": _stacked(data.allowed, chosen, num_words)} if data.allowed else {}),
         **characters_for(model, [data.words[i] for i in chosen], places, width),
     }
+
+
+def _stacked(allowed, chosen, num_words):
+    """bool (B, W, C), the tags that each word may have; at the padding all."""
+    stacked = np.ones((len(chosen), num_words, allowed[0].shape[1]), bool)
+    for row, i in zip(stacked, chosen, strict=True):
+        row[: len(allowed[i])] = allowed[i]
+    return stacked
 
 
 def _sentence(example, number):

@@ -1,5 +1,6 @@
 """Tagging: words to tokens and back, entity F1, answers; and what is refused."""
 
+import itertools
 import types
 
 import numpy as np
@@ -368,6 +369,68 @@ def test_constraints_are_an_option():
         assert learnt == in_training and served
 
 
+PARTIAL = [
+    {"tokens": ["Ann", "Lee", "of", "York"], "tags": ["B-PER", "I-PER", "O", "B-LOC"]},
+    {"tokens": ["Lee", "met", "York"], "tags": ["B-PER", "O", "B-PER|B-LOC"]},
+    {"tokens": ["of", "Ann", "Lee"], "tags": ["O", "*", "I-PER|B-PER"]},
+]
+
+
+def test_a_word_of_several_tags_is_learnt_as_any_of_them():
+    """The loss is -log of the sum of p over all sequences that fit, and any tag that a word may have counts as right."""
+    task = Tagging(TaggingConfig(crf=True, partial=True, head_dropout=0.0))
+    task.inspect(PARTIAL)
+    labels = task.facts.labels
+    assert labels == ("B-LOC", "B-PER", "I-PER", "O") and task.facts.scheme == "BIO"
+    data = task.encode(PARTIAL, BYTES, Layout(seq_length=24, batch_size=3))
+    assert [[[labels[i] for i in np.flatnonzero(word)] for word in row] for row in data.allowed[1:]] == [
+        [["B-PER"], ["O"], ["B-LOC", "B-PER"]], [["O"], list(labels), ["B-PER", "I-PER"]],
+    ]  # fmt: skip
+    batch = next(iter(task.evaluation_batches(data, NO_CHARACTERS, BYTES, Layout(seq_length=24, batch_size=3))))
+    rng = np.random.default_rng(0)
+    unary = rng.normal(size=(3, 4, 4)).astype(np.float32)
+    moves = rng.normal(size=(5, 5)).astype(np.float32)
+    moves[-1, -1] = 0
+    nats = 0.0
+    for row, allowed in enumerate(data.allowed):
+
+        def summed(paths, row=row):
+            sides = [(len(labels), *path, len(labels)) for path in paths]
+            steps = [
+                sum(moves[move] for move in itertools.pairwise(side))
+                + sum(unary[row, w, tag] for w, tag in enumerate(side[1:-1]))
+                for side in sides
+            ]
+            return np.log(np.sum(np.exp(steps)))
+
+        fit = itertools.product(*map(np.flatnonzero, allowed))
+        nats -= summed(fit) - summed(itertools.product(range(4), repeat=len(allowed)))
+    loss, count = task.loss(batch, (unary, moves))
+    assert float(loss) == pytest.approx(nats, rel=1e-5) and float(count) == 10
+
+    task.forward = lambda model, batch: ((unary, moves), None)
+    _, rows, _ = task.score(None, batch)
+    predicted, judged = np.asarray(rows["predicted"]), np.asarray(rows["labels"])
+    real = batch["loss_weights"] > 0
+    fits = np.take_along_axis(batch["allowed"], predicted[..., None], axis=-1)[..., 0]
+    assert (judged == np.where(fits, predicted, batch["labels"]))[real].all() and fits[2, 1] and not fits[real].all()
+    _, _, weights, _ = task.class_logits(None, batch)
+    assert np.asarray(weights).tolist() == [[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]]
+
+
+def test_partial_labels_name_their_scheme_where_no_sentence_is_whole():
+    fields = dict(crf=True, partial=True)
+    examples = [{"tokens": ["a", "b"], "tags": ["B-X|O", "*"]}]
+    task = Tagging(TaggingConfig(**fields))
+    task.inspect(examples)
+    assert task.facts.scheme == "" and task.facts.labels == ("B-X", "O")
+    task = Tagging(TaggingConfig(**fields, scheme="BIOES"))
+    task.inspect(examples)
+    assert task.facts.scheme == "BIOES" and task.facts.labels == ("B-X", "E-X", "I-X", "O", "S-X")
+    with pytest.raises(ValueError, match="Example 1 has the tag 'B-Y', which no training example has"):
+        task.encode([{"tokens": ["a"], "tags": ["O|B-Y"]}], BYTES, LAYOUT)
+
+
 @pytest.mark.parametrize(("fields", "tags", "sentence"), [
     (dict(scheme="BIO"), ["N", "V"], "The tags mark no spans, such as 'N', so they cannot be written in BIO"),
     (dict(constraints="decoding"), ["B-x", "I-y"], "The tags follow no scheme of spans, so no move is forbidden"),
@@ -382,6 +445,10 @@ def test_options_that_are_refused():
         TaggingConfig(scheme="BILOU")
     with pytest.raises(ValueError, match="constraints=training is for a CRF"):
         TaggingConfig(constraints="training")
+    with pytest.raises(ValueError, match="partial=true is for a CRF; set crf=true besides"):
+        TaggingConfig(partial=True)
+    with pytest.raises(ValueError, match="leave out partial=true or words=characters"):
+        TaggingConfig(partial=True, crf=True, words="characters")
 
 
 def test_the_least_row_has_room_for_a_word():
