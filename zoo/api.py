@@ -323,17 +323,22 @@ class Loaded:
 
             zoo.load("runs/bert/latest").explain("A dull film.").scores                      of a classifier
             zoo.load("runs/gpt/latest").explain("The list", target=" is", contrast=" are")   why this and not that
+            zoo.load("runs/bert/latest").explain("The [MASK] is empty.")                     of what fills a hole
+            zoo.load("runs/transformer/latest").explain("June 3, 2021")                      of what is written of a source
 
         Args:
             text: a string.
             method: `integrated_gradients`, `gradient_x_input` or `occlusion`.
-            target: the class, or what a language model goes on with; None for the likeliest.
+            target: the class, what a language model goes on with, what is written of a source, or the token in a hole; None
+                for the likeliest, and for what the model writes.
             contrast: another one, against which the target is explained.
 
         Raises:
             Refusal: a model of another task, an unknown method or class, or a text that is empty or too long.
         """
         text, target, contrast = _asked(text, target=target, contrast=contrast)
+        if target is None and self.task.registered_name in ("translation", "summarization"):
+            target = self.generate(text)
         return explanation.explain(self.model, self.tokenizer, self.task, text, method, target, contrast)
 
     def lens(self, text, num_words=5):

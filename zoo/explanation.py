@@ -3,8 +3,9 @@
     explanation = zoo.load("runs/bert/latest").explain("A dull film.", method="integrated_gradients")
     list(zip(explanation.tokens, explanation.scores))
 
-What is explained is a number: the log-probability of a class, or of what a language model goes on with; with a contrast, how
-much larger it is than that of another class or another word (Yin and Neubig 2022). Each method gives each token of the text a
+What is explained is a number: the log-probability of a class, of what a language model goes on with, of what is written of a
+source, or of the word in a hole; with a contrast, how much larger it is than that of another class or another word (Yin and
+Neubig 2022). Each method gives each token of the text a
 score. Above 0 the token speaks for the target.
 
     gradient_x_input      x_t . df/dx_t, of the vectors x_t of the tokens (Shrikumar et al. 2016)
@@ -12,7 +13,7 @@ score. Above 0 the token speaks for the target.
                           f(x) - f(0), where the vectors of the text are 0 and what stands around it is as it was
     occlusion             f(text) - f(text without the token) (Li et al. 2016)
 
-Shape letters: B batch, T positions, V vocabulary, C classes.
+Shape letters: B batch, T positions, P positions of a continuation, V vocabulary, C classes.
 """
 
 import contextlib
@@ -24,9 +25,11 @@ import numpy as np
 import tensorflow as tf
 
 from zoo.config import Refusal, nearest
+from zoo.signatures.fill_mask import holes, token_logits
 
 METHODS = ("integrated_gradients", "gradient_x_input", "occlusion")
-ROWS = 64  # rows of a pass
+NUMBERS = 2**26  # that a pass makes at most: rows times tokens times width
+ROWS = (16, 512)  # of a pass, the fewest and the most
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(8)
 PARTS = (0.0, 1 / 512, 1 / 64, 1 / 8, 1.0)  # of the path: shorter where vectors are small and norms turn
 HALVINGS = 20  # of a part, at most: a trained recurrent model may change its mind within a millionth of the path
@@ -81,14 +84,16 @@ class Explanation:
 
 
 def explain(model, tokenizer, task, text, method="integrated_gradients", target=None, contrast=None):
-    """The `Explanation` of an answer of a classifier, or of how a language model goes on.
+    """The `Explanation` of an answer: of a classifier, of how a language model goes on, of what is written of a source, or of
+    the word in a hole.
 
     Args:
         model, tokenizer, task: those of a bundle.
-        text: a string.
+        text: a string; with one hole, written as its tokenizer's mask token, for a masked language model.
         method: one of `METHODS`.
         target: the class; or the string that a language model may go on with, of one or more tokens, with the space before it
-            if it has one. None for the likeliest class or token.
+            if it has one; or what is written of a source, or its beginning; or the token in the hole. None for the likeliest
+            class or token; of a source it is to be given.
         contrast: another one, to ask why the target and not that.
 
     Raises:
@@ -102,15 +107,17 @@ def explain(model, tokenizer, task, text, method="integrated_gradients", target=
     baseline = None
     if method == "occlusion":
         scores = value - _without_each(question)
+        scores[question.hole] = 0.0  # nothing can be said without the hole
     elif method == "gradient_x_input":
         (scores,) = _gradients(question, [1.0])[1]
     else:
         scores, baseline = _integrated(question)
         if abs(sum(scores) - (value - baseline)) > COMPLETE * max(1.0, abs(value - baseline)):
             raise Refusal("Integrated gradients are not complete to 1e-3; take the method occlusion.")
-    tokens, scores = tuple(pieces(tokenizer, question.ids)), tuple(float(score) for score in scores)
+    tokens, scores = pieces(tokenizer, question.ids), tuple(float(score) for score in scores)
+    tokens[question.hole] = [f"{' ' * bool(i)}{tokenizer.mask_token}" for i in range(len(tokens))[question.hole]]
     baseline = None if baseline is None else float(baseline)
-    return Explanation(method, tokens, scores, question.target, question.contrast, value, baseline)
+    return Explanation(method, tuple(tokens), scores, question.target, question.contrast, value, baseline)
 
 
 def pieces(tokenizer, ids):
@@ -132,13 +139,24 @@ def _question(model, tokenizer, task, text, target, contrast):
     ids = np.array(tokenizer.encode(text), np.int32)
     if not len(ids):
         raise Refusal("The text is empty; there is no token to explain an answer by.")
-    name = task.registered_name
+    name, frame = task.registered_name, task.frame(model.kind, tokenizer)
     if name == "classification" and not task.facts.pair:
         return _ClassQuestion(model, tokenizer, task, text, target, contrast)
     if name == "language_modeling":
-        return _NextQuestion(model, tokenizer, task, ids, target, contrast)
+        return _NextQuestion(model, tokenizer, ids, target, contrast, frame.before)
+    if name == "masked_lm":
+        return _HoleQuestion(model, tokenizer, frame, text, target, contrast)
+    if name in ("translation", "summarization"):
+        if target is None:
+            raise Refusal("What is written of a source is explained; give the target that is written of it.")
+        if model.kind == "encoder_decoder":
+            return _SourceQuestion(model, tokenizer, frame, ids, target, contrast)
+        return _NextQuestion(model, tokenizer, ids, target, contrast, frame.before, frame.after)
     what = "classifies pairs of texts" if name == "classification" else f"was made for {name}"
-    raise Refusal(f"This model {what}; explanations are for classifiers of one text, and for language models.")
+    raise Refusal(
+        f"This model {what}; explanations are for classifiers of one text, language models, masked ones, translation and "
+        "summarisation."
+    )
 
 
 class _Question:
@@ -147,7 +165,16 @@ class _Question:
     Attributes:
         ids: int32 (T,), the text, cut if the model cuts it.
         target, contrast: strings.
+        hole: the slice of the text that is a hole; empty where there is none.
+        width: numbers a token that a pass makes: about the logits.
     """
+
+    hole, width = slice(0), 4_096
+
+    @property
+    def rows(self):
+        """How many rows a pass takes."""
+        return int(np.clip(NUMBERS // (max(len(self.ids), 1) * self.width), *ROWS))
 
     def values(self, ids_BT, factors_BT=None):
         """float32 (B,): the number for each row of ids, the vectors of its tokens multiplied by factors."""
@@ -197,18 +224,11 @@ class _ClassQuestion(_Question):
 class _NextQuestion(_Question):
     """log p(continuation | beginning of a document), the sum over the tokens of the continuation."""
 
-    def __init__(self, model, tokenizer, task, ids, target, contrast):
-        self.model, self.before, self.ids = model, task.frame(model.kind, tokenizer).before, ids
-        self.continuations = {}
-        for text in (target, contrast):
-            if text is not None:
-                self.continuations[text] = np.array(tokenizer.encode(text), np.int32)
-                if not len(self.continuations[text]):
-                    raise Refusal("The text to go on with is empty; give at least one token.")
+    def __init__(self, model, tokenizer, ids, target, contrast, before, between=()):
+        self.model, self.before, self.between, self.ids, self.width = model, before, between, ids, tokenizer.vocab_size
+        self.continuations = _continuations(tokenizer, target, contrast)
         longest = max([len(some) for some in self.continuations.values()] or [1])
-        length = len(self.before) + len(ids) + longest - 1
-        if model.max_length is not None and length > model.max_length:
-            raise Refusal(f"The text has {length} tokens with what goes on; this model takes at most {model.max_length}.")
+        _require_room(len(before) + len(ids) + len(between) + longest - 1, model, "text")
         if target is None:
             best = int(np.argmax(self._all(ids[None], None, ())[0, -1]))
             target = tokenizer.decode(np.array([best]))
@@ -217,16 +237,96 @@ class _NextQuestion(_Question):
 
     def _all(self, ids_BT, factors_BT, behind):
         """float32 (B, T, V): log-probabilities of what follows each token."""
-        token_ids, factors_BT = self._framed(ids_BT, factors_BT, self.before, behind)
+        token_ids, factors_BT = self._framed(ids_BT, factors_BT, self.before, (*self.between, *behind))
         with _scaled(self.model, factors_BT):
             return tf.nn.log_softmax(self.model.limited(self.model(token_ids)))
 
     def _log_probs(self, text, ids_BT, factors_BT):
         continuation = self.continuations[text]
-        count = len(continuation)
-        log_probs = self._all(ids_BT, factors_BT, continuation[:-1])[:, -count:]
-        labels = tf.tile(continuation[None], (len(ids_BT), 1))
-        return tf.reduce_sum(tf.gather(log_probs, labels, axis=2, batch_dims=2), 1)
+        return _summed(self._all(ids_BT, factors_BT, continuation[:-1])[:, -len(continuation) :], continuation)
+
+
+class _SourceQuestion(_Question):
+    """log p(what is written | source), the sum over its tokens. The source alone is explained."""
+
+    def __init__(self, model, tokenizer, frame, ids, target, contrast):
+        self.model, self.frame, self.ids, self.target, self.contrast = model, frame, ids, target, contrast
+        self.width = tokenizer.target.vocab_size
+        self.continuations = _continuations(tokenizer.target, target, contrast)
+        _require_room(len(ids) + frame.num_special(), model, "source")
+        _require_room(max(map(len, self.continuations.values())), model, "target")
+
+    def _log_probs(self, text, ids_BT, factors_BT):
+        continuation = self.continuations[text]
+        source_ids, factors_BT = self._framed(ids_BT, factors_BT, self.frame.before, self.frame.after)
+        with _scaled(self.model, factors_BT):
+            memory = self.model.encode(source_ids)
+        start = np.array([*self.frame.target_start, *continuation[:-1]], np.int32)
+        features_BPD, _ = self.model.features(np.tile(start, (len(ids_BT), 1)), memory=memory)
+        log_probs = tf.nn.log_softmax(self.model.limited(self.model.project(features_BPD)))
+        return _summed(log_probs[:, -len(continuation) :], continuation)
+
+
+class _HoleQuestion(_Question):
+    """log p(token in the hole | the text around it)."""
+
+    def __init__(self, model, tokenizer, frame, text, target, contrast):
+        self.model, self.frame, self.mask_id, self.width = model, frame, tokenizer.mask_id, tokenizer.vocab_size
+        batch, _ = _checked(holes, model, tokenizer, frame, tf.constant([text]))
+        row = np.asarray(batch["token_ids"])[0]
+        self.ids = row[len(frame.before) : len(row) - len(frame.after)]
+        places = np.flatnonzero(self.ids == self.mask_id)
+        if len(places) != 1:
+            raise Refusal(f"The text has {len(places)} holes written {tokenizer.mask_token}; one at a time is explained.")
+        self.hole = slice(places[0], places[0] + 1)
+        self.answers = {}
+        for word, ids in _continuations(tokenizer, target, contrast).items():
+            if len(ids) != 1:
+                raise Refusal(f"A hole takes one token, and {word!r} has {len(ids)}; give one of the vocabulary.")
+            self.answers[word] = int(ids[0])
+        if target is None:
+            best = int(np.argmax(self._all(self.ids[None], None)[0]))
+            target = tokenizer.decode(np.array([best]))
+            self.answers[target] = best
+        self.target, self.contrast = target, contrast
+
+    def _all(self, ids_BT, factors_BT):
+        token_ids, factors_BT = self._framed(ids_BT, factors_BT, self.frame.before, self.frame.after)
+        place_B1 = np.argmax(token_ids == self.mask_id, axis=1)[:, None].astype(np.int32)
+        batch = {"token_ids": token_ids, "padding_mask": np.ones(token_ids.shape, bool), "label_positions": place_B1}
+        with _scaled(self.model, factors_BT):
+            return tf.nn.log_softmax(token_logits(self.model, batch)[:, 0])
+
+    def _log_probs(self, word, ids_BT, factors_BT):
+        return self._all(ids_BT, factors_BT)[:, self.answers[word]]
+
+
+def _continuations(tokenizer, *texts):
+    """Text -> ids int32, of those that are given. Raises Refusal for an empty one."""
+    found = {text: np.array(tokenizer.encode(text), np.int32) for text in texts if text is not None}
+    if any(not len(ids) for ids in found.values()):
+        raise Refusal("The text to go on with is empty; give at least one token.")
+    return found
+
+
+def _require_room(length, model, what):
+    if model.max_length is not None and length > model.max_length:
+        with_what = " with what goes on" if what == "text" else ""
+        raise Refusal(f"The {what} has {length} tokens{with_what}; this model takes at most {model.max_length}.")
+
+
+def _checked(function, *args):
+    """What a function of a signature answers. Raises Refusal with its sentence, where it refuses."""
+    try:
+        return function(*args)
+    except tf.errors.InvalidArgumentError as error:
+        raise Refusal(error.message) from None
+
+
+def _summed(log_probs_BPV, continuation):
+    """float32 (B,): the sum over the tokens of a continuation."""
+    labels = tf.tile(continuation[None], (log_probs_BPV.shape[0], 1))
+    return tf.reduce_sum(tf.gather(log_probs_BPV, labels, axis=2, batch_dims=2), 1)
 
 
 @contextlib.contextmanager
@@ -258,8 +358,8 @@ def _gradients(question, points):
     A token's factor multiplies all of its vector, so the derivative by the factor is x_t . df/d(a x_t).
     """
     values, gradients = [], []
-    for start in range(0, len(points), ROWS):
-        some = np.asarray(points[start : start + ROWS])
+    for start in range(0, len(points), question.rows):
+        some = np.asarray(points[start : start + question.rows])
         factors = tf.constant(np.tile(some[:, None], (1, len(question.ids))), tf.float32)
         with tf.GradientTape() as tape:
             tape.watch(factors)
@@ -301,4 +401,5 @@ def _without_each(question):
     count = len(question.ids)
     kept = np.arange(count)[None] + (np.arange(count)[None] >= np.arange(count)[:, None])  # of each row all but one
     rows = np.append(question.ids, 0)[kept[:, : count - 1]]
-    return np.concatenate([np.asarray(question.values(rows[start : start + ROWS])) for start in range(0, count, ROWS)])
+    starts = range(0, count, question.rows)
+    return np.concatenate([np.asarray(question.values(rows[start : start + question.rows])) for start in starts])

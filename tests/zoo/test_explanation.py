@@ -10,6 +10,7 @@ from zoo import explanation
 from zoo.api import Loaded
 from zoo.bundle import Bundle
 from zoo.config import Refusal
+from zoo.signatures import text_to_text
 from zoo.tokenizers.base import create as create_tokenizer
 
 TEXT = "the cat sat on the mat ."
@@ -23,20 +24,28 @@ def loaded(name, task):
 
 
 CASES = [*((name, "classification") for name in CLASSIFIERS), *((name, "language_modeling") for name in LANGUAGE_MODELS)]
+WRITERS = [(name, "translation") for name in ("transformer", "seq2seq", "t5", "gpt", "lstm")]
+TARGETS = {
+    "classification": dict(target="yes", contrast="no"), "language_modeling": dict(target=" on", contrast="!"),
+    "translation": dict(target="le chat", contrast="un"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "task"), CASES)
+@pytest.mark.parametrize(("name", "task"), [*CASES, *WRITERS, ("bert", "masked_lm")])
 def test_integrated_gradients_are_complete_and_gradients_are_those_of_differences(name, task):
-    zoo = loaded(name, task)
-    options = dict(target="yes", contrast="no") if task == "classification" else dict(target=" on", contrast="!")
-    whole = zoo.explain(TEXT, **options)
+    zoo, text = loaded(name, task), TEXT
+    options = TARGETS.get(task, {})
+    if task == "masked_lm":
+        text, (target, contrast) = with_a_hole(zoo), zoo.tokenizer.vocabulary[-2:]
+        options = dict(target=target, contrast=contrast)
+    whole = zoo.explain(text, **options)
     difference = whole.value - whole.baseline
     assert sum(whole.scores) == pytest.approx(difference, abs=1e-3 * max(1, abs(difference)))
-    assert "".join(whole.tokens) == TEXT
-    plain = zoo.explain(TEXT, "gradient_x_input", **options)
+    assert "".join(whole.tokens) == text
+    plain = zoo.explain(text, "gradient_x_input", **options)
     assert plain.value == pytest.approx(whole.value, abs=1e-4)
-    question = explanation._question(zoo.model, zoo.tokenizer, zoo.task, TEXT, **options)
-    count, step = len(question.ids), 1e-2
+    question = explanation._question(zoo.model, zoo.tokenizer, zoo.task, text, **{"contrast": None, **options})
+    count, step = len(question.ids), 2e-3
     for place in (0, count - 1):
         factors = np.ones((2, count), np.float32)
         factors[:, place] += (step, -step)
@@ -66,6 +75,37 @@ def test_occlusion_is_what_the_number_loses_without_a_token(name, task):
     np.testing.assert_allclose(answer.scores, expected, atol=1e-5)
 
 
+def with_a_hole(zoo):
+    return TEXT.replace("cat", zoo.tokenizer.mask_token)
+
+
+@pytest.mark.parametrize(("name", "task"), WRITERS)
+def test_what_is_written_of_a_source_has_the_probability_that_is_served(name, task):
+    zoo = loaded(name, task)
+    answer = zoo.explain(TEXT, "occlusion", target="le chat")
+    assert len(answer.tokens) == len(zoo.tokenizer.encode(TEXT))
+    frame = zoo.task.frame(zoo.model.kind, zoo.tokenizer)
+    served = text_to_text._pairs(zoo.model, zoo.tokenizer, frame, 64, [TEXT], ["le chat"])
+    inputs = zoo.model.taken(served)
+    log_probs = zoo.model.token_log_probs(inputs.pop("token_ids"), served["labels"], **inputs)[0].numpy()
+    real = np.flatnonzero(served["loss_weights"].numpy()[0])
+    assert answer.value == pytest.approx(log_probs[0, real[:-1]].sum(), rel=1e-4)  # the last is the end
+    if zoo.model.max_length is None:  # these models write bytes at random, to the end
+        assert zoo.explain(TEXT, "gradient_x_input").target == zoo.generate(TEXT)
+
+
+def test_a_hole_is_explained_by_the_words_around_it():
+    zoo = loaded("bert", "masked_lm")
+    text = with_a_hole(zoo)
+    answer = zoo.explain(text, "occlusion")
+    filled = zoo.predict("fill_mask", text=[text])
+    assert answer.target == filled["tokens"][0][0][0] and np.exp(answer.value) == pytest.approx(
+        filled["probs"][0, 0, 0], rel=1e-4
+    )
+    (place,) = [i for i, token in enumerate(answer.tokens) if token.strip() == zoo.tokenizer.mask_token]
+    assert answer.scores[place] == 0 and sum(score != 0 for score in answer.scores) == len(answer.scores) - 1
+
+
 def test_several_tokens_are_explained_as_a_chain():
     zoo = loaded("gpt", "language_modeling")
     one, two = zoo.explain("the ", target="c"), zoo.explain("the ", target="ca")
@@ -92,7 +132,11 @@ def test_what_cannot_be_explained_is_refused():
         (classifier, dict(text=""), "The text is empty"),
         (model, dict(text="the", target=""), "is empty"),
         (model, dict(text="a" * 80), "takes at most 64"),
-        (loaded("bert", "masked_lm"), dict(text="the"), "was made for masked_lm"),
+        (loaded("bert", "masked_lm"), dict(text="the"), "Each text needs a hole"),
+        (loaded("bert", "masked_lm"), dict(text="[MASK] the [MASK]"), "The text has 2 holes"),
+        (loaded("bert", "masked_lm"), dict(text="[MASK]", target="cat dog"), "A hole takes one token, and 'cat dog' has"),
+        (loaded("transformer", "translation"), dict(text="the", target=""), "is empty"),
+        (loaded("bert", "tagging"), dict(text="the"), "was made for tagging"),
         (loaded("ngram", "language_modeling"), dict(text="the"), "explain it by occlusion"),
     ):
         with pytest.raises(Refusal, match=sentence):

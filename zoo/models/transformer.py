@@ -268,6 +268,9 @@ class Transformer(TableOutput, EncoderDecoder):
     def _angles(self, positions):
         return rotary_angles(positions, self.config.head_width, 10_000.0) if self.positions is None else None
 
+    def token_vectors(self):
+        return self.source_embeddings, "call"
+
     def encode(self, source_ids, source_mask=None, training=False):
         positions = ops.arange(ops.shape(source_ids)[1])[None]
         x_BSD = self._embed(source_ids, positions, training, self.source_embeddings)
