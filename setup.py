@@ -16,7 +16,7 @@ UNIGRAM = ["sentencepiece>=0.2", "tensorflow-text>=2.20,<3"]
 setup(
     name="language-model-zoo",
     version=VERSION["__version__"],
-    description="Language models from the n-gram to GPT as Keras layers: trained with tf.distribute, served by TF Serving.",
+    description="Language models from the n-gram to T5 as Keras layers: trained with tf.distribute, served by TF Serving.",
     long_description=(HERE / "README.md").read_text(encoding="utf8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

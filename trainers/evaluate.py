@@ -36,6 +36,7 @@ def main():
 
     from trainers import groups
     from zoo import bundle as bundles
+    from zoo.bootstrap import intervals
 
     bundle = bundles.load(directory)
     rival = _rival(bundle) if FLAGS.against else None
@@ -71,14 +72,16 @@ def main():
             if FLAGS.predictions:
                 _write_columns(bundle.task.predictions(rows, data[split]))
             scores, beside = bundle.task.metrics(totals, rows, data[split]), []
+            mine = bundle.task.samples(rows, data[split])
+            scores |= intervals(mine)
             if FLAGS.calibration:
                 told = calibration_scores(bundle, data[split], layout)
                 _keep(directory, "calibration", f"{source.name}, {split}", [told])
                 scores |= told
             if other is not None:
                 of_rival = read(rival.bundle.task, rival.bundle.model, other[split], rival.bundle.tokenizer, other_layout)[1]
-                samples = bundle.task.samples(rows, data[split]), rival.bundle.task.samples(of_rival, other[split])
-                beside += [{"against": str(FLAGS.against), **each} for each in comparisons(*samples)]
+                samples = rival.bundle.task.samples(of_rival, other[split])
+                beside += [{"against": str(FLAGS.against), **each} for each in comparisons(mine, samples)]
             if FLAGS.by_group:
                 by_group = _by_group(bundle.task, rows, groups.of(source.examples(split)))
                 beside += by_group
@@ -135,19 +138,19 @@ def _rival(bundle):
     if type(bundle.task).samples is Task.samples:
         raise Refusal(
             f"{mine} keeps no scores of single examples to draw from; --against is for translation, summarization, "
-            "classification and question_answering."
+            "classification, question_answering, tagging and semantic_roles."
         )
     return _Rival(rival, directory)
 
 
 def comparisons(first, second):
-    """By `zoo.metrics.paired_bootstrap`, a dict for each score of two dicts of `Sample`."""
-    from zoo.metrics import paired_bootstrap
+    """By `zoo.bootstrap.paired_bootstrap`, a dict for each score of two dicts of `Sample`."""
+    from zoo.bootstrap import paired_bootstrap
 
     return [
         {
-            "metric": name, "value": first[name].of_sums(first[name].rows.sum(0)),
-            "other": second[name].of_sums(second[name].rows.sum(0)), **paired_bootstrap(first[name], second[name]),
+            "metric": name, "value": first[name].score(), "other": second[name].score(),
+            **paired_bootstrap(first[name], second[name]),
         }
         for name in first
         if name in second

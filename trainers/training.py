@@ -198,7 +198,7 @@ def _judge(config, trainer, log, data, seconds, judged):
     for split in ("validation", "test"):
         if split in judged:
             reading = judging.at_end(config, trainer.task, data, split, trainer.model.fitted)
-            measured = judging.split_scores(config, trainer, data, split, reading)
+            measured = judging.split_scores(config, trainer, data, split, reading, with_intervals=True)
             if math.isnan(measured["loss"]):
                 raise Refusal(
                     f"The loss on {split} is nan, so training has diverged; begin a new run with a lower --learning_rate."

@@ -4,11 +4,10 @@ import collections
 import math
 import re
 import string
-from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
+from zoo.bootstrap import Sample
 from zoo.config import Refusal
 
 
@@ -53,6 +52,14 @@ def macro_f1(confusion):
     """
     either = confusion.sum(0) + confusion.sum(1)
     return float(np.mean((2 * np.diag(confusion))[either > 0] / either[either > 0]))
+
+
+def of_probabilities(probs, labels):
+    """`calibration_error`, `brier` and `calibration` of the same, as a dict."""
+    return {
+        "calibration_error": calibration_error(probs, labels), "brier": brier_score(probs, labels),
+        "calibration": calibration(probs, labels),
+    }  # fmt: skip
 
 
 def calibration_error(probs, labels, num_bins=15):
@@ -169,6 +176,12 @@ def span_scores(true, told):
                 counts[span[0]][column] += 1
     by_class = {kind: _rates(*counts[kind].tolist()) for kind in sorted(counts)}
     return {**_rates(*np.sum([[0, 0, 0], *counts.values()], 0).tolist()), "by_class": by_class}
+
+
+def overlap(true, told):
+    """How many of two sets are in both, in `told` and in `true`: what `f1` takes."""
+    true, told = set(true), set(told)
+    return len(true & told), len(told), len(true)
 
 
 def class_scores(confusion, labels):
@@ -355,57 +368,6 @@ def first_sentence(text):
     first_sentence("A tool. It draws.")   ->   "A tool."
     """
     return re.split(r"(?<=[.!?])\s|(?<=[。！？])|\n", text.strip(), maxsplit=1)[0].strip()
-
-
-class Sample(NamedTuple):
-    """A score of a set of examples, in parts that add up over the examples.
-
-    Attributes:
-        rows: float (N, k), the parts of each example.
-        of_sums: float (k,), their sums over some examples -> the score of those.
-    """
-
-    rows: np.ndarray
-    of_sums: Callable
-
-    @classmethod
-    def mean(cls, values, weights=None):
-        """A score that is the mean over examples, or sum of values / sum of weights."""
-        values = np.asarray(values, np.float64)
-        weights = np.ones_like(values) if weights is None else np.asarray(weights, np.float64)
-        return cls(np.stack([values, weights], 1), lambda sums: float(sums[0] / sums[1]))
-
-
-def paired_bootstrap(first, second, draws=1_000, seed=0):
-    """Whether two models differ on the same examples (Koehn 2004), by scores of examples drawn with replacement.
-
-    Args:
-        first, second: a `Sample` each of the same N examples, in the same order.
-        draws: how many sets of N examples are drawn.
-        seed: of the draws, which are the same under every version of numpy.
-
-    Returns:
-        dict of `difference`, first - second on all examples; `low` and `high`, its interval with a confidence of 95%;
-        `p_value`, two-sided: how often a difference of draws is as far from the mean of all draws as the observed one is from
-        0, as sacrebleu counts it (Riezler and Maxwell 2005).
-
-    Raises:
-        Refusal: they are not of equally many examples.
-    """
-    count = len(first.rows)
-    if count != len(second.rows) or not count:
-        raise Refusal(
-            f"Scores of the same examples are compared, and there are {count} of one and {len(second.rows)} of the other."
-        )
-    observed = first.of_sums(first.rows.sum(0)) - second.of_sums(second.rows.sum(0))
-    random, differences = np.random.Philox(key=seed), np.empty(draws)
-    for draw in range(draws):
-        chosen = (random.random_raw(count) % np.uint64(count)).astype(np.int64)
-        times = np.bincount(chosen, minlength=count).astype(np.float64)
-        differences[draw] = first.of_sums(times @ first.rows) - second.of_sums(times @ second.rows)
-    low, high = np.percentile(differences, [2.5, 97.5])
-    far = int((np.abs(differences - differences.mean()) >= abs(observed) - 1e-12).sum())
-    return {"difference": observed, "low": float(low), "high": float(high), "p_value": (far + 1) / (draws + 1)}
 
 
 def brier_score(probs, labels):

@@ -163,6 +163,15 @@ def test_a_classifier_has_its_matrix_its_intervals_and_its_calibration(tmp_path,
     assert re.findall(r">([^<]+)</t[hd]>", confused)[4:8] == ["bad", "&lt;good&gt;", "5", "40"]
 
 
+def test_intervals_that_the_log_tells_are_shown(tmp_path, capfd):
+    judged = {"loss": 1.5, "bleu": 41.25, "chrf": 60.0, "num_judged": 1_000, "intervals": {"bleu": [40.5, 42.125]}}
+    config = {**CONFIG, "model": "transformer", "task": "translation"}
+    text = report(capfd, written(tmp_path / "r", config, [{"step": 200, "split": "test", **judged}]))
+    words = " ".join(parsed(text).texts)
+    assert "40.5 to 42.1" in words and "Intervals of bleu: bootstrap over the examples (1,000 of test)" in words
+    assert "No intervals for chrf, loss" in words
+
+
 def exact_interval(right, count):
     """The middle 95% of a binomial distribution divided by its count."""
     share, total, bounds = right / count, 0.0, []

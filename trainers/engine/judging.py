@@ -60,10 +60,10 @@ def _size(config, task, part):
     return len(part) * (1 if task.reads == "text" else config.seq_length)
 
 
-def split_scores(config, trainer, data, split, reading):
+def split_scores(config, trainer, data, split, reading, with_intervals=False):
     """Scores on a split, or on the front of it, with the speed; and how much was read, where that is not all."""
     began = time.perf_counter()
-    scores = trainer.evaluate(data[split], layout_of(config), reading.limit)
+    scores = trainer.evaluate(data[split], layout_of(config), reading.limit, with_intervals)
     read = {} if reading.limit is None else {"tokens_read": reading.tokens, "tokens_available": reading.available}
     return {**scores, **read, "tokens_per_second": trainer.tokens_evaluated / (time.perf_counter() - began)}
 

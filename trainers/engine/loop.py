@@ -21,6 +21,7 @@ from trainers.engine.carried import Carried, CarriedRows
 from trainers.engine.gradients import Differentiation, PrivateDifferentiation, above_zero
 from trainers.engine.loss_scaling import SMALLEST_SCALE, LossScaling
 from trainers.engine.strategies import Placement, rows_of, share
+from zoo.bootstrap import intervals
 from zoo.config import Refusal
 from zoo.layers.fusion import compiled_whole, fuse_elementwise, sum_of_rows
 
@@ -221,14 +222,16 @@ class Trainer:
     def _evaluate_step(self, batch, state):
         return self.task.score(self.model, batch, state=state)
 
-    def evaluate(self, data, layout, max_tokens=None):
-        """The task's scores of a split, or of its first `max_tokens` tokens: a dict of numbers."""
+    def evaluate(self, data, layout, max_tokens=None, with_intervals=False):
+        """The task's scores of a split, or of its first `max_tokens` tokens: a dict of numbers; if asked with intervals."""
         self.tokens_evaluated = 0
 
         def count(number):
             self.tokens_evaluated += number
 
-        return evaluate(self.task, self.model, self._evaluate, data, self.tokenizer, layout, max_tokens, count)
+        totals, rows = summed(self.task, self.model, self._evaluate, data, self.tokenizer, layout, max_tokens, count)
+        more = intervals(self.task.samples(rows, data)) if with_intervals else {}
+        return {**self.task.metrics(totals, rows, data), **more}
 
 
 def evaluate(task, model, score, data, tokenizer, layout, max_tokens=None, count=None):

@@ -1,8 +1,8 @@
 """Intervals of scores by the bootstrap (Efron and Tibshirani 1993, chapter 13): what other examples would give.
 
 Examples are drawn anew, with replacement, from those of the split; an interval holds the middle 95% of the scores of the draws.
-A run keeps no scores of single examples. But a confusion matrix says of each example what it was taken for, and a share of
-examples says how many were right: of these two the bootstrap is exact.
+A run writes the intervals of its last scores into its log. Where it did not, a confusion matrix says of each example what it
+was taken for, and a share of examples says how many were right: of these two the bootstrap is exact.
 """
 
 import numpy as np
@@ -44,13 +44,13 @@ def of_share(share, count, seed=0):
 
 
 def of_line(line):
-    """Score -> (low, high), for those scores of a line of the log that allow it: words of a sentence are no examples."""
-    found = {}
+    """Score -> (low, high), for those scores of a line of the log that have one or allow it: words are not examples."""
+    found = {name: tuple(bounds) for name, bounds in line.get("intervals", {}).items()}
     if "confusion_matrix" in line and "num_words" not in line:
         confusion = np.array(line["confusion_matrix"], np.int64)
         for name, score in (("accuracy", accuracy), ("macro_f1", metrics.macro_f1)):
-            if name in line:
+            if name in line and name not in found:
                 found[name] = of_confusion(confusion, score)
-    if "exact_match" in line and line.get("num_questions"):
+    if "exact_match" in line and "exact_match" not in found and line.get("num_questions"):
         found["exact_match"] = of_share(line["exact_match"], line["num_questions"])
     return found

@@ -202,14 +202,16 @@ def scores(run):
         return "".join([*parts, _note("The run has not judged itself yet.")])
     parts.insert(1, _table("Score by split", ["split", "score", "value", "95% interval"], rows, text=2))
     if over:
-        counts = " and ".join(
-            f"{run.last(split).get('num_examples', run.last(split).get('num_questions')):,} of {split}"
+        counts = [
+            f"{run.last(split)[name]:,} of {split}"
             for split in records.SPLITS
-            if run.last(split)
-        )
+            for name in ("num_examples", "num_questions", "num_judged")
+            if name in run.last(split)
+        ]
+        shown = f" ({' and '.join(counts)})" if counts else ""
         parts.append(_note(
-            f"Intervals of {', '.join(sorted(over))}: bootstrap over the examples ({counts}), {intervals.DRAWS:,} draws. They "
-            "say what other examples of the same kind would give, and nothing of another seed."
+            f"Intervals of {', '.join(sorted(over))}: bootstrap over the examples{shown}. They say what other examples of the "
+            "same kind would give, and nothing of another seed."
         ))  # fmt: skip
     if without:
         parts.append(_note(f"No intervals for {', '.join(sorted(without))}: a run keeps no such scores of single examples."))

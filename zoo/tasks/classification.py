@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras import ops
 
 from zoo import metrics
+from zoo.bootstrap import Sample
 from zoo.config import Config, Output, Refusal, TaskConfig
 from zoo.data.augmentation import Augmentation, read_synonyms, uniform
 from zoo.data.examples import ExampleBatches, Frame, in_order, overlong, row, row_batch
@@ -375,9 +376,7 @@ class Classification(Task):
             "loss": float(totals["nats"]) / float(totals["examples"]),
             "accuracy": float(np.trace(confusion) / confusion.sum()),
             "macro_f1": metrics.macro_f1(confusion),
-            "calibration_error": metrics.calibration_error(probs, labels),
-            "brier": metrics.brier_score(probs, labels),
-            "calibration": metrics.calibration(probs, labels),
+            **metrics.of_probabilities(probs, labels),
             "num_examples": int(real.sum()),
             "confusion_matrix": confusion.tolist(),
         }
@@ -387,7 +386,7 @@ class Classification(Task):
         real = np.concatenate(rows["weights"]) > 0
         probs, labels = np.concatenate(rows["probs"])[real], np.concatenate(rows["labels"])[real]
         nats = -np.log(np.maximum(probs[np.arange(len(labels)), labels].astype(np.float64), 1e-300))
-        return {"accuracy": metrics.Sample.mean(probs.argmax(1) == labels), "loss": metrics.Sample.mean(nats)}
+        return {"accuracy": Sample.mean(probs.argmax(1) == labels), "loss": Sample.mean(nats)}
 
     def signatures(self, model, tokenizer):
         """`serving_default` = `classify`: `text` (and `text_pair`) string (B,) -> `labels` string (B, C), `scores` (B, C).

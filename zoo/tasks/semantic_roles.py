@@ -16,6 +16,7 @@ import tensorflow as tf
 from keras import ops
 
 from zoo import metrics
+from zoo.bootstrap import Sample
 from zoo.config import Config, Output, Refusal, TaskConfig
 from zoo.data import schemes
 from zoo.data.examples import in_order, padded
@@ -309,7 +310,7 @@ class SemanticRoles(Task):
                 continue
             told_here = self._arguments(answer, asked)
             true_here = metrics.role_arguments(data.tags[asked.sentence][asked.number])
-            counts = len(told_here & true_here), len(told_here), len(true_here)
+            counts = metrics.overlap(true_here, told_here)
             both += counts if asked.predicate in found else (0, 0, counts[2])
             here.append(_by_role(true_here))
             there.append(_by_role(told_here))
@@ -322,6 +323,16 @@ class SemanticRoles(Task):
             "predicate_f1": metrics.f1(*predicates.tolist()), "end_to_end_f1": metrics.f1(*both.tolist()), **baseline,
             "num_predicates": int(predicates[2]), "num_arguments": roles["count"], "by_class": roles["by_class"],
         }  # fmt: skip
+
+    def samples(self, rows, data):
+        """`role_f1`; the examples are sentences."""
+        told, counts = (answer for batch in rows["predicted"] for answer in batch), {}
+        for asked, answer in zip(data.rows, told, strict=False):
+            if asked.predicate != FIND:
+                said = self._arguments(answer[: len(asked.labels)], asked)
+                true = metrics.role_arguments(data.tags[asked.sentence][asked.number])
+                counts.setdefault(asked.sentence, np.zeros(3, int))[:] += metrics.overlap(true, said)
+        return {"role_f1": Sample.f1(list(counts.values()))}
 
     def predictions(self, rows, data):
         """Lines of columns between tabs: a word, whether it is a predicate (`V` or `-`), whether it is found to be one, and for

@@ -8,6 +8,7 @@ outside of a sentence.
 
 import collections
 import itertools
+import operator
 import re
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,6 +18,7 @@ import tensorflow as tf
 from keras import ops
 
 from zoo import metrics
+from zoo.bootstrap import Sample
 from zoo.config import Config, Output, Refusal, TaskConfig
 from zoo.data import schemes
 from zoo.data.examples import in_order, padded
@@ -353,7 +355,16 @@ class Tagging(Task):
         }  # fmt: skip
         if not metrics.are_entity_tags(self.facts.labels):
             return {**scores, "by_class": metrics.class_scores(confusion, self.facts.labels)}
-        return {**scores, **_span_scores([one[1:] for one in sentences], self.facts.scheme)}
+        return {**scores, **schemes.span_scores([one[1:] for one in sentences], self.facts.scheme)}
+
+    def samples(self, rows, data):
+        """`accuracy`, and of tags that mark spans `entity_f1`; the examples are sentences."""
+        sentences = self._answered(rows, data)
+        right = [sum(map(operator.eq, *one[1:])) for one in sentences]
+        found = {"accuracy": Sample.mean(right, [len(one[0]) for one in sentences])}
+        if metrics.are_entity_tags(self.facts.labels):
+            found["entity_f1"] = Sample.f1([metrics.overlap(*map(metrics.entities, one[1:])) for one in sentences])
+        return found
 
     def _answered(self, rows, data):
         """For each sentence its words, its tags and what the model says they are: a list of triples of lists."""
@@ -432,28 +443,7 @@ def _calibration(rows):
         np.concatenate([values[chosen] for values, chosen in zip(rows[name], real, strict=True)])
         for name in ("probs", "labels")
     )
-    return {
-        "calibration_error": metrics.calibration_error(probs, labels), "brier": metrics.brier_score(probs, labels),
-        "calibration": metrics.calibration(probs, labels),
-    }  # fmt: skip
-
-
-def _span_scores(sentences, scheme):
-    """The scores of spans in pairs of tags and predicted tags, by conlleval's rules, and strict ones if there is a scheme."""
-    spans = [[metrics.entities(tags) for tags in pair] for pair in sentences]
-    found = metrics.span_scores(*zip(*spans, strict=True))
-    by_class = found["by_class"]
-    scores = {f"entity_{name}": found[name] for name in ("f1", "precision", "recall")}
-    if scheme:
-        kept = [
-            [schemes.well_formed(some, tags, scheme) for some, tags in zip(*pair, strict=True)]
-            for pair in zip(spans, sentences, strict=True)
-        ]
-        strict = metrics.span_scores(*zip(*kept, strict=True))
-        scores["entity_f1_strict"] = strict["f1"]
-        for kind, rates in by_class.items():
-            rates["f1_strict"] = strict["by_class"].get(kind, {"f1": 0.0})["f1"]
-    return {**scores, "by_class": by_class}
+    return metrics.of_probabilities(probs, labels)
 
 
 def _sizes(rows):

@@ -71,6 +71,9 @@ def test_scores_by_hand():
         "loss": 2.0, "accuracy": 6 / 7, "num_words": 7, "confusion_matrix": [[1, 0, 1], [0, 1, 0], [0, 0, 4]],
         "entity_f1": pytest.approx(2 / 3), "entity_precision": 1.0, "entity_recall": 0.5, "by_class": by_class,
     }  # fmt: skip
+    samples = task.samples(rows, data)
+    assert {name: sample.score() for name, sample in samples.items()} == {"accuracy": 6 / 7, "entity_f1": pytest.approx(2 / 3)}
+    assert samples["entity_f1"].rows.tolist() == [[1, 1, 2], [0, 0, 0]]  # a row a sentence
     task.learn(scheme="BIO")
     strict = task.metrics({"nats": 14.0, "words": 7.0}, rows, data)
     assert strict["entity_f1_strict"] == pytest.approx(2 / 3) == strict["by_class"]["x"]["f1_strict"]
