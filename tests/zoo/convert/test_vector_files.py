@@ -67,8 +67,8 @@ def test_what_is_written_by_hand(tmp_path):
 
 
 @pytest.mark.parametrize("lines", [
-    ["\ufeff2 2\n", "b 1 2\n", "a 3 4\n"], ["\ufeffb 1 2\n", "a 3 4\n"], ["b\t1\t2\n", "a\t3\t4\n"], ["b 1 2\n", "a 3 4\n", "\n", "\n"],
-    ["2 2\n", "b  1  2\n", "a 3 4\n", "\r\n"],
+    ["\ufeff2 2\n", "b 1 2\n", "a 3 4\n"], ["\ufeffb 1 2\n", "a 3 4\n"], ["b\t1\t2\n", "a\t3\t4\n"],
+    ["b 1 2\n", "a 3 4\n", "\n", "\n"], ["2 2\n", "b  1  2\n", "a 3 4\n", "\r\n"],
 ], ids=["mark", "mark and no first line", "tabs", "empty lines at the end", "blanks"])  # fmt: skip
 def test_what_other_programs_write_around_words_is_not_part_of_them(lines, tmp_path):
     assert_same(vectors_of(vector_files.read_bundle(written(tmp_path / "v.txt", lines))), ["b", "a"], [[1, 2], [3, 4]])
