@@ -69,7 +69,9 @@ class BagOfWordsConfig(Config):
     def cost(self, seq_length):
         # Kept: which positions hold the same n-gram, (T, T) for each order, in several forms.
         kept = 3.5 * self.order * (seq_length + 2.0 * self.num_classes)
-        return Cost(hidden_dim=0, body_params=self.order * self.num_classes, kept_float32=kept, graph="flat")
+        compared = 200.0 * self.order * seq_length  # each with all others: which positions hold the same n-gram
+        body = self.order * self.num_classes
+        return Cost(hidden_dim=0, body_params=body, kept_float32=kept, graph="flat", unmultiplied=compared)
 
 
 @MODELS.register("bag_of_words", BagOfWordsConfig)
