@@ -65,7 +65,7 @@ class GloVeConfig(Config):
     def cost(self, seq_length):
         return Cost(
             hidden_dim=self.hidden_dim, body_params=0, kept=2 * self.hidden_dim, graph="flat", faster_compiled=True,
-            sparse_tables=("glove/embeddings", "glove/contexts"), unmultiplied=1e5,
+            unmultiplied=1e5,
         )  # fmt: skip
 
 
