@@ -106,6 +106,9 @@ class GloVe(Encoder):
         words_BTD, contexts_BTD = (ops.take(table, token_ids, axis=0) for table in self.sides())
         return ops.cast(words_BTD + contexts_BTD, self.compute_dtype)
 
+    def table(self):
+        return self.embeddings
+
     def sides(self):
         """The tables whose sum is the table of word vectors, (V, D) each: of words, and of contexts."""
         return self.embeddings, self.contexts
