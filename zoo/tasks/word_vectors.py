@@ -25,6 +25,11 @@ from zoo.signatures.word_vectors import word_vectors_requests, word_vectors_sign
 from zoo.tasks.base import Task
 
 OBJECTIVES = ("skip_gram", "cbow", "cbow_sum", "glove")
+# Options that only one kind of objective reads: whether it is GloVe -> their names.
+READ_BY = {
+    True: ("x_max", "alpha"),
+    False: ("method", "shrink_windows", "sample", "negatives", "shared_negatives", "exponent", "most_pairs"),
+}
 
 
 @dataclass(frozen=True)
@@ -157,6 +162,7 @@ class WordVectors(Task):
 
     def training_batches(self, data, model, tokenizer, layout):
         self._read_questions()  # so that a file that cannot be read is told before the training and not behind it
+        self._refuse_unread(self.objective(model.without_head()))
         counts = pairs.count_words(
             data, model.config.vocab_size, min_count=self.config.min_count, special_ids=tokenizer.special_ids
         )
@@ -171,6 +177,13 @@ class WordVectors(Task):
             return batches
         model.without_head().embeddings.trainable = False  # it is made of the parts
         return subwords.SubwordBatches(batches, self._subwords(tokenizer, counts), counts)
+
+    def _refuse_unread(self, objective):
+        unread = [
+            name for name in READ_BY[objective != "glove"] if getattr(self.config, name) != getattr(type(self.config), name)
+        ]
+        if unread:
+            raise Refusal(f"{objective} does not read {', '.join(unread)}; leave out --set={unread[0]}=.")
 
     def _subwords(self, tokenizer, counts):
         """Made once a text: cutting all words into parts takes as long as many steps."""

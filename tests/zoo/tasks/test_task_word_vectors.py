@@ -16,7 +16,14 @@ from zoo.tokenizers.word import WordTokenizer
 def test_questions_that_cannot_be_read_are_refused_before_the_training(name, tmp_path):
     task = TASKS.get("word_vectors")(TASKS.config("word_vectors")().override([f"{name}={tmp_path / 'nowhere.tsv'}"]))
     with pytest.raises(Refusal, match="nowhere.tsv cannot be read"):
-        task.training_batches(None, None, None, None)
+        task.training_batches(None, zoo.create("word2vec", "tiny"), None, None)
+
+
+@pytest.mark.parametrize(("name", "option"), [("word2vec", "x_max=5"), ("glove", "sample=0.01"), ("glove", "negatives=7")])
+def test_an_option_that_the_objective_does_not_read_is_refused(name, option):
+    task = TASKS.get("word_vectors")(TASKS.config("word_vectors")().override([option]))
+    with pytest.raises(Refusal, match=f"does not read {option.partition('=')[0]}; leave out --set"):
+        task.training_batches(None, zoo.create(name, "tiny"), None, None)
 
 
 def test_analogies_are_counted_as_compute_accuracy_counts_them(tmp_path):
