@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from tests import tiny_models
 from zoo import bundle as bundles
-from zoo.registry import MODELS
 from zoo.tasks.classification import Classification, ClassificationFacts
 from zoo.tokenizers.base import create as create_tokenizer
 
@@ -20,9 +19,7 @@ LABELS = ("no", "perhaps", "yes")
 
 @pytest.fixture(params=tiny_models.cases("classifier"))
 def model(request):
-    model_class = MODELS.get(request.param)
-    made = model_class(model_class.config_class.preset("tiny", dropout=0.0)).build_from_ids()
-    return tiny_models.strengthen(made)
+    return tiny_models.strengthen(tiny_models.create(request.param, dropout=0.0))
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ VARIANTS = {
     "gpt-2018": ("gpt", dict(norm_first=False)),
     "lstm-gru": ("lstm", dict(cell="gru", tie_embeddings=False, num_layers=3)),
     "lstm-rnn": ("lstm", dict(cell="rnn", num_layers=1)),
+    "bag_of_words-vectors": ("bag_of_words", dict(embedding_dim=5)),
     "ngram-unigram": ("ngram", dict(order=1)),
     "t5-1.0": ("t5", dict(activation="relu", tie_embeddings=True)),
     "t5-umt5": ("t5", dict(bias_per_layer=True, num_layers=1, num_decoder_layers=2)),

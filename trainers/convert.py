@@ -112,7 +112,7 @@ def _read_arpa(source, target):
     bundle = arpa.read_bundle(source)
     counts = ", ".join(f"{count:,}" for count in bundle.model.config.ngram_counts)
     print(f"Model: ngram, order {bundle.model.config.order}, {counts} n-grams", flush=True)
-    bundle.provenance["certificate"] = arpa.certify(bundle, source)
+    bundle.provenance["certificate"] = arpa.certify(bundle, source, written=False)
     bundle.save(target)
     return bundle.provenance["certificate"]
 
@@ -136,9 +136,13 @@ def _read_vectors(source, target):
     count, width = bundle.model.config.vocab_size, bundle.model.config.hidden_dim
     note = "; texts are read in lower case, as all words are" if bundle.tokenizer.lowercase else ""
     print(f"Model: word2vec, {count - 2:,} words, {width} numbers each{note}", flush=True)
-    for word in bundle.provenance["left_out"]:
+    marks = [word for word in bundle.provenance["left_out"] if word in vector_files.MARKS]
+    for word in marks:
         print(f"Left out: {word}, which is a mark and not a word", flush=True)
-    bundle.provenance["certificate"] = vector_files.certify(bundle, source)
+    spaced = [word for word in bundle.provenance["left_out"] if word not in vector_files.MARKS]
+    if spaced:
+        print(f"Left out: {len(spaced):,} words with white space in them, such as {spaced[0]!r}", flush=True)
+    bundle.provenance["certificate"] = vector_files.certify(bundle, source, written=False)
     bundle.save(target)
     return bundle.provenance["certificate"]
 

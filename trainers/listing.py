@@ -15,6 +15,8 @@ WIDTH = 100  # columns
 # The part of a large product's speed that training reaches. The default GPT and LSTM, evaluations included, make 100 and 106
 # GFLOP/s on two quiet cores whose products run at 170 to 200.
 SHARE_OF_PEAK = 0.5
+BY_PRODUCTS = "Training is taken to reach half of that, as the default GPT does."
+BY_TABLES = "Most of a step reads tables and compares, which was measured beside such a product on two busy cores."
 
 
 def _size(num_params):
@@ -62,31 +64,28 @@ def family(name):
         sentence = f"{name} is fitted in closed form, in one pass: the text decides what it takes."
         return textwrap.fill(f"{sentence} Presets: {', '.join(config.presets)}.", WIDTH)
     peak, limit = machine.processor_peak(), machine.memory_limit()
-    by_products = config.preset("default").cost(8).graph != "flat"
-    columns = ("parameters", "batch", "steps", "memory", *(["time"] if by_products else []))
+    columns = ("parameters", "batch", "steps", "memory", "time")
     shown = Table("preset", *(Column(column, justify="right") for column in columns))
     for preset in config.presets:
         recipe = SimpleNamespace(**{**DEFAULTS, **config.recipe_for(preset), "task": config.default_task})
         structure = _preset_config(config, preset)
         recipe.seq_length = min(recipe.seq_length, getattr(structure, "max_length", None) or recipe.seq_length)
         planned = plan.make(recipe, structure, limit=limit)
-        seconds = planned.flops_per_token * planned.tokens / (SHARE_OF_PEAK * peak)
+        unmultiplied = structure.cost(recipe.seq_length).unmultiplied
+        seconds = (planned.flops_per_token + unmultiplied) * planned.tokens / (SHARE_OF_PEAK * peak)
         shown.add_row(
             preset, _size(planned.num_params), f"{recipe.batch_size} x {recipe.seq_length}", f"{recipe.steps:,}",
             f"{(planned.memory.total + plan.LOADED) / 1e9:,.1f} GB{'' if planned.fits else ' (!)'}",
-            *([_roughly(seconds)] if by_products else []),
+            _roughly(seconds),
         )  # fmt: skip
     remarks = [
         f"Trained for {config.default_task} with the family's recipe. Memory is the plan's, TensorFlow included; (!) is more "
         f"than the {limit / 1e9:.1f} GB here, and --dry_run says what would fit."
     ]
-    if by_products:
-        remarks.append(
-            f"Time is rough, and this processor's: a large product runs at {peak / 1e9:,.0f} GFLOP/s, measured just now beside "
-            "whatever else runs here. Training is taken to reach half of that, as the default GPT does. A GPU is not counted."
-        )
-    else:
-        remarks.append("There is no time here: tables take it, and the speed of products says nothing of them.")
+    remarks.append(
+        f"Time is rough, and this processor's: a large product runs at {peak / 1e9:,.0f} GFLOP/s, measured just now beside "
+        f"whatever else runs here. {BY_TABLES if unmultiplied else BY_PRODUCTS} A GPU is not counted."
+    )
     return "\n".join([_text(shown), *(textwrap.fill(remark, WIDTH) for remark in remarks)])
 
 

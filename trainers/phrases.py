@@ -1,5 +1,6 @@
 """A text with its phrases joined, new_york for new york: python -m trainers.phrases --from=notes.txt --to=joined.txt"""
 
+import gzip
 import os
 import tempfile
 from pathlib import Path
@@ -42,7 +43,7 @@ def join_file(source, target, *, passes=1, min_count=5, threshold=100.0, lowerca
 
     Args:
         source: the path of the text, a sentence a line; a name that ends in `.gz` is decompressed.
-        target: the path to write; an older file is replaced.
+        target: the path to write, gzipped if its name ends in `.gz`; an older file is replaced.
         passes: how often phrases are looked for.
         min_count, threshold: as for `find_phrases`.
         lowercase, punctuation: as for `WordTokenizer`.
@@ -60,6 +61,7 @@ def join_file(source, target, *, passes=1, min_count=5, threshold=100.0, lowerca
 
     tokenizer = WordTokenizer.train(_chunks(source), lowercase=lowercase, punctuation=punctuation)
     words, found = list(tokenizer.vocabulary), []
+    Path(target).absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=Path(target).absolute().parent, prefix=".phrases-") as directory:
         encoded = (np.append(tokenizer.encode_batch([chunk])[0], tokenizer.eos_id) for chunk in _chunks(source))
         stream = _stored(encoded, Path(directory) / "0")
@@ -70,7 +72,8 @@ def join_file(source, target, *, passes=1, min_count=5, threshold=100.0, lowerca
             named = [f"{words[first]}_{words[second]}" for first, second in phrases.tolist()]
             words += named
             found += zip(named, scores.tolist(), strict=True)
-        replace_file(target, lambda path: _write(stream, np.array(words, object), tokenizer.eos_id, path))
+        opener = gzip.open if str(target).endswith(".gz") else open
+        replace_file(target, lambda path: _write(stream, np.array(words, object), tokenizer.eos_id, opener, path))
     return found
 
 
@@ -94,8 +97,8 @@ def _stored(parts, path):
     return np.memmap(path, np.int32, mode="r")
 
 
-def _write(stream, words, eos_id, path):
-    with open(path, "w", encoding="utf8", newline="\n") as file:
+def _write(stream, words, eos_id, opener, path):
+    with opener(path, "wt", encoding="utf8", newline="\n") as file:
         begins = True
         for start in range(0, len(stream), CHUNK_CHARACTERS):
             for line_number, line in enumerate(_lines(stream[start : start + CHUNK_CHARACTERS], eos_id)):

@@ -52,7 +52,7 @@ class Cost:
         graph: what the step's graph is like: `blocks`, `recurrent` (a loop over time written out) or `flat`.
         parts: into how many parts attention is cut; XLA needs memory to compile each.
         faster_compiled: whether XLA makes the step of a small model faster on a CPU (benchmarks/LOG.md).
-        sparse_tables: paths of tables of which a batch reads few rows, so that their gradients stay sparse.
+        unmultiplied: what takes time and is not a product, such as reading rows of a table: as the FLOPs that take as long.
     """
 
     hidden_dim: int
@@ -66,7 +66,7 @@ class Cost:
     graph: str = "blocks"
     parts: int = 0
     faster_compiled: bool = False
-    sparse_tables: tuple[str, ...] = ()
+    unmultiplied: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

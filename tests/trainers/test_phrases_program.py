@@ -1,5 +1,7 @@
 """trainers.phrases: a text whose phrases are single words."""
 
+import gzip
+
 from tests import programs
 from tests.programs import refusal
 from trainers import phrases
@@ -15,6 +17,14 @@ def test_pairs_that_stand_together_become_one_word(tmp_path, capfd):
     # (4 - 1) 25 / (4 5) = 3.75; every other pair is there once, which scores 0
     assert answer.out == f"{tmp_path / 'joined.txt'}: 1 phrases, such as New_York (4)\n"
     assert (tmp_path / "joined.txt").read_text(encoding="utf8") == TEXT.replace("New York", "New_York").replace("\n\n", "\n")
+
+
+def test_a_gzipped_text_in_a_new_directory(tmp_path):
+    with gzip.open(tmp_path / "text.txt.gz", "wt", encoding="utf8") as file:
+        file.write(TEXT)
+    phrases.join_file(tmp_path / "text.txt.gz", tmp_path / "new" / "joined.txt.gz", min_count=1, threshold=3)
+    with gzip.open(tmp_path / "new" / "joined.txt.gz", "rt", encoding="utf8") as file:
+        assert file.read() == TEXT.replace("New York", "New_York").replace("\n\n", "\n")
 
 
 def test_what_is_joined_does_not_depend_on_how_much_is_read_at_a_time(tmp_path, monkeypatch):

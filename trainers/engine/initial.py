@@ -110,9 +110,10 @@ def _assign_rows(model, tokenizer, bundle, directory):
     theirs = _ids_there(tokenizer.vocabulary, bundle.tokenizer)
     vectors = sum(side[np.maximum(theirs, 0)].astype(np.float32) for side in sides)
     found = np.flatnonzero((theirs >= 0) & vectors.any(axis=1))
-    values = np.asarray(table).copy()
-    values[found] = vectors[found]
-    table.assign(values)
+    for variable in (table,) if model.config.contextual else model.sides():  # which are added up
+        values = np.asarray(variable).copy()
+        values[found] = vectors[found] if variable is table else 0
+        variable.assign(values)
     special = tokenizer.special_ids
     count, words = len(np.setdiff1d(found, special)), len(theirs) - len(special)
     return f"Embeddings: {count:,} of {words:,} words found in {directory}, the others begin at random"

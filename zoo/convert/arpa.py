@@ -23,9 +23,11 @@ from zoo.config import Refusal
 from zoo.files import replace_file
 from zoo.layers.ngram_estimation import Tables
 from zoo.models.ngram import MAX_ORDER, NGram, NGramConfig
+from zoo.text_files import GZIP_MARK, UTF8_MARK
 from zoo.tokenizers.word import WordTokenizer
 
 BOS, EOS, UNK = "<s>", "</s>", "<unk>"
+UNK_SPELLINGS = (b"<unk>", b"<UNK>")
 # The probability that SRILM writes for <s>, which is never predicted.
 NEVER = -99.0
 # What KenLM gives an unknown word where the file has no <unk>, log10.
@@ -36,6 +38,8 @@ LN10 = math.log(10)
 ROWS_AT_ONCE = 1 << 16
 # What KenLM separates words at.
 WHITE_SPACE = set("\0\t\n\r ")
+KENLM_MARK = b"mmap lm http://kheafield.com/code"
+BLANKS = b"\t\n\r "
 
 
 def write(path, model, words):
@@ -143,8 +147,13 @@ def write_bundle(bundle, path):
     write(path, bundle.model, bundle.tokenizer.vocabulary)
 
 
-def certify(bundle, path):
+def certify(bundle, path, written=True):
     """Compares the model of a bundle with what KenLM makes of the ARPA file, word by word.
+
+    Args:
+        bundle: a `Bundle`.
+        path: the file.
+        written: whether `write_bundle` wrote it. Of what others wrote, `read` takes more than KenLM does.
 
     Returns:
         dict of `sentences`, how many; `compared`, and `peer` or the `reason` why not; `largest_difference` of log10 p.
@@ -157,7 +166,13 @@ def certify(bundle, path):
     import kenlm
 
     config, words = bundle.model.config, bundle.tokenizer.vocabulary
-    judge, rng, apart, sentences = kenlm.Model(str(path)), np.random.default_rng(7), 0.0, 20
+    try:
+        judge = kenlm.Model(str(path))
+    except OSError as error:
+        if written:
+            raise
+        return {"compared": False, "reason": f"KenLM does not read the file ({error})"}
+    rng, apart, sentences = np.random.default_rng(7), 0.0, 20
     for _ in range(sentences):
         ids = rng.integers(2, len(words), rng.integers(1, 13)) if len(words) > 2 else np.zeros(3, int)
         ours = np.asarray(bundle.model.token_log_probs(np.array([[config.eos_id, *ids]]), np.array([[*ids, config.eos_id]]))[0])
@@ -195,7 +210,8 @@ def _read(path, for_tokenizer):
     with _opened(path) as file:
         lines = enumerate(file, start=1)
         sizes = _read_header(path, lines)
-        first_line, log_probs, backoffs, fields = _read_section(path, lines, 1, sizes[0])
+        first_line, log_probs, backoffs, fields = _read_section(path, lines, 1, sizes[0], list)
+        fields = _with_one_unknown(fields)
         words = _vocabulary(path, first_line, fields)
         if for_tokenizer:
             first = [UNK.encode(), EOS.encode()]
@@ -203,10 +219,16 @@ def _read(path, for_tokenizer):
         ids, eos_id = {word: i for i, word in enumerate(words)}, words.index(EOS.encode())
         tables = [_unigrams(fields, words, eos_id, log_probs, backoffs)]
         ids[BOS.encode()] = len(words)  # until the places of <s> and </s> are checked
+        ids.update(dict.fromkeys(UNK_SPELLINGS, ids[UNK.encode()]) if UNK.encode() in ids else {})
         for n, size in enumerate(sizes[1:], start=2):
-            first_line, log_probs, backoffs, fields = _read_section(path, lines, n, size)
-            ngrams = np.fromiter(map(ids.get, fields, itertools.repeat(-1)), np.int64, len(fields)).reshape(-1, n)
-            keys, rows = _sorted_keys(path, first_line, ngrams, tables, len(words), eos_id)
+            first_line, log_probs, backoffs, ngrams = _read_section(
+                path,
+                lines,
+                n,
+                size,
+                lambda fields: np.fromiter(map(ids.get, fields, itertools.repeat(-1)), np.int32, len(fields)),
+            )
+            keys, rows = _sorted_keys(path, first_line, ngrams.reshape(-1, n), tables, len(words), eos_id)
             tables.append(Tables(keys, log_probs[rows], backoffs[rows]))
         _expect(path, lines, b"\\end\\")
         for _ in lines:  # to the checksum behind a gzipped text
@@ -224,20 +246,25 @@ def _malformed(path, number, sentence):
     return Refusal(f"{path}, line {number}: {sentence}")
 
 
-def _expect(path, lines, text):
-    """Skips blank lines and the one that must be `text`."""
+def _expect(path, lines, text, only=True):
+    """Skips blank lines and the one that must be `text`; unless `only`, other lines before it too."""
     number = 0
     for number, line in lines:
+        if number == 1 and line.startswith(GZIP_MARK):
+            raise Refusal(f"{path} is a gzip file; give it a name that ends in .gz.")
+        if number == 1 and line.startswith(KENLM_MARK):
+            raise Refusal(f"{path} is a binary file of KenLM; give the ARPA file that it was made of.")
+        line = line.removeprefix(UTF8_MARK) if number == 1 else line
         if line.strip() == text:
             return
-        if line.strip():
+        if only and line.strip():
             raise _malformed(path, number, f"expected {text.decode()}, got {line.strip()[:40]!r}.")
     raise _malformed(path, number, f"the file ends where {text.decode()} should stand.")
 
 
 def _read_header(path, lines):
     """The numbers of n-grams that follow \\data\\, a list."""
-    _expect(path, lines, b"\\data\\")
+    _expect(path, lines, b"\\data\\", only=False)  # CMU's toolkit tells before it what the model is
     sizes = []
     for number, line in lines:
         if not line.strip():
@@ -252,33 +279,52 @@ def _read_header(path, lines):
     return sizes
 
 
-def _read_section(path, lines, n, size):
-    """The n-grams of one order: (number of the first line, natural log-probabilities, back-offs, words as bytes)."""
+def _read_section(path, lines, n, size, read_words):
+    """The n-grams of one order: (number of the first line, natural log-probabilities, back-offs, words).
+
+    `read_words` gets the words of some n-grams, bytes one after the other; what it gives is put together.
+    """
     _expect(path, lines, b"\\%d-grams:" % n)
-    log_probs, backoffs, words, number = [], [], [], 0
-    for number, line in itertools.islice(lines, size):
-        fields = line.strip().replace(b"\t", b" ").split(b" ")
-        try:
-            log_probs.append(float(fields[0]))
-            backoffs.append(float(fields[n + 1]) if len(fields) == n + 2 else 0.0)
-        except ValueError:
-            fields = []
-        if len(fields) not in (n + 1, n + 2):
-            expected = f"a log10 probability, {n} words and perhaps a back-off weight"
-            raise _malformed(path, number, f"expected {expected}, got {line.strip()[:40]!r}.")
-        words += fields[1 : n + 1]
-    if len(log_probs) < size:
-        raise _malformed(path, number, f"the file ends after {len(log_probs)} of {size} {n}-grams.")
-    first_line = number - size + 1
-    log_probs, backoffs = np.array(log_probs), np.array(backoffs)
-    _check_rows(path, first_line, ~(log_probs <= 0), "a log10 probability must be a number up to 0.")
-    _check_rows(path, first_line, ~np.isfinite(backoffs), "a log10 back-off weight must be finite.")
-    return first_line, (log_probs * LN10).astype(np.float32), (backoffs * LN10).astype(np.float32), words
+    numbers, words, first_line, read = [], [], None, 0
+    while read < size:
+        block, fields_of_block, number = [], [], 0
+        for number, line in itertools.islice(lines, min(ROWS_AT_ONCE, size - read)):
+            first_line = number if first_line is None else first_line
+            fields = line.strip(BLANKS).replace(b"\t", b" ").split(b" ")
+            if b"" in fields:
+                fields = [field for field in fields if field]
+            try:
+                block.append((float(fields[0]), float(fields[n + 1]) if len(fields) == n + 2 else 0.0))
+            except (ValueError, IndexError):
+                fields = []
+            if len(fields) not in (n + 1, n + 2):
+                expected = f"a log10 probability, {n} words and perhaps a back-off weight"
+                raise _malformed(path, number, f"expected {expected}, got {line.strip()[:40]!r}.")
+            fields_of_block += fields[1 : n + 1]
+        block = np.array(block).reshape(-1, 2)
+        _check_rows(path, number - len(block) + 1, ~(block[:, 0] <= 0), "a log10 probability must be a number up to 0.")
+        _check_rows(path, number - len(block) + 1, ~np.isfinite(block[:, 1]), "a log10 back-off weight must be finite.")
+        numbers.append((block * LN10).astype(np.float32))
+        words.append(read_words(fields_of_block))
+        read += len(block)
+        if read < size and len(block) < ROWS_AT_ONCE:
+            last = number or (first_line or 1) + read - 1
+            raise _malformed(path, last, f"the file ends after {read:,} of {size:,} {n}-grams.")
+    numbers = np.concatenate([np.zeros((0, 2), np.float32), *numbers])
+    words = (
+        [word for block in words for word in block] if read_words is list else np.concatenate([np.zeros(0, np.int32), *words])
+    )
+    return first_line, numbers[:, 0], numbers[:, 1], words
 
 
 def _check_rows(path, first_line, wrong, sentence):
     if wrong.any():
         raise _malformed(path, first_line + int(wrong.argmax()), sentence)
+
+
+def _with_one_unknown(unigrams):
+    """Words with <UNK> written as <unk>, which KenLM takes for the same."""
+    return [UNK.encode() if word in UNK_SPELLINGS else word for word in unigrams]
 
 
 def _vocabulary(path, first_line, unigrams):
@@ -309,7 +355,7 @@ def _sorted_keys(path, first_line, ngrams, tables, vocab_size, eos_id):
     _check_rows(path, first_line, (ngrams < 0).any(axis=1), "a word is not among the unigrams.")
     _check_rows(path, first_line, (ngrams[:, 1:] == vocab_size).any(axis=1), f"{BOS} can only begin an n-gram.")
     _check_rows(path, first_line, (ngrams[:, :-1] == eos_id).any(axis=1), f"{EOS} can only end an n-gram.")
-    nodes = np.where(ngrams[:, 0] == vocab_size, eos_id, ngrams[:, 0])
+    nodes = np.where(ngrams[:, 0] == vocab_size, eos_id, ngrams[:, 0]).astype(np.int64)
     for table, last in zip(tables[1:], ngrams.T[1:-1], strict=True):
         wanted = nodes * (vocab_size + 1) + last
         nodes = np.searchsorted(table.keys, wanted)

@@ -28,12 +28,13 @@ from zoo.convert import fasttext
 from zoo.files import replace_file
 from zoo.models.word2vec import Word2Vec, Word2VecConfig
 from zoo.registry import TASKS
-from zoo.text_files import opened
+from zoo.text_files import GZIP_MARK, UTF8_MARK, opened
 from zoo.tokenizers.word import WordTokenizer, normalised
 
 HEADERLESS = ".glove.txt"
 # The marks of sentences, which files of the original programs hold as words.
 SENTENCE_MARKS, UNKNOWN = ("<s>", "</s>"), "<unk>"
+MARKS = (*SENTENCE_MARKS, UNKNOWN)
 WHITE_SPACE = set("\0\t\n\r ")
 FASTTEXT_MAGIC = fasttext.MAGIC.to_bytes(4, "little")
 READ_BYTES = 1 << 20
@@ -67,7 +68,7 @@ class _Table:
         self.path, self.width = path, width
         self.table = aligned_zeros((count + 2, width))
         self.places = {}  # word -> where it stands
-        self.left_out = []
+        self.left_out = []  # marks, and words of a text file that have white space in them
 
     def add(self, place, word, vector):
         """Takes a word, bytes, and its vector. `place` says where in the file it stands, such as "line 7"."""
@@ -103,17 +104,23 @@ def read(path):
 
     Returns:
         `(words, table, left_out)`: a list of N strings in the order of the file; float32 (N + 2, D), their vectors from row 2
-        on, row 0 that of `<unk>` where the file has it, else zeros, and row 1 zeros; those special words of the file that are
-        not among the words.
+        on, row 0 that of `<unk>` where the file has it, else zeros, and row 1 zeros; what is in the file and not among the
+        words: special words, and words of a text file that have white space in them, as some of GloVe's have.
 
     Raises:
-        Refusal: the file is damaged, or a word is there twice, has white space in it, or a vector of another width or with a
-            number that is not finite. The sentence has the number of the line, or of the word in a binary file.
+        Refusal: the file is damaged, or a word is there twice, or a vector has another width or a number that is not finite.
+            The sentence has the number of the line, or of the word in a binary file.
     """
     path = Path(path)
     with opened(str(path)) as file:
         first = file.readline(READ_BYTES)
-        fields = first.split()
+        if not first:
+            raise Refusal(f"{path} is empty.")
+        if first.startswith(GZIP_MARK):
+            raise Refusal(f"{path} is a gzip file; give it a name that ends in .gz.")
+        fields = first.removeprefix(UTF8_MARK).split()
+        if not fields:
+            raise Refusal(f"{path}, line 1: the line is empty, and should have a word and its numbers.")
         header = tuple(map(int, fields)) if len(fields) == 2 and all(field.isdigit() for field in fields) else None
         if first.startswith(FASTTEXT_MAGIC):
             count, width, rows = fasttext.read(path)
@@ -128,40 +135,60 @@ def read(path):
             found = _read_text(_Table(path, *header), file, 2, header[0])
     if header is None:
         with opened(str(path)) as file:
-            count = sum(1 for _ in file)
+            count = sum(1 for line in file if line.strip())
         with opened(str(path)) as file:
-            found = _read_text(_Table(path, count, max(1, len(fields) - 1)), file, 1, count)
+            found = _read_text(_Table(path, count, max(1, len(fields) - 1)), file, 1)
     if not found.places:
         raise Refusal(f"{path} has no words.")
     return list(found.places), found.table[: len(found.places) + 2], found.left_out
 
 
-def _read_text(found, file, first_line, count):
-    number, last = first_line - 1, first_line + count - 1
+def _read_text(found, file, first_line, count=None):
+    """`count`: how many words there are, where the file says so."""
+    read, number, empty = 0, first_line - 1, None
     with warnings.catch_warnings():
         warnings.simplefilter("error", DeprecationWarning)  # by which numpy tells that something is not a number
         for number, line in enumerate(file, first_line):
-            if number > last:
+            line = (line.removeprefix(UTF8_MARK) if number == 1 else line).rstrip(b"\r\n").replace(b"\t", b" ")
+            if not line.strip():
+                empty = empty or number
+                continue
+            if empty:
+                raise found.malformed(f"line {empty}", "the line is empty, and the file goes on behind it.")
+            if read == count:
                 raise found.malformed(f"line {number}", f"the file goes on after the {count:,} words of its first line.")
-            word, _, numbers = line.rstrip(b"\r\n").partition(b" ")
+            word, _, numbers = line.partition(b" ")
             try:
                 vector = np.fromstring(numbers, np.float32, sep=" ")
             except (DeprecationWarning, ValueError):
                 vector = ()
-            if len(vector) != found.width:
+            read += 1
+            spaced = _spaced_word(line, found.width) if len(vector) != found.width else None
+            if spaced is not None:
+                found.left_out.append(spaced)
+            elif len(vector) != found.width:
                 raise found.malformed(f"line {number}", _why_not(line, found.width))
-            found.add(f"line {number}", word, vector)
-    if number < last:
-        raise found.malformed(f"line {number}", f"the file ends after {number - first_line + 1:,} of {count:,} words.")
+            else:
+                found.add(f"line {number}", word, vector)
+    if count is not None and read < count:
+        raise found.malformed(f"line {empty - 1 if empty else number}", f"the file ends after {read:,} of {count:,} words.")
     return found
+
+
+def _spaced_word(line, width):
+    """The word of a line that has `width` numbers behind a word of several parts, none of them a number; else None."""
+    fields = line.decode("utf8", "replace").split(" ")
+    fields = [field for field in fields if field]
+    word, numbers = fields[:-width], fields[-width:]
+    is_spaced = len(word) > 1 and all(map(_is_number, numbers)) and not any(map(_is_number, word))
+    return " ".join(word) if is_spaced else None
 
 
 def _why_not(line, width):
     """What is wrong with a line that does not hold a word and `width` numbers."""
     fields = line.decode("utf8", "replace").split()
-    if len(fields) > width + 1 and all(map(_is_number, fields[-width:])) and not _is_number(fields[-width - 1]):
-        word = " ".join(fields[:-width])
-        return f"the word {word[:40]!r} has white space in it; take it out of the file."
+    if line.startswith(b" "):
+        return "the line begins with a blank, where its word should stand."
     wrong = next((field for field in fields[1:] if not _is_number(field)), None)
     if wrong is not None:
         return f"{wrong[:40]!r} is not a number."
@@ -275,8 +302,13 @@ def _rows(sides, ids):
     return sum(ops.convert_to_numpy(ops.take(side, ids, axis=0)).astype(np.float32) for side in sides)
 
 
-def certify(bundle, path):
+def certify(bundle, path, written=True):
     """Compares the vectors of a bundle with what gensim reads in the file.
+
+    Args:
+        bundle: a `Bundle`.
+        path: the file.
+        written: whether `write_bundle` wrote it. What others wrote may be more than gensim reads.
 
     Returns:
         dict of `words`, how many; `compared`, and `peer` or the `reason` why not; `largest_difference` of a number.
@@ -294,7 +326,12 @@ def certify(bundle, path):
     from gensim.models import KeyedVectors
 
     headerless = not _is_binary(path) and len(first.split()) != 2
-    theirs = KeyedVectors.load_word2vec_format(path, binary=_is_binary(path), limit=COMPARED_WORDS, no_header=headerless)
+    try:
+        theirs = KeyedVectors.load_word2vec_format(path, binary=_is_binary(path), limit=COMPARED_WORDS, no_header=headerless)
+    except ValueError as error:  # of a file with tabs, or with blanks in its words
+        if written:
+            raise
+        return {"compared": False, "reason": f"gensim does not read the file ({error})"}
     model, places = bundle.model.without_head(), {word: i for i, word in enumerate(bundle.tokenizer.vocabulary)}
     shared = [word for word in theirs.index_to_key if word in places and word not in SENTENCE_MARKS]
     ours = _rows(model.sides(), np.array([places[word] for word in shared], np.int64))

@@ -1,7 +1,8 @@
 """Questions about words that judge word vectors: how similar two words are, and what is to one word as a second is to a third.
 
-Similarity files have a pair a line, `word TAB word TAB judgement`, such as WordSim-353 and SimLex-999. Analogy files have four
-words a line, the fourth being the answer, under lines `: section`, such as Google's questions-words.txt.
+Similarity files have a pair a line, two words and a judgement, such as WordSim-353 and SimLex-999 as they are published: tabs,
+commas or blanks separate them, a first line may name the columns, and the judgement is the first column of numbers. Analogy
+files have four words a line, the fourth being the answer, under lines `: section`, such as Google's questions-words.txt.
 
 Shape letters: B batch, V vocabulary.
 """
@@ -35,14 +36,22 @@ def read_similarity(path):
     Raises:
         Refusal: the file cannot be read, or a line is not two words and a number.
     """
-    pairs = []
+    pairs, separator, column, begun = [], None, None, False
     for number, line in _lines(path):
-        parts = [part.strip() for part in line.split("\t")]
-        judgement = _number(parts[2]) if len(parts) == 3 else None
-        if judgement is None and number == 1 and len(parts) >= 3:
+        if not begun:
+            separator = next((mark for mark in "\t," if line.count(mark) >= 2), None)
+        parts = [part.strip() for part in line.split(separator)]
+        if column is None:
+            column = next((i for i, part in enumerate(parts) if i >= 2 and _number(part) is not None), None)
+        judgement = _number(parts[column]) if column is not None and column < len(parts) else None
+        if judgement is None and not begun and len(parts) >= 3:
+            begun = True
             continue  # names of the columns
         if judgement is None:
-            raise Refusal(f"{path}, line {number}: a line is `word TAB word TAB number`, got {line!r}.")
+            raise Refusal(
+                f"{path}, line {number}: a line is `word TAB word TAB number`, or the same with commas or blanks, got {line!r}."
+            )
+        begun = True
         pairs.append((parts[0], parts[1], judgement))
     return _some(pairs, path, "pair")
 
@@ -82,8 +91,14 @@ class Lookup:
 
     def __init__(self, tokenizer, counts):
         self._tokenizer, self._counts, self._folded = tokenizer, np.asarray(counts), None
+        self._found = {}  # Google's 19,544 questions have 905 words
 
     def __call__(self, word):
+        if word not in self._found:
+            self._found[word] = self._id_of(word)
+        return self._found[word]
+
+    def _id_of(self, word):
         ids = self._tokenizer.encode(word)
         if len(ids) == 1 and self._counts[ids[0]] > 0:
             return int(ids[0])

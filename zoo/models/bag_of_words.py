@@ -5,8 +5,11 @@ What this model does, by field of its config:
   - single tokens are counted each for itself; longer n-grams share `num_buckets` rows by a hash
   - an n-gram counts as often as it is there (`counting` count), once (binary), or 1 + log of it (log)
   - with `tfidf` rare n-grams count more, by the documents they were in, and every text has length 1
+  - with `embedding_dim` every feature has a vector, and the linear layer reads the sum of a text's vectors; word vectors can be
+    the first of them
 
-Shape letters: B batch, T positions, P places (n-grams of every order, one a position), F features, C classes.
+Shape letters: B batch, T positions, P places (n-grams of every order, one a position), F features, D numbers of a vector, C
+classes.
 """
 
 from dataclasses import dataclass
@@ -16,7 +19,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from zoo.config import Config, Cost
+from zoo.config import Config, Cost, Refusal
+from zoo.layers.word_vectors import evenly_drawn
 from zoo.models.base import Classifier
 from zoo.registry import MODELS
 
@@ -35,6 +39,7 @@ class BagOfWordsConfig(Config):
     counting: str = "log"
     tfidf: bool = True
     dropout: float = 0.0
+    embedding_dim: int = 0
 
     kind: ClassVar = "classifier"
     default_task: ClassVar = "classification"
@@ -55,6 +60,7 @@ class BagOfWordsConfig(Config):
         self.require_positive("vocab_size", "num_classes", "num_buckets")
         self.require_rate("dropout")
         self.require(1 <= self.order <= len(MULTIPLIERS), f"order must be 1 to {len(MULTIPLIERS)}, got {self.order}.")
+        self.require(self.embedding_dim >= 0, f"embedding_dim must not be negative, got {self.embedding_dim}.")
         self.require(self.counting in ("count", "binary", "log"), f"counting is count, binary or log, got {self.counting!r}.")
 
     @property
@@ -64,12 +70,17 @@ class BagOfWordsConfig(Config):
 
     def num_params(self):
         """Number of trainable parameters."""
+        if self.embedding_dim:
+            return self.num_features * self.embedding_dim + (self.embedding_dim + 1) * self.num_classes
         return (self.num_features + 1) * self.num_classes
 
     def cost(self, seq_length):
         # Kept: which positions hold the same n-gram, (T, T) for each order, in several forms.
-        kept = 3.5 * self.order * (seq_length + 2.0 * self.num_classes)
-        return Cost(hidden_dim=0, body_params=self.order * self.num_classes, kept_float32=kept, graph="flat")
+        width = self.embedding_dim or self.num_classes
+        kept = 3.5 * self.order * (seq_length + 2.0 * width)
+        compared = 200.0 * self.order * seq_length  # each with all others: which positions hold the same n-gram
+        body = self.order * width
+        return Cost(hidden_dim=0, body_params=body, kept_float32=kept, graph="flat", unmultiplied=compared)
 
 
 @MODELS.register("bag_of_words", BagOfWordsConfig)
@@ -78,7 +89,10 @@ class BagOfWords(Classifier):
 
     logits = b + sum_f x_f W_f,   x = v / |v|,   v_f = g(count of f) log((1 + n) / (1 + n_f)) + g(count of f)
 
-    with g(c) = c, 1 or 1 + ln c by `counting`, n documents, n_f of them with f. Without `tfidf` x_f = g(count of f).
+    with g(c) = c, 1 or 1 + ln c by `counting`, n documents, n_f of them with f. Without `tfidf` x_f = g(count of f). With
+    `embedding_dim` D (Joulin et al. 2017, arXiv:1607.01759):
+
+    logits = b + (sum_f x_f E_f) W,   E (F, D), W (D, C)
 
     Args:
         config: a `BagOfWordsConfig`.
@@ -95,7 +109,11 @@ class BagOfWords(Classifier):
 
     def build(self, input_shape=None):
         c = self.config
-        self.kernel = self.add_weight(shape=(c.num_features, c.num_classes), initializer="zeros", name="kernel")
+        if c.embedding_dim:
+            draw = evenly_drawn(0.5 / c.embedding_dim, ())  # as word vectors begin
+            self.embeddings = self.add_weight(shape=(c.num_features, c.embedding_dim), initializer=draw, name="embeddings")
+        width = c.embedding_dim or c.num_features
+        self.kernel = self.add_weight(shape=(width, c.num_classes), initializer="zeros", name="kernel")
         self.bias = self.add_weight(shape=(c.num_classes,), initializer="zeros", name="bias")
         self.rarity = self.add_weight(shape=(c.num_features,), initializer="ones", trainable=False, name="rarity")
         self.dropped = keras.layers.Dropout(c.dropout, name="dropout")
@@ -109,8 +127,17 @@ class BagOfWords(Classifier):
             squared_B1 = ops.sum(weights_BP**2 * counts_BP, axis=1, keepdims=True)
             weights_BP = weights_BP / ops.sqrt(ops.maximum(squared_B1, 1e-12))
         weights_BP = ops.cast(self.dropped(weights_BP, training=training), "float32")
-        rows_BPC = ops.cast(ops.take(self.kernel, features_BP, axis=0), "float32")
-        return ops.einsum("bp,bpc->bc", weights_BP, rows_BPC) + ops.cast(self.bias, "float32")
+        table = self.embeddings if self.config.embedding_dim else self.kernel
+        sums = ops.einsum("bp,bpc->bc", weights_BP, ops.cast(ops.take(table, features_BP, axis=0), "float32"))
+        if self.config.embedding_dim:
+            sums = ops.matmul(sums, ops.cast(self.kernel, "float32"))
+        return sums + ops.cast(self.bias, "float32")
+
+    def table(self):
+        """The vectors of features, (F, D), of which those of single tokens come first."""
+        if not self.config.embedding_dim:
+            raise Refusal("This bag_of_words has no table of embeddings; give it one with --set=embedding_dim=.")
+        return self.embeddings
 
     def token_vectors(self):
         return self.dropped, "call"

@@ -65,7 +65,7 @@ class GloVeConfig(Config):
     def cost(self, seq_length):
         return Cost(
             hidden_dim=self.hidden_dim, body_params=0, kept=2 * self.hidden_dim, graph="flat", faster_compiled=True,
-            sparse_tables=("glove/embeddings", "glove/contexts"),
+            unmultiplied=1e5,
         )  # fmt: skip
 
 
@@ -105,6 +105,9 @@ class GloVe(Encoder):
         token_ids = self.taken(batch)["token_ids"]
         words_BTD, contexts_BTD = (ops.take(table, token_ids, axis=0) for table in self.sides())
         return ops.cast(words_BTD + contexts_BTD, self.compute_dtype)
+
+    def table(self):
+        return self.embeddings
 
     def sides(self):
         """The tables whose sum is the table of word vectors, (V, D) each: of words, and of contexts."""

@@ -73,7 +73,7 @@ class Word2VecConfig(Config):
     def cost(self, seq_length):
         return Cost(
             hidden_dim=self.hidden_dim, body_params=0, kept=self.hidden_dim, graph="flat", faster_compiled=True,
-            sparse_tables=("word2vec/embeddings",),
+            unmultiplied=1e5,
         )  # fmt: skip
 
 

@@ -25,6 +25,11 @@ from zoo.signatures.word_vectors import word_vectors_requests, word_vectors_sign
 from zoo.tasks.base import Task
 
 OBJECTIVES = ("skip_gram", "cbow", "cbow_sum", "glove")
+# Options that only one kind of objective reads: whether it is GloVe -> their names.
+READ_BY = {
+    True: ("x_max", "alpha"),
+    False: ("method", "shrink_windows", "sample", "negatives", "shared_negatives", "exponent", "most_pairs"),
+}
 
 
 @dataclass(frozen=True)
@@ -156,6 +161,8 @@ class WordVectors(Task):
     # From a text to batches
 
     def training_batches(self, data, model, tokenizer, layout):
+        self._read_questions()  # so that a file that cannot be read is told before the training and not behind it
+        self._refuse_unread(self.objective(model.without_head()))
         counts = pairs.count_words(
             data, model.config.vocab_size, min_count=self.config.min_count, special_ids=tokenizer.special_ids
         )
@@ -170,6 +177,13 @@ class WordVectors(Task):
             return batches
         model.without_head().embeddings.trainable = False  # it is made of the parts
         return subwords.SubwordBatches(batches, self._subwords(tokenizer, counts), counts)
+
+    def _refuse_unread(self, objective):
+        unread = [
+            name for name in READ_BY[objective != "glove"] if getattr(self.config, name) != getattr(type(self.config), name)
+        ]
+        if unread:
+            raise Refusal(f"{objective} does not read {', '.join(unread)}; leave out --set={unread[0]}=.")
 
     def _subwords(self, tokenizer, counts):
         """Made once a text: cutting all words into parts takes as long as many steps."""
@@ -223,17 +237,23 @@ class WordVectors(Task):
         if max_tokens is None:
             yield from self._questions(word_questions.Lookup(tokenizer, counts), counts, layout)
 
+    def _read_questions(self):
+        """(the judged pairs of each file, the analogies)."""
+        path = self.config.analogies
+        files = [word_questions.read_similarity(path) for path in self.config.similarity]
+        return files or [word_questions.SIMILAR_WORDS], word_questions.read_analogies(
+            path
+        ) if path else word_questions.ANALOGIES
+
     def _questions(self, lookup, counts, layout):
         """Batches of pairs to be compared, then of analogies. Every row has its group: the file, or the kind of question."""
-        files = [word_questions.read_similarity(path) for path in self.config.similarity] or [word_questions.SIMILAR_WORDS]
+        files, questions = self._read_questions()
         rows = [(lookup(a), lookup(b), score, group) for group, file in enumerate(files) for a, b, score in file]
         ids, scores = np.array([row[:2] for row in rows], np.int32), np.array([row[2] for row in rows], np.float32)
         groups = np.array([row[3] for row in rows], np.int32)
         yield from in_order(len(rows), layout.batch_size, lambda i: {
             "word_ids": ids[i], "judgements": scores[i], "groups": groups[i], "loss_weights": np.ones(len(i), np.float32),
         })  # fmt: skip
-        path = self.config.analogies
-        questions = word_questions.read_analogies(path) if path else word_questions.ANALOGIES
         asked = np.array([[lookup(word) for word in words] for _, *words in questions], np.int32)
         least = word_questions.least_count(counts, self.config.candidates)
         asked = np.where((asked >= 0) & (counts[np.maximum(asked, 0)] >= least), asked, -1).astype(np.int32)

@@ -163,6 +163,8 @@ def word_vectors(workplace):
 @pytest.mark.parametrize(("model", "arguments"), [
     ("lstm", ("--preset=tiny", "--data_path=text.txt")),
     ("bilstm", ("--preset=tiny", "--task=classification", PAIRED)),
+    ("bag_of_words", ("--preset=tiny", PAIRED)),
+    ("glove", ("--task=classification", PAIRED, "--set=hidden_dim=3")),
     ("word2vec", ("--task=classification", PAIRED, "--set=hidden_dim=3")),
 ])  # fmt: skip
 def test_a_table_takes_the_rows_of_the_words_that_both_know(model, arguments, word_vectors, capfd):
@@ -178,17 +180,19 @@ def test_a_table_takes_the_rows_of_the_words_that_both_know(model, arguments, wo
     answer = run(capfd, f"--init_from={source}", "--tokenizer=word", *arguments, "--model_dir=after", model=model)
     assert answer.status == 0, answer.err
     after = bundles.load("after/bundle")
-    table, words = np.asarray(after.model.without_head().table()), after.tokenizer.vocabulary
+    words, taken = after.tokenizer.vocabulary, after.model.without_head()
+    sides = (taken.table(),) if taken.config.contextual else taken.sides()
+    table = sum(np.asarray(side) for side in sides)[: len(words)]
     known = [i for i, word in enumerate(words) if word.lower() in VECTORS]  # `The` is read as `the`
     np.testing.assert_array_equal(table[known], [VECTORS[words[i].lower()] for i in known])
     others = np.setdiff1d(np.arange(2, len(words)), known)
-    assert len(known) and len(others) and (np.abs(table[others]) < 0.2).all()
+    assert len(known) and len(others) and all((np.abs(np.asarray(side)[others]) < 0.2).all() for side in sides)
     assert f"Embeddings: {len(known)} of {len(words) - 2} words found in {source}" in answer.out
 
 
 @pytest.mark.parametrize(("model", "arguments", "sentence"), [
     ("lstm", ("--preset=tiny", "--set=embedding_dim=4"), "has vectors of 3 numbers, and the embeddings of this lstm have 4"),
-    ("bag_of_words", ("--task=classification",), "bag_of_words has no table of embeddings"),
+    ("bag_of_words", ("--set=embedding_dim=0",), "has no table of embeddings; give it one with --set=embedding_dim="),
     ("lstm", ("--preset=tiny", "--tokenizer=byte"), "A byte tokenizer has no written vocabulary"),
 ])  # fmt: skip
 def test_what_cannot_take_rows_is_a_sentence(model, arguments, sentence, word_vectors, capfd):

@@ -1,6 +1,7 @@
 """ARPA files: a round trip, KenLM as judge, and what a malformed file is told."""
 
 import gzip
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -92,7 +93,8 @@ def test_kenlm_gives_our_scores(tmp_path):
 @pytest.mark.parametrize(
     "old, new, sentence",
     [
-        ("\\data\\\n", "hello\n", "line 1: expected .data"),
+        ("\\data\\\n", "hello\n", "line 15: the file ends where .data. should stand"),
+        ("\\data\\\n", "mmap lm http://kheafield.com/code format version 5\n", "is a binary file of KenLM"),
         ("ngram 2=2", "ngram 2=two", "line 3: expected 'ngram 2='"),
         ("ngram 2=2", "ngram 3=2", "line 3: expected 'ngram 2='"),
         ("ngram 2=2", "ngram 2=3", "line 14: expected a log10 probability"),
@@ -130,6 +132,12 @@ def test_a_history_that_is_missing_names_its_line(tmp_path):
     (tmp_path / "bad.arpa").write_text(text, encoding="utf8")
     with pytest.raises(ValueError, match="line 17: the file lacks this n-gram without its last word"):
         arpa.read(tmp_path / "bad.arpa")
+
+
+def test_a_gzip_file_without_its_name(tmp_path):
+    (tmp_path / "a.arpa").write_bytes(gzip.compress(SMALL.encode()))
+    with pytest.raises(ValueError, match="a.arpa is a gzip file; give it a name that ends in .gz"):
+        arpa.read(tmp_path / "a.arpa")
 
 
 def test_a_truncated_file(tmp_path):
@@ -184,6 +192,41 @@ def test_oddities_of_other_toolkits(tmp_path):
     path = path.rename(tmp_path / "a.arpa.gz")
     with pytest.raises(ValueError, match="damaged gzip"):
         arpa.read_bundle(path)
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 2, 1 << 16])
+@pytest.mark.parametrize(("old", "new"), [
+    ("<unk>", "<UNK>"), ("\\data\\", "A model of CMU's toolkit\n#####\n\n\\data\\"), ("\\data\\", "\ufeff\\data\\"),
+    ("\n", "\r\n"), ("\t", "  "), ("\\end\\", "\\end\\\n\nwhat follows"),
+], ids=["UNK", "text in front", "mark", "carriage returns", "blanks", "text behind"])  # fmt: skip
+def test_what_kenlm_or_srilm_read_alike_is_the_same_model(old, new, rows_at_once, tmp_path, monkeypatch):
+    monkeypatch.setattr(arpa, "ROWS_AT_ONCE", rows_at_once)
+    (tmp_path / "a.arpa").write_text(SMALL, encoding="utf8")
+    (tmp_path / "b.arpa").write_bytes(SMALL.replace(old, new).encode())
+    first, second = (arpa.read_bundle(tmp_path / name) for name in ("a.arpa", "b.arpa"))
+    assert first.tokenizer.vocabulary == second.tokenizer.vocabulary
+    for ours, theirs in zip(first.model.get_weights(), second.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_file_is_read_as_a_stream(tmp_path, monkeypatch):
+    """60,000 trigrams: what is held is their ids and numbers, and not a string for each word."""
+    rng = np.random.default_rng(0)
+    words = [f"word{i}" for i in range(300)]
+    pairs = sorted({(int(a), int(b)) for a, b in rng.integers(0, 300, (20_000, 2))})
+    triples = sorted({(*pairs[i], int(c)) for i, c in rng.integers(0, (len(pairs), 300), (60_000, 2))})
+    lines = ["\\data\\", "ngram 1=303", f"ngram 2={len(pairs)}", f"ngram 3={len(triples)}", "", "\\1-grams:"]
+    lines += ["-1\t<unk>", "-99\t<s>\t-1", "-2\t</s>", *(f"-2.5\t{word}\t-0.25" for word in words), "", "\\2-grams:"]
+    lines += [*(f"-1.5\t{words[a]} {words[b]}\t-0.5" for a, b in pairs), "", "\\3-grams:"]
+    lines += [*(f"-0.5\t{words[a]} {words[b]} {words[c]}" for a, b, c in triples), "", "\\end\\", ""]
+    (tmp_path / "a.arpa").write_text("\n".join(lines), encoding="utf8")
+    monkeypatch.setattr(arpa, "ROWS_AT_ONCE", 1024)
+    tracemalloc.start()
+    model, _ = arpa.read(tmp_path / "a.arpa")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert model.config.ngram_counts == (302, len(pairs), len(triples))
+    assert peak < 150 * len(triples), peak / len(triples)
 
 
 def test_by_command_and_back(tmp_path, capfd):

@@ -66,6 +66,24 @@ def test_what_is_written_by_hand(tmp_path):
     assert_same(vectors_of(vector_files.read_bundle(tmp_path / "g.bin")), ["b", "a"], [[1, 0.5, -2], [3, 4, 5]])
 
 
+@pytest.mark.parametrize("lines", [
+    ["\ufeff2 2\n", "b 1 2\n", "a 3 4\n"], ["\ufeffb 1 2\n", "a 3 4\n"], ["b\t1\t2\n", "a\t3\t4\n"],
+    ["b 1 2\n", "a 3 4\n", "\n", "\n"], ["2 2\n", "b  1  2\n", "a 3 4\n", "\r\n"],
+], ids=["mark", "mark and no first line", "tabs", "empty lines at the end", "blanks"])  # fmt: skip
+def test_what_other_programs_write_around_words_is_not_part_of_them(lines, tmp_path):
+    assert_same(vectors_of(vector_files.read_bundle(written(tmp_path / "v.txt", lines))), ["b", "a"], [[1, 2], [3, 4]])
+
+
+def test_words_with_blanks_in_them_are_left_out_and_told(tmp_path, capfd):
+    """Some of GloVe's have them, and no text is cut into such words."""
+    lines = ["a 1 2\n", ". . . 3 4\n", "at name@domain.com 5 6\n", "b 7 8\n"]
+    answer = programs.call(capfd, "convert", f"--from={written(tmp_path / 'v.txt', lines)}", f"--to={tmp_path / 'ours'}")
+    assert answer.status == 0 and "Left out: 2 words with white space in them, such as '. . .'" in answer.out
+    bundle = bundles.load(tmp_path / "ours")
+    assert_same(vectors_of(bundle), ["a", "b"], [[1, 2], [7, 8]])
+    assert bundle.provenance["left_out"] == [". . .", "at name@domain.com"]
+
+
 def test_a_binary_file_is_read_across_the_ends_of_pieces(tmp_path, monkeypatch):
     monkeypatch.setattr(vector_files, "READ_BYTES", 7)
     bundle = vector_files.read_bundle(written(tmp_path / "v.txt", text()))
@@ -129,20 +147,24 @@ def test_both_sides_of_glove_are_added_and_a_frame_is_left_out(tmp_path):
     (["1 2\n", "a 1 2\n", "b 1 2\n"], "line 3: the file goes on after the 1 words"),
     (["a 1 2\n", "b 1 2 3\n"], "line 2: expected a word and 2 numbers, got 3 numbers"),
     (["a 1 2\n", "b 1\n"], "line 2: expected a word and 2 numbers, got 1 numbers"),
-    (["a 1 2\n", "\n", "b 1 2\n"], "line 2: expected a word and 2 numbers, got 0 numbers"),
+    (["a 1 2\n", "\n", "b 1 2\n"], "line 2: the line is empty, and the file goes on behind it"),
+    (["3 2\n", "a 1 2\n", "\n", "\n"], "line 2: the file ends after 1 of 3 words"),
+    (["\n", "\n"], "line 1: the line is empty"),
     (["a 1 2\n", "b 1 x\n"], "line 2: 'x' is not a number"),
     (["a 1 2\n", "b 1 2x\n"], "line 2: '2x' is not a number"),
     (["a 1 2\n", "b 1 2\n", "a 3 4\n"], "line 3: the word 'a' is there already (line 1)"),
     (["2 2\n", "a 1 2\n", "a 3 4\n"], "line 3: the word 'a' is there already (line 2)"),
     (["a 1 2\n", "b nan 2\n"], "line 2: the vector of 'b' has a number that is not finite"),
     (["a 1 2\n", "b 1 1e99\n"], "line 2: the vector of 'b' has a number that is not finite"),
-    (["a 1 2\n", "b c 1 2\n"], "line 2: the word 'b c' has white space in it"),
-    (["a 1 2\n", "b\tc 1 2\n"], "line 2: the word 'b\\tc' is empty or has white space in it"),
+    (["a 1 2\n", "b 1 2c 1 2\n"], "line 2: '2c' is not a number"),  # two lines that ran together
+    (["a 1 2\n", "b\0c 1 2\n"], "line 2: the word 'b\\x00c' is empty or has white space in it"),
     (["a 1 2\n", " 1 2\n"], "line 2: the word '' is empty or has white space in it"),
+    (["a 1 2\n", " b 1 2\n"], "line 2: the line begins with a blank, where its word should stand"),
     (["a 1 2\n", b"\xff 1 2\n"], "line 2: the word b'\\xff' is not UTF-8"),
     (["999999999 300\n", "a 1 2\n"], "line 1: 999999999 words of 300 numbers do not fit the size of the file"),
     (["the\n", "of\n"], "line 1: expected a word and 1 numbers, got 0 numbers"),
-    ([], "line 1: 0 words of 1 numbers do not fit"),
+    ([gzip.compress(b"a 1 2\n")], "is a gzip file; give it a name that ends in .gz"),
+    ([], "v.txt is empty"),
 ])  # fmt: skip
 def test_a_damaged_text_names_its_line(lines, sentence, tmp_path, capfd):
     data = b"".join(line if isinstance(line, bytes) else line.encode() for line in lines)

@@ -57,7 +57,20 @@ def test_an_ngram_counts_where_it_is():
     assert float(model(ids[:, :1])[0, 0]) == pytest.approx(2 * 2 + 0.5)  # a text too short for a pair
 
 
+def test_a_linear_layer_reads_the_sum_of_the_vectors():
+    model = BagOfWords(BagOfWordsConfig(vocab_size=7, num_classes=2, order=1, tfidf=False, counting="count", embedding_dim=3))
+    model.build_from_ids()
+    table, kernel = np.arange(21.0).reshape(7, 3), np.array([[1.0, 2], [3, 4], [5, 6]])
+    model.table().assign(table)
+    model.kernel.assign(kernel)
+    model.bias.assign([0.5, -1.0])
+    expected = (2 * table[3] + table[5]) @ kernel + [0.5, -1.0]
+    np.testing.assert_allclose(model(np.array([[3, 5, 3]], np.int32))[0], expected, rtol=1e-6)
+    assert model.config.num_params() == 7 * 3 + 3 * 2 + 2 == sum(np.size(weight) for weight in model.trainable_weights)
+
+
 @pytest.mark.parametrize(("fields", "sentence"), [
+    (dict(embedding_dim=-1), "embedding_dim must not be negative"),
     (dict(order=6), "order must be 1 to 5"), (dict(counting="some"), "counting is count, binary or log"),
     (dict(num_buckets=0), "num_buckets must be positive"),
 ])  # fmt: skip
