@@ -1,8 +1,5 @@
 """How sure a score is: scores of examples drawn anew, with replacement (Efron and Tibshirani 1993, chapter 13)."""
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import numpy as np
 
 from zoo.config import Refusal
@@ -11,42 +8,15 @@ CONFIDENCE = (2.5, 97.5)  # percentiles: the middle 95% of the draws
 MOST_DRAWN = 10**8  # examples, in all draws
 
 
-class Sample(NamedTuple):
-    """A score of a set of examples, in parts that add up over the examples.
-
-    Attributes:
-        rows: float (N, k), the parts of each example.
-        of_sums: float (k,), their sums over some examples -> the score of those.
-    """
-
-    rows: np.ndarray
-    of_sums: Callable
-
-    @classmethod
-    def mean(cls, values, weights=None):
-        """A score that is the mean over examples, or sum of values / sum of weights."""
-        values = np.asarray(values, np.float64)
-        weights = np.ones_like(values) if weights is None else np.asarray(weights, np.float64)
-        return cls(np.stack([values, weights], 1), lambda sums: float(sums[0] / sums[1]))
-
-    @classmethod
-    def f1(cls, counts):
-        """F1 of what is right, told and true, int (N, 3), of each example."""
-        return cls(np.asarray(counts, np.float64).reshape(-1, 3), lambda sums: float(2 * sums[0] / max(sums[1] + sums[2], 1)))
-
-    def score(self):
-        """The score of all examples."""
-        return self.of_sums(self.rows.sum(0))
-
-
 def interval(sample, draws=None, seed=0):
     """(low, high) of a score: the middle 95% of the scores of N examples drawn anew.
 
+        >>> from zoo.metrics import Sample
         >>> interval(Sample.mean([0.0, 1.0] * 50))
         (0.4, 0.59)
 
     Args:
-        sample: a `Sample` of N examples, at least one.
+        sample: a `zoo.metrics.Sample` of N examples, at least one.
         draws: how many sets of N examples are drawn: 1,000 unless N is above 100,000.
         seed: of the draws, which are the same under every version of numpy.
     """

@@ -4,10 +4,11 @@ import collections
 import math
 import re
 import string
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
-from zoo.bootstrap import Sample
 from zoo.config import Refusal
 
 
@@ -368,6 +369,34 @@ def first_sentence(text):
     first_sentence("A tool. It draws.")   ->   "A tool."
     """
     return re.split(r"(?<=[.!?])\s|(?<=[。！？])|\n", text.strip(), maxsplit=1)[0].strip()
+
+
+class Sample(NamedTuple):
+    """A score of a set of examples, in parts that add up over the examples.
+
+    Attributes:
+        rows: float (N, k), the parts of each example.
+        of_sums: float (k,), their sums over some examples -> the score of those.
+    """
+
+    rows: np.ndarray
+    of_sums: Callable
+
+    @classmethod
+    def mean(cls, values, weights=None):
+        """A score that is the mean over examples, or sum of values / sum of weights."""
+        values = np.asarray(values, np.float64)
+        weights = np.ones_like(values) if weights is None else np.asarray(weights, np.float64)
+        return cls(np.stack([values, weights], 1), lambda sums: float(sums[0] / sums[1]))
+
+    @classmethod
+    def f1(cls, counts):
+        """F1 of what is right, told and true, int (N, 3), of each example."""
+        return cls(np.asarray(counts, np.float64).reshape(-1, 3), lambda sums: float(2 * sums[0] / max(sums[1] + sums[2], 1)))
+
+    def score(self):
+        """The score of all examples."""
+        return self.of_sums(self.rows.sum(0))
 
 
 def brier_score(probs, labels):

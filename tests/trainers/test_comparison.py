@@ -27,7 +27,7 @@ def test_the_parts_of_bleu_and_rouge_add_up_to_their_scores():
 def test_the_bootstrap_of_a_mean_has_the_interval_of_its_standard_error():
     random = np.random.default_rng(0)
     first, second = random.normal(1.0, 1.0, 400), random.normal(0.9, 1.0, 400)
-    told = bootstrap.paired_bootstrap(*map(bootstrap.Sample.mean, (first, second)), draws=4_000)
+    told = bootstrap.paired_bootstrap(*map(metrics.Sample.mean, (first, second)), draws=4_000)
     difference = first - second
     error = difference.std() / 20
     assert told["difference"] == pytest.approx(difference.mean())
@@ -35,30 +35,30 @@ def test_the_bootstrap_of_a_mean_has_the_interval_of_its_standard_error():
     assert told["high"] == pytest.approx(difference.mean() + 1.96 * error, abs=0.1 * error)
     far = np.mean(np.abs(random.normal(0, error, 10**6)) >= abs(difference.mean()))
     assert told["p_value"] == pytest.approx(far, abs=0.03)
-    assert told == bootstrap.paired_bootstrap(*map(bootstrap.Sample.mean, (first, second)), draws=4_000)
-    assert told != bootstrap.paired_bootstrap(*map(bootstrap.Sample.mean, (first, second)), draws=4_000, seed=1)
+    assert told == bootstrap.paired_bootstrap(*map(metrics.Sample.mean, (first, second)), draws=4_000)
+    assert told != bootstrap.paired_bootstrap(*map(metrics.Sample.mean, (first, second)), draws=4_000, seed=1)
 
 
 def test_the_interval_of_a_mean_and_of_an_f1():
     right = np.random.default_rng(0).random(500) < 0.8
-    low, high = bootstrap.interval(bootstrap.Sample.mean(right), draws=4_000)
+    low, high = bootstrap.interval(metrics.Sample.mean(right), draws=4_000)
     error = right.std() / np.sqrt(500)
     assert [low, high] == pytest.approx([right.mean() - 1.96 * error, right.mean() + 1.96 * error], abs=0.15 * error)
     counts = [[1, 2, 1], [0, 0, 0], [3, 3, 5]]
-    sample = bootstrap.Sample.f1(counts)
-    assert sample.score() == metrics.f1(4, 5, 6) and bootstrap.Sample.f1([[0, 0, 0]]).score() == 0
-    found = bootstrap.intervals({"f1": sample, "none": bootstrap.Sample.f1([])})["intervals"]
+    sample = metrics.Sample.f1(counts)
+    assert sample.score() == metrics.f1(4, 5, 6) and metrics.Sample.f1([[0, 0, 0]]).score() == 0
+    found = bootstrap.intervals({"f1": sample, "none": metrics.Sample.f1([])})["intervals"]
     assert list(found) == ["f1"] and found["f1"][0] < sample.score() < found["f1"][1] and bootstrap.intervals({}) == {}
     # the worst draw of three is the empty sentence thrice, the best the first or the third alone
     assert found["f1"][0] >= 0 and found["f1"][1] <= max(metrics.f1(1, 2, 1), metrics.f1(3, 3, 5))
 
 
 def test_what_never_differs_and_what_always_differs_alike():
-    ones, zeros = bootstrap.Sample.mean(np.ones(9)), bootstrap.Sample.mean(np.zeros(9))
+    ones, zeros = metrics.Sample.mean(np.ones(9)), metrics.Sample.mean(np.zeros(9))
     assert bootstrap.paired_bootstrap(ones, ones) == {"difference": 0.0, "low": 0.0, "high": 0.0, "p_value": 1.0}
     assert bootstrap.paired_bootstrap(ones, zeros) == {"difference": 1.0, "low": 1.0, "high": 1.0, "p_value": 1 / 1_001}
     with pytest.raises(Refusal, match="there are 9 of one and 8 of the other"):
-        bootstrap.paired_bootstrap(ones, bootstrap.Sample.mean(np.ones(8)))
+        bootstrap.paired_bootstrap(ones, metrics.Sample.mean(np.ones(8)))
 
 
 @pytest.mark.parametrize(("text", "first"), [

@@ -8,7 +8,6 @@ References: Ramshaw and Marcus 1995; Ratinov and Roth 2009, section 3.2.
 
 import numpy as np
 
-from zoo import metrics
 from zoo.config import Refusal
 
 # What the letter of a tag says of its word: B begins a span, I is inside, E ends it, S is a span of one word.
@@ -127,24 +126,6 @@ def well_formed(spans, tags, scheme):
     """
     right = written(spans, len(tags), scheme)
     return {span for span in spans if right[span[1] : span[2] + 1] == tags[span[1] : span[2] + 1]}
-
-
-def span_scores(sentences, scheme):
-    """The scores of spans in pairs of tags and predicted tags, by conlleval's rules, and strict ones if there is a scheme."""
-    spans = [[metrics.entities(tags) for tags in pair] for pair in sentences]
-    found = metrics.span_scores(*zip(*spans, strict=True))
-    by_class = found["by_class"]
-    scores = {f"entity_{name}": found[name] for name in ("f1", "precision", "recall")}
-    if scheme:
-        kept = [
-            [well_formed(some, tags, scheme) for some, tags in zip(*pair, strict=True)]
-            for pair in zip(spans, sentences, strict=True)
-        ]
-        strict = metrics.span_scores(*zip(*kept, strict=True))
-        scores["entity_f1_strict"] = strict["f1"]
-        for kind, rates in by_class.items():
-            rates["f1_strict"] = strict["by_class"].get(kind, {"f1": 0.0})["f1"]
-    return {**scores, "by_class": by_class}
 
 
 def _tag(letter, kind):

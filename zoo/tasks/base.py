@@ -254,7 +254,7 @@ class Task:
         raise TypeError(f"{type(self).__name__} does not implement predictions().")
 
     def samples(self, rows, data):
-        """Name -> `zoo.bootstrap.Sample` of those scores of a split that have intervals and that two models are compared by;
+        """Name -> `zoo.metrics.Sample` of those scores of a split that have intervals and that two models are compared by;
         none where a task keeps no scores of single examples. The arguments are those of `metrics`."""
         return {}
 

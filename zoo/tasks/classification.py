@@ -12,7 +12,6 @@ import tensorflow as tf
 from keras import ops
 
 from zoo import metrics
-from zoo.bootstrap import Sample
 from zoo.config import Config, Output, Refusal, TaskConfig
 from zoo.data.augmentation import Augmentation, read_synonyms, uniform
 from zoo.data.examples import ExampleBatches, Frame, in_order, overlong, row, row_batch
@@ -386,7 +385,7 @@ class Classification(Task):
         real = np.concatenate(rows["weights"]) > 0
         probs, labels = np.concatenate(rows["probs"])[real], np.concatenate(rows["labels"])[real]
         nats = -np.log(np.maximum(probs[np.arange(len(labels)), labels].astype(np.float64), 1e-300))
-        return {"accuracy": Sample.mean(probs.argmax(1) == labels), "loss": Sample.mean(nats)}
+        return {"accuracy": metrics.Sample.mean(probs.argmax(1) == labels), "loss": metrics.Sample.mean(nats)}
 
     def signatures(self, model, tokenizer):
         """`serving_default` = `classify`: `text` (and `text_pair`) string (B,) -> `labels` string (B, C), `scores` (B, C).

@@ -20,7 +20,6 @@ import tensorflow as tf
 from keras import ops
 
 from zoo import metrics
-from zoo.bootstrap import Sample
 from zoo.config import Config, Output, Refusal, TaskConfig
 from zoo.data.examples import ExampleBatches, framed_texts, in_order
 from zoo.layers.heads import IMPOSSIBLE, SpanHead
@@ -222,7 +221,7 @@ class QuestionAnswering(Task):
     def samples(self, rows, data):
         """`exact_match` and `f1` of questions."""
         exact, overlap = self._of_questions(rows, data)
-        return {"exact_match": Sample.mean(exact), "f1": Sample.mean(overlap)}
+        return {"exact_match": metrics.Sample.mean(exact), "f1": metrics.Sample.mean(overlap)}
 
     def _of_questions(self, rows, data):
         """Two lists with the exact match and the F1 of each question."""

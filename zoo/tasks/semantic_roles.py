@@ -16,7 +16,6 @@ import tensorflow as tf
 from keras import ops
 
 from zoo import metrics
-from zoo.bootstrap import Sample
 from zoo.config import Config, Output, Refusal, TaskConfig
 from zoo.data import schemes
 from zoo.data.examples import in_order, padded
@@ -332,7 +331,7 @@ class SemanticRoles(Task):
                 said = self._arguments(answer[: len(asked.labels)], asked)
                 true = metrics.role_arguments(data.tags[asked.sentence][asked.number])
                 counts.setdefault(asked.sentence, np.zeros(3, int))[:] += metrics.overlap(true, said)
-        return {"role_f1": Sample.f1(list(counts.values()))}
+        return {"role_f1": metrics.Sample.f1(list(counts.values()))}
 
     def predictions(self, rows, data):
         """Lines of columns between tabs: a word, whether it is a predicate (`V` or `-`), whether it is found to be one, and for

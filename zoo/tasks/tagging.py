@@ -18,7 +18,6 @@ import tensorflow as tf
 from keras import ops
 
 from zoo import metrics
-from zoo.bootstrap import Sample
 from zoo.config import Config, Output, Refusal, TaskConfig
 from zoo.data import schemes
 from zoo.data.examples import in_order, padded
@@ -32,6 +31,7 @@ from zoo.signatures import embedding
 from zoo.signatures.request import signature
 from zoo.signatures.tagging import n_best_signature
 from zoo.signatures.words import characters_in_graph, words_in_graph
+from zoo.tasks import tag_scores
 from zoo.tasks.base import Task
 
 SCHEMES = ("BIO", "IOB1", "BIOES", "BIOUL", "BMES")  # of zoo/data/schemes.py
@@ -351,19 +351,19 @@ class Tagging(Task):
         confusion = metrics.confusion_matrix(true, answered, len(number))
         scores = {
             "loss": float(totals["nats"]) / float(totals["words"]), "accuracy": float(np.trace(confusion) / len(true)),
-            "num_words": len(true), "confusion_matrix": confusion.tolist(), **_calibration(rows),
+            "num_words": len(true), "confusion_matrix": confusion.tolist(), **tag_scores.calibration(rows),
         }  # fmt: skip
         if not metrics.are_entity_tags(self.facts.labels):
             return {**scores, "by_class": metrics.class_scores(confusion, self.facts.labels)}
-        return {**scores, **schemes.span_scores([one[1:] for one in sentences], self.facts.scheme)}
+        return {**scores, **tag_scores.of_spans([one[1:] for one in sentences], self.facts.scheme)}
 
     def samples(self, rows, data):
         """`accuracy`, and of tags that mark spans `entity_f1`; the examples are sentences."""
         sentences = self._answered(rows, data)
         right = [sum(map(operator.eq, *one[1:])) for one in sentences]
-        found = {"accuracy": Sample.mean(right, [len(one[0]) for one in sentences])}
+        found = {"accuracy": metrics.Sample.mean(right, [len(one[0]) for one in sentences])}
         if metrics.are_entity_tags(self.facts.labels):
-            found["entity_f1"] = Sample.f1([metrics.overlap(*map(metrics.entities, one[1:])) for one in sentences])
+            found["entity_f1"] = metrics.Sample.f1([metrics.overlap(*map(metrics.entities, one[1:])) for one in sentences])
         return found
 
     def _answered(self, rows, data):
@@ -432,18 +432,6 @@ def _refuse_stray(sentences):
             f"Example {number} has the tag {stray[0]!r}, which marks no span as others do ({', '.join(spans)}); write it as "
             "they are, or spans cannot be scored."
         )
-
-
-def _calibration(rows):
-    """How good the probabilities of tags are, a dict; empty where none were kept."""
-    if "probs" not in rows:
-        return {}
-    real = [weights > 0 for weights in rows["weights"]]
-    probs, labels = (
-        np.concatenate([values[chosen] for values, chosen in zip(rows[name], real, strict=True)])
-        for name in ("probs", "labels")
-    )
-    return metrics.of_probabilities(probs, labels)
 
 
 def _sizes(rows):

@@ -12,7 +12,6 @@ import tensorflow as tf
 from keras import ops
 
 from zoo import metrics
-from zoo.bootstrap import Sample
 from zoo.config import Config, Output, Refusal, TaskConfig
 from zoo.data.examples import Frame, in_order
 from zoo.data.parallel import Pair, PairBatches, PairRows, TokenBudgetBatches
@@ -261,7 +260,7 @@ class TextToText(Task):
         """`loss` in nats a token, which compares models with the same tokens, and the `judged_samples` of what was written."""
         real = np.concatenate(rows["real"])
         nats, tokens = (np.concatenate(rows[name])[real] for name in ("nats", "tokens"))
-        found = {"loss": Sample.mean(nats, tokens)}
+        found = {"loss": metrics.Sample.mean(nats, tokens)}
         if "written" in rows:
             texts = self._texts(rows, data)
             found |= self.judged_samples(texts, data.references[: len(texts)])
@@ -329,7 +328,7 @@ class Summarization(TextToText):
 
     def judged_samples(self, texts, references):
         values = metrics.rouge_values(texts, references, self.config.lang)
-        return {name: Sample.mean(some) for name, some in values.items()}
+        return {name: metrics.Sample.mean(some) for name, some in values.items()}
 
     def without_model(self, source):
         """The first sentence of the source."""
