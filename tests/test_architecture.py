@@ -17,7 +17,16 @@ TREES = {path: ast.parse(path.read_text(encoding="utf8")) for path in SOURCES}
 # A file imports only from rooms further up, or from its own.
 ROOMS = (
     ("zoo.registry", "zoo.config", "zoo.files", "zoo.text_files", "zoo.version", "zoo.private"),
-    ("zoo.layers", "zoo.tokenizers", "zoo.data", "zoo.metrics", "zoo.decoding", "zoo.beams", "zoo.token_rules"),
+    (
+        "zoo.layers",
+        "zoo.tokenizers",
+        "zoo.data",
+        "zoo.metrics",
+        "zoo.text_metrics",
+        "zoo.decoding",
+        "zoo.beams",
+        "zoo.token_rules",
+    ),
     ("zoo.models",),
     ("zoo.signatures",),
     ("zoo.tasks",),

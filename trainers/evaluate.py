@@ -71,6 +71,7 @@ def main():
             if FLAGS.predictions:
                 _write_columns(bundle.task.predictions(rows, data[split]))
             scores, beside = bundle.task.metrics(totals, rows, data[split]), []
+            scores |= bundle.task.further_metrics(rows, data[split])
             if FLAGS.calibration:
                 told = calibration_scores(bundle, data[split], layout)
                 _keep(directory, "calibration", f"{source.name}, {split}", [told])

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from zoo import metrics
+from zoo import metrics, text_metrics
 from zoo.config import Config, Output, Refusal, TaskConfig
 from zoo.data.examples import Frame, in_order
 from zoo.data.parallel import Pair, PairBatches, PairRows, TokenBudgetBatches
@@ -33,6 +33,7 @@ class TranslationConfig(TaskConfig):
         bleu_tokenize: how sacrebleu cuts words: 13a, none, intl, zh or char.
         batch_tokens: rows times width of a batch, padding included, of the source and of the target alike; 0 for batches of
             --batch_size rows.
+        separate_vocabularies: whether sources and targets have a tokenizer of their own, each of --vocab_size.
     """
 
     overlong: str = "cut"
@@ -40,6 +41,7 @@ class TranslationConfig(TaskConfig):
     judged_beams: int = 1
     bleu_tokenize: str = "13a"
     batch_tokens: int = 0
+    separate_vocabularies: bool = False
 
     kinds: ClassVar = ("encoder_decoder", "language_model")
     least_seq_length: ClassVar = 4
@@ -63,7 +65,7 @@ class SummarizationConfig(TaskConfig):
     """How texts and their summaries are read and judged.
 
     Attributes:
-        overlong, judged, judged_beams, batch_tokens: as for translation.
+        overlong, judged, judged_beams, batch_tokens, separate_vocabularies: as for translation.
         lang: `en`, or `zh`: ROUGE then counts characters.
     """
 
@@ -72,6 +74,7 @@ class SummarizationConfig(TaskConfig):
     judged_beams: int = 1
     lang: str = "en"
     batch_tokens: int = 0
+    separate_vocabularies: bool = False
 
     kinds: ClassVar = ("encoder_decoder", "language_model")
     least_seq_length: ClassVar = 4
@@ -130,9 +133,15 @@ class Pairs:
 class TextToText(Task):
     """loss = -sum over the target's tokens and its end of log p(token | source, target so far), count = their number."""
 
+    # Name -> what writes a text of a source without a model: what its scores are is told beside those of test.
+    without_model: ClassVar = {}
     facts_class = TextToTextFacts
     reads = "examples"
     fields = ("source", "target")
+
+    @property
+    def separate_vocabularies(self):
+        return self.config.separate_vocabularies
 
     def texts(self, example):
         return [text for name in self.fields for text in _strings(example.get(name) or [])]
@@ -242,7 +251,8 @@ class TextToText(Task):
         if "written" in rows:
             texts = self._texts(rows, data)
             scores |= self.judged(texts, data.references[: len(texts)])
-            scores["num_judged"] = len(texts)
+            equal = [text in some for text, some in zip(texts, data.references, strict=False)]
+            scores |= {"exact_match": sum(equal) / max(len(equal), 1), "num_judged": len(texts)}
         return scores
 
     def _texts(self, rows, data):
@@ -270,12 +280,11 @@ class TextToText(Task):
         count = scores.get("num_judged", 0)
         if not count:
             return {}
-        told = self.judged([self.without_model(source) for source in data.sources[:count]], data.references[:count])
-        return {f"{self.baseline}_{name}": value for name, value in told.items() if not isinstance(value, str)}
-
-    def without_model(self, source):
-        """The text that the baseline writes for a source."""
-        raise TypeError(f"{type(self).__name__} does not implement without_model().")
+        told = {}
+        for baseline, write in self.without_model.items():
+            judged = self.judged([write(source) for source in data.sources[:count]], data.references[:count])
+            told |= {f"{baseline}_{name}": value for name, value in judged.items() if not isinstance(value, str)}
+        return told
 
     def judged_samples(self, texts, references):
         """Name -> `Sample` of texts, given lists of references."""
@@ -284,6 +293,16 @@ class TextToText(Task):
     def judged(self, texts, references):
         """Scores of texts, given lists of references: a dict of numbers."""
         raise TypeError(f"{type(self).__name__} does not implement judged().")
+
+    def judged_at_length(self, texts, references):
+        """Scores besides that take long where texts are bad: a dict of numbers."""
+        return {}
+
+    def further_metrics(self, rows, data):
+        if "written" not in rows:
+            return {}
+        texts = self._texts(rows, data)
+        return self.judged_at_length(texts, data.references[: len(texts)])
 
     def training_metrics(self, loss, data):
         return {"perplexity": metrics.perplexity(loss)}
@@ -303,17 +322,19 @@ class Translation(TextToText):
     """A text in another language, judged by BLEU and chrF (Papineni et al. 2002; Popovic 2015), by sacrebleu (Post 2018)."""
 
     shown = ("loss", "bleu", "chrf")
-    baseline = "copy"
+    without_model: ClassVar = {"copy": str}  # the source itself, word for word
 
     def judged(self, texts, references):
-        return metrics.translation_scores(texts, references, self.config.bleu_tokenize)
+        return text_metrics.translation_scores(texts, references, self.config.bleu_tokenize)
+
+    def judged_at_length(self, texts, references):
+        return text_metrics.edit_scores(texts, references)
 
     def judged_samples(self, texts, references):
-        return {"bleu": metrics.bleu_sample(texts, references, self.config.bleu_tokenize)}
-
-    def without_model(self, source):
-        """The source itself, word for word."""
-        return source
+        return {
+            "bleu": text_metrics.bleu_sample(texts, references, self.config.bleu_tokenize),
+            "ter": text_metrics.ter_sample(texts, references),
+        }
 
 
 @TASKS.register("summarization", SummarizationConfig)
@@ -321,18 +342,14 @@ class Summarization(TextToText):
     """A short text that says what a long one says, judged by ROUGE (Lin 2004), by rouge-score."""
 
     shown = ("loss", "rouge1", "rouge2", "rougeLsum")
-    baseline = "lead1"
+    without_model: ClassVar = {"lead1": text_metrics.first_sentence, "copy": str}
 
     def judged(self, texts, references):
-        return metrics.summary_scores(texts, references, self.config.lang)
+        return text_metrics.summary_scores(texts, references, self.config.lang)
 
     def judged_samples(self, texts, references):
-        values = metrics.rouge_values(texts, references, self.config.lang)
+        values = text_metrics.rouge_values(texts, references, self.config.lang)
         return {name: metrics.Sample.mean(some) for name, some in values.items()}
-
-    def without_model(self, source):
-        """The first sentence of the source."""
-        return metrics.first_sentence(source)
 
 
 def _strings(value):
