@@ -47,7 +47,7 @@ def main():
     if FLAGS.predictions and not bundle.task.has_words:
         name = bundle.task.registered_name
         raise Refusal(f"{directory} was made for {name}; --predictions is for tagging and semantic_roles, which have columns.")
-    layout = _layout(run)
+    layout = _layout(run, bundle.model)
     source = _source(dataset, data_path, run)
     source.check_fields((*bundle.task.fields, *["group"] * FLAGS.by_group))
     if FLAGS.by_group and bundle.task.registered_name != "classification":
@@ -59,7 +59,7 @@ def main():
         print(remark, file=sys.stderr, flush=True)
     other = None
     if rival is not None:
-        other_layout = _layout(run_of(rival.directory))
+        other_layout = _layout(run_of(rival.directory), rival.bundle.model)
         other = splits(rival.bundle.task, other_layout, source, rival.directory, names)
     if FLAGS.calibrate:
         print(json.dumps(_calibrate(directory, bundle, data["validation"], layout)), flush=True)
@@ -155,13 +155,13 @@ def comparisons(first, second):
     ]  # fmt: skip
 
 
-def _layout(run):
-    """The `Layout` for judging, given the config of the run that made a model."""
+def _layout(run, model):
+    """The `Layout` for judging a model, given the config of the run that made it."""
     from zoo.data.batch import Layout
 
     return Layout(
         FLAGS.seq_length or run.get("seq_length", 128), FLAGS.batch_size or run.get("batch_size", 16),
-        separate_documents=run.get("separate_documents", False),
+        separate_documents=run.get("separate_documents", False), pairs_share_rows=model.kind == "language_model",
     )  # fmt: skip
 
 

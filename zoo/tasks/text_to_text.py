@@ -13,7 +13,7 @@ from keras import ops
 
 from zoo import metrics, text_metrics
 from zoo.config import Config, Output, Refusal, TaskConfig
-from zoo.data.examples import Frame, in_order
+from zoo.data.examples import Frame, in_order, kept_lengths
 from zoo.data.parallel import Pair, PairBatches, PairRows, TokenBudgetBatches
 from zoo.registry import TASKS
 from zoo.signatures.text_to_text import decode, text_to_text_requests, text_to_text_signatures
@@ -167,14 +167,22 @@ class TextToText(Task):
         writer = tokenizer.target
         self.learn(max_tokens=layout.seq_length, eos_id=writer.eos_id, pad_id=writer.pad_id)
         ids = tokenizer.encode_batch(sources), writer.encode_batch([target[0] for target in references])
-        room = layout.seq_length - 2
-        over = [i for i, (s, t) in enumerate(zip(*ids, strict=True), 1) if len(s) > room or len(t) > room]
+        if layout.pairs_share_rows:
+            frame = self.frame("language_model", tokenizer)
+            kept = [_of_one_row(len(s), len(t), frame, layout) for s, t in zip(*ids, strict=True)]
+        else:
+            room = layout.seq_length - 2
+            kept = [(min(len(s), room), min(len(t), room)) for s, t in zip(*ids, strict=True)]
+        over = [i for i, (s, t, most) in enumerate(zip(*ids, kept, strict=True), 1) if (len(s), len(t)) != most]
         if over and self.config.overlong == "refuse":
             raise Refusal(
                 f"Pair {over[0]} does not fit into --seq_length={layout.seq_length} (nor do {len(over) - 1:,} others); "
                 "raise it, or have long texts cut with --set=overlong=cut."
             )
-        pairs = [Pair(np.array(s[:room], np.int32), np.array(t[:room], np.int32)) for s, t in zip(*ids, strict=True)]
+        pairs = [
+            Pair(np.array(s[:source], np.int32), np.array(t[:target], np.int32))
+            for s, t, (source, target) in zip(*ids, kept, strict=True)
+        ]
         self.learn(most_written=max((len(pair.target) for pair in pairs), default=0) + 1)
         return Pairs(pairs, sources, references, len(over), tokenizer)
 
@@ -186,9 +194,9 @@ class TextToText(Task):
         frame = self.frame(model.kind, tokenizer)
         self.learn(target_start=frame.target_start)
         pairs = data.pairs
-        if model.kind == "language_model":  # both texts share one row
-            half = layout.seq_length // 2
-            pairs = [Pair(pair.source[: half - frame.num_special()], pair.target[: half - 1]) for pair in pairs]
+        if model.kind == "language_model":  # which a Layout that says so has told `encode` before
+            kept = [_of_one_row(len(pair.source), len(pair.target), frame, layout) for pair in pairs]
+            pairs = [Pair(pair.source[:s], pair.target[:t]) for pair, (s, t) in zip(pairs, kept, strict=True)]
         writer = tokenizer.target
         return PairRows(pairs, frame, model.kind, writer.eos_id, writer.pad_id, layout.seq_length, tokenizer.pad_id)
 
@@ -350,6 +358,14 @@ class Summarization(TextToText):
     def judged_samples(self, texts, references):
         values = text_metrics.rouge_values(texts, references, self.config.lang)
         return {name: metrics.Sample.mean(some) for name, some in values.items()}
+
+
+def _of_one_row(source, target, frame, layout):
+    """How many tokens of a pair of texts of so many remain in a row that they share: (of the source, of the target).
+
+    The longer one gives way first. The end of the target is a token, too.
+    """
+    return tuple(kept_lengths([source, target], layout.seq_length - frame.num_special() - 1))
 
 
 def _strings(value):

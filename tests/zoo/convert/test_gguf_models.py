@@ -196,17 +196,19 @@ def test_the_texts_of_a_glm_begin_as_its_vocabulary_has_it(tmp_path):
 
 
 def test_the_pieces_of_chatglm3_are_those_of_its_directory(tmp_path):
-    model, size = test_chatglm.pieces()
+    proto = sentencepiece_model_pb2.ModelProto.FromString(test_chatglm.pieces()[0])
+    spec = proto.normalizer_spec  # blanks and lines as they are, which is how llama.cpp reads pieces
+    spec.name, spec.precompiled_charsmap, spec.remove_extra_whitespaces = "identity", b"", False
+    model, size = proto.SerializeToString(), len(proto.pieces)
     rows = size + len(BEHIND_PIECES) + 3
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "tokenizer.model").write_bytes(model)
     test_chatglm.write_later(tmp_path / "theirs", rows, _name_or_path="THUDM/chatglm3-6b")
     theirs = huggingface.read(tmp_path / "theirs")
     directory = huggingface.write(theirs, tmp_path / "there")
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
     path = write(tmp_path / "a.gguf", "glm", theirs, directory, vocabulary=lambda writer: chatglm_pieces(writer, proto, rows))
     got = gguf.read(path)
-    for text in ("the cat sat on the mat .", "a dog", "", " the  cat", "naïve 1984", "[gMASK] sop"):
+    for text in ("the cat sat on the mat .", "a dog", "", " the  cat\n\n sat", "naïve 1984", "[gMASK] sop"):
         ids = theirs.tokenizer.encode(text)
         assert got.tokenizer.encode(text) == ids, text
         assert got.tokenizer.tokenize([text])[0].numpy().tolist() == ids, text
