@@ -118,3 +118,19 @@ def test_pharaoh_tells_the_source_token_that_each_target_token_looked_at_most(na
         assert answer["pharaoh"][row].numpy().decode() == " ".join(f"{i}-{j}" for j, i in enumerate(most))
     empty = case(name)[3]["align"](tf.constant(["", ""]), tf.constant(["a", ""]))
     assert empty["pharaoh"].numpy().tolist() == [b"", b""]
+
+
+@pytest.mark.parametrize(("name", "sentence"), [
+    ("transformer", "The longest target has 71 tokens, with the special ones around it; this model takes at most 64."),
+    ("gpt", "The longest text with its target has 79 tokens, with the special ones around it; this model takes at most 64."),
+])  # fmt: skip
+def test_a_target_for_which_the_model_has_no_positions_is_refused_in_a_sentence(name, sentence):
+    signatures = case(name)[3]
+    for signature in signatures.keys() & {"score", "align"}:
+        for target in ("y" * 70, "y" * 40):
+            asked = [tf.constant(["x" * 7, "x"]), tf.constant([target, "y"])]
+            if len(target) == 70:
+                with pytest.raises(tf.errors.InvalidArgumentError, match=sentence):
+                    signatures[signature](*asked)
+            else:
+                signatures[signature](*asked)

@@ -25,7 +25,7 @@ from zoo.signatures.generation import (
     texts_of,
 )  # fmt: skip
 from zoo.signatures.request import same_rows, signature, with_one_row_apart
-from zoo.signatures.rows import left_padded_rows, rows_in_graph
+from zoo.signatures.rows import left_padded_rows, rows_in_graph, within
 
 # What a request may ask besides, of both ways to decode.
 BESIDES = ("min_new_tokens", "no_repeat_ngram", "target_prefix")
@@ -310,8 +310,9 @@ def _pairs(model, tokenizer, frame, limit, texts, targets):
         source = source_of(model, tokenizer, frame, limit, texts)
         start = tf.tile(tf.constant([frame.target_start], tf.int32), [tf.shape(texts)[0], 1])
         inputs = tf.concat([start, labels[:, :-1]], 1)
-        width = tf.reduce_max(tf.concat([labels.row_lengths(), [1]], 0))
-        shape = tf.stack([labels.nrows(), width])
+        width = tf.cast(tf.reduce_max(tf.concat([labels.row_lengths(), [1]], 0)), tf.int32)
+        width = within(width, longest_text(model), "target")
+        shape = tf.stack([labels.nrows(tf.int32), width])
         return {
             **source,
             "token_ids": inputs.to_tensor(target.pad_id, shape=shape),
@@ -321,14 +322,17 @@ def _pairs(model, tokenizer, frame, limit, texts, targets):
     rows = rows_in_graph([tokenizer.tokenize(texts)], frame, tokenizer.pad_id, limit, "refuse")
     source = tf.ragged.boolean_mask(rows["token_ids"], rows["padding_mask"])
     whole = tf.concat([source, labels], 1)
-    width = tf.reduce_max(tf.concat([whole.row_lengths(), [2]], 0)) - 1
-    dense = whole.to_tensor(tokenizer.pad_id, shape=tf.stack([whole.nrows(), width + 1]))
-    columns, ends = tf.range(width)[None], whole.row_lengths()[:, None] - 1
+    width = tf.cast(tf.reduce_max(tf.concat([whole.row_lengths(), [2]], 0)), tf.int32) - 1
+    width = within(width, longest_text(model), "text with its target")
+    dense = whole.to_tensor(tokenizer.pad_id, shape=tf.stack([whole.nrows(tf.int32), width + 1]))
+    columns, ends = tf.range(width)[None], tf.cast(whole.row_lengths(), tf.int32)[:, None] - 1
     return {
         "token_ids": dense[:, :-1],
         "padding_mask": columns < ends,
         "labels": dense[:, 1:],
-        "loss_weights": tf.cast((columns >= source.row_lengths()[:, None] - 1) & (columns < ends), tf.float32),
+        "loss_weights": tf.cast(
+            (columns >= tf.cast(source.row_lengths(), tf.int32)[:, None] - 1) & (columns < ends), tf.float32
+        ),
     }
 
 

@@ -259,7 +259,7 @@ class TextToText(Task):
         if "written" in rows:
             texts = self._texts(rows, data)
             scores |= self.judged(texts, data.references[: len(texts)])
-            equal = [text in some for text, some in zip(texts, data.references, strict=False)]
+            equal = _equal(texts, data.references)
             scores |= {"exact_match": sum(equal) / max(len(equal), 1), "num_judged": len(texts)}
         return scores
 
@@ -282,6 +282,7 @@ class TextToText(Task):
         if "written" in rows:
             texts = self._texts(rows, data)
             found |= self.judged_samples(texts, data.references[: len(texts)])
+            found["exact_match"] = metrics.Sample.mean(_equal(texts, data.references))
         return found
 
     def baselines(self, data, scores):
@@ -366,6 +367,11 @@ def _of_one_row(source, target, frame, layout):
     The longer one gives way first. The end of the target is a token, too.
     """
     return tuple(kept_lengths([source, target], layout.seq_length - frame.num_special() - 1))
+
+
+def _equal(texts, references):
+    """list of bool: whether each text is one of its references; there may be references of further texts."""
+    return [text in some for text, some in zip(texts, references, strict=False)]
 
 
 def _strings(value):
