@@ -113,7 +113,7 @@ def _beam_search(model, tokenizer, frame, limit):
         options = _besides(text, *besides, max_new_tokens=max_new_tokens, num_beams=num_beams, **penalties)
         prefix, rule = options.pop("target_prefix"), options.pop("beam_rule")
         begun, prefix_ids = source_of(model, tokenizer, frame, limit, text), writer.tokenize(prefix)
-        options["max_new_tokens"] = _as_many_as_fit(model, options["max_new_tokens"], begun, prefix_ids)
+        options["max_new_tokens"] = as_many_as_fit_behind(model, options["max_new_tokens"], begun, prefix_ids)
         state, ids, mask = begin(model, writer, frame, begun, options["max_new_tokens"], prefix_ids)
         best = beam_search(
             model.next_logits, with_coverage(state) if model.aligns else state, ids, mask, rule=rule,
@@ -264,7 +264,7 @@ def decode(model, tokenizer, frame, source, max_new_tokens, sampling=Sampling(),
         num_beams: K, an int. Above 1 it is the best that a beam of K finds, by mean log-probability of a token, and no
             `sampling` counts.
     """
-    max_new_tokens = _as_many_as_fit(model, max_new_tokens, source, prefix)
+    max_new_tokens = as_many_as_fit_behind(model, max_new_tokens, source, prefix)
     state, ids, mask = begin(model, tokenizer, frame, source, max_new_tokens, prefix)
     if num_beams > 1:
         best = beam_search(
@@ -290,7 +290,7 @@ def written(tokenizer, token_ids, lengths, prefix=None, prefix_ids=None):
     return texts_of(tokenizer, prefix, prefix_ids, tf.concat([prefix_ids, ids], 1))
 
 
-def _as_many_as_fit(model, max_new_tokens, source, prefix=None):
+def as_many_as_fit_behind(model, max_new_tokens, source, prefix=None):
     """`max_new_tokens` (B,), cut to what the model has positions for."""
     if model.max_length is None:
         return as_many_as_fit(model, max_new_tokens, None)

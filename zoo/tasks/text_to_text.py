@@ -16,6 +16,7 @@ from zoo.config import Config, Output, Refusal, TaskConfig
 from zoo.data.examples import Frame, in_order, kept_lengths
 from zoo.data.parallel import Pair, PairBatches, PairRows, TokenBudgetBatches
 from zoo.registry import TASKS
+from zoo.signatures.streaming_pairs import streaming_pair_requests, streaming_pair_signatures
 from zoo.signatures.text_to_text import decode, text_to_text_requests, text_to_text_signatures
 from zoo.tasks.base import Task
 
@@ -317,13 +318,15 @@ class TextToText(Task):
         return {"perplexity": metrics.perplexity(loss)}
 
     def signatures(self, model, tokenizer):
-        """Name -> tf.function: see `text_to_text_signatures`."""
+        """Name -> tf.function: see `text_to_text_signatures` and `streaming_pair_signatures`."""
         limit = min(self.facts.max_tokens or math.inf, model.max_length or math.inf)
         limit = None if limit == math.inf else limit
-        return text_to_text_signatures(model, tokenizer, self.frame(model.kind, tokenizer), limit)
+        asked = model, tokenizer, self.frame(model.kind, tokenizer), limit
+        return {**text_to_text_signatures(*asked), **streaming_pair_signatures(*asked)}
 
     def requests(self, model, tokenizer):
-        return text_to_text_requests(model)
+        requests = text_to_text_requests(model)
+        return requests + streaming_pair_requests(first=len(requests))
 
 
 @TASKS.register("translation", TranslationConfig)
