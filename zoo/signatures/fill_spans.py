@@ -133,10 +133,10 @@ def span_signatures(model, tokenizer, sentinel_ids, frame, limit):
     return {**text_to_text_signatures(*asked), **streaming_pair_signatures(*asked), "fill": fill}
 
 
-def span_requests(model):
-    """Requests that exercise every signature: (signature, inputs as lists)."""
+def span_requests(model, tokenizer, limit):
+    """Requests that exercise every signature, as `text_to_text_requests`."""
     texts = [f"the {sentinel_name(0)} sat {sentinel_name(1)}", sentinel_name(1), "a cat", ""]
-    requests = [*text_to_text_requests(model), ("fill", {"text": texts, "max_new_tokens": [9, 5, 4, 3]})]
+    requests = [*text_to_text_requests(model, tokenizer, limit), ("fill", {"text": texts, "max_new_tokens": [9, 5, 4, 3]})]
     return requests + streaming_pair_requests(first=len(requests))
 
 

@@ -21,6 +21,7 @@ from zoo.signatures.generation import (
     checked_options,
     checked_sampling,
     default,
+    long_texts,
     longest_text,
     texts_of,
 )  # fmt: skip
@@ -188,8 +189,8 @@ def _pharaoh(weights_BTS, source_lengths, target_lengths):
     return tf.strings.reduce_join(tf.ragged.boolean_mask(pairs, there), axis=-1, separator=" ")
 
 
-def text_to_text_requests(model):
-    """Requests that exercise every signature: (signature, inputs as lists)."""
+def text_to_text_requests(model, tokenizer, limit):
+    """Requests that exercise every signature, at every length of a source up to `limit`: (signature, inputs as lists)."""
     texts = ["the cat sat .", "a", ""]
     targets = ["le chat .", "", "un"]
     requests = [
@@ -212,7 +213,9 @@ def text_to_text_requests(model):
         ),
         ("score", {"text": texts, "target": targets}),
     ]
-    return requests + ([("align", {"text": texts, "target": targets})] if model.aligns else [])
+    requests += [("align", {"text": texts, "target": targets})] if model.aligns else []
+    long = long_texts(model, tokenizer, limit)
+    return requests + [("generate", {"text": [text], "max_new_tokens": [4]}) for text in long]
 
 
 def source_of(model, tokenizer, frame, limit, texts):
