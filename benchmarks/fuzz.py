@@ -138,9 +138,8 @@ def _states(model, signature):
     """Answers of prefill to sensible prompts, where the signature goes on from one."""
     if not any(name.startswith("state_") for name in model.signatures[signature].inputs) or "prefill" not in model.signatures:
         return []
-    return [
-        model.run("prefill", {"prompt": prompts, "max_new_tokens": [6]}) for prompts in (["a"], ["The", ""], ["x", "yy", "z"])
-    ]
+    slot = "prompt" if "prompt" in model.signatures["prefill"].inputs else "text"
+    return [model.run("prefill", {slot: texts, "max_new_tokens": [6]}) for texts in (["a"], ["The", ""], ["x", "yy", "z"])]
 
 
 def main():

@@ -3,6 +3,7 @@
     python -m benchmarks.kills --kills=50                      GPT with dropout
     python -m benchmarks.kills --kills=10 --model=lstm
     python -m benchmarks.kills --kills=10 --model=bert --task=tagging        or classification, question_answering, masked_lm
+    python -m benchmarks.kills --kills=10 --model=transformer                translation; --task=summarization goes, too
     python -m benchmarks.kills --kills=5 --strategy=mirrored   further flags go to trainers.run as they are
 
 A third of the kills meets the process at any moment of its life, a third while it takes steps, a third while it writes a
@@ -28,6 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.sides import ROOT
+from zoo.registry import MODELS
 
 # Lives are short so that fifty of them take minutes: steps of milliseconds, and a checkpoint every few of them.
 SHORT = (
@@ -38,6 +40,7 @@ DROPOUT = {
     "gpt": ("--set=dropout=0.2",),
     "glm": ("--set=dropout=0.2",),
     "bert": ("--set=dropout=0.2",),
+    **dict.fromkeys(("transformer", "seq2seq", "t5"), ("--set=dropout=0.2",)),
     "lstm": ("--set=input_dropout=0.2", "--set=hidden_dropout=0.2", "--set=output_dropout=0.2", "--set=weight_dropout=0.3"),
 }
 # Of a task that reads examples: what a path is followed by in --data_path, and further settings.
@@ -46,6 +49,7 @@ EXAMPLES = {
     "tagging": (",format=tagged", ()),
     "question_answering": (",format=squad", ("--seq_length=64", "--set=max_question=20", "--set=stride=8")),
     "masked_lm": ("", ("--tokenizer=wordpiece", "--vocab_size=90")),
+    **dict.fromkeys(("translation", "summarization"), (",columns=source:target,format=tsv", ("--set=judged=20",))),
 }
 MOMENTS = ("any moment", "between steps", "while writing")
 LONGEST_LIFE = 600.0
@@ -57,12 +61,13 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
         corpus = scratch / "corpus.txt"
-        corpus.write_text(examples(args.task), encoding="utf8")
+        name = args.task or MODELS.config(args.model).default_task
+        corpus.write_text(examples(name), encoding="utf8")
         settings = () if args.sigterm else (*SHORT, *DROPOUT.get(args.model, ()))
         if args.hang:
             further += ["--num_workers=2", "--steps=1000000", "--eval_every=1000000"]
-        kind, wanted = EXAMPLES.get(args.task, ("", ()))
-        task = (f"--task={args.task}", *wanted) if args.task else ()
+        kind, wanted = EXAMPLES.get(name, ("", ()))
+        task = (*((f"--task={args.task}",) if args.task else ()), *wanted)
         command = [
             sys.executable, "-m", "trainers.run", f"--model={args.model}", f"--data_path=train={corpus}{kind}", *settings,
             *task, *further,
@@ -94,8 +99,10 @@ def sentences():
 
 
 def examples(task):
-    """The same text as a task reads it: labelled, tagged, or with questions."""
+    """The same text as a task reads it: labelled, tagged, in pairs, or with questions."""
     lines = sentences().splitlines()
+    if task in ("translation", "summarization"):
+        return "".join(f"{line}\t{' '.join(reversed(line.split()))}\n" for line in lines)
     if task == "classification":
         return "".join(f"{'cat' if 'cat' in line else 'none'}\t{line}\n" for line in lines)
     if task == "tagging":

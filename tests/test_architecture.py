@@ -23,6 +23,7 @@ ROOMS = (
         "zoo.data",
         "zoo.metrics",
         "zoo.bootstrap",
+        "zoo.text_metrics",
         "zoo.decoding",
         "zoo.beams",
         "zoo.token_rules",

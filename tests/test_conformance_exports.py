@@ -112,9 +112,11 @@ def test_the_playground_answers_what_an_exports_own_files_ask(case, monkeypatch)
             assert_begins_with(as_served(values[row]), as_served(got[name]), name, -1 if name == "predicates" else 0)
         if "stream_client.py" in text:
             client = [sys.executable, "-I", directory / "deployment" / "stream_client.py", "--host=127.0.0.1", f"--port={port}"]
-            client += [f"--model={case[0]}", "--prompt=The", "--max_new_tokens=9"]
+            slot = "prompt" if "prompt" in model.signatures["generate"].inputs else "text"
+            asked = f"--{'prompt' if slot == 'prompt' else 'source'}=The"
+            client += [f"--model={case[0]}", asked, "--max_new_tokens=9"]
             written = subprocess.run(client, capture_output=True, check=True, env={"PYTHONIOENCODING": "utf8"}).stdout
-            wanted = model.run("generate", {"prompt": ["The"], "max_new_tokens": [9]})["text"][0].decode("utf8", "replace")
+            wanted = model.run("generate", {slot: ["The"], "max_new_tokens": [9]})["text"][0].decode("utf8", "replace")
             assert written.decode("utf8") == wanted + "\n"
 
 

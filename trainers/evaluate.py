@@ -48,7 +48,7 @@ def main():
     if FLAGS.predictions and not bundle.task.has_words:
         name = bundle.task.registered_name
         raise Refusal(f"{directory} was made for {name}; --predictions is for tagging and semantic_roles, which have columns.")
-    layout = _layout(run)
+    layout = _layout(run, bundle.model)
     source = _source(dataset, data_path, run)
     source.check_fields((*bundle.task.fields, *["group"] * FLAGS.by_group))
     if FLAGS.by_group and bundle.task.registered_name != "classification":
@@ -60,7 +60,7 @@ def main():
         print(remark, file=sys.stderr, flush=True)
     other = None
     if rival is not None:
-        other_layout = _layout(run_of(rival.directory))
+        other_layout = _layout(run_of(rival.directory), rival.bundle.model)
         other = splits(rival.bundle.task, other_layout, source, rival.directory, names)
     if FLAGS.calibrate:
         print(json.dumps(_calibrate(directory, bundle, data["validation"], layout)), flush=True)
@@ -73,15 +73,17 @@ def main():
                 _write_columns(bundle.task.predictions(rows, data[split]))
             scores, beside = bundle.task.metrics(totals, rows, data[split]), []
             mine = bundle.task.samples(rows, data[split])
-            scores |= intervals(mine)
+            scores |= intervals(mine) | bundle.task.further_metrics(rows, data[split])
             if FLAGS.calibration:
                 told = calibration_scores(bundle, data[split], layout)
                 _keep(directory, "calibration", f"{source.name}, {split}", [told])
                 scores |= told
             if other is not None:
                 of_rival = read(rival.bundle.task, rival.bundle.model, other[split], rival.bundle.tokenizer, other_layout)[1]
-                samples = rival.bundle.task.samples(of_rival, other[split])
-                beside += [{"against": str(FLAGS.against), **each} for each in comparisons(mine, samples)]
+                mine |= bundle.task.further_samples(rows, data[split])
+                its = rival.bundle.task.samples(of_rival, other[split])
+                its |= rival.bundle.task.further_samples(of_rival, other[split])
+                beside += [{"against": str(FLAGS.against), **each} for each in comparisons(mine, its)]
             if FLAGS.by_group:
                 by_group = _by_group(bundle.task, rows, groups.of(source.examples(split)))
                 beside += by_group
@@ -157,13 +159,13 @@ def comparisons(first, second):
     ]  # fmt: skip
 
 
-def _layout(run):
-    """The `Layout` for judging, given the config of the run that made a model."""
+def _layout(run, model):
+    """The `Layout` for judging a model, given the config of the run that made it."""
     from zoo.data.batch import Layout
 
     return Layout(
         FLAGS.seq_length or run.get("seq_length", 128), FLAGS.batch_size or run.get("batch_size", 16),
-        separate_documents=run.get("separate_documents", False),
+        separate_documents=run.get("separate_documents", False), pairs_share_rows=model.kind == "language_model",
     )  # fmt: skip
 
 

@@ -134,7 +134,10 @@ def _quality(directory, loaded, precision):
     if "dataset" not in run:
         return "What that costs cannot be told: this bundle stands alone, and no text is known that it was not trained on."
     source = tfds_configs.get(run["dataset"], run["data_path"])
-    layout = Layout(run["seq_length"], run["batch_size"], separate_documents=run.get("separate_documents", False))
+    layout = Layout(
+        run["seq_length"], run["batch_size"], separate_documents=run.get("separate_documents", False),
+        pairs_share_rows=loaded.model.kind == "language_model",
+    )  # fmt: skip
     with program.quiet():
         data = evaluate.splits(task, layout, source, directory, ["validation"])["validation"]
         before = evaluate.judge(task, loaded.model, data, loaded.tokenizer, layout)

@@ -273,7 +273,9 @@ def define_generation():
     flags.DEFINE_string("prompt_file", None, "File with a prompt a line; one JSON object a prompt is printed.")
     flags.DEFINE_bool("chat", False, "Answer as in a conversation, by the chat frame that came with the model.")
     flags.DEFINE_integer("max_new_tokens", 128, "Most tokens to add.", lower_bound=1)
-    flags.DEFINE_float("temperature", 0.8, "0 takes the likeliest token; higher is more varied.", lower_bound=0.0)
+    flags.DEFINE_float(
+        "temperature", 0.8, "0 takes the likeliest token, as where one text becomes another; higher varies.", lower_bound=0.0
+    )  # fmt: skip
     flags.DEFINE_integer("top_k", 40, "Sample among this many likeliest tokens; 0 for all.", lower_bound=0)
     flags.DEFINE_float("top_p", 1.0, "Sample among those with this much probability.", lower_bound=0.0, upper_bound=1.0)
     flags.DEFINE_integer("seed", 0, "The same seed gives the same text.", lower_bound=-(2**63), upper_bound=2**63 - 1)
@@ -283,6 +285,9 @@ def define_generation():
     )
     flags.DEFINE_float("repetition_penalty", 1.0, "Above 1 makes tokens that are there already less likely.", lower_bound=0.0)
     flags.DEFINE_integer("no_repeat_ngram", 0, "No n-gram of so many tokens comes twice; 0 for any.", lower_bound=0)
+    flags.DEFINE_integer("min_new_tokens", 0, "Of another text, such as a translation: its least tokens.", lower_bound=0)
+    flags.DEFINE_string("target_prefix", "", "Of another text: what it begins with.")
+    flags.DEFINE_float("coverage_penalty", 0.0, "Of a search for another text: beta of Wu et al. 2016.", lower_bound=0.0)
     flags.DEFINE_string("draft", "none", "ngram:4, or ngram:RUN of an n-gram, guesses tokens ahead: the same text sooner.")
     flags.DEFINE_integer("num_beams", None, "Search the likeliest text with so many beams, instead of sampling.", lower_bound=1)
     flags.DEFINE_float("length_penalty", 0.6, "Of the search: 0 compares plain probabilities.", lower_bound=0.0)
@@ -307,16 +312,12 @@ def define_playground():
 def define_conversion():
     """Flags of `trainers.convert`."""
     flags.DEFINE_string(
-        "from",
-        None,
-        "A Hugging Face directory, a GGUF or ARPA file, a KerasHub preset (or keras_hub:NAME), Google's BERT, word vectors "
-        "(.txt, .vec, .bin), a bundle, a run.",
-    )
+        "from", None, "A Hugging Face directory, a GGUF or ARPA file, a KerasHub preset (or keras_hub:NAME), Google's BERT, "
+        "word vectors (.txt, .vec, .bin), a bundle, a run.",
+    )  # fmt: skip
     flags.DEFINE_string(
-        "to",
-        None,
-        "What to make: a bundle; of a bundle, a Hugging Face directory, or a file .arpa, .txt, .glove.txt, .vec or .bin.",
-    )
+        "to", None, "What to make: a bundle; of a bundle, a Hugging Face directory, or a .arpa, .txt, .glove.txt, .vec or .bin."
+    )  # fmt: skip
     flags.DEFINE_integer("static", None, "Of an encoder's bundle: make a bundle of its tokens' vectors, so many numbers each.")
     flags.DEFINE_string("peer_python", None, "An interpreter with torch and transformers, to compare with. [this one's]")
 

@@ -18,6 +18,7 @@ FLAGS = flags.FLAGS
 # Inputs of the signature `generate`; then what the graph behind it has besides, but no request; then what searching takes.
 SAMPLING = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
 PENALTIES = ("min_p", "repetition_penalty", "no_repeat_ngram", "draft")
+ANOTHER_TEXT = ("min_new_tokens", "no_repeat_ngram", "target_prefix", "coverage_penalty")  # of models that write one
 SEARCH = ("num_beams", "length_penalty", "beam_rule", "num_best")
 PASSAGES = 3  # that --trace tells of each text
 ROWS = 32  # prompts of a file that are answered together
@@ -29,7 +30,7 @@ def main():
     if FLAGS.prompt is not None and FLAGS.prompt_file:
         raise Refusal("--prompt and --prompt_file both say what to go on with; give one of the two.")
     directory = None if FLAGS.export_dir else trainer_flags.model_dir()
-    search, options = _options()
+    search, options, given = _options()
     if FLAGS.trace and (FLAGS.export_dir or FLAGS.chat or not FLAGS.prompt_file):
         raise Refusal("--trace looks in the training text of a run: it takes --model_dir and --prompt_file, and no --chat.")
     prompts = [line for _, line in text_files.lines(FLAGS.prompt_file)] if FLAGS.prompt_file else None
@@ -48,6 +49,7 @@ def main():
         if "generate" not in loaded.signatures:
             task = loaded.task.registered_name
             raise Refusal(f"{directory} was made for {task} and writes no text; in Python, zoo.load(...).predict() asks it.")
+    options = _fitted(loaded, search, options, given)
     write = _Conversation().answer if FLAGS.chat else _search if search else _write
     if FLAGS.chat and prompts is not None:
         _answer_file(loaded, prompts, options)
@@ -60,9 +62,9 @@ def main():
 
 
 def _options():
-    """Whether beams are searched, and the options of that or of sampling. Raises Refusal for flags that do not go
-    together."""
-    given = {name for name in (*SAMPLING, *PENALTIES, *SEARCH, "stop") if FLAGS[name].present}
+    """Whether beams are searched, the options of that or of sampling, and the names of those that were given. Raises Refusal
+    for flags that do not go together."""
+    given = {name for name in (*SAMPLING, *PENALTIES, *ANOTHER_TEXT, *SEARCH, "stop") if FLAGS[name].present}
     if FLAGS.stop == "":
         raise Refusal("--stop is empty; give the string before which a text is to end.")
     if FLAGS.chat:
@@ -71,18 +73,36 @@ def _options():
         if unfit := sorted(given - {*SAMPLING, "min_p"}):
             raise Refusal(f"--{unfit[0]} is for texts that go on; leave it out with --chat.")
     if FLAGS.num_beams:
-        if unfit := sorted(given - {*SEARCH, "max_new_tokens"}):
+        if unfit := sorted(given - {*SEARCH, *ANOTHER_TEXT, "max_new_tokens"}):
             raise Refusal(f"--{unfit[0]} is for sampling, and --num_beams searches; leave one of them out.")
         if FLAGS.num_best > FLAGS.num_beams:
             raise Refusal(f"--num_best={FLAGS.num_best} is more than --num_beams={FLAGS.num_beams}.")
         asked = ["max_new_tokens", "num_beams", "length_penalty", *({"beam_rule"} & given)]
-        return True, {name: FLAGS[name].value for name in asked}
-    if unfit := sorted(given & {*SEARCH}):
+        return True, {name: FLAGS[name].value for name in asked}, given
+    if unfit := sorted(given & {*SEARCH, "coverage_penalty"}):
         raise Refusal(f"--{unfit[0]} is for a search, which --num_beams asks for.")
-    if FLAGS.export_dir and (unfit := sorted(given & {*PENALTIES})):
+    if FLAGS.export_dir and (unfit := sorted(given & {*PENALTIES} - {*ANOTHER_TEXT})):
         raise Refusal(f"--{unfit[0]} is not an input of a SavedModel's signatures; use it with --model_dir.")
     asked = {name: FLAGS[name].value for name in (*PENALTIES, "stop") if name in given}
-    return False, {**{name: FLAGS[name].value for name in SAMPLING}, **asked}
+    return False, {**{name: FLAGS[name].value for name in SAMPLING}, **asked}, given
+
+
+def _fitted(loaded, search, options, given):
+    """The options as a model takes them: one that writes another text has further ones, and does not sample unless asked to.
+
+    Raises Refusal for those that it has not.
+    """
+    asked = given & {*ANOTHER_TEXT}
+    if not loaded.goes_on:
+        greedy = {} if search or "temperature" in given else {"temperature": 0.0}
+        return {**options, **greedy, **{name: FLAGS[name].value for name in asked}}
+    if unfit := sorted(asked - {"no_repeat_ngram"}):
+        raise Refusal(f"--{unfit[0]} is for models that write another text, such as a translation; leave it out.")
+    if asked and search:
+        raise Refusal("--no_repeat_ngram is for sampling, and --num_beams searches; leave one of them out.")
+    if asked and FLAGS.export_dir:
+        raise Refusal("--no_repeat_ngram is not an input of a SavedModel's signatures; use it with --model_dir.")
+    return options
 
 
 def _tracer(directory):
@@ -176,12 +196,13 @@ def _answer_file(loaded, prompts, options):
 
 
 def _write(loaded, prompt, options):
-    """Prints a prompt and, token by token, its continuation."""
+    """Prints a prompt and, token by token, its continuation; or another text alone."""
     if options.get("draft", "none") != "none":
         print(loaded.generate(prompt, **options), flush=True)  # several tokens at a time come as one text
         return
     pieces = loaded.stream(prompt, **{name: value for name, value in options.items() if name != "draft"})
-    print(prompt, next(pieces, ""), sep="", end="", flush=True)  # not before it is known that the prompt is taken
+    kept = prompt if loaded.goes_on else ""
+    print(kept, next(pieces, ""), sep="", end="", flush=True)  # not before it is known that the prompt is taken
     for piece in pieces:
         print(piece, end="", flush=True)
     print()

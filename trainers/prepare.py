@@ -70,14 +70,25 @@ def prepare_for(task, layout, source, tokenizer_spec, vocab_size=None, *, splits
     for split in splits:
         source.check_split(split)
     with _disk_errors_named(cache_directory()):
-        texts = (text for example in source.examples("train") for text in task.texts(example) if isinstance(text, str))
-        options = task.tokenizer_options(str(tokenizer_spec))
-        _, tokenizer = _tokenizer(
-            source, str(tokenizer_spec), vocab_size, cache_directory(), report, texts, options, task.texts_are
-        )
+        tokenizer = _for_examples(task, source, str(tokenizer_spec), vocab_size, report)
     if "train" in splits:
         task.inspect(source.examples("train"))
     return tokenizer, {split: task.encode(source.examples(split), tokenizer, layout) for split in splits}
+
+
+def _for_examples(task, source, spec, vocab_size, report):
+    """The tokenizer of a task that reads examples; a pair of them where each side of a pair of texts is to have its own."""
+    from zoo.tokenizers.pair import PairTokenizer
+
+    options = task.tokenizer_options(spec)
+
+    def of(texts_of, texts_are):
+        texts = (text for example in source.examples("train") for text in texts_of(example) if isinstance(text, str))
+        return _tokenizer(source, spec, vocab_size, cache_directory(), report, texts, options, texts_are)[1]
+
+    if not (task.separate_vocabularies and spec in TOKENIZERS.names()):
+        return of(task.texts, task.texts_are)
+    return PairTokenizer(*(of(lambda example, side=side: task.texts({side: example.get(side)}), side) for side in task.fields))
 
 
 def prepare(source, tokenizer_spec, vocab_size=None, cache_dir=None, *, splits=None, progress=None, options=None, beam=None):

@@ -59,4 +59,7 @@ class Served:
 
     def stream(self, prompt, **options):
         """As `zoo.api.Loaded.stream`."""
-        return stream(self, prompt, **options) if self.goes_on else iter(self.generate([prompt], **options))
+        besides = {"target_prefix", "min_new_tokens", "no_repeat_ngram"} & options.keys()
+        if "prefill" not in self.model.signatures or besides:  # an older export, or what no step takes
+            return iter(self.generate([prompt], **options))
+        return stream(self, prompt, another=not self.goes_on, **options)

@@ -61,7 +61,8 @@ def _train(run, config, model_config, placement):
     if placement.is_chief:
         identity.check(run, identity.of(source, tokenizer, task))
     sizes = ", ".join(f"{split} {task.size(part)}" for split, part in data.items())
-    print(f"Tokens: {sizes}; vocabulary {tokenizer.vocab_size:,}", flush=True)
+    of_targets = f" and {tokenizer.target.vocab_size:,} of targets" if tokenizer.target is not tokenizer else ""
+    print(f"Tokens: {sizes}; vocabulary {tokenizer.vocab_size:,}{of_targets}", flush=True)
 
     fields = task.model_fields(tokenizer)
     if config.init_from and initial.width_of_rows(config.init_from, config.model) is None:

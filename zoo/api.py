@@ -68,15 +68,15 @@ class Loaded:
 
     def generate(
         self, prompt, max_new_tokens=64, temperature=0.0, top_k=0, top_p=1.0, seed=0, *,
-        min_p=0.0, repetition_penalty=1.0, no_repeat_ngram=0, stop=None, draft="none",
+        min_p=0.0, repetition_penalty=1.0, no_repeat_ngram=0, stop=None, draft="none", min_new_tokens=0, target_prefix="",
     ):  # fmt: skip
         """Continues a prompt; or, where the task turns one text into another, writes the other text.
 
             zoo.load("runs/gpt/latest").generate("The list")          # "The list is empty ..."
             zoo.load("runs/transformer/latest").generate("Monday")    # "lundi"
 
-        The options after `seed` are not inputs of the served `generate`: other values than their defaults trace a graph of
-        their own, once.
+        The options after `seed` are not inputs of the served `generate` that continues a prompt: other values than their
+        defaults trace a graph of their own, once.
 
         Args:
             prompt: string, or a list of strings.
@@ -93,6 +93,8 @@ class Loaded:
                 5 such tokens: the same text sooner, where a text repeats itself (`zoo/signatures/drafting.py`).
                 "ngram:runs/ngram/latest" asks that n-gram model besides, of the same vocabulary. Prompts are then answered
                 one by one.
+            min_new_tokens: another text has at least so many tokens.
+            target_prefix: what another text begins with.
 
         Returns:
             The prompt with its continuation, or the other text alone: a string, or a list of strings for a list.
@@ -106,6 +108,11 @@ class Loaded:
         fixed = dict(min_p=min_p, repetition_penalty=repetition_penalty, no_repeat_ngram=no_repeat_ngram)
         self._check("generate", "prompt", prompts)
         options, fixed = in_range(**options), in_range(**fixed)
+        besides = {**in_range(min_new_tokens=min_new_tokens), "target_prefix": given.text("target_prefix", target_prefix)}
+        if not self.goes_on:
+            options |= {**besides, "no_repeat_ngram": fixed.pop("no_repeat_ngram")}
+        elif unfit := [name for name, value in besides.items() if value]:
+            raise Refusal(f"{unfit[0]} is for models that write another text; leave it out for {self.task.registered_name}.")
         asked, draft = draft, self._draft(draft)
         if draft is not None and count > 1:
             return [self.generate(text, **options, **fixed, stop=stop, draft=asked) for text in prompts]
@@ -160,7 +167,7 @@ class Loaded:
 
     def stream(
         self, prompt, max_new_tokens=64, temperature=0.0, top_k=0, top_p=1.0, seed=0, *,
-        min_p=0.0, repetition_penalty=1.0, no_repeat_ngram=0, stop=None,
+        min_p=0.0, repetition_penalty=1.0, no_repeat_ngram=0, stop=None, min_new_tokens=0, target_prefix="",
     ):  # fmt: skip
         """As `generate` for one prompt, but yields the continuation piece by piece as it is written.
 
@@ -174,8 +181,9 @@ class Loaded:
         self._check("generate", "prompt", [prompt])
         options = in_range(**options)
         max_new_tokens = options.pop("max_new_tokens")
-        if not self.goes_on:
-            yield self.generate(prompt, max_new_tokens, stop=stop, **options)
+        if not self.goes_on or min_new_tokens or target_prefix:  # the latter two are refused there where a prompt is continued
+            besides = dict(min_new_tokens=min_new_tokens, target_prefix=target_prefix)
+            yield self.generate(prompt, max_new_tokens, stop=stop, **options, **besides)
             return
         pieces = self._pieces(prompt, max_new_tokens, decoding.Sampling(**options))
         yield from pieces if stop is None else until(pieces, stop)

@@ -82,7 +82,7 @@ def export_saved_model(
         except OSError as error:
             raise Refusal(f"Version {version} appeared in {directory} while this one was made; export again.") from error
     instances = deployment.example_instances(requests, left_out["serving_default"])
-    deployment.write(directory, model.registered_name, list(functions), instances, xla)
+    deployment.write(directory, model.registered_name, list(functions), instances, xla, goes_on=task.generates)
     return directory / str(version)
 
 

@@ -207,6 +207,7 @@ class TestTranslationMemories:
             ('<!DOCTYPE tmx [<!ENTITY a SYSTEM "/etc/hostname">]><tmx>&a;</tmx>', "declares the entity 'a'"),
             ("<tmx><body>", "a.tmx is not TMX: no element found"),
             ("<html></html>", "a.tmx is XML and not TMX"),
+            ('<?xml version="1.0" encoding="foo-9"?><tmx></tmx>', "a.tmx is not TMX: unknown encoding: foo-9"),
             ("<tmx><tu><tuv><seg>x</seg></tuv></tu></tmx>", "an element tuv has no xml:lang"),
         ],
     )

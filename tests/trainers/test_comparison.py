@@ -6,21 +6,28 @@ import numpy as np
 import pytest
 
 from tests import exports, programs
-from zoo import bootstrap, metrics
+from zoo import bootstrap, metrics, text_metrics
 from zoo.bundle import Bundle
 from zoo.config import Refusal
+from zoo.data.batch import Layout
+from zoo.registry import TASKS
+from zoo.tokenizers.base import create as create_tokenizer
 
 TEXTS = ["the cat sat on the mat .", "a dog ran", "the naive cat is not a dog , and ran"]
 REFERENCES = [["the cat sat on a mat .", "a cat sat"], ["the dog ran"], ["the naive dog is not a cat , and sat on the mat"]]
 
 
 def test_the_parts_of_bleu_and_rouge_add_up_to_their_scores():
-    sample = metrics.bleu_sample(TEXTS, REFERENCES, "none")
-    whole = metrics.translation_scores(TEXTS, REFERENCES, "none")["bleu"]
+    sample = text_metrics.bleu_sample(TEXTS, REFERENCES, "none")
+    whole = text_metrics.translation_scores(TEXTS, REFERENCES, "none")["bleu"]
     assert sample.of_sums(sample.rows.sum(0)) == pytest.approx(whole, rel=1e-12)
-    twice = metrics.translation_scores(TEXTS[:1] * 2 + TEXTS[1:2], REFERENCES[:1] * 2 + REFERENCES[1:2], "none")["bleu"]
+    edits = text_metrics.ter_sample(TEXTS, REFERENCES)
+    assert edits.of_sums(edits.rows.sum(0)) == pytest.approx(text_metrics.edit_scores(TEXTS, REFERENCES)["ter"], rel=1e-12)
+    # One of the first text's seven words is another than in its first reference; 7 and 3 words are in its two.
+    assert edits.rows[0].tolist() == [1.0, 5.0]
+    twice = text_metrics.translation_scores(TEXTS[:1] * 2 + TEXTS[1:2], REFERENCES[:1] * 2 + REFERENCES[1:2], "none")["bleu"]
     assert sample.of_sums(np.array([2.0, 1.0, 0.0]) @ sample.rows) == pytest.approx(twice, rel=1e-12)
-    values, scores = (score(TEXTS, REFERENCES) for score in (metrics.rouge_values, metrics.summary_scores))
+    values, scores = (score(TEXTS, REFERENCES) for score in (text_metrics.rouge_values, text_metrics.summary_scores))
     assert {name: pytest.approx(np.mean(some)) for name, some in values.items()} == scores
 
 
@@ -61,12 +68,22 @@ def test_what_never_differs_and_what_always_differs_alike():
         bootstrap.paired_bootstrap(ones, metrics.Sample.mean(np.ones(8)))
 
 
+def test_a_summary_is_compared_with_the_first_sentence_and_with_the_whole_source():
+    task = TASKS.get("summarization")()
+    data = task.encode([{"source": "the cat sat. a dog ran", "target": "the cat sat"}], create_tokenizer("byte"), Layout(64, 1))
+    told = task.baselines(data, {"num_judged": 1})
+    assert told.keys() == {
+        f"{name}_{rouge}" for name in ("lead1", "copy") for rouge in ("rouge1", "rouge2", "rougeL", "rougeLsum")
+    }
+    assert told["lead1_rouge1"] == 1.0 and told["copy_rouge1"] == pytest.approx(2 * 3 / (3 + 6))
+
+
 @pytest.mark.parametrize(("text", "first"), [
     ("A tool. It draws.", "A tool."), ("No end", "No end"), ("  Version 1.2 is out!\nNew", "Version 1.2 is out!"),
     ("一个工具。它画画。", "一个工具。"), ("a line\nanother. one", "a line"),
 ])  # fmt: skip
 def test_the_first_sentence(text, first):
-    assert metrics.first_sentence(text) == first
+    assert text_metrics.first_sentence(text) == first
 
 
 def test_the_program_compares_two_models_and_tells_what_a_copy_is_worth(tmp_path, capfd):
@@ -80,10 +97,11 @@ def test_the_program_compares_two_models_and_tells_what_a_copy_is_worth(tmp_path
     answer = programs.call(capfd, "evaluate", *asked, f"--against={tmp_path}/other")
     assert answer.status == 0, answer.err
     scores, *compared = map(json.loads, answer.out.splitlines())
-    copied = metrics.translation_scores(TEXTS, [some[:1] for some in REFERENCES])
+    copied = text_metrics.translation_scores(TEXTS, [some[:1] for some in REFERENCES])
     assert scores["copy_bleu"] == pytest.approx(copied["bleu"]) and scores["copy_chrf"] == pytest.approx(copied["chrf"])
+    assert scores["ter"] > 0 and scores["ter_signature"].startswith("nrefs:1|case:lc|tok:tercom")
     told = {each["metric"]: each for each in compared}
-    assert told.keys() == {"loss", "bleu"}
+    assert told.keys() == {"loss", "bleu", "ter", "exact_match"} and told["ter"]["value"] == pytest.approx(scores["ter"])
     assert told["loss"]["value"] == pytest.approx(scores["loss"]) and told["bleu"]["value"] == pytest.approx(scores["bleu"])
     alone = programs.call(capfd, "evaluate", f"--model_dir={tmp_path}/other", *asked[1:])
     assert told["loss"]["other"] == pytest.approx(json.loads(alone.out)["loss"])

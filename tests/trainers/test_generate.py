@@ -142,3 +142,40 @@ def test_an_export_that_writes_no_text_and_a_directory_without_one(tmp_path, cap
     assert refusal(capfd, "generate", f"--export_dir={tmp_path}", "--prompt=x") == (
         f"{tmp_path} holds no SavedModel; write one with python -m trainers.export."
     )
+
+
+def test_a_model_that_writes_another_text_prints_that_alone_and_does_not_sample_unasked(tmp_path, capfd):
+    made = exports.made("seq2seq", "translation")
+    Bundle(made.model, made.tokenizer, made.task, {}).save(tmp_path / "bundle")
+    loaded = zoo.load(tmp_path / "bundle")
+    (tmp_path / "lines.txt").write_text("the cat sat\na\n", encoding="utf8")
+    besides = dict(target_prefix="le", min_new_tokens=3, no_repeat_ngram=1)
+    searched = dict(num_beams=3, coverage_penalty=2.0, length_penalty=1.0, **besides)
+    for place in (f"--model_dir={tmp_path / 'bundle'}", f"--export_dir={exports.directory('seq2seq', 'translation')}"):
+        for signature, options in (("generate", {}), ("generate", besides), ("beam_search", searched)):
+            asked = [f"--{name}={value}" for name, value in {**options, "max_new_tokens": 6}.items()]
+            given = {name: [value] for name, value in {**options, "max_new_tokens": 6}.items()}
+            texts = loaded.predict(signature, text=["the cat sat", "a"], **given)["text"]
+            texts = [text if signature == "generate" else text[0] for text in texts]
+            assert printed(capfd, place, "--prompt=the cat sat", *asked) == texts[0] + "\n"
+            lines = printed(capfd, place, f"--prompt_file={tmp_path / 'lines.txt'}", *asked).splitlines()
+            assert [(line["prompt"], line["text"]) for line in map(json.loads, lines)] == [
+                ("the cat sat", texts[0]),
+                ("a", texts[1]),
+            ]
+        asked = ("--prompt=the cat sat", "--max_new_tokens=6")
+        assert "--coverage_penalty is for a search" in refusal(capfd, "generate", place, *asked, "--coverage_penalty=1")
+        sampled = loaded.generate("the cat sat", 6, temperature=5.0, seed=3)
+        assert printed(capfd, place, *asked, "--temperature=5", "--top_k=0", "--seed=3") == sampled + "\n"
+    assert sampled != texts[0]
+
+
+def test_what_another_text_begins_with_is_not_for_a_text_that_goes_on(places, capfd):
+    sentence = "--target_prefix is for models that write another text, such as a translation; leave it out."
+    for place in places:
+        assert refusal(capfd, "generate", place, "--prompt=x", "--target_prefix=y") == sentence
+    said = "--no_repeat_ngram is for sampling, and --num_beams searches; leave one of them out."
+    assert refusal(capfd, "generate", places[0], "--prompt=x", "--num_beams=2", "--no_repeat_ngram=2") == said
+    loaded = zoo.load(Path(places[0].partition("=")[2]))
+    with pytest.raises(ValueError, match="min_new_tokens is for models that write another text"):
+        loaded.generate("x", min_new_tokens=2)

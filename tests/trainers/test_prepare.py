@@ -14,7 +14,7 @@ import tfds_configs
 from benchmarks import prepare_memory
 from tfds_configs.sources import TextSource
 from trainers import prepare as module
-from trainers.prepare import cache_directory, check_tokenizer, prepare
+from trainers.prepare import cache_directory, check_tokenizer, prepare, prepare_for
 from zoo import text_files
 from zoo.config import Refusal
 from zoo.data.batch import Layout
@@ -276,3 +276,28 @@ def test_a_row_that_lacks_something_is_refused_when_a_tokenizer_is_trained_too(t
     object.__setattr__(source, "examples", lambda split: iter([good, row]))
     with pytest.raises(Refusal, match=sentence):
         module.prepare_for(task, Layout(64, 2), source, "bpe")
+
+
+def test_sources_and_targets_may_have_a_vocabulary_each(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    rows = [("the cat", "le chat"), ("a cat sat", "un chat"), ("the mat", "le tapis")]
+    (tmp_path / "a.tsv").write_text("".join(f"{one}\t{other}\n" for one, other in rows), encoding="utf8")
+    path = tmp_path / "a.tsv"
+    source = tfds_configs.get("local_text", f"train={path},validation={path},columns=source:target")
+    task_class = TASKS.get("translation")
+    made = {}
+    for apart in (True, False):
+        task = task_class(task_class.config_class(separate_vocabularies=apart))
+        made[apart], data = prepare_for(task, Layout(16, 2), source, "word", splits=["train"])
+        assert [made[apart].target.decode(pair.target.tolist()) for pair in data["train"].pairs] == [row[1] for row in rows]
+    pair, joint = made[True], made[False]
+    assert pair.encode("chat") == [pair.unk_id] and pair.target.encode("cat") == [pair.target.unk_id]
+    assert pair.target.decode(pair.target.encode("le chat")) == "le chat" and not pair.shares_ids
+    assert joint.target is joint and joint.unk_id not in joint.encode("the cat le chat")
+    fields = task_class().model_fields(pair)
+    assert (fields["source_vocab_size"], fields["vocab_size"]) == (pair.vocab_size, pair.target.vocab_size)
+    # A tokenizer that is given is taken as it is.
+    pair.save(tmp_path / "pair")
+    task = task_class(task_class.config_class(separate_vocabularies=True))
+    given, _ = prepare_for(task, Layout(16, 2), source, str(tmp_path / "pair"), splits=["train"])
+    assert given.target.vocabulary == pair.target.vocabulary != given.vocabulary

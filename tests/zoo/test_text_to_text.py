@@ -118,3 +118,40 @@ def test_pharaoh_tells_the_source_token_that_each_target_token_looked_at_most(na
         assert answer["pharaoh"][row].numpy().decode() == " ".join(f"{i}-{j}" for j, i in enumerate(most))
     empty = case(name)[3]["align"](tf.constant(["", ""]), tf.constant(["a", ""]))
     assert empty["pharaoh"].numpy().tolist() == [b"", b""]
+
+
+@pytest.mark.parametrize(("name", "sentence"), [
+    ("transformer", "The longest target has 71 tokens, with the special ones around it; this model takes at most 64."),
+    ("gpt", "The longest text with its target has 79 tokens, with the special ones around it; this model takes at most 64."),
+])  # fmt: skip
+def test_a_target_for_which_the_model_has_no_positions_is_refused_in_a_sentence(name, sentence):
+    signatures = case(name)[3]
+    for signature in signatures.keys() & {"score", "align"}:
+        for target in ("y" * 70, "y" * 40):
+            asked = [tf.constant(["x" * 7, "x"]), tf.constant([target, "y"])]
+            if len(target) == 70:
+                with pytest.raises(tf.errors.InvalidArgumentError, match=sentence):
+                    signatures[signature](*asked)
+            else:
+                signatures[signature](*asked)
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_step_by_step_is_the_text_at_once(name, sampled):
+    signatures = case(name)[3]
+    options = dict(temperature=[0.9, 1.5, 0.7], seed=[3, 4, 5]) if sampled else {}
+    kinds = {"temperature": tf.float32, "seed": tf.int64}
+    options = {key: tf.constant(value, kinds[key]) for key, value in options.items()}
+    texts, limits = tf.constant(TEXTS), tf.constant([9, 4, 12])
+    at_once = signatures["generate"](texts, limits, **options)
+    answer = signatures["prefill"](text=texts, max_new_tokens=limits, **options)
+    total, steps = answer["log_prob"], 1
+    takes = [key for key in answer if key in ("token_ids", "prompt_length", "remaining") or key.startswith("state_")]
+    while not bool(tf.reduce_all(answer["finished"])):
+        answer = signatures["decode_step"](**{key: answer[key] for key in takes}, **options)
+        total, steps = total + answer["log_prob"], steps + 1
+    assert 1 < steps <= 12
+    assert answer["text"].numpy().tolist() == at_once["text"].numpy().tolist()
+    np.testing.assert_allclose(total, at_once["log_prob"], rtol=1e-4, atol=1e-4)
+    assert (answer["remaining"].numpy() == 0).all() and "prompt" not in answer

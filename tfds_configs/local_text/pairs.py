@@ -69,7 +69,7 @@ def tmx(path, data_path, remarks):
                 yield from _pairs(units, path, data_path, remarks)
             units.parser.Parse(b"", True)
             yield from _pairs(units, path, data_path, remarks)
-        except xml.parsers.expat.ExpatError as error:
+        except (xml.parsers.expat.ExpatError, LookupError) as error:  # the latter: it names an encoding that is not known
             raise Refusal(f"{path} is not TMX: {error}.") from error
     if not units.is_tmx:
         raise Refusal(f"{path} is XML and not TMX: it has no element tmx.")

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from trainers.cost.plan import FORWARD_SHARE
 from zoo.data.batch import Layout
+from zoo.registry import MODELS
 
 SHARE_WHILE_TRAINING, SHARE_AT_END = 0.05, 0.1  # of the time of training
 ENOUGH = 50_000  # tokens: more tell little while training; and no run, however short, is judged at its end on less
@@ -33,7 +34,8 @@ class Reading(NamedTuple):
 
 def layout_of(config):
     """The `Layout` of a `TrainConfig`."""
-    return Layout(config.seq_length, config.batch_size, config.seed, config.separate_documents)
+    share = MODELS.config(config.model).kind == "language_model"
+    return Layout(config.seq_length, config.batch_size, config.seed, config.separate_documents, share)
 
 
 def while_training(config, task, data):

@@ -92,9 +92,11 @@ class Layout:
         batch_size: B, over all replicas.
         seed: the order of the data, and whatever else is random in a batch, is a pure function of (seed, step).
         separate_documents: for token streams, whether documents packed into one row see each other.
+        pairs_share_rows: whether both texts of a pair stand in one row, as a language model reads them.
     """
 
     seq_length: int
     batch_size: int
     seed: int = 0
     separate_documents: bool = False
+    pairs_share_rows: bool = False

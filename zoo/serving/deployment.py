@@ -109,8 +109,8 @@ There batching is {batching}. A server that batches joins the requests of many c
 Signatures: {signatures}.
 """
 STREAM = """
-    python deployment/stream_client.py --model={name} --prompt='The'       # token by token, over REST
-    python deployment/stream_client.py --model={name} --prompt='The' --grpc"""
+    python deployment/stream_client.py --model={name} {asked}='The'       # token by token, over REST
+    python deployment/stream_client.py --model={name} {asked}='The' --grpc"""
 # Requests are joined only where their shapes agree (MergeInputTensors of batching_session.cc): two callers seldom are as far.
 APART = (
     "\n- `decode_step`s of different lengths cannot be joined, and refuse each other: stream from a server that does not batch."
@@ -147,7 +147,7 @@ def example_instances(requests, defaults=None):
     return json.dumps([row if len(row) > 1 else next(iter(row.values()))])
 
 
-def write(directory, name, signatures, instances, xla=False):
+def write(directory, name, signatures, instances, xla=False, goes_on=True):
     """Writes `deployment/` into the directory of the versions of a model, file by file, each at once.
 
     Args:
@@ -156,6 +156,7 @@ def write(directory, name, signatures, instances, xla=False):
         signatures: names of them.
         instances: JSON of what the default signature may be asked.
         xla: whether the server must be started with XLA.
+        goes_on: whether a model that streams goes on from a prompt; else it writes another text.
     """
     label, streams = name.replace("_", "-"), "decode_step" in signatures
     folder = Path(directory) / "deployment"
@@ -171,7 +172,8 @@ def write(directory, name, signatures, instances, xla=False):
         "compose_flags": "".join(f"\n      {flag}" for flag in flags),
         "kubernetes_flags": "".join(f"\n            {flag}" for flag in flags),
         "docker": docker_command(None, name, xla), "curl": curl_command(name, instances),
-        "stream": STREAM.format(name=name) if streams else "", "apart": APART if streams else "",
+        "stream": STREAM.format(name=name, asked="--prompt" if goes_on else "--source") if streams else "",
+        "apart": APART if streams else "",
         "batching": "off, and two commented lines switch it on" if streams else "on",
     }  # fmt: skip
     texts = {

@@ -1,5 +1,6 @@
 """Writes a continuation token by token from a running TF Serving: python stream_client.py --model=gpt --prompt='The'
 
+A model that turns one text into another, such as a translator, takes --source in place of --prompt, and writes the other text.
 Stands alone. Over REST it needs Python only; over gRPC (--grpc) grpcio and tensorflow-serving-api. It calls `prefill` once and
 then `decode_step`, feeding each output whose name is an input back in, until the row is finished.
 """
@@ -78,16 +79,19 @@ class Grpc:
         return value.decode("utf8", "replace") if isinstance(value, bytes) else value
 
 
-def stream(predict, prompt, max_new_tokens=64, stop=None, **sampling):
-    """Yields the continuation of a prompt in pieces, up to the string `stop` if it comes; half a character is held back."""
-    pieces = _pieces(predict, prompt, max_new_tokens, sampling)
+def stream(predict, prompt, max_new_tokens=64, stop=None, another=False, **sampling):
+    """Yields the continuation of a prompt in pieces, up to the string `stop` if it comes; half a character is held back.
+
+    With `another` the prompt is a text that becomes another one, which is yielded.
+    """
+    given = {"text": [prompt]} if another else {"prompt": [prompt], "padded_length": [0]}
+    pieces = _pieces(predict, given, 0 if another else len(prompt), max_new_tokens, sampling)
     return pieces if stop is None else until(pieces, stop)
 
 
-def _pieces(predict, prompt, max_new_tokens, sampling):
+def _pieces(predict, given, shown, max_new_tokens, sampling):
     options = {name: [value] for name, value in sampling.items()}
-    answer = predict("prefill", {"prompt": [prompt], "max_new_tokens": [max_new_tokens], "padded_length": [0], **options})
-    shown = len(prompt)
+    answer = predict("prefill", {**given, "max_new_tokens": [max_new_tokens], **options})
     while True:
         text, finished = predict.first(answer["text"]), predict.first(answer["finished"])
         if finished or not text.endswith("\ufffd"):
@@ -116,7 +120,9 @@ def until(pieces, stop):
 def main():
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prompt", required=True)
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--prompt", help="a text to go on with")
+    asked.add_argument("--source", help="a text that becomes another one")
     parser.add_argument("--model", required=True, help="the name that the model is served under")
     parser.add_argument("--host", default="localhost")
     parser.add_argument("--port", type=int, help="8501 for REST, 8500 for gRPC if not given")
@@ -128,8 +134,10 @@ def main():
     args = parser.parse_args()
     predict = (Grpc if args.grpc else Rest)(args.host, args.port, args.model, args.timeout)
     sampling = {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "seed")}
-    pieces = stream(predict, args.prompt, args.max_new_tokens, args.stop or None, **sampling)
-    print(args.prompt, next(pieces, ""), sep="", end="", flush=True)  # not before a server has answered
+    another = args.prompt is None
+    text, kept = (args.source, "") if another else (args.prompt, args.prompt)
+    pieces = stream(predict, text, args.max_new_tokens, args.stop or None, another, **sampling)
+    print(kept, next(pieces, ""), sep="", end="", flush=True)  # not before a server has answered
     for piece in pieces:
         print(piece, end="", flush=True)
     print()

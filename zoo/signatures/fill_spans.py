@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from zoo.signatures.generation import OPTIONS, STRINGS, checked_options, default
 from zoo.signatures.request import refusal_unless, signature
+from zoo.signatures.streaming_pairs import streaming_pair_requests, streaming_pair_signatures
 from zoo.signatures.text_to_text import decode, source_of, text_to_text_requests, text_to_text_signatures
 from zoo.tokenizers.base import row_ids
 from zoo.tokenizers.special import BEGIN, sentinel_name
@@ -112,7 +113,8 @@ def span_signatures(model, tokenizer, sentinel_ids, frame, limit):
         limit: the most tokens of a source, special ones included; or None.
 
     Returns:
-        Name -> `tf.function`: those of `text_to_text_signatures`, whose texts may have sentinels, and
+        Name -> `tf.function`: those of `text_to_text_signatures` and `streaming_pair_signatures`, whose texts may have
+        sentinels, and
 
         - `fill`: `text` string (B,), with a sentinel for each hole, and `max_new_tokens` int32 (B,) -> `text` string (B,), the
           text with its holes filled; `spans` string (B, M), what was written for each hole of a text, filled up with empty
@@ -127,13 +129,15 @@ def span_signatures(model, tokenizer, sentinel_ids, frame, limit):
         decoded = decode(model, tokenizer, frame, source, options["max_new_tokens"])
         return filled(spelling, spelling.tokenize(text), decoded.token_ids, decoded.lengths)
 
-    return {**text_to_text_signatures(model, spelling, frame, limit), "fill": fill}
+    asked = model, spelling, frame, limit
+    return {**text_to_text_signatures(*asked), **streaming_pair_signatures(*asked), "fill": fill}
 
 
-def span_requests(model):
-    """Requests that exercise every signature: (signature, inputs as lists)."""
+def span_requests(model, tokenizer, limit):
+    """Requests that exercise every signature, as `text_to_text_requests`."""
     texts = [f"the {sentinel_name(0)} sat {sentinel_name(1)}", sentinel_name(1), "a cat", ""]
-    return [*text_to_text_requests(model), ("fill", {"text": texts, "max_new_tokens": [9, 5, 4, 3]})]
+    requests = [*text_to_text_requests(model, tokenizer, limit), ("fill", {"text": texts, "max_new_tokens": [9, 5, 4, 3]})]
+    return requests + streaming_pair_requests(first=len(requests))
 
 
 def filled(spelling, source, written, lengths):

@@ -203,10 +203,10 @@ def language_model_requests(model, tokenizer):
     return requests
 
 
-def long_texts(model, tokenizer):
-    """A text for each of `LENGTH_BUCKETS` that the model takes: of so many tokens or a few less, with room for a few new
-    ones."""
-    longest = longest_text(model)
+def long_texts(model, tokenizer, longest=None):
+    """A text for each of `LENGTH_BUCKETS` that the model takes, `longest` tokens at most: of so many tokens or a few less, with
+    room for a few new ones."""
+    longest = longest_text(model) if longest is None else longest
     texts = []
     for length in LENGTH_BUCKETS:
         length = length if longest is None else min(length, longest)

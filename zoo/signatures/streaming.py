@@ -64,14 +64,14 @@ def streaming_signatures(model, tokenizer, frame):
           tokens of the prompt and tokens that may still come; and the model's state as `state_<name>`, floats as float32, each
           scalar as (B,). `decode_step` takes the options of sampling besides, which are to be the same in every step.
     """
-    specs, to_wire, from_wire = _state_on_the_wire(model)
+    specs, to_wire, from_wire = state_on_the_wire(model)
 
     def write(logits, state, prompt, token_ids, prompt_length, remaining, sampling):
         """The answer: one token more, in rows where one may still come."""
         real, alive = token_ids >= 0, remaining > 0
         num_tokens = tf.reduce_sum(tf.cast(real, tf.int32), 1)
         chosen, log_prob = choose(logits, num_tokens - prompt_length, sampling)
-        likeliest, likeliest_log_probs = _likeliest(logits, alive, tokenizer)
+        best, best_log_probs = likeliest(logits, alive, tokenizer)
         goes_on = tf.reduce_all([chosen != stop_id for stop_id in tokenizer.stop_ids], 0)
         remaining = tf.where(alive & goes_on, remaining - 1, 0)
         all_ids = tf.concat([token_ids, tf.where(alive, chosen, -1)[:, None]], 1)
@@ -81,7 +81,7 @@ def streaming_signatures(model, tokenizer, frame):
         )
         return {
             "text": text, "log_prob": tf.where(alive, log_prob, 0.0), "finished": remaining <= 0, "prompt": tf.identity(prompt),
-            "likeliest": likeliest, "likeliest_log_probs": likeliest_log_probs,
+            "likeliest": best, "likeliest_log_probs": best_log_probs,
             "token_ids": all_ids, "prompt_length": tf.identity(prompt_length), "remaining": remaining,
             **to_wire(state, tf.size(prompt)),
         }  # fmt: skip
@@ -105,7 +105,7 @@ def streaming_signatures(model, tokenizer, frame):
     def decode_step(prompt, token_ids, prompt_length, remaining, temperature, top_k, top_p, seed, **state):
         _, sampling = checked_sampling(prompt, tf.zeros_like(remaining), temperature, top_k, top_p, seed)
         state = from_wire(state)
-        with tf.control_dependencies([_some_are_left(token_ids), *_fits(remaining, model.room_left(state))]):
+        with tf.control_dependencies([some_are_left(token_ids), *fits(remaining, model.room_left(state))]):
             # A row that has finished is stepped along, on any token: nobody reads what comes of it. Written so that the graph
             # knows that this is one column: of `[:, -1:]` it does not.
             last = tf.maximum(token_ids[:, -1], 0)[:, None]
@@ -114,13 +114,13 @@ def streaming_signatures(model, tokenizer, frame):
         return write(logits, new_state, prompt, token_ids, prompt_length, remaining, sampling)
 
     ids = tf.TensorSpec([None, None], tf.int32)
-    decode_step = _with_arguments(
+    decode_step = with_arguments(
         decode_step, {"prompt": STRINGS, "token_ids": ids, "prompt_length": INTEGERS, "remaining": INTEGERS, **specs}
     )
     return {"prefill": prefill, "decode_step": decode_step}
 
 
-def _likeliest(logits, alive, tokenizer):
+def likeliest(logits, alive, tokenizer):
     """How the likeliest tokens are written, each alone, string (B, K), and their log-probabilities, float32 (B, K)."""
     top, ids = tf.math.top_k(logits, min(NUM_LIKELIEST, logits.shape[-1] or NUM_LIKELIEST))
     log_probs = top - tf.reduce_logsumexp(logits, -1, keepdims=True)
@@ -142,12 +142,12 @@ def streaming_requests(model, tokenizer, first):
     return requests
 
 
-def _some_are_left(token_ids):
+def some_are_left(token_ids):
     sentence = "token_ids has no column: it holds the tokens that prefill and the steps since have answered."
     return refusal_unless(tf.shape(token_ids)[1] > 0, sentence)
 
 
-def _fits(remaining, room):
+def fits(remaining, room):
     """Checks that a state with room for so many tokens has enough for all that may still come, and for this one anyway."""
     if room is None:
         return []
@@ -156,7 +156,7 @@ def _fits(remaining, room):
     return [refusal_unless(most <= room, sentence, room, most)]
 
 
-def _with_arguments(step, specs):
+def with_arguments(step, specs):
     """`step` as a tf.function of the named tensors and the options of sampling, which have their defaults."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [inspect.Parameter(name, kind) for name in specs]
@@ -170,15 +170,17 @@ def _with_arguments(step, specs):
     return signature(*specs.values(), *(OPTIONS[name][0] for name in SAMPLING))(decode_step)
 
 
-def _state_on_the_wire(model):
+def state_on_the_wire(model):
     """Specs of the model's state as a client sees it, and the ways to and from there.
 
     Every tensor is batch-first, so that a server can batch and a client can join rows: a scalar that rows share becomes one
-    number a row. Floats are float32, as JSON has no bfloat16. Axes that depend on the room for tokens are unknown.
+    number a row. Floats are float32, as JSON has no bfloat16. Axes that depend on the room for tokens, or on
+    the length of a source, are unknown.
     """
     axes = model.state_axes()
     specs, dtypes, scalars = {}, {}, set()
-    for name, value in model.init_state(1, 2).items():
+    memory = (model.encode(tf.zeros((1, 3), tf.int32)),) if model.kind == "encoder_decoder" else ()
+    for name, value in model.init_state(1, 2, *memory).items():
         wire = PREFIX + name.replace("/", "_")
         sizes = [None if axis in axes[name] else value.shape[axis] for axis in range(1, len(value.shape))]
         dtypes[name] = value.dtype

@@ -21,11 +21,12 @@ from zoo.signatures.generation import (
     checked_options,
     checked_sampling,
     default,
+    long_texts,
     longest_text,
     texts_of,
 )  # fmt: skip
 from zoo.signatures.request import same_rows, signature, with_one_row_apart
-from zoo.signatures.rows import left_padded_rows, rows_in_graph
+from zoo.signatures.rows import left_padded_rows, rows_in_graph, within
 
 # What a request may ask besides, of both ways to decode.
 BESIDES = ("min_new_tokens", "no_repeat_ngram", "target_prefix")
@@ -113,7 +114,7 @@ def _beam_search(model, tokenizer, frame, limit):
         options = _besides(text, *besides, max_new_tokens=max_new_tokens, num_beams=num_beams, **penalties)
         prefix, rule = options.pop("target_prefix"), options.pop("beam_rule")
         begun, prefix_ids = source_of(model, tokenizer, frame, limit, text), writer.tokenize(prefix)
-        options["max_new_tokens"] = _as_many_as_fit(model, options["max_new_tokens"], begun, prefix_ids)
+        options["max_new_tokens"] = as_many_as_fit_behind(model, options["max_new_tokens"], begun, prefix_ids)
         state, ids, mask = begin(model, writer, frame, begun, options["max_new_tokens"], prefix_ids)
         best = beam_search(
             model.next_logits, with_coverage(state) if model.aligns else state, ids, mask, rule=rule,
@@ -188,8 +189,8 @@ def _pharaoh(weights_BTS, source_lengths, target_lengths):
     return tf.strings.reduce_join(tf.ragged.boolean_mask(pairs, there), axis=-1, separator=" ")
 
 
-def text_to_text_requests(model):
-    """Requests that exercise every signature: (signature, inputs as lists)."""
+def text_to_text_requests(model, tokenizer, limit):
+    """Requests that exercise every signature, at every length of a source up to `limit`: (signature, inputs as lists)."""
     texts = ["the cat sat .", "a", ""]
     targets = ["le chat .", "", "un"]
     requests = [
@@ -212,7 +213,9 @@ def text_to_text_requests(model):
         ),
         ("score", {"text": texts, "target": targets}),
     ]
-    return requests + ([("align", {"text": texts, "target": targets})] if model.aligns else [])
+    requests += [("align", {"text": texts, "target": targets})] if model.aligns else []
+    long = long_texts(model, tokenizer, limit)
+    return requests + [("generate", {"text": [text], "max_new_tokens": [4]}) for text in long]
 
 
 def source_of(model, tokenizer, frame, limit, texts):
@@ -264,7 +267,7 @@ def decode(model, tokenizer, frame, source, max_new_tokens, sampling=Sampling(),
         num_beams: K, an int. Above 1 it is the best that a beam of K finds, by mean log-probability of a token, and no
             `sampling` counts.
     """
-    max_new_tokens = _as_many_as_fit(model, max_new_tokens, source, prefix)
+    max_new_tokens = as_many_as_fit_behind(model, max_new_tokens, source, prefix)
     state, ids, mask = begin(model, tokenizer, frame, source, max_new_tokens, prefix)
     if num_beams > 1:
         best = beam_search(
@@ -290,7 +293,7 @@ def written(tokenizer, token_ids, lengths, prefix=None, prefix_ids=None):
     return texts_of(tokenizer, prefix, prefix_ids, tf.concat([prefix_ids, ids], 1))
 
 
-def _as_many_as_fit(model, max_new_tokens, source, prefix=None):
+def as_many_as_fit_behind(model, max_new_tokens, source, prefix=None):
     """`max_new_tokens` (B,), cut to what the model has positions for."""
     if model.max_length is None:
         return as_many_as_fit(model, max_new_tokens, None)
@@ -310,8 +313,9 @@ def _pairs(model, tokenizer, frame, limit, texts, targets):
         source = source_of(model, tokenizer, frame, limit, texts)
         start = tf.tile(tf.constant([frame.target_start], tf.int32), [tf.shape(texts)[0], 1])
         inputs = tf.concat([start, labels[:, :-1]], 1)
-        width = tf.reduce_max(tf.concat([labels.row_lengths(), [1]], 0))
-        shape = tf.stack([labels.nrows(), width])
+        width = tf.cast(tf.reduce_max(tf.concat([labels.row_lengths(), [1]], 0)), tf.int32)
+        width = within(width, longest_text(model), "target")
+        shape = tf.stack([labels.nrows(tf.int32), width])
         return {
             **source,
             "token_ids": inputs.to_tensor(target.pad_id, shape=shape),
@@ -321,14 +325,17 @@ def _pairs(model, tokenizer, frame, limit, texts, targets):
     rows = rows_in_graph([tokenizer.tokenize(texts)], frame, tokenizer.pad_id, limit, "refuse")
     source = tf.ragged.boolean_mask(rows["token_ids"], rows["padding_mask"])
     whole = tf.concat([source, labels], 1)
-    width = tf.reduce_max(tf.concat([whole.row_lengths(), [2]], 0)) - 1
-    dense = whole.to_tensor(tokenizer.pad_id, shape=tf.stack([whole.nrows(), width + 1]))
-    columns, ends = tf.range(width)[None], whole.row_lengths()[:, None] - 1
+    width = tf.cast(tf.reduce_max(tf.concat([whole.row_lengths(), [2]], 0)), tf.int32) - 1
+    width = within(width, longest_text(model), "text with its target")
+    dense = whole.to_tensor(tokenizer.pad_id, shape=tf.stack([whole.nrows(tf.int32), width + 1]))
+    columns, ends = tf.range(width)[None], tf.cast(whole.row_lengths(), tf.int32)[:, None] - 1
     return {
         "token_ids": dense[:, :-1],
         "padding_mask": columns < ends,
         "labels": dense[:, 1:],
-        "loss_weights": tf.cast((columns >= source.row_lengths()[:, None] - 1) & (columns < ends), tf.float32),
+        "loss_weights": tf.cast(
+            (columns >= tf.cast(source.row_lengths(), tf.int32)[:, None] - 1) & (columns < ends), tf.float32
+        ),
     }
 
 

@@ -62,6 +62,7 @@ class Task:
             bundle keeps it.
         texts_are: how the texts that a tokenizer is trained on are cut, if that is an option; the cache tells tokenizers apart
             by it.
+        separate_vocabularies: whether each field of an example has a tokenizer of its own, where one is trained.
         draft: how tokens are guessed ahead in `generate` of a task that generates, a `Draft` (`zoo/signatures/drafting.py`); or
             None. It is of serving alone, and no bundle has it.
     """
@@ -75,6 +76,7 @@ class Task:
     generates = has_words = False
     temperature = 1.0
     texts_are = ""
+    separate_vocabularies = False
     draft = None
 
     def __init__(self, config=None, facts=None, *, label_smoothing=0.0, z_loss=0.0):
@@ -248,6 +250,10 @@ class Task:
         """
         raise TypeError(f"{type(self).__name__} does not implement metrics().")
 
+    def further_metrics(self, rows, data):
+        """Scores that take too long to be told while a model is trained; `trainers.evaluate` tells them. As `metrics`."""
+        return {}
+
     def predictions(self, rows, data):
         """Yields lines of columns: what is predicted for a split beside what is right; arguments as of `metrics`. Only for
         a task of words."""
@@ -256,6 +262,10 @@ class Task:
     def samples(self, rows, data):
         """Name -> `zoo.metrics.Sample` of those scores of a split that have intervals and that two models are compared by;
         none where a task keeps no scores of single examples. The arguments are those of `metrics`."""
+        return {}
+
+    def further_samples(self, rows, data):
+        """As `samples`, of `further_metrics`."""
         return {}
 
     def baselines(self, data, scores):

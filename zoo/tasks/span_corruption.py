@@ -153,7 +153,7 @@ class SpanCorruptionTask(Task):
         return span_signatures(model, tokenizer, self.sentinel_ids(tokenizer), frame, self.facts.max_tokens or None)
 
     def requests(self, model, tokenizer):
-        return span_requests(model)
+        return span_requests(model, tokenizer, self.facts.max_tokens or None)
 
     def sample(self, loaded, seed):
         known = loaded.tokenizer.spells("Return a list of the list.")

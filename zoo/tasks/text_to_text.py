@@ -11,11 +11,12 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from zoo import metrics
+from zoo import metrics, text_metrics
 from zoo.config import Config, Output, Refusal, TaskConfig
-from zoo.data.examples import Frame, in_order
+from zoo.data.examples import Frame, in_order, kept_lengths
 from zoo.data.parallel import Pair, PairBatches, PairRows, TokenBudgetBatches
 from zoo.registry import TASKS
+from zoo.signatures.streaming_pairs import streaming_pair_requests, streaming_pair_signatures
 from zoo.signatures.text_to_text import decode, text_to_text_requests, text_to_text_signatures
 from zoo.tasks.base import Task
 
@@ -33,6 +34,7 @@ class TranslationConfig(TaskConfig):
         bleu_tokenize: how sacrebleu cuts words: 13a, none, intl, zh or char.
         batch_tokens: rows times width of a batch, padding included, of the source and of the target alike; 0 for batches of
             --batch_size rows.
+        separate_vocabularies: whether sources and targets have a tokenizer of their own, each of --vocab_size.
     """
 
     overlong: str = "cut"
@@ -40,6 +42,7 @@ class TranslationConfig(TaskConfig):
     judged_beams: int = 1
     bleu_tokenize: str = "13a"
     batch_tokens: int = 0
+    separate_vocabularies: bool = False
 
     kinds: ClassVar = ("encoder_decoder", "language_model")
     least_seq_length: ClassVar = 4
@@ -63,7 +66,7 @@ class SummarizationConfig(TaskConfig):
     """How texts and their summaries are read and judged.
 
     Attributes:
-        overlong, judged, judged_beams, batch_tokens: as for translation.
+        overlong, judged, judged_beams, batch_tokens, separate_vocabularies: as for translation.
         lang: `en`, or `zh`: ROUGE then counts characters.
     """
 
@@ -72,6 +75,7 @@ class SummarizationConfig(TaskConfig):
     judged_beams: int = 1
     lang: str = "en"
     batch_tokens: int = 0
+    separate_vocabularies: bool = False
 
     kinds: ClassVar = ("encoder_decoder", "language_model")
     least_seq_length: ClassVar = 4
@@ -130,9 +134,15 @@ class Pairs:
 class TextToText(Task):
     """loss = -sum over the target's tokens and its end of log p(token | source, target so far), count = their number."""
 
+    # Name -> what writes a text of a source without a model: what its scores are is told beside those of test.
+    without_model: ClassVar = {}
     facts_class = TextToTextFacts
     reads = "examples"
     fields = ("source", "target")
+
+    @property
+    def separate_vocabularies(self):
+        return self.config.separate_vocabularies
 
     def texts(self, example):
         return [text for name in self.fields for text in _strings(example.get(name) or [])]
@@ -158,14 +168,22 @@ class TextToText(Task):
         writer = tokenizer.target
         self.learn(max_tokens=layout.seq_length, eos_id=writer.eos_id, pad_id=writer.pad_id)
         ids = tokenizer.encode_batch(sources), writer.encode_batch([target[0] for target in references])
-        room = layout.seq_length - 2
-        over = [i for i, (s, t) in enumerate(zip(*ids, strict=True), 1) if len(s) > room or len(t) > room]
+        if layout.pairs_share_rows:
+            frame = self.frame("language_model", tokenizer)
+            kept = [_of_one_row(len(s), len(t), frame, layout) for s, t in zip(*ids, strict=True)]
+        else:
+            room = layout.seq_length - 2
+            kept = [(min(len(s), room), min(len(t), room)) for s, t in zip(*ids, strict=True)]
+        over = [i for i, (s, t, most) in enumerate(zip(*ids, kept, strict=True), 1) if (len(s), len(t)) != most]
         if over and self.config.overlong == "refuse":
             raise Refusal(
                 f"Pair {over[0]} does not fit into --seq_length={layout.seq_length} (nor do {len(over) - 1:,} others); "
                 "raise it, or have long texts cut with --set=overlong=cut."
             )
-        pairs = [Pair(np.array(s[:room], np.int32), np.array(t[:room], np.int32)) for s, t in zip(*ids, strict=True)]
+        pairs = [
+            Pair(np.array(s[:source], np.int32), np.array(t[:target], np.int32))
+            for s, t, (source, target) in zip(*ids, kept, strict=True)
+        ]
         self.learn(most_written=max((len(pair.target) for pair in pairs), default=0) + 1)
         return Pairs(pairs, sources, references, len(over), tokenizer)
 
@@ -177,9 +195,9 @@ class TextToText(Task):
         frame = self.frame(model.kind, tokenizer)
         self.learn(target_start=frame.target_start)
         pairs = data.pairs
-        if model.kind == "language_model":  # both texts share one row
-            half = layout.seq_length // 2
-            pairs = [Pair(pair.source[: half - frame.num_special()], pair.target[: half - 1]) for pair in pairs]
+        if model.kind == "language_model":  # which a Layout that says so has told `encode` before
+            kept = [_of_one_row(len(pair.source), len(pair.target), frame, layout) for pair in pairs]
+            pairs = [Pair(pair.source[:s], pair.target[:t]) for pair, (s, t) in zip(pairs, kept, strict=True)]
         writer = tokenizer.target
         return PairRows(pairs, frame, model.kind, writer.eos_id, writer.pad_id, layout.seq_length, tokenizer.pad_id)
 
@@ -242,7 +260,8 @@ class TextToText(Task):
         if "written" in rows:
             texts = self._texts(rows, data)
             scores |= self.judged(texts, data.references[: len(texts)])
-            scores["num_judged"] = len(texts)
+            equal = _equal(texts, data.references)
+            scores |= {"exact_match": sum(equal) / max(len(equal), 1), "num_judged": len(texts)}
         return scores
 
     def _texts(self, rows, data):
@@ -264,18 +283,18 @@ class TextToText(Task):
         if "written" in rows:
             texts = self._texts(rows, data)
             found |= self.judged_samples(texts, data.references[: len(texts)])
+            found["exact_match"] = metrics.Sample.mean(_equal(texts, data.references))
         return found
 
     def baselines(self, data, scores):
         count = scores.get("num_judged", 0)
         if not count:
             return {}
-        told = self.judged([self.without_model(source) for source in data.sources[:count]], data.references[:count])
-        return {f"{self.baseline}_{name}": value for name, value in told.items() if not isinstance(value, str)}
-
-    def without_model(self, source):
-        """The text that the baseline writes for a source."""
-        raise TypeError(f"{type(self).__name__} does not implement without_model().")
+        told = {}
+        for baseline, write in self.without_model.items():
+            judged = self.judged([write(source) for source in data.sources[:count]], data.references[:count])
+            told |= {f"{baseline}_{name}": value for name, value in judged.items() if not isinstance(value, str)}
+        return told
 
     def judged_samples(self, texts, references):
         """Name -> `Sample` of texts, given lists of references."""
@@ -285,17 +304,32 @@ class TextToText(Task):
         """Scores of texts, given lists of references: a dict of numbers."""
         raise TypeError(f"{type(self).__name__} does not implement judged().")
 
+    def judged_at_length(self, texts, references):
+        """Scores besides that take long where texts are bad: a dict of numbers."""
+        return {}
+
+    def further_metrics(self, rows, data):
+        if "written" not in rows:
+            return {}
+        texts = self._texts(rows, data)
+        return self.judged_at_length(texts, data.references[: len(texts)])
+
     def training_metrics(self, loss, data):
         return {"perplexity": metrics.perplexity(loss)}
 
-    def signatures(self, model, tokenizer):
-        """Name -> tf.function: see `text_to_text_signatures`."""
+    def _limit(self, model):
+        """The most tokens of a source, special ones included, or None."""
         limit = min(self.facts.max_tokens or math.inf, model.max_length or math.inf)
-        limit = None if limit == math.inf else limit
-        return text_to_text_signatures(model, tokenizer, self.frame(model.kind, tokenizer), limit)
+        return None if limit == math.inf else limit
+
+    def signatures(self, model, tokenizer):
+        """Name -> tf.function: see `text_to_text_signatures` and `streaming_pair_signatures`."""
+        asked = model, tokenizer, self.frame(model.kind, tokenizer), self._limit(model)
+        return {**text_to_text_signatures(*asked), **streaming_pair_signatures(*asked)}
 
     def requests(self, model, tokenizer):
-        return text_to_text_requests(model)
+        requests = text_to_text_requests(model, tokenizer, self._limit(model))
+        return requests + streaming_pair_requests(first=len(requests))
 
 
 @TASKS.register("translation", TranslationConfig)
@@ -303,17 +337,22 @@ class Translation(TextToText):
     """A text in another language, judged by BLEU and chrF (Papineni et al. 2002; Popovic 2015), by sacrebleu (Post 2018)."""
 
     shown = ("loss", "bleu", "chrf")
-    baseline = "copy"
+    without_model: ClassVar = {"copy": str}  # the source itself, word for word
 
     def judged(self, texts, references):
-        return metrics.translation_scores(texts, references, self.config.bleu_tokenize)
+        return text_metrics.translation_scores(texts, references, self.config.bleu_tokenize)
+
+    def judged_at_length(self, texts, references):
+        return text_metrics.edit_scores(texts, references)
 
     def judged_samples(self, texts, references):
-        return {"bleu": metrics.bleu_sample(texts, references, self.config.bleu_tokenize)}
+        return {"bleu": text_metrics.bleu_sample(texts, references, self.config.bleu_tokenize)}
 
-    def without_model(self, source):
-        """The source itself, word for word."""
-        return source
+    def further_samples(self, rows, data):
+        if "written" not in rows:
+            return {}
+        texts = self._texts(rows, data)
+        return {"ter": text_metrics.ter_sample(texts, data.references[: len(texts)])}
 
 
 @TASKS.register("summarization", SummarizationConfig)
@@ -321,18 +360,27 @@ class Summarization(TextToText):
     """A short text that says what a long one says, judged by ROUGE (Lin 2004), by rouge-score."""
 
     shown = ("loss", "rouge1", "rouge2", "rougeLsum")
-    baseline = "lead1"
+    without_model: ClassVar = {"lead1": text_metrics.first_sentence, "copy": str}
 
     def judged(self, texts, references):
-        return metrics.summary_scores(texts, references, self.config.lang)
+        return text_metrics.summary_scores(texts, references, self.config.lang)
 
     def judged_samples(self, texts, references):
-        values = metrics.rouge_values(texts, references, self.config.lang)
+        values = text_metrics.rouge_values(texts, references, self.config.lang)
         return {name: metrics.Sample.mean(some) for name, some in values.items()}
 
-    def without_model(self, source):
-        """The first sentence of the source."""
-        return metrics.first_sentence(source)
+
+def _of_one_row(source, target, frame, layout):
+    """How many tokens of a pair of texts of so many remain in a row that they share: (of the source, of the target).
+
+    The longer one gives way first. The end of the target is a token, too.
+    """
+    return tuple(kept_lengths([source, target], layout.seq_length - frame.num_special() - 1))
+
+
+def _equal(texts, references):
+    """list of bool: whether each text is one of its references; there may be references of further texts."""
+    return [text in some for text, some in zip(texts, references, strict=False)]
 
 
 def _strings(value):

@@ -75,7 +75,7 @@ class UnigramTokenizer(Tokenizer):
         # A sentinel with a blank before its name, as mT5 has it, is an ordinary piece: plain text spells it.
         sentinels = [i for i in self.sentinel_ids if not proto.pieces[i].piece.startswith(BLANK)]
         for i in (*named.values(), eos, bos, *sentinels):
-            if i is not None:
+            if i is not None and proto.pieces[i].type != Piece.UNKNOWN:  # which files of Llamas and ChatGLM3 also pad with
                 proto.pieces[i].type = Piece.CONTROL
         self._model = proto.SerializeToString()
         self._native = sentencepiece.SentencePieceProcessor(model_proto=self._model)

@@ -284,3 +284,11 @@ def test_pieces_without_scores_are_refused(tmp_path):
     write_pieces(tmp_path / "model.gguf", changes={"scores": [0.0]})
     with pytest.raises(ValueError, match=r"has 320 tokens, 1 scores and 320 kinds of them; each token has one of both"):
         gguf.read(tmp_path / "model.gguf")
+
+
+def test_pieces_whose_unknown_token_fills_up_rows(tmp_path):
+    expected = write_pieces(tmp_path / "model.gguf", **{"tokenizer.ggml.padding_token_id": 0})
+    tokenizer = gguf.read(tmp_path / "model.gguf").tokenizer
+    assert tokenizer.pad_id == tokenizer.unk_id == 0
+    for text in TEXTS:
+        assert tokenizer.encode(text) == tokenizer.tokenize([text])[0].numpy().tolist() == expected.encode(text)

@@ -7,10 +7,14 @@ import gguf as library
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from sentencepiece import sentencepiece_model_pb2
 
 from tests import foreign_models
+from tests.zoo.convert import test_chatglm
+from zoo.bundle import load
 from zoo.convert import gguf, huggingface
 from zoo.convert.weights import variables_by_path
+from zoo.tokenizers.chatglm import BEHIND_PIECES, CHATS
 
 ARCH = library.MODEL_ARCH
 GROUPED = {"gpt_neox", "bloom", "falcon", "falcon-7b"}
@@ -87,14 +91,29 @@ def metadata(writer, case, config):
         writer.add_max_alibi_bias(8.0)
 
 
-def write(path, case, bundle, directory, controls=(), pre="gpt-2", **more):
+def write(path, case, bundle, directory, controls=(), pre="gpt-2", vocabulary=None, **more):
     """A GGUF file of a directory of Hugging Face's; the last tokens of its vocabulary are `controls`, of which the last ends a
-    turn."""
+    turn. `vocabulary`: what says another one, given the writer."""
     architecture, config = CASES[case][0], bundle.model.config
     writer = library.GGUFWriter(path, library.MODEL_ARCH_NAMES[architecture])
     metadata(writer, case, config)
     for name, value in more.items():
         writer.add_float32(f"{library.MODEL_ARCH_NAMES[architecture]}.{name}", value)
+    (vocabulary or (lambda writer: byte_pairs(writer, bundle, directory, controls, pre)))(writer)
+    names = library.get_tensor_name_map(architecture, config.num_layers)
+    for name, array in load_file(directory / "model.safetensors").items():
+        name = name.removeprefix("transformer.") if case == "bloom" else name
+        new = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        writer.add_tensor(new, np.ascontiguousarray(stored(name, case, array, config)))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def byte_pairs(writer, bundle, directory, controls, pre):
+    """The vocabulary of a bundle."""
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
     tokens = [*bundle.tokenizer.vocabulary[: bundle.tokenizer.vocab_size - len(controls)], *controls]
@@ -108,16 +127,24 @@ def write(path, case, bundle, directory, controls=(), pre="gpt-2", **more):
     merges = json.loads((directory / "tokenizer.json").read_text())["model"]["merges"]
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
     writer.add_token_merges([merge for merge in merges if merge.replace(" ", "") in tokens])
-    names = library.get_tensor_name_map(architecture, config.num_layers)
-    for name, array in load_file(directory / "model.safetensors").items():
-        name = name.removeprefix("transformer.") if case == "bloom" else name
-        new = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        writer.add_tensor(new, np.ascontiguousarray(stored(name, case, array, config)))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+
+
+def chatglm_pieces(writer, proto, rows):
+    """ChatGLM3's pieces with special tokens behind them, as llama.cpp's converter writes them: `chatglm-spm`."""
+    tokens = ["<unk>", "<bos>", "<eos>", *(piece.piece for piece in proto.pieces[3:]), *BEHIND_PIECES]
+    kinds = [*(piece.type for piece in proto.pieces), *[3] * len(BEHIND_PIECES)]
+    scores = [*(piece.score for piece in proto.pieces), *[0.0] * len(BEHIND_PIECES)]
+    while len(tokens) < rows:  # rows of the table that no piece has
+        tokens, kinds, scores = [*tokens, f"[PAD{len(tokens)}]"], [*kinds, 5], [*scores, 0.0]
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("chatglm-spm")
+    writer.add_token_list(tokens)
+    writer.add_token_scores(scores)
+    writer.add_token_types(kinds)
+    writer.add_eos_token_id(2)
+    writer.add_pad_token_id(0)
+    writer.add_add_bos_token(False)
+    writer.add_chat_template(CHATS["chatglm3"])
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -166,6 +193,35 @@ def test_the_texts_of_a_glm_begin_as_its_vocabulary_has_it(tmp_path):
     # Without these tokens, and in another kind of model, nothing stands before a text but its end.
     plain = gguf.read(write(tmp_path / "b.gguf", "glm4", bundle, directory))
     assert plain.task.frame("language_model", plain.tokenizer).before == (bundle.tokenizer.eos_id,)
+
+
+def test_the_pieces_of_chatglm3_are_those_of_its_directory(tmp_path):
+    proto = sentencepiece_model_pb2.ModelProto.FromString(test_chatglm.pieces()[0])
+    spec = proto.normalizer_spec  # blanks and lines as they are, which is how llama.cpp reads pieces
+    spec.name, spec.precompiled_charsmap, spec.remove_extra_whitespaces = "identity", b"", False
+    model, size = proto.SerializeToString(), len(proto.pieces)
+    rows = size + len(BEHIND_PIECES) + 3
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "tokenizer.model").write_bytes(model)
+    test_chatglm.write_later(tmp_path / "theirs", rows, _name_or_path="THUDM/chatglm3-6b")
+    theirs = huggingface.read(tmp_path / "theirs")
+    directory = huggingface.write(theirs, tmp_path / "there")
+    path = write(tmp_path / "a.gguf", "glm", theirs, directory, vocabulary=lambda writer: chatglm_pieces(writer, proto, rows))
+    got = gguf.read(path)
+    for text in ("the cat sat on the mat .", "a dog", "", " the  cat\n\n sat", "naïve 1984", "[gMASK] sop"):
+        ids = theirs.tokenizer.encode(text)
+        assert got.tokenizer.encode(text) == ids, text
+        assert got.tokenizer.tokenize([text])[0].numpy().tolist() == ids, text
+        assert got.tokenizer.decode(ids) == theirs.tokenizer.decode(ids)
+    assert got.task.frame("language_model", got.tokenizer) == theirs.task.frame("language_model", theirs.tokenizer)
+    said = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "the cat"}]
+    assert got.tokenizer.chat_frame.ids(got.tokenizer, said) == theirs.tokenizer.chat_frame.ids(theirs.tokenizer, said)
+    assert set(got.tokenizer.chat_frame.end_ids(got.tokenizer)) <= set(theirs.tokenizer.chat_frame.end_ids(theirs.tokenizer))
+    assert got.tokenizer.stop_ids == theirs.tokenizer.stop_ids == (2,)
+    ids = np.array([[size + 1, size + 3, *got.tokenizer.encode("the cat")]])
+    np.testing.assert_allclose(got.model(ids), theirs.model(ids), atol=1e-5)
+    got.save(tmp_path / "bundle")  # and it is a bundle like any other
+    assert load(tmp_path / "bundle").tokenizer.encode("the cat") == got.tokenizer.encode("the cat")
 
 
 def test_a_glm_that_turns_another_part_is_refused(tmp_path):
