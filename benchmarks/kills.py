@@ -3,6 +3,7 @@
     python -m benchmarks.kills --kills=50                      GPT with dropout
     python -m benchmarks.kills --kills=10 --model=lstm
     python -m benchmarks.kills --kills=10 --model=bert --task=tagging        or classification, question_answering, masked_lm
+    python -m benchmarks.kills --kills=10 --model=bilstm       tags with a random field, and characters; --task=semantic_roles
     python -m benchmarks.kills --kills=10 --model=transformer                translation; --task=summarization goes, too
     python -m benchmarks.kills --kills=5 --strategy=mirrored   further flags go to trainers.run as they are
 
@@ -40,6 +41,7 @@ DROPOUT = {
     "gpt": ("--set=dropout=0.2",),
     "glm": ("--set=dropout=0.2",),
     "bert": ("--set=dropout=0.2",),
+    "bilstm": ("--set=dropout=0.2", "--set=characters=cnn"),
     **dict.fromkeys(("transformer", "seq2seq", "t5"), ("--set=dropout=0.2",)),
     "lstm": ("--set=input_dropout=0.2", "--set=hidden_dropout=0.2", "--set=output_dropout=0.2", "--set=weight_dropout=0.3"),
 }
@@ -47,10 +49,12 @@ DROPOUT = {
 EXAMPLES = {
     "classification": (",columns=label:text,format=tsv", ()),
     "tagging": (",format=tagged", ()),
+    "semantic_roles": (",format=conll", ()),
     "question_answering": (",format=squad", ("--seq_length=64", "--set=max_question=20", "--set=stride=8")),
     "masked_lm": ("", ("--tokenizer=wordpiece", "--vocab_size=90")),
     **dict.fromkeys(("translation", "summarization"), (",columns=source:target,format=tsv", ("--set=judged=20",))),
 }
+VERBS = ("sees", "finds", "likes", "leaves")
 MOMENTS = ("any moment", "between steps", "while writing")
 LONGEST_LIFE = 600.0
 LONGEST_DELAY = 40.0  # a machine that stood still during the run that was never killed must not set the pace
@@ -91,10 +95,20 @@ def _parser():
     return parser
 
 
+def _roles(words):
+    """Rows of a sentence: a word, whether it is a predicate, and for each one a column: what stands before it, and behind."""
+    verbs = [i for i, word in enumerate(words) if word.rstrip(".") in VERBS]
+
+    def tag(i, verb):
+        return "B-V" if i == verb else "B-A0" if i == verb - 1 else "B-A1" if i == verb + 1 else "O"
+
+    return [[word, "01" if i in verbs else "-", *(tag(i, verb) for verb in verbs)] for i, word in enumerate(words)]
+
+
 def sentences():
     """A small text."""
     chance = random.Random(5)
-    words = ("the", "a", "cat", "dog", "house", "garden", "sees", "finds", "likes", "leaves", "old", "small", "and")
+    words = ("the", "a", "cat", "dog", "house", "garden", *VERBS, "old", "small", "and")
     return "".join(" ".join(chance.choices(words, k=chance.randint(4, 11))) + ".\n" for _ in range(2_000))
 
 
@@ -105,6 +119,8 @@ def examples(task):
         return "".join(f"{line}\t{' '.join(reversed(line.split()))}\n" for line in lines)
     if task == "classification":
         return "".join(f"{'cat' if 'cat' in line else 'none'}\t{line}\n" for line in lines)
+    if task == "semantic_roles":
+        return "".join("\n".join("\t".join(row) for row in _roles(line.split())) + "\n\n" for line in lines)
     if task == "tagging":
         tagged = ([f"{word}\t{len(word.rstrip('.'))}" for word in line.split()] for line in lines)
         return "".join("\n".join(words) + "\n\n" for words in tagged)

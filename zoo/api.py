@@ -332,7 +332,7 @@ class Loaded:
             zoo.load("runs/bert/latest").explain("A dull film.").scores                      of a classifier
             zoo.load("runs/gpt/latest").explain("The list", target=" is", contrast=" are")   why this and not that
             zoo.load("runs/bert/latest").explain("The [MASK] is empty.")                     of what fills a hole
-            zoo.load("runs/transformer/latest").explain("June 3, 2021")                      of what is written of a source
+            zoo.load("runs/transformer/latest").explain("June 3, 2021", "occlusion")         of what is written of a source
 
         Args:
             text: a string.
