@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from zoo.config import Refusal
 from zoo.data.shards import TokenShards
 from zoo.files import appearing, exclusive, replace_file
 from zoo.layers.ngram_estimation import NGrams
@@ -30,6 +31,8 @@ def make_counts(shards, order, runner):
         order: the longest n-gram, 1 or more.
         runner: a `trainers.parts.Beam`, or `Here`.
     """
+    if shards.directory is None:
+        raise Refusal("These tokens lie at a URL, and this needs them on a disk: leave out ZOO_SHARED_CACHE.")
     directory = shards.directory.with_name(f"{shards.directory.name}.counts-{order}")
     work = directory.with_name(f".{directory.name}.parts-{RANGE_TOKENS}")
     with exclusive(directory):

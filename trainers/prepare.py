@@ -27,7 +27,7 @@ import numpy as np
 from absl import flags
 
 from trainers import flags as trainer_flags
-from trainers import program
+from trainers import program, shared_cache
 from zoo.config import Refusal
 from zoo.data.shards import TokenShards, write_shards
 from zoo.files import appearing, exclusive
@@ -41,7 +41,13 @@ UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS
 
 
 def cache_directory(cache_dir=None):
-    """Where tokens are kept: the argument, or the environment variable ZOO_CACHE, or ~/.cache/language_model_zoo."""
+    """Where tokens are kept: the argument, or the environment variable ZOO_CACHE, or ~/.cache/language_model_zoo.
+
+    Raises:
+        Refusal: ZOO_CACHE is a URL.
+    """
+    if "://" in os.environ.get("ZOO_CACHE", "") and not cache_dir:
+        raise Refusal(f"ZOO_CACHE={os.environ['ZOO_CACHE']} is a URL; give a directory here, and the URL as ZOO_SHARED_CACHE.")
     return Path(cache_dir or os.environ.get("ZOO_CACHE") or Path.home() / ".cache" / "language_model_zoo")
 
 
@@ -138,12 +144,16 @@ def _tokenizer(source, spec, vocab_size, cache, report, texts=None, options=None
         return cache / f"{name}-{_key(source, tokenizer.digest())}", tokenizer
     directory = cache / f"{name}-{_key(source, spec, vocab_size, *filter(None, (options, texts_are)))}"
     with exclusive(directory):
+        shared = shared_cache.url_of(directory / "tokenizer")
+        if not (directory / "tokenizer").exists() and shared_cache.is_there(shared):
+            shared_cache.fetch(shared, directory / "tokenizer")
         if not (directory / "tokenizer").exists():
             pieces = source.vocabulary_pieces() if texts is None else ((text, True) for text in texts)
             parts = cut_parts(_reported(pieces, "tokenizer", report), TOKENIZERS.get(spec))
             tokenizer = create(spec, (text for text, _ in parts), vocab_size, **(options or {}))
             with appearing(directory / "tokenizer") as partial:
                 tokenizer.save(partial)
+        shared_cache.publish(directory / "tokenizer", shared)
     return directory, load(directory / "tokenizer")
 
 
@@ -151,9 +161,12 @@ def _tokens(source, split, tokenizer, directory, report, beam=None):
     """The split's tokens, which another process may be making at this moment: then this one waits for them."""
     from zoo.tokenizers.base import cut_parts
 
+    shared = shared_cache.url_of(directory)
     with exclusive(directory.parent):
         from trainers import parts  # which needs this file
 
+        if not directory.exists() and shared_cache.is_there(shared):
+            return TokenShards.open(shared)
         if not directory.exists() and not beam and parts.is_divided(source, split, tokenizer):
             beam = parts.Here(functools.partial(report, split))
         if beam and not directory.exists():
@@ -167,6 +180,7 @@ def _tokens(source, split, tokenizer, directory, report, beam=None):
             parts = cut_parts(_reported(source.pieces(split), split, report), tokenizer)
             ids = _some(encoded(parts, tokenizer, meta), f"{source.name}'s {split} split")
             write_shards(directory, ids, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, meta=meta, ended=True)
+        shared_cache.publish(directory, shared)
     return TokenShards.open(directory)
 
 
@@ -284,7 +298,8 @@ def main():
             source, FLAGS.tokenizer, FLAGS.vocab_size, progress=preparing(bar, source.num_bytes), beam=beam
         )  # fmt: skip
     for split, shards in streams.items():
-        print(f"{split}: {len(shards):,} tokens of {shards.num_bytes:,} bytes in {shards.directory}")
+        where = shards.directory or os.environ["ZOO_SHARED_CACHE"]
+        print(f"{split}: {len(shards):,} tokens of {shards.num_bytes:,} bytes in {where}")
     if FLAGS.counts:
         from trainers.ngram_counts import make_counts
         from trainers.parts import Here

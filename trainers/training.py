@@ -141,6 +141,11 @@ def _fit(run, config, model, task, tokenizer, data, placement, judged):
         f"Model: {config.model} {config.preset}, {held:,} parameters{f', {trained:,} of them trained' * (trained < held)}; "
         f"XLA {'on' if xla else 'for elementwise chains' if fuse else 'off'} ({why}); {config.precision}", flush=True,
     )  # fmt: skip
+    epoch = batches.steps_per_epoch
+    print(
+        f"Epochs: {config.steps:,} steps read the training data {config.steps / epoch:.3g} times, {epoch:,} steps each",
+        flush=True,
+    )
     if progress.step:
         print(f"Resuming after step {progress.step:,}.", flush=True)
     meter = _meter(config, model, task, placement)

@@ -10,6 +10,7 @@ As a stream begins and ends with the same token it can be read as a ring: after 
 
 import contextlib
 import json
+import threading
 import zlib
 from pathlib import Path
 
@@ -135,8 +136,8 @@ class TokenShards:
         lost_bytes: those of them that the ids do not tell, as they stand under an unknown-token id.
         eos_id, vocab_size: of the tokenizer that made the ids.
         meta: all further fields that `write_shards` was given.
-        directory: where they are.
-        arrays: the mapped files in their order, integer arrays of two or four bytes an id.
+        directory: where they are; None for a URL.
+        arrays: the mapped files in their order, integer arrays of two or four bytes an id; of a URL what gives such slices.
     """
 
     directory = None
@@ -152,16 +153,23 @@ class TokenShards:
 
     @classmethod
     def open(cls, directory):
-        """Maps the stream in `directory`. Raises Refusal when it is missing, truncated or damaged."""
-        directory = Path(directory)
+        """Maps the stream in `directory`, or reads it at a URL, a slice at a time, through TensorFlow's file system layer.
+
+        Raises:
+            Refusal: it is missing, truncated or damaged. The checksums of a URL are not compared: that would read all of it.
+        """
+        remote = "://" in str(directory)
+        directory = str(directory) if remote else Path(directory)
         try:
-            index = json.loads((directory / "index.json").read_text(encoding="utf8"))
+            index = json.loads(_remote_text(directory) if remote else (directory / "index.json").read_text(encoding="utf8"))
             if index["format_version"] != FORMAT_VERSION:
                 raise Refusal(
                     f"{directory} has token shards of format {index['format_version']}, and this version reads format "
                     f"{FORMAT_VERSION}; delete the directory and prepare the tokens again."
                 )
             dtype, shards = np.dtype(index["dtype"]), index["shards"]
+            if remote:
+                return cls([RemoteArray(f"{directory}/{each['file']}", each["num_tokens"], dtype) for each in shards], index)
             verify = sum(shard["num_tokens"] for shard in shards) * dtype.itemsize < VERIFY_BELOW_BYTES
             arrays = [_mapped(directory / shard["file"], shard, dtype, verify) for shard in shards]
             shards = cls(arrays, index)
@@ -170,7 +178,7 @@ class TokenShards:
         except FileNotFoundError as error:
             raise Refusal(f"{directory} holds no complete token shards: {error.filename} is missing.") from error
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise Refusal(f"{directory / 'index.json'} is damaged; delete {directory} and prepare the tokens again.") from error
+            raise Refusal(f"{directory}/index.json is damaged; delete {directory} and prepare the tokens again.") from error
 
     def __len__(self):
         return self.num_tokens
@@ -185,6 +193,51 @@ class TokenShards:
                 break
             pieces.append(array[max(start - begin, 0) : stop - begin])
         return np.concatenate(pieces).astype(np.int32) if pieces else np.zeros(0, np.int32)
+
+
+class RemoteArray:
+    """Slices of a file of ids that TensorFlow's file system layer reads: `len(array)`, `array[start:stop]`.
+
+    Args:
+        path: a URL.
+        length: how many ids it has.
+        dtype: of an id.
+    """
+
+    def __init__(self, path, length, dtype):
+        import tensorflow as tf
+
+        self.dtype, self._path, self._length = dtype, path, length
+        try:
+            size = tf.io.gfile.stat(path).length
+        except tf.errors.OpError as error:
+            raise Refusal(f"{path} cannot be read: {error.message}") from error
+        if size != length * dtype.itemsize:
+            raise Refusal(f"{path} has {size} bytes where {length * dtype.itemsize} were written; put it there again.")
+        self._file, self._lock = tf.io.gfile.GFile(path, "rb"), threading.Lock()
+
+    def __len__(self):
+        return self._length
+
+    def __getitem__(self, key):
+        start, stop, _ = key.indices(self._length)
+        count = max(stop - start, 0)
+        with self._lock:  # one place in the file for all threads
+            self._file.seek(start * self.dtype.itemsize)
+            data = self._file.read(count * self.dtype.itemsize)
+        if len(data) != count * self.dtype.itemsize:
+            raise Refusal(f"{self._path} ends at byte {start * self.dtype.itemsize + len(data)}; put it there again.")
+        return np.frombuffer(data, self.dtype)
+
+
+def _remote_text(directory):
+    import tensorflow as tf
+
+    try:
+        with tf.io.gfile.GFile(f"{directory}/index.json", "r") as file:
+            return file.read()
+    except tf.errors.OpError as error:
+        raise Refusal(f"{directory} holds no complete token shards: {error.message}") from error
 
 
 def _checksum(path):

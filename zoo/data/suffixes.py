@@ -133,6 +133,8 @@ def open_or_build(shards, progress=None):
         shards: a `TokenShards` with a directory.
         progress: called with a sentence before the array is built.
     """
+    if shards.directory is None:
+        raise Refusal("These tokens lie at a URL, and this needs them on a disk: leave out ZOO_SHARED_CACHE.")
     directory = shards.directory.with_name(f"{shards.directory.name}.suffixes")
     with exclusive(directory):
         if not directory.exists():

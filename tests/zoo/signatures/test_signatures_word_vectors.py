@@ -78,3 +78,16 @@ def test_columns_are_vectors_of_length_1_in_parts():
     expected = unit(table_VD)
     expected[UNTRAINED] = 0
     np.testing.assert_allclose(np.concatenate(parts, axis=1).T, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("words", "expected"), [
+    (["of", "list", "the"], "list"), (["我", "``", "花"], "花"), (["``", "''"], "list"),
+    ([f"w{i}" for i in range(300)], "w100"),
+])  # fmt: skip
+def test_the_word_of_an_example_is_one_that_the_vectors_know(words, expected):
+    """The lines that a run and an export print ask for it."""
+    tokenizer, task = WordTokenizer(words), TASKS.get("word_vectors")()
+    model = task.assemble(zoo.create("word2vec", "tiny", vocab_size=len(words) + 2, eos_id=1, unk_id=0)).build_from_ids()
+    assert word_vectors.word_vectors_requests(model, tokenizer)[0][1] == {"word": ["list", ""]}
+    model.head.counts.assign(np.array([0, 0, *range(len(words), 0, -1)], np.float32))
+    assert word_vectors.word_vectors_requests(model, tokenizer)[0][1] == {"word": [expected, ""]}
