@@ -143,6 +143,7 @@ def streaming_requests(model, tokenizer, first):
 
 
 def some_are_left(token_ids):
+    """A check that `token_ids` (B, N) have a column, which a step reads."""
     sentence = "token_ids has no column: it holds the tokens that prefill and the steps since have answered."
     return refusal_unless(tf.shape(token_ids)[1] > 0, sentence)
 
