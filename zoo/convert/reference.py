@@ -34,7 +34,12 @@ def _transformers(request):
     if request["old_tensorflow"] and int(transformers.__version__.split(".")[0]) >= 5:
         results["reason"] = np.array(f"transformers {transformers.__version__} reads no weights of TensorFlow; 4 did")
     else:
-        model = _of_gguf(transformers, path) if path.is_file() else _of_directory(transformers, request, path)
+        try:
+            model = _of_gguf(transformers, path) if path.is_file() else _of_directory(transformers, request, path)
+        except ValueError as error:
+            if not (path.is_file() and "not supported yet" in str(error)):
+                raise
+            return {**results, "reason": np.array(f"transformers {transformers.__version__} says: {error}")}
         start = request["target_start"]
         if request["task"] == "language_modeling" or start is not None:
             results.update(_written(model, request))

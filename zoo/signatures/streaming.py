@@ -143,7 +143,7 @@ def streaming_requests(model, tokenizer, first):
 
 
 def some_are_left(token_ids):
-    """The check that a step is given the tokens of the steps before it, at least one column."""
+    """A check that `token_ids` (B, N) have a column, which a step reads."""
     sentence = "token_ids has no column: it holds the tokens that prefill and the steps since have answered."
     return refusal_unless(tf.shape(token_ids)[1] > 0, sentence)
 

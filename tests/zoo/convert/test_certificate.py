@@ -2,6 +2,7 @@
 
 import io
 import re
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import sentencepiece
 
 from zoo.config import Refusal
-from zoo.convert import certificate
+from zoo.convert import certificate, reference
 from zoo.convert.certificate import TEXTS
 from zoo.registry import TASKS
 from zoo.tokenizers.special import Special
@@ -73,3 +74,25 @@ def test_a_peer_that_knows_no_frame_is_told_and_not_followed(bundle):
     assert not certificate._is_bare(bundle, bundle.path, answer)
     with pytest.raises(Refusal, match="gives other ids than transformers for default calls"):
         certificate._check_answers(bundle, answer, "transformers", [])
+
+
+def test_a_gguf_file_that_the_peer_does_not_read_is_not_compared(tmp_path, monkeypatch):
+    path = tmp_path / "a.gguf"
+    path.write_bytes(b"")
+    for name in ("torch", "transformers"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(__version__="5.24.0"))
+    request = {"library": "transformers", "path": str(path), "old_tensorflow": False}
+
+    def refuses(sentence):
+        def of_gguf(transformers, path):
+            raise ValueError(sentence)
+
+        monkeypatch.setattr(reference, "_of_gguf", of_gguf)
+
+    refuses("GGUF model with architecture chatglm is not supported yet.")
+    answer = reference.answer(request)
+    assert answer["reason"] == "transformers 5.24.0 says: GGUF model with architecture chatglm is not supported yet."
+    assert answer.keys() == {"versions", "reason"}
+    refuses("transformers reads a.gguf in part only")
+    with pytest.raises(ValueError, match="in part only"):
+        reference.answer(request)

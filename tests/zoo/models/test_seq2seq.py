@@ -122,7 +122,7 @@ def test_an_alignment_without_attention_is_refused_and_not_served():
         for attention in ("none", "dot")
     )
     assert with_.keys() - without.keys() == {"align"}
-    assert "align" not in {name for name, _ in task.requests(model, tokenizer)}
+    assert "align" not in {name for name, *_ in task.requests(model, tokenizer)}
 
 
 def test_padding_at_the_left_of_the_target_changes_nothing():
