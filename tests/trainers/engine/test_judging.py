@@ -52,8 +52,10 @@ def test_the_line_says_how_much_of_how_much():
 
 @pytest.mark.parametrize("tokens", [700, 10**6])
 def test_scores_of_a_part_say_so(tokens):
-    trainer = SimpleNamespace(tokens_evaluated=5, evaluate=lambda part, layout, limit: {"loss": 2.0, "asked": limit})
-    given = config(seed=0, separate_documents=False)
+    trainer = SimpleNamespace(
+        tokens_evaluated=5, evaluate=lambda part, layout, limit, with_intervals: {"loss": 2.0, "asked": limit}
+    )
+    given = config(model="gpt", seed=0, separate_documents=False)
     scores = judging.split_scores(given, trainer, data(10**6), "validation", Reading(tokens, 10**6))
     assert scores.pop("tokens_per_second") > 0
     part = dict(asked=700, tokens_read=700, tokens_available=10**6)

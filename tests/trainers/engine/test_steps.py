@@ -85,7 +85,7 @@ class Trainer:
         loss = np.nan if number in self.nan_at else loss
         return Step(loss, 6.0, float(number), float(stop))
 
-    def evaluate(self, data, layout, max_tokens=None):
+    def evaluate(self, data, layout, max_tokens=None, with_intervals=False):
         step = len(self.trained)
         if self.signal_in_evaluation == step:
             self.signal_in_evaluation = None
@@ -108,6 +108,7 @@ class Stream(list):
 
 
 class Config:
+    model = "gpt"
     batch_size, seq_length, separate_documents, seed, eval_tokens = 2, 3, False, 0, None
     schedule, learning_rate, warmup_steps = "linear", 0.5, 10
 
