@@ -113,10 +113,16 @@ def written(spans, length, scheme):
 def choices(tag):
     """The tags that a word may have, of a partial label; none where nothing is known of the word.
 
-    >>> choices("B-PER|B-ORG"), choices("O"), choices("*")
-    (('B-PER', 'B-ORG'), ('O',), ())
+        >>> choices("B-PER|B-ORG"), choices("O"), choices("*")
+        (('B-PER', 'B-ORG'), ('O',), ())
+
+    Raises:
+        Refusal: a tag beside a `|` is empty.
     """
-    return () if "*" in (several := tuple(tag.split("|"))) else several
+    several = tuple(tag.split("|"))
+    if "" in several:
+        raise Refusal(f"The label {tag!r} has an empty tag; write several as B-PER|B-ORG, and * where nothing is known.")
+    return () if "*" in several else several
 
 
 def well_formed(spans, tags, scheme):

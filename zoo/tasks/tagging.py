@@ -172,7 +172,8 @@ class Tagging(Task):
         found = {tag for tags in sentences for tag in tags}
         if self.config.partial:  # whole sentences tell the scheme
             sentences = [tags for tags in sentences if all((tag,) == schemes.choices(tag) for tag in tags)]
-            found = set(itertools.chain(*map(schemes.choices, found)))
+            if found and not (found := set(itertools.chain(*map(schemes.choices, found)))):
+                raise Refusal("There is nothing to learn: each word of the train split has the label *, which tells nothing.")
         if not found:
             raise Refusal("There is nothing to train on: the train split holds no examples.")
         spans = metrics.are_entity_tags(found)

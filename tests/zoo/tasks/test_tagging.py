@@ -1,6 +1,7 @@
 """Tagging: words to tokens and back, entity F1, answers; and what is refused."""
 
 import itertools
+import re
 import types
 
 import numpy as np
@@ -430,6 +431,12 @@ def test_partial_labels_name_their_scheme_where_no_sentence_is_whole():
     task = Tagging(TaggingConfig(**fields, scheme="BIOES"))
     task.inspect(examples)
     assert task.facts.scheme == "BIOES" and task.facts.labels == ("B-X", "E-X", "I-X", "O", "S-X")
+    for label, sentence in (
+        ("B-X|", "The label 'B-X|' has an empty tag"),
+        ("*", "each word of the train split has the label *"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(sentence)):
+            Tagging(TaggingConfig(**fields)).inspect([{"tokens": ["a"], "tags": [label]}])
     with pytest.raises(ValueError, match="Example 1 has the tag 'B-Y', which no training example has"):
         task.encode([{"tokens": ["a"], "tags": ["O|B-Y"]}], BYTES, LAYOUT)
 
