@@ -30,7 +30,7 @@ def streaming_pair_signatures(model, tokenizer, frame, limit):
         - `text` string (B,) is the other text so far;
         - `prompt_length` int32 (B,) counts the tokens that stand before it: what a decoder starts with, or a source and its
           frame;
-        - there is no `prompt`.
+        - `prompt` is left out.
     """
     writer = tokenizer.target
     specs, to_wire, from_wire = state_on_the_wire(model)
