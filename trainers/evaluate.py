@@ -389,7 +389,7 @@ def _calibrate(directory, bundle, data, layout):
     """Fits the temperature of a bundle on its validation split, and keeps it: what is told of it, a dict."""
     import tensorflow as tf
 
-    from trainers.engine.judging import ENOUGH
+    from trainers.engine import judging
     from zoo import bundle as bundles
     from zoo import calibration
 
@@ -398,7 +398,8 @@ def _calibrate(directory, bundle, data, layout):
             "A model that is fitted in closed form has counted its probabilities; --calibrate is for models with logits."
         )
     inverse, before = tf.Variable(1.0), bundle.task.temperature
-    sums = _over(bundle, data, layout, lambda *answers: calibration.slopes(*answers, inverse), ENOUGH, repeated=True)
+    part = judging.at_most(judging.ENOUGH, bundle.task, data, layout).of(bundle.task, data, layout)
+    sums = _over(bundle, part, layout, lambda *answers: calibration.slopes(*answers, inverse), repeated=True)
 
     def at(value):
         inverse.assign(value)
@@ -411,7 +412,7 @@ def _calibrate(directory, bundle, data, layout):
     return {"temperature": bundle.task.temperature, "loss_before": nats, "loss_after": mended}
 
 
-def _over(bundle, data, layout, sums, max_tokens=None, repeated=False):
+def _over(bundle, data, layout, sums, repeated=False):
     """Sums of `sums(logits, labels, weights)` over a split, or with `repeated` a function that takes them anew."""
     import tensorflow as tf
 
@@ -426,7 +427,7 @@ def _over(bundle, data, layout, sums, max_tokens=None, repeated=False):
     compiled = tf.function(score, reduce_retracing=True, autograph=False)
 
     def take():
-        return loop.summed(task, model, compiled, data, bundle.tokenizer, layout, max_tokens)[0]
+        return loop.summed(task, model, compiled, data, bundle.tokenizer, layout)[0]
 
     return take if repeated else take()
 

@@ -9,7 +9,7 @@ import os
 
 from absl import flags
 
-from trainers.engine import averaging, initial
+from trainers.engine import initial, length
 from trainers.engine.privacy import PrivacyConfig
 from trainers.engine.tuning import TuningConfig
 from zoo.config import Refusal, nearest
@@ -25,7 +25,7 @@ SCHEDULES = ("cosine", "linear", "inverse_sqrt", "noam", "constant")
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """A training run, every value resolved. Written to `config.json` before step 0."""
+    """A training run. Written to `config.json` before step 0, where every value is resolved."""
 
     model: str
     preset: str
@@ -37,7 +37,8 @@ class TrainConfig:
     vocab_size: int | None
     seq_length: int
     batch_size: int
-    steps: int
+    steps: int | None  # None until the epochs are counted in steps
+    epochs: float | None
     learning_rate: float
     optimizer: str
     schedule: str
@@ -53,9 +54,9 @@ class TrainConfig:
     xla: str
     seed: int
     init_from: str | None
-    eval_every: int
+    eval_every: int | None  # likewise
     eval_tokens: int | None
-    checkpoint_every: int
+    checkpoint_every: int | None  # likewise
     export: bool
 
     def to_dict(self):
@@ -67,8 +68,8 @@ GROUPS = {
     "What is trained": ("model", "preset", "set", "task", "init_from"),
     "Text": ("dataset", "data_path", "tokenizer", "vocab_size"),
     "Training": (
-        "steps", "batch_size", "seq_length", "learning_rate", "optimizer", "schedule", "warmup_steps", "weight_decay",
-        "clip_norm", "label_smoothing", "z_loss", "separate_documents", "seed",
+        "steps", "epochs", "batch_size", "seq_length", "learning_rate", "optimizer", "schedule", "warmup_steps",
+        "weight_decay", "clip_norm", "label_smoothing", "z_loss", "separate_documents", "seed",
     ),
     "The machine": ("strategy", "num_workers", "grad_accumulation", "precision", "xla", "profile"),
     "The run and what it leaves": ("model_dir", "resume", "eval_every", "eval_tokens", "checkpoint_every", "export"),
@@ -124,6 +125,7 @@ def define_training():
     flags.DEFINE_integer("seq_length", None, "Tokens in a training sequence.", lower_bound=1)
     flags.DEFINE_integer("batch_size", None, "Sequences in a step, over all replicas.", lower_bound=1)
     flags.DEFINE_integer("steps", None, "Training steps.", lower_bound=0)
+    flags.DEFINE_float("epochs", None, "Passes over the training data, in place of --steps.", lower_bound=0.0)
     flags.DEFINE_float("learning_rate", None, "Peak learning rate.", lower_bound=0.0)
     flags.DEFINE_enum("optimizer", None, OPTIMIZERS, "Update rule.")
     flags.DEFINE_enum("schedule", None, SCHEDULES, "Shape of the learning rate after the warm-up.")
@@ -374,22 +376,19 @@ def train_config():
             raise Refusal(f"--{field.name} must be a finite number, got {given}.")
         if given is not None:
             resolved[field.name] = given
-    steps = resolved["steps"]
-    resolved.setdefault("vocab_size", None)
-    resolved.setdefault("data_path", None)
-    resolved.setdefault("init_from", None)
-    resolved.setdefault("eval_every", max(steps // 6, 1))
-    resolved.setdefault("eval_tokens", None)
-    resolved.setdefault("checkpoint_every", max(steps // 6, 1))
+    if FLAGS.epochs is not None:
+        if FLAGS.steps is not None:
+            raise Refusal("--steps and --epochs both say how long to train; give one of the two.")
+        if model_config.fitted:
+            raise Refusal(f"{FLAGS.model} is fitted in one pass over its text; leave out --epochs.")
+        resolved["steps"] = None
     profiled_steps()
+    resolved = {**dict.fromkeys(field.name for field in dataclasses.fields(TrainConfig)), **resolved}
     config = TrainConfig(**{**resolved, "model": FLAGS.model, "preset": preset, "set": settings})
     _check_names(config, config_class)
     model_config = model_config.override(_set_for(config_class, config))
     config = _without_noam(config, model_config)
-    average = tuning_config(config).average  # refuses a wrong value before anything is done, as the task's does
-    if average and FLAGS.checkpoint_every is None:
-        config = dataclasses.replace(config, checkpoint_every=averaging.checkpoint_every(steps, average))
-    averaging.check(config, average)
+    config = length.settled(config, tuning_config(config).average)  # which refuses a wrong value, as the task's config does
     budget = getattr(task_config(config), "batch_tokens", 0)
     if budget:
         if FLAGS.batch_size is not None:

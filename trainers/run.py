@@ -27,7 +27,8 @@ from zoo.files import replace_file
 FLAGS = flags.FLAGS
 LOCK_SECONDS = 5.0  # for a process that was killed to be gone
 # Fields of config.json that may change when a run goes on: they move no weight (a strategy: by rounding alone). So
-# may `steps`, upwards: what is done stays done, and from there on the learning rate follows the schedule of the new length.
+# may `steps` and `epochs`, upwards: what is done stays done, and from there on the learning rate follows the schedule of the
+# new length.
 RESUMABLE_CHANGES = ("export", "eval_every", "eval_tokens", "checkpoint_every", "strategy")
 
 
@@ -231,8 +232,10 @@ def _holds_this_run(directory, config):
 def _may_go_on(key, then, now, settings):
     """Whether a run with some `--set` may go on when the field `key` of its config changes like this. With dp_epsilon the noise
     follows from the steps."""
-    if key == "steps" and isinstance(then, int) and then != now:
-        return now >= then and not any(assignment.startswith("dp_epsilon=") for assignment in settings)
+    if key == "steps" and now is None:
+        return True  # the epochs are compared; how many steps they take follows from the data
+    if key in ("steps", "epochs") and then is not None and then != now:
+        return now is not None and now >= then and not any(each.startswith("dp_epsilon=") for each in settings)
     return then == now or key in RESUMABLE_CHANGES
 
 

@@ -13,7 +13,7 @@ import tfds_configs
 from trainers import canaries
 from trainers.cost import machine, plan
 from trainers.cost.meter import Meter, devices_peak, slower_precision
-from trainers.engine import averaging, identity, initial, judging, loop, optimizers, privacy, strategies, tuning
+from trainers.engine import averaging, identity, initial, judging, length, loop, optimizers, privacy, strategies, tuning
 from trainers.engine.checkpoints import Checkpoints, named_variables
 from trainers.engine.judging import layout_of
 from trainers.engine.metrics_log import MEASURED, MetricsLog
@@ -99,7 +99,7 @@ def _train(run, config, model_config, placement):
             print(initial.assign(model, tokenizer, config.init_from), flush=True)
         with placement.scope():
             tuning.begin(model, tuning_config(config))
-        trainer, log = _fit(run, config, model, task, tokenizer, data, placement, judged)
+        config, trainer, log = _fit(run, config, model, task, tokenizer, data, placement, judged)
     if not placement.is_chief:
         placement.barrier()  # a worker that left would be taken for dead while the chief finishes
         return
@@ -116,13 +116,16 @@ def _train(run, config, model_config, placement):
 
 
 def _fit(run, config, model, task, tokenizer, data, placement, judged):
-    """Gradient descent, from the newest checkpoint or from step 0. Returns the trainer and the log."""
+    """Gradient descent, from the newest checkpoint or from step 0. Returns the config with its steps, the trainer, the log."""
     batches = task.training_batches(data["train"], model, tokenizer, layout_of(config))
+    settings = tuning_config(config)
+    config = length.settled(config, settings.average, batches.steps_per_epoch)
+    if config.epochs is not None and placement.is_chief:
+        identity.write(run, config)
     batches, guarantee = _guaranteed(config, model, task, data["train"], batches)
     xla, why = plan.resolve_xla(
         config.xla, model.config.cost(config.seq_length), model.count_params(), loop.has_accelerator(), config.precision
     )
-    settings = tuning_config(config)
     with placement.scope():
         optimizer = optimizers.create(config, model.trainable_variables, tuning.rates(model, settings), settings.l1)
     fuse = config.xla == "auto" and not xla
@@ -159,7 +162,7 @@ def _fit(run, config, model, task, tokenizer, data, placement, judged):
         read = checkpoints.average(averaged, "model/")
         print(f"Weights: the mean of the checkpoints of steps {', '.join(f'{step:,}' for step in read)}.", flush=True)
     tuning.finish(model)
-    return trainer, log
+    return config, trainer, log
 
 
 def _guaranteed(config, model, task, data, batches):
@@ -204,12 +207,13 @@ def _judge(config, trainer, log, data, seconds, judged):
     for split in ("validation", "test"):
         if split in judged:
             reading = judging.at_end(config, trainer.task, data, split, trainer.model.fitted)
-            measured = judging.split_scores(config, trainer, data, split, reading, with_intervals=True)
+            part = reading.of(trainer.task, data[split], layout_of(config))
+            measured = judging.split_scores(config, trainer, part, reading, with_intervals=True)
             if math.isnan(measured["loss"]):
                 raise Refusal(
                     f"The loss on {split} is nan, so training has diverged; begin a new run with a lower --learning_rate."
                 )
-        baselines = trainer.task.baselines(data[split], measured) if split == "test" else {}
+        baselines = trainer.task.baselines(part, measured) if split == "test" else {}
         measured |= baselines
         log.write(config.steps, split, measured)
         scores[split] = {name: value for name, value in measured.items() if name not in MEASURED}

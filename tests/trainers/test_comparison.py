@@ -21,6 +21,8 @@ def test_the_parts_of_bleu_and_rouge_add_up_to_their_scores():
     sample = text_metrics.bleu_sample(TEXTS, REFERENCES, "none")
     whole = text_metrics.translation_scores(TEXTS, REFERENCES, "none")["bleu"]
     assert sample.of_sums(sample.rows.sum(0)) == pytest.approx(whole, rel=1e-12)
+    characters = text_metrics.chrf_sample(TEXTS, REFERENCES)
+    assert characters.score() == text_metrics.translation_scores(TEXTS, REFERENCES)["chrf"] > 0
     edits = text_metrics.ter_sample(TEXTS, REFERENCES)
     assert edits.of_sums(edits.rows.sum(0)) == pytest.approx(text_metrics.edit_scores(TEXTS, REFERENCES)["ter"], rel=1e-12)
     # One of the first text's seven words is another than in its first reference; 7 and 3 words are in its two.

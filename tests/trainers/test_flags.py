@@ -1,5 +1,6 @@
 """From flags to a resolved run; what is not a run at all."""
 
+import dataclasses
 import json
 import sys
 
@@ -10,6 +11,7 @@ from absl import flags
 from tests import programs
 from trainers import flags as trainer_flags
 from trainers import program, run
+from trainers.engine import length
 from trainers.engine.optimizers import Schedule
 from zoo.config import Refusal
 from zoo.registry import MODELS
@@ -93,6 +95,17 @@ def test_a_budget_of_tokens_stands_for_a_number_of_rows():
     assert config.batch_size == 20 and trainer_flags.task_config(config).batch_tokens == 1000
     with pytest.raises(Refusal, match="give one of the two"):
         resolved("--model=transformer", "--set=batch_tokens=1000", "--batch_size=8")
+
+
+def test_epochs_wait_for_the_data():
+    config, _ = resolved("--model=gpt", "--epochs=2.5", "--eval_every=7")
+    assert (config.steps, config.epochs, config.eval_every, config.checkpoint_every) == (None, 2.5, 7, None)
+    known = length.settled(config, 0, steps_per_epoch=101)
+    assert (known.steps, known.eval_every, known.checkpoint_every) == (253, 7, 42)
+    assert length.settled(config, 5, steps_per_epoch=100).checkpoint_every == 12  # as --steps=250 has it
+    assert length.settled(dataclasses.replace(config, epochs=3.0), 0, 127).steps == 381
+    with pytest.raises(Refusal, match="average=50 is more than the"):
+        length.settled(config, 50, steps_per_epoch=10)
 
 
 def test_noam_is_the_inverse_square_root_with_its_own_peak():
@@ -199,6 +212,9 @@ MISTAKES = {
     "flag": (["--model=gpt", "--step=3"], "Unknown command line flag 'step'. Did you mean: steps ?"),
     "choice": (["--model=gpt", "--optimizer=adan"], "--optimizer=adan"),
     "negative steps": (["--model=gpt", "--steps=-1"], "--steps=-1"),
+    "steps and epochs": (["--model=gpt", "--steps=5", "--epochs=2"], "--steps and --epochs both say how long to train"),
+    "epochs of counts": (["--model=ngram", "--epochs=2"], "ngram is fitted in one pass over its text; leave out --epochs."),
+    "endless epochs": (["--model=gpt", "--epochs=inf"], "--epochs must be a finite number, got inf."),
     "no batch": (["--model=gpt", "--batch_size=0"], "--batch_size=0"),
     "negative rate": (["--model=gpt", "--learning_rate=-0.1"], "--learning_rate=-0.1"),
     "no number": (["--model=gpt", "--learning_rate=fast"], "flag --learning_rate=fast: it takes a number"),

@@ -93,6 +93,19 @@ def finished(capfd, *arguments):
     return answer
 
 
+def test_epochs_are_counted_in_steps(workplace, capfd):
+    asked = ("--model_dir=r", "--set=average=2")
+    assert "Epochs: 3 steps read the training data" in finished(capfd, "--epochs=0.12", *asked).out
+    config = json.loads((workplace / "r" / "config.json").read_text())
+    assert (config["epochs"], config["steps"], config["eval_every"], config["checkpoint_every"]) == (0.12, 3, 1, 1)
+    assert config["data"]["text"]  # what was known of the run's data is kept
+    told = finished(capfd, "--epochs=0.2", *asked).out
+    assert "Resuming after step 3." in told and "Epochs: 5 steps read" in told
+    sentence = refusal(capfd, "run", *TRAIN, "--data_path=text.txt", "--epochs=0.1", *asked)
+    assert "it differs in epochs (0.2 then, 0.1 now)." in sentence
+    assert "epochs (0.2 then, None now)" in refusal(capfd, "run", *TRAIN, "--data_path=text.txt", "--steps=9", *asked)
+
+
 def test_what_preparing_data_draws_changes_no_weight(workplace, capfd, monkeypatch):
     """A first run makes its data, which draws random numbers in TFDS and elsewhere; the next one finds it in the cache."""
     finished(capfd, "--steps=2", "--set=dropout=0.5", "--model_dir=first")

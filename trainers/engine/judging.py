@@ -1,10 +1,11 @@
 """How much of a split an evaluation reads, and what it says of it.
 
-The amount follows from the run's config and from the sizes of its data, never from a clock: two runs of one command judge the
-same tokens. Evaluations while training take about 5% of the time. Those at the end take a tenth of it, or less where the whole
-split takes less.
+The amount follows from the run's config and from the sizes of its data, never from a clock. A part is drawn from the whole
+split (`Task.part`), the same whatever the seed: runs that read as much of the same data judge the same tokens. Evaluations
+while training take about 5% of the time. Those at the end take a tenth of it, or less where the whole split takes less.
 """
 
+import math
 import time
 from typing import NamedTuple
 
@@ -23,13 +24,17 @@ class Reading(NamedTuple):
     available: int
 
     @property
-    def limit(self):
-        """Most tokens to read; None for the whole split."""
-        return None if self.tokens >= self.available else self.tokens
+    def whole(self):
+        """Whether the whole split is read."""
+        return self.tokens >= self.available
+
+    def of(self, task, data, layout):
+        """What is read of a split, as data of a split."""
+        return data if self.whole else task.part(data, self.tokens, layout)
 
     def sentence(self):
         """What stands behind the scores of a part of a split; nothing behind those of a whole one."""
-        return "" if self.limit is None else f"  (the first {self.tokens:,} of {self.available:,} tokens)"
+        return "" if self.whole else f"  ({self.tokens:,} of {self.available:,} tokens, drawn once)"
 
 
 def layout_of(config):
@@ -42,31 +47,27 @@ def while_training(config, task, data):
     """The `Reading` of the validation split between two steps."""
     trained = config.eval_every * config.batch_size * config.seq_length
     fair = max(int(SHARE_WHILE_TRAINING / FORWARD_SHARE * trained), config.batch_size * config.seq_length)
-    return _reading(config, task, data, "validation", min(fair, ENOUGH))
+    return at_most(config.eval_tokens or min(fair, ENOUGH), task, data["validation"], layout_of(config))
 
 
 def at_end(config, task, data, split, fitted=False):
     """The `Reading` of a split after the last step. A model that is `fitted` in closed form is quick to judge: it reads all."""
     trained = config.steps * config.batch_size * config.seq_length
     fair = max(int(SHARE_AT_END / FORWARD_SHARE * trained), ENOUGH)
-    return _reading(config, task, data, split, _size(config, task, data[split]) if fitted else fair)
+    return at_most(config.eval_tokens or (math.inf if fitted else fair), task, data[split], layout_of(config))
 
 
-def _reading(config, task, data, split, fair):
-    size = _size(config, task, data[split])
-    return Reading(min(size, config.eval_tokens or fair), size)
+def at_most(tokens, task, data, layout):
+    """The `Reading` of so many tokens of a split, where it has more. An example counts as a whole row."""
+    size = len(data) * (1 if task.reads == "text" else layout.seq_length)
+    return Reading(min(size, tokens), size)
 
 
-def _size(config, task, part):
-    """Tokens of a split; an example counts as a whole row."""
-    return len(part) * (1 if task.reads == "text" else config.seq_length)
-
-
-def split_scores(config, trainer, data, split, reading, with_intervals=False):
-    """Scores on a split, or on the front of it, with the speed; and how much was read, where that is not all."""
+def split_scores(config, trainer, data, reading, with_intervals=False):
+    """Scores on what a `Reading` takes of a split, with the speed; and how much that was, where it is not all."""
     began = time.perf_counter()
-    scores = trainer.evaluate(data[split], layout_of(config), reading.limit, with_intervals)
-    read = {} if reading.limit is None else {"tokens_read": reading.tokens, "tokens_available": reading.available}
+    scores = trainer.evaluate(data, layout_of(config), with_intervals)
+    read = {} if reading.whole else {"tokens_read": reading.tokens, "tokens_available": reading.available}
     return {**scores, **read, "tokens_per_second": trainer.tokens_evaluated / (time.perf_counter() - began)}
 
 

@@ -222,34 +222,34 @@ class Trainer:
     def _evaluate_step(self, batch, state):
         return self.task.score(self.model, batch, state=state)
 
-    def evaluate(self, data, layout, max_tokens=None, with_intervals=False):
-        """The task's scores of a split, or of its first `max_tokens` tokens: a dict of numbers; if asked with intervals."""
+    def evaluate(self, data, layout, with_intervals=False):
+        """The task's scores of a split, or of a part of it: a dict of numbers; if asked with intervals."""
         self.tokens_evaluated = 0
 
         def count(number):
             self.tokens_evaluated += number
 
-        totals, rows = summed(self.task, self.model, self._evaluate, data, self.tokenizer, layout, max_tokens, count)
+        totals, rows = summed(self.task, self.model, self._evaluate, data, self.tokenizer, layout, count)
         more = intervals(self.task.samples(rows, data)) if with_intervals else {}
         return {**self.task.metrics(totals, rows, data), **more}
 
 
-def evaluate(task, model, score, data, tokenizer, layout, max_tokens=None, count=None):
+def evaluate(task, model, score, data, tokenizer, layout, count=None):
     """Runs `score(batch, state)`, which is the task's in a tf.function, over a split; see `Trainer.evaluate`.
 
     `count` is called with how many real tokens each batch has.
     """
-    return task.metrics(*summed(task, model, score, data, tokenizer, layout, max_tokens, count), data)
+    return task.metrics(*summed(task, model, score, data, tokenizer, layout, count), data)
 
 
-def summed(task, model, score, data, tokenizer, layout, max_tokens=None, count=None):
+def summed(task, model, score, data, tokenizer, layout, count=None):
     """(totals, rows) of `score` over a split: what it sums, and what it keeps of each batch; arguments as `evaluate`."""
     if model.max_length is not None and layout.seq_length > model.max_length:
         raise Refusal(f"seq_length {layout.seq_length} is more than this model's max_length of {model.max_length}.")
     carried = model.carries_state and task.reads == "text"
     state = model.init_state(layout.batch_size, layout.seq_length) if carried else None
     totals, rows = {}, {}
-    for batch in task.evaluation_batches(data, model, tokenizer, layout, max_tokens):
+    for batch in task.evaluation_batches(data, model, tokenizer, layout):
         if count is not None:
             count(num_tokens(batch))
         sums, kept, state = score({name: tf.constant(value) for name, value in batch.items()}, state)

@@ -204,14 +204,12 @@ class Run:
         return float(self._schedule(self.progress.step - left_out - 1))
 
     def _evaluate(self):
-        """Judges the model on the front of the validation split. Returns its loss; a signal cuts this short."""
+        """Judges the model on a part of the validation split. Returns its loss; a signal cuts this short."""
         before, placement = time.perf_counter(), self.trainer.placement
         try:
             with self._signals.at_once() if placement.num_workers == 1 else contextlib.nullcontext():
                 reading = judging.while_training(self.config, self.trainer.task, self.data)
-                scores = placement.from_chief(
-                    lambda: judging.split_scores(self.config, self.trainer, self.data, "validation", reading)
-                )
+                scores = placement.from_chief(lambda: self._scores(reading))
         except KeyboardInterrupt:
             self.progress.evaluation_due = True
             self._save()
@@ -225,6 +223,10 @@ class Run:
         self._bar.say(f"step {self.progress.step:,}  validation {told}")
         self.meter.leave_out(time.perf_counter() - before)
         return scores["loss"]
+
+    def _scores(self, reading):
+        part = reading.of(self.trainer.task, self.data["validation"], judging.layout_of(self.config))
+        return judging.split_scores(self.config, self.trainer, part, reading)
 
     def _save(self, validation_loss=None):
         progress = dataclasses.asdict(self.progress)

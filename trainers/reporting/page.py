@@ -197,7 +197,7 @@ def scores(run):
             (over if name in found else without).add(name)
         if "tokens_read" in last:
             read = f"{last['tokens_read']:,} of {last['tokens_available']:,}"
-            parts.append(_note(f"{split}: the scores are of the first {read} tokens."))
+            parts.append(_note(f"{split}: the scores are of {read} tokens, drawn once."))
     if not rows:
         return "".join([*parts, _note("The run has not judged itself yet.")])
     parts.insert(1, _table("Score by split", ["split", "score", "value", "95% interval"], rows, text=2))

@@ -57,7 +57,7 @@ INPUTS = (
 # Each purpose draws from streams of its own. The first three are parted by the highest bits of the seed, (modulus, offset), as
 # runs that are under way know them; all others by the highest word of the generator's counter.
 _HIGH_BITS = {"order": (2**64, 0), "masking": (2**63, 2**63), "augmentation": (2**62, 2**62)}
-_BLOCKS = {"spans": 1, "pairs": 2, "split": 3, "negatives": 4, "sampling": 5, "windows": 6, "canaries": 7}
+_BLOCKS = {"spans": 1, "pairs": 2, "split": 3, "negatives": 4, "sampling": 5, "windows": 6, "canaries": 7, "excerpts": 8}
 
 
 def random_stream(seed, purpose, counter):
@@ -68,7 +68,7 @@ def random_stream(seed, purpose, counter):
     Args:
         seed: any integer: the run's.
         purpose: what is drawn: `order`, `masking`, `augmentation`, `spans`, `pairs`, `split`,
-            `negatives`, `sampling`, `windows` or `canaries`.
+            `negatives`, `sampling`, `windows`, `canaries` or `excerpts`.
         counter: an integer of at least 0: the step or the epoch.
     """
     modulus, offset = _HIGH_BITS.get(purpose, (2**64, 0))

@@ -242,17 +242,16 @@ def paired(token_ids, kind, tokenizer, random):
     return {"token_ids": rows, "segment_ids": segments, "pair_labels": as_written.astype(np.int32), "pair_weights": weights}
 
 
-def evaluation_batches(stream, layout, masking, tokenizer, max_tokens=None, pairs="none"):
+def evaluation_batches(stream, layout, masking, tokenizer, pairs="none"):
     """Yields batches of all windows of a stream in order, masked the same at every call. The last ones are padded.
 
     With pairs, rows that are full are `paired`, as long as there are two in a batch; the others do not count as pairs.
     """
     body, batch_size = layout.seq_length - _num_marks(pairs), layout.batch_size
-    end = len(stream) if max_tokens is None else min(len(stream), max_tokens)
-    for index, first in enumerate(range(0, end, body * batch_size)):
+    for index, first in enumerate(range(0, len(stream), body * batch_size)):
         windows = np.full((batch_size, body), tokenizer.pad_id, np.int32)
         mask = np.zeros((batch_size, body), bool)
-        ids = stream[first : min(first + body * batch_size, end)]
+        ids = stream[first : first + body * batch_size]
         windows.ravel()[: len(ids)], mask.ravel()[: len(ids)] = ids, True
         rows, random = _evaluated(windows, mask, tokenizer, pairs, _generator(0, index))
         masked = masking.apply(np.where(rows["padding_mask"], rows["token_ids"], tokenizer.pad_id), random)

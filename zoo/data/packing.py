@@ -152,7 +152,6 @@ def evaluation_batches(
     *,
     context_tokens=0,
     contiguous=False,
-    max_tokens=None,
     separate_documents=False,
     eos_id=None,
 ):
@@ -169,7 +168,6 @@ def evaluation_batches(
             an n-gram model scores as if it read the whole stream at once.
         contiguous: rows go on from batch to batch, for a state carried along (zero in front of the first batch). Every
             row but the first then starts amid the stream. There is no `padding_mask`: nothing follows the padding.
-        max_tokens: score only so many tokens, from the front.
         separate_documents: adds `segment_ids` and `positions`.
         eos_id: what separates documents, and pads; by default the stream's own.
 
@@ -179,9 +177,9 @@ def evaluation_batches(
     _require_positive(seq_length=seq_length, batch_size=batch_size)
     if not 0 <= context_tokens < seq_length:
         raise Refusal(f"context_tokens must be at least 0 and below seq_length ({seq_length}), got {context_tokens}.")
-    end = len(stream) - 1 if max_tokens is None else min(len(stream) - 1, max_tokens)
+    end = len(stream) - 1
     if end < 1:
-        raise Refusal("There is nothing to score: the split has no tokens, or max_tokens is not positive.")
+        raise Refusal("There is nothing to score: the split has no tokens.")
     if contiguous and context_tokens:
         raise Refusal("context_tokens is for windows on their own; with contiguous rows the state is the context.")
     pad = stream[0:1][0] if eos_id is None else eos_id

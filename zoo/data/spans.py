@@ -465,18 +465,16 @@ def window_of(spans, seq_length):
     return spans.sizes(seq_length)[0] if isinstance(spans, SpanCorruption) else spans.window(seq_length)
 
 
-def evaluation_batches(stream, layout, spans, max_tokens=None):
+def evaluation_batches(stream, layout, spans):
     """Yields batches of all windows of a stream in order, with spans taken out the same at every call. The last ones are
     padded.
 
     Args:
         stream, layout, spans: as for `SpanBatches`; the seed does not count.
-        max_tokens: only so many tokens, from the front.
     """
     window, size = window_of(spans, layout.seq_length), layout.batch_size
-    end = len(stream) if max_tokens is None else min(len(stream), max_tokens)
-    for index, first in enumerate(range(0, end, window * size)):
-        ids = np.asarray(stream[first : min(first + window * size, end)], np.int32)
+    for index, first in enumerate(range(0, len(stream), window * size)):
+        ids = np.asarray(stream[first : first + window * size], np.int32)
         rows = np.full(window * size, spans.pad_id, np.int32)
         rows[: len(ids)] = ids
         lengths = (len(ids) - window * np.arange(size)).clip(0, window)

@@ -18,6 +18,7 @@ from keras import ops
 
 from zoo.config import Config, Refusal, TaskConfig
 from zoo.data.examples import framed_texts
+from zoo.data.excerpts import drawn, excerpt
 from zoo.layers.cross_entropy import cross_entropy
 from zoo.models.base import WithHead
 
@@ -40,7 +41,8 @@ class _OfConfig:
 class Task:
     """Base class of every task.
 
-    A task that reads text gets one `TokenShards` a split; one that reads examples gets whatever its `encode` made of them.
+    A task that reads text gets one `TokenShards` a split, or an `Excerpt` of it to judge; one that reads examples gets whatever
+    its `encode` made of them, which has `units`, what each row belongs to, and `take(rows)`.
 
     Args:
         config: what the user asks, an instance of `config_class`, or None for its defaults.
@@ -142,8 +144,15 @@ class Task:
         """
         raise TypeError(f"{type(self).__name__} does not implement training_batches().")
 
-    def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
-        """Yields batches that hold everything of a split (or its first `max_tokens` tokens) once, in order."""
+    def part(self, data, num_tokens, layout):
+        """A part of a split as data of its own, drawn from all of it and the same at every call: an `Excerpt` of text, or rows
+        of examples, those of one `unit` together, each of which counts as `layout.seq_length` tokens."""
+        if self.reads == "text":
+            return excerpt(data, num_tokens)
+        return data.take(drawn(data.units, max(num_tokens // layout.seq_length, 1)))
+
+    def evaluation_batches(self, data, model, tokenizer, layout):
+        """Yields batches that hold everything of a split once, in order."""
         raise TypeError(f"{type(self).__name__} does not implement evaluation_batches().")
 
     # From a batch to a loss

@@ -167,6 +167,16 @@ class LabelledTexts:
     def __len__(self):
         return len(self.parts)
 
+    @property
+    def units(self):
+        """What each example belongs to, int (N,): itself."""
+        return np.arange(len(self))
+
+    def take(self, chosen):
+        """Those examples alone, int (rows,)."""
+        parts, texts = ([some[i] for i in chosen] for some in (self.parts, self.texts))
+        return LabelledTexts(parts, self.labels[chosen], self.num_cut, texts)
+
 
 @TASKS.register("classification", ClassificationConfig)
 class Classification(Task):
@@ -321,13 +331,12 @@ class Classification(Task):
         synonyms = read_synonyms(c.synonym_table) if c.synonym_table else None
         return Augmentation(c.word_deletion, c.word_swap, c.synonym_rate, c.char_noise, synonyms)
 
-    def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
-        count = len(data) if max_tokens is None else min(len(data), max(max_tokens // layout.seq_length, 1))
+    def evaluation_batches(self, data, model, tokenizer, layout):
         frame, limit, _ = self.reading(model, tokenizer, layout.seq_length)
-        rows = [row(parts, frame, limit) for parts in data.parts[:count]]
+        rows = [row(parts, frame, limit) for parts in data.parts]
         width = max(len(ids) for ids, _ in rows)
         return in_order(
-            count, layout.batch_size,
+            len(data), layout.batch_size,
             lambda chosen: _batch([rows[i] for i in chosen], data.labels[chosen], width, frame, tokenizer.pad_id),
         )  # fmt: skip
 

@@ -58,10 +58,10 @@ class LanguageModeling(Task):
             separate_documents=layout.separate_documents, contiguous=model.carries_state,
         )  # fmt: skip
 
-    def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
+    def evaluation_batches(self, data, model, tokenizer, layout):
         return evaluation_batches(
             data, layout.seq_length, layout.batch_size,
-            context_tokens=model.context_tokens, contiguous=model.carries_state, max_tokens=max_tokens,
+            context_tokens=model.context_tokens, contiguous=model.carries_state,
             separate_documents=layout.separate_documents,
         )  # fmt: skip
 

@@ -83,8 +83,8 @@ class MaskedLM(Task):
     def training_batches(self, data, model, tokenizer, layout):
         return MaskedBatches(data, layout, self._masking(tokenizer), tokenizer, self.config.pairs)
 
-    def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
-        return evaluation_batches(data, layout, self._masking(tokenizer), tokenizer, max_tokens, self.config.pairs)
+    def evaluation_batches(self, data, model, tokenizer, layout):
+        return evaluation_batches(data, layout, self._masking(tokenizer), tokenizer, self.config.pairs)
 
     def frame(self, kind, tokenizer):
         require_mask(tokenizer)

@@ -117,6 +117,16 @@ class Questions:
     def __len__(self):
         return len(self.questions)
 
+    @property
+    def units(self):
+        """What each window belongs to: its question."""
+        return self.questions
+
+    def take(self, chosen):
+        """Those windows alone, int (windows,)."""
+        batch = {name: values[chosen] for name, values in self.batch.items()}
+        return Questions(batch, self.words[chosen], self.questions[chosen], self.contexts, self.answers, self.remarks)
+
 
 @TASKS.register("question_answering", QuestionAnsweringConfig)
 class QuestionAnswering(Task):
@@ -185,9 +195,8 @@ class QuestionAnswering(Task):
     def training_batches(self, data, model, tokenizer, layout):
         return ExampleBatches(len(data), layout.batch_size, layout.seed, lambda chosen, step: _batch(data, chosen))
 
-    def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
-        count = len(data) if max_tokens is None else min(len(data), max(max_tokens // layout.seq_length, 1))
-        return in_order(count, layout.batch_size, lambda chosen: _batch(data, chosen))
+    def evaluation_batches(self, data, model, tokenizer, layout):
+        return in_order(len(data), layout.batch_size, lambda chosen: _batch(data, chosen))
 
     def model_fields(self, tokenizer):
         return {**super().model_fields(tokenizer), **({"num_segments": MATCHED + 1} if self.config.match else {})}
@@ -228,7 +237,7 @@ class QuestionAnswering(Task):
         real = np.concatenate(rows["weights"]) > 0
         logits = np.concatenate(rows["logits"])[real]
         found = {}
-        for window, question in enumerate(data.questions[: len(logits)].tolist()):
+        for window, question in enumerate(data.questions.tolist()):
             found.setdefault(question, []).append(window)
         exact, overlap = [], []
         for question, numbers in found.items():

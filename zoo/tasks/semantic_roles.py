@@ -132,6 +132,15 @@ class LabelledSentences:
     def __len__(self):
         return len(self.rows)
 
+    @property
+    def units(self):
+        """What each row belongs to, int (rows,): its sentence."""
+        return np.array([row.sentence for row in self.rows])
+
+    def take(self, chosen):
+        """Those rows alone, int (rows,)."""
+        return LabelledSentences([self.rows[i] for i in chosen], self.tags, self.guesses, self.respelt)
+
 
 @TASKS.register("semantic_roles", SemanticRolesConfig)
 class SemanticRoles(Task):
@@ -211,13 +220,10 @@ class SemanticRoles(Task):
 
         return example_batches([len(one.row.ids) for one in data.rows], self.config.batch_tokens, layout, make)
 
-    def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
-        count = len(data) if max_tokens is None else min(len(data), max(max_tokens // layout.seq_length, 1))
-        while 0 < count < len(data) and data.rows[count].predicate != FIND:  # all predicates of a row are judged
-            count += 1
-        sizes = _sizes(data.rows[:count])
+    def evaluation_batches(self, data, model, tokenizer, layout):
+        sizes = _sizes(data.rows)
         return in_order(
-            count, layout.batch_size, lambda chosen: _batch([data.rows[i] for i in chosen], *sizes, tokenizer.pad_id, model)
+            len(data), layout.batch_size, lambda chosen: _batch([data.rows[i] for i in chosen], *sizes, tokenizer.pad_id, model)
         )
 
     def model_fields(self, tokenizer):

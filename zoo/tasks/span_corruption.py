@@ -107,8 +107,8 @@ class SpanCorruptionTask(Task):
     def training_batches(self, data, model, tokenizer, layout):
         return SpanBatches(data, layout, self._spans(model, tokenizer, layout))
 
-    def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
-        return evaluation_batches(data, layout, self._spans(model, tokenizer, layout), max_tokens)
+    def evaluation_batches(self, data, model, tokenizer, layout):
+        return evaluation_batches(data, layout, self._spans(model, tokenizer, layout))
 
     def loss(self, batch, outputs):
         weights = ops.cast(batch["loss_weights"], "float32")
@@ -156,7 +156,9 @@ class SpanCorruptionTask(Task):
         return span_requests(model, tokenizer, self.facts.max_tokens or None)
 
     def sample(self, loaded, seed):
-        known = loaded.tokenizer.spells("Return a list of the list.")
-        text = f"Return a {sentinel_name(0)} of the list." if known else sentinel_name(0)
+        tokenizer, parts = loaded.tokenizer, ("Return a ", " of the list.")
+        length = sum(len(tokenizer.encode(part)) for part in parts) + 1 + self.frame("encoder_decoder", tokenizer).num_special()
+        fits = length <= (self.facts.max_tokens or math.inf) and tokenizer.spells("list".join(parts))
+        text = sentinel_name(0).join(parts) if fits else sentinel_name(0)
         written = self.signatures(loaded.model, loaded.tokenizer)["fill"](tf.constant([text]), tf.constant([16]))
         return f"{text!r} -> {written['text'].numpy()[0].decode('utf8', 'replace')!r}"

@@ -138,6 +138,16 @@ class TaggedSentences:
     def __len__(self):
         return len(self.rows)
 
+    @property
+    def units(self):
+        """What each row belongs to: its sentence."""
+        return self.sentences
+
+    def take(self, chosen):
+        """Those rows alone, int (rows,)."""
+        columns = self.rows, self.sentences, self.words, self.allowed
+        return TaggedSentences(*([column[i] for i in chosen] if column else column for column in columns))
+
 
 @TASKS.register("tagging", TaggingConfig)
 class Tagging(Task):
@@ -262,10 +272,9 @@ class Tagging(Task):
 
         return example_batches([len(ids) for ids, _, _ in data.rows], self.config.batch_tokens, layout, make)
 
-    def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
-        count = len(data) if max_tokens is None else min(len(data), max(max_tokens // layout.seq_length, 1))
-        sizes = _sizes(data.rows[:count])
-        return in_order(count, layout.batch_size, lambda chosen: _batch(data, chosen, *sizes, tokenizer.pad_id, model))
+    def evaluation_batches(self, data, model, tokenizer, layout):
+        sizes = _sizes(data.rows)
+        return in_order(len(data), layout.batch_size, lambda chosen: _batch(data, chosen, *sizes, tokenizer.pad_id, model))
 
     def head(self, model):
         labels = self.facts.labels

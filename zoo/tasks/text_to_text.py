@@ -130,6 +130,16 @@ class Pairs:
     def __len__(self):
         return len(self.pairs)
 
+    @property
+    def units(self):
+        """What each pair belongs to, int (pairs,): itself."""
+        return np.arange(len(self))
+
+    def take(self, chosen):
+        """Those pairs alone, int (pairs,)."""
+        columns = ([column[i] for i in chosen] for column in (self.pairs, self.sources, self.references))
+        return Pairs(*columns, self.num_cut, self.tokenizer)
+
 
 class TextToText(Task):
     """loss = -sum over the target's tokens and its end of log p(token | source, target so far), count = their number."""
@@ -207,10 +217,9 @@ class TextToText(Task):
             return TokenBudgetBatches(rows, self.config.batch_tokens, layout.seed)
         return PairBatches(rows, layout.batch_size, layout.seed)
 
-    def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
-        count = len(data) if max_tokens is None else min(len(data), max(max_tokens // layout.seq_length, 1))
+    def evaluation_batches(self, data, model, tokenizer, layout):
         rows = self._rows(data, model, tokenizer, layout)
-        return in_order(count, layout.batch_size, rows.batch)
+        return in_order(len(data), layout.batch_size, rows.batch)
 
     def loss(self, batch, outputs):
         weights = ops.cast(batch["loss_weights"], "float32")
@@ -253,10 +262,8 @@ class TextToText(Task):
         """`loss` in nats a token, `perplexity`, `bits_per_byte` of the targets, and what the judges of the task say."""
         nats, count = float(totals["nats"]), float(totals["tokens"])
         scores = {"loss": nats / count, "perplexity": metrics.perplexity(nats / count), "num_tokens": int(count)}
-        real = np.concatenate(rows["real"])
-        num_bytes = sum(len(some[0].encode()) for some in data.references[: int(real.sum())])
-        if num_bytes:
-            scores["bits_per_byte"] = metrics.bits_per_byte(nats, num_bytes)
+        if data.num_bytes:
+            scores["bits_per_byte"] = metrics.bits_per_byte(nats, data.num_bytes)
         if "written" in rows:
             texts = self._texts(rows, data)
             scores |= self.judged(texts, data.references[: len(texts)])
@@ -346,7 +353,8 @@ class Translation(TextToText):
         return text_metrics.edit_scores(texts, references)
 
     def judged_samples(self, texts, references):
-        return {"bleu": text_metrics.bleu_sample(texts, references, self.config.bleu_tokenize)}
+        bleu = text_metrics.bleu_sample(texts, references, self.config.bleu_tokenize)
+        return {"bleu": bleu, "chrf": text_metrics.chrf_sample(texts, references)}
 
     def further_samples(self, rows, data):
         if "written" not in rows:

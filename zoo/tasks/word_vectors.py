@@ -19,6 +19,7 @@ from zoo import metrics
 from zoo.config import Output, Refusal, TaskConfig
 from zoo.data import cooccurrence, pairs, subwords, word_questions
 from zoo.data.examples import in_order
+from zoo.data.excerpts import Excerpt
 from zoo.layers.word_vectors import CooccurrenceHead, WindowHead
 from zoo.registry import TASKS
 from zoo.signatures.word_vectors import word_vectors_requests, word_vectors_signatures
@@ -82,6 +83,7 @@ class WordVectorsConfig(TaskConfig):
     candidates: int = 30_000
 
     kinds: ClassVar = ("encoder",)
+    files: ClassVar = ("analogies", "similarity")
 
     @classmethod
     def serves(cls, config):
@@ -216,25 +218,24 @@ class WordVectors(Task):
         """int64 (V,): how often each word stands in the text that the model was trained on."""
         return np.asarray(model.head.counts).astype(np.int64)
 
-    def evaluation_batches(self, data, model, tokenizer, layout, max_tokens=None):
-        """Yields batches of all pairs, and after a whole split those of the questions that vectors are judged by."""
+    def evaluation_batches(self, data, model, tokenizer, layout):
+        """Yields batches of all pairs, and after those of a whole split the questions that vectors are judged by."""
         counts = self._counts(model)
         if not counts.any():
             raise Refusal("These word vectors were not trained yet: their head knows no words.")
         if self.config.buckets:
             self.compose(model, tokenizer, counts)
-        part = data if max_tokens is None else data[:max_tokens]
         if self.objective(model.without_head()) == "glove":
             with tempfile.TemporaryDirectory() as directory:
                 counted = cooccurrence.count_cooccurrences(
-                    part, counts, tokenizer.eos_id, Path(directory) / "counts", window=self.config.window
+                    data, counts, tokenizer.eos_id, Path(directory) / "counts", window=self.config.window
                 )
                 yield from cooccurrence.evaluation_batches(counted, layout)
         else:
             yield from pairs.evaluation_batches(
-                part, layout, counts, tokenizer.eos_id, self._window_options(model), self._paths(counts)
+                data, layout, counts, tokenizer.eos_id, self._window_options(model), self._paths(counts)
             )
-        if max_tokens is None:
+        if not isinstance(data, Excerpt):
             yield from self._questions(word_questions.Lookup(tokenizer, counts), counts, layout)
 
     def _read_questions(self):

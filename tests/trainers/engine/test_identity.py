@@ -83,3 +83,20 @@ def test_a_run_whose_synonyms_were_changed_does_not_go_on(tmp_path):
         identity.check(tmp_path, now())
     (tmp_path / "config.json").write_text(json.dumps({"data": old}))
     identity.check(tmp_path, now())  # of a run that an older version began nothing is known
+
+
+def test_a_run_whose_questions_were_changed_does_not_go_on(tmp_path):
+    pairs, other = tmp_path / "pairs.tsv", tmp_path / "other.tsv"
+    task_class = TASKS.get("word_vectors")
+
+    def now():
+        task = task_class(task_class.config_class(similarity=(str(pairs), str(other))))
+        return identity.of(SimpleNamespace(fingerprint=lambda: "a"), create("byte"), task)
+
+    pairs.write_text("list\ttuple\t8\n")
+    other.write_text("for\twhile\t9\n")
+    identity.write(tmp_path, SimpleNamespace(to_dict=dict))
+    identity.check(tmp_path, now())
+    other.write_text("for\twhile\t5\n")
+    with pytest.raises(Refusal, match="was begun with another similarity, and cannot go on"):
+        identity.check(tmp_path, now())

@@ -118,12 +118,12 @@ def text_stream(length, num_bytes, lost_bytes=0):
     return ids
 
 
-def evaluate(stream, model=None, max_tokens=None, **options):
+def evaluate(stream, model=None, **options):
     model = model or Uniform(None)
     task = LanguageModeling()
     return loop.evaluate(
         task, model, lambda batch, state: task.score(model, batch, state=state), stream, None,
-        Layout(**{"seq_length": 5, "batch_size": 3, **options}), max_tokens,
+        Layout(**{"seq_length": 5, "batch_size": 3, **options}),
     )  # fmt: skip
 
 
@@ -141,7 +141,9 @@ def test_bytes_under_the_unknown_token_are_charged():
 
 
 def test_a_part_of_a_stream_counts_its_bytes_in_proportion():
-    scores = evaluate(text_stream(23, 11), max_tokens=10)
+    stream = text_stream(23, 11)
+    stream.eos_id = 0
+    scores = evaluate(LanguageModeling().part(stream, 10, None))
     assert scores["num_tokens"] == 10
     assert scores["bits_per_byte"] == pytest.approx(4, rel=1e-6)
 

@@ -85,7 +85,7 @@ class Trainer:
         loss = np.nan if number in self.nan_at else loss
         return Step(loss, 6.0, float(number), float(stop))
 
-    def evaluate(self, data, layout, max_tokens=None, with_intervals=False):
+    def evaluate(self, data, layout, with_intervals=False):
         step = len(self.trained)
         if self.signal_in_evaluation == step:
             self.signal_in_evaluation = None

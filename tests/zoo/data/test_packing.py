@@ -238,12 +238,6 @@ class TestEvaluationBatches:
         weights = np.concatenate([batch["loss_weights"] for batch in batches], axis=1)
         assert (np.diff(weights, axis=1) <= 0).all(), "padding stands only at the end of a row"
 
-    @pytest.mark.parametrize("contiguous", [False, True])
-    def test_only_so_many_tokens(self, contiguous):
-        batches = evaluation_batches(np.arange(57), 5, 3, max_tokens=17, contiguous=contiguous)
-        assert sorted(scored(batches)) == [(i, i + 1) for i in range(17)]
-        assert len(list(scored(evaluation_batches(np.arange(8), 5, 3, max_tokens=99)))) == 7
-
     def test_segments_restart_at_each_row(self):
         (batch,) = evaluation_batches(stream_of([5, 6, 7], [8]), 4, 2, separate_documents=True, eos_id=EOS)
         assert batch["token_ids"].tolist() == [[0, 5, 6, 7], [0, 8, 0, 0]]
@@ -261,7 +255,6 @@ class TestEvaluationBatches:
     def test_nothing_to_score_and_contradictions(self):
         for stream, options, sentence in [
             (np.array([0]), {}, "nothing to score"),
-            (np.arange(9), {"max_tokens": 0}, "nothing to score"),
             (np.arange(9), {"context_tokens": 3}, "below seq_length"),
             (np.arange(9), {"context_tokens": -1}, "at least 0"),
             (np.arange(9), {"context_tokens": 1, "contiguous": True}, "the state is the context"),

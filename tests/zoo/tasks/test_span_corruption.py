@@ -1,5 +1,7 @@
 """Span corruption: sentinels behind a vocabulary, texts with sentinels in graph, holes that are filled, scores by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,6 +9,7 @@ import tensorflow as tf
 from tests import tiny_models
 from zoo.config import Refusal
 from zoo.data.batch import Layout
+from zoo.registry import MODELS
 from zoo.signatures.fill_spans import WithSentinels, filled
 from zoo.tasks.span_corruption import SpanCorruptionConfig, SpanCorruptionFacts, SpanCorruptionTask, sentinels
 from zoo.tokenizers.base import create as create_tokenizer
@@ -116,6 +119,17 @@ def test_a_model_without_rows_for_sentinels_is_refused():
 def test_spans_that_cannot_be_are_refused(fields, name):
     with pytest.raises(Refusal, match=f"{name} must be"):
         SpanCorruptionConfig(**fields)
+
+
+@pytest.mark.parametrize(("longest", "text"), [(16, "<extra_id_0>"), (64, "Return a <extra_id_0> of the list.")])
+def test_a_run_of_short_rows_shows_a_sample_that_fits(longest, text):
+    tokenizer = create_tokenizer("byte")
+    facts = SpanCorruptionFacts(max_tokens=longest, sentinel_ids=sentinels(tokenizer, 3))
+    task = SpanCorruptionTask(SpanCorruptionConfig(num_sentinels=3), facts)
+    vocab_size = task.model_fields(tokenizer)["vocab_size"]
+    model = MODELS.get("t5")(MODELS.config("t5").preset("tiny").replace(vocab_size=vocab_size))
+    model.build_from_ids()
+    assert task.sample(SimpleNamespace(model=model, tokenizer=tokenizer), 0).startswith(f"{text!r} -> ")
 
 
 def test_the_plan_knows_the_length_of_a_target():
