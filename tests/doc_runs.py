@@ -31,7 +31,18 @@ TOKENS_OF_A_QUESTION = 128
 PATIENCE = 300  # seconds in which a playground must answer
 STAMP = re.compile(r"(runs/\w+)/\d{8}-\d{6}")
 # Flags of a run that the tiny settings replace.
-REPLACED = ("steps", "batch_size", "seq_length", "preset", "warmup_steps", "export", "noexport", "eval_tokens", "profile")
+REPLACED = (
+    "steps",
+    "epochs",
+    "batch_size",
+    "seq_length",
+    "preset",
+    "warmup_steps",
+    "export",
+    "noexport",
+    "eval_tokens",
+    "profile",
+)
 # Settings of other programs that the tiny ones replace, or add.
 LESS = {"trainers.generate": ["--max_new_tokens=8"], "trainers.doctor": ["--nomeasure"], CONVERT: ["--static=8"]}
 MEASURES = {"benchmarks.word_picture": ("matplotlib",), "benchmarks.family_picture": ()}  # those that take seconds
