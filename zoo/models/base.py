@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from zoo.config import Refusal
-from zoo.data.batch import INPUTS
+from zoo.data.batch import NO_INPUTS
 from zoo.layers.cache import rewound
 from zoo.layers.chunked_cross_entropy import Projection, Unprojected, chunked_log_probs, resolve_logits
 from zoo.layers.linear import times_rows
@@ -79,11 +79,11 @@ class Model(keras.Model):
             batch: a dict with the names of `zoo/data/batch.py`, or token ids alone.
 
         Raises:
-            Refusal: the batch has an input that this model would ignore.
+            Refusal: the batch has an input that this model would ignore, or a name that no batch has.
         """
         if not isinstance(batch, dict):
             return {"token_ids": batch}
-        ignored = [name for name in INPUTS if batch.get(name) is not None and name not in self.takes]
+        ignored = [name for name, value in batch.items() if value is not None and name not in (*self.takes, *NO_INPUTS)]
         if ignored:
             raise Refusal(
                 f"{self.registered_name} does not take {', '.join(ignored)}; it takes {', '.join(self.takes)}. "
