@@ -264,6 +264,19 @@ def test_nothing_is_left_to_do():
     assert not wrong, wrong
 
 
+def test_what_is_not_so_is_never_said_with_no():
+    """CONTRIBUTING.md: "is not", never "is no"; "there is no" is English."""
+    said = re.compile(r'(?<!here )(?<!")\b(is|are|was|were) no (?!longer)', re.IGNORECASE)
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests").rglob("*.py")]
+    wrong = [
+        where(path, number)
+        for path in (*SOURCES, *pages)
+        for number, line in enumerate(path.read_text(encoding="utf8").splitlines(), 1)
+        if said.search(line)
+    ]
+    assert not wrong, wrong
+
+
 # Docstrings
 
 
