@@ -118,13 +118,15 @@ class Pairs:
         pairs: list of `Pair`.
         sources, references: strings, and lists of strings.
         num_cut: how many did not fit.
-        num_bytes: UTF-8 bytes of the targets.
+        target_bytes: UTF-8 bytes of each target; of one that was cut, of what is left.
+        tokens_per_byte: of the targets, their ends included.
         tokenizer: that made the ids; its `target` those of targets.
     """
 
-    def __init__(self, pairs, sources, references, num_cut, tokenizer):
+    def __init__(self, pairs, sources, references, num_cut, tokenizer, targets=None):
         self.pairs, self.sources, self.references, self.num_cut = pairs, sources, references, num_cut
-        self.num_bytes = sum(len(some[0].encode()) for some in references)
+        self.target_bytes = [len(text.encode()) for text in targets or [some[0] for some in references]]
+        self.tokens_per_byte = sum(len(pair.target) + 1 for pair in pairs) / max(sum(self.target_bytes), 1)
         self.tokenizer = tokenizer
 
     def __len__(self):
@@ -185,7 +187,11 @@ class TextToText(Task):
             for s, t, (source, target) in zip(*ids, kept, strict=True)
         ]
         self.learn(most_written=max((len(pair.target) for pair in pairs), default=0) + 1)
-        return Pairs(pairs, sources, references, len(over), tokenizer)
+        read = [
+            some[0] if len(pair.target) == len(whole) else writer.decode(pair.target.tolist())
+            for some, whole, pair in zip(references, ids[1], pairs, strict=True)
+        ]
+        return Pairs(pairs, sources, references, len(over), tokenizer, read)
 
     def size(self, data):
         cut = f", {data.num_cut:,} of them cut" if data.num_cut else ""
@@ -254,7 +260,7 @@ class TextToText(Task):
         nats, count = float(totals["nats"]), float(totals["tokens"])
         scores = {"loss": nats / count, "perplexity": metrics.perplexity(nats / count), "num_tokens": int(count)}
         real = np.concatenate(rows["real"])
-        num_bytes = sum(len(some[0].encode()) for some in data.references[: int(real.sum())])
+        num_bytes = sum(data.target_bytes[: int(real.sum())])
         if num_bytes:
             scores["bits_per_byte"] = metrics.bits_per_byte(nats, num_bytes)
         if "written" in rows:
@@ -315,7 +321,7 @@ class TextToText(Task):
         return self.judged_at_length(texts, data.references[: len(texts)])
 
     def training_metrics(self, loss, data):
-        return {"perplexity": metrics.perplexity(loss)}
+        return {"perplexity": metrics.perplexity(loss), "bits_per_byte": loss / math.log(2) * data.tokens_per_byte}
 
     def _limit(self, model):
         """The most tokens of a source, special ones included, or None."""
