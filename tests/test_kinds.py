@@ -131,7 +131,8 @@ def test_the_plan_counts_with_what_the_loop_does(name):
 
 
 def test_nothing_outside_asks_what_kind_of_model_it_has():
-    asked = re.compile(r"isinstance\([^)]*(Encoder|LanguageModel|Classifier)|hasattr\((?!os\b|value\b)")
+    by_class, by_name = r"isinstance\([^)]*(Encoder|LanguageModel|Classifier)", r"hasattr\((?!os\b|value\b)"
+    asked = re.compile(rf'{by_class}|{by_name}|getattr\((model|source|backbone), "')
     wrong = [
         f"{path.relative_to(ROOT)}:{number}"
         for folder in ("zoo", "trainers")

@@ -389,11 +389,12 @@ class Encoder(Model):
 
     Attributes:
         head_activation, head_epsilon, head_bias: what a masked language model's head on this encoder takes if nobody says.
+        pooler: the layer that `pool` goes through, or None.
     """
 
     takes = ("token_ids", "padding_mask", "segment_ids")
     passes = ("hidden",)
-    head_activation, head_epsilon, head_bias = "gelu", 1e-5, True
+    head_activation, head_epsilon, head_bias, pooler = "gelu", 1e-5, True, None
 
     def hidden(self, batch, training=False):
         """Token ids to hidden states.
@@ -469,15 +470,13 @@ class WithHead(keras.Model):
         self.config, self.max_length = backbone.config, backbone.max_length
         self.registered_name = backbone.registered_name
 
-    kind, fitted = Model.kind, Model.fitted
+    kind, fitted, save, export = Model.kind, Model.fitted, Model.save, Model.export
     num_ids, temperature, limited = Model.num_ids, Model.temperature, Model.limited
 
     @property
     def takes(self):
         """Names of the inputs that the backbone takes."""
         return self.backbone.takes
-
-    save, export = Model.save, Model.export
 
     def without_head(self):
         """The model below the head."""

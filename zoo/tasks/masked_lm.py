@@ -95,7 +95,7 @@ class MaskedLM(Task):
         epsilon = self.config.head_epsilon or model.head_epsilon
         if self._has_pairs:
             return PretrainingHead(model.table, activation, epsilon, model.head_bias, pool=model.pool, name="head")
-        if getattr(model, "pooler", None) is not None:
+        if model.pooler is not None:
             model.pooler.trainable = False  # no loss of this task reaches it
         return MaskedLMHead(model.table, activation, epsilon, model.head_bias, name="head")
 
