@@ -123,6 +123,12 @@ class CapitalLetters(keras.layers.Layer):
         case_dim: F.
 
     Call: int32 (..., L) -> float (..., F).
+
+    Example:
+        >>> layer = CapitalLetters(4)
+        >>> layer.build()
+        >>> layer(np.array([[[65, 98], [0, 0]]])).shape  # "Ab", and no word
+        TensorShape([1, 2, 4])
     """
 
     def __init__(self, case_dim, **kwargs):

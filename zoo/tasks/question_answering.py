@@ -120,7 +120,12 @@ class Questions:
 
 @TASKS.register("question_answering", QuestionAnsweringConfig)
 class QuestionAnswering(Task):
-    """loss = -sum over windows of (log p(start) + log p(end)) / 2, count = windows; the first token stands for no answer."""
+    """loss = -sum over windows of (log p(start) + log p(end)) / 2, count = windows; the first token stands for no answer.
+
+    Example:
+        >>> QuestionAnswering().inspect([{"question": "Who sat?", "context": "It rained.", "answers": []}]).no_answer
+        True
+    """
 
     facts_class = QuestionAnsweringFacts
     reads = "examples"

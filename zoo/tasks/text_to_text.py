@@ -340,7 +340,12 @@ class TextToText(Task):
 
 @TASKS.register("translation", TranslationConfig)
 class Translation(TextToText):
-    """A text in another language, judged by BLEU and chrF (Papineni et al. 2002; Popovic 2015), by sacrebleu (Post 2018)."""
+    """A text in another language, judged by BLEU and chrF (Papineni et al. 2002; Popovic 2015), by sacrebleu (Post 2018).
+
+    Example:
+        >>> Translation().judged(["le chat dort"], [["le chat dort"]])["chrf"]
+        100.0
+    """
 
     shown = ("loss", "bleu", "chrf")
     without_model: ClassVar = {"copy": str}  # the source itself, word for word
@@ -363,7 +368,12 @@ class Translation(TextToText):
 
 @TASKS.register("summarization", SummarizationConfig)
 class Summarization(TextToText):
-    """A short text that says what a long one says, judged by ROUGE (Lin 2004), by rouge-score."""
+    """A short text that says what a long one says, judged by ROUGE (Lin 2004), by rouge-score.
+
+    Example:
+        >>> Summarization().judged(["a cat sat"], [["a cat sat"]])["rouge1"]
+        1.0
+    """
 
     shown = ("loss", "rouge1", "rouge2", "rougeLsum")
     without_model: ClassVar = {"lead1": text_metrics.first_sentence, "copy": str}
