@@ -233,6 +233,26 @@ def test_no_exception_is_swallowed_and_no_user_input_asserted():
     assert not wrong, "\n".join(wrong)
 
 
+# What draws and is not data: bootstraps and permutations, inputs of a proof, hashes. `tfds_configs` may not import `zoo.data`.
+DRAW_BESIDES = (
+    "zoo/bootstrap.py", "zoo/metrics.py", "zoo/convert/arpa.py", "zoo/serving/token_level.py", "zoo/tokenizers/bpe_graph.py",
+    "trainers/association.py", "trainers/groups.py", "trainers/reporting/intervals.py", "tfds_configs/cldr/values.py",
+)  # fmt: skip
+
+
+def test_random_streams_of_the_data_are_made_in_one_place():
+    makers = ("np.random.Philox", "np.random.default_rng", "np.random.RandomState", "np.random.PCG64")
+    wrong = [
+        where(path, node.lineno)
+        for path, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in makers
+        and str(path.relative_to(ROOT)) not in ("zoo/data/batch.py", *DRAW_BESIDES)
+        and module_name(path).partition(".")[0] != "benchmarks"
+    ]  # fmt: skip
+    assert not wrong, "\n".join(wrong)
+
+
 def test_nothing_is_left_to_do():
     marks = re.compile(r"#.*\b(TODO|FIXME|XXX|HACK)\b")
     wrong = [
@@ -240,6 +260,19 @@ def test_nothing_is_left_to_do():
         for path in SOURCES
         for number, line in enumerate(path.read_text(encoding="utf8").splitlines(), 1)
         if marks.search(line)
+    ]
+    assert not wrong, wrong
+
+
+def test_what_is_not_so_is_never_said_with_no():
+    """CONTRIBUTING.md: "is not", never "is no"; "there is no" is English."""
+    said = re.compile(r'(?<!here )(?<!")\b(is|are|was|were) no (?!longer)', re.IGNORECASE)
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests").rglob("*.py")]
+    wrong = [
+        where(path, number)
+        for path in (*SOURCES, *pages)
+        for number, line in enumerate(path.read_text(encoding="utf8").splitlines(), 1)
+        if said.search(line)
     ]
     assert not wrong, wrong
 

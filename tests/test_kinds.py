@@ -74,6 +74,25 @@ def test_a_model_refuses_an_input_that_it_would_ignore():
     assert set(INPUTS) <= NAMES.keys()
 
 
+@pytest.mark.parametrize("name", MODELS.names())
+def test_a_model_refuses_a_name_that_no_batch_has_and_leaves_alone_what_is_for_the_loss(name):
+    model = tiny_models.create(name)
+    batch = tiny_models.inputs(model)
+    batch = batch if isinstance(batch, dict) else {"token_ids": batch}
+    with pytest.raises(Refusal, match=f"{name} does not take padding_masks; it takes token_ids"):
+        model({**batch, "padding_masks": np.ones((3, 7), bool)})  # a slip of the pen: all would be read as text
+    others = {"labels": np.ones((3, 7), np.int32), "loss_weights": np.ones((3, 7), np.float32)}
+    np.testing.assert_array_equal(model({**batch, **others}), model(batch))
+
+
+@pytest.mark.parametrize("name", TASKS.names())
+def test_inspect_gives_the_facts(name):
+    examples = tiny_tasks.EXAMPLES.get(name, [{"text": "a"}])
+    task = TASKS.get(name)()
+    facts = task.inspect(examples)
+    assert isinstance(facts, task.facts_class) and facts is task.facts
+
+
 def test_a_classifier_on_a_language_model_pools_no_padding():
     task = Classification(facts=ClassificationFacts(labels=("a", "b")))
     model = tiny_models.strengthen(task.assemble(tiny_models.create("gpt")).build_from_ids())
@@ -112,7 +131,8 @@ def test_the_plan_counts_with_what_the_loop_does(name):
 
 
 def test_nothing_outside_asks_what_kind_of_model_it_has():
-    asked = re.compile(r"isinstance\([^)]*(Encoder|LanguageModel|Classifier)|hasattr\((?!os\b|value\b)")
+    by_class, by_name = r"isinstance\([^)]*(Encoder|LanguageModel|Classifier)", r"hasattr\((?!os\b|value\b)"
+    asked = re.compile(rf'{by_class}|{by_name}|getattr\((model|source|backbone), "')
     wrong = [
         f"{path.relative_to(ROOT)}:{number}"
         for folder in ("zoo", "trainers")

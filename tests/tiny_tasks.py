@@ -60,14 +60,21 @@ def cases():
     return [*pairs, *(f"gpt:classification:{way}" for way in TUNED), "glm:classification:pattern", "bilstm:tagging:crf"]
 
 
-def create(case):
-    """(task, model, batches, `TuningConfig`) of a case, seeded. Call it where the model's variables are to live."""
-    name, task_name, way = [*case.split(":"), ""][:3]
-    keras.utils.set_random_seed(7)
+def encoded(case):
+    """(task, tokenizer, data) of a case."""
+    _, task_name, way = [*case.split(":"), ""][:3]
     examples, task_class = SPANS if way == "crf" else EXAMPLES[task_name], TASKS.get(task_name)
     task = task_class(task_class.config_class(**FIELDS[task_name], **WAYS.get(way, {})))
     task.inspect(examples)
     tokenizer = create_tokenizer("wordpiece", [text for example in examples for text in task.texts(example)] * 3, 90)
+    return task, tokenizer, task.encode(examples, tokenizer, LAYOUT)
+
+
+def create(case):
+    """(task, model, batches, `TuningConfig`) of a case, seeded. Call it where the model's variables are to live."""
+    name, _, way = [*case.split(":"), ""][:3]
+    keras.utils.set_random_seed(7)
+    task, tokenizer, data = encoded(case)
     of_blanks = TASKS.get("blank_infilling")().model_fields(tokenizer) if way == "pattern" else {}
     fields = {**task.model_fields(tokenizer), **of_blanks, "dropout": 0.0, "max_length": LAYOUT.seq_length}
     config = MODELS.config(name).preset("tiny")
@@ -75,5 +82,4 @@ def create(case):
     model.build_from_ids()
     settings = TUNED.get(way, tuning.TuningConfig())
     tuning.begin(model, settings)
-    data = task.encode(examples, tokenizer, LAYOUT)
     return task, model, task.training_batches(data, model, tokenizer, LAYOUT), settings

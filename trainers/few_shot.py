@@ -9,6 +9,7 @@ import numpy as np
 from zoo import metrics
 from zoo.config import Refusal
 from zoo.data import patterns
+from zoo.data.batch import random_stream
 
 BETWEEN = "\n\n"  # between two examples
 SCORES = ("accuracy", "accuracy_normalized", "calibration_error", "brier")
@@ -43,7 +44,7 @@ def shots(examples, count, seed):
     """
     if count > len(examples):
         raise Refusal(f"--shots={count} is more than the {len(examples)} examples of the train split.")
-    order = np.argsort(np.random.Philox(key=np.array([seed, 0], np.uint64)).random_raw(len(examples)), kind="stable")
+    order = np.argsort(random_stream(seed, "order", 0).random_raw(len(examples)), kind="stable")
     by_label = {}
     for i in order.tolist():
         by_label.setdefault(examples[i]["label"], []).append(examples[i])
@@ -52,7 +53,7 @@ def shots(examples, count, seed):
         for label in sorted(by_label):
             if by_label[label] and len(chosen) < count:
                 chosen.append(by_label[label].pop())
-    order = np.argsort(np.random.Philox(key=np.array([seed, 1], np.uint64)).random_raw(count), kind="stable")
+    order = np.argsort(random_stream(seed, "order", 1).random_raw(count), kind="stable")
     return [chosen[i] for i in order.tolist()]
 
 

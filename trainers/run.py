@@ -218,7 +218,8 @@ def _holds_this_run(directory, config):
         before = dict(json.loads(path.read_text(encoding="utf8")))
     except (ValueError, TypeError) as error:
         raise Refusal(f"{path} is damaged ({error}); choose another --model_dir.") from error
-    before.pop(identity.KEY, None)  # of its data, which is compared when it has been prepared
+    # What its data is is compared when it has been prepared.
+    before = {name: value for name, value in before.items() if not identity.is_known_later(name)}
     now = config.to_dict()
     differing = [
         key for key in sorted(before.keys() | now.keys()) if not _may_go_on(key, before.get(key), now.get(key), config.set)

@@ -103,7 +103,7 @@ def _train(run, config, model_config, placement):
     if not placement.is_chief:
         placement.barrier()  # a worker that left would be taken for dead while the chief finishes
         return
-    scores = _judge(config, trainer, log, data, time.perf_counter() - began, judged)
+    scores = _judge(run, config, trainer, log, data, time.perf_counter() - began, judged)
     provenance = {"dataset": source.name, "licence": source.licence, "steps": config.steps, "scores": scores}
     if trainer.guarantee is not None:
         provenance["privacy"] = trainer.guarantee.spent(config.steps)
@@ -201,7 +201,7 @@ def _meter(config, model, task, placement):
     return Meter(planned.flops_per_token, peak)
 
 
-def _judge(config, trainer, log, data, seconds, judged):
+def _judge(run, config, trainer, log, data, seconds, judged):
     """Scores on the validation and test splits. `judged`: which are read; a test split that is not is the validation split."""
     scores = {}
     for split in ("validation", "test"):
@@ -220,6 +220,7 @@ def _judge(config, trainer, log, data, seconds, judged):
         print(f"{split}: {judging.shown(trainer.task, scores[split])}{reading.sentence()}", flush=True)
         if baselines:
             print(f"  without a model: {'  '.join(f'{name} {value:.4f}' for name, value in baselines.items())}", flush=True)
+    identity.keep_signatures(run, scores["test"])
     print(f"Trained and judged in {duration(seconds)}.", flush=True)
     return scores
 

@@ -146,7 +146,7 @@ def _shared(rows):
 
 def _carriers(rows):
     """What must be read for some pairs of (context, word): a list of (ids, what is asked of them), and of that each (number of
-    the pair, place, the label that follows there). Ids that others begin with are no rows of their own."""
+    the pair, place, the label that follows there). Ids that others begin with have no row of their own."""
     whole = [[*begun, *ids[:-1]] for begun, ids in rows]
     carriers = []
     for number in sorted(range(len(rows)), key=whole.__getitem__, reverse=True):

@@ -16,14 +16,14 @@ def translation_scores(texts, references, tokenize="13a"):
         tokenize: how sacrebleu cuts words: 13a, none, intl, zh or char.
 
     Returns:
-        dict of `bleu`, `chrf`, and `bleu_signature`, sacrebleu's words for how it counted.
+        dict of `bleu`, `chrf`, and `bleu_signature` and `chrf_signature`, sacrebleu's words for how it counted.
     """
     import sacrebleu  # takes a while to import, and only this needs it
 
-    bleu, streams = sacrebleu.BLEU(tokenize=tokenize), _streams(references)
-    score = bleu.corpus_score(texts, streams)
-    chrf = sacrebleu.CHRF().corpus_score(texts, streams).score
-    return {"bleu": score.score, "chrf": chrf, "bleu_signature": str(bleu.get_signature())}
+    bleu, chrf, streams = sacrebleu.BLEU(tokenize=tokenize), sacrebleu.CHRF(), _streams(references)
+    scores = {"bleu": bleu.corpus_score(texts, streams).score, "chrf": chrf.corpus_score(texts, streams).score}
+    signatures = {"bleu_signature": str(bleu.get_signature()), "chrf_signature": str(chrf.get_signature())}
+    return {**scores, **signatures}
 
 
 def _streams(references):

@@ -231,7 +231,7 @@ def test_the_rules_differ_where_they_should():
 
 
 def test_a_stop_below_the_first_beams_is_dropped_by_hand():
-    # After 0 the tokens 0 and 1 are more probable than the stop, so with two beams it is no candidate; with three it is.
+    # After 0 the tokens 0 and 1 are more probable than the stop, so with two beams it is not a candidate; with three it is.
     probs = np.array([[[0.5, 0.3, 0.2], [0.5, 0.3, 0.2], [1, 1, 1]]])
     step, ids = toy(np.log(probs).astype(np.float32)), tf.constant([[0, 0]])
     for num_beams, lengths in ((2, [2, 2]), (3, [2, 1, 2])):

@@ -1,6 +1,6 @@
 """What a run was begun with: the fingerprints of its text, its tokenizer, the files of its task and what that has learnt.
 
-They are kept in `config.json`.
+They are kept in `config.json`, and so is how the scores of its end were counted: sacrebleu's signatures.
 
 A command names files, and files change. With another text a run would see other batches. With another tokenizer its ids would
 mean other tokens, and with other labels its classes other things. Nothing would fail, so the run refuses to go on.
@@ -14,6 +14,7 @@ from zoo.config import Refusal
 from zoo.files import replace_file
 
 KEY = "data"  # of `config.json`
+SIGNATURE = "_signature"  # the end of those keys that say how a score was counted
 
 
 def of(source, tokenizer, task):
@@ -41,9 +42,20 @@ def _digest(paths):
 
 
 def write(run, config):
-    """Writes the config of a run, a `TrainConfig`, and leaves what is known of its data."""
-    known = _read(run).get(KEY)
-    _replace(run, {**config.to_dict(), **({KEY: known} if known else {})})
+    """Writes the config of a run, a `TrainConfig`, and leaves what is known of its data and its scores."""
+    _replace(run, {**config.to_dict(), **{name: value for name, value in _read(run).items() if is_known_later(name)}})
+
+
+def is_known_later(name):
+    """Whether a key of `config.json` is not of the `TrainConfig`."""
+    return name == KEY or name.endswith(SIGNATURE)
+
+
+def keep_signatures(run, scores):
+    """Keeps how the scores of a split were counted, where they say so: `bleu_signature` and the like."""
+    said = {name: value for name, value in scores.items() if name.endswith(SIGNATURE)}
+    if said:
+        _replace(run, {**_read(run), **said})
 
 
 def check(run, now):

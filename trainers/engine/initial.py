@@ -68,7 +68,7 @@ def assign(model, tokenizer, directory):
     source = bundle.model
     if source.registered_name != model.registered_name:
         return _assign_rows(model.without_head(), tokenizer, bundle, directory)
-    theirs, ours = _values(getattr(source, "backbone", source)), _weights(getattr(model, "backbone", model))
+    theirs, ours = _values(source.without_head()), _weights(model.without_head())
     segments = _fit_segments(theirs, ours)
     differing = sorted(ours.keys() ^ theirs.keys()) or [path for path in ours if tuple(ours[path].shape) != theirs[path].shape]
     if differing:
@@ -77,12 +77,17 @@ def assign(model, tokenizer, directory):
             "Leave out what --set changes of it."
         )
     _copy(theirs, ours)
-    their_head, our_head = _values(getattr(source, "head", None)), _weights(getattr(model, "head", None))
+    their_head, our_head = _values(_head_of(source)), _weights(_head_of(model))
     same = {path: tuple(v.shape) for path, v in our_head.items()} == {path: v.shape for path, v in their_head.items()}
     if our_head and same:
         _copy(their_head, our_head)
     note = "" if not our_head else ", its head too" if same else ", with a new head"
     return f"Weights: {len(ours)} variables from {directory}{segments}{note}"
+
+
+def _head_of(model):
+    """The head of a model, or None."""
+    return None if model.without_head() is model else model.head
 
 
 def _fit_segments(theirs, ours):
@@ -132,7 +137,7 @@ def _ids_there(words, tokenizer):
 
 
 def _weights(layer):
-    """Path -> variable of a layer's weights; a dropout's random state is none."""
+    """Path -> variable of a layer's weights; a dropout's random state is not one."""
     variables = [] if layer is None else layer.variables
     return {variable.path: variable for variable in variables if "seed_generator" not in variable.path}
 

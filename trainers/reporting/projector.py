@@ -29,8 +29,8 @@ def write(directory, model, tokenizer):
     table = sum(np.asarray(side, np.float32) for side in model.without_head().sides())
     ids = np.flatnonzero(table.any(axis=1))
     ids = ids[~np.isin(ids, tokenizer.special_ids)]
-    counts = getattr(getattr(model, "head", None), "counts", None)
-    if counts is not None:
+    head = None if model.without_head() is model else model.head
+    if (counts := getattr(head, "counts", None)) is not None:
         ids = ids[np.argsort(-np.asarray(counts)[ids], kind="stable")]
     ids = ids[:MOST_WORDS]
     vectors = io.StringIO()

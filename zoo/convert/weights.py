@@ -157,7 +157,6 @@ def equal(tensors, one, other):
 
 def variables_by_path(model):
     """Path -> variable, without the model's own name in front; a head's paths begin with `head/`."""
-    backbone = getattr(model, "backbone", model)
-    prefix = f"{backbone.name}/"
+    prefix = f"{model.without_head().name}/"
     # The state of a dropout's random numbers is not a weight.
     return {v.path.removeprefix(prefix): v for v in model.variables if "seed_generator" not in v.path}

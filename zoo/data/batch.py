@@ -53,6 +53,8 @@ NAMES = {
 INPUTS = (
     "token_ids", "padding_mask", "segment_ids", "positions", "characters", "prefix_lengths", "source_ids", "source_mask",
 )  # fmt: skip
+# Those that belong to the head of a task or to its loss.
+NO_INPUTS = tuple(name for name in NAMES if name not in INPUTS)
 
 # Each purpose draws from streams of its own. The first three are parted by the highest bits of the seed, (modulus, offset), as
 # runs that are under way know them; all others by the highest word of the generator's counter.

@@ -423,6 +423,13 @@ class CRF(keras.layers.Layer):
 
     Raises:
         Refusal: if `forbidden` has another shape.
+
+    Example:
+        >>> crf = CRF(2)
+        >>> crf.build()
+        >>> tags, score = crf(np.array([[[1.0, 0.0], [0.0, 3.0]]], "float32"), np.array([[True, True]]))
+        >>> tags.numpy().tolist(), score.shape
+        ([[0, 1]], TensorShape([1]))
     """
 
     def __init__(self, num_tags, forbidden=None, forbid_in_training=False, **kwargs):

@@ -28,6 +28,13 @@ class MaskedLMHead(keras.layers.Layer):
 
     Call: hidden states (B, T, D) and a batch -> float32 (B, P, V), at the batch's `label_positions` int32 (B, P); without
     those at every position, (B, T, V).
+
+    Example:
+        >>> table = keras.Variable(ops.ones((11, 4)))
+        >>> head = MaskedLMHead(lambda: table)
+        >>> head.build((None, None, 6))
+        >>> head(ops.ones((2, 5, 6)), {"label_positions": ops.zeros((2, 3), "int32")}).shape
+        TensorShape([2, 3, 11])
     """
 
     def __init__(self, table, activation="gelu_exact", epsilon=1e-12, use_bias=True, **kwargs):
@@ -118,6 +125,11 @@ class PooledDense(keras.layers.Layer):
         use_bias: whether there is b.
 
     Call: hidden states (B, T, D) and a batch, of which `padding_mask` bool (B, T) is read -> float32 (B, E).
+
+    Example:
+        >>> head = PooledDense(4)
+        >>> head(ops.ones((2, 5, 6)), {}).shape
+        TensorShape([2, 4])
     """
 
     def __init__(self, dim, pooling="mean", activation="tanh", use_bias=True, **kwargs):
@@ -149,6 +161,11 @@ class SequenceClassifier(keras.layers.Layer):
         dropout: rate on what each of the two matrices takes.
 
     Call: hidden states (B, T, D) and a batch, of which `padding_mask` bool (B, T) is read -> float32 (B, C).
+
+    Example:
+        >>> head = SequenceClassifier(3, "mean")
+        >>> head(ops.ones((2, 5, 6)), {}).shape
+        TensorShape([2, 3])
     """
 
     def __init__(self, num_classes, pooling="first", dropout=0.1, **kwargs):
@@ -180,6 +197,11 @@ class TokenClassifier(keras.layers.Layer):
 
     Call: hidden states (B, T, D) and a batch -> float32 (B, P, C), at the batch's `label_positions` int32 (B, P); without those
     at every position, (B, T, C).
+
+    Example:
+        >>> head = TokenClassifier(3)
+        >>> head(ops.ones((2, 5, 6)), {"label_positions": ops.zeros((2, 4), "int32")}).shape
+        TensorShape([2, 4, 3])
     """
 
     def __init__(self, num_classes, dropout=0.1, **kwargs):
@@ -210,6 +232,11 @@ class CRFHead(TokenClassifier):
         forbid_in_training: whether they are left out of the likelihood that is trained too.
 
     Call: as `TokenClassifier` -> float32 (B, P, C), and the weights of all moves, float32 (C + 1, C + 1).
+
+    Example:
+        >>> unary, moves = CRFHead(3)(ops.ones((2, 5, 6)), {})
+        >>> unary.shape, moves.shape
+        (TensorShape([2, 5, 3]), TensorShape([4, 4]))
     """
 
     def __init__(self, num_classes, dropout=0.1, forbidden=None, forbid_in_training=False, **kwargs):
@@ -236,8 +263,13 @@ class RoleHead(TokenClassifier):
         num_classes, dropout: as `TokenClassifier`.
         width: of the hidden layer; 0 for logits = W h + b.
 
-    Call: as `TokenClassifier`, with `segment_ids` int32 (B, T) in the batch -> the roles' logits, float32 (B, P, C), and those
-    of "not a predicate" and "a predicate", float32 (B, P, 2).
+    Call: as `TokenClassifier`, with `label_positions` in the batch and, for a width, `segment_ids` int32 (B, T) -> the roles'
+    logits, float32 (B, P, C), and those of "not a predicate" and "a predicate", float32 (B, P, 2).
+
+    Example:
+        >>> roles, predicates = RoleHead(3)(ops.ones((2, 5, 6)), {"label_positions": ops.zeros((2, 4), "int32")})
+        >>> roles.shape, predicates.shape
+        (TensorShape([2, 4, 3]), TensorShape([2, 4, 2]))
     """
 
     def __init__(self, num_classes, dropout=0.1, width=0, **kwargs):
@@ -271,6 +303,10 @@ class SpanHead(TokenClassifier):
         dropout: rate on the hidden states.
 
     Call: hidden states (B, T, D) and a batch, of which `candidates` bool (B, T) is read, if it is there -> float32 (B, T, 2).
+
+    Example:
+        >>> SpanHead()(ops.ones((2, 5, 6)), {}).shape
+        TensorShape([2, 5, 2])
     """
 
     def __init__(self, dropout=0.1, **kwargs):

@@ -77,6 +77,10 @@ class Linear(keras.layers.Layer):
         stddev: of the normal initialisation of W: a number, or one for each output, an array (Y,).
 
     Call: float (..., X) -> (..., Y).
+
+    Example:
+        >>> Linear(4)(ops.ones((2, 3, 5))).shape
+        TensorShape([2, 3, 4])
     """
 
     def __init__(self, units, use_bias=True, stddev=0.02, **kwargs):

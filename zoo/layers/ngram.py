@@ -34,6 +34,11 @@ class BackoffTables(keras.layers.Layer):
         order: longest n-gram.
         vocab_size: V. The id V (and every negative id) stands for "no word".
         num_ngrams: how many n-grams each order has, V unigrams first; () makes a table without any counts, uniform.
+
+    Example:
+        >>> tables = BackoffTables(order=2, vocab_size=5, num_ngrams=(5, 3))
+        >>> [(variable.name, tuple(variable.shape)) for variable in tables.variables]
+        [('logs_1', (6, 2)), ('keys_2', (4,)), ('logs_2', (4, 1))]
     """
 
     def __init__(self, order, vocab_size, num_ngrams=(), name="tables", **kwargs):

@@ -68,6 +68,11 @@ class Norm(keras.layers.Layer):
 
     Raises:
         Refusal: for another kind.
+
+    Example:
+        >>> import numpy as np
+        >>> np.asarray(Norm("rms")(np.array([[3.0, 4.0]], "float32"))).round(2)
+        array([[0.85, 1.13]], dtype=float32)
     """
 
     def __init__(self, kind, epsilon=1e-5, **kwargs):

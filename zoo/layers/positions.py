@@ -23,6 +23,12 @@ class LearnedPositions(keras.layers.Layer):
         from_sinusoids: whether they begin as `sinusoids`, and not at random.
 
     Call: int32 positions (B or 1, T) -> (B or 1, T, D).
+
+    Example:
+        >>> positions = LearnedPositions(max_length=8, hidden_dim=4)
+        >>> positions.build()
+        >>> positions(np.arange(3)[None]).shape
+        TensorShape([1, 3, 4])
     """
 
     def __init__(self, max_length, hidden_dim, from_sinusoids=False, **kwargs):

@@ -152,6 +152,11 @@ class Recurrent(keras.layers.Layer):
 
     Raises:
         Refusal: if `cell` is unknown.
+
+    Example:
+        >>> outputs, state = Recurrent(4, "gru")(ops.ones((2, 3, 5)))
+        >>> outputs.shape, [h.shape for h in state]
+        (TensorShape([2, 3, 4]), [TensorShape([2, 4])])
     """
 
     def __init__(self, hidden_dim, cell="lstm", forget_bias=1.0, weight_dropout=0.0, seed=None, **kwargs):

@@ -27,6 +27,10 @@ class MLP(keras.layers.Layer):
 
     Raises:
         Refusal: for another activation.
+
+    Example:
+        >>> MLP(16, "swiglu")(ops.ones((2, 3, 4))).shape
+        TensorShape([2, 3, 4])
     """
 
     def __init__(

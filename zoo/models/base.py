@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from zoo.config import Refusal
-from zoo.data.batch import INPUTS
+from zoo.data.batch import NO_INPUTS
 from zoo.layers.cache import rewound
 from zoo.layers.chunked_cross_entropy import Projection, Unprojected, chunked_log_probs, resolve_logits
 from zoo.layers.linear import times_rows
@@ -79,11 +79,11 @@ class Model(keras.Model):
             batch: a dict with the names of `zoo/data/batch.py`, or token ids alone.
 
         Raises:
-            Refusal: the batch has an input that this model would ignore.
+            Refusal: the batch has an input that this model would ignore, or a name that no batch has.
         """
         if not isinstance(batch, dict):
             return {"token_ids": batch}
-        ignored = [name for name in INPUTS if batch.get(name) is not None and name not in self.takes]
+        ignored = [name for name, value in batch.items() if value is not None and name not in (*self.takes, *NO_INPUTS)]
         if ignored:
             raise Refusal(
                 f"{self.registered_name} does not take {', '.join(ignored)}; it takes {', '.join(self.takes)}. "
@@ -389,11 +389,12 @@ class Encoder(Model):
 
     Attributes:
         head_activation, head_epsilon, head_bias: what a masked language model's head on this encoder takes if nobody says.
+        pooler: the layer that `pool` goes through, or None.
     """
 
     takes = ("token_ids", "padding_mask", "segment_ids")
     passes = ("hidden",)
-    head_activation, head_epsilon, head_bias = "gelu", 1e-5, True
+    head_activation, head_epsilon, head_bias, pooler = "gelu", 1e-5, True, None
 
     def hidden(self, batch, training=False):
         """Token ids to hidden states.
@@ -469,15 +470,13 @@ class WithHead(keras.Model):
         self.config, self.max_length = backbone.config, backbone.max_length
         self.registered_name = backbone.registered_name
 
-    kind, fitted = Model.kind, Model.fitted
+    kind, fitted, save, export = Model.kind, Model.fitted, Model.save, Model.export
     num_ids, temperature, limited = Model.num_ids, Model.temperature, Model.limited
 
     @property
     def takes(self):
         """Names of the inputs that the backbone takes."""
         return self.backbone.takes
-
-    save, export = Model.save, Model.export
 
     def without_head(self):
         """The model below the head."""

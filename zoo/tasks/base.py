@@ -124,8 +124,9 @@ class Task:
         return {}
 
     def inspect(self, examples):
-        """Learns from the training examples what must be known before a model is made, and keeps it in `config`: the
-        classes."""
+        """Learns from the training examples what must be known before a model is made, such as the classes. Returns the
+        facts."""
+        return self.facts
 
     def encode(self, examples, tokenizer, layout):
         """Examples of a split to the data, with a length, that batches are made of. Only for a task that reads examples."""
@@ -233,7 +234,7 @@ class Task:
             answers of a row are judged together, logits are the pair of a CRF: unary scores (B, W, C) and moves (S, S).
 
         Raises:
-            Refusal: the task's answers are no choice among classes.
+            Refusal: the task's answers are not a choice among classes.
         """
         raise Refusal(
             f"A model for {self.registered_name} cannot be calibrated; that is for classification, tagging and "

@@ -90,6 +90,11 @@ class BlankInfillingTask(SpanCorruptionTask):
     """loss = -sum over part B of log p(token | part A, part B so far), count = its tokens, the ends of blanks included.
 
     The table of a new model has rows for masks and ends behind those of the vocabulary, and is filled up to a multiple of 64.
+
+    Example:
+        >>> from zoo.tokenizers.base import create
+        >>> BlankInfillingTask().frame("language_model", create("byte")).after  # [gMASK] and the begin of a piece
+        (259, 260)
     """
 
     facts_class = BlankInfillingFacts

@@ -184,6 +184,10 @@ class Classification(Task):
 
     p is the softmax of what a head makes of the text; or, with a pattern, of the log-probabilities of the classes' words in its
     blank (Du et al. 2022, section 2.3).
+
+    Example:
+        >>> Classification().inspect([{"text": "good", "label": "yes"}, {"text": "bad", "label": "no"}]).labels
+        ('no', 'yes')
     """
 
     facts_class = ClassificationFacts

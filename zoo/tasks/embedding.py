@@ -49,7 +49,12 @@ class EmbeddingConfig(TaskConfig):
 
 @TASKS.register("embedding", EmbeddingConfig)
 class Embedding(Task):
-    """v = mean over the row of h (Reimers and Gurevych 2019, section 3), served and not trained."""
+    """v = mean over the row of h (Reimers and Gurevych 2019, section 3), served and not trained.
+
+    Example:
+        >>> Embedding.kinds, Embedding.trains
+        (('encoder',), False)
+    """
 
     def head(self, model):
         c = self.config

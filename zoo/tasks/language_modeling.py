@@ -39,7 +39,15 @@ class LanguageModelingConfig(TaskConfig):
 
 @TASKS.register("language_modeling", LanguageModelingConfig)
 class LanguageModeling(Task):
-    """loss = -sum_t w_t log p(label_t | tokens up to t), count = sum_t w_t."""
+    """loss = -sum_t w_t log p(label_t | tokens up to t), count = sum_t w_t.
+
+    Example:
+        >>> import numpy as np
+        >>> batch = {"labels": np.array([[3, 0]]), "loss_weights": np.ones((1, 2), "float32")}
+        >>> total, count = LanguageModeling().loss(batch, ops.zeros((1, 2, 4)))  # 2 log 4, of two tokens
+        >>> round(float(total), 4), float(count)
+        (2.7726, 2.0)
+    """
 
     shown = ("loss", "perplexity", "bits_per_byte")
     generates = True

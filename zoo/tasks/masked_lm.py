@@ -71,6 +71,12 @@ class MaskedLM(Task):
     With pairs, each row adds -log p(its parts stand as in the text), with a weight of as many tokens as are hidden in it: the
     loss is then the mean of the one and the mean of the other, whatever replica a row is on.
 
+    Example:
+        >>> import numpy as np
+        >>> batch = {"labels": np.array([[3, 0]]), "loss_weights": np.ones((1, 2), "float32")}
+        >>> total, count = MaskedLM().loss(batch, ops.zeros((1, 2, 4)))  # 2 log 4, of two tokens
+        >>> round(float(total), 4), float(count)
+        (2.7726, 2.0)
     """
 
     shown = ("loss", "perplexity", "accuracy", "pair_accuracy")
@@ -95,7 +101,7 @@ class MaskedLM(Task):
         epsilon = self.config.head_epsilon or model.head_epsilon
         if self._has_pairs:
             return PretrainingHead(model.table, activation, epsilon, model.head_bias, pool=model.pool, name="head")
-        if getattr(model, "pooler", None) is not None:
+        if model.pooler is not None:
             model.pooler.trainable = False  # no loss of this task reaches it
         return MaskedLMHead(model.table, activation, epsilon, model.head_bias, name="head")
 

@@ -130,7 +130,12 @@ class Questions:
 
 @TASKS.register("question_answering", QuestionAnsweringConfig)
 class QuestionAnswering(Task):
-    """loss = -sum over windows of (log p(start) + log p(end)) / 2, count = windows; the first token stands for no answer."""
+    """loss = -sum over windows of (log p(start) + log p(end)) / 2, count = windows; the first token stands for no answer.
+
+    Example:
+        >>> QuestionAnswering().inspect([{"question": "Who sat?", "context": "It rained.", "answers": []}]).no_answer
+        True
+    """
 
     facts_class = QuestionAnsweringFacts
     reads = "examples"
@@ -474,7 +479,7 @@ def _word_span(context, answers, starts, spans, number):
     if not len(inside):
         raise Refusal(f"Example {number} has the answer {answer!r:.60}, in which there is no word.")
     first, last = int(inside[0]), int(inside[-1])
-    # Blanks at the answer's ends are none of it.
+    # Blanks at the answer's ends are not part of it.
     answer_in_context = context[before:after]
     whole = context[spans[0][first] : spans[1][last]].strip() == answer_in_context.strip()
     return (first, last), whole

@@ -148,6 +148,10 @@ class SemanticRoles(Task):
     without a mark; count = number of words.
 
     Roles are decoded by Viterbi over their log-probabilities: moves that the tags' scheme forbids are left out.
+
+    Example:
+        >>> SemanticRoles().inspect([{"tokens": ["cats", "sit"], "predicates": [1], "tags": [["B-A0", "B-V"]]}]).labels
+        ('B-A0', 'B-V', 'I-A0', 'I-V', 'O')
     """
 
     facts_class = SemanticRolesFacts

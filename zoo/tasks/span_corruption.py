@@ -82,6 +82,13 @@ class SpanCorruptionTask(Task):
     """loss = -sum over the target's tokens of log p(token | source, target so far), count = their number.
 
     The table of a new model has rows for the sentinels behind those of the vocabulary, and is filled up to a multiple of 64.
+
+    Example:
+        >>> import numpy as np
+        >>> batch = {"labels": np.array([[3, 0]]), "loss_weights": np.ones((1, 2), "float32")}
+        >>> total, count = SpanCorruptionTask().loss(batch, ops.zeros((1, 2, 4)))  # 2 log 4, of two tokens
+        >>> round(float(total), 4), float(count)
+        (2.7726, 2.0)
     """
 
     facts_class = SpanCorruptionFacts

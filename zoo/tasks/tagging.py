@@ -154,6 +154,10 @@ class Tagging(Task):
     """loss = -sum over words of log p(tag of the word | sentence), count = number of words.
 
     With `crf`, loss = -log p(all tags of the sentence | sentence), and the count is the same.
+
+    Example:
+        >>> Tagging().inspect([{"tokens": ["the", "cat"], "tags": ["D", "N"]}]).labels
+        ('D', 'N')
     """
 
     facts_class = TaggingFacts

@@ -3,6 +3,7 @@
 Shape letters: B batch, T target positions, V vocabulary.
 """
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -118,13 +119,15 @@ class Pairs:
         pairs: list of `Pair`.
         sources, references: strings, and lists of strings.
         num_cut: how many did not fit.
-        num_bytes: UTF-8 bytes of the targets.
+        target_bytes: UTF-8 bytes of each target; of one that was cut, of what is left.
+        tokens_per_byte: of the targets, their ends included.
         tokenizer: that made the ids; its `target` those of targets.
     """
 
-    def __init__(self, pairs, sources, references, num_cut, tokenizer):
+    def __init__(self, pairs, sources, references, num_cut, tokenizer, targets=None):
         self.pairs, self.sources, self.references, self.num_cut = pairs, sources, references, num_cut
-        self.num_bytes = sum(len(some[0].encode()) for some in references)
+        self.target_bytes = [len(text.encode()) for text in targets or [some[0] for some in references]]
+        self.tokens_per_byte = sum(len(pair.target) + 1 for pair in pairs) / max(sum(self.target_bytes), 1)
         self.tokenizer = tokenizer
 
     def __len__(self):
@@ -137,8 +140,10 @@ class Pairs:
 
     def take(self, chosen):
         """Those pairs alone, int (pairs,)."""
-        columns = ([column[i] for i in chosen] for column in (self.pairs, self.sources, self.references))
-        return Pairs(*columns, self.num_cut, self.tokenizer)
+        part = copy.copy(self)
+        for name in ("pairs", "sources", "references", "target_bytes"):
+            setattr(part, name, [getattr(self, name)[i] for i in chosen])
+        return part
 
 
 class TextToText(Task):
@@ -195,7 +200,11 @@ class TextToText(Task):
             for s, t, (source, target) in zip(*ids, kept, strict=True)
         ]
         self.learn(most_written=max((len(pair.target) for pair in pairs), default=0) + 1)
-        return Pairs(pairs, sources, references, len(over), tokenizer)
+        read = [
+            some[0] if len(pair.target) == len(whole) else writer.decode(pair.target.tolist())
+            for some, whole, pair in zip(references, ids[1], pairs, strict=True)
+        ]
+        return Pairs(pairs, sources, references, len(over), tokenizer, read)
 
     def size(self, data):
         cut = f", {data.num_cut:,} of them cut" if data.num_cut else ""
@@ -262,8 +271,8 @@ class TextToText(Task):
         """`loss` in nats a token, `perplexity`, `bits_per_byte` of the targets, and what the judges of the task say."""
         nats, count = float(totals["nats"]), float(totals["tokens"])
         scores = {"loss": nats / count, "perplexity": metrics.perplexity(nats / count), "num_tokens": int(count)}
-        if data.num_bytes:
-            scores["bits_per_byte"] = metrics.bits_per_byte(nats, data.num_bytes)
+        if num_bytes := sum(data.target_bytes):
+            scores["bits_per_byte"] = metrics.bits_per_byte(nats, num_bytes)
         if "written" in rows:
             texts = self._texts(rows, data)
             scores |= self.judged(texts, data.references[: len(texts)])
@@ -322,7 +331,7 @@ class TextToText(Task):
         return self.judged_at_length(texts, data.references[: len(texts)])
 
     def training_metrics(self, loss, data):
-        return {"perplexity": metrics.perplexity(loss)}
+        return {"perplexity": metrics.perplexity(loss), "bits_per_byte": loss / math.log(2) * data.tokens_per_byte}
 
     def _limit(self, model):
         """The most tokens of a source, special ones included, or None."""
@@ -341,7 +350,12 @@ class TextToText(Task):
 
 @TASKS.register("translation", TranslationConfig)
 class Translation(TextToText):
-    """A text in another language, judged by BLEU and chrF (Papineni et al. 2002; Popovic 2015), by sacrebleu (Post 2018)."""
+    """A text in another language, judged by BLEU and chrF (Papineni et al. 2002; Popovic 2015), by sacrebleu (Post 2018).
+
+    Example:
+        >>> Translation().judged(["le chat dort"], [["le chat dort"]])["chrf"]
+        100.0
+    """
 
     shown = ("loss", "bleu", "chrf")
     without_model: ClassVar = {"copy": str}  # the source itself, word for word
@@ -365,7 +379,12 @@ class Translation(TextToText):
 
 @TASKS.register("summarization", SummarizationConfig)
 class Summarization(TextToText):
-    """A short text that says what a long one says, judged by ROUGE (Lin 2004), by rouge-score."""
+    """A short text that says what a long one says, judged by ROUGE (Lin 2004), by rouge-score.
+
+    Example:
+        >>> Summarization().judged(["a cat sat"], [["a cat sat"]])["rouge1"]
+        1.0
+    """
 
     shown = ("loss", "rouge1", "rouge2", "rougeLsum")
     without_model: ClassVar = {"lead1": text_metrics.first_sentence, "copy": str}

@@ -131,6 +131,11 @@ class WordVectors(Task):
 
     The learning rate is that of one pair, as in the original programs: every gradient is multiplied by the number of pairs, by
     which the loop divides it.
+
+    Example:
+        >>> total, count = WordVectors().loss({}, (ops.array([0.5, 1.5]), ops.array([1.0, 2.0])))  # of two rows
+        >>> float(total), float(count)
+        (2.0, 3.0)
     """
 
     shown = ("loss", "similarity", "analogy")

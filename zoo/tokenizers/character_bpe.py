@@ -38,7 +38,7 @@ class CharacterBPE(Tokenizer):
         special: what third-party files say of special tokens, a `Special`.
 
     Raises:
-        Refusal: an id is missing, there is no `<unk>`, or a merge makes what is no token.
+        Refusal: an id is missing, there is no `<unk>`, or a merge makes what is not a token.
 
     Example:
         >>> vocabulary = ["<unk>", "a", "b</w>", "ab</w>"]

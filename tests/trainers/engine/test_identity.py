@@ -44,6 +44,18 @@ def test_a_run_keeps_what_it_began_with_and_refuses_another(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text()) == kept
 
 
+def test_a_run_keeps_how_its_scores_were_counted(tmp_path):
+    config = SimpleNamespace(to_dict=lambda: {"model": "gpt"})
+    identity.write(tmp_path, config)
+    identity.check(tmp_path, of())
+    identity.keep_signatures(tmp_path, {"loss": 1.0, "bleu": 3.0, "bleu_signature": "nrefs:1", "chrf_signature": "nc:6"})
+    identity.keep_signatures(tmp_path, {"loss": 1.0})
+    identity.write(tmp_path, config)  # the run is started again
+    kept = json.loads((tmp_path / "config.json").read_text())
+    assert kept == {"model": "gpt", "data": of(), "bleu_signature": "nrefs:1", "chrf_signature": "nc:6"}
+    assert [name for name in kept if identity.is_known_later(name)] == ["data", "bleu_signature", "chrf_signature"]
+
+
 def test_equal_tokenizers_have_equal_digests_and_others_have_not():
     one, same, other = (create("char", [text]) for text in ("abc", "abc", "abd"))
     assert one.digest() == same.digest() != other.digest()

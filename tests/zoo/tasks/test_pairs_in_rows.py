@@ -1,7 +1,9 @@
 """Pairs of texts: what fits into a row, and what is counted or refused."""
 
+import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from zoo.config import Refusal
@@ -34,6 +36,17 @@ def test_in_a_row_that_both_share_the_longer_text_gives_way_and_that_is_counted(
     assert batch["loss_weights"].sum(1).tolist() == [3.0, 8.0]  # the target and its end
     with pytest.raises(Refusal, match=r"Pair 3 does not fit into --seq_length=16 \(nor do 2 others\)"):
         encoded(layout, overlong="refuse")
+
+
+def test_bits_per_byte_are_of_what_is_left_of_a_target():
+    task, data = encoded(Layout(seq_length=16, batch_size=2, pairs_share_rows=True))
+    kept = [target for _, (_, target) in PAIRS]
+    assert data.target_bytes == kept
+    rows = {"real": [np.array([True, True]), np.array([True, True]), np.array([True, True])]}
+    scores = task.metrics({"nats": 30 * math.log(2), "tokens": 36}, rows, data)
+    assert scores["bits_per_byte"] == pytest.approx(30 / sum(kept)) == pytest.approx(1.0)
+    told = task.training_metrics(math.log(2), data)  # a bit a token, and each target has its end besides
+    assert told == {"perplexity": pytest.approx(2.0), "bits_per_byte": pytest.approx((sum(kept) + 6) / sum(kept))}
 
 
 def test_beside_an_encoder_each_text_has_a_row():
