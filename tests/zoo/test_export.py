@@ -484,7 +484,7 @@ def test_a_version_for_servers_with_xla_is_compiled_and_answers_the_same(name, t
 # Other formats
 
 
-def goes_out(made, directory, kind, name, refused):
+def assert_goes_out(made, directory, kind, name, refused):
     """Checks that a model is written in another format, and that one which that format cannot hold leaves it untouched."""
     file, difference = token_level.export_forward(directory, made.model, made.tokenizer, kind)
     assert file == directory / kind / name and file.is_file() and difference < 1e-4
@@ -497,7 +497,7 @@ def goes_out(made, directory, kind, name, refused):
 
 def test_one_pass_on_ids_goes_out_as_litert(tmp_path):
     made = exports.made("lstm", "language_modeling")
-    goes_out(made, tmp_path, "litert", "model.tflite", refused=exports.made("bag_of_words", "classification"))
+    assert_goes_out(made, tmp_path, "litert", "model.tflite", refused=exports.made("bag_of_words", "classification"))
 
 
 def test_one_pass_on_ids_goes_out_as_onnx_where_the_packages_are(tmp_path, monkeypatch):
@@ -508,4 +508,4 @@ def test_one_pass_on_ids_goes_out_as_onnx_where_the_packages_are(tmp_path, monke
     monkeypatch.undo()
     assert list(tmp_path.iterdir()) == []
     pytest.importorskip("tf2onnx", reason="the extra [onnx] is not installed")
-    goes_out(made, tmp_path, "onnx", "model.onnx", refused=exports.made("ngram", "language_modeling"))
+    assert_goes_out(made, tmp_path, "onnx", "model.onnx", refused=exports.made("ngram", "language_modeling"))

@@ -339,8 +339,8 @@ def as_numpy(results):
     return {name: np.asarray(value) for name, value in results.items()}
 
 
-def same(ours, wanted, words=W, **close):
-    """Results that are equal, but for further columns."""
+def assert_same(ours, wanted, words=W, **close):
+    """Checks that results are equal, but for further columns of ours."""
     for name, value in wanted.items():
         if name in ("best", "many"):
             np.testing.assert_array_equal(ours[name][..., :words], value, name)
@@ -357,7 +357,7 @@ def test_what_stands_in_padding_changes_nothing(moves):
     mask = np.concatenate([MASK, np.zeros((B, 3), bool)], 1)
     allowed = np.concatenate([ALLOWED & MASK[..., None], np.zeros((B, 3, C), bool)], 1)
     ours = as_numpy(everything(unary, moves, mask, tags, allowed))
-    same(ours, wanted, rtol=1e-6, atol=1e-6)
+    assert_same(ours, wanted, rtol=1e-6, atol=1e-6)
     assert not ours["marginals"][:, W:].any() and not ours["best"][:, W:].any() and not ours["many"][..., W:].any()
     d_unary, _ = gradients(lambda u, m: log_likelihood(u, tags, m, mask), unary, moves)
     assert np.isfinite(d_unary).all() and not d_unary[~mask].any()
@@ -369,7 +369,7 @@ def test_a_row_alone_is_as_in_the_batch(moves):
         width = max(n, 1)
         alone = everything(*(x[b : b + 1, :width] if x is not moves else x for x in (UNARY, moves, MASK, TAGS, ALLOWED)))
         wanted = {name: value[b : b + 1] for name, value in together.items()}
-        same(wanted, as_numpy(alone), width, rtol=1e-6, atol=1e-6)
+        assert_same(wanted, as_numpy(alone), width, rtol=1e-6, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -407,7 +407,7 @@ def test_bfloat16_scores_are_computed_in_float32_and_more(restore_dtype_policy):
     rounded = tf.cast(UNARY, tf.bfloat16)
     ours = as_numpy(everything(rounded, MOVES, MASK, TAGS, ALLOWED))
     assert {v.dtype.name for v in ours.values()} == {"float32", "int32"}
-    same(ours, as_numpy(everything(tf.cast(rounded, tf.float32), MOVES, MASK, TAGS, ALLOWED)), rtol=0, atol=0)
+    assert_same(ours, as_numpy(everything(tf.cast(rounded, tf.float32), MOVES, MASK, TAGS, ALLOWED)), rtol=0, atol=0)
     layer = layer_with_weights()
     assert {w.dtype for w in layer.weights} == {"float32"}
     tags, score = layer(UNARY, MASK)
@@ -423,12 +423,12 @@ def test_bfloat16_scores_are_computed_in_float32_and_more(restore_dtype_policy):
 def test_xla_computes_the_same():
     given = UNARY, CONSTRAINED, MASK, TAGS, ALLOWED
     ours = tf.function(everything, jit_compile=True)(*map(tf.constant, given))
-    same(as_numpy(ours), as_numpy(everything(*given)), rtol=1e-6, atol=1e-6)
+    assert_same(as_numpy(ours), as_numpy(everything(*given)), rtol=1e-6, atol=1e-6)
 
 
 def test_a_saved_model_computes_the_same_by_core_operations(served):
     wanted = as_numpy(everything(UNARY, CONSTRAINED, MASK, TAGS, ALLOWED))
-    same(as_numpy(served(*map(tf.constant, (UNARY, MASK, TAGS, ALLOWED)))), wanted, rtol=1e-6, atol=1e-6)
+    assert_same(as_numpy(served(*map(tf.constant, (UNARY, MASK, TAGS, ALLOWED)))), wanted, rtol=1e-6, atol=1e-6)
     library = served.concrete_functions[0].graph.as_graph_def().library
     names = {node.op for function in library.function for node in function.node_def}
     assert names and not [name for name in names if "Xla" in name or "PyFunc" in name]
