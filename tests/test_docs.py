@@ -173,9 +173,20 @@ def test_every_command_parses_at_tiny_settings(files, steps_of_pages, monkeypatc
 
 
 def test_every_command_finds_what_it_reads_on_a_page_alone(tmp_path, steps_of_pages):
-    for number, steps in enumerate(steps_of_pages.values()):
+    for number, (page, steps) in enumerate(steps_of_pages.items()):
         (tmp_path / str(number)).mkdir()
-        doc_runs.Reader(tmp_path / str(number), made_up([])).read(steps)
+        reader = doc_runs.Reader(tmp_path / str(number), made_up([]))
+        reader.read(steps)
+        taken = reader.counts["ran"] + reader.counts["again"] + sum(reader.left.values())
+        assert taken >= len(steps) and not reader.counts["failed"], page  # `ran` counts what a page needs made before, too
+
+
+def test_a_command_that_reads_what_is_not_there_is_found(tmp_path):
+    reader = doc_runs.Reader(tmp_path, made_up([]))
+    with pytest.raises(AssertionError, match="wants runs/elsewhere"):
+        reader.read([["trainers.evaluate", "--model_dir=runs/elsewhere"]])
+    with pytest.raises(AssertionError, match="wants nowhere.txt"):
+        reader.read([["trainers.run", "--model=gpt", "--data_path=nowhere.txt"]])
 
 
 def test_a_page_without_a_run_has_the_default_one_and_a_run_again_becomes_the_latest(tmp_path):

@@ -1,4 +1,4 @@
-"""The CRF against a walk over all paths, its gradients against differences, forbidden moves, schemes, and graphs.
+"""The CRF against a walk over all paths, its gradients against differences, forbidden moves, and graphs.
 
 Sizes: B 4 rows of 4, 2, 0 and 1 words, W 4, C 5 tags. The walk is NumPy in float64.
 """
@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from zoo.config import Refusal
-from zoo.data.schemes import SCHEMES, forbidden_moves, scheme_of
 from zoo.layers.crf import (
     CRF,
     decode,
@@ -212,6 +210,14 @@ def test_partial_labels_that_allow_one_tag_or_all():
     np.testing.assert_allclose(multitag_log_likelihood(UNARY, every, MOVES, MASK), np.zeros(B), atol=1e-6)
 
 
+def test_decode_is_viterbi_with_its_probability_and_marginals():
+    tags, log_prob, probs = decode(UNARY, MOVES, MASK)
+    np.testing.assert_array_equal(tags, viterbi(UNARY, MOVES, MASK)[0])
+    np.testing.assert_allclose(log_prob, log_likelihood(UNARY, tags, MOVES, MASK), **CLOSE)
+    expected = np.take_along_axis(np.asarray(marginals(UNARY, MOVES, MASK)), np.asarray(tags)[..., None], -1)[..., 0]
+    np.testing.assert_allclose(probs, expected, **CLOSE)
+
+
 # Gradients
 
 
@@ -318,6 +324,13 @@ def test_every_path_forbidden_is_no_path():
 # Rows, padding, dtypes
 
 
+def layer_with_weights(**kwargs):
+    layer = CRF(C, name="crf", **kwargs)
+    layer.build()
+    layer.set_weights([MOVES[-1, :-1], MOVES[:-1, -1], MOVES[:-1, :-1]])
+    return layer
+
+
 def everything(unary, moves, mask, tags, allowed):
     """Every result of the file, by name."""
     best, score = viterbi(unary, moves, mask)
@@ -339,8 +352,8 @@ def as_numpy(results):
     return {name: np.asarray(value) for name, value in results.items()}
 
 
-def same(ours, wanted, words=W, **close):
-    """Results that are equal, but for further columns."""
+def assert_same(ours, wanted, words=W, **close):
+    """Checks that results are equal, but for further columns of ours."""
     for name, value in wanted.items():
         if name in ("best", "many"):
             np.testing.assert_array_equal(ours[name][..., :words], value, name)
@@ -357,7 +370,7 @@ def test_what_stands_in_padding_changes_nothing(moves):
     mask = np.concatenate([MASK, np.zeros((B, 3), bool)], 1)
     allowed = np.concatenate([ALLOWED & MASK[..., None], np.zeros((B, 3, C), bool)], 1)
     ours = as_numpy(everything(unary, moves, mask, tags, allowed))
-    same(ours, wanted, rtol=1e-6, atol=1e-6)
+    assert_same(ours, wanted, rtol=1e-6, atol=1e-6)
     assert not ours["marginals"][:, W:].any() and not ours["best"][:, W:].any() and not ours["many"][..., W:].any()
     d_unary, _ = gradients(lambda u, m: log_likelihood(u, tags, m, mask), unary, moves)
     assert np.isfinite(d_unary).all() and not d_unary[~mask].any()
@@ -369,7 +382,7 @@ def test_a_row_alone_is_as_in_the_batch(moves):
         width = max(n, 1)
         alone = everything(*(x[b : b + 1, :width] if x is not moves else x for x in (UNARY, moves, MASK, TAGS, ALLOWED)))
         wanted = {name: value[b : b + 1] for name, value in together.items()}
-        same(wanted, as_numpy(alone), width, rtol=1e-6, atol=1e-6)
+        assert_same(wanted, as_numpy(alone), width, rtol=1e-6, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -407,7 +420,7 @@ def test_bfloat16_scores_are_computed_in_float32_and_more(restore_dtype_policy):
     rounded = tf.cast(UNARY, tf.bfloat16)
     ours = as_numpy(everything(rounded, MOVES, MASK, TAGS, ALLOWED))
     assert {v.dtype.name for v in ours.values()} == {"float32", "int32"}
-    same(ours, as_numpy(everything(tf.cast(rounded, tf.float32), MOVES, MASK, TAGS, ALLOWED)), rtol=0, atol=0)
+    assert_same(ours, as_numpy(everything(tf.cast(rounded, tf.float32), MOVES, MASK, TAGS, ALLOWED)), rtol=0, atol=0)
     layer = layer_with_weights()
     assert {w.dtype for w in layer.weights} == {"float32"}
     tags, score = layer(UNARY, MASK)
@@ -423,12 +436,12 @@ def test_bfloat16_scores_are_computed_in_float32_and_more(restore_dtype_policy):
 def test_xla_computes_the_same():
     given = UNARY, CONSTRAINED, MASK, TAGS, ALLOWED
     ours = tf.function(everything, jit_compile=True)(*map(tf.constant, given))
-    same(as_numpy(ours), as_numpy(everything(*given)), rtol=1e-6, atol=1e-6)
+    assert_same(as_numpy(ours), as_numpy(everything(*given)), rtol=1e-6, atol=1e-6)
 
 
 def test_a_saved_model_computes_the_same_by_core_operations(served):
     wanted = as_numpy(everything(UNARY, CONSTRAINED, MASK, TAGS, ALLOWED))
-    same(as_numpy(served(*map(tf.constant, (UNARY, MASK, TAGS, ALLOWED)))), wanted, rtol=1e-6, atol=1e-6)
+    assert_same(as_numpy(served(*map(tf.constant, (UNARY, MASK, TAGS, ALLOWED)))), wanted, rtol=1e-6, atol=1e-6)
     library = served.concrete_functions[0].graph.as_graph_def().library
     names = {node.op for function in library.function for node in function.node_def}
     assert names and not [name for name in names if "Xla" in name or "PyFunc" in name]
@@ -441,190 +454,3 @@ def test_the_gradient_where_sizes_are_not_known(jit_compile):
     ours = gradients(lambda u, m: log_likelihood(u, tags, m, mask), jit_compile=jit_compile, input_signature=spec)
     for value, eager in zip(ours, gradients(lambda u, m: log_likelihood(u, tags, m, mask)), strict=True):
         np.testing.assert_allclose(value, eager, rtol=1e-5, atol=1e-6)
-
-
-# The layer
-
-
-def layer_with_weights(**kwargs):
-    layer = CRF(C, name="crf", **kwargs)
-    layer.build()
-    layer.set_weights([MOVES[-1, :-1], MOVES[:-1, -1], MOVES[:-1, :-1]])
-    return layer
-
-
-def test_the_layer_has_its_weights_by_name():
-    layer = layer_with_weights()
-    assert [w.path for w in layer.weights] == ["crf/start", "crf/end", "crf/transitions"]
-    np.testing.assert_array_equal(layer.moves(), MOVES)
-
-
-def test_the_layer_forbids_in_decoding_always_and_in_training_if_asked():
-    loose, strict = layer_with_weights(forbidden=FORBIDDEN), layer_with_weights(forbidden=FORBIDDEN, forbid_in_training=True)
-    for layer, trained in ((loose, MOVES), (strict, CONSTRAINED)):
-        np.testing.assert_array_equal(layer.log_likelihood(UNARY, TAGS, MASK), log_likelihood(UNARY, TAGS, trained, MASK))
-        np.testing.assert_array_equal(
-            layer.multitag_log_likelihood(UNARY, ALLOWED, MASK), multitag_log_likelihood(UNARY, ALLOWED, trained, MASK)
-        )
-        for ours, wanted in (
-            (layer(UNARY, MASK), viterbi(UNARY, CONSTRAINED, MASK)),
-            (layer.viterbi(UNARY, MASK), viterbi(UNARY, CONSTRAINED, MASK)),
-            (layer.n_best(UNARY, MASK, 2), n_best(UNARY, CONSTRAINED, MASK, 2)),
-            ([layer.marginals(UNARY, MASK)], [marginals(UNARY, CONSTRAINED, MASK)]),
-            ([layer.log_partition(UNARY, MASK)], [log_partition(UNARY, CONSTRAINED, MASK)]),
-            ([layer.sequence_score(UNARY, TAGS, MASK)], [sequence_score(UNARY, TAGS, CONSTRAINED, MASK)]),
-        ):
-            for one, other in zip(ours, wanted, strict=True):
-                np.testing.assert_array_equal(one, other)
-
-
-def test_training_moves_the_weights_to_the_labels():
-    """Scores of zero: only the moves can tell the tags 0 1 2 3 in a row from others."""
-    layer = CRF(C)
-    layer.build()
-    unary, tags, mask = np.zeros((3, W, C), "float32"), np.tile(np.arange(W, dtype="int32"), (3, 1)), np.ones((3, W), bool)
-    optimizer = keras.optimizers.Adam(0.3)
-
-    @tf.function
-    def step():
-        with tf.GradientTape() as tape:
-            loss = -tf.reduce_mean(layer.log_likelihood(unary, tags, mask))
-        optimizer.apply_gradients(zip(tape.gradient(loss, layer.trainable_variables), layer.trainable_variables, strict=True))
-        return loss
-
-    losses = [float(step()) for _ in range(40)]
-    np.testing.assert_allclose(losses[0], W * np.log(C), rtol=1e-5)
-    assert losses[-1] < 0.1
-    np.testing.assert_array_equal(layer(unary, mask)[0], tags)
-
-
-def test_a_matrix_of_another_size_is_refused():
-    with pytest.raises(Refusal, match="6 x 6 booleans, got 5 x 5"):
-        CRF(C, forbidden=np.zeros((C, C), bool))
-
-
-# Schemes
-
-ROWS = {  # well formed, and not
-    "BIO": (["O B-X I-X I-X B-X B-Y O", "B-X", "B-X I-X", "O"], ["I-X", "O I-X", "B-Y I-X", "B-X O I-X", "I-Y I-Y"]),
-    "IOB1": (["I-X", "O I-X I-X B-X I-X I-Y", "I-X B-X B-X", "O"], ["B-X", "O B-X", "I-Y B-X", "I-X O B-X"]),
-    "BIOES": (
-        ["S-X", "B-X E-X S-Y O B-Y I-Y I-Y E-Y", "O"],
-        ["B-X", "I-X E-X", "E-X", "B-X I-X", "B-X O", "B-X S-X", "B-X E-Y", "B-X B-X E-X", "O E-X", "S-X I-X E-X"],
-    ),
-    "BIOUL": (["U-X", "B-X L-X U-Y O B-Y I-Y I-Y L-Y"], ["B-X", "I-X L-X", "L-X", "B-X U-X", "B-X L-Y"]),
-    "BMES": (["S", "B E S B M M E", "O"], ["B", "M E", "E", "B M", "B S", "B B E"]),
-}
-
-
-@pytest.mark.parametrize("scheme", ROWS)
-def test_forbidden_moves_of_a_scheme(scheme):
-    assert set(ROWS) == set(SCHEMES)
-    kinds = [""] if scheme == "BMES" else ["-X", "-Y"]
-    tags = ["O", *(letter + kind for letter in SCHEMES[scheme] for kind in kinds)]
-    forbidden = forbidden_moves(tags, scheme)
-    assert forbidden.shape == (len(tags) + 1, len(tags) + 1) and forbidden[-1, -1]
-
-    def is_forbidden(row):
-        ids = [tags.index(tag) for tag in row.split()]
-        return any(forbidden[before, after] for before, after in zip([-1, *ids], [*ids, -1], strict=True))
-
-    fits, fails = ROWS[scheme]
-    assert [row for row in fits if is_forbidden(row)] == []
-    assert [row for row in fails if not is_forbidden(row)] == []
-
-
-def test_decode_is_viterbi_with_its_probability_and_marginals():
-    tags, log_prob, probs = decode(UNARY, MOVES, MASK)
-    np.testing.assert_array_equal(tags, viterbi(UNARY, MOVES, MASK)[0])
-    np.testing.assert_allclose(log_prob, log_likelihood(UNARY, tags, MOVES, MASK), **CLOSE)
-    expected = np.take_along_axis(np.asarray(marginals(UNARY, MOVES, MASK)), np.asarray(tags)[..., None], -1)[..., 0]
-    np.testing.assert_allclose(probs, expected, **CLOSE)
-
-
-def test_viterbi_with_a_scheme_gives_well_formed_tags():
-    tags = ["I-X", "S-X", "O", "E-Y", "B-X", "B-Y", "I-Y", "E-X", "S-Y"]
-    layer = CRF(len(tags), forbidden=forbidden_moves(tags, "BIOES"))
-    layer.build()
-    unary, mask = normal(30, 7, len(tags), scale=4.0), np.arange(7) < np.arange(2, 32)[:, None]
-    many, scores = layer.n_best(unary, mask, 5)
-    assert np.isfinite(scores).all()
-    named = [[tags[i] for i in path[:n]] for rows, n in zip(many.numpy(), mask.sum(1), strict=True) for path in rows]
-    assert scheme_of(named) == "BIOES"
-    free = [[tags[i] for i in row[:n]] for row, n in zip(np.argmax(unary, -1), mask.sum(1), strict=True)]
-    assert scheme_of(free) is None
-
-
-def test_the_scheme_of_sentences():
-    for scheme, (fits, _) in ROWS.items():
-        sentences = [row.split() for row in fits]
-        assert scheme_of(sentences) == scheme
-    assert scheme_of([["O", "O"], []]) == "BIO"
-    assert scheme_of([["B-X"], ["O", "I-X"], ["O", "B-X"]]) is None  # BIO with an error
-    assert scheme_of([["NOUN", "VERB"]]) is None
-
-
-@pytest.mark.parametrize("tags, scheme, match", [
-    (["O", "B-X"], "BILOU", "one of BIO, IOB1, BIOES, BIOUL, BMES, got 'BILOU'"),
-    (["O", "B-X", "S-X"], "BIO", "one of B, I with a type, as in B-PER; got 'S-X'"),
-    (["O", "B-"], "BIO", "got 'B-'"),
-    (["", "B-X"], "BIO", "got ''"),
-])  # fmt: skip
-def test_tags_that_are_not_of_the_scheme_are_refused(tags, scheme, match):
-    with pytest.raises(Refusal, match=match):
-        forbidden_moves(tags, scheme)
-
-
-# Against python-crfsuite
-
-SENTENCES = (
-    "Ann/B-PER Lee/I-PER met/O Bob/B-PER in/O New/B-LOC York/I-LOC",
-    "the/O train/O to/O York/B-LOC left/O",
-    "Lee/B-PER left/O New/B-LOC Town/I-LOC",
-    "Bob/B-PER Ray/I-PER Lee/I-PER saw/O the/O new/O train/O in/O Town/B-LOC",
-    "York/B-LOC met/O Ann/B-PER",
-)
-
-
-def test_crfsuite_with_its_weights_in_our_layer(tmp_path):
-    """Its start and end have no weights. Its weights are read from its dump, which has six decimals."""
-    pycrfsuite = pytest.importorskip("pycrfsuite", reason="python-crfsuite is not installed")
-    words, tags = [], []
-    for sentence in SENTENCES:
-        pairs = [pair.split("/") for pair in sentence.split()]
-        words.append([[w, w[0], f"after {pairs[i - 1][0] if i else 'nothing'}"] for i, (w, _) in enumerate(pairs)])
-        tags.append([tag for _, tag in pairs])
-    trainer = pycrfsuite.Trainer(params={"c2": 0.3, "max_iterations": 30}, verbose=False)
-    for features, labels in zip(words, tags, strict=True):
-        trainer.append(features, labels)
-    trainer.train(str(tmp_path / "model.crfsuite"))
-    tagger = pycrfsuite.Tagger()
-    tagger.open(str(tmp_path / "model.crfsuite"))
-    names, info = tagger.labels(), tagger.info()
-
-    layer = CRF(len(names))
-    layer.build()
-    layer.transitions.assign([[info.transitions.get((one, other), 0.0) for other in names] for one in names])
-    width = max(map(len, words))
-    unary = np.full((len(words), width, len(names)), 9.0, "float32")
-    for b, sentence in enumerate(words):
-        for t, features in enumerate(sentence):
-            unary[b, t] = [sum(info.state_features.get((f, name), 0.0) for f in features) for name in names]
-    mask = np.arange(width) < np.array([len(sentence) for sentence in words])[:, None]
-    gold = np.zeros(mask.shape, "int32")
-    gold[mask] = [names.index(tag) for sentence in tags for tag in sentence]
-
-    best, _ = layer(unary, mask)
-    likely, found = layer.log_likelihood(unary, gold, mask), layer.log_likelihood(unary, best, mask)
-    probs = layer.marginals(unary, mask)
-    swapped = layer.log_likelihood(unary, np.roll(gold, 1, axis=0) % len(names), mask)  # other tags, less likely
-    for b, sentence in enumerate(words):
-        path = tagger.tag(sentence)
-        assert [names[i] for i in best[b, : len(sentence)]] == path
-        np.testing.assert_allclose(np.exp(found[b]), tagger.probability(path), rtol=1e-5)
-        np.testing.assert_allclose(np.exp(likely[b]), tagger.probability(tags[b]), rtol=1e-5)
-        other = [names[i] for i in np.roll(gold, 1, axis=0)[b, : len(sentence)]]
-        np.testing.assert_allclose(swapped[b], np.log(tagger.probability(other)), rtol=1e-5)
-        theirs = [[tagger.marginal(name, t) for name in names] for t in range(len(sentence))]
-        np.testing.assert_allclose(probs[b, : len(sentence)], theirs, atol=1e-5)
-    assert 0.01 < np.exp(likely).min() < 0.9

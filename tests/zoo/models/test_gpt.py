@@ -41,40 +41,83 @@ def build(**fields):
 
 def in_numpy(model, token_ids):
     """Logits by the equations of the papers, one row at a time, in float64."""
-    c, w = model.config, {v.path.removeprefix("gpt/"): np.asarray(v).astype(float) for v in model.variables}
+    return np.stack([SecondImplementation(model).row(ids) for ids in token_ids])
 
-    def linear(x, name):
-        return x @ w[f"{name}/kernel"] + w.get(f"{name}/bias", 0)
 
-    def rms(x, gamma, epsilon):
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon) * gamma
+def rms(x, gamma, epsilon):
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon) * gamma
 
-    def norm(x, name):
-        if c.norm == "rms":
-            return rms(x, w[f"{name}/gamma"], c.epsilon)
+
+def capped(x, cap):
+    return cap * np.tanh(x / cap) if cap else x
+
+
+class SecondImplementation:
+    """A GPT for one row; x is float64 (T, D)."""
+
+    def __init__(self, model):
+        self.c = model.config
+        self.w = {v.path.removeprefix("gpt/"): np.asarray(v).astype(float) for v in model.variables}
+
+    def row(self, ids):
+        c, w = self.c, self.w
+        x = w["embeddings/embeddings"][ids] * (math.sqrt(c.hidden_dim) if c.scale_embeddings else 1)
+        if c.position == "learned":
+            x = x + w["positions/embeddings"][c.position_offset :][: len(ids)]
+        x = self.norm(x, "embedding_norm") if c.normalize_embeddings else x
+        for i in range(c.num_layers):
+            x = self.block(x, i)
+        x = self.norm(x, "final_norm") if c.norm_first else x
+        head = w["embeddings/embeddings"].T if c.tie_embeddings else w["embeddings/reverse_embeddings"]
+        return capped(x @ head, c.logit_cap)
+
+    def block(self, x, i):
+        c, b = self.c, f"block_{i}"
+        if c.parallel != "no":
+            network = "attention_norm" if c.parallel == "shared" else "mlp_norm"
+            attended = self.attention(self.norm(x, f"{b}/attention_norm"), i)
+            return x + attended + self.mlp(self.norm(x, f"{b}/{network}"), i)
+        if c.norm_at != "input":
+            before = c.norm_at == "both"
+            y = self.attention(self.norm(x, f"{b}/attention_norm") if before else x, i)
+            x = x + self.norm(y, f"{b}/attention_output_norm")
+            y = self.mlp(self.norm(x, f"{b}/mlp_norm") if before else x, i)
+            return x + self.norm(y, f"{b}/mlp_output_norm")
+        if c.norm_first:
+            x = x + self.attention(self.norm(x, f"{b}/attention_norm"), i)
+            return x + self.mlp(self.norm(x, f"{b}/mlp_norm"), i)
+        x = self.norm(x + self.attention(x, i), f"{b}/attention_norm")
+        return self.norm(x + self.mlp(x, i), f"{b}/mlp_norm")
+
+    def linear(self, x, name):
+        return x @ self.w[f"{name}/kernel"] + self.w.get(f"{name}/bias", 0)
+
+    def norm(self, x, name):
+        if self.c.norm == "rms":
+            return rms(x, self.w[f"{name}/gamma"], self.c.epsilon)
         centred = x - x.mean(-1, keepdims=True)
-        scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + c.epsilon)
-        return scaled * w[f"{name}/gamma"] + w[f"{name}/beta"]
+        scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + self.c.epsilon)
+        return scaled * self.w[f"{name}/gamma"] + self.w[f"{name}/beta"]
 
-    def rotated(x, theta):
-        out = x.copy()
-        half = c.rotary_width // 2
-        for t in range(len(x)):
-            for i in range(half):
-                a = t * theta ** (-2 * i / c.rotary_width)
-                low, high = x[t, i], x[t, i + half]
-                out[t, i], out[t, i + half] = (
-                    low * math.cos(a) - high * math.sin(a),
-                    high * math.cos(a) + low * math.sin(a),
-                )
-        return out
+    def attention(self, x, i):
+        c, name, places = self.c, f"block_{i}/attention", range(len(x))
+        window = c.window_of(i)
+        hidden = [[s > t or (window is not None and s <= t - window) for s in places] for t in places]
+        q, k, v = self.heads(x, i)
+        out = []
+        for n, a in enumerate(q):
+            shared = n * c.kv_heads // c.num_heads
+            scores = capped(a @ k[shared].T * (c.attention_scale or 1 / math.sqrt(c.head_width)), c.attention_cap)
+            if c.position == "alibi":
+                scores = scores + np.array([[SLOPES[n] * (s - t) for s in places] for t in places])
+            scores = np.exp(np.where(hidden, -np.inf, scores))
+            out.append(scores / scores.sum(-1, keepdims=True) @ v[shared])
+        return self.linear(np.concatenate(out, -1), f"{name}/output_projection")
 
-    def seen(t, s, window):
-        return s <= t and (window is None or s > t - window)
-
-    def attention(x, i):
-        name, window = f"block_{i}/attention", c.window_of(i)
-        heads = np.split(linear(x, f"{name}/qkv"), c.num_heads + 2 * c.kv_heads, axis=-1)
+    def heads(self, x, i):
+        """Queries, keys and values of a layer, normalised and turned: lists of (T, H)."""
+        c, w, name = self.c, self.w, f"block_{i}/attention"
+        heads = np.split(self.linear(x, f"{name}/qkv"), c.num_heads + 2 * c.kv_heads, axis=-1)
         q, k, v = heads[: c.num_heads], heads[c.num_heads : -c.kv_heads], heads[-c.kv_heads :]
         if c.whole_qk_norm:
             q, k = (
@@ -85,56 +128,28 @@ def in_numpy(model, token_ids):
             q = [rms(a, w[f"{name}/query_norm/gamma"], 1e-6) for a in q]
             k = [rms(a, w[f"{name}/key_norm/gamma"], 1e-6) for a in k]
         if c.position == "rotary" and i not in c.unrotated_layers:
-            theta = c.rotary_theta if window is None or c.window_theta is None else c.window_theta
-            q, k = [rotated(a, theta) for a in q], [rotated(a, theta) for a in k]
-        out, places = [], range(len(x))
-        for n, a in enumerate(q):
-            shared = n * c.kv_heads // c.num_heads
-            scores = a @ k[shared].T * (c.attention_scale or 1 / math.sqrt(c.head_width))
-            if c.attention_cap:
-                scores = c.attention_cap * np.tanh(scores / c.attention_cap)
-            if c.position == "alibi":
-                scores = scores + np.array([[SLOPES[n] * (s - t) for s in places] for t in places])
-            scores = np.exp(np.where([[seen(t, s, window) for s in places] for t in places], scores, -np.inf))
-            out.append(scores / scores.sum(-1, keepdims=True) @ v[shared])
-        return linear(np.concatenate(out, -1), f"{name}/output_projection")
+            theta = c.rotary_theta if c.window_of(i) is None or c.window_theta is None else c.window_theta
+            q, k = [self.rotated(a, theta) for a in q], [self.rotated(a, theta) for a in k]
+        return q, k, v
 
-    def mlp(x, name):
-        hidden = linear(x, f"{name}/expand")
-        if c.activation == "swiglu":
+    def rotated(self, x, theta):
+        out, half = x.copy(), self.c.rotary_width // 2
+        for t in range(len(x)):
+            for i in range(half):
+                a = t * theta ** (-2 * i / self.c.rotary_width)
+                low, high = x[t, i], x[t, i + half]
+                out[t, i] = low * math.cos(a) - high * math.sin(a)
+                out[t, i + half] = high * math.cos(a) + low * math.sin(a)
+        return out
+
+    def mlp(self, x, i):
+        name = f"block_{i}/mlp"
+        hidden = self.linear(x, f"{name}/expand")
+        if self.c.activation == "swiglu":
             gate, value = np.split(hidden, 2, axis=-1)
-            return linear(gate / (1 + np.exp(-gate)) * value, f"{name}/contract")
+            return self.linear(gate / (1 + np.exp(-gate)) * value, f"{name}/contract")
         gelu = 0.5 * hidden * (1 + np.tanh(math.sqrt(2 / math.pi) * (hidden + 0.044715 * hidden**3)))
-        return linear(gelu, f"{name}/contract")
-
-    rows = []
-    for ids in token_ids:
-        x = w["embeddings/embeddings"][ids] * (math.sqrt(c.hidden_dim) if c.scale_embeddings else 1)
-        if c.position == "learned":
-            x = x + w["positions/embeddings"][c.position_offset :][: len(ids)]
-        x = norm(x, "embedding_norm") if c.normalize_embeddings else x
-        for i in range(c.num_layers):
-            b = f"block_{i}"
-            if c.parallel != "no":
-                network = "attention_norm" if c.parallel == "shared" else "mlp_norm"
-                x = x + attention(norm(x, f"{b}/attention_norm"), i) + mlp(norm(x, f"{b}/{network}"), f"{b}/mlp")
-            elif c.norm_at != "input":
-                before = c.norm_at == "both"
-                y = attention(norm(x, f"{b}/attention_norm") if before else x, i)
-                x = x + norm(y, f"{b}/attention_output_norm")
-                y = mlp(norm(x, f"{b}/mlp_norm") if before else x, f"{b}/mlp")
-                x = x + norm(y, f"{b}/mlp_output_norm")
-            elif c.norm_first:
-                x = x + attention(norm(x, f"{b}/attention_norm"), i)
-                x = x + mlp(norm(x, f"{b}/mlp_norm"), f"{b}/mlp")
-            else:
-                x = norm(x + attention(x, i), f"{b}/attention_norm")
-                x = norm(x + mlp(x, f"{b}/mlp"), f"{b}/mlp_norm")
-        x = norm(x, "final_norm") if c.norm_first else x
-        head = w["embeddings/embeddings"].T if c.tie_embeddings else w["embeddings/reverse_embeddings"]
-        logits = x @ head
-        rows.append(c.logit_cap * np.tanh(logits / c.logit_cap) if c.logit_cap else logits)
-    return np.stack(rows)
+        return self.linear(gelu, f"{name}/contract")
 
 
 @pytest.mark.parametrize("structure", sorted(STRUCTURES))
