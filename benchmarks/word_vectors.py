@@ -27,7 +27,7 @@ import numpy as np
 
 from benchmarks import sides
 
-RATES = {"skip_gram": 0.025, "cbow": 0.05, "cbow_sum": 0.05}  # of both sides, as in the original program
+RATES = {"skip_gram": 0.025, "cbow": 0.05, "cbow_sum": 0.05}  # of the original program, and of gensim
 MIN_COUNT, WORKERS = 5, 2
 
 
@@ -73,7 +73,7 @@ def _parser():
     parser.add_argument("--sample", type=float, default=1e-3)
     parser.add_argument("--batch_size", type=int, help="rows of a batch of ours; the recipe's otherwise")
     parser.add_argument("--seq_length", type=int, help="centres of a row of ours; the recipe's otherwise")
-    parser.add_argument("--learning_rate", type=float, help="of ours; the original program's otherwise")
+    parser.add_argument("--learning_rate", type=float, help="of ours; the recipe's otherwise")
     parser.add_argument("--most_pairs", type=float, help="of ours; the task's otherwise")
     parser.add_argument("--shared_negatives", type=int, help="of ours; the task's otherwise")
     parser.add_argument("--buckets", type=int, default=0, help="rows for parts of words, beside gensim's FastText")
@@ -141,7 +141,8 @@ class _Ours:
         layout = Layout(args.seq_length or recipe["seq_length"], args.batch_size or recipe["batch_size"], args.seed)
         self.batches = task.training_batches(ids, self.model, self.tokenizer, layout)
         names = ("optimizer", "schedule", "warmup_steps", "weight_decay", "clip_norm")
-        run = {name: recipe[name] for name in names} | {"learning_rate": args.learning_rate or RATES[args.objective]}
+        rate = Word2VecConfig.recipe_for("default" if args.objective == "skip_gram" else "cbow")["learning_rate"]
+        run = {name: recipe[name] for name in names} | {"learning_rate": args.learning_rate or rate}
         self.steps = epochs * self.batches.steps_per_epoch
         optimizer = optimizers.create(SimpleNamespace(steps=self.steps, **run), self.model.trainable_variables)
         self.trainer = loop.Trainer(
