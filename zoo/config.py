@@ -87,6 +87,12 @@ class Output:
     params: int = 0
     chunks: bool | None = False
 
+    @classmethod
+    def of_tokens(cls, model_config, seq_length, positions, chunks=False):
+        """Of a task that gives each token of the vocabulary a logit, by the model's own table, at some positions."""
+        vocab_size = model_config.vocab_size
+        return cls(positions, vocab_size, vocab_size * model_config.cost(seq_length).hidden_dim, chunks=chunks)
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:

@@ -350,11 +350,6 @@ class Classification(Task):
             return super().forward(model, batch, state, training)
         return log_probs(model, batch, self.facts.label_ids, self.facts.mask_id, training), None
 
-    def loss(self, batch, outputs):
-        weights = ops.cast(batch["loss_weights"], "float32")
-        losses = self.smoothed_cross_entropy(batch["labels"], outputs)
-        return ops.sum(losses * weights), ops.sum(weights)
-
     def class_logits(self, model, batch, state=None):
         logits, _ = self.forward(model, batch)
         return self.tempered(logits), batch["labels"], ops.cast(batch["loss_weights"], "float32"), None

@@ -57,8 +57,7 @@ class TranslationConfig(TaskConfig):
         self.require(known, f"bleu_tokenize is one of {', '.join(BLEU_TOKENIZERS)}, got {self.bleu_tokenize!r}.")
 
     def output(self, model_config, seq_length, facts=None):
-        vocab_size = model_config.vocab_size
-        return Output(seq_length, vocab_size, vocab_size * model_config.cost(seq_length).hidden_dim)
+        return Output.of_tokens(model_config, seq_length, seq_length)
 
 
 @dataclass(frozen=True)
@@ -89,8 +88,7 @@ class SummarizationConfig(TaskConfig):
         self.require(self.lang in ("en", "zh"), f"lang is en or zh, got {self.lang!r}.")
 
     def output(self, model_config, seq_length, facts=None):
-        vocab_size = model_config.vocab_size
-        return Output(seq_length, vocab_size, vocab_size * model_config.cost(seq_length).hidden_dim)
+        return Output.of_tokens(model_config, seq_length, seq_length)
 
 
 @dataclass(frozen=True)
@@ -211,11 +209,6 @@ class TextToText(Task):
         count = len(data) if max_tokens is None else min(len(data), max(max_tokens // layout.seq_length, 1))
         rows = self._rows(data, model, tokenizer, layout)
         return in_order(count, layout.batch_size, rows.batch)
-
-    def loss(self, batch, outputs):
-        weights = ops.cast(batch["loss_weights"], "float32")
-        losses = self.smoothed_cross_entropy(batch["labels"], outputs)
-        return ops.sum(losses * weights), ops.sum(weights)
 
     def score(self, model, batch, state=None):
         inputs, weights = model.taken(batch), ops.cast(batch["loss_weights"], "float32")
