@@ -5,7 +5,6 @@ is not run here. All have `model_type` chatglm; GLM-4 in the form of transformer
 from zoo.config import Refusal
 from zoo.convert.rules import Family, Rule, linear, norm
 
-OF_THE_CODE = "auto_map quantization_bit pre_seq_len prefix_projection"
 FIRST = Family(
     model="glm",
     prefix="transformer.",
