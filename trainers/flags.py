@@ -332,7 +332,7 @@ def define_phrases():
     )
     flags.DEFINE_float("threshold", 100.0, "A phrase has a score above this.", lower_bound=0.0)
     flags.DEFINE_bool("lowercase", False, "Write all words in lower case.")
-    flags.DEFINE_bool("punctuation", True, "Keep it; otherwise what is no letter, mark, digit or _ separates words.")
+    flags.DEFINE_bool("punctuation", True, "Keep it; otherwise what is not a letter, mark, digit or _ separates words.")
 
 
 def define_report():

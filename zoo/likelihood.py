@@ -135,7 +135,7 @@ def _continued(model, tokenizer, frame, requests, batch_size):
 
 
 def _shared(rows):
-    """How many tokens all rows, pairs of (context, word), begin with; the last of a context, behind which is scored, is none
+    """How many tokens all rows, pairs of (context, word), begin with; the last of a context, behind which is scored, is not one
     of them."""
     first, count = rows[0][0], min(len(begun) for begun, _ in rows) - 1
     for begun, _ in rows:
@@ -146,7 +146,7 @@ def _shared(rows):
 
 def _carriers(rows):
     """What must be read for some pairs of (context, word): a list of (ids, what is asked of them), and of that each (number of
-    the pair, place, the label that follows there). Ids that others begin with are no rows of their own."""
+    the pair, place, the label that follows there). Ids that others begin with are not rows of their own."""
     whole = [[*begun, *ids[:-1]] for begun, ids in rows]
     carriers = []
     for number in sorted(range(len(rows)), key=whole.__getitem__, reverse=True):

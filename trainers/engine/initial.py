@@ -132,7 +132,7 @@ def _ids_there(words, tokenizer):
 
 
 def _weights(layer):
-    """Path -> variable of a layer's weights; a dropout's random state is none."""
+    """Path -> variable of a layer's weights; a dropout's random state is not one."""
     variables = [] if layer is None else layer.variables
     return {variable.path: variable for variable in variables if "seed_generator" not in variable.path}
 

@@ -191,7 +191,9 @@ def units_of(config, batches, model, data, layout):
 def check(config, task, model, precision):
     """Raises Refusal for what breaks the promise of a private run, in a sentence that says what would keep it."""
     if getattr(task.config, "balance", False) or getattr(task.config, "class_weights", ()):
-        raise Refusal("balance and class_weights are no part of a private run: each example counts alike. Leave them out.")
+        raise Refusal(
+            "balance and class_weights do not go with a private run, in which each example counts alike; leave them out."
+        )
     if getattr(task.config, "batch_tokens", 0):
         raise Refusal(
             "batch_tokens puts pairs together by their lengths, and a private run draws each by itself; leave it out."

@@ -379,7 +379,7 @@ class BlankInfilling:
         return starts, ends
 
     def _rows(self, token_ids, lengths, starts, ends, mask_ids, order, seq_length):
-        """The batch of given spans. Those that are empty are none; `order` int (B, K) is that of part B."""
+        """The batch of given spans. Empty spans are left out; `order` int (B, K) is that of part B."""
         count, window = token_ids.shape
         by_place = np.argsort(np.where(ends > starts, starts, window), axis=1, kind="stable")
         starts, ends = (np.take_along_axis(values, by_place, 1) for values in (starts, ends))

@@ -86,7 +86,7 @@ class CharacterCNN(SpelledWords):
         seen = ops.concatenate([padded[:, k : k + length] for k in range(self.width)], axis=-1)
         answers_NLF = ops.matmul(ops.reshape(seen, (-1, seen.shape[-1])), ops.cast(self.kernel, seen.dtype))
         answers_NLF = ops.reshape(answers_NLF, (-1, length, self.hidden_dim))
-        # With an initial value a batch without words is no error.
+        # With an initial value a batch without words is not an error.
         highest_NF = ops.max(ops.where(real_NL[..., None], answers_NLF, -1e4), axis=1, initial=-1e4)
         words_NF = ops.tanh(highest_NF + ops.cast(self.bias, seen.dtype))
         return words_NF * ops.cast(ops.any(real_NL, axis=1, keepdims=True), words_NF.dtype)

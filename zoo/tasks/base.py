@@ -229,7 +229,7 @@ class Task:
             answers of a row are judged together, logits are the pair of a CRF: unary scores (B, W, C) and moves (S, S).
 
         Raises:
-            Refusal: the task's answers are no choice among classes.
+            Refusal: the task's answers are not a choice among classes.
         """
         raise Refusal(
             f"A model for {self.registered_name} cannot be calibrated; that is for classification, tagging and "

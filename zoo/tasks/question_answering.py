@@ -465,7 +465,7 @@ def _word_span(context, answers, starts, spans, number):
     if not len(inside):
         raise Refusal(f"Example {number} has the answer {answer!r:.60}, in which there is no word.")
     first, last = int(inside[0]), int(inside[-1])
-    # Blanks at the answer's ends are none of it.
+    # Blanks at the answer's ends are not part of it.
     answer_in_context = context[before:after]
     whole = context[spans[0][first] : spans[1][last]].strip() == answer_in_context.strip()
     return (first, last), whole

@@ -455,7 +455,7 @@ def load(directory):
 
 
 def _class_of(algorithm):
-    """The class that saved a tokenizer. Some are none that a user could ask for by name: they are not registered."""
+    """The class that saved a tokenizer. Some cannot be asked for by name: they are not registered."""
     if algorithm == "character_bpe":
         from zoo.tokenizers.character_bpe import CharacterBPE
 

@@ -36,7 +36,7 @@ class NumberedPieces(Tokenizer):
             beside a decoder.
 
     Raises:
-        Refusal: the bytes are no such model, a token is there twice, or one of the special tokens is not there.
+        Refusal: the bytes are not such a model, a token is there twice, or one of the special tokens is not there.
 
     Example:
         >>> import io
@@ -61,7 +61,7 @@ class NumberedPieces(Tokenizer):
         try:
             self._native = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:
-            raise Refusal(f"This is no SentencePiece model ({error}).") from error
+            raise Refusal(f"This is not a SentencePiece model ({error}).") from error
         self._tokens = np.array(list(vocabulary), object)
         self._id_of = ids = {token: i for i, token in enumerate(self._tokens)}
         if len(ids) < len(self._tokens):

@@ -110,7 +110,7 @@ def test_in_a_saved_model(tmp_path):
 
 
 @pytest.mark.parametrize(("model", "tokens", "message"), [
-    (b"no", ["</s>", "<unk>"], "This is no SentencePiece model"),
+    (b"no", ["</s>", "<unk>"], "This is not a SentencePiece model"),
     (None, ["</s>", "<unk>", "a", "a"], "has the token 'a' twice"),
     (None, ["a", "<unk>"], "lacks the token '</s>', which is its eos"),
 ])  # fmt: skip
