@@ -38,7 +38,7 @@ FIRST = Family(
 )  # fmt: skip
 
 
-def _later_fields(config, theirs):
+def _later_fields(theirs):
     heads, ratio = theirs["num_attention_heads"], theirs.get("rope_ratio") or 1
     if ratio != 1 and theirs["padded_vocab_size"] < 151_552:
         raise Refusal(
