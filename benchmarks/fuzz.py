@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from zoo.serving.c_api import STRING, RequestError, SavedModel
+from zoo.serving.versions import numbered
 
 INTEGERS = (0, 1, 2, 3, 7, -1, -5, 1_000_000, 2**31 - 1, -(2**31))
 FLOATS = (0.0, 0.7, 1.0, 1e-45, 1e-6, 3e38, -1.0, float("nan"), float("inf"), -float("inf"))
@@ -169,8 +170,8 @@ def main():
 
 def newest(directory):
     """The version in a directory, or the directory itself if it is one."""
-    versions = [int(path.name) for path in directory.iterdir() if path.name.isdigit()] if directory.is_dir() else []
-    return directory / str(max(versions)) if versions else directory
+    versions = numbered(directory)
+    return versions[max(versions)] if versions else directory
 
 
 if __name__ == "__main__":

@@ -174,8 +174,9 @@ def test_padding_at_the_left_of_any_piece_leaves_the_state_of_a_row(model, ids):
 @pytest.mark.parametrize("read", [0, 5])
 def test_a_state_takes_as_many_tokens_as_it_has_room_for_and_no_more(model, ids, read):
     state = model.init_state(B, T)
-    if model.room_left(state) is None:
-        return  # never full
+    if model.room_left(state) is None:  # never full
+        assert np.isfinite(model(np.ones((B, 3 * T), np.int32), state=state)[0]).all()
+        return
     state = model(ids[:, :read], state=state)[1] if read else state
     room = int(model.room_left(state))
     assert room == T - read
@@ -321,8 +322,8 @@ def test_bfloat16_is_finite_and_close(case, model, ids, logits, restore_dtype_po
     assert np.abs(values - logits).max() < 0.04 * np.abs(logits).max()
 
 
-def test_xla_computes_the_same(case, model, ids, logits):
-    if MODELS.get(tiny_models.VARIANTS.get(case, (case,))[0]).__name__ == "NGram":
+def test_xla_computes_the_same(model, ids, logits):
+    if model.fitted:
         # All V words of a history are spelt out from as many table rows as it has, which XLA would have to know.
         labels = tiny_models.token_ids(model, B, T, seed=5)
         compiled = tf.function(lambda: model.token_log_probs(ids, labels)[0], jit_compile=True)()

@@ -105,6 +105,7 @@ def test_step_by_step_is_the_full_pass(model, batch, logits, chunks):
 
 def test_a_state_may_count_what_was_looked_at(model, batch):
     if not model.aligns:
+        assert "coverage" not in begun(model, batch, T + 2)
         return
     state, expected = with_coverage(begun(model, batch, T + 2)), np.asarray(model.alignment(batch)).sum(1)
     # Two columns of padding at the left of the first piece, which look at nothing that counts.

@@ -53,8 +53,7 @@ def main():
     source.check_fields((*bundle.task.fields, *["group"] * FLAGS.by_group))
     if FLAGS.by_group and bundle.task.registered_name != "classification":
         raise Refusal(f"--by_group is for classification, and {directory} was made for {bundle.task.registered_name}.")
-    names = [split for split in FLAGS.split if split in source.splits] or FLAGS.split
-    names = list(dict.fromkeys(["validation"] * FLAGS.calibrate + names))
+    names = list(dict.fromkeys(["validation"] * FLAGS.calibrate + _names(source)))
     data = splits(bundle.task, layout, source, directory, names)
     for remark in source.remarks():
         print(remark, file=sys.stderr, flush=True)
@@ -271,7 +270,7 @@ def _judge_swaps(directory):
         return answers
 
     fits = swaps.fits_whole(task, loaded.model, loaded.tokenizer)
-    for split in [split for split in FLAGS.split if split in source.splits] or FLAGS.split:
+    for split in _names(source):
         if task.registered_name == "tagging":
             texts = [" ".join(example["tokens"]) for example in source.examples(split)]
             scores = swaps.judge_tags(answers_of, texts, tables, fits)
@@ -321,7 +320,7 @@ def _judge_few_shot(directory):
         raise Refusal("--shots needs examples with a text and a label; say where they are with --data_path or --dataset.")
     source = tfds_configs.get(FLAGS.dataset or "local_text", FLAGS.data_path)
     source.check_fields(("text", "label"))
-    names = ["train", *dict.fromkeys(split for split in FLAGS.split if split in source.splits)]
+    names = ["train", *dict.fromkeys(_names(source))]
     examples = {name: few_shot.labelled(source.examples(name)) for name in names}
     labels = sorted({example["label"] for some in examples.values() for example in some})
     words = few_shot.label_words(labels, FLAGS.label_words)
@@ -344,6 +343,14 @@ def _judge_few_shot(directory):
             judged[part] = few_shot.judge(log_probs, examples["train"], some, pattern, words, FLAGS.shots, FLAGS.shot_seeds)
         print(json.dumps({"split": name, "dataset": source.name, **judged[part]}, ensure_ascii=False), flush=True)
         _keep(directory, "few_shot", f"{source.name}, {name}", [judged[part]])
+
+
+def _names(source):
+    """The splits to judge on: those of --split, or of its default those that there are. Raises Refusal for one that is not."""
+    asked = FLAGS.split if FLAGS["split"].present else [split for split in FLAGS.split if split in source.splits]
+    for split in asked or FLAGS.split:
+        source.check_split(split)
+    return asked
 
 
 def splits(task, layout, source, directory, names):

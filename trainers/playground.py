@@ -30,6 +30,7 @@ from absl import flags
 from trainers import flags as trainer_flags
 from trainers import program
 from zoo.config import Refusal
+from zoo.serving.stream_client import first_row
 
 FLAGS = flags.FLAGS
 
@@ -94,9 +95,7 @@ class _Arrays:
         except c_api.RequestError as error:
             raise rest.fault_of(error) from error
 
-    @staticmethod
-    def first(values):
-        return values[0].decode("utf8", "replace") if isinstance(values[0], bytes) else values[0]
+    first = staticmethod(first_row)
 
 
 class Remote:
@@ -143,9 +142,7 @@ class _Forwarded:
         body = json.dumps({"signature_name": signature, "inputs": inputs}).encode()
         return json.loads(self.remote.forward(self.path, body))["outputs"]
 
-    @staticmethod
-    def first(values):
-        return values[0]
+    first = staticmethod(first_row)
 
 
 def _error_in(body):

@@ -5,7 +5,8 @@ import numpy as np
 
 from zoo.config import Refusal
 from zoo.serving.c_api import SavedModel, plainly
-from zoo.serving.stream_client import stream, until
+from zoo.serving.stream_client import first_row, stream, until
+from zoo.serving.versions import numbered
 
 
 class Served:
@@ -13,8 +14,8 @@ class Served:
     TensorFlow's Python or our model code. Raises Refusal if there is none, or if a request is refused."""
 
     def __init__(self, directory):
-        versions = [int(path.name) for path in directory.iterdir() if path.name.isdigit()] if directory.is_dir() else []
-        path = directory / str(max(versions)) if versions else directory
+        versions = numbered(directory)
+        path = versions[max(versions)] if versions else directory
         if not (path / "saved_model.pb").is_file():
             raise Refusal(f"{directory} holds no SavedModel; write one with python -m trainers.export.")
         try:
@@ -30,9 +31,7 @@ class Served:
         except ValueError as error:
             raise Refusal(plainly(str(error))) from error
 
-    @staticmethod
-    def first(values):
-        return values[0].decode("utf8", "replace") if isinstance(values[0], bytes) else values[0]
+    first = staticmethod(first_row)
 
     def predict(self, signature, **inputs):
         """As `zoo.api.Loaded.predict`."""

@@ -170,7 +170,7 @@ def _guaranteed(config, model, task, data, batches):
     settings = privacy_config(config)
     if not settings.private:
         return batches, None
-    privacy.check(settings, task, model, config.precision)
+    privacy.check(task, model, config.precision)
     units, unit = privacy.units_of(settings, batches, model, data, layout_of(config))
     guarantee = privacy.Guarantee(settings, units.num_units, config.batch_size, config.steps, config.seed, unit)
     print(guarantee.sentence(config.steps), flush=True)

@@ -229,8 +229,8 @@ class Loaded:
             The answer alone, a string.
 
         Raises:
-            Refusal: the model came without a chat template, or with one of a kind that is not known; the conversation is none
-                that the frame has a place for, or too long.
+            Refusal: the model came without a chat template, or with one of a kind that is not known; the frame has
+                no place for the conversation, or it is too long.
         """
         return "".join(self.stream_chat(messages, max_new_tokens, temperature, top_k, top_p, seed, min_p=min_p))
 

@@ -73,7 +73,7 @@ class Bundle:
 
 
 def read_config(directory):
-    """The config.json of the bundle in `directory`. Raises Refusal, in a sentence, when it is none, damaged, or too new."""
+    """The config.json of the bundle in `directory`. Raises Refusal, in a sentence, when it is not one, damaged or too new."""
     path = Path(directory) / "config.json"
     if not path.is_file():
         raise Refusal(f"{directory} is not a bundle: it holds no config.json.")
@@ -122,7 +122,7 @@ def _asked_and_learnt(config, task_class):
 
 
 def load(directory):
-    """Reads the bundle in `directory`. Raises Refusal, in a sentence, when it is none, damaged, or too new."""
+    """Reads the bundle in `directory`. Raises Refusal, in a sentence, when it is not one, or damaged, or too new."""
     directory, config = Path(directory), read_config(directory)
     from zoo.tokenizers import base as tokenizers  # here, so that `find` answers without TensorFlow
 

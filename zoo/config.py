@@ -12,6 +12,7 @@ This file imports neither Keras nor TensorFlow, so the command line can list mod
 import dataclasses
 import difflib
 import json
+import math
 import numbers
 import types
 import typing
@@ -87,6 +88,12 @@ class Output:
     params: int = 0
     chunks: bool | None = False
 
+    @classmethod
+    def of_tokens(cls, model_config, seq_length, positions, chunks=False):
+        """Of a task that gives each token of the vocabulary a logit, by the model's own table, at some positions."""
+        vocab_size = model_config.vocab_size
+        return cls(positions, vocab_size, vocab_size * model_config.cost(seq_length).hidden_dim, chunks=chunks)
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -158,10 +165,10 @@ class Config:
             raise Refusal(f"{type(self).__name__}: {sentence}")
 
     def require_positive(self, *names):
-        """Raises Refusal unless each of the named fields is above zero, and finite."""
+        """Raises Refusal unless each of the named fields is above zero."""
         for name in names:
             value = getattr(self, name)
-            self.require(0 < value < float("inf"), f"{name} must be positive, got {value}.")
+            self.require(value > 0, f"{name} must be positive, got {value}.")
 
     def require_rate(self, *names):
         """Raises Refusal unless each of the named fields is a rate in [0, 1)."""
@@ -285,12 +292,14 @@ def _parsed(key, annotation, text):
 
 
 def _checked(owner, name, annotation, value):
-    """`value` if it has the field's type (ints become floats, lists tuples), else a Refusal."""
+    """`value` if it has the field's type (ints become floats, lists tuples) and is finite, else a Refusal."""
     for kind in _alternatives(annotation):
         if typing.get_origin(kind) is tuple and isinstance(value, (list, tuple)):
             item = typing.get_args(kind)[0]
             return tuple(_checked(owner, f"each of {name}", item, one) for one in value)
         if kind is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
+            if not math.isfinite(value):
+                raise Refusal(f"{owner}: {name} must be a finite number, got {value}.")
             return float(value)
         if kind is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
             return int(value)  # NumPy's too

@@ -93,12 +93,12 @@ def generate(
     """
     limit, progress = begin(token_ids, max_new_tokens, pad_id)
     prompt_length, seen = tf.shape(token_ids)[1], seen_columns(token_ids, padding_mask, progress.ids)
-    write = _writer(prompt_length, limit, seen, sampling, stop_ids, pad_id)
+    write = _writer(prompt_length, limit, seen, sampling, stop_ids)
     logits, state = step(token_ids, state, padding_mask)
     progress = write(logits, progress, tf.constant(0))
 
     def go_on(limit, seen, sampling, last_ids, progress, state):
-        write = _writer(prompt_length, limit, seen, sampling, stop_ids, pad_id)
+        write = _writer(prompt_length, limit, seen, sampling, stop_ids)
 
         def body(index, last_ids, progress, state):
             before = last_ids, progress, state
@@ -130,7 +130,7 @@ def stream(
     limit, progress = begin(token_ids, max_new_tokens, pad_id)
     prompt_length = tf.shape(token_ids)[1]
     seen = seen_columns(token_ids, padding_mask, progress.ids)
-    write = _writer(prompt_length, limit, seen, sampling, stop_ids, pad_id)
+    write = _writer(prompt_length, limit, seen, sampling, stop_ids)
     index, inputs = 0, token_ids
     while progress.alive.numpy().any():
         logits, state = step(inputs, state, padding_mask)
@@ -196,7 +196,7 @@ def seen_columns(token_ids, padding_mask, ids):
     return tf.pad(padding_mask, [[0, 0], [0, tf.shape(ids)[1] - tf.shape(token_ids)[1]]], constant_values=True)
 
 
-def _writer(prompt_length, limit, real, sampling, stop_ids, pad_id):
+def _writer(prompt_length, limit, real, sampling, stop_ids):
     """The function that turns logits into the next column of a `_Progress`."""
     batch = tf.shape(limit)[0]
     # A Python number stays one where it decides what the graph contains.

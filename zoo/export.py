@@ -26,6 +26,7 @@ from zoo.serving.once import TokenizerOnce, passes_once
 from zoo.serving.ops import check_ops
 from zoo.serving.proof import proving
 from zoo.serving.simplify import simplify
+from zoo.serving.versions import numbered
 from zoo.serving.weights import at_precision, handle_of, stored_weights
 from zoo.signatures import given
 from zoo.signatures.drafting import Draft, parsed_draft
@@ -150,9 +151,7 @@ def _with_draft(task, draft, xla):
 
 def latest_version(directory):
     """The highest version under `directory`, or 0 if it has none."""
-    directory = Path(directory)
-    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
-    return max((int(name) for name in names if name.isascii() and name.isdigit()), default=0)
+    return max(numbered(directory), default=0)
 
 
 def _next_version(directory, version):

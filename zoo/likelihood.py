@@ -135,7 +135,7 @@ def _continued(model, tokenizer, frame, requests, batch_size):
 
 
 def _shared(rows):
-    """How many tokens all rows, pairs of (context, word), begin with; the last of a context, behind which is scored, is none
+    """How many tokens all rows, pairs of (context, word), begin with; the last of a context, behind which is scored, is not one
     of them."""
     first, count = rows[0][0], min(len(begun) for begun, _ in rows) - 1
     for begun, _ in rows:

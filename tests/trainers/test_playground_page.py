@@ -87,19 +87,43 @@ SHOWN = {  # model, task, tool of the page, what else the link says -> an expres
 }
 
 
+class Page(Browser):
+    """The page of a playground on a port. Once it is closed, its console must have held no errors."""
+
+    def __init__(self, port, *size):
+        super().__init__(*size)
+        self.address = f"http://127.0.0.1:{port}/#"
+
+    def __exit__(self, kind, error, trace):
+        super().__exit__(kind, error, trace)
+        if kind is None:
+            assert not self.errors
+
+    def show(self, link):
+        """Opens a link, whose tool is then there to be filled in."""
+        self.open(self.address + link)
+        self.until("document.getElementById('run') != null")
+
+    def ask(self, link):
+        """Opens a link that asks the model, and waits for the whole answer."""
+        self.open(f"{self.address}{link}&run=1")
+        self.until_answered()
+
+    def until_answered(self):
+        self.until("document.body.dataset.done == 'true'")
+
+
 @needs_browser
 def test_a_browser_shows_an_answer_of_every_kind_of_signature():
     cases = {f"{name}-{task}": exports.directory(name, task) for name, task, _, _ in SHOWN}
     models = {name: playground.Local(Versions(path)) for name, path in cases.items()}
-    with serving(models) as number, Browser() as browser:
+    with serving(models) as number, Page(number) as browser:
         for (name, task, tool, link), shown in SHOWN.items():
-            browser.open(f"http://127.0.0.1:{number}/#model={name}-{task}&tool={tool}&max_new_tokens=9&run=1&{link}")
-            browser.until("document.body.dataset.done == 'true'")
+            browser.ask(f"model={name}-{task}&tool={tool}&max_new_tokens=9&{link}")
             assert browser.evaluate(shown), (tool, link, browser.evaluate("document.getElementById('answers').innerText"))
             assert browser.evaluate("document.querySelector('#answers .error') == null")
             if (tool, link) == ("write", ""):
                 _choose_tokens(browser)
-        assert not browser.errors
 
 
 def _choose_tokens(browser):
@@ -122,12 +146,11 @@ SLIDERS = """[...document.querySelectorAll('input[type=range]')].map(node => {
 @needs_browser
 def test_a_browser_has_even_sliders_and_nothing_to_compare_where_there_is_one_model():
     model = playground.Local(Versions(exports.directory("gpt", "language_modeling")))
-    with serving({"gpt": model}) as number, Browser() as browser:
+    with serving({"gpt": model}) as number, Page(number) as browser:
         for width in (1000, 390):
             for look in ("language=en&theme=light", "language=zh&theme=dark"):
                 browser.resize(width, 800)
-                browser.open(f"http://127.0.0.1:{number}/#tool=write&top_k=500&num_beams=0&{look}")
-                browser.until("document.getElementById('run') != null")
+                browser.show(f"tool=write&top_k=500&num_beams=0&{look}")
                 assert browser.evaluate("getComputedStyle(document.getElementById('compare')).display") == "none"
                 names, heights, widths, values, fit = zip(*browser.evaluate(SLIDERS), strict=True)
                 options = ("temperature", "top_k", "top_p", "num_beams", "length_penalty")
@@ -137,20 +160,18 @@ def test_a_browser_has_even_sliders_and_nothing_to_compare_where_there_is_one_mo
         browser.evaluate("document.getElementById('field-top_k').focus()")
         browser.press("ArrowLeft", 37)
         assert browser.evaluate(SLIDERS)[1][3] == "199"
-        assert not browser.errors
 
 
 @needs_browser
 def test_a_browser_is_worked_by_keys_on_a_phone_in_chinese_and_compares(port):
-    with Browser(390, 800) as browser:
-        browser.open(f"http://127.0.0.1:{port}/#model=gpt&tool=score&language=zh&theme=dark&beside=bag_of_words")
-        browser.until("document.getElementById('run') != null")
+    with Page(port, 390, 800) as browser:
+        browser.show("model=gpt&tool=score&language=zh&theme=dark&beside=bag_of_words")
         assert browser.evaluate("document.documentElement.lang") == "zh-CN"
         assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(17, 21, 27)"
         browser.evaluate("document.getElementById('field-text').focus()")
         browser.call("Input.insertText", text="猫")
         browser.press("Enter", 13, modifiers=2)
-        browser.until("document.body.dataset.done == 'true'")
+        browser.until_answered()
         assert browser.evaluate("document.querySelectorAll('#answers section').length") == 2
         assert browser.evaluate("document.querySelectorAll('#answers .error').length") == 1  # it has no such signature
         assert browser.evaluate("document.documentElement.scrollWidth") <= 390
@@ -160,7 +181,6 @@ def test_a_browser_is_worked_by_keys_on_a_phone_in_chinese_and_compares(port):
         assert browser.evaluate("document.activeElement.id") == "tab-raw"
         browser.evaluate("document.getElementById('language').click()")
         assert browser.evaluate("document.getElementById('run').innerText") == "Run"
-        assert not browser.errors
 
 
 class Steps:
@@ -191,24 +211,22 @@ class Gated(playground.Local):
 def test_a_browser_stops_a_text_by_a_key_and_shows_two_models_side_by_side():
     export = exports.directory("gpt", "language_modeling")
     model, other = Gated(Versions(export)), playground.Local(Versions(export))
-    with serving({"gpt": model, "other": other}) as number, Browser() as browser:
-        asked = "tool=write&temperature=1.5&seed=3&max_new_tokens=40&run=1"
-        browser.open(f"http://127.0.0.1:{number}/#model=gpt&{asked}")
+    with serving({"gpt": model, "other": other}) as number, Page(number) as browser:
+        asked = "tool=write&temperature=1.5&seed=3&max_new_tokens=40"
+        browser.open(f"{browser.address}model=gpt&{asked}&run=1")
         model.gate.release(12)
         browser.until("document.querySelectorAll('.token').length > 2")
         assert not browser.evaluate("document.getElementById('stop').disabled || document.body.dataset.done == 'true'")
         browser.press("Escape", 27)
-        browser.until("document.body.dataset.done == 'true'")
+        browser.until_answered()
         assert browser.evaluate("document.querySelector('#answers section').lastChild.innerText").endswith("Stopped.")
         assert browser.evaluate("document.querySelector('#answers .error') == null && document.getElementById('stop').disabled")
         kept = browser.evaluate("document.querySelector('#answers .text').innerText")
         model.gate.release(1_000)
-        browser.open(f"http://127.0.0.1:{number}/#model=gpt&beside=other&{asked}")
-        browser.until("document.body.dataset.done == 'true'")
+        browser.ask(f"model=gpt&beside=other&{asked}")
         one, two = browser.evaluate("[...document.querySelectorAll('#answers section .text')].map(node => node.innerText)")
         assert one == two and one.startswith(kept) and len(one) > len(kept)
         heads = browser.evaluate("[...document.querySelectorAll('#answers h2')].map(node => node.innerText)")
         assert heads == ["gpt · 1", "other · 1"] and browser.evaluate("document.querySelector('#answers .error') == null")
         left, right = browser.evaluate("[...document.querySelectorAll('#answers section')].map(node => node.offsetLeft)")
         assert right > left + 300
-        assert not browser.errors

@@ -308,6 +308,7 @@ def test_judging(bundle, workplace, capfd):
 
     assert evaluate() == "This bundle stands alone; say what to judge it on with --dataset or --data_path."
     assert "no split 'tset'" in evaluate("--data_path=text.txt", "--split=tset")
+    assert "no split 'tset'" in evaluate("--data_path=text.txt", "--split=validation,tset")
     assert evaluate("--data_path=text.txt", "--seq_length=99") == ("seq_length 99 is more than this model's max_length of 16.")
     (workplace / "empty.txt").write_text("")
     assert "holds no text" in evaluate("--data_path=empty.txt")

@@ -19,6 +19,7 @@ class Toy(Config):
     kind: str = "plain"
     head_dim: int | None = None
     cutoffs: tuple[int, ...] = ()
+    weights: tuple[float, ...] = ()
 
     presets: ClassVar = {"tiny": {"num_layers": 1}, "default": {}}
     recipe: ClassVar = {"steps": 10, "batch_size": 3}
@@ -86,7 +87,10 @@ def test_the_last_override_wins_and_all_are_applied_together():
     (lambda: Toy().override(["deep=perhaps"]), "--set=deep=perhaps: deep takes bool."),
     (lambda: Toy().override(["head_dim=wide"]), "--set=head_dim=wide: head_dim takes int or none."),
     (lambda: Toy().override(["num_layers=0"]), "Toy: num_layers must be positive, got 0."),
-    (lambda: Toy(scale=float("inf")), "Toy: scale must be positive, got inf."),
+    (lambda: Toy(scale=float("inf")), "Toy: scale must be a finite number, got inf."),
+    (lambda: Toy().override(["scale=nan"]), "Toy: scale must be a finite number, got nan."),
+    (lambda: Toy(scale=-1), "Toy: scale must be positive, got -1.0."),
+    (lambda: Toy(weights=[1, float("inf")]), "Toy: each of weights must be a finite number, got inf."),
     (lambda: Toy(rate=1.0), "Toy: rate must be at least 0 and below 1, got 1.0."),
     (lambda: Toy(rate=-0.1), "Toy: rate must be at least 0 and below 1, got -0.1."),
     (lambda: Toy(num_layers="3"), "Toy: num_layers must be int, got '3'."),

@@ -18,7 +18,7 @@ from tests import exports
 from zoo.config import Refusal
 from zoo.export import export_saved_model, latest_version
 from zoo.serving import c_api, golden, ops, proof
-from zoo.serving.stream_client import stream
+from zoo.serving.stream_client import first_row, stream
 
 GPT = ("gpt", "language_modeling")
 
@@ -187,9 +187,7 @@ def test_a_stream_ends_in_the_text_that_generate_writes(served):
         def __call__(self, signature, inputs):
             return served.run(signature, inputs)
 
-        @staticmethod
-        def first(values):
-            return values[0].decode("utf8", "replace") if isinstance(values[0], bytes) else values[0]
+        first = staticmethod(first_row)
 
     options = {"temperature": 0.8, "seed": 3}
     pieces = list(stream(Local(), "The ", 12, **options))

@@ -18,6 +18,7 @@ import math
 from trainers.cost import machine
 from trainers.engine.tuning import TuningConfig
 from zoo.config import Refusal
+from zoo.layers.forms import CHUNK
 from zoo.registry import TASKS
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -30,8 +31,6 @@ GRAPHS = {"compiled": 0.36e9, "blocks": 0.20e9, "recurrent": 0.29e9, "flat": 0.0
 PART = 25e6
 # Measured on two CPU cores (benchmarks/LOG.md): below, XLA's fusion wins; above, the matrix products rule and it loses.
 XLA_CPU_MAX_PARAMS = 3_000_000
-# Logits that the loss makes at a time; `auto` does when there are more than twice as many (zoo/layers/chunked_cross_entropy.py)
-CHUNK = 2**25
 FORWARD_SHARE = 1 / 3  # of the time that training on a token takes
 WHOLE = TuningConfig()  # everything is trained
 HOPELESS = 100  # times the memory there is: no estimate is so wrong

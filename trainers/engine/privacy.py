@@ -188,7 +188,7 @@ def units_of(config, batches, model, data, layout):
     return DocumentWindows(data, layout.seq_length, layout.seed), "one document"
 
 
-def check(config, task, model, precision):
+def check(task, model, precision):
     """Raises Refusal for what breaks the promise of a private run, in a sentence that says what would keep it."""
     if getattr(task.config, "balance", False) or getattr(task.config, "class_weights", ()):
         raise Refusal("balance and class_weights are not for a private run: each example counts alike. Leave them out.")

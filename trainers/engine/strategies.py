@@ -241,8 +241,8 @@ def _mirrored(gpus, reason="--strategy=mirrored"):
         tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * LOGICAL_CPUS)
     strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(LOGICAL_CPUS)])
     return Placement(
-        f"mirrored: {reason}; no GPU is present, so {LOGICAL_CPUS} replicas share the CPU: that proves the path and gains no "
-        "speed", strategy,
+        f"mirrored: {reason}; no GPU is present, so {LOGICAL_CPUS} replicas share the CPU, which shows that "
+        "the strategy works and gains no speed", strategy,
     )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ def assemble(model_type, theirs, tensors, where, tokenizer, task_fields=None):
         a text for a text. The last is a list of the tensors of heads that no task here has.
 
     Raises:
-        Refusal: the structure is none that our model can have, tensors are missing or left over, or the vocabulary is
+        Refusal: our model cannot have the structure, tensors are missing or left over, or the vocabulary is
             another one's.
     """
     family = FAMILIES[model_type]

@@ -5,7 +5,6 @@ is not run here. All have `model_type` chatglm; GLM-4 in the form of transformer
 from zoo.config import Refusal
 from zoo.convert.rules import Family, Rule, linear, norm
 
-OF_THE_CODE = "auto_map quantization_bit pre_seq_len prefix_projection"
 FIRST = Family(
     model="glm",
     prefix="transformer.",
@@ -39,7 +38,7 @@ FIRST = Family(
 )  # fmt: skip
 
 
-def _later_fields(config, theirs):
+def _later_fields(theirs):
     heads, ratio = theirs["num_attention_heads"], theirs.get("rope_ratio") or 1
     if ratio != 1 and theirs["padded_vocab_size"] < 151_552:
         raise Refusal(

@@ -169,7 +169,7 @@ def read(directory):
     spoken = [path.name for path in directory.iterdir() if path.suffix in (".spm", ".model")]
     checklist.files({FILE, "config.json", *files, *own, *spoken})
     tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith("position_encodings/encodings")}
-    model, task = opennmt.assembled(config, Tensors(tensors), tokenizer, directory)
+    model, task = opennmt.assembled(config, Tensors(tensors), directory)
     provenance = {"converted_from": "ctranslate2", "source": directory.name, "checklist": checklist.report()}
     bundle = Bundle(model, tokenizer, task, provenance)
     if model.num_ids is not None and model.output_bias is not None:  # those rows of it forbid ids, which the model does itself

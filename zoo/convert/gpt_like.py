@@ -37,7 +37,7 @@ GPT2 = Family(
     ignored=(r"h\.\d+\.attn\.(masked_)?bias",),
     copies={"lm_head.weight": "wte.weight"},
     architectures={"language_modeling": "GPT2LMHeadModel"},
-    adjust=lambda config, theirs: {"mlp_dim": theirs.get("n_inner")},
+    adjust=lambda theirs: {"mlp_dim": theirs.get("n_inner")},
     adjusted=("n_inner",),
     defaults=dict(
         vocab_size=50_257, n_positions=1_024, n_embd=768, n_layer=12, n_head=12, resid_pdrop=0.1, layer_norm_epsilon=1e-5,
@@ -59,7 +59,7 @@ OPENAI_GPT = replace(
     ignored=(*GPT2.ignored, r"position_ids"),
     copies={"lm_head.weight": "tokens_embed.weight"},
     architectures={"language_modeling": "OpenAIGPTLMHeadModel"},
-    adjust=lambda config, theirs: {},
+    adjust=lambda theirs: {},
     adjusted=(),
     defaults=dict(
         vocab_size=40_478, n_positions=512, n_embd=768, n_layer=12, n_head=12, resid_pdrop=0.1, layer_norm_epsilon=1e-5,
@@ -69,7 +69,7 @@ OPENAI_GPT = replace(
 )  # fmt: skip
 
 
-def _neox_fields(config, theirs):
+def _neox_fields(theirs):
     theta = theirs.get("rotary_emb_base", 10_000.0)
     return {
         **rotary_fields(theirs, theta, theirs.get("rotary_pct", 0.25)), **shape_fields(theirs),
@@ -116,7 +116,7 @@ GPT_NEOX = replace(
 )  # fmt: skip
 
 
-def _opt_fields(config, theirs):
+def _opt_fields(theirs):
     width = theirs.get("word_embed_proj_dim") or theirs["hidden_size"]
     if width != theirs["hidden_size"]:
         raise Refusal(f"Embeddings are {width} wide, hidden states {theirs['hidden_size']}; here both have one width.")
@@ -165,7 +165,7 @@ OPT = Family(
 )  # fmt: skip
 
 
-def _bloom_fields(config, theirs):
+def _bloom_fields(theirs):
     # Distances have no end; the longest text of the training is what their files say, if they say any.
     width = theirs.get("n_embed") or theirs.get("n_embd") or theirs["hidden_size"]
     return {"hidden_dim": width, "max_length": theirs.get("seq_length") or 2_048}
@@ -209,7 +209,7 @@ BLOOM = Family(
 )  # fmt: skip
 
 
-def _falcon_fields(config, theirs):
+def _falcon_fields(theirs):
     new, heads = theirs["new_decoder_architecture"], theirs["num_attention_heads"]
     kv_heads = (theirs.get("num_kv_heads") or heads) if new else 1 if theirs["multi_query"] else heads
     norms = theirs.get("num_ln_in_parallel_attn") or (2 if new else 1)

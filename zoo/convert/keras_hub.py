@@ -201,7 +201,7 @@ def read(directory):
         theirs |= _t5_network(config["config"], directory)
     tokenizer = _tokenizer(directory, backbone, theirs)
     with _opened(directory / WEIGHTS) as weights, _head(directory) as head:
-        tensors, left_out = _tensors(directory, backbone, weights, head)
+        tensors, left_out = _tensors(backbone, weights, head)
         fields = {"masked_lm": HEAD} if model_type == "bert" else {}
         model, task, dropped = assemble(model_type, theirs, tensors, directory, tokenizer, fields)
     provenance = {
@@ -240,7 +240,7 @@ def _head(directory):
     return h5py.File("nothing", "w", driver="core", backing_store=False)
 
 
-def _tensors(directory, backbone, weights, head):
+def _tensors(backbone, weights, head):
     """(the tensors under the table's names, names of the variables of heads that no task here has)."""
     stored = _variables(weights)
     in_head = {f"head/{path}": variables for path, variables in _variables(head).items()}

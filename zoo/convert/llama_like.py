@@ -49,7 +49,7 @@ def _their_llama(config):
     }  # fmt: skip
 
 
-def llama_fields(config, theirs):
+def llama_fields(theirs):
     """Further fields of the zoo's for a Llama, given their config.json; `config` is not read.
 
     Raises:
@@ -94,7 +94,7 @@ def _like_llama(architecture, **changes):
     return replace(LLAMA, architectures={"language_modeling": f"{architecture}ForCausalLM"}, **changes)
 
 
-def _mistral_fields(config, theirs):
+def _mistral_fields(theirs):
     longest = theirs["max_position_embeddings"]
     return {**rotary_fields(theirs), **shape_fields(theirs), **reachable(window_fields(theirs), longest)}
 
@@ -110,16 +110,16 @@ MISTRAL = _like_llama(
 )  # fmt: skip
 
 
-def _qwen_fields(config, theirs):
+def _qwen_fields(theirs):
     layers, first = theirs["num_hidden_layers"], theirs["max_window_layers"]
     kinds = [WHOLE if i < first else WINDOWED for i in range(layers)]
     windows = window_fields(theirs, kinds) if theirs.get("use_sliding_window") else {}
     return {**rotary_fields(theirs), **shape_fields(theirs), **reachable(windows, theirs["max_position_embeddings"])}
 
 
-def _qwen3_fields(config, theirs):
+def _qwen3_fields(theirs):
     check_epsilon(theirs)
-    return _qwen_fields(config, theirs)
+    return _qwen_fields(theirs)
 
 
 def _their_qwen(config):
@@ -166,9 +166,9 @@ PHI3 = _like_llama(
 )  # fmt: skip
 
 
-def _olmo2_fields(config, theirs):
+def _olmo2_fields(theirs):
     check_epsilon(theirs)
-    return llama_fields(config, theirs)
+    return llama_fields(theirs)
 
 
 OLMO2 = _like_llama(
@@ -187,7 +187,7 @@ OLMO2 = _like_llama(
 )
 
 
-def _smollm3_fields(config, theirs):
+def _smollm3_fields(theirs):
     layers, every = theirs["num_hidden_layers"], theirs["no_rope_layer_interval"]
     rotated = theirs.get("no_rope_layers") or [int((i + 1) % every != 0) for i in range(layers)]
     kinds = [WHOLE if rotated[i] else WINDOWED for i in range(layers)]
@@ -216,7 +216,7 @@ SMOLLM3 = _like_llama(
 )  # fmt: skip
 
 
-def _stablelm_fields(config, theirs):
+def _stablelm_fields(theirs):
     return {
         **rotary_fields(theirs, share=0.25), **shape_fields(theirs),
         "qkv_bias": bool(theirs.get("use_qkv_bias")), "parallel": "shared" if theirs.get("use_parallel_residual") else "no",
@@ -256,7 +256,7 @@ GEMMA = _like_llama(
     ),
     block=block(LLAMA_NAMES, plus=1.0),
     final=norm("final_norm", "norm", bias=False, plus=1.0),
-    adjust=lambda config, theirs: llama_fields(config, {"tie_word_embeddings": True, **theirs}),
+    adjust=lambda theirs: llama_fields({"tie_word_embeddings": True, **theirs}),
     defaults=dict(
         LLAMA_DEFAULTS, vocab_size=256_000, hidden_size=3_072, intermediate_size=24_576, num_hidden_layers=28,
         num_attention_heads=16, num_key_value_heads=16, head_dim=256, hidden_act="gelu_pytorch_tanh",
@@ -266,7 +266,7 @@ GEMMA = _like_llama(
 )  # fmt: skip
 
 
-def _gemma2_fields(config, theirs):
+def _gemma2_fields(theirs):
     kinds = [WHOLE if i % 2 else WINDOWED for i in range(theirs["num_hidden_layers"])]
     return {
         **rotary_fields(theirs), **shape_fields({"tie_word_embeddings": True, **theirs}),
@@ -319,7 +319,7 @@ GEMMA2 = replace(
 )  # fmt: skip
 
 
-def _gemma3_fields(config, theirs):
+def _gemma3_fields(theirs):
     check_epsilon(theirs)
     every, layers = theirs.get("sliding_window_pattern") or 6, theirs["num_hidden_layers"]
     kinds = [WINDOWED if (i + 1) % every else WHOLE for i in range(layers)]
@@ -328,7 +328,7 @@ def _gemma3_fields(config, theirs):
     if near.get("rope_type", "default") != "default":
         raise Refusal(f"The rotary positions of layers with a window are scaled by {near['rope_type']!r}; only whole ones are.")
     fields = {
-        **_gemma2_fields(config, {**theirs, "rope_parameters": far, "rope_scaling": None}),
+        **_gemma2_fields({**theirs, "rope_parameters": far, "rope_scaling": None}),
         **window_fields(theirs, kinds),
     }
     if "rope_theta" not in far and "rope_theta" not in theirs:

@@ -7,7 +7,7 @@ from zoo.convert.rules import Family, Rule, linear, norm
 MARIAN_ACTIVATIONS = {"relu": "relu", "swish": "silu", "silu": "silu", "gelu": "gelu_exact", "gelu_new": "gelu"}
 
 
-def _marian_fields(config, theirs):
+def _marian_fields(theirs):
     for name, other in (("attention_heads", "num_heads"), ("ffn_dim", "mlp_dim")):
         encoder, decoder = theirs[f"encoder_{name}"], theirs[f"decoder_{name}"]
         if encoder != decoder:

@@ -144,7 +144,7 @@ def structure(tensors, where):
     }
 
 
-def assembled(config, tensors, tokenizer, where):
+def assembled(config, tensors, where):
     """(a model for translation with the tensors of a file, its task)."""
     task = TASKS.get("translation")()
     with unfilled():

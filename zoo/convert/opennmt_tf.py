@@ -81,7 +81,7 @@ def read(directory):
     spoken = [path.name for path in directory.iterdir() if path.suffix in (".spm", ".model")]
     others = [path.name for path in directory.glob("ckpt-*") if path.name not in weights]
     checklist.files({"checkpoint", *weights, *files, *description, *spoken, *others})
-    model, task = opennmt.assembled(config, tensors, tokenizer, prefix)
+    model, task = opennmt.assembled(config, tensors, prefix)
     provenance = {"converted_from": "opennmt_tf", "source": directory.name, "checklist": checklist.report()}
     return Bundle(model, tokenizer, task, provenance)
 

@@ -100,7 +100,7 @@ class Family:
         irrelevant: their fields that change no number of this kind of model, in one string.
         copies: tensors that repeat another one, and which.
         dropped: patterns of tensors of heads that no task of the zoo has; leaving them out is reported.
-        adjust: further changes of our config, given theirs.
+        adjust: further fields of our config, given theirs.
         adjusted: their fields that `adjust` reads besides.
         defaults: their fields -> the values that transformers takes where a config.json lacks them.
         theirs: further fields of their config, given ours.
@@ -126,7 +126,7 @@ class Family:
     irrelevant: str = ""
     copies: dict = field(default_factory=dict)
     dropped: tuple = ()
-    adjust: Callable = lambda config, theirs: {}
+    adjust: Callable = lambda theirs: {}
     adjusted: tuple = ()
     defaults: dict = field(default_factory=dict)
     theirs: Callable = lambda config: {}
@@ -196,7 +196,7 @@ class Family:
             fields = {ours: theirs[key] for ours, key in self.fields.items() if key in theirs or ours == "vocab_size"}
             if self.pooler:
                 fields["pooler"] = set(self.pooler[0].theirs) <= names
-            return MODELS.config(self.model).from_dict({**fields, **self.fixed, **self.adjust(None, theirs)})
+            return MODELS.config(self.model).from_dict({**fields, **self.fixed, **self.adjust(theirs)})
         except KeyError as error:
             raise Refusal(f"The config in {where} has no {error}, which this type of model needs.") from error
 

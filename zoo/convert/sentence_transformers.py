@@ -49,7 +49,7 @@ def read(directory, checklist, tokenizer_settings, max_length, tokenizer):
         tokenizer: the `Tokenizer` of the directory.
 
     Returns:
-        `(fields, names of files and folders)`; nothing for a directory that is none of sentence-transformers'.
+        `(fields, names of files and folders)`; nothing for a directory that is not sentence-transformers'.
 
     Raises:
         Refusal: a module that is neither a Transformer, a Pooling by `mean` or `cls`, a Dense nor a Normalize, or a setting

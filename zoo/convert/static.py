@@ -14,7 +14,7 @@ from zoo.config import Refusal
 from zoo.data.examples import framed_texts
 from zoo.models.word2vec import Word2Vec, Word2VecConfig
 from zoo.registry import TASKS
-from zoo.signatures.embedding import pooled
+from zoo.signatures.embedding import row_vectors
 from zoo.tasks.embedding import EmbeddingConfig
 
 BATCH_SIZE = 256
@@ -64,7 +64,7 @@ def token_vectors(model, ids, before, after, pooling, progress=lambda done: None
         model: an encoder.
         ids: N ints.
         before, after: tuples of ids.
-        pooling: as in `zoo.signatures.embedding.pooled`.
+        pooling: as in `zoo.signatures.embedding.row_vectors`.
         progress: called with the number of tokens done.
     """
     import tensorflow as tf
@@ -72,7 +72,7 @@ def token_vectors(model, ids, before, after, pooling, progress=lambda done: None
     @tf.function(reduce_retracing=True)
     def vectors(token_ids):
         mask = tf.ones_like(token_ids, tf.bool)
-        return pooled(model, model.hidden({"token_ids": token_ids, "padding_mask": mask}), mask, pooling)
+        return row_vectors(model, model.hidden({"token_ids": token_ids, "padding_mask": mask}), mask, pooling)
 
     found = []
     for start in range(0, len(ids), BATCH_SIZE):

@@ -66,7 +66,7 @@ BERT = Family(
     dropped=(r"cls\.seq_relationship\.(weight|bias)",),
     defaults=ENCODER_DEFAULTS,
     architectures={"embedding": "BertModel", "masked_lm": "BertForMaskedLM"},
-    adjust=lambda config, theirs: {"activation": GELUS[theirs["hidden_act"]]},
+    adjust=lambda theirs: {"activation": GELUS[theirs["hidden_act"]]},
     theirs=_their_mlp,
 )
 
@@ -91,7 +91,7 @@ def _roberta(model_type):
         copies={"lm_head.decoder.weight": "embeddings.word_embeddings.weight", "lm_head.decoder.bias": "lm_head.bias"},
         architectures={"embedding": f"{model_type}Model", "masked_lm": f"{model_type}ForMaskedLM"},
         # Their number of positions counts the two that stand for padding.
-        adjust=lambda config, theirs: {
+        adjust=lambda theirs: {
             "activation": GELUS[theirs["hidden_act"]],
             "max_length": theirs["max_position_embeddings"] - 2,
         },
@@ -106,7 +106,7 @@ def _roberta(model_type):
 GATED_GELUS = {"gelu": "geglu", "gelu_exact": "geglu_exact"}
 
 
-def _modernbert_fields(config, theirs):
+def _modernbert_fields(theirs):
     layers, every = theirs["num_hidden_layers"], theirs.get("global_attn_every_n_layers") or 3
     kinds = theirs.get("layer_types")
     if kinds:  # which layers see all is told in words of two kinds
@@ -192,12 +192,12 @@ MODERNBERT = Family(
 )  # fmt: skip
 
 
-def _glm_fields(config, theirs):
+def _glm_fields(theirs):
     rope = theirs.get("rope_parameters") or {}
     rotated = rope.get("partial_rotary_factor", theirs.get("partial_rotary_factor", 0.5))
     if rotated != 0.5:
         raise Refusal(f"Positions turn a share of {rotated} of each head; a GLM turns half.")
-    fields = llama_fields(config, theirs)
+    fields = llama_fields(theirs)
     if fields.pop("rotary_scaling") != "none":
         raise Refusal(f"The rotary positions of a GLM are not scaled here; its config.json scales them by {rope}.")
     del fields["rotary_numbers"]
@@ -242,7 +242,7 @@ T5_ACTIVATIONS = {
 
 
 def _t5_fields(model_type):
-    def adjust(config, theirs):
+    def adjust(theirs):
         named = theirs["feed_forward_proj"]
         gate = "gelu_new" if named == "gated-gelu" else named.removeprefix("gated-")
         if theirs.get("dense_act_fn", gate) != gate or theirs.get("is_gated_act", named != gate) != named.startswith("gated-"):

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from zoo.layers.cross_entropy import exponentials
+from zoo.layers.forms import CHUNK
 from zoo.layers.fusion import fused
 from zoo.layers.stacks import read_block, write_block
 
-CHUNK = 1 << 25  # logits of one chunk, at most: 128 MB
 FEW = 256  # positions of a chunk where many positions need no logits
 
 

@@ -1,4 +1,4 @@
-"""In which form attention is computed, what that costs, and which activations there are: plain Python, without Keras.
+"""In which form attention is computed, what that costs, and what else the plan shares with layers: plain Python, without Keras.
 
 `auto` goes by the length T: plain for short sequences, in rows of queries for longer ones, in blocks of a running softmax for
 the longest. The numbers are the same, the memory is not.
@@ -19,6 +19,7 @@ GATED_ACTIVATIONS = ("swiglu", "geglu", "geglu_exact", "reglu")
 ATTENTION_SCORES = ("dot", "general", "additive")  # of a recurrent decoder (zoo/layers/recurrent_attention.py)
 LETTER_CASES = 4  # where a word has capital letters (zoo/layers/characters.py)
 MOST_PARTS = 8  # of attention in blocks, as XLA meets them
+CHUNK = 1 << 25  # logits that a loss in chunks makes at a time, at most: 128 MB (zoo/layers/chunked_cross_entropy.py)
 
 
 def resolve_form(form, length, causal):

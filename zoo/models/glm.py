@@ -108,7 +108,7 @@ class GLMConfig(Config):
 
     def validate(self):
         self.require_positive("vocab_size", "max_length", "num_layers", "num_heads", "hidden_dim", "epsilon")
-        self.require_positive("kv_heads", "head_width", "mlp_width")
+        self.require_positive("kv_heads", "head_width", "mlp_width", "rotary_theta")
         self.require_rate("dropout")
         self.require(
             self.head_dim is not None or self.hidden_dim % self.num_heads == 0,

@@ -167,7 +167,7 @@ class GPTConfig(Config):
     }
 
     def validate(self):
-        self.require_positive("vocab_size", "max_length", "num_layers", "num_heads", "hidden_dim", "epsilon")
+        self.require_positive("vocab_size", "max_length", "num_layers", "num_heads", "hidden_dim", "epsilon", "rotary_theta")
         self.require_rate("dropout")
         self.require(
             self.head_dim is not None or self.hidden_dim % self.num_heads == 0,

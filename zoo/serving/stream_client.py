@@ -14,6 +14,11 @@ import urllib.request
 FED_BACK = ("prompt", "token_ids", "prompt_length", "remaining")
 
 
+def first_row(values):
+    """What an output holds for the first row; bytes are read as text."""
+    return values[0].decode("utf8", "replace") if isinstance(values[0], bytes) else values[0]
+
+
 class Rest:
     """A model over REST; tensors are nested lists."""
 
@@ -31,9 +36,7 @@ class Rest:
         except OSError as error:
             raise SystemExit(f"error: no server answers at {self.url}: {error}.") from error
 
-    @staticmethod
-    def first(value):
-        return value[0]
+    first = staticmethod(first_row)
 
 
 class Grpc:
@@ -75,8 +78,7 @@ class Grpc:
             raise SystemExit(f"error: {error.code().name}: {error.details()}") from error
 
     def first(self, value):
-        value = self.read(value)[0]
-        return value.decode("utf8", "replace") if isinstance(value, bytes) else value
+        return first_row(self.read(value))
 
 
 def stream(predict, prompt, max_new_tokens=64, stop=None, another=False, **sampling):

@@ -21,6 +21,18 @@ GRAPH = "saved_model.pb"
 KEPT_STATES = 8  # how many versions of the past a status tells of
 
 
+def numbered(directory):
+    """Number -> path of what is called by a number in a directory, which is how a server knows versions.
+
+    Example:
+        >>> numbered("not/there")
+        {}
+    """
+    directory = Path(directory)
+    paths = directory.iterdir() if directory.is_dir() else ()
+    return {int(path.name): path for path in paths if path.name.isascii() and path.name.isdecimal()}
+
+
 @dataclasses.dataclass
 class Loaded:
     """A version in memory: its number, its directory, its `SavedModel`, how many requests use it, and whether a newer one has
@@ -67,8 +79,7 @@ class Versions:
         """Number -> directory of the versions that are there."""
         if self._fixed:
             return self._only
-        places = [path.parent for path in self._directory.glob(f"*/{GRAPH}")]
-        return {int(place.name): place for place in places if place.name.isascii() and place.name.isdecimal()}
+        return {number: place for number, place in numbered(self._directory).items() if (place / GRAPH).is_file()}
 
     def refresh(self):
         """Loads the newest version if it is not the one in memory. One that cannot be loaded is reported by `states`

@@ -91,7 +91,7 @@ def parsed_draft(text):
         parsed_draft("ngram:runs/ngram/latest")    ... and in the tables of that model, too; drafts have 5 tokens
 
     Raises:
-        Refusal: it is none of them.
+        Refusal: it is not one of them.
     """
     if text in (None, "none"):
         return None

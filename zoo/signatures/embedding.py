@@ -12,7 +12,7 @@ from zoo.signatures.request import signature
 from zoo.signatures.rows import rows_in_graph
 
 
-def pooled(model, hidden_BTD, padding_mask_BT, pooling):
+def row_vectors(model, hidden_BTD, padding_mask_BT, pooling):
     """float32 (B, D): the vector of each row.
 
     Args:
@@ -39,7 +39,7 @@ def embed_signature(model, tokenizer, pooling="mean", normalize=True, max_length
     Args:
         model: an encoder, without the head of a task.
         tokenizer: a `Tokenizer`.
-        pooling: as in `pooled`.
+        pooling: as in `row_vectors`.
         normalize: whether each vector is divided by its length, so that a product of two is their cosine.
         max_length: the most tokens that are read of a text, special ones included; None for the model's own.
         prompt: stands before every text.
@@ -58,7 +58,7 @@ def embed_signature(model, tokenizer, pooling="mean", normalize=True, max_length
         text = tf.strings.join([prompt, text]) if prompt else text
         batch = rows_in_graph([tokenizer.tokenize(text)], frame, tokenizer.pad_id, longest)
         batch.pop("segment_ids", None)  # one part; without them a model need not look any up
-        vectors_BD = pooled(model, model.hidden(batch), batch["padding_mask"], pooling)
+        vectors_BD = row_vectors(model, model.hidden(batch), batch["padding_mask"], pooling)
         if project is not None:
             vectors_BD = project(vectors_BD)
         if normalize:

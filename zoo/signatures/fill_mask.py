@@ -3,13 +3,12 @@
 Shape letters: B batch, T positions, D hidden, M holes of a row, K answers a hole, V vocabulary.
 """
 
-import math
 import re
 
 import tensorflow as tf
 
 from zoo.signatures.embedding import embed_signature
-from zoo.signatures.request import refusal_unless, signature
+from zoo.signatures.request import each_alone, refusal_unless, score_of, signature
 from zoo.signatures.rows import rows_in_graph
 
 NUM_ANSWERS = 5
@@ -41,16 +40,13 @@ def masked_lm_signatures(model, tokenizer, frame):
     def fill_mask(text):
         batch, is_hole_BM = holes(model, tokenizer, frame, text)
         probs, answers = tf.math.top_k(tf.nn.softmax(token_logits(model, batch)), NUM_ANSWERS)
-        spelt = _spelt(tokenizer, answers)
+        spelt = each_alone(tokenizer, answers)
         there = is_hole_BM[..., None]
         return {"tokens": tf.where(there, spelt, ""), "probs": tf.where(there, probs, 0.0)}
 
     @signature(strings)
     def score(text):
-        log_prob, num_tokens = _pseudo_log_probs(model, tokenizer, frame, text)
-        num_bytes = tf.cast(tf.strings.length(text), tf.float32)
-        bits_per_byte = tf.math.divide_no_nan(-log_prob / math.log(2), num_bytes)
-        return {"log_prob": log_prob, "num_tokens": num_tokens, "bits_per_byte": bits_per_byte}
+        return score_of(text, *_pseudo_log_probs(model, tokenizer, frame, text))
 
     embed = embed_signature(model.without_head(), tokenizer)
     return {"serving_default": fill_mask, "fill_mask": fill_mask, "score": score, "embed": embed}
@@ -96,12 +92,6 @@ def holes(model, tokenizer, frame, texts):
 def _rows(model, tokenizer, frame, ids):
     batch = rows_in_graph([ids], frame, tokenizer.pad_id, model.max_length, "refuse")
     return {name: batch[name] for name in ("token_ids", "padding_mask")}  # of one part
-
-
-def _spelt(tokenizer, ids):
-    """string, of the shape of `ids`: how each id is written, on its own."""
-    alone = tf.RaggedTensor.from_uniform_row_length(tf.reshape(ids, [-1]), 1)
-    return tf.reshape(tf.strings.strip(tokenizer.detokenize(alone)), tf.shape(ids))
 
 
 def _pseudo_log_probs(model, tokenizer, frame, texts):

@@ -6,8 +6,6 @@ other.
 Shape letters: B batch, P prompt length (its frame included), T tokens of the longest text.
 """
 
-import math
-
 import numpy as np
 import tensorflow as tf
 
@@ -17,7 +15,7 @@ from zoo.data.examples import Frame
 from zoo.decoding import Sampling, generate
 from zoo.signatures import given
 from zoo.signatures.drafting import require_draft, with_draft
-from zoo.signatures.request import refusal_unless, signature, with_one_row_apart
+from zoo.signatures.request import refusal_unless, score_of, signature, with_one_row_apart
 from zoo.signatures.rows import framed_ids, left_padded_rows
 
 # What a request writes that does not say how much.
@@ -124,10 +122,7 @@ def language_model_signatures(model, tokenizer, frame, draft=None):
 
     @signature(STRINGS)
     def score(text):
-        log_prob, num_tokens = _score(model, tokenizer, frame, text)
-        num_bytes = tf.cast(tf.strings.length(text), tf.float32)
-        bits_per_byte = tf.math.divide_no_nan(-log_prob / math.log(2), num_bytes)
-        return {"log_prob": log_prob, "num_tokens": num_tokens, "bits_per_byte": bits_per_byte}
+        return score_of(text, *_score(model, tokenizer, frame, text))
 
     return {"serving_default": serving_default, "generate": generate_, "beam_search": beam_search_, "score": score}
 

@@ -1,7 +1,8 @@
-"""What signatures of served models have in common: a request that does not fit is refused by a sentence, and one row may have a
-graph of its own."""
+"""What signatures of served models have in common: a request that does not fit is refused by a sentence, one row may have a
+graph of its own, and how some answers are written."""
 
 import inspect
+import math
 
 import tensorflow as tf
 
@@ -47,6 +48,20 @@ def same_rows(**arrays):
     agree = tf.reduce_all(tf.stack(sizes) == sizes[0])
     with tf.control_dependencies([refusal_unless(agree, sentence, *sizes)]):
         return [tf.identity(array) for array in arrays.values()]
+
+
+def each_alone(tokenizer, ids):
+    """string, of the shape of `ids`: how each id is written, on its own."""
+    alone = tf.RaggedTensor.from_uniform_row_length(tf.reshape(ids, [-1]), 1)
+    return tf.reshape(tf.strings.strip(tokenizer.detokenize(alone)), tf.shape(ids))
+
+
+def score_of(text, log_prob, num_tokens):
+    """The answer of a signature `score`: for texts (B,) their `log_prob`, natural, and `num_tokens`, and from the two
+    `bits_per_byte`, 0 for an empty text."""
+    num_bytes = tf.cast(tf.strings.length(text), tf.float32)
+    bits_per_byte = tf.math.divide_no_nan(-log_prob / math.log(2), num_bytes)
+    return {"log_prob": log_prob, "num_tokens": num_tokens, "bits_per_byte": bits_per_byte}
 
 
 def with_one_row_apart(function, *tensors):

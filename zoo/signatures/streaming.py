@@ -19,6 +19,7 @@ Shape letters: B batch, N tokens read and written so far, padding included.
 import functools
 import inspect
 
+import numpy as np
 import tensorflow as tf
 
 from zoo.decoding import choose
@@ -40,6 +41,7 @@ from zoo.signatures.request import refusal_unless, signature, with_one_row_apart
 
 PREFIX = "state_"
 NUM_LIKELIEST = 5
+AS_NEEDED = np.zeros(1, np.int32)  # the default of `padded_length`
 SAMPLING = [name for name in GENERATION if name != "max_new_tokens"]
 
 
@@ -88,7 +90,7 @@ def streaming_signatures(model, tokenizer, frame):
 
     @signature(STRINGS, INTEGERS, INTEGERS, *(OPTIONS[name][0] for name in SAMPLING))
     def prefill(
-        prompt, max_new_tokens=default("max_new_tokens"), padded_length=default("top_k"), temperature=default("temperature"),
+        prompt, max_new_tokens=default("max_new_tokens"), padded_length=AS_NEEDED, temperature=default("temperature"),
         top_k=default("top_k"), top_p=default("top_p"), seed=default("seed"),
     ):  # fmt: skip
         max_new_tokens, sampling = checked_sampling(prompt, max_new_tokens, temperature, top_k, top_p, seed)

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from zoo.signatures.embedding import embed_signature
-from zoo.signatures.request import refusal_unless, same_rows, signature
+from zoo.signatures.request import each_alone, refusal_unless, same_rows, signature
 from zoo.tokenizers.base import row_ids
 
 DEFAULT_ANSWERS, MOST_ANSWERS = 10, 1_000
@@ -64,7 +64,7 @@ def word_vectors_signatures(model, tokenizer):
         best_BK, ids_BK = tf.math.top_k(cosines_BV, width)
         there = (tf.range(width)[None] < k[:, None]) & tf.math.is_finite(best_BK)
         there &= tf.reduce_any(query_BD != 0, axis=1, keepdims=True)
-        return {"words": tf.where(there, _spelt(tokenizer, ids_BK), ""), "similarity": tf.where(there, best_BK, 0.0)}
+        return {"words": tf.where(there, each_alone(tokenizer, ids_BK), ""), "similarity": tf.where(there, best_BK, 0.0)}
 
     @signature(STRINGS, INTEGERS)
     def nearest(word, k=k_default):
@@ -146,9 +146,3 @@ def _one_each(k, words):
     ]  # fmt: skip
     with tf.control_dependencies(checks):
         return tf.broadcast_to(k, [rows])
-
-
-def _spelt(tokenizer, ids_BK):
-    """string (B, K): how each id is written."""
-    alone = tf.RaggedTensor.from_uniform_row_length(tf.reshape(ids_BK, [-1]), 1)
-    return tf.reshape(tf.strings.strip(tokenizer.detokenize(alone)), tf.shape(ids_BK))

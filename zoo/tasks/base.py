@@ -217,8 +217,13 @@ class Task:
         return losses
 
     def loss(self, batch, outputs):
-        """(sum, count), float32 scalars: the loop divides the sum over all replicas by the count over all replicas."""
-        raise TypeError(f"{type(self).__name__} does not implement loss().")
+        """(sum, count), float32 scalars: the loop divides the sum over all replicas by the count over all replicas.
+
+        Here the cross-entropy of the batch's `labels` under logits, weighted with its `loss_weights`.
+        """
+        weights = ops.cast(batch["loss_weights"], "float32")
+        losses = self.smoothed_cross_entropy(batch["labels"], outputs)
+        return ops.sum(losses * weights), ops.sum(weights)
 
     # From a batch to scores
 

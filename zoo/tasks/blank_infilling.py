@@ -58,8 +58,7 @@ class BlankInfillingConfig(TaskConfig):
         return len(self.weights) == 4 and self.weights[3] > 0
 
     def output(self, model_config, seq_length, facts=None):
-        vocab_size = model_config.vocab_size
-        return Output(seq_length, vocab_size, vocab_size * model_config.cost(seq_length).hidden_dim)
+        return Output.of_tokens(model_config, seq_length, seq_length)
 
 
 @dataclass(frozen=True)

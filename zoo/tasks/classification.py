@@ -81,6 +81,8 @@ class ClassificationConfig(TaskConfig):
         self.require(self.pooling in ("auto", "first", "last", "mean"), f"pooling cannot be {self.pooling!r}.")
         self.require(self.overlong in ("cut", "refuse"), f"overlong is cut or refuse, got {self.overlong!r}.")
         self.require(all(weight >= 0 for weight in self.class_weights), "class_weights must not be negative.")
+        some = not self.class_weights or any(self.class_weights)
+        self.require(some, "class_weights are all 0, so nothing would be learnt; give one above 0.")
         enough = not self.labels or not self.class_weights or len(self.labels) == len(self.class_weights)
         self.require(enough, f"there are {len(self.labels)} labels and {len(self.class_weights)} class_weights.")
         once = not (self.balance and self.class_weights)
@@ -362,11 +364,6 @@ class Classification(Task):
         if not self.config.pattern:
             return super().forward(model, batch, state, training)
         return log_probs(model, batch, self.facts.label_ids, self.facts.mask_id, training), None
-
-    def loss(self, batch, outputs):
-        weights = ops.cast(batch["loss_weights"], "float32")
-        losses = self.smoothed_cross_entropy(batch["labels"], outputs)
-        return ops.sum(losses * weights), ops.sum(weights)
 
     def class_logits(self, model, batch, state=None):
         logits, _ = self.forward(model, batch)

@@ -33,8 +33,7 @@ class LanguageModelingConfig(TaskConfig):
 
     def output(self, model_config, seq_length, facts=None):
         chunks = {"auto": None, "chunks": True, "whole": False}[self.logits]
-        vocab_size = model_config.vocab_size
-        return Output(seq_length, vocab_size, vocab_size * model_config.cost(seq_length).hidden_dim, chunks=chunks)
+        return Output.of_tokens(model_config, seq_length, seq_length, chunks)
 
 
 @TASKS.register("language_modeling", LanguageModelingConfig)
@@ -85,12 +84,11 @@ class LanguageModeling(Task):
 
     def loss(self, batch, outputs):
         """(sum, count): the summed loss of the weighted tokens and their summed weights, float32 scalars."""
-        labels, weights = batch["labels"], ops.cast(batch["loss_weights"], "float32")
-        if isinstance(outputs, Unprojected):
-            smoothing = dict(label_smoothing=self.label_smoothing, z_loss=self.z_loss)
-            return summed_cross_entropy(outputs, labels, weights, **smoothing), ops.sum(weights)
-        losses = self.smoothed_cross_entropy(labels, outputs)
-        return ops.sum(losses * weights), ops.sum(weights)
+        if not isinstance(outputs, Unprojected):
+            return super().loss(batch, outputs)
+        weights = ops.cast(batch["loss_weights"], "float32")
+        smoothing = dict(label_smoothing=self.label_smoothing, z_loss=self.z_loss)
+        return summed_cross_entropy(outputs, batch["labels"], weights, **smoothing), ops.sum(weights)
 
     def score(self, model, batch, state=None):
         """Plain negative log-likelihoods and their number: what evaluation reports, and never smoothed."""

@@ -111,11 +111,11 @@ class MaskedLM(Task):
 
     def loss(self, batch, outputs):
         logits, pair_logits = outputs if self._has_pairs else (outputs, None)
-        weights = batch["loss_weights"]
-        total = ops.sum(self.smoothed_cross_entropy(batch["labels"], logits) * weights)
+        total, count = super().loss(batch, logits)
         if self._has_pairs:
-            total = total + ops.sum(cross_entropy(batch["pair_labels"], pair_logits) * ops.sum(weights, axis=1))
-        return total, ops.sum(weights)
+            weights_B = ops.sum(batch["loss_weights"], axis=1)
+            total = total + ops.sum(cross_entropy(batch["pair_labels"], pair_logits) * weights_B)
+        return total, count
 
     def score(self, model, batch, state=None):
         outputs, _ = self.forward(model, batch)

@@ -269,7 +269,7 @@ class SemanticRoles(Task):
         real_BW, asks_roles_B1 = weights > 0, _asks_roles(batch)[:, None]
         found_BW = _are_predicates(outputs[1]) & real_BW & ~asks_roles_B1
         predicted_BW = tf.where(asks_roles_B1, self.best(outputs[0], real_BW), tf.cast(found_BW, tf.int32))
-        # Predicates that are none have no row of their own; what is said of them is wrong, and counted.
+        # Words that are wrongly taken for predicates have no row of their own; what is said of them is wrong, and counted.
         false_rows, _, false_tags = self._labelled(
             model, batch, real_BW, found_BW & (batch["labels"] == 0), self.facts.num_behind
         )

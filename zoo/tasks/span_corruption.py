@@ -47,8 +47,7 @@ class SpanCorruptionConfig(TaskConfig):
     def output(self, model_config, seq_length, facts=None):
         sentinels = self.density / self.mean_length
         window = seq_length / (1 - self.density + sentinels)
-        positions, vocab_size = math.ceil(window * (self.density + sentinels)) + 1, model_config.vocab_size
-        return Output(positions, vocab_size, vocab_size * model_config.cost(seq_length).hidden_dim)
+        return Output.of_tokens(model_config, seq_length, math.ceil(window * (self.density + sentinels)) + 1)
 
 
 @dataclass(frozen=True)
@@ -116,11 +115,6 @@ class SpanCorruptionTask(Task):
 
     def evaluation_batches(self, data, model, tokenizer, layout):
         return evaluation_batches(data, layout, self._spans(model, tokenizer, layout))
-
-    def loss(self, batch, outputs):
-        weights = ops.cast(batch["loss_weights"], "float32")
-        losses = self.smoothed_cross_entropy(batch["labels"], outputs)
-        return ops.sum(losses * weights), ops.sum(weights)
 
     def score(self, model, batch, state=None):
         inputs, weights = model.taken(batch), ops.cast(batch["loss_weights"], "float32")

@@ -321,10 +321,9 @@ class Tagging(Task):
         return ops.sum(cross_entropy(batch["labels"], outputs) * weights)
 
     def loss(self, batch, outputs):
-        weights = ops.cast(batch["loss_weights"], "float32")
-        if self.config.crf:
-            return self._nats(batch, outputs), ops.sum(weights)
-        return ops.sum(self.smoothed_cross_entropy(batch["labels"], outputs) * weights), ops.sum(weights)
+        if not self.config.crf:
+            return super().loss(batch, outputs)
+        return self._nats(batch, outputs), ops.sum(ops.cast(batch["loss_weights"], "float32"))
 
     def tempered(self, outputs):
         """As `Task.tempered`; with a CRF unary scores and moves alike."""

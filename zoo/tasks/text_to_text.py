@@ -58,8 +58,7 @@ class TranslationConfig(TaskConfig):
         self.require(known, f"bleu_tokenize is one of {', '.join(BLEU_TOKENIZERS)}, got {self.bleu_tokenize!r}.")
 
     def output(self, model_config, seq_length, facts=None):
-        vocab_size = model_config.vocab_size
-        return Output(seq_length, vocab_size, vocab_size * model_config.cost(seq_length).hidden_dim)
+        return Output.of_tokens(model_config, seq_length, seq_length)
 
 
 @dataclass(frozen=True)
@@ -90,8 +89,7 @@ class SummarizationConfig(TaskConfig):
         self.require(self.lang in ("en", "zh"), f"lang is en or zh, got {self.lang!r}.")
 
     def output(self, model_config, seq_length, facts=None):
-        vocab_size = model_config.vocab_size
-        return Output(seq_length, vocab_size, vocab_size * model_config.cost(seq_length).hidden_dim)
+        return Output.of_tokens(model_config, seq_length, seq_length)
 
 
 @dataclass(frozen=True)
@@ -229,11 +227,6 @@ class TextToText(Task):
     def evaluation_batches(self, data, model, tokenizer, layout):
         rows = self._rows(data, model, tokenizer, layout)
         return in_order(len(data), layout.batch_size, rows.batch)
-
-    def loss(self, batch, outputs):
-        weights = ops.cast(batch["loss_weights"], "float32")
-        losses = self.smoothed_cross_entropy(batch["labels"], outputs)
-        return ops.sum(losses * weights), ops.sum(weights)
 
     def score(self, model, batch, state=None):
         inputs, weights = model.taken(batch), ops.cast(batch["loss_weights"], "float32")

@@ -393,6 +393,11 @@ def row_ids(ragged):
     return tf.cumsum(starts)[:-1]
 
 
+def splits_of(lengths):
+    """Row lengths int64 (R,) -> row splits int64 (R + 1,)."""
+    return tf.concat([tf.constant([0], tf.int64), tf.cumsum(lengths)], 0)
+
+
 def kept(ragged, keep):
     """A RaggedTensor (B, None) without the values at which `keep`, bool (N,), is False."""
     before = tf.concat([[0], tf.cumsum(tf.cast(keep, tf.int64))], 0)
@@ -450,7 +455,7 @@ def load(directory):
 
 
 def _class_of(algorithm):
-    """The class that saved a tokenizer. Some are none that a user could ask for by name: they are not registered."""
+    """The class that saved a tokenizer. Some cannot be asked for by name: they are not registered."""
     if algorithm == "character_bpe":
         from zoo.tokenizers.character_bpe import CharacterBPE
 

@@ -174,11 +174,6 @@ class BPETokenizer(Tokenizer):
         return cls(model["vocab"], model["merges"])
 
     @classmethod
-    def from_gpt2(cls, encoder_json, vocab_bpe):
-        """From the two files that came with GPT-2: token -> id, and one merge a line in order."""
-        return cls(read_json(encoder_json), read_merges(vocab_bpe))
-
-    @classmethod
     def from_huggingface(cls, tokenizer_json, eos_token=None, special=NOTHING, add_prefix_space=None):
         """From a `tokenizer.json` of the `tokenizers` library.
 

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from zoo.config import Refusal
 from zoo.tokenizers import bpe_words
-from zoo.tokenizers.base import byte_values, kept, row_ids, valid_utf8
+from zoo.tokenizers.base import byte_values, kept, row_ids, splits_of, valid_utf8
 from zoo.tokenizers.bpe_words import PAGE, shift
 
 SYMBOL_BITS = 21
@@ -95,7 +95,7 @@ class BPEGraph(tf.Module):
         merged = self._merge(words)
         tokens = merged.with_flat_values(tf.gather(self._tensors["ids"], merged.flat_values))
         tokens = tf.gather(self._as_wholes(words, tokens) if self._whole else tokens, which)
-        words_before = _splits(tf.cast(starts, tf.int64))
+        words_before = splits_of(tf.cast(starts, tf.int64))
         token_splits = tf.gather(tokens.row_splits, tf.gather(words_before, data.row_splits))
         return tf.RaggedTensor.from_row_splits(tokens.flat_values, token_splits, validate=False)
 
@@ -135,7 +135,7 @@ class BPEGraph(tf.Module):
         equal = tf.reduce_all(tf.gather(lengths, twin) == lengths) & tf.reduce_all(tf.gather(data, there) == data)
         which, first = tf.cond(equal, lambda: (which, first), lambda: (every, every))
 
-        row_splits = _splits(tf.gather(lengths, first))
+        row_splits = splits_of(tf.gather(lengths, first))
         places = tf.RaggedTensor.from_row_splits(tf.range(row_splits[-1]), row_splits, validate=False)
         source = tf.gather(tf.gather(splits, first) - row_splits[:-1], row_ids(places)) + places.flat_values
         return which, places.with_flat_values(tf.gather(data, source))
@@ -217,7 +217,7 @@ class BPEGraph(tf.Module):
         )
         word = tf.gather(word_of_block, block)
         counts = tf.math.unsorted_segment_sum(tf.ones_like(symbols, tf.int64), word, words.nrows())
-        return tf.RaggedTensor.from_row_splits(symbols, _splits(counts), validate=False)
+        return tf.RaggedTensor.from_row_splits(symbols, splits_of(counts), validate=False)
 
     def _made(self, left, right, in_one_word):
         """int32 (S,): what the symbols `left` and `right` make, NOTHING where no merge joins them or a word ends."""
@@ -238,11 +238,6 @@ def word_sum(word):
     with np.errstate(over="ignore"):
         factors = HASHES[np.arange(len(word)) % PAGE]
         return int(np.sum((np.frombuffer(word, np.uint8).astype(np.int64) + 1) * factors))
-
-
-def _splits(lengths):
-    """Row lengths int64 (R,) -> row splits int64 (R + 1,)."""
-    return tf.concat([tf.constant([0], tf.int64), tf.cumsum(lengths)], 0)
 
 
 def _every_second(made, hit):

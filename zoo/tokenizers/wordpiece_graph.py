@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 import tokenizers
 
-from zoo.tokenizers.base import row_ids
+from zoo.tokenizers.base import row_ids, splits_of
 
 PAGE = 256
 # All others are of planes that hold none in any version of Unicode, or private as U+E000 is.
@@ -77,7 +77,7 @@ class WordPieceGraph(tf.Module):
             distinct, which = tf.unique(words)
             pieces = tf.gather(self._matched(distinct), which)
             words_of_text = tf.math.unsorted_segment_sum(tf.ones_like(which, tf.int64), text_of_word, tf.size(texts))
-            splits = tf.gather(pieces.row_splits, _splits(words_of_text))
+            splits = tf.gather(pieces.row_splits, splits_of(words_of_text))
             return tf.RaggedTensor.from_row_splits(pieces.flat_values, splits, validate=False)
 
     def normalize(self, texts):
@@ -146,7 +146,7 @@ class WordPieceGraph(tf.Module):
         stays = tf.gather(spelt, which)
         ids, which, place = (tf.boolean_mask(values, stays) for values in (ids, which, place))
         lengths = tf.math.unsorted_segment_sum(tf.ones_like(which), which, count)
-        splits = _splits(tf.where(spelt, lengths, 1))
+        splits = splits_of(tf.where(spelt, lengths, 1))
         flat = tf.fill([splits[-1]], self._unk_id)
         flat = tf.tensor_scatter_nd_update(flat, (tf.gather(splits, which) + place)[:, None], ids)
         return tf.RaggedTensor.from_row_splits(flat, splits, validate=False)
@@ -175,11 +175,6 @@ def _string_table(ids):
     ids = ids or {b"": -1}  # TensorFlow initialises no empty table
     pairs = tf.lookup.KeyValueTensorInitializer(tf.constant(list(ids), tf.string), tf.constant([*ids.values()], tf.int32))
     return tf.lookup.StaticHashTable(pairs, -1)
-
-
-def _splits(lengths):
-    """Row lengths int64 (R,) -> row splits int64 (R + 1,)."""
-    return tf.concat([tf.constant([0], tf.int64), tf.cumsum(lengths)], 0)
 
 
 def _before(values, fill):

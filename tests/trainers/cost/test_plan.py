@@ -108,8 +108,7 @@ def test_activations_go_with_rows_and_less_is_kept_when_blocks_are_computed_agai
     assert activations(precision="bfloat16") < activations()
     assert activations(seq_length=8) <= activations() / 2
     again = dataclasses.replace(tiny(), num_layers=12)
-    if "remat" in {field.name for field in dataclasses.fields(again)}:
-        assert activations(again.replace(remat="block")) < activations(again) / 2
+    assert activations(again.replace(remat="block")) < activations(again) / 2
 
 
 def test_of_many_logits_only_a_chunk_is_held():

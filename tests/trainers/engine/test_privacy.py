@@ -211,11 +211,11 @@ def test_what_breaks_the_promise_is_refused_in_a_sentence():
         privacy.units_of(config, object(), gpt, stream, layout)
     task, model, batches, _ = tiny_tasks.create("bert:classification")
     with pytest.raises(Refusal, match="each example counts alike"):
-        privacy.check(config, task, model, "float32")
+        privacy.check(task, model, "float32")
     assert privacy.units_of(config, batches, model, None, layout) == (batches, "one row")
     task, model, *_ = tiny_tasks.create("bert:tagging")
     with pytest.raises(Refusal, match="float16"):
-        privacy.check(config, task, model, "float16")
+        privacy.check(task, model, "float16")
     with pytest.raises(Refusal, match="as many in each step"):
         privacy.Guarantee(config, 5, 5, 10, 0, "one row")
 
@@ -234,7 +234,7 @@ def test_settings_that_make_no_sense_are_refused(fields, sentence):
 def test_a_budget_of_tokens_is_refused():
     task = TASKS.get("translation")(TASKS.config("translation")(batch_tokens=64))
     with pytest.raises(Refusal, match="batch_tokens puts pairs together by their lengths"):
-        privacy.check(PrivacyConfig(dp_noise=1.0), task, tiny_models.create("transformer"), "float32")
+        privacy.check(task, tiny_models.create("transformer"), "float32")
 
 
 def test_epsilon_is_what_dp_accounting_counts():

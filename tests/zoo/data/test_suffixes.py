@@ -23,12 +23,12 @@ def times(stream, ngram):
     return sum(list(window) == list(ngram) for window in windows)
 
 
-@pytest.mark.parametrize("name", STREAMS)
-@pytest.mark.parametrize("vocab_size", [5, 100_000, 2**40])
+@pytest.mark.parametrize(
+    ("name", "vocab_size"),
+    [(name, size) for name, stream in STREAMS.items() for size in (5, 100_000, 2**40) if stream.max() < size],
+)
 def test_positions_stand_in_the_order_of_their_suffixes(name, vocab_size):
     stream = STREAMS[name]
-    if stream.max() >= vocab_size:
-        return
     expected = sorted(range(len(stream)), key=lambda i: stream[i:].tolist())
     assert suffix_array(stream, vocab_size).tolist() == expected
     for at_once in (1, 2, 7, 64):  # some positions after others, with groups larger than that

@@ -272,6 +272,7 @@ def test_a_cache_serves_every_form_of_attention(attention):
     (dict(mlp_dim=0), "mlp_dim must be positive, got 0."),
     (dict(num_layers=0), "num_layers must be positive, got 0."),
     (dict(vocab_size=-1), "vocab_size must be positive, got -1."),
+    (dict(rotary_theta=-1), "rotary_theta must be positive, got -1.0."),
     (dict(dropout=1.0), "dropout must be at least 0 and below 1, got 1.0."),
     (dict(position="sinus"), "position must be learned or rotary or alibi, got 'sinus'."),
     (dict(norm="batch"), "norm must be layer or rms, got 'batch'."),

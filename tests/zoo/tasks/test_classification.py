@@ -180,6 +180,7 @@ def test_metrics_are_scikit_learns():
     ([{"text": "a", "label": "x"}], {}, "Every training example has the label 'x'"),
     (EXAMPLES, dict(synonym_rate=0.1), "synonym_rate and synonym_table go together"),
     (EXAMPLES, dict(class_weights=(1.0,)), "There are 3 labels and 1 class_weights"),
+    (EXAMPLES, dict(class_weights=(0.0, 0.0, 0.0)), "class_weights are all 0, so nothing would be learnt"),
 ])  # fmt: skip
 def test_training_examples_that_are_refused(examples, fields, sentence):
     with pytest.raises(ValueError, match=sentence):

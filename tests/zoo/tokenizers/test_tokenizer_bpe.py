@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.zoo.tokenizers.unicode_texts import CORPUS, texts
 from zoo.tokenizers import base, bpe_words
 from zoo.tokenizers.base import create, load
-from zoo.tokenizers.bpe import BYTE_SYMBOLS, DEFAULT_VOCAB_SIZE, END_OF_TEXT, BPETokenizer
+from zoo.tokenizers.bpe import BYTE_SYMBOLS, DEFAULT_VOCAB_SIZE, END_OF_TEXT, BPETokenizer, read_merges
 
 MERGES = [("h", "e"), ("l", "l"), ("Ġ", "he"), ("Ġhe", "ll")]
 
@@ -127,7 +127,7 @@ def test_gpt2_files(tmp_path):
     with pytest.raises(ValueError, match="is not UTF-8: byte .* at offset 0"):
         create(tmp_path)
     with pytest.raises(ValueError, match="There is no file"):
-        BPETokenizer.from_gpt2(tmp_path / "encoder.json", tmp_path / "absent")
+        read_merges(tmp_path / "absent")
 
 
 def test_huggingface_file(tmp_path):
