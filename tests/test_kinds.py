@@ -85,6 +85,20 @@ def test_a_model_refuses_a_name_that_no_batch_has_and_leaves_alone_what_is_for_t
     np.testing.assert_array_equal(model({**batch, **others}), model(batch))
 
 
+@pytest.mark.parametrize("name", MODELS.names())
+def test_a_model_says_what_a_batch_lacks(name):
+    model = tiny_models.create(name)
+    with pytest.raises(Refusal, match=f"{name} needs token_ids; the batch has padding_mask."):
+        model({"padding_mask": np.ones((2, 3), bool)})
+    if model.kind == "encoder_decoder":
+        ids = np.ones((2, 3), np.int32)
+        for batch in (ids, {"token_ids": ids}):
+            with pytest.raises(Refusal, match=f"{name} reads a source: give source_ids too"):
+                model(batch)
+        state = model.init_state(2, 3, model.encode(ids))
+        assert model({"token_ids": ids}, state=state)[0].shape == (2, 3, model.config.vocab_size)
+
+
 @pytest.mark.parametrize("name", TASKS.names())
 def test_inspect_gives_the_facts(name):
     examples = tiny_tasks.EXAMPLES.get(name, [{"text": "a"}])

@@ -47,11 +47,9 @@ class Model(keras.Model):
 
     takes = ("token_ids", "padding_mask")
     passes = ()
-    num_ids = None
-    temperature = 1.0
+    num_ids, temperature = None, 1.0
     carries_state = one_row_apart = rewinds = forgets_at_eos = aligns = False
-    context_tokens = 0
-    max_length = None
+    context_tokens, max_length = 0, None
 
     def __init__(self, config, **kwargs):
         kwargs.setdefault("name", type(self).registered_name)
@@ -79,10 +77,12 @@ class Model(keras.Model):
             batch: a dict with the names of `zoo/data/batch.py`, or token ids alone.
 
         Raises:
-            Refusal: the batch has an input that this model would ignore, or a name that no batch has.
+            Refusal: the batch has an input that this model would ignore, a name that no batch has, or no `token_ids`.
         """
         if not isinstance(batch, dict):
             return {"token_ids": batch}
+        if batch.get("token_ids") is None:
+            raise Refusal(f"{self.registered_name} needs token_ids; the batch has {', '.join(batch) or 'nothing'}.")
         ignored = [name for name, value in batch.items() if value is not None and name not in (*self.takes, *NO_INPUTS)]
         if ignored:
             raise Refusal(
@@ -377,6 +377,8 @@ class EncoderDecoder(LanguageModel):
 
     def call(self, batch, state=None, training=False):
         inputs = self.taken(batch)
+        if state is None and "source_ids" not in inputs:
+            raise Refusal(f"{self.registered_name} reads a source: give source_ids too, or a state that was made of one.")
         features, new_state = self.features(inputs.pop("token_ids"), state, training=training, **inputs)
         logits = self.project(features)
         return logits if state is None else (logits, new_state)
@@ -461,8 +463,7 @@ class WithHead(keras.Model):
     Call: a batch, a dict -> the head's outputs.
     """
 
-    carries_state = False
-    context_tokens = 0
+    carries_state, context_tokens = False, 0
 
     def __init__(self, backbone, head):
         super().__init__(name="headed")
