@@ -391,7 +391,7 @@ class Loaded:
 
     def require_room(self, texts, kind="prompt"):
         """Raises Refusal if a text is longer than the model can take; it says which."""
-        longest, special = self.model.max_length, self._frame.num_special()
+        longest, special = self.task.limit(self.model), self._frame.num_special()
         for i, text in enumerate(texts):
             length = special + len(self.tokenizer.encode(text))
             if longest is not None and length > longest:

@@ -7,7 +7,10 @@ import pytest
 import tensorflow as tf
 
 from tests import exports
+from zoo.api import Loaded
 from zoo.beams import beam_search
+from zoo.bundle import Bundle
+from zoo.config import Refusal
 from zoo.layers.coverage import covered, with_coverage
 from zoo.signatures.text_to_text import begin, source_of
 
@@ -134,6 +137,14 @@ def test_a_target_for_which_the_model_has_no_positions_is_refused_in_a_sentence(
                     signatures[signature](*asked)
             else:
                 signatures[signature](*asked)
+
+
+@pytest.mark.parametrize("name", ["transformer", "seq2seq"])
+def test_of_several_sources_the_one_that_is_too_long_is_named(name):
+    model, tokenizer, task = exports.made(name, "translation")
+    loaded = Loaded(Bundle(model, tokenizer, task, {}))
+    with pytest.raises(Refusal, match="^The prompt number 2 has 71 tokens, with the special ones .* takes at most 64"):
+        loaded.generate(["x", "x" * 70])
 
 
 @pytest.mark.parametrize("sampled", [False, True])

@@ -108,6 +108,10 @@ class Task:
         """What texts are read and written with: the tokenizer, or one that knows further ids than those of its vocabulary."""
         return tokenizer
 
+    def limit(self, model):
+        """The most tokens of a text that is asked about, special ones included, or None."""
+        return model.max_length
+
     def frame_for(self, model, tokenizer):
         """The `Frame` as one model reads it: without segment ids where the model takes none."""
         frame = self.frame(model.kind, tokenizer)

@@ -326,18 +326,17 @@ class TextToText(Task):
     def training_metrics(self, loss, data):
         return {"perplexity": metrics.perplexity(loss), "bits_per_byte": loss / math.log(2) * data.tokens_per_byte}
 
-    def _limit(self, model):
-        """The most tokens of a source, special ones included, or None."""
+    def limit(self, model):
         limit = min(self.facts.max_tokens or math.inf, model.max_length or math.inf)
         return None if limit == math.inf else limit
 
     def signatures(self, model, tokenizer):
         """Name -> tf.function: see `text_to_text_signatures` and `streaming_pair_signatures`."""
-        asked = model, tokenizer, self.frame(model.kind, tokenizer), self._limit(model)
+        asked = model, tokenizer, self.frame(model.kind, tokenizer), self.limit(model)
         return {**text_to_text_signatures(*asked), **streaming_pair_signatures(*asked)}
 
     def requests(self, model, tokenizer):
-        requests = text_to_text_requests(model, tokenizer, self._limit(model))
+        requests = text_to_text_requests(model, tokenizer, self.limit(model))
         return requests + streaming_pair_requests(first=len(requests))
 
 
