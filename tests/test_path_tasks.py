@@ -92,5 +92,5 @@ def test_a_task_by_the_command_line(task, tmp_path, monkeypatch, capfd):
         told = {name: value for name, value in lines[-1].items() if name.endswith("_signature")}
         config = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf8"))
         assert {name: config[name] for name in told} == told and "nrefs:1|" in told["bleu_signature"]
-        assert answer.out.count("(the first 200 of 1,280 tokens)") >= 2
+        assert answer.out.count("(200 of 1,280 tokens, drawn once)") >= 2
         assert programs.call(capfd, *command).status == 0  # the run goes on: nothing is left to do

@@ -194,8 +194,9 @@ def _blank_rows(blank_ids, model, tokenizer, frame, context, word, behind):
 
 
 def _blank_scores(model, batch):
-    positions = tf.stack([batch["places"], batch["within"]], -1)
-    return _next_scores(model, {**batch, "positions": positions})
+    batch = dict(batch)
+    batch["positions"] = tf.stack([batch.pop("places"), batch.pop("within")], -1)
+    return _next_scores(model, batch)
 
 
 def _masked_rows(model, tokenizer, frame, context, word, behind):
