@@ -4,15 +4,18 @@
     python -m benchmarks.ngram --brown=PATH --large=PATH     fits another, larger text too
     python -m benchmarks.ngram --brown=PATH --kenlm --peer_python=PATH    KenLM's module is in another interpreter
     python -m benchmarks.ngram --megabytes=295 --memory=,1G          a text made here: in memory and on disk, in bins and not
+    python -m benchmarks.ngram --megabytes=295 --lmplz=PATH          and KenLM's lmplz on the same words
 
 The fit is measured twice, each time in a process of its own: the numpy part alone, without TensorFlow, and
-`NGram.fit_closed_form` in a process that has TensorFlow. KenLM's lmplz is a program that no package index carries; the figures
-printed for it were measured once on two cores, elsewhere, and cover reading text and writing ARPA too; ours for these
-two are printed apart. KenLM's queries are measured in this run through its Python module, sentence by sentence, on the
-ARPA file that we write; our side scores the same text in one call of a TensorFlow graph, without XLA.
+`NGram.fit_closed_form` in a process that has TensorFlow. KenLM's lmplz is a program that no package index carries. It is built
+from the `kenlm` source package with CMake and Boost. Without `--lmplz` the figures printed for it were measured once on two
+cores, elsewhere. Its seconds cover reading text and writing ARPA; ours for these two are printed apart. KenLM's queries are
+measured in this run through its Python module, sentence by sentence, on the ARPA file that we write; our side scores the same
+text in one call of a TensorFlow graph, without XLA.
 """
 
 import argparse
+import itertools
 import json
 import resource
 import statistics
@@ -67,6 +70,8 @@ def _parser():
     parser.add_argument("--fits", type=int, default=3, help="how often each fit is measured")
     parser.add_argument("--megabytes", type=int, help="make a text of this size, and fit it with each of --memory")
     parser.add_argument("--memory", default=",1G", help="sizes as --set=memory= takes them; an empty one is all in memory")
+    parser.add_argument("--lmplz", help="KenLM's program, for the text of --megabytes")
+    parser.add_argument("--lmplz_memory", default="4G", help="what it may use, as its -S takes it")
     parser.add_argument("--bits", default="0", help=argparse.SUPPRESS)
     parser.add_argument("--worker", choices=sorted(WORKERS), help=argparse.SUPPRESS)
     parser.add_argument("--directory", help=argparse.SUPPRESS)
@@ -75,6 +80,7 @@ def _parser():
 
 def _command(args, worker, python=sys.executable):
     options = {name: getattr(args, name) for name in ("brown", "order", "hold_out", "directory", "memory", "bits")}
+    options |= {"lmplz": args.lmplz, "lmplz_memory": args.lmplz_memory} if args.lmplz else {}
     return [python, "-m", "benchmarks.ngram", f"--worker={worker}", *(f"--{k}={v}" for k, v in options.items())]
 
 
@@ -124,6 +130,13 @@ def _peak_mb():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def _core_seconds():
+    """Of this process and of the children that have ended."""
+    return sum(
+        used.ru_utime + used.ru_stime for used in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
+
+
 def _estimate(args):
     """The numpy part of the fit, alone: this process never imports TensorFlow."""
     from zoo.layers import ngram_estimation
@@ -143,9 +156,39 @@ def _shards(args):
 
     start = time.perf_counter()
     source = tfds_configs.get("local_text", args.brown)
-    _, streams = prepare(source, "word", cache_dir=Path(args.directory) / "cache", splits=["train", "validation"])
-    seconds = time.perf_counter() - start
-    print(json.dumps({"seconds": seconds, "tokens": len(streams["train"]), "shards": str(streams["train"].directory)}))
+    tokenizer, streams = prepare(source, "word", cache_dir=Path(args.directory) / "cache", splits=["train", "validation"])
+    seconds, core_seconds = time.perf_counter() - start, _core_seconds()
+    words = [tokenizer.decode([i]) for i in range(tokenizer.vocab_size)]
+    (Path(args.directory) / "words.json").write_text(json.dumps(words), encoding="utf8")
+    made = {"seconds": seconds, "core_seconds": core_seconds, "tokens": len(streams["train"])}
+    print(json.dumps({**made, "shards": str(streams["train"].directory)}))
+
+
+def _lmplz(args):
+    """KenLM's program on the words of the shards, a document a line: seconds from text to ARPA, and its peak memory."""
+    from zoo.data.shards import TokenShards
+
+    shards, folder = TokenShards.open(args.brown), Path(args.directory)
+    words = np.array(json.loads((folder / "words.json").read_text(encoding="utf8")), object)
+    # lmplz refuses words that it uses itself.
+    words[[word in ("<unk>", "<s>", "</s>") for word in words]] = "<unknown>"
+    words[shards.eos_id] = "\n"
+    with open(folder / "words.txt", "w", encoding="utf8") as file:
+        for start in range(0, len(shards), 2**20):
+            file.write(" ".join(words[shards[start : start + 2**20]]) + " ")
+    command = [args.lmplz, "-o", str(args.order), "-S", args.lmplz_memory, "-T", str(folder), "--discount_fallback"]
+    start = time.perf_counter()
+    with open(folder / "words.txt", "rb") as text, open(folder / "lmplz.arpa", "wb") as arpa:
+        done = subprocess.run(command, stdin=text, stdout=arpa, stderr=subprocess.PIPE, text=True, check=False)
+    seconds, used = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        raise SystemExit(f"lmplz failed: {done.stderr[-1000:]}")
+    with open(folder / "lmplz.arpa", encoding="utf8", errors="replace") as file:
+        heads = itertools.takewhile(lambda line: not line.startswith("\\1-grams"), file)
+        counts = [int(line.partition("=")[2]) for line in heads if line.startswith("ngram ")]
+    (folder / "lmplz.arpa").unlink()
+    core_seconds = used.ru_utime + used.ru_stime
+    print(json.dumps({"seconds": seconds, "core_seconds": core_seconds, "peak_mb": used.ru_maxrss / 1024, "counts": counts}))
 
 
 def _count(args):
@@ -183,17 +226,18 @@ def _bins(args):
     model.fit_closed_form(shards)
     score = tf.function(lambda token_ids, labels: tf.reduce_sum(model.token_log_probs(token_ids, labels)[0]))
     total, seconds, num_tokens = 0.0, [], len(held_out) - 1
-    for start in range(0, num_tokens - num_tokens % SCORED_TOKENS, SCORED_TOKENS):
-        ids = tf.constant(held_out[start : start + SCORED_TOKENS + 1])[None]
+    size = min(SCORED_TOKENS, num_tokens // 3)
+    for start in range(0, num_tokens - num_tokens % size, size):
+        ids = tf.constant(held_out[start : start + size + 1])[None]
         began = time.perf_counter()
         total += float(score(ids[:, :-1], ids[:, 1:]))
         seconds.append(time.perf_counter() - began)
-    num_scored = len(seconds) * SCORED_TOKENS
+    num_scored = len(seconds) * size
     loss = -total / num_scored
     print(json.dumps({
         "bytes": sum(weight.numpy().nbytes for weight in model.weights), "ngrams": model.config.num_params(), "loss": loss,
         "bits_per_byte": loss * num_tokens / np.log(2) / held_out.num_bytes,
-        "speed": SCORED_TOKENS / statistics.median(seconds[1:]),
+        "speed": size / statistics.median(seconds[1:]),
     }))  # fmt: skip
 
 
@@ -203,7 +247,8 @@ def _compare_memory(args):
         args.brown = str(prepare_memory.make_text(directory, args.megabytes * prepare_memory.MEGABYTE, "file"))
         made = _worker(args, "shards")
         print(
-            f"{args.megabytes} MB of text, {made['tokens']:,} tokens of its first nine tenths, ids in {made['seconds']:.1f} s"
+            f"{args.megabytes} MB of text, {made['tokens']:,} tokens of its first nine tenths, ids in {made['seconds']:.1f} s "
+            f"({made['core_seconds']:.1f} core s)"
         )
         args.brown = made["shards"]
         for memory in args.memory.split(","):
@@ -214,6 +259,11 @@ def _compare_memory(args):
             seconds = f"{found['seconds']:6.1f} s, {found['core_seconds']:6.1f} core s"
             print(f"{title:15} {seconds}, {peak}; tables {found['checksum']:08x}", flush=True)
         print("n-grams: " + " / ".join(f"{count:,}" for count in found["counts"]))
+        if args.lmplz:
+            peer = _worker(args, "lmplz")
+            seconds = f"{peer['seconds']:6.1f} s, {peer['core_seconds']:6.1f} core s"
+            print(f"{'lmplz, to ARPA':15} {seconds}, peak {peer['peak_mb']:,.0f} MB of -S {args.lmplz_memory}")
+            print("its n-grams: " + " / ".join(f"{count:,}" for count in peer["counts"]) + " (a <s> of its own)", flush=True)
         for bits in ("0", "8"):
             args.bits = bits
             found = _worker(args, "bins")
@@ -289,6 +339,7 @@ WORKERS = {
     "estimate": _estimate,
     "shards": _shards,
     "count": _count,
+    "lmplz": _lmplz,
     "bins": _bins,
     "fit": _fit,
     "judge": _judge,

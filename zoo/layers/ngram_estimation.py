@@ -18,7 +18,11 @@ with log_backoffs(h) = 0 for an unseen h. `eos_id` opens a sentence (as <s>, onl
 only ever predicted), so no n-gram holds it in its middle. Memory is about 25 bytes an n-gram plus 40 a token.
 """
 
+import concurrent.futures
 import dataclasses
+import functools
+import itertools
+import os
 
 import numpy as np
 
@@ -26,6 +30,8 @@ import numpy as np
 STUPID_BACKOFF_WEIGHT = 0.4
 # What KenLM's --discount_fallback assumes when counts of counts define no discounts, in the simple form of one D.
 FALLBACK_DISCOUNT = 0.5
+# So many positions are sorted at once.
+RANGE = 2**18
 
 
 @dataclasses.dataclass
@@ -104,29 +110,68 @@ def tables_of(ngrams, vocab_size, smoothing="kneser_ney", add_k=1.0, cutoffs=())
 
 
 def corpus_count(token_ids, order, vocab_size, eos_id):
-    """All distinct n-grams of order 1 to `order`, one sort an order: a list of NGrams.
+    """All distinct n-grams of order 1 to `order`, from the shortest to the longest: a list of NGrams.
 
-    The n-gram that ends at position i is named by the node of the (n-1)-gram that ends at i - 1 and the word at i. One
-    int64 key holds both, whatever n is, so longer n-grams sort as fast as bigrams.
+    Positions that are sorted by the (n-1)-gram that ends there are, one further on, sorted by the prefix of the n-gram that
+    ends there: only its last word is still to be sorted by. So the work falls apart into ranges of prefixes, which are small
+    enough for a core's cache and are sorted by all cores.
     """
     ids = np.asarray(token_ids, np.int32)
     words_before = _words_before(ids, eos_id)
     counts = np.bincount(ids[1:], minlength=vocab_size).astype(np.int32)
     nothing = np.zeros(vocab_size, np.int32)
     tables, nodes = [NGrams(np.arange(vocab_size), nothing, counts, nothing > 0)], ids
-    for n in range(2, order + 1):
-        ends = np.flatnonzero(words_before >= n - 1) + 1
-        keys = nodes[ends - 1].astype(np.int64) * (vocab_size + 1) + ids[ends]
-        by_key = np.argsort(keys)
-        keys, ends = keys[by_key], ends[by_key]
+    # The positions where an n-gram ends, in the order of n-grams, and how many there are of each.
+    ends, counts = (_sorted_with_places(ids.astype(np.int64))[1]).astype(np.int32), np.bincount(ids, minlength=vocab_size)
+
+    def counted(prefixes, places, n):
+        """What follows the prefixes from one number to another, whose positions stand in `ends` from one place to another."""
+        here = ends[slice(*places)] + 1
+        prefix = np.repeat(np.arange(prefixes[1] - prefixes[0]), counts[slice(*prefixes)])
+        if here.size and here.max() == len(ids):  # behind the last
+            prefix, here = prefix[here < len(ids)], here[here < len(ids)]
+        if n > 2:
+            inside = words_before[here - 1] >= n - 1
+            prefix, here = prefix[inside], here[inside]
+        keys, by_key = _sorted_with_places(prefix * (vocab_size + 1) + ids[here])
+        here = here[by_key]
         is_first = np.ones(len(keys), bool)
         is_first[1:] = keys[1:] != keys[:-1]
         first = np.flatnonzero(is_first)
-        examples, counts = ends[first], np.diff(first, append=len(keys)).astype(np.int32)
-        tables.append(NGrams(keys[first], nodes[examples], counts, ids[examples - n + 1] == eos_id))
-        nodes = np.zeros(len(ids), np.int32)
-        nodes[ends] = np.repeat(np.arange(len(first), dtype=np.int32), counts)
+        examples, found = here[first], np.diff(first, append=len(keys)).astype(np.int32)
+        keys = keys[first] + prefixes[0] * (vocab_size + 1)
+        return keys, nodes[examples], found, ids[examples - n + 1] == eos_id, here
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as cores:
+        for n in range(2, order + 1):
+            parts = list(cores.map(functools.partial(counted, n=n), *_ranges(counts)))
+            *columns, ends = map(np.concatenate, zip(*parts, strict=True))
+            del parts
+            tables.append(NGrams(*columns))
+            counts = tables[-1].counts
+            if n < order:
+                nodes = np.zeros(len(ids), np.int32)
+                nodes[ends] = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     return tables
+
+
+def _ranges(counts):
+    """Divides groups of `counts` members into ranges of about `RANGE`: two lists of pairs, of groups and of members."""
+    before = np.append(0, np.cumsum(counts, dtype=np.int64))
+    inner = np.unique(np.searchsorted(before, np.arange(RANGE, before[-1], RANGE)))
+    groups = [0, *inner[inner < len(counts)].tolist(), len(counts)]
+    return list(itertools.pairwise(groups)), list(itertools.pairwise(before[groups].tolist()))
+
+
+def _sorted_with_places(keys):
+    """Keys, int64 of 0 or more, in order, and where each stood."""
+    bits = len(keys).bit_length()
+    if len(keys) and int(keys.max()) >> (63 - bits):
+        places = np.argsort(keys)
+        return keys[places], places
+    # Sorting numbers takes half as long as sorting places, so the place stands in the low bits.
+    keys = np.sort((keys << bits) | np.arange(len(keys)))
+    return keys >> bits, keys & ((1 << bits) - 1)
 
 
 def without(ngrams, removed, vocab_size):

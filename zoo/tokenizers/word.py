@@ -67,16 +67,20 @@ class WordTokenizer(Tokenizer):
         self._spelling = (lowercase, punctuation, zero_digits)
         self._words = np.array(["<unk>", "\n", *words], object)
         self.vocab_size = len(self._words)
-        ids = {to_text(word).encode("utf8"): i for i, word in enumerate(words, 2)}
-        for word in words:
-            if word.encode("utf8") in SPECIALS or not word or re.search("[\0\t\n\r ]", word):
-                raise Refusal(f"{word!r} cannot be a word: it is empty, a special token, or has white space in it.")
+        # All words at once: one by one, millions of them take most of the time of a preparation.
+        text = to_text("\n".join(words))
+        spelt = text.encode("utf8").split(b"\n") if words else []
+        ids = dict(zip(spelt, itertools.count(2), strict=False))
+        if len(spelt) != len(words) or not ids.keys().isdisjoint((b"", *SPECIALS)) or re.search("[\0\t\r ]", text):
+            no_word = next(word for word in words if word.encode() in (b"", *SPECIALS) or re.search("[\0\t\n\r ]", word))
+            raise Refusal(f"{no_word!r} cannot be a word: it is empty, a special token, or has white space in it.")
         if len(ids) != len(words):
             twice = collections.Counter(words).most_common(1)[0][0]
             raise Refusal(f"The word {twice!r} is in the vocabulary twice; each must be there once.")
         ids.update({b"": GAP, b"\n": LINE_END, b"\0": TEXT_END})
-        self._knows_replacement = any("\ufffd" in word for word in words)
-        self._id_of_word = ids.get  # the bound method: tf.Module would wrap the dict itself and slow it down
+        self._knows_replacement = "\ufffd" in text
+        # The bound methods: tf.Module would wrap the dict itself and slow it down.
+        self._id_of_word, self._has_word = ids.get, ids.__contains__
         self._stored_words = self._table = None
 
     @classmethod
@@ -94,11 +98,11 @@ class WordTokenizer(Tokenizer):
             counts.pop(word, None)
         if not counts:
             raise Refusal("There is no text to take words from.")
-        by_count = sorted(counts.items(), key=lambda item: -item[1])
-        words = [word.decode("utf8") for word, count in by_count[: vocab_size and vocab_size - 2] if count >= min_count]
+        by_count = counts.most_common()[: vocab_size and vocab_size - 2]
+        words = [word for word, count in by_count if count >= min_count]
         if not words:
             raise Refusal(f"No word occurs {min_count} times in the text: give more text or a smaller min_count.")
-        return cls(words, lowercase, punctuation, zero_digits)
+        return cls(b"\n".join(words).decode("utf8").split("\n"), lowercase, punctuation, zero_digits)
 
     @property
     def vocabulary(self):
@@ -117,8 +121,8 @@ class WordTokenizer(Tokenizer):
         return re.sub(r" *\n[ \n]*", "\n", text).strip(" \n")
 
     def lost_bytes(self, text):
-        known, (text,) = self._id_of_word, normalised([text], *self._spelling)
-        return sum(len(word) for words in _split(_marked(text)) for word in words if known(word) is None)
+        (text,) = normalised([text], *self._spelling)
+        return sum(sum(map(len, itertools.filterfalse(self._has_word, words))) for words in _split(_marked(text)))
 
     def tokenize(self, texts):
         if self._knows_replacement:  # to all other vocabularies a word with an invalid part is unknown either way
@@ -147,7 +151,7 @@ class WordTokenizer(Tokenizer):
         return tf.strings.regex_replace(texts, r"^[ \n]+|[ \n]+$", "")
 
     def save_assets(self, directory):
-        (directory / "words.txt").write_bytes("".join(word + "\n" for word in self._words[2:]).encode("utf8"))
+        (directory / "words.txt").write_bytes("\n".join([*self._words[2:], ""]).encode("utf8"))
         asked = {"lowercase": self.lowercase, "punctuation": self.punctuation, "zero_digits": self.zero_digits}
         return {name: value for name, value in asked.items() if value != DEFAULTS[name]}
 

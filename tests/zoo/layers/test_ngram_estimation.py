@@ -38,6 +38,30 @@ def test_counts_by_hand():
     assert estimation.adjust_counts(trigrams, None).tolist() == [1, 1, 1, 1]
 
 
+@pytest.mark.parametrize("size", [1, 3, 7, 10_000])
+def test_ranges_of_all_sizes_count_as_one(size, monkeypatch):
+    random = np.random.default_rng(0)
+    ids = np.append(random.integers(0, 5, 300), EOS).astype(np.int32)
+    ids[0] = EOS
+    whole = estimation.corpus_count(ids, 4, 5, EOS)
+    windows = (tuple(ids[i : i + 4].tolist()) for i in range(len(ids) - 3))
+    wanted = collections.Counter(window for window in windows if EOS not in window[1:3])
+    assert whole[3].counts.sum() == sum(wanted.values()) and sorted(whole[3].counts) == sorted(wanted.values())
+    monkeypatch.setattr(estimation, "RANGE", size)
+    for table, expected in zip(estimation.corpus_count(ids, 4, 5, EOS), whole, strict=True):
+        for column in ("keys", "suffixes", "counts", "opens"):
+            np.testing.assert_array_equal(getattr(table, column), getattr(expected, column))
+
+
+@pytest.mark.parametrize("largest", [9, 2**59])  # with the place in the low bits, and where these are not free
+def test_keys_are_sorted_with_their_places(largest):
+    keys = np.random.default_rng(0).integers(0, largest, 50)
+    ordered, places = estimation._sorted_with_places(keys)
+    np.testing.assert_array_equal(ordered, np.sort(keys))
+    np.testing.assert_array_equal(keys[places], ordered)
+    assert sorted(places) == list(range(50))
+
+
 def test_discounts_by_hand():
     adjusted = np.repeat([0, 1, 2, 3, 4, 9], [7, 10, 4, 3, 2, 5])
     y = 10 / 18
