@@ -27,6 +27,7 @@ from absl import flags
 
 from tests import programs
 from trainers import flags as trainer_flags
+from trainers import listing
 from zoo.config import Refusal
 from zoo.registry import MODELS, TASKS, tasks_of
 
@@ -143,6 +144,15 @@ def others(text):
 def figures(text):
     """The numbers of a page, as they are written."""
     return set(NUMBER.findall(text))
+
+
+def times(text):
+    """The times of a page, as they are written.
+
+    >>> sorted(times("2m51s (3m18s in all), 29 s; 12 steps"))
+    ['29 s', '2m51s', '3m18s']
+    """
+    return set(re.findall(r"\b(?:\d+h)?\d+m(?:\d\ds)?\b|\b\d+ s\b", text))
 
 
 def in_both_languages(text):
@@ -276,24 +286,55 @@ def wrong_chinese_pages():
                 yield f"only {name_of(page)} has the {what}s {', '.join(sorted(more))}"
 
 
+def wrong_figures():
+    """Figures of README.md's comparison that docs/figures.md, where their commands are, lacks."""
+    compared = (ROOT / "README.md").read_text(encoding="utf8").partition("\n## One comparison\n")[2].partition("\n## ")[0]
+    kept = (ROOT / "docs" / "figures.md").read_text(encoding="utf8")
+    for what, of in (("figures", figures), ("times", times)):
+        if more := of(compared) - of(kept):
+            yield f"docs/figures.md lacks the {what} {', '.join(sorted(more))} of README.md"
+
+
 def wrong_families():
-    """Families without a page, and presets that the page does not name."""
+    """Families without a page, and what the page lacks: presets, their numbers of parameters, tasks, what to expect."""
     for model in MODELS.names():
-        page = ROOT / "docs" / "models" / f"{model}.md"
+        page, config = ROOT / "docs" / "models" / f"{model}.md", MODELS.config(model)
         if not page.is_file():
             yield f"{name_of(page)} is not there"
             continue
-        named = set(re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf8")))
-        missing = [preset for preset in MODELS.config(model).presets if preset not in named]
-        if missing:
+        text = page.read_text(encoding="utf8")
+        named = set(re.findall(r"`([^`\n]+)`", text))
+        if missing := [preset for preset in config.presets if preset not in named]:
             yield f"{name_of(page)} does not name the presets {', '.join(missing)}"
+        sizes = [] if config.fitted else [listing.short(listing.preset_config(config, p).num_params()) for p in config.presets]
+        if missing := [size for size in sizes if not re.search(rf"\b{re.escape(size)}\b", text)]:
+            yield f"{name_of(page)} lacks the numbers of parameters {', '.join(missing)}, which --list shows"
+        linked = {there for there, _ in links(text)}
+        if missing := [task for task in trained(config) if f"../tasks/{page_of(task)}" not in linked]:
+            yield f"{name_of(page)} has no link to the pages of {', '.join(missing)}"
+        if "what-to-expect" not in anchors(text):
+            yield f"{name_of(page)} does not say what to expect"
+
+
+def trained(config):
+    """The tasks that a family is trained on."""
+    return [task for task in tasks_of(config) if TASKS.config(task).trains]
+
+
+def page_of(task):
+    """The name of a task's page.
+
+    >>> page_of("question_answering"), page_of("masked_lm")
+    ('question-answering.md', 'masked-language-modelling.md')
+    """
+    british = {"masked_lm": "masked-language-modelling", "language_modeling": "language-modelling"}
+    return f"{british.get(task, task.replace('_', '-'))}.md"
 
 
 def wrong_tasks():
     """Tasks without a page, and models that a page does not name before its first commands."""
-    pages = {"masked_lm": "masked-language-modelling", "language_modeling": "language-modelling"}
     for task in (name for name in TASKS.names() if TASKS.config(name).trains):
-        page = ROOT / "docs" / "tasks" / f"{pages.get(task, task.replace('_', '-'))}.md"
+        page = ROOT / "docs" / "tasks" / page_of(task)
         if not page.is_file():
             yield f"{name_of(page)} is not there"
             continue
@@ -309,6 +350,7 @@ def wrong():
         *wrong_test_command(),
         *wrong_translation(),
         *wrong_chinese_pages(),
+        *wrong_figures(),
         *wrong_families(),
         *wrong_tasks(),
     ]

@@ -33,11 +33,11 @@ CHOOSE = f"""
 """
 # File -> models, width and most height of the window, what stands behind # in the address, what is done before it is taken.
 PICTURES = {
-    "playground-write.png": (("gpt",), 1000, 900, f"model=gpt&tool=write&language=en&theme=light&{ASKED}", CHOOSE),
+    "playground-write.png": (("gpt",), 1000, 1000, f"model=gpt&tool=write&language=en&theme=light&{ASKED}", CHOOSE),
     "playground-compare.png": (
-        ("gpt", "lstm"), 1000, 900, f"model=gpt&beside=lstm&tool=write&language=en&theme=dark&{ASKED}", CHOOSE
+        ("gpt", "lstm"), 1000, 1000, f"model=gpt&beside=lstm&tool=write&language=en&theme=dark&{ASKED}", CHOOSE
     ),
-    "playground-phone.png": (("gpt",), 390, 1100, f"model=gpt&tool=write&language=zh&theme=dark&{ASKED}", CHOOSE),
+    "playground-phone.png": (("gpt",), 390, 1200, f"model=gpt&tool=write&language=zh&theme=dark&{ASKED}", CHOOSE),
     "playground-classify.png": (
         ("bag_of_words",), 900, 1200, f"model=bag_of_words&tool=classify&language=en&theme=light&{CLASSIFIED}", ALONE
     ),
@@ -65,8 +65,9 @@ def main():
             if set(shown) <= set(models):
                 with serving({model: models[model] for model in shown}) as port:
                     browser.resize(width, height)
-                    browser.open(f"http://127.0.0.1:{port}/#{link}")
-                    browser.until(DONE)
+                    for _ in range(2):  # the first answer of a model takes seconds more
+                        browser.open(f"http://127.0.0.1:{port}/#{link}")
+                        browser.until(DONE)
                     browser.evaluate(prepare)
                     browser.resize(width, min(height, round(browser.evaluate(HEIGHT))))
                     browser.screenshot(args.to / name)

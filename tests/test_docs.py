@@ -38,8 +38,34 @@ def test_both_languages_have_the_same_commands_and_figures():
     assert list(docs.wrong_translation()) == list(docs.wrong_chinese_pages()) == []
 
 
-def test_every_family_has_a_page_that_names_its_presets():
+def test_the_figures_of_the_front_page_have_their_commands(monkeypatch, tmp_path):
+    assert list(docs.wrong_figures()) == []
+    (tmp_path / "docs").mkdir()
+    told = "# A\n\n## One comparison\n\n| 1.712 | 3m31s |\n\n## Families\n\n1998\n"
+    (tmp_path / "README.md").write_text(told, encoding="utf8")
+    (tmp_path / "docs" / "figures.md").write_text("1.712 31 3", encoding="utf8")
+    monkeypatch.setattr(docs, "ROOT", tmp_path)
+    assert list(docs.wrong_figures()) == ["docs/figures.md lacks the times 3m31s of README.md"]
+
+
+def test_every_family_has_a_page_with_its_presets_their_sizes_its_tasks_and_what_to_expect():
     assert list(docs.wrong_families()) == []
+
+
+def test_what_the_page_of_a_family_lacks_is_found(monkeypatch, tmp_path):
+    (tmp_path / "docs" / "models").mkdir(parents=True)
+    page = (docs.ROOT / "docs" / "models" / "lstm.md").read_text(encoding="utf8")
+    for old, new in (("## What to expect", "## Figures"), ("66M", "76M"), ("../tasks/tagging.md", ""), ("`awd_lstm`", "")):
+        page = page.replace(old, new)
+    (tmp_path / "docs" / "models" / "lstm.md").write_text(page, encoding="utf8")
+    monkeypatch.setattr(docs, "ROOT", tmp_path)
+    found = [sentence for sentence in docs.wrong_families() if "lstm.md" in sentence and "bilstm" not in sentence]
+    assert [sentence.partition("lstm.md ")[2] for sentence in found] == [
+        "does not name the presets awd_lstm",
+        "lacks the numbers of parameters 66M, which --list shows",
+        "has no link to the pages of tagging",
+        "does not say what to expect",
+    ]
 
 
 def test_every_task_has_a_page_that_names_its_models():

@@ -1,10 +1,10 @@
 """Carries models in and out: python -m trainers.convert --from=all-MiniLM-L6-v2 --to=minilm
 
-From a Hugging Face directory, a GGUF file, a preset of KerasHub's (a directory, or a published one as `keras_hub:NAME`), a
-directory of Google's BERT, of OpenAI's GPT-2 or GPT, of CTranslate2's or of OpenNMT-tf's, an ARPA file or a file of word
-vectors to a bundle. From a bundle or a run to a Hugging Face directory; of an n-gram to an ARPA file; of word vectors to such a
-file; of an encoder to vectors of its tokens (--static). It ends with a certificate: what was compared with whom, and how far
-the two are apart.
+It makes a bundle of a Hugging Face directory, a GGUF file, a preset of KerasHub's (a directory, or a published one as
+`keras_hub:NAME`), a directory of Google's BERT, of OpenAI's GPT-2 or GPT, of CTranslate2's or of OpenNMT-tf's, an ARPA file,
+or a file of word vectors. A bundle or a run becomes a Hugging Face directory; an n-gram, an ARPA file; word vectors, a file of
+them; an encoder, with --static, vectors of its tokens. A certificate ends it: what was compared with what, and how far the two
+are apart.
 """
 
 import json

@@ -179,12 +179,10 @@ def define_evaluation():
     flags.DEFINE_list("split", ["validation", "test"], "Splits to judge it on.")
     flags.DEFINE_integer("seq_length", None, "Tokens in a window. [as in training]", lower_bound=1)
     flags.DEFINE_integer("batch_size", None, "Windows at a time. [as in training]", lower_bound=1)
-    flags.DEFINE_bool(
-        "calibration", False, "Tell how good the probabilities of the next token are; of classes it is always told."
-    )
+    flags.DEFINE_bool("calibration", False, "Measure the calibration of next tokens; that of classes is always measured.")
     flags.DEFINE_bool("calibrate", False, "Fit a temperature on the validation split, and keep it in the bundle.")
     flags.DEFINE_string("predictions", None, "File for predicted tags or roles beside those of the one --split, in columns.")
-    flags.DEFINE_bool("memorisation", False, "Tell what of its training text a language model knows by heart.")
+    flags.DEFINE_bool("memorisation", False, "Measure what a language model knows of its training text by heart.")
     flags.DEFINE_integer("shots", None, "Classify by likelihood after so many examples of the train split.", lower_bound=0)
     flags.DEFINE_string("pattern", "{text}\\nLabel: {label}", "How --shots writes an example; \\n is a line's end.")
     flags.DEFINE_list("label_words", [], "What --shots writes for labels: label=word, separated by commas. [the labels]")
@@ -296,7 +294,7 @@ def define_generation():
     flags.DEFINE_enum(
         "beam_rule", "wu", ["wu", "transformers", "ctranslate2"], "How the search compares texts, and when it ends."
     )
-    flags.DEFINE_bool("trace", False, "Tell of each text of --prompt_file what of it the training text holds.")
+    flags.DEFINE_bool("trace", False, "Show which passages of each text of --prompt_file stand in the training text.")
     flags.DEFINE_integer("num_best", 1, "Print so many of the texts that the search finds, best first.", lower_bound=1)
 
 

@@ -19,14 +19,15 @@ BY_PRODUCTS = "Training is taken to reach half of that, as the default GPT does.
 BY_TABLES = "Most of a step reads tables and compares, which was measured beside such a product on two busy cores."
 
 
-def _size(num_params):
+def short(num_params):
+    """A number of parameters in three digits, such as 1.33M."""
     for unit, factor in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
         if num_params >= factor:
             return f"{num_params / factor:.3g}{unit}"
     return str(num_params)
 
 
-def _preset_config(config, preset):
+def preset_config(config, preset):
     """The config of a preset, with the vocabulary that a run trains for it where it has none of its own."""
     vocab_size = config.recipe_for(preset).get("vocab_size")
     own = "vocab_size" in config.presets[preset] or vocab_size is None
@@ -41,7 +42,7 @@ def table():
         config = MODELS.config(name)
         # Of a model that is fitted in closed form the text decides how many parameters there are.
         presets = [
-            preset if config.fitted else f"{preset} ({_size(_preset_config(config, preset).num_params())})"
+            preset if config.fitted else f"{preset} ({short(preset_config(config, preset).num_params())})"
             for preset in config.presets
         ]
         shown.add_row(
@@ -68,13 +69,13 @@ def family(name):
     shown = Table("preset", *(Column(column, justify="right") for column in columns))
     for preset in config.presets:
         recipe = SimpleNamespace(**{**DEFAULTS, **config.recipe_for(preset), "task": config.default_task})
-        structure = _preset_config(config, preset)
+        structure = preset_config(config, preset)
         recipe.seq_length = min(recipe.seq_length, getattr(structure, "max_length", None) or recipe.seq_length)
         planned = plan.make(recipe, structure, limit=limit)
         unmultiplied = structure.cost(recipe.seq_length).unmultiplied
         seconds = (planned.flops_per_token + unmultiplied) * planned.tokens / (SHARE_OF_PEAK * peak)
         shown.add_row(
-            preset, _size(planned.num_params), f"{recipe.batch_size} x {recipe.seq_length}", f"{recipe.steps:,}",
+            preset, short(planned.num_params), f"{recipe.batch_size} x {recipe.seq_length}", f"{recipe.steps:,}",
             f"{(planned.memory.total + plan.LOADED) / 1e9:,.1f} GB{'' if planned.fits else ' (!)'}",
             _roughly(seconds),
         )  # fmt: skip

@@ -1,7 +1,7 @@
 """Trains a model, from text to a SavedModel: python -m trainers.run --model=gpt
 
-What is not given takes the value that is known to work for the family: --dry_run shows them all, with the fields that --set
-    takes.
+A flag that is not given takes the value that is known to work for the family.
+--dry_run shows all values, and the fields that --set takes.
 """
 
 import contextlib

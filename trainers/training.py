@@ -287,13 +287,19 @@ def _needed(extra, *packages):
 
 
 def _question(run, bundle):
-    """A command that asks the model: to write, or else the longest of the requests that its export is proved with first."""
-    requests = bundle.task.requests(bundle.model, bundle.tokenizer)
-    if any(request[0] == "generate" for request in requests):
+    """A command that asks the model: to fill holes, to write, or else the longest of the requests that its export is proved
+    with first."""
+    requests = {}
+    for signature, inputs, *_ in bundle.task.requests(bundle.model, bundle.tokenizer):
+        requests.setdefault(signature, inputs)
+    if "generate" in requests and "fill" not in requests:
         return f"python -m trainers.generate --model_dir={shlex.quote(str(run))} --prompt='The'"
-    inputs = requests[0][1]
+    default = next(iter(requests))
+    signature = "fill" if "fill" in requests else default
+    inputs = requests[signature]
     row = max(range(len(next(iter(inputs.values())))), key=lambda i: sum(len(str(values[i])) for values in inputs.values()))
-    given = ", ".join(f"{name}={[values[row]]!r}" for name, values in inputs.items())
+    named = [] if signature == default else [repr(signature)]
+    given = ", ".join([*named, *(f"{name}={[values[row]]!r}" for name, values in inputs.items())])
     code = f"import zoo; print(zoo.load({str(run)!r}).predict({given}))"
     # Python's quotes are single ones: between double ones a shell leaves them as they are, if it finds nothing to replace.
     return f"python -c {shlex.quote(code)}" if re.search(r'["$`!]|\\\\', code) else f'python -c "{code}"'

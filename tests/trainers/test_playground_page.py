@@ -163,6 +163,21 @@ def test_a_browser_has_even_sliders_and_nothing_to_compare_where_there_is_one_mo
 
 
 @needs_browser
+def test_a_browser_fills_holes_first_and_writes_the_likeliest_of_another_text():
+    """As `trainers.generate` does; a language model varies what it writes."""
+    models = {name: playground.Local(Versions(exports.directory(name, task)))
+              for name, task in (("t5", "span_corruption"), ("gpt", "language_modeling"))}  # fmt: skip
+    with serving(models) as number, Page(number) as browser:
+        browser.show("model=t5")
+        assert browser.evaluate("document.querySelector('[role=tab]').id") == "tab-fill"
+        assert browser.evaluate("document.querySelector('[aria-selected=true]').id") == "tab-fill"
+        for link, temperature in (("model=t5&tool=rewrite", "0"), ("model=t5&tool=rewrite&temperature=0.5", "0.5"),
+                                  ("model=gpt&tool=write", "0.8")):  # fmt: skip
+            browser.show(link)
+            assert browser.evaluate("document.getElementById('field-temperature').value") == temperature, link
+
+
+@needs_browser
 def test_a_browser_is_worked_by_keys_on_a_phone_in_chinese_and_compares(port):
     with Page(port, 390, 800) as browser:
         browser.show("model=gpt&tool=score&language=zh&theme=dark&beside=bag_of_words")

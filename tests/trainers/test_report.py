@@ -123,6 +123,7 @@ def test_the_comparison_of_several_runs(tmp_path, capfd):
     for number in ("2.609", "2.578", "4.25", "0.2s", "5,000"):
         assert number in words, number
     assert "judged on different text" in words and "tokenizers differ" in words
+    assert "may be judged on a part of the split alone" in words
     assert "Not in the chart of parameters, as the run does not tell: gpt, lstm, ngram" in words
     assert 'href="#run-2"' in text
     assert "point a run. gpt: seconds of training 5.5, bits_per_byte 2.609; lstm" in text

@@ -29,7 +29,7 @@ def ended(directory, model, task, **fields):
 
 @pytest.mark.parametrize(("model", "task"), [
     ("gpt", "language_modeling"), ("transformer", "translation"), ("bert", "classification"), ("bert", "question_answering"),
-    ("word2vec", "word_vectors"), ("glm", "blank_infilling"),
+    ("word2vec", "word_vectors"), ("glm", "blank_infilling"), ("t5", "span_corruption"),
 ])  # fmt: skip
 def test_the_next_commands_work_as_printed(model, task, tmp_path, capfd):
     run = tmp_path / "a run"
@@ -49,6 +49,7 @@ def test_the_next_commands_work_as_printed(model, task, tmp_path, capfd):
         with contextlib.redirect_stdout(printed):
             exec(asks[2], {})
         assert printed.getvalue().startswith("{'")
+    assert ("predict('fill', text=" in asks[2]) == (task in ("blank_infilling", "span_corruption"))
 
 
 def test_an_export_is_named_with_the_command_of_its_server(tmp_path):

@@ -99,7 +99,7 @@ def comparison(runs, names, answers):
     title = f"{score} on the validation split over the tokens that were trained on"
     if any(curve.x for curve in curves):
         parts.append(charts.lines(curves, title, "tokens", score, marked=True))
-        parts.append(_note("Points before the last of a run may be judged on the front of the split alone."))
+        parts.append(_note("Points before the last of a run may be judged on a part of the split alone."))
     return "".join(parts)
 
 

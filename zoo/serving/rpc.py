@@ -44,6 +44,13 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         """The signatures of a model."""
         return _answered(context, self._metadata, request)
 
+    def Classify(self, request, context):
+        """Classification, regression and several models at once are not here."""
+        sentence = "Only Predict and GetModelMetadata are answered here; TF Serving has the rest."
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, sentence)
+
+    Regress = MultiInference = Classify
+
     def _predict(self, request):
         name = request.model_spec.signature_name or rest.DEFAULT_SIGNATURE
         with self._borrowed(request.model_spec) as loaded:

@@ -120,12 +120,18 @@ def test_a_wrong_request_for_metadata(stub, name, fields, words):
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_the_methods_that_are_not_there_say_so(stub):
-    from tensorflow_serving.apis import classification_pb2
+def test_the_methods_that_are_not_there_say_so_without_a_traceback(stub, caplog):
+    from tensorflow_serving.apis import classification_pb2, inference_pb2, regression_pb2
 
-    with pytest.raises(grpc.RpcError) as caught:
-        stub.Classify(classification_pb2.ClassificationRequest())
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    for method, request in (
+        (stub.Classify, classification_pb2.ClassificationRequest()),
+        (stub.Regress, regression_pb2.RegressionRequest()),
+        (stub.MultiInference, inference_pb2.MultiInferenceRequest()),
+    ):
+        with pytest.raises(grpc.RpcError, match="Only Predict and GetModelMetadata") as caught:
+            method(request)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert not caplog.records
 
 
 def test_a_port_that_is_taken_is_refused(port):
