@@ -14,10 +14,13 @@ from zoo.config import Refusal
 from zoo.files import replace_file
 
 FLAGS = flags.FLAGS
+ALONE = ("pairs", "weat", "swaps", "memorisation", "shots")  # questions that are answered instead of the scores of a split
+BESIDE = ("calibration", "calibrate", "predictions", "by_group", "against")  # and those that are answered beside these
 
 
 def main():
     directory = trainer_flags.model_dir()
+    _require_one_question()
     if FLAGS.pairs is not None:
         return _judge_pairs(directory)
     if FLAGS.weat is not None:
@@ -93,6 +96,18 @@ def main():
         print(json.dumps({"split": split, "dataset": source.name, **scores, **baselines}), flush=True)
         for each in beside:
             print(json.dumps({"split": split, **each}, ensure_ascii=False), flush=True)
+
+
+def _require_one_question():
+    """Raises Refusal for a second question beside one that is answered alone."""
+    alone, others = (
+        [name for name in names if FLAGS[name].value is not None and FLAGS[name].value is not False]
+        for names in (ALONE, BESIDE)
+    )
+    if alone and len(alone + others) > 1:
+        raise Refusal(
+            f"--{alone[0]} is answered alone; leave --{(alone[1:] + others)[0]} out, and ask it in a call of its own."
+        )
 
 
 def _keep(directory, name, on, scores):
@@ -273,7 +288,7 @@ def _judge_swaps(directory):
     for split in _names(source):
         if task.registered_name == "tagging":
             texts = [" ".join(example["tokens"]) for example in source.examples(split)]
-            scores = swaps.judge_tags(answers_of, texts, tables, fits)
+            scores = swaps.judge_tags(answers_of, texts, tables, fits, swaps.cutter(task))
         else:
             texts = [str(example["text"]) for example in source.examples(split)]
             scores = swaps.judge_classes(probs_of, texts, tables, task.facts.labels, fits)
