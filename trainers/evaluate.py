@@ -14,13 +14,7 @@ from zoo.config import Refusal
 from zoo.files import replace_file
 
 FLAGS = flags.FLAGS
-BESIDE = (
-    "calibration",
-    "calibrate",
-    "predictions",
-    "by_group",
-    "against",
-)  # questions that are answered beside the scores of a split
+BESIDE = ("calibration", "calibrate", "predictions", "by_group", "against")  # asked beside the scores of a split
 
 
 def main():
