@@ -26,7 +26,7 @@ def read(path):
     """The tests of a file, a list of dicts: a JSON object a line with `name` and lists of words `X`, `Y`, `A`, `B`.
 
     Raises:
-        Refusal: a line that is not so; X and Y of unequal length; a file without any.
+        Refusal: a line that is not so, or a set of fewer than two words; a file without any.
     """
     found = []
     for number, line in text_files.lines(path):

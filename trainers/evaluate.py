@@ -14,20 +14,17 @@ from zoo.config import Refusal
 from zoo.files import replace_file
 
 FLAGS = flags.FLAGS
+BESIDE = ("calibration", "calibrate", "predictions", "by_group", "against")  # asked beside the scores of a split
 
 
 def main():
     directory = trainer_flags.model_dir()
-    if FLAGS.pairs is not None:
-        return _judge_pairs(directory)
-    if FLAGS.weat is not None:
-        return _judge_association(directory)
-    if FLAGS.swaps is not None:
-        return _judge_swaps(directory)
-    if FLAGS.memorisation:
-        return _judge_memorisation(directory)
-    if FLAGS.shots is not None:
-        return _judge_few_shot(directory)
+    alone = {
+        "pairs": _judge_pairs, "weat": _judge_association, "swaps": _judge_swaps, "memorisation": _judge_memorisation,
+        "shots": _judge_few_shot,
+    }  # fmt: skip
+    if question := _asked_alone(alone):
+        return alone[question](directory)
     if FLAGS.predictions and len(FLAGS.split) != 1:
         raise Refusal("--predictions writes those of one split; say which, such as --split=test.")
     dataset, data_path, run = _data(directory)
@@ -93,6 +90,14 @@ def main():
         print(json.dumps({"split": split, "dataset": source.name, **scores, **baselines}), flush=True)
         for each in beside:
             print(json.dumps({"split": split, **each}, ensure_ascii=False), flush=True)
+
+
+def _asked_alone(alone):
+    """Which of the questions that are answered instead of the scores of a split is asked, or None. Raises Refusal for two."""
+    asked = [name for name in (*alone, *BESIDE) if FLAGS[name].value is not None and FLAGS[name].value is not False]
+    if asked and asked[0] in alone and len(asked) > 1:
+        raise Refusal(f"--{asked[0]} is answered alone; leave --{asked[1]} out, and ask it in a call of its own.")
+    return asked[0] if asked and asked[0] in alone else None
 
 
 def _keep(directory, name, on, scores):
@@ -273,7 +278,7 @@ def _judge_swaps(directory):
     for split in _names(source):
         if task.registered_name == "tagging":
             texts = [" ".join(example["tokens"]) for example in source.examples(split)]
-            scores = swaps.judge_tags(answers_of, texts, tables, fits)
+            scores = swaps.judge_tags(answers_of, texts, tables, fits, swaps.cutter(task))
         else:
             texts = [str(example["text"]) for example in source.examples(split)]
             scores = swaps.judge_classes(probs_of, texts, tables, task.facts.labels, fits)

@@ -33,14 +33,15 @@ def main():
 
 def _answer(loaded, text):
     """What --method asks for. Raises Refusal for a flag that it does not take."""
-    unused = {"logit_lens": ("target", "contrast"), "attention": ("contrast",)}.get(FLAGS.method, ())
+    of_words = ("word", "predicate")
+    unused = {"logit_lens": ("target", "contrast", *of_words), "attention": ("contrast", *of_words)}.get(FLAGS.method, ())
     if given := [f"--{name}" for name in unused if FLAGS[name].value is not None]:
         raise Refusal(f"--method={FLAGS.method} takes no {given[0]}; leave it out.")
     if FLAGS.method == "logit_lens":
         return loaded.lens(text)
     if FLAGS.method == "attention":
         return loaded.attention(text, FLAGS.target)
-    return loaded.explain(text, FLAGS.method, FLAGS.target, FLAGS.contrast)
+    return loaded.explain(text, FLAGS.method, FLAGS.target, FLAGS.contrast, FLAGS.word, FLAGS.predicate)
 
 
 def show(answer):

@@ -262,6 +262,8 @@ def define_explanation():
     flags.DEFINE_enum("method", METHODS[0], METHODS, "How a token is given its score, or what is shown of each layer.")
     flags.DEFINE_string("target", None, "The class, or what goes on or is written of a source. [the likeliest]")
     flags.DEFINE_string("contrast", None, "Another one: why the target and not that.")
+    flags.DEFINE_integer("word", None, "Number of the word whose tag or role is explained, from 0.", lower_bound=0)
+    flags.DEFINE_integer("predicate", None, "Number of the predicate that the word has a role in.", lower_bound=0)
     flags.DEFINE_enum("format", "terminal", ("terminal", "json", "html"), "What is printed.")
 
 
@@ -273,9 +275,7 @@ def define_generation():
     flags.DEFINE_string("prompt_file", None, "File with a prompt a line; one JSON object a prompt is printed.")
     flags.DEFINE_bool("chat", False, "Answer as in a conversation, by the chat frame that came with the model.")
     flags.DEFINE_integer("max_new_tokens", 128, "Most tokens to add.", lower_bound=1)
-    flags.DEFINE_float(
-        "temperature", 0.8, "0 takes the likeliest token, as where one text becomes another; higher varies.", lower_bound=0.0
-    )  # fmt: skip
+    flags.DEFINE_float("temperature", 0.8, "0 takes the likeliest token, as in translation; higher varies.", lower_bound=0.0)
     flags.DEFINE_integer("top_k", 40, "Sample among this many likeliest tokens; 0 for all.", lower_bound=0)
     flags.DEFINE_float("top_p", 1.0, "Sample among those with this much probability.", lower_bound=0.0, upper_bound=1.0)
     flags.DEFINE_integer("seed", 0, "The same seed gives the same text.", lower_bound=-(2**63), upper_bound=2**63 - 1)

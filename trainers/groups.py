@@ -8,9 +8,10 @@ import math
 import numpy as np
 
 from zoo import metrics
+from zoo.bootstrap import MOST_DRAWN
 from zoo.config import Refusal
 
-DRAWS = 2_000  # of groups that are dealt out anew
+DRAWS = (100, 2_000)  # of groups that are dealt out anew: the fewest, of many examples, and the most
 
 
 def judge(probs, labels, groups, names):
@@ -81,11 +82,17 @@ def _gap(right, groups):
     gap = float(shares[better] - shares[worse])
     half = 1.959964 * math.sqrt(sum(shares[i] * (1 - shares[i]) / sizes[i] for i in (better, worse)))
     random, hits = np.random.Philox(key=0), 1
-    for _ in range(DRAWS):
+    draws = _draws(len(right))
+    for _ in range(draws):
         dealt = right[np.argsort(random.random_raw(len(right)))]
         hits += np.ptp(np.bincount(numbers, weights=dealt) / sizes) >= gap - 1e-9
     pair = [str(names[better]), str(names[worse])]
-    return {"gap": gap, "interval": [gap - half, gap + half], "groups": pair, "p_value": int(hits) / (DRAWS + 1)}
+    return {"gap": gap, "interval": [gap - half, gap + half], "groups": pair, "p_value": int(hits) / (draws + 1)}
+
+
+def _draws(count):
+    """How often the groups of so many examples are dealt out anew."""
+    return int(np.clip(MOST_DRAWN // count, *DRAWS))
 
 
 def _gap_of_calibration(probs, labels, groups):
@@ -112,7 +119,8 @@ def _gap_of_calibration(probs, labels, groups):
     found = errors(numbers)
     better, worse = int(found.argmin()), int(found.argmax())
     gap, random, hits = float(found[worse] - found[better]), np.random.Philox(key=0), 1
-    for _ in range(DRAWS):
+    draws = _draws(len(numbers))
+    for _ in range(draws):
         hits += np.ptp(errors(numbers[np.argsort(random.random_raw(len(numbers)))])) >= gap - 1e-9
     pair = [str(names[better]), str(names[worse])]
-    return {"gap": gap, "groups": pair, "p_value": int(hits) / (DRAWS + 1)}
+    return {"gap": gap, "groups": pair, "p_value": int(hits) / (draws + 1)}

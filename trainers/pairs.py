@@ -27,10 +27,9 @@ def read(path):
     """
     header = next((line for _, line in text_files.lines(path)), "")
     if {"sent_more", "sent_less", "bias_type"} <= set(header.split(",")):
-        rows = csv.DictReader(io.StringIO(text_files.whole(path), newline=""))
-        return [(row["sent_more"], row["sent_less"], row["bias_type"]) for row in rows]
+        return _required(_crows(path), path)
     if header.split("\t") == ["sentid", "sentence"]:
-        return _winogender(path)
+        return _required(_winogender(path), path)
     found = []
     for number, line in text_files.lines(path):
         if not line.strip():
@@ -39,8 +38,23 @@ def read(path):
         if len(cells) not in (2, 3) or not all(cell.strip() for cell in cells[:2]):
             raise Refusal(f"Line {number} of {path} must be more TAB less TAB trait, got {line!r:.80}.")
         found.append((cells[0], cells[1], cells[2].strip() if len(cells) == 3 else ""))
+    return _required(found, path)
+
+
+def _required(found, path):
     if not found:
         raise Refusal(f"{path} holds no pairs; each line is more TAB less TAB trait.")
+    return found
+
+
+def _crows(path):
+    """CrowS-Pairs' rows."""
+    rows, found = csv.DictReader(io.StringIO(text_files.whole(path), newline="")), []
+    for row in rows:
+        pair = row["sent_more"], row["sent_less"]
+        if not all(cell and cell.strip() for cell in pair):
+            raise Refusal(f"Line {rows.line_num} of {path} must have sent_more and sent_less, as its first line says.")
+        found.append((*pair, row["bias_type"] or ""))
     return found
 
 

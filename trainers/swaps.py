@@ -12,6 +12,7 @@ import numpy as np
 from zoo import metrics, text_files
 from zoo.config import Refusal
 from zoo.data.examples import overlong
+from zoo.data.words import characters_of
 
 REMARK = (
     "A swap tells whether these words move an answer, and not whether it should be moved: a text may be wrong or senseless "
@@ -45,7 +46,8 @@ class Swap:
         >>> Swap([("he", "she")])("He said that she is.")
         ('She said that he is.', True, True)
 
-    Words are found whole and in any case; small, Capital and CAPITAL letters stay such.
+    Words are found whole and in any case; small, Capital and CAPITAL letters stay such. In writing that puts no blanks between
+    words, such as Chinese, a word is found wherever its characters stand.
 
     Args:
         table: list of (one, other).
@@ -58,7 +60,7 @@ class Swap:
         for one, other in table:
             self._partner.setdefault(other.lower(), one)
         words = sorted(self._partner, key=lambda word: (-len(word), word))
-        self._found = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, words))})(?!\w)", re.IGNORECASE)
+        self._found = re.compile("|".join(map(_whole, words)), re.IGNORECASE)
 
     def __call__(self, text):
         """(the text with its words exchanged, whether one of the first column was there, whether one of the second)."""
@@ -71,6 +73,14 @@ class Swap:
         if word.isupper() and len(word) > 1:
             return partner.upper()
         return partner[0].upper() + partner[1:] if word[0].isupper() else partner
+
+
+def _whole(word):
+    """The pattern of a word that does not stand inside of another one."""
+    before, behind = (
+        "" if metrics.UNSPACED_CHARACTER.match(word[i]) else edge for i, edge in ((0, r"(?<!\w)"), (-1, r"(?!\w)"))
+    )
+    return before + re.escape(word) + behind
 
 
 def pairs_of(texts, table):
@@ -96,13 +106,18 @@ def fits_whole(task, model, tokenizer):
         if limit is None or task.config.overlong == "cut":
             return lambda text: True
         return lambda text: not overlong([tokenizer.encode(leads[0] + text)], frame, limit)
-    special = task.frame(model.kind, tokenizer).num_special()
+    special, cut = task.frame(model.kind, tokenizer).num_special(), cutter(task)
 
     def fits(text):
-        pieces = tokenizer.encode_batch([word if i == 0 else f" {word}" for i, word in enumerate(text.split())])
+        pieces = tokenizer.encode_batch([word if i == 0 else f" {word}" for i, word in enumerate(cut(text))])
         return limit is None or special + sum(max(len(ids), 1) for ids in pieces) <= limit
 
     return fits
+
+
+def cutter(task):
+    """A function from a text to what has tags in it: its words, or its characters."""
+    return characters_of if task.texts_are == "characters" else str.split
 
 
 def _kept(texts, table, fits):
@@ -148,12 +163,13 @@ def judge_classes(probs_of, texts, tables, labels, fits=lambda text: True):
     return scores
 
 
-def judge_tags(answers_of, texts, tables, fits=lambda text: True):
+def judge_tags(answers_of, texts, tables, fits=lambda text: True, cut=str.split):
     """The scores of a tagger under each table, a list of dicts.
 
     Args:
         answers_of: list of strings, words by spaces -> list of (tags, log-probability of these tags).
         texts, tables, fits: as above; a word of a table has no blank in it.
+        cut: from a text to what has tags in it; see `cutter`.
 
     Returns:
         Of each table `trait`, `num_texts`, `num_left_out`, `decision_changed` (the share of those texts in which a tag changes)
@@ -162,11 +178,14 @@ def judge_tags(answers_of, texts, tables, fits=lambda text: True):
         `p_value`.
 
     Raises:
-        Refusal: a word of a table has a blank in it.
+        Refusal: a word of a table has a blank in it, or where characters have tags not as many as its partner.
     """
     blank = next((word for table in tables.values() for pair in table for word in pair if len(word.split()) > 1), None)
     if blank is not None:
         raise Refusal(f"--swaps has {blank!r}, and a tagger reads word by word; give single words.")
+    for one, other in (pair for table in tables.values() for pair in table):
+        if len(cut(one)) != len(cut(other)):
+            raise Refusal(f"--swaps has {one!r} and {other!r}, and this tagger reads characters; give words of as many.")
     scores = []
     for trait, table in tables.items():
         pairs, counts = _kept(texts, table, fits)
@@ -176,7 +195,7 @@ def judge_tags(answers_of, texts, tables, fits=lambda text: True):
             changed, others = [], []
             for pair, (tags, _), (new, _) in zip(pairs, before, behind, strict=True):
                 moved = np.array(tags) != np.array(new)
-                swapped = np.array(pair[0].split()) != np.array(pair[1].split())
+                swapped = np.array(cut(pair[0])) != np.array(cut(pair[1]))
                 changed.append(moved)
                 others.append(moved[~swapped])
             entry |= _changed(np.array([moved.any() for moved in changed]))

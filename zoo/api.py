@@ -326,20 +326,23 @@ class Loaded:
         answer = self.predict(signature, k=[k], **{name: [given.text(name, word)] for name, word in words.items()})
         return [(word, float(cosine)) for word, cosine in zip(answer["words"][0], answer["similarity"][0], strict=True) if word]
 
-    def explain(self, text, method="integrated_gradients", target=None, contrast=None):
+    def explain(self, text, method="integrated_gradients", target=None, contrast=None, word=None, predicate=None):
         """Which tokens of a text an answer comes from: an `Explanation` (`zoo/explanation.py`).
 
             zoo.load("runs/bert/latest").explain("A dull film.").scores                      of a classifier
             zoo.load("runs/gpt/latest").explain("The list", target=" is", contrast=" are")   why this and not that
             zoo.load("runs/bert/latest").explain("The [MASK] is empty.")                     of what fills a hole
             zoo.load("runs/transformer/latest").explain("June 3, 2021", "occlusion")         of what is written of a source
+            zoo.load("runs/bilstm/latest").explain("Ann met Bob", target="B-PER", contrast="O", word=0)      of a word's tag
 
         Args:
             text: a string.
             method: `integrated_gradients`, `gradient_x_input` or `occlusion`.
-            target: the class, what a language model goes on with, what is written of a source, or the token in a hole; None
-                for the likeliest, and for what the model writes.
+            target: the class, what a language model goes on with, what is written of a source, the token in a hole, or the tag
+                of a word; None for the likeliest, and for what the model writes.
             contrast: another one, against which the target is explained.
+            word, predicate: of a tagger the number of the word whose tag is explained, from 0; of semantic roles also that of
+                the predicate.
 
         Raises:
             Refusal: a model of another task, an unknown method or class, or a text that is empty or too long.
@@ -347,7 +350,7 @@ class Loaded:
         text, target, contrast = _asked(text, target=target, contrast=contrast)
         if target is None and self.task.registered_name in ("translation", "summarization"):
             target = self.generate(text)
-        return explanation.explain(self.model, self.tokenizer, self.task, text, method, target, contrast)
+        return explanation.explain(self.model, self.tokenizer, self.task, text, method, target, contrast, word, predicate)
 
     def lens(self, text, num_words=5):
         """What each layer would answer if it were the last, a `Lens` (`zoo/layerwise.py`): the logit lens.

@@ -4,16 +4,16 @@
     list(zip(explanation.tokens, explanation.scores))
 
 What is explained is a number: the log-probability of a class, of what a language model goes on with, of what is written of a
-source, or of the word in a hole; with a contrast, how much larger it is than that of another class or another word (Yin and
-Neubig 2022). Each method gives each token of the text a
-score. Above 0 the token speaks for the target.
+source, of the word in a hole, or of the tag or the role of a word; with a contrast, how much larger it is than that of another
+one (Yin and Neubig 2022). Each method gives each token of the text a score. Above 0 the token speaks for the target.
 
     gradient_x_input      x_t . df/dx_t, of the vectors x_t of the tokens (Shrikumar et al. 2016)
     integrated_gradients  x_t . integral over a from 0 to 1 of df/dx_t at a x (Sundararajan et al. 2017). The scores add up to
                           f(x) - f(0), where the vectors of the text are 0 and what stands around it is as it was
-    occlusion             f(text) - f(text without the token) (Li et al. 2016)
+    occlusion             f(text) - f(text without the token) (Li et al. 2016); where words have tags, the unknown token takes
+                          its place, so that every word still has its tag
 
-Shape letters: B batch, T positions, P positions of a continuation, V vocabulary, C classes.
+Shape letters: B batch, T positions, P positions of a continuation, V vocabulary, C classes, W words.
 """
 
 import contextlib
@@ -25,7 +25,10 @@ import numpy as np
 import tensorflow as tf
 
 from zoo.config import Refusal, nearest
+from zoo.data.words import blank_id
+from zoo.layers import crf
 from zoo.signatures.fill_mask import holes, token_logits
+from zoo.signatures.words import characters_in_graph, words_in_graph, words_marked
 
 METHODS = ("integrated_gradients", "gradient_x_input", "occlusion")
 NUMBERS = 2**26  # that a pass makes at most: rows times tokens times width
@@ -34,6 +37,8 @@ NODES, WEIGHTS = np.polynomial.legendre.leggauss(8)
 PARTS = (0.0, 1 / 512, 1 / 64, 1 / 8, 1.0)  # of the path: shorter where vectors are small and norms turn
 HALVINGS = 20  # of a part, at most: a trained recurrent model may change its mind within a millionth of the path
 COMPLETE = 1e-3  # of the difference to be explained, or of 1 where that is less
+GONE = -1  # instead of the id of a token that is left out and keeps its place
+OF_WORDS = ("tagging", "semantic_roles")  # tasks whose answers are of words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +53,7 @@ class Explanation:
         contrast: the other one, or None.
         value: log p(target), natural, less log p(contrast) if there is one.
         baseline: the same with the vectors of the text set to 0; None for the other methods than integrated gradients.
+        of: what the target is a tag or a role of, in words; None where it is an answer to the whole text.
     """
 
     method: str
@@ -57,6 +63,7 @@ class Explanation:
     contrast: str | None
     value: float
     baseline: float | None = None
+    of: str | None = None
 
     def to_dict(self):
         """The attributes as JSON values."""
@@ -65,7 +72,8 @@ class Explanation:
     @property
     def question(self):
         """What is explained, as a formula."""
-        return f"log p({self.target!r})" + ("" if self.contrast is None else f" - log p({self.contrast!r})")
+        formula = f"log p({self.target!r})" + ("" if self.contrast is None else f" - log p({self.contrast!r})")
+        return formula if self.of is None else f"{formula} of {self.of}"
 
     def shades(self):
         """Of each token a number from -1 to 1: its score by the largest."""
@@ -83,26 +91,31 @@ class Explanation:
         return f'<figure><p style="white-space: pre-wrap">{"".join(spans)}</p><figcaption>{caption}</figcaption></figure>\n'
 
 
-def explain(model, tokenizer, task, text, method="integrated_gradients", target=None, contrast=None):
-    """The `Explanation` of an answer: of a classifier, of how a language model goes on, of what is written of a source, or of
-    the word in a hole.
+def explain(model, tokenizer, task, text, method="integrated_gradients", target=None, contrast=None, word=None, predicate=None):
+    """The `Explanation` of an answer: of a classifier, of how a language model goes on, of what is written of a source, of the
+    word in a hole, or of the tag or the role of a word.
 
     Args:
         model, tokenizer, task: those of a bundle.
         text: a string; with one hole, written as its tokenizer's mask token, for a masked language model.
         method: one of `METHODS`.
         target: the class; or the string that a language model may go on with, of one or more tokens, with the space before it
-            if it has one; or what is written of a source, or its beginning; or the token in the hole. None for the likeliest
-            class or token; of a source it is to be given.
+            if it has one; or what is written of a source, or its beginning; or the token in the hole; or the tag of a word.
+            None for the likeliest class or token, or the tag that the model answers; of a source it is to be given.
         contrast: another one, to ask why the target and not that.
+        word: of a tagger, the number of the word whose tag is explained, from 0.
+        predicate: of semantic roles, the number of the predicate that the word has a role in.
 
     Raises:
-        Refusal: a model of another task, an unknown method or class, an empty text, or one too long; integrated gradients
-            that are not complete to 1e-3.
+        Refusal: a model of another task, an unknown method or class, an empty text, or one too long; a number that is missing,
+            or of no word; integrated gradients that are not complete to 1e-3.
     """
     if method not in METHODS:
         raise Refusal(f"There is no method {method!r}; {nearest(method, METHODS)}")
-    question = _question(model, tokenizer, task, text, target, contrast)
+    for name, given, tasks in (("word", word, OF_WORDS), ("predicate", predicate, OF_WORDS[1:])):
+        if given is not None and task.registered_name not in tasks:
+            raise Refusal(f"This model was made for {task.registered_name}, whose answers are of no {name}; leave {name} out.")
+    question = _question(model, tokenizer, task, text, target, contrast, word, predicate)
     value = float(question.values(question.ids[None])[0])
     baseline = None
     if method == "occlusion":
@@ -117,7 +130,7 @@ def explain(model, tokenizer, task, text, method="integrated_gradients", target=
     tokens, scores = pieces(tokenizer, question.ids), tuple(float(score) for score in scores)
     tokens[question.hole] = [f"{' ' * bool(i)}{tokenizer.mask_token}" for i in range(len(tokens))[question.hole]]
     baseline = None if baseline is None else float(baseline)
-    return Explanation(method, tuple(tokens), scores, question.target, question.contrast, value, baseline)
+    return Explanation(method, tuple(tokens), scores, question.target, question.contrast, value, baseline, question.of)
 
 
 def pieces(tokenizer, ids):
@@ -134,7 +147,7 @@ def pieces(tokenizer, ids):
     return found
 
 
-def _question(model, tokenizer, task, text, target, contrast):
+def _question(model, tokenizer, task, text, target, contrast, word=None, predicate=None):
     """What is asked of a model of this task. Raises Refusal for a task that answers otherwise."""
     ids = np.array(tokenizer.encode(text), np.int32)
     if not len(ids):
@@ -144,6 +157,8 @@ def _question(model, tokenizer, task, text, target, contrast):
         return _ClassQuestion(model, tokenizer, task, text, target, contrast)
     if name == "language_modeling":
         return _NextQuestion(model, tokenizer, ids, target, contrast, frame.before)
+    if name in OF_WORDS:
+        return _TagQuestion(model, tokenizer, task, frame, text, target, contrast, word, predicate)
     if name == "masked_lm":
         return _HoleQuestion(model, tokenizer, frame, text, target, contrast)
     if name in ("translation", "summarization"):
@@ -154,8 +169,8 @@ def _question(model, tokenizer, task, text, target, contrast):
         return _NextQuestion(model, tokenizer, ids, target, contrast, frame.before, frame.after)
     what = "classifies pairs of texts" if name == "classification" else f"was made for {name}"
     raise Refusal(
-        f"This model {what}; explanations are for classifiers of one text, language models, masked ones, translation and "
-        "summarisation."
+        f"This model {what}; explanations are for classifiers of one text, taggers, semantic roles, language models, masked "
+        "ones, translation and summarisation."
     )
 
 
@@ -167,9 +182,11 @@ class _Question:
         target, contrast: strings.
         hole: the slice of the text that is a hole; empty where there is none.
         width: numbers a token that a pass makes: about the logits.
+        of: what the target is a tag or a role of, or None.
+        stays: whether a token that is left out keeps its place, with `GONE` for its id.
     """
 
-    hole, width = slice(0), 4_096
+    hole, width, of, stays = slice(0), 4_096, None, False
 
     @property
     def rows(self):
@@ -301,6 +318,69 @@ class _HoleQuestion(_Question):
         return self._all(ids_BT, factors_BT)[:, self.answers[word]]
 
 
+class _TagQuestion(_Question):
+    """log p(tag of a word | sentence), with a CRF its marginal; or log p(role of a word | sentence, predicate)."""
+
+    stays = True
+
+    def __init__(self, model, tokenizer, task, frame, text, target, contrast, word, predicate):
+        self.model, self.task, self.frame, self.blank = model, task, frame, blank_id(tokenizer)
+        limit, labels = task.facts.max_tokens or model.max_length, task.facts.labels
+        cut = characters_in_graph if task.texts_are == "characters" else tf.strings.split
+        arguments = (tf.constant([text]), tokenizer, frame, limit, model.takes, cut)
+        words, self.batch, self.real_1W = _checked(words_in_graph, *arguments)
+        words = [one.decode() for one in words.numpy()[0]]
+        self.word, self.of = _placed(word, words, "word"), f"the word {words[word]!r}"
+        if task.registered_name == "semantic_roles":
+            _placed(predicate, words, "predicate")
+            self.of += f" beside {words[predicate]!r}"
+            marks = words_marked(self.batch, self.real_1W, [0], [predicate], len(frame.after))
+            self.batch["segment_ids"] = marks
+        row = self.batch.pop("token_ids").numpy()[0]
+        self.ids = row[len(frame.before) : len(row) - len(frame.after)]
+        for label in (target, contrast):
+            if label is not None and label not in labels:
+                raise Refusal(f"The model has no tag {label!r}; {nearest(label, labels)}")
+        if target is None:
+            outputs = self._outputs(self.ids[None], None)
+            tags_1W = task.best(outputs[0], self.real_1W) if predicate is not None else task.best(outputs, self.real_1W)[0]
+            target = labels[int(tags_1W[0, word])]
+        self.target, self.contrast = target, contrast
+
+    def _outputs(self, ids_BT, factors_BT):
+        """What the task's model gives for rows of the sentence, in which some tokens may be gone."""
+        gone_BT = ids_BT == GONE
+        token_ids, factors_BT = self._framed(
+            np.where(gone_BT, self.blank, ids_BT), factors_BT, self.frame.before, self.frame.after
+        )
+        batch = {name: tf.repeat(value, len(ids_BT), axis=0) for name, value in self.batch.items()}
+        if "characters" in batch:
+            there_BT, _ = self._framed(~gone_BT, None, [True] * len(self.frame.before), [True] * len(self.frame.after))
+            batch["characters"] *= tf.cast(there_BT, tf.int32)[..., None]
+        with _scaled(self.model, factors_BT):
+            return self.task.tempered(self.task.forward(self.model, {**batch, "token_ids": token_ids})[0])
+
+    def _log_probs(self, label, ids_BT, factors_BT):
+        outputs, number = self._outputs(ids_BT, factors_BT), self.task.facts.labels.index(label)
+        if self.task.registered_name == "tagging" and self.task.config.crf:
+            real_BW = tf.repeat(self.real_1W, len(ids_BT), axis=0)
+            allowed_BWC = np.ones(outputs[0].shape, bool)
+            allowed_BWC[:, self.word] = np.arange(allowed_BWC.shape[-1]) == number
+            return crf.multitag_log_likelihood(outputs[0], allowed_BWC, outputs[1], real_BW)
+        logits_BWC = outputs[0] if self.task.registered_name == "semantic_roles" else outputs
+        return tf.nn.log_softmax(tf.cast(logits_BWC, tf.float32))[:, self.word, number]
+
+
+def _placed(number, words, name):
+    """The number of a word. Raises Refusal where it is missing, or of no word."""
+    if not words:
+        raise Refusal("The text has no words; there is no tag to explain.")
+    if number is None or isinstance(number, bool) or not isinstance(number, int | np.integer) or not 0 <= number < len(words):
+        got = "nothing" if number is None else repr(number)
+        raise Refusal(f"{name} must be the number of one of the text's {len(words)} words, from 0; got {got}.")
+    return number
+
+
 def _continuations(tokenizer, *texts):
     """Text -> ids int32, of those that are given. Raises Refusal for an empty one."""
     found = {text: np.array(tokenizer.encode(text), np.int32) for text in texts if text is not None}
@@ -399,7 +479,13 @@ def _integrated(question):
 def _without_each(question):
     """float (T,): the number for the text without each of its tokens."""
     count = len(question.ids)
-    kept = np.arange(count)[None] + (np.arange(count)[None] >= np.arange(count)[:, None])  # of each row all but one
-    rows = np.append(question.ids, 0)[kept[:, : count - 1]]
+    rows = np.where(np.eye(count, dtype=bool), GONE, question.ids) if question.stays else _shortened(question.ids)
     starts = range(0, count, question.rows)
     return np.concatenate([np.asarray(question.values(rows[start : start + question.rows])) for start in starts])
+
+
+def _shortened(ids):
+    """Ids (T, T - 1): of each row all but one."""
+    count = len(ids)
+    kept = np.arange(count)[None] + (np.arange(count)[None] >= np.arange(count)[:, None])
+    return np.append(ids, 0)[kept[:, : count - 1]]

@@ -357,7 +357,10 @@ def share_interval(share, count):
     return middle - half, middle + half
 
 
-def sign_flip_test(differences, draws=10_000):
+MOST_SIGNS = 2 * 10**8  # in all draws
+
+
+def sign_flip_test(differences, draws=None):
     """The permutation test of paired differences (Fisher 1935), two-sided: how often their mean would be as far from 0 if the
     two of each pair changed places at random.
 
@@ -368,6 +371,7 @@ def sign_flip_test(differences, draws=10_000):
 
     Args:
         differences: float (N,).
+        draws: how many; 10,000 unless N is above 20,000.
     """
     differences = np.asarray(differences, np.float64)
     count, observed = len(differences), abs(float(np.sum(differences)))
@@ -375,10 +379,10 @@ def sign_flip_test(differences, draws=10_000):
     if count <= 13:
         signs = 1 - 2 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
         return float((np.abs(signs @ differences) >= nearly).mean())
-    random, hits = np.random.Philox(key=0), 1
+    random, hits, draws = np.random.Philox(key=0), 1, draws or int(np.clip(MOST_SIGNS // count, 1_000, 10_000))
     for _ in range(draws):
         raw = random.random_raw(-(-count // 64))
-        bits = np.unpackbits(raw.view(np.uint8))[:count].astype(np.int64)
+        bits = np.unpackbits(raw.view(np.uint8))[:count].astype(np.float64)
         hits += abs(float((1 - 2 * bits) @ differences)) >= nearly
     return hits / (draws + 1)
 

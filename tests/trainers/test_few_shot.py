@@ -115,6 +115,9 @@ def test_the_program_judges_pairs(bundles, tmp_path, capfd):
     for text, sentence in (("", "holds no pairs"), ("one\n", "must be more TAB less")):
         path.write_text(text, encoding="utf8")
         assert sentence in refusal(capfd, "evaluate", bundles["gpt"], f"--pairs={path}")
+    both = refusal(capfd, "evaluate", bundles["gpt"], f"--pairs={path}", "--calibrate")
+    assert "--pairs is answered alone; leave --calibrate out" in both
+    assert "leave --shots out" in refusal(capfd, "evaluate", bundles["gpt"], "--memorisation", "--shots=0")
     assert "--shots needs examples" in refusal(capfd, "evaluate", bundles["gpt"], "--shots=1")
 
 
@@ -126,6 +129,13 @@ def test_public_sets_of_pairs_are_read_as_they_come(tmp_path):
         f"cook.guest.{number}.{who}.txt\tThat {who} {number}.\n" for number in (0, 1) for who in ("male", "female", "neutral")
     ))  # fmt: skip
     assert pairs.read(str(path)) == [("That male 0.", "That female 0.", "cook"), ("That male 1.", "That female 1.", "cook")]
+    for text in ("sentid\tsentence\ncook.guest.1.male.txt\tThat male.\n", ",sent_more,sent_less,bias_type\n"):
+        path.write_text(text)
+        with pytest.raises(Refusal, match="holds no pairs"):
+            pairs.read(str(path))
+    path.write_text(",sent_more,sent_less,bias_type\n0,A.,B.,age\n1,C.\n")
+    with pytest.raises(Refusal, match="Line 3 of .* must have sent_more and sent_less"):
+        pairs.read(str(path))
     path.write_text("sentid\tsentence\ncook.male.txt\tThat.\n")
     with pytest.raises(Refusal, match="Line 2 of .* must be occupation.other.number.gender.txt"):
         pairs.read(str(path))

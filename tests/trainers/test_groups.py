@@ -47,6 +47,13 @@ def test_the_p_value_is_the_share_of_ways_to_deal_the_groups():
     assert groups._gap(right, np.array([*"aaaa"])) is None
 
 
+def test_many_examples_are_dealt_out_less_often(monkeypatch):
+    assert [groups._draws(count) for count in (50_000, 10**5, 10**6, 10**9)] == [2_000, 1_000, 100, 100]
+    monkeypatch.setattr(groups, "MOST_DRAWN", 10**4)
+    right = np.arange(100) % 2 == 0
+    assert groups._gap(right, np.where(right, "a", "b"))["p_value"] == 1 / 101
+
+
 def test_the_p_value_of_calibration_is_the_share_of_ways_to_deal_the_groups():
     """Six examples, two groups of three: all 20 ways, with the errors that `zoo.metrics` counts."""
     probs = np.array([[0.95, 0.05], [0.9, 0.1], [0.62, 0.38], [0.97, 0.03], [0.3, 0.7], [0.55, 0.45]])

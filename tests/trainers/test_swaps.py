@@ -12,6 +12,7 @@ from trainers import swaps
 from zoo import metrics
 from zoo.bundle import Bundle
 from zoo.config import Refusal
+from zoo.data.words import characters_of
 
 FILES = {"classification": "tsv", "tagging": "conll"}
 TABLE = [("he", "she"), ("his", "her"), ("him", "her"), ("grand father", "grand mother")]
@@ -23,6 +24,7 @@ def test_words_are_exchanged_whole_in_any_case_and_both_ways():
     assert swap("SHE saw her Grand Mother; he did") == ("HE saw his Grand father; she did", True, True)
     assert swap("the hero's") == ("the hero's", False, False)
     assert swap("He's here") == ("She's here", True, False)
+    assert swaps.Swap([("他", "她"), ("爸爸", "妈妈")])("昨天他和爸爸说") == ("昨天她和妈妈说", True, False)
     assert swaps.pairs_of(["the", "he", "she", "he she"], TABLE) == [
         ("he", "she", 1), ("she", "he", -1), ("he she", "she he", 0),
     ]  # fmt: skip
@@ -56,6 +58,15 @@ def test_scores_of_tags_by_hand():
     assert found["difference"] == pytest.approx((0.5 + 0.25) / 2)
     with pytest.raises(Refusal, match="a tagger reads word by word"):
         swaps.judge_tags(None, [], {"all": TABLE})
+
+
+def test_a_tagger_of_characters_is_asked_about_characters():
+    answers = {"他 来了": (["P", "V", "A"], -1.0), "她 来了": (["P", "N", "A"], -1.5)}
+    arguments = (lambda texts: [answers[text] for text in texts], ["他 来了"])
+    (found,) = swaps.judge_tags(*arguments, {"all": [("他", "她")]}, cut=characters_of)
+    assert (found["words_changed"], found["others_changed"]) == (pytest.approx(1 / 3), pytest.approx(1 / 2))
+    with pytest.raises(Refusal, match="'他' and '她们', and this tagger reads characters"):
+        swaps.judge_tags(*arguments, {"all": [("他", "她们")]}, cut=characters_of)
 
 
 def test_a_table_is_read_by_trait_and_refused_by_line(tmp_path):

@@ -11,6 +11,7 @@ from zoo.api import Loaded
 from zoo.bundle import Bundle
 from zoo.config import Refusal
 from zoo.signatures import text_to_text
+from zoo.signatures.words import words_in_graph
 from zoo.tokenizers.base import create as create_tokenizer
 
 TEXT = "the cat sat on the mat ."
@@ -27,11 +28,17 @@ CASES = [*((name, "classification") for name in CLASSIFIERS), *((name, "language
 WRITERS = [(name, "translation") for name in ("transformer", "seq2seq", "t5", "gpt", "lstm")]
 TARGETS = {
     "classification": dict(target="yes", contrast="no"), "language_modeling": dict(target=" on", contrast="!"),
-    "translation": dict(target="le chat", contrast="un"),
+    "translation": dict(target="le chat", contrast="un"), "tagging": dict(target="yes", contrast="no", word=1),
+    "tagging:crf": dict(target="B-A", contrast="O", word=1),
+    "semantic_roles": dict(target="B-A0", contrast="O", word=4, predicate=2),
 }  # fmt: skip
+TAGGERS = [
+    *((name, f"tagging{crf}") for name in ("bilstm", "bert", "gpt", "word2vec") for crf in ("", ":crf")),
+    ("bert", "semantic_roles"), ("bilstm", "semantic_roles"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "task"), [*CASES, *WRITERS, ("bert", "masked_lm")])
+@pytest.mark.parametrize(("name", "task"), [*CASES, *WRITERS, ("bert", "masked_lm"), *TAGGERS])
 def test_integrated_gradients_are_complete_and_gradients_are_those_of_differences(name, task):
     zoo, text = loaded(name, task), TEXT
     options = TARGETS.get(task, {})
@@ -41,7 +48,7 @@ def test_integrated_gradients_are_complete_and_gradients_are_those_of_difference
     whole = zoo.explain(text, **options)
     difference = whole.value - whole.baseline
     assert sum(whole.scores) == pytest.approx(difference, abs=1e-3 * max(1, abs(difference)))
-    assert "".join(whole.tokens) == text
+    assert "".join(whole.tokens).split() == text.split()
     plain = zoo.explain(text, "gradient_x_input", **options)
     assert plain.value == pytest.approx(whole.value, abs=1e-4)
     question = explanation._question(zoo.model, zoo.tokenizer, zoo.task, text, **{"contrast": None, **options})
@@ -106,6 +113,66 @@ def test_a_hole_is_explained_by_the_words_around_it():
     assert answer.scores[place] == 0 and sum(score != 0 for score in answer.scores) == len(answer.scores) - 1
 
 
+def loaded_speller(task):
+    """A BiLSTM that reads characters and capital letters."""
+    made = exports.make("bilstm", task, characters="cnn", character_dim=6, character_hidden_dim=8, case_dim=3)
+    return Loaded(Bundle(made.model, made.tokenizer, made.task, {}))
+
+
+@pytest.mark.parametrize("task", ["tagging", "tagging:crf"])
+@pytest.mark.parametrize("name", ["bert", "bilstm", "speller"])
+def test_a_tag_has_the_probability_that_is_served(name, task):
+    zoo = loaded_speller(task) if name == "speller" else loaded(name, task)
+    served, words = zoo.predict("tag", text=[TEXT]), TEXT.split()
+    for word in range(len(words)):
+        answer = zoo.explain(TEXT, "occlusion", word=word)
+        assert answer.target == served["tags"][0][word] and answer.of == f"the word {words[word]!r}"
+        assert np.exp(answer.value) == pytest.approx(served["probs"][0, word], rel=1e-4)
+
+
+def test_the_probabilities_of_the_tags_of_a_word_sum_to_1():
+    zoo = loaded("bert", "tagging:crf")
+    values = [zoo.explain(TEXT, "gradient_x_input", target=tag, word=2).value for tag in zoo.task.facts.labels]
+    assert np.exp(values).sum() == pytest.approx(1, rel=1e-5)
+
+
+def test_a_word_that_is_occluded_is_unknown_and_has_no_characters():
+    zoo = loaded_speller("tagging")
+    answer = zoo.explain("aa bb", "occlusion", target="yes", word=1)
+    outputs = []
+    for gone in (None, 0):
+        words, batch, _ = words_in_graph(
+            tf.constant(["aa bb"]), zoo.tokenizer, zoo.task.frame("encoder", zoo.tokenizer), 64, zoo.model.takes
+        )
+        batch = {key: np.array(value) for key, value in batch.items()}
+        if gone is not None:
+            place = batch["label_positions"][0, gone]
+            batch["token_ids"][0, place], batch["characters"][0, place] = zoo.tokenizer.unk_id, 0
+        outputs.append(float(tf.nn.log_softmax(zoo.model(batch))[0, 1, zoo.task.facts.labels.index("yes")]))
+    place -= 1  # of the frame
+    assert answer.scores[place] == pytest.approx(outputs[0] - outputs[1], abs=1e-5) and abs(answer.scores[place]) > 1e-3
+
+
+def test_integrated_gradients_take_the_characters_of_a_word_with_it():
+    zoo = loaded_speller("tagging:crf")
+    answer = zoo.explain(TEXT, target="B-A", contrast="O", word=1)
+    batch = words_in_graph(tf.constant([TEXT]), zoo.tokenizer, zoo.task.frame("encoder", zoo.tokenizer), 64, zoo.model.takes)[1]
+    assert np.any(batch["characters"].numpy())
+    assert sum(answer.scores) == pytest.approx(answer.value - answer.baseline, abs=1e-3)
+    assert answer.baseline == pytest.approx(zoo.explain(TEXT.upper(), target="B-A", contrast="O", word=1).baseline, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bert", "bilstm"])
+def test_a_role_that_is_explained_is_the_one_that_is_served(name):
+    zoo = loaded(name, "semantic_roles")
+    for predicate in (0, 3):
+        served = zoo.predict("label_roles", text=[TEXT], predicate=[predicate])["tags"][0, 0]
+        answers = [zoo.explain(TEXT, "gradient_x_input", word=word, predicate=predicate) for word in range(7)]
+        assert [answer.target for answer in answers] == list(served)
+    one, other = (zoo.explain(TEXT, "occlusion", target="B-A0", word=1, predicate=i).value for i in (0, 3))
+    assert one != pytest.approx(other, abs=1e-4)
+
+
 def test_several_tokens_are_explained_as_a_chain():
     zoo = loaded("gpt", "language_modeling")
     one, two = zoo.explain("the ", target="c"), zoo.explain("the ", target="ca")
@@ -136,7 +203,15 @@ def test_what_cannot_be_explained_is_refused():
         (loaded("bert", "masked_lm"), dict(text="[MASK] the [MASK]"), "The text has 2 holes"),
         (loaded("bert", "masked_lm"), dict(text="[MASK]", target="cat dog"), "A hole takes one token, and 'cat dog' has"),
         (loaded("transformer", "translation"), dict(text="the", target=""), "is empty"),
-        (loaded("bert", "tagging"), dict(text="the"), "was made for tagging"),
+        (loaded("bert", "tagging"), dict(text="the cat"), "word must be the number of one of the text's 2 words"),
+        (loaded("bert", "tagging"), dict(text="the cat", word=2), "from 0; got 2"),
+        (loaded("bert", "tagging"), dict(text="the cat", word=0, target="yess"), "did you mean 'yes'"),
+        (loaded("bert", "tagging"), dict(text="the cat", word=0, predicate=1), "leave predicate out"),
+        (loaded("bert", "tagging"), dict(text="a " * 80, word=0), "64"),
+        (loaded("gpt", "tagging"), dict(text="  ", word=0), "has no words"),
+        (loaded("bert", "semantic_roles"), dict(text="the cat", word=0), "predicate must be the number"),
+        (classifier, dict(text="the", word=0), "leave word out"),
+        (loaded("bert", "question_answering"), dict(text="the"), "was made for question_answering"),
         (loaded("ngram", "language_modeling"), dict(text="the"), "explain it by occlusion"),
     ):
         with pytest.raises(Refusal, match=sentence):

@@ -45,3 +45,9 @@ def test_intervals_and_tests_of_a_few_numbers():
     assert metrics.sign_flip_test(exact) == by_hand
     # Drawn: a difference of 0 more changes nothing.
     assert metrics.sign_flip_test([*exact, 0.0]) == pytest.approx(by_hand, abs=0.01)
+
+
+def test_of_many_differences_fewer_signs_are_drawn(monkeypatch):
+    assert metrics.sign_flip_test(np.ones(40)) == 1 / 10_001
+    monkeypatch.setattr(metrics, "MOST_SIGNS", 40 * 2_000)
+    assert metrics.sign_flip_test(np.ones(40)) == 1 / 2_001

@@ -179,12 +179,20 @@ class BiLSTM(Encoder):
 
     def hidden(self, batch, training=False):
         inputs = self.taken(batch)
-        x_BTD = self.embeddings(inputs["token_ids"]) + self._segments(inputs.get("segment_ids"))
-        if "characters" in self.takes:
-            x_BTD = ops.concatenate([x_BTD, *self._spelled(inputs, training)], axis=-1)
+        x_BTD = self._words(inputs, training) + self._segments(inputs.get("segment_ids"))
         for dropout, layer in zip(self.dropouts, self.layers_of_states, strict=False):
             x_BTD, _ = layer(dropout(x_BTD, training=training), keep=inputs.get("padding_mask"))
         return self.dropouts[-1](x_BTD, training=training)
+
+    def token_vectors(self):
+        return self, "_words"
+
+    def _words(self, inputs, training):
+        """What stands for the tokens, float (B, T, D): embeddings, and beside them what the characters of words tell."""
+        x_BTE = self.embeddings(inputs["token_ids"])
+        if "characters" not in self.takes:
+            return x_BTE
+        return ops.concatenate([x_BTE, *self._spelled(inputs, training)], axis=-1)
 
     def _of_words(self):
         """The layers that read the characters of words."""
@@ -199,7 +207,8 @@ class BiLSTM(Encoder):
         return [layer(characters, **(options if layer is self.characters else {})) for layer in self._of_words()]
 
     def _segments(self, segment_ids):
-        table_SE = ops.cast(self.segments.embeddings, self.compute_dtype)
+        spelt = self.config.input_dim - self.config.embedding_dim  # the parts have no characters
+        table_SE = ops.pad(ops.cast(self.segments.embeddings, self.compute_dtype), ((0, 0), (0, spelt)))
         if segment_ids is None:
             return table_SE[0]
         return ops.matmul(ops.one_hot(segment_ids, self.config.num_segments, dtype=self.compute_dtype), table_SE)

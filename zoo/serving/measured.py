@@ -10,8 +10,8 @@ MOST_CLASSES = 5  # whose gaps of recall are told one by one
 AREAS = ("memory", "fairness", "few examples", "calibration", "explanations")
 # Tasks whose models trainers.explain takes, and with which flag.
 EXPLAINED = {
-    "classification": "", "language_modeling": "",
-    **dict.fromkeys(("masked_lm", "translation", "summarization"), "--method=attention "),
+    **dict.fromkeys(("classification", "language_modeling", "masked_lm", "translation", "summarization"), ""),
+    "tagging": "--word=0 ", "semantic_roles": "--word=0 --predicate=1 ",
 }  # fmt: skip
 
 
