@@ -96,7 +96,7 @@ def _asked_alone(alone):
     """Which of the questions that are answered instead of the scores of a split is asked, or None. Raises Refusal for two."""
     asked = [name for name in (*alone, *BESIDE) if FLAGS[name].value is not None and FLAGS[name].value is not False]
     if asked and asked[0] in alone and len(asked) > 1:
-        raise Refusal(f"--{asked[0]} is answered alone; leave --{asked[1]} out, and ask it in a call of its own.")
+        raise Refusal(f"--{asked[0]} is asked alone; ask --{asked[1]} in another call.")
     return asked[0] if asked and asked[0] in alone else None
 
 

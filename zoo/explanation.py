@@ -114,7 +114,8 @@ def explain(model, tokenizer, task, text, method="integrated_gradients", target=
         raise Refusal(f"There is no method {method!r}; {nearest(method, METHODS)}")
     for name, given, tasks in (("word", word, OF_WORDS), ("predicate", predicate, OF_WORDS[1:])):
         if given is not None and task.registered_name not in tasks:
-            raise Refusal(f"This model was made for {task.registered_name}, whose answers are of no {name}; leave {name} out.")
+            made = task.registered_name
+            raise Refusal(f"{name} is for {' and '.join(tasks)}, and this model was made for {made}; leave it out.")
     question = _question(model, tokenizer, task, text, target, contrast, word, predicate)
     value = float(question.values(question.ids[None])[0])
     baseline = None

@@ -116,8 +116,8 @@ def test_the_program_judges_pairs(bundles, tmp_path, capfd):
         path.write_text(text, encoding="utf8")
         assert sentence in refusal(capfd, "evaluate", bundles["gpt"], f"--pairs={path}")
     both = refusal(capfd, "evaluate", bundles["gpt"], f"--pairs={path}", "--calibrate")
-    assert "--pairs is answered alone; leave --calibrate out" in both
-    assert "leave --shots out" in refusal(capfd, "evaluate", bundles["gpt"], "--memorisation", "--shots=0")
+    assert "--pairs is asked alone; ask --calibrate in another call" in both
+    assert "ask --shots in another call" in refusal(capfd, "evaluate", bundles["gpt"], "--memorisation", "--shots=0")
     assert "--shots needs examples" in refusal(capfd, "evaluate", bundles["gpt"], "--shots=1")
 
 

@@ -206,11 +206,11 @@ def test_what_cannot_be_explained_is_refused():
         (loaded("bert", "tagging"), dict(text="the cat"), "word must be the number of one of the text's 2 words"),
         (loaded("bert", "tagging"), dict(text="the cat", word=2), "from 0; got 2"),
         (loaded("bert", "tagging"), dict(text="the cat", word=0, target="yess"), "did you mean 'yes'"),
-        (loaded("bert", "tagging"), dict(text="the cat", word=0, predicate=1), "leave predicate out"),
+        (loaded("bert", "tagging"), dict(text="the cat", word=0, predicate=1), "predicate is for semantic_roles, and"),
         (loaded("bert", "tagging"), dict(text="a " * 80, word=0), "64"),
         (loaded("gpt", "tagging"), dict(text="  ", word=0), "has no words"),
         (loaded("bert", "semantic_roles"), dict(text="the cat", word=0), "predicate must be the number"),
-        (classifier, dict(text="the", word=0), "leave word out"),
+        (classifier, dict(text="the", word=0), "word is for tagging and semantic_roles"),
         (loaded("bert", "question_answering"), dict(text="the"), "was made for question_answering"),
         (loaded("ngram", "language_modeling"), dict(text="the"), "explain it by occlusion"),
     ):
