@@ -153,8 +153,10 @@ def _tokenizer(source, spec, vocab_size, cache, report, texts=None, options=None
             tokenizer = create(spec, (text for text, _ in parts), vocab_size, **(options or {}))
             with appearing(directory / "tokenizer") as partial:
                 tokenizer.save(partial)
+        else:
+            tokenizer = load(directory / "tokenizer")
         shared_cache.publish(directory / "tokenizer", shared)
-    return directory, load(directory / "tokenizer")
+    return directory, tokenizer
 
 
 def _tokens(source, split, tokenizer, directory, report, beam=None):

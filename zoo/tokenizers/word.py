@@ -10,31 +10,16 @@ import tensorflow as tf
 from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
 from zoo.tokenizers.base import Tokenizer, kept, require_list, row_ids, to_text, valid_utf8
+from zoo.tokenizers.word_numbers import UNKNOWN, WordNumbers, blocks_of
 
-# lmplz separates words at NUL, tab, carriage return and space, sentences at line feed; all else is part of a word.
-SPACES = bytes.maketrans(b"\0\t\r", b"   ")
-SPECIALS = (b"<s>", b"</s>", b"<unk>")
-# What `_split` leaves between words, as ids: nothing (from two spaces in a row), the end of a line, the end of a text.
-GAP, LINE_END, TEXT_END = -1, -2, -3
+SPECIALS = ("<s>", "</s>", "<unk>")
+NUM_SPECIAL = 2  # ids before the first word's
 DEFAULTS = {"lowercase": False, "punctuation": True, "zero_digits": False}
-CHUNK_BYTES = 1 << 22
 # At the end of a line, or between two words of one that certainly are words.
 CUT = re.compile(r"\n|(?<=\w) (?=\w)")
-
-
-def _marked(text):
-    """UTF-8 of a text in which single spaces separate words from each other and from line ends."""
-    return to_text(text).encode("utf8").translate(SPACES).replace(b"\n", b" \n ")
-
-
-def _split(data):
-    """Yields lists of words, a few megabytes of text at a time: a list takes ten times the memory of its text."""
-    start = 0
-    while start < len(data):
-        end = data.find(b" ", start + CHUNK_BYTES)
-        end = len(data) if end < 0 else end
-        yield data[start:end].split(b" ")
-        start = end + 1
+COUNTED = 1 << 20  # words at a time
+FEW = 1 << 12  # characters: of so few a dictionary gives the ids sooner than arrays do
+SPACES = bytes.maketrans(b"\0\t\r", b"   ")
 
 
 @TOKENIZERS.register("word")
@@ -69,19 +54,17 @@ class WordTokenizer(Tokenizer):
         self.vocab_size = len(self._words)
         # All words at once: one by one, millions of them take most of the time of a preparation.
         text = to_text("\n".join(words))
-        spelt = text.encode("utf8").split(b"\n") if words else []
-        ids = dict(zip(spelt, itertools.count(2), strict=False))
-        if len(spelt) != len(words) or not ids.keys().isdisjoint((b"", *SPECIALS)) or re.search("[\0\t\r ]", text):
-            no_word = next(word for word in words if word.encode() in (b"", *SPECIALS) or re.search("[\0\t\n\r ]", word))
+        self._known = WordNumbers()
+        found = sum(len(self._known.add(block).numbers) for block in blocks_of(text.encode("utf8")))
+        one_a_line = found == len(words) == text.count("\n") + bool(words) and not re.search("[\0\t\r ]", text)
+        if not one_a_line or (self._known.find(" ".join(SPECIALS).encode()).numbers != UNKNOWN).any():
+            no_word = next(word for word in words if word in ("", *SPECIALS) or re.search("[\0\t\n\r ]", word))
             raise Refusal(f"{no_word!r} cannot be a word: it is empty, a special token, or has white space in it.")
-        if len(ids) != len(words):
+        if len(self._known) != len(words):
             twice = collections.Counter(words).most_common(1)[0][0]
             raise Refusal(f"The word {twice!r} is in the vocabulary twice; each must be there once.")
-        ids.update({b"": GAP, b"\n": LINE_END, b"\0": TEXT_END})
         self._knows_replacement = "\ufffd" in text
-        # The bound methods: tf.Module would wrap the dict itself and slow it down.
-        self._id_of_word, self._has_word = ids.get, ids.__contains__
-        self._stored_words = self._table = None
+        self._stored_words = self._table = self._id_of_word = None
 
     @classmethod
     def train(cls, texts, vocab_size=None, *, lowercase=False, punctuation=True, min_count=1, zero_digits=False):
@@ -89,31 +72,57 @@ class WordTokenizer(Tokenizer):
         appeared first."""
         if vocab_size is not None and vocab_size < 3:
             raise Refusal(f"A word vocabulary needs at least 3 ids, got vocab_size {vocab_size}.")
-        counts = collections.Counter()
-        for text in texts:
-            for plain in normalised([text], lowercase, punctuation, zero_digits):
-                for words in _split(_marked(plain)):
-                    counts.update(words)
-        for word in (b"", b"\n", *SPECIALS):
-            counts.pop(word, None)
-        if not counts:
+        known = WordNumbers()
+        counts = _counted(
+            known.add(block).numbers
+            for text in texts
+            for plain in normalised([text], lowercase, punctuation, zero_digits)
+            for block in blocks_of(to_text(plain).encode("utf8"))
+        )
+        specials = known.find(" ".join(SPECIALS).encode()).numbers
+        counts[specials[specials != UNKNOWN]] = 0
+        if not counts.any():
             raise Refusal("There is no text to take words from.")
-        by_count = counts.most_common()[: vocab_size and vocab_size - 2]
-        words = [word for word, count in by_count if count >= min_count]
-        if not words:
+        by_count = np.argsort(-counts, kind="stable")[: vocab_size and vocab_size - NUM_SPECIAL]
+        kept = by_count[counts[by_count] >= max(min_count, 1)]
+        if not len(kept):
             raise Refusal(f"No word occurs {min_count} times in the text: give more text or a smaller min_count.")
-        return cls(b"\n".join(words).decode("utf8").split("\n"), lowercase, punctuation, zero_digits)
+        return cls(known.in_order(kept).decode("utf8").split("\n"), lowercase, punctuation, zero_digits)
 
     @property
     def vocabulary(self):
         return self._words.tolist()
 
     def encode_batch(self, texts):
-        texts = normalised(list(require_list(texts)), *self._spelling)
-        ids = [np.zeros(0, np.int32)]
-        for words in _split(b" \0 ".join(map(_marked, texts))):
-            ids.append(np.fromiter(map(self._id_of_word, words, itertools.repeat(self.unk_id)), np.int32, len(words)))
-        return _documents(np.concatenate(ids), len(texts), self.eos_id)
+        plain = [to_text(text) for text in normalised(list(require_list(texts)), *self._spelling)]
+        if sum(map(len, plain)) < FEW:
+            return [self._of_few(text) for text in plain]
+        ids, lines, behind = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)], 0
+        for block in blocks_of("\n".join(plain).encode("utf8")):
+            words = self._known.find(block)
+            ids.append(np.where(words.numbers == UNKNOWN, self.unk_id, words.numbers + NUM_SPECIAL))
+            lines.append(words.lines + behind)
+            behind += block.count(b"\n")
+        ids, lines = np.concatenate(ids, dtype=np.int32), np.concatenate(lines)
+        first_lines = np.cumsum([0, *(text.count("\n") + 1 for text in plain)])
+        starts = np.searchsorted(lines, first_lines)  # of texts, and the end of the last
+        begins_line = np.diff(lines, prepend=-1) != 0
+        begins_line[starts[starts < len(ids)]] = False
+        separators = np.flatnonzero(begins_line)
+        ids = np.insert(ids, separators, self.eos_id)
+        starts += np.searchsorted(separators, starts)
+        return [ids[start:end] for start, end in itertools.pairwise(starts.tolist())]
+
+    def _of_few(self, text):
+        if self._id_of_word is None:
+            words = self._known.in_order(np.arange(len(self._known))).split(b"\n")
+            # The bound method: tf.Module would wrap the dict itself and slow it down.
+            self._id_of_word = dict(zip(words, itertools.count(NUM_SPECIAL), strict=False)).get
+        ids = []
+        for line in text.encode("utf8").translate(SPACES).split(b"\n"):
+            if words := [self._id_of_word(word, self.unk_id) for word in line.split(b" ") if word]:
+                ids += [self.eos_id, *words] if ids else words
+        return np.array(ids, np.int32)
 
     def decode(self, ids):
         """As the contract says: words joined by a space, lines by a line feed; `unk_id` becomes `<unk>`."""
@@ -122,7 +131,8 @@ class WordTokenizer(Tokenizer):
 
     def lost_bytes(self, text):
         (text,) = normalised([text], *self._spelling)
-        return sum(sum(map(len, itertools.filterfalse(self._has_word, words))) for words in _split(_marked(text)))
+        found = map(self._known.find, blocks_of(to_text(text).encode("utf8")))
+        return sum(int(words.lengths[words.numbers == UNKNOWN].sum()) for words in found)
 
     def tokenize(self, texts):
         if self._knows_replacement:  # to all other vocabularies a word with an invalid part is unknown either way
@@ -214,7 +224,7 @@ class _IdOfWord(tf.saved_model.experimental.TrackableResource):
 
 
 def _is_word_or_separates(ids, row_of_id, row_splits, eos_id):
-    """bool (N,): words, and of the line ends between two words of a row the last; `_documents`, in graph."""
+    """bool (N,): words, and of the line ends between two words of a row the last."""
     is_word = ids != eos_id
     before_word = tf.concat([is_word[1:] & (row_of_id[1:] == row_of_id[:-1]), [False]], 0)
     words_before = tf.cumsum(tf.cast(is_word, tf.int32), exclusive=True)
@@ -222,14 +232,18 @@ def _is_word_or_separates(ids, row_of_id, row_splits, eos_id):
     return is_word | (before_word & after_word)
 
 
-def _documents(ids, count, eos_id):
-    """Ids with the three marks in them -> a list of `count` int32 arrays, `eos_id` between lines that have words."""
-    ids = ids[ids != GAP]
-    after_word = np.concatenate([[False], ids[:-1] >= 0])
-    ids = ids[(ids != LINE_END) | after_word]
-    before_word = np.concatenate([ids[1:] >= 0, [False]])
-    ids = ids[(ids != LINE_END) | before_word[: len(ids)]]
-    ids[ids == LINE_END] = eos_id
-    ends = [*np.flatnonzero(ids == TEXT_END).tolist(), len(ids)][:count]
-    starts = [0, *(end + 1 for end in ends[:-1])]
-    return [ids[start:end] for start, end in zip(starts, ends, strict=True)] if count else []
+def _counted(arrays):
+    """How often each number is in arrays of them, int64 (1 + the largest,)."""
+    counts, waiting, size = np.zeros(0, np.int64), [], 0
+
+    def added():
+        found = np.bincount(np.concatenate(waiting or [np.zeros(0, np.int32)]), minlength=len(counts))
+        found[: len(counts)] += counts
+        return found
+
+    for numbers in arrays:
+        waiting.append(numbers)
+        size += len(numbers)
+        if size >= COUNTED:
+            counts, waiting, size = added(), [], 0
+    return added()

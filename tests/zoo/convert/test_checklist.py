@@ -264,11 +264,15 @@ def test_fields_are_in_one_list_only():
 
 
 @pytest.mark.skipif(not certificate._has("transformers"), reason="needs torch and transformers")
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", [name for name in FAMILIES if not name.startswith("chatglm")])  # which it does not have
 def test_defaults_are_those_of_transformers_and_its_fields_are_known(model_type):
     import transformers
 
-    theirs, family = transformers.AutoConfig.for_model(model_type).to_dict(), FAMILIES[model_type]
+    family = FAMILIES[model_type]
+    # Without windows transformers leaves out how wide they would be.
+    options = {"use_sliding_window": True} if "use_sliding_window" in family.known_fields() else {}
+    theirs = transformers.AutoConfig.for_model(model_type, **options).to_dict()
+    theirs |= dict.fromkeys(options, False)
     for name, value in family.defaults.items():
         assert theirs[name] == value, name
     ignored = {name for names in CONFIG.values() for name in names.split()}

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from zoo.tokenizers import word as word_module
+from zoo.tokenizers import word_numbers
 from zoo.tokenizers.base import create, load
 from zoo.tokenizers.word import WordTokenizer
 
@@ -56,12 +57,15 @@ def test_lost_bytes_are_those_of_unknown_words():
     assert word.lost_bytes("a bcd\né <unk>  a") == 3 + 2 + 5
 
 
-def test_chunks_change_nothing(monkeypatch):
-    texts = ["a bb  ccc\n\n" * 7, "", "bb", "\n", "a" * 31 + " a"]
-    whole = create("word", texts)
+def test_blocks_change_nothing_and_few_texts_get_the_ids_of_many(monkeypatch):
+    texts = ["a bb  ccc\n\n" * 7, "", "bb", "\n", "a" * 31 + " a", "\r\n a\tb\0c\x0bd d\xa0d\n \n<s> bb \r", " \n\nd"]
+    whole = create("word", texts[:5])
     expected = [ids.tolist() for ids in whole.encode_batch(texts)]
-    monkeypatch.setattr(word_module, "CHUNK_BYTES", 5)
-    pieces = create("word", texts)
+    assert expected[5:] == [[2, UNK, UNK, UNK, EOS, UNK, 3], [UNK]]
+    monkeypatch.setattr(word_module, "FEW", 0)
+    assert [ids.tolist() for ids in whole.encode_batch(texts)] == expected
+    monkeypatch.setattr(word_numbers, "BLOCK_BYTES", 5)
+    pieces = create("word", texts[:5])
     assert pieces.decode(range(2, pieces.vocab_size)) == whole.decode(range(2, whole.vocab_size))
     assert [ids.tolist() for ids in pieces.encode_batch(texts)] == expected
 
