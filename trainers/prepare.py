@@ -11,8 +11,6 @@ and the next run goes on from it. The key is made of the text and its splits, th
 the other.
 """
 
-import collections
-import concurrent.futures
 import contextlib
 import errno
 import functools
@@ -32,6 +30,7 @@ from zoo.config import Refusal
 from zoo.data.shards import TokenShards, write_shards
 from zoo.files import appearing, exclusive
 from zoo.registry import TOKENIZERS
+from zoo.threads import ahead
 
 # Texts are encoded together until they have this many characters: enough to keep all cores busy, little enough to hold.
 CHUNK_CHARACTERS = 2**20
@@ -189,7 +188,7 @@ def _tokens(source, split, tokenizer, directory, report, beam=None):
 def encoded(parts, tokenizer, meta):
     """Ids of each document that has any, with its eos, perhaps in several arrays; counts bytes into `meta`."""
     begun, eos = False, np.array([tokenizer.eos_id], np.int32)
-    for (chunk, ends), batch in _ahead(lambda item: tokenizer.encode_batch(item[0]), _chunks(parts)):
+    for (chunk, ends), batch in ahead(lambda item: tokenizer.encode_batch(item[0]), _chunks(parts)):
         meta["num_bytes"] += sum(len(text.encode()) for text in chunk)
         if tokenizer.unk_id is not None:
             text_of_token = np.repeat(np.arange(len(chunk)), [len(ids) for ids in batch])
@@ -211,19 +210,6 @@ def _some(arrays, where):
         yield ids
     if not num_tokens:
         raise Refusal(f"{where} holds no text: not one token comes of it.")
-
-
-def _ahead(function, items):
-    """Yields (item, function(item)) in order; a thread computes the next ones' while the caller works on one."""
-    with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        waiting = collections.deque()
-        for item in items:
-            waiting.append((item, thread.submit(function, item)))
-            if len(waiting) == 2:
-                item, result = waiting.popleft()
-                yield item, result.result()
-        for item, result in waiting:
-            yield item, result.result()
 
 
 def _chunks(parts):

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
+from zoo.threads import ahead
 from zoo.tokenizers.base import Tokenizer, kept, require_list, row_ids, to_text, valid_utf8
 from zoo.tokenizers.word_numbers import UNKNOWN, WordNumbers, blocks_of
 
@@ -19,6 +20,7 @@ DEFAULTS = {"lowercase": False, "punctuation": True, "zero_digits": False}
 CUT = re.compile(r"\n|(?<=\w) (?=\w)")
 COUNTED = 1 << 20  # words at a time
 FEW = 1 << 12  # characters: of so few a dictionary gives the ids sooner than arrays do
+THREADS = 2  # beside each other; more of them wait for Python's lock
 SPACES = bytes.maketrans(b"\0\t\r", b"   ")
 
 
@@ -73,12 +75,13 @@ class WordTokenizer(Tokenizer):
         if vocab_size is not None and vocab_size < 3:
             raise Refusal(f"A word vocabulary needs at least 3 ids, got vocab_size {vocab_size}.")
         known = WordNumbers()
-        counts = _counted(
-            known.add(block).numbers
+        blocks = (
+            block
             for text in texts
             for plain in normalised([text], lowercase, punctuation, zero_digits)
             for block in blocks_of(to_text(plain).encode("utf8"))
         )
+        counts = _counted(known.add(words).numbers for _, words in ahead(known.read, blocks))
         specials = known.find(" ".join(SPECIALS).encode()).numbers
         counts[specials[specials != UNKNOWN]] = 0
         if not counts.any():
@@ -98,8 +101,7 @@ class WordTokenizer(Tokenizer):
         if sum(map(len, plain)) < FEW:
             return [self._of_few(text) for text in plain]
         ids, lines, behind = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)], 0
-        for block in blocks_of("\n".join(plain).encode("utf8")):
-            words = self._known.find(block)
+        for block, words in ahead(self._known.find, blocks_of("\n".join(plain).encode("utf8")), THREADS):
             ids.append(np.where(words.numbers == UNKNOWN, self.unk_id, words.numbers + NUM_SPECIAL))
             lines.append(words.lines + behind)
             behind += block.count(b"\n")

@@ -47,15 +47,21 @@ class WordNumbers:
 
     def find(self, block):
         """The `Words` of a text in bytes; the number of a word that was not added is `UNKNOWN`."""
-        words = Words(block, self._base)
+        words = self.read(block)
         words.numbers = self._of_hashes(words.hashes)
         words.numbers[self._others(words)] = UNKNOWN
         return words
 
+    def read(self, block):
+        """The `Words` of a text in bytes, without numbers. Another thread may be adding words."""
+        return Words(block, self._base)
+
     def add(self, block):
-        """As `find`, after giving numbers to the words that have none."""
+        """As `find`, after giving numbers to the words that have none. `block` may be what `read` returned."""
+        words = block if isinstance(block, Words) else self.read(block)
         while True:
-            words = Words(block, self._base)
+            if words.base != self._base:
+                words = self.read(words.block)
             words.numbers = self._of_hashes(words.hashes)
             new = np.flatnonzero(words.numbers == UNKNOWN)
             if len(new):
@@ -143,6 +149,7 @@ class Words:
 
     Attributes:
         numbers: int32 (N,), what `WordNumbers` found.
+        block, base: the arguments.
         lengths: int64 (N,), in bytes.
         lines: int32 (N,), how many line feeds stand before each.
         letters: uint8, the bytes of all words without what separates them.
@@ -152,6 +159,7 @@ class Words:
     numbers = None
 
     def __init__(self, block, base):
+        self.block, self.base = block, base
         data = np.frombuffer(block, np.uint8)
         inside = np.ones(len(data), bool)
         for separator in SEPARATORS:
