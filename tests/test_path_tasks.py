@@ -85,6 +85,7 @@ def test_a_task_by_the_command_line(task, tmp_path, monkeypatch, capfd):
     assert all(scores <= line.keys() for line in lines if line["split"] == "test")
     assert all("loss" in line for line in lines)
     if task in ("translation", "summarization"):
+        assert f"trainers.generate --model_dir=run --prompt='{SENTENCES[0]}'" in answer.out
         assert all(line["bits_per_byte"] > 0 for line in lines)
     answers = zoo.load("run").predict(signature, **inputs)
     assert answers.keys() == outputs and all(len(np.asarray(value)) == 1 for value in answers.values())
