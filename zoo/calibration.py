@@ -132,8 +132,8 @@ def fit_temperature(sums):
         if not 1 / HIGHEST < new < HIGHEST:
             told = f"(loss {first:.4g} nats an answer; {nats:.4g} at the temperature {1 / inverse:.4g})"
             raise Refusal(
-                f"The labels are likelier the lower the temperature is {told}, as where all answers are right; "
-                "give more examples, and some that the model gets wrong."
+                f"The labels are likelier the lower the temperature is {told}, as where all answers are right or a "
+                "model has hardly learnt; give more examples, some of which it gets wrong, or train it further."
                 if new > inverse
                 else f"The labels score no higher than other answers {told}, and no temperature mends that; "
                 "train the model further, or calibrate it on examples like those that it has learnt from."

@@ -84,7 +84,7 @@ def test_a_temperature_is_refused_for_what_was_found():
     right, wrong = LOGITS_NC.argmax(1), LOGITS_NC.argmin(1)
     said = refused(LOGITS_NC, right, ONES_N)
     assert said.startswith("The labels are likelier the lower the temperature is (loss ")
-    assert said.endswith("as where all answers are right; give more examples, and some that the model gets wrong.")
+    assert said.endswith("hardly learnt; give more examples, some of which it gets wrong, or train it further.")
     said = refused(LOGITS_NC, wrong, ONES_N)
     assert said.startswith("The labels score no higher than other answers (loss ")
     assert said.endswith("train the model further, or calibrate it on examples like those that it has learnt from.")
