@@ -68,6 +68,24 @@ TASKS = {
 }  # fmt: skip
 
 
+def test_partial_labels_by_the_command_line(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    tags = {"cat": "B-PER|B-ORG", "dog": "B-PER", "man": "B-ORG", "old": "*"}
+    sentences = ["".join(f"{word} {tags.get(word, 'O')}\n" for word in text.split()) for text in SENTENCES]
+    (tmp_path / "a.conll").write_text("\n".join(sentences), encoding="utf8")
+    answer = programs.call(
+        capfd, "run", "--model=bilstm", "--preset=tiny", "--task=tagging", "--data_path=a.conll", "--set=crf=true",
+        "--set=partial=true", "--set=scheme=BIO", "--steps=2", "--eval_every=1", "--batch_size=4", "--seq_length=32",
+        "--xla=off", "--noexport", "--model_dir=run",
+    )  # fmt: skip
+    assert answer.status == 0, answer.err
+    assert sorted(zoo.load("run").task.facts.labels) == ["B-ORG", "B-PER", "I-ORG", "I-PER", "O"]
+    answer = programs.call(capfd, "evaluate", "--model_dir=run", "--split=test", "--predictions=told.conll")
+    assert answer.status == 0, answer.err
+    lines = [line.split("\t") for line in (tmp_path / "told.conll").read_text(encoding="utf8").splitlines() if line]
+    assert {line[1] for line in lines if line[0] == "cat"} <= {"B-PER|B-ORG", "B-PER", "B-ORG"}
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_a_task_by_the_command_line(task, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
@@ -85,6 +103,7 @@ def test_a_task_by_the_command_line(task, tmp_path, monkeypatch, capfd):
     assert all(scores <= line.keys() for line in lines if line["split"] == "test")
     assert all("loss" in line for line in lines)
     if task in ("translation", "summarization"):
+        assert f"trainers.generate --model_dir=run --prompt='{SENTENCES[0]}'" in answer.out
         assert all(line["bits_per_byte"] > 0 for line in lines)
     answers = zoo.load("run").predict(signature, **inputs)
     assert answers.keys() == outputs and all(len(np.asarray(value)) == 1 for value in answers.values())

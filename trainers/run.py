@@ -136,11 +136,16 @@ def _described(config, model_config):
     if config.vocab_size:  # else the text decides
         model_config = model_config.replace(vocab_size=config.vocab_size)
     described = {**config.to_dict(), "model_config": model_config.to_dict(), "num_params": model_config.num_params()}
-    if config.steps:
+    if config.steps or config.epochs is not None:
         from trainers.cost import plan
 
         planned = plan.make(config, model_config, trainer_flags.task_config(config), tuning=trainer_flags.tuning_config(config))
         described["plan"] = planned.to_dict()
+    if config.epochs is not None:
+        described["remark"] = (
+            f"The steps of --epochs={config.epochs:g} follow from the data, which a dry run does not read; "
+            "the run tells them before step 0."
+        )
     return described
 
 

@@ -111,7 +111,8 @@ def _train(run, config, model_config, placement):
     machine.require_room(run / "bundle", size * (2 if config.export else 1))
     saved = Bundle(model, tokenizer, task, provenance).save(run / "bundle")
     # Read again, the variables are plain ones: a SavedModel is not made of copies on several replicas.
-    _deliver(run, config, load(saved) if placement.strategy else Bundle(model, tokenizer, task, provenance))
+    bundle = load(saved) if placement.strategy else Bundle(model, tokenizer, task, provenance)
+    _deliver(run, config, bundle, task.asked_with(data[judged[-1]]))
     placement.barrier()
 
 
@@ -225,8 +226,8 @@ def _judge(run, config, trainer, log, data, seconds, judged):
     return scores
 
 
-def _deliver(run, config, bundle):
-    """Shows a sample of what the bundle does, exports it, and ends with a summary."""
+def _deliver(run, config, bundle, text):
+    """Shows a sample of what the bundle does, exports it, and ends with a summary, whose command asks with `text`."""
     from zoo.api import Loaded
 
     if not bundle.model.without_head().config.contextual:
@@ -245,10 +246,10 @@ def _deliver(run, config, bundle):
             export = export_saved_model(
                 run / "export", bundle.model, bundle.tokenizer, bundle.task, provenance=bundle.provenance
             )
-    print(summary(run, config, bundle, export), flush=True)
+    print(summary(run, config, bundle, export, text), flush=True)
 
 
-def summary(run, config, bundle, export=None):
+def summary(run, config, bundle, export=None, text=None):
     """What stands at the end of a run: the score, where things are, and three commands to go on with.
 
     Args:
@@ -256,6 +257,7 @@ def summary(run, config, bundle, export=None):
         config: its `TrainConfig`.
         bundle: its `Bundle`, with the scores in its provenance.
         export: the directory of the export, or None.
+        text: what a model that writes is asked with, or None for the beginning of any text.
     """
     place = shlex.quote(str(run))
     lines = [
@@ -273,7 +275,7 @@ def summary(run, config, bundle, export=None):
     return "\n".join([
         *lines,
         "Next:",
-        f"  {_question(run, bundle)}",
+        f"  {_question(run, bundle, text)}",
         f"  python -m trainers.evaluate --model_dir={place}",
         f"  python -m trainers.report --model_dir={place}{_needed('report', 'matplotlib')}",
         RULE,
@@ -286,14 +288,19 @@ def _needed(extra, *packages):
     return "" if there else f"  # first: pip install -e '.[{extra}]'"
 
 
-def _question(run, bundle):
+def _quoted(text):
+    """A text between single quotes, for a shell: a word, too, which `shlex.quote` leaves as it is."""
+    return "'" + text.replace("'", "'\"'\"'") + "'"
+
+
+def _question(run, bundle, text):
     """A command that asks the model: to fill holes, to write, or else the longest of the requests that its export is proved
     with first."""
     requests = {}
     for signature, inputs, *_ in bundle.task.requests(bundle.model, bundle.tokenizer):
         requests.setdefault(signature, inputs)
     if "generate" in requests and "fill" not in requests:
-        return f"python -m trainers.generate --model_dir={shlex.quote(str(run))} --prompt='The'"
+        return f"python -m trainers.generate --model_dir={shlex.quote(str(run))} --prompt={_quoted(text or 'The')}"
     default = next(iter(requests))
     signature = "fill" if "fill" in requests else default
     inputs = requests[signature]

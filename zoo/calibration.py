@@ -30,6 +30,7 @@ NUM_BINS = 15  # as `zoo.metrics.calibration`
 HIGHEST = 32.0  # a temperature beyond it, or below one over it, is not one that mends anything
 EXACT = 1e-4  # of the temperature: further digits change no probability that anybody reads
 LEAST = -1e9  # stands for a logit of -inf, which 0 times gives NaN
+NOTHING = "There is nothing to judge: no answer of the split counts."
 ASIDE = 0.01  # how far aside, as a share, the slope of a CRF's loss is taken for its curvature
 
 
@@ -62,7 +63,7 @@ def scores(totals):
     """`calibration_error`, `brier` and `calibration`, JSON values, from the sums of `reliability` over all batches."""
     counts, confidence, right = np.asarray(totals["bins"], np.float64).T
     if not counts.sum():
-        raise Refusal("There is nothing to judge: no answer of the split counts.")
+        raise Refusal(NOTHING)
     return {
         "calibration_error": float(np.abs(right - confidence).sum() / counts.sum()),
         "brier": float(totals["brier"] / counts.sum()),
@@ -114,19 +115,28 @@ def fit_temperature(sums):
         (temperature, nats an answer at 1, nats an answer at it).
 
     Raises:
-        Refusal: no temperature does, as where every answer is right: the surer the better, without end.
+        Refusal: no answer counts, or no temperature does: where every answer is right it is the surer the better, without end;
+            where labels score no higher than other answers, the less sure the better.
     """
     inverse, first = 1.0, None
     for _ in range(50):
         totals = sums(inverse)
+        if not totals["count"]:
+            raise Refusal(NOTHING)
         nats = float(totals["nats"] / totals["count"])
         first = nats if first is None else first
         step = float(totals["slope"]) / max(float(totals["curvature"]), 1e-12)
         new = min(max(inverse - step, inverse / 2), inverse * 2)
+        if not math.isfinite(nats):
+            raise Refusal(f"The loss of the labels is {nats} nats an answer; train a model anew whose loss is a number.")
         if not 1 / HIGHEST < new < HIGHEST:
+            told = f"(loss {first:.4g} nats an answer; {nats:.4g} at the temperature {1 / inverse:.4g})"
             raise Refusal(
-                f"No temperature from {1 / HIGHEST:g} to {HIGHEST:g} fits these examples; where all answers are right, "
-                "or none is, give more of them."
+                f"The labels are likelier the lower the temperature is {told}, as where all answers are right or a "
+                "model has hardly learnt; give more examples, some of which it gets wrong, or train it further."
+                if new > inverse
+                else f"The labels score no higher than other answers {told}, and no temperature mends that; "
+                "train the model further, or calibrate it on examples like those that it has learnt from."
             )
         if math.isclose(new, inverse, rel_tol=EXACT):
             return 1 / new, first, nats

@@ -52,6 +52,17 @@ def test_the_next_commands_work_as_printed(model, task, tmp_path, capfd):
     assert ("predict('fill', text=" in asks[2]) == (task in ("blank_infilling", "span_corruption"))
 
 
+@pytest.mark.parametrize("text", ["le chat", "it's", 'a "$HOME" `ls` run!', "-x=1", "back\\", "Montag, 3. März: 猫"])
+def test_a_translator_is_asked_with_a_text_as_it_is(text, tmp_path, capfd):
+    lines = ended(tmp_path / "a run", "transformer", "translation", text=text)
+    line = lines[lines.index("Next:") + 1]
+    shell = ["bash", "-c", 'python() { printf "%s\\n" "$@"; }; ' + line]
+    words = subprocess.run(shell, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert words == ["-m", "trainers.generate", f"--model_dir={tmp_path}/a run", f"--prompt={text}"]
+    if text == "-x=1":
+        assert programs.call(capfd, "generate", *words[2:], "--max_new_tokens=2").status == 0
+
+
 def test_an_export_is_named_with_the_command_of_its_server(tmp_path):
     lines = ended(tmp_path, "gpt", "language_modeling", export=tmp_path / "export" / "1")
     assert f"Export: {tmp_path}/export/1, replayed in a fresh process: equal" in lines

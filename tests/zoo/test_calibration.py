@@ -73,10 +73,27 @@ def test_the_temperature_is_that_of_the_least_loss():
     assert all(math.isfinite(float(value)) for value in found.values())
 
 
-def test_answers_that_are_all_right_have_no_temperature():
-    right = LOGITS_NC.argmax(1)
-    with pytest.raises(Refusal, match="No temperature"):
-        calibration.fit_temperature(lambda b: {k: float(v) for k, v in calibration.slopes(LOGITS_NC, right, ONES_N, b).items()})
+def refused(logits, labels, weights):
+    """The sentence with which a temperature is refused."""
+    with pytest.raises(Refusal) as refusal:
+        calibration.fit_temperature(lambda b: {k: float(v) for k, v in calibration.slopes(logits, labels, weights, b).items()})
+    return str(refusal.value)
+
+
+def test_a_temperature_is_refused_for_what_was_found():
+    right, wrong = LOGITS_NC.argmax(1), LOGITS_NC.argmin(1)
+    said = refused(LOGITS_NC, right, ONES_N)
+    assert said.startswith("The labels are likelier the lower the temperature is (loss ")
+    assert said.endswith("hardly learnt; give more examples, some of which it gets wrong, or train it further.")
+    said = refused(LOGITS_NC, wrong, ONES_N)
+    assert said.startswith("The labels score no higher than other answers (loss ")
+    assert said.endswith("train the model further, or calibrate it on examples like those that it has learnt from.")
+    # Odds of e to 1 for the wrong one of two: log(1 + e) nats as they are, log(1 + e ** (1 / 16)) at 16.
+    assert "(loss 1.313 nats an answer; 0.7249 at the temperature 16)" in refused(
+        np.array([[1.0, 0.0]] * 3, np.float32), np.array([1, 1, 1]), np.ones(3, np.float32)
+    )
+    assert "no answer of the split counts" in refused(LOGITS_NC, right, np.zeros_like(ONES_N))
+    assert "is nan nats an answer" in refused(LOGITS_NC * np.float32(np.nan), right, ONES_N)
 
 
 MOVES_SS = RANDOM.normal(size=(4, 4)).astype(np.float32)

@@ -190,7 +190,7 @@ class Plan:
     Attributes:
         num_params: parameters of the model.
         flops_per_token: of a training step.
-        tokens: that the run trains on.
+        tokens: that the run trains on; None where its epochs are not yet counted in steps.
         memory: a `Memory`.
         limit: bytes that there are.
         proposals: flags with which the run would fit, if it does not.
@@ -198,7 +198,7 @@ class Plan:
 
     num_params: int
     flops_per_token: float
-    tokens: int
+    tokens: int | None
     memory: Memory
     limit: int
     proposals: tuple
@@ -213,9 +213,10 @@ class Plan:
         return self.memory.total > HOPELESS * self.limit
 
     def to_dict(self):
+        flops = None if self.tokens is None else self.flops_per_token * self.tokens
         return {
             "num_params": self.num_params, "flops_per_token": self.flops_per_token, "tokens": self.tokens,
-            "flops": self.flops_per_token * self.tokens, "memory": self.memory.to_dict(), "memory_limit": self.limit,
+            "flops": flops, "memory": self.memory.to_dict(), "memory_limit": self.limit,
             "on_accelerator_not_measured": round(self.memory.on_accelerator),
             "fits": self.fits, "proposals": list(self.proposals),
         }  # fmt: skip
@@ -257,7 +258,7 @@ def make(config, model_config, task_config=None, limit=None, tuning=WHOLE, facts
     proposals = tuple(_proposals(config, model_config, limit, settled)) if tight else ()
     return Plan(
         model_config.num_params() + output.params, flops_per_token(model_config, config.seq_length, output, tuning),
-        config.steps * config.batch_size * config.seq_length, memory, limit, proposals,
+        None if config.steps is None else config.steps * config.batch_size * config.seq_length, memory, limit, proposals,
     )  # fmt: skip
 
 

@@ -19,6 +19,8 @@ those of `INPUTS`; the others belong to the head of a task or to its loss.
 | labels          | int32 (B,), (B, T), ... | what is to be predicted: a class, or a token or tag for each position that   |
 |                 |                         | is asked for; two positions (B, 2) of an answer                              |
 | loss_weights    | float32, as the labels  | what each label counts in the loss: 1, or 0 where it is not scored           |
+| allowed         | bool (B, W, C)          | of partial labels, the tags that each word may have; absent where all are    |
+|                 |                         | whole                                                                        |
 | label_positions | int32 (B, P)            | the positions of a row that are asked for; absent when all are               |
 | candidates      | bool (B, T)             | where an answer may start or end                                             |
 | pair_labels     | int32 (B,)              | whether the two parts of a row stand as they did in the text                 |
@@ -29,7 +31,8 @@ that judge word vectors have `word_ids` int32 (B, 2) or (B, 4), -1 for unknown w
 question is of; `judgements` float32 (B,) of pairs; `least_counts` float32 (B,), how often a candidate for an answer occurs at
 least.
 
-Shape letters: B batch, T positions, S positions of a source, P positions that are asked for, L characters of a word.
+Shape letters: B batch, T positions, S positions of a source, P positions that are asked for, L characters of a word, W words,
+C classes.
 """
 
 import dataclasses
@@ -42,6 +45,7 @@ NAMES = {
     "positions": ("int32", (2, 3)), "characters": ("int32", (3,)),
     "prefix_lengths": ("int32", (1,)), "source_ids": ("int32", (2,)), "source_mask": ("bool", (2,)),
     "labels": ("int32", (1, 2)), "loss_weights": ("float32", (1, 2)), "label_positions": ("int32", (2,)),
+    "allowed": ("bool", (3,)),
     "candidates": ("bool", (2,)), "pair_labels": ("int32", (1,)), "pair_weights": ("float32", (1,)),
     "contexts_before": ("int32", (2,)), "contexts_after": ("int32", (2,)), "negative_ids": ("int32", (2,)),
     "input_rates": ("float32", (2,)), "label_rates": ("float32", (2,)), "negative_rates": ("float32", (2,)),

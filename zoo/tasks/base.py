@@ -309,6 +309,10 @@ class Task:
         """
         raise TypeError(f"{type(self).__name__} does not implement requests().")
 
+    def asked_with(self, data):
+        """A text to ask the trained model with, of a split as `encode` made it; None where any text will do."""
+        return None
+
     def sample(self, loaded, seed):
         """One line that shows what the trained model (a `zoo.api.Loaded`) does, or None."""
         return None

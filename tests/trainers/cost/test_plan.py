@@ -174,6 +174,21 @@ def test_a_dry_run_prints_the_plan_with_the_vocabulary_that_is_asked_for(capfd):
     assert "plan" not in json.loads(programs.call(capfd, "run", "--model=ngram", "--dry_run").out)
 
 
+def test_a_dry_run_of_epochs_tells_all_but_what_follows_from_the_data(capfd):
+    told = [
+        json.loads(programs.call(capfd, "run", "--model=gpt", "--preset=tiny", "--dry_run", flag).out)
+        for flag in ("--epochs=1.5", "--steps=7")
+    ]
+    assert told[0].pop("remark") == (
+        "The steps of --epochs=1.5 follow from the data, which a dry run does not read; the run tells them before step 0."
+    )
+    of_epochs, of_steps = (each["plan"] for each in told)
+    assert (told[0]["steps"], told[0]["epochs"], "remark" in told[1]) == (None, 1.5, False)
+    assert (of_epochs.pop("tokens"), of_epochs.pop("flops")) == (None, None)
+    assert of_steps.pop("tokens") == 7 * told[1]["batch_size"] * told[1]["seq_length"] and of_steps.pop("flops") > 0
+    assert of_epochs == of_steps and of_epochs["memory"]["total"] > 0
+
+
 def test_the_time_to_the_end_counts_evaluations_at_a_third():
     # 60 of 100 steps of 10 x 8 tokens; evaluations after 50 and 75 on 90 of 120 tokens each, and the last on 120 + 30
     config = SimpleNamespace(steps=100, eval_every=25, batch_size=10, seq_length=8)

@@ -1,4 +1,4 @@
-"""Pairs of texts: what is decoded to be judged."""
+"""Pairs of texts: what is decoded to be judged, and what a trained model is asked with."""
 
 import dataclasses
 
@@ -41,3 +41,21 @@ def test_a_search_has_at_least_one_beam():
     config = TASKS.get("summarization").config_class()
     with pytest.raises(Refusal, match="judged_beams"):
         dataclasses.replace(config, judged_beams=0)
+
+
+@pytest.mark.parametrize(("sources", "seq_length", "asked"), [
+    (["a dog", "ran"], 48, "a dog"),
+    (["a " + "dog " * 20, "ran\tto\nthe  mat"], 100, "ran to the mat"),  # a whole one before the beginning of another
+    (["a " + "dog " * 20, "the " * 20], 100, "a " + "dog " * 13 + "dog"),
+    (["犬" * 61], 400, "犬" * 60),
+    (["x\x07y", " \n", "\ud7ff\u200b", "ran"], 48, "ran"),  # what a terminal cannot show, or what is blank
+    (["a long dog", "ran"], 7, "ran"),  # a source that does not fit is refused
+    (["a long dog"], 7, None),
+])  # fmt: skip
+@pytest.mark.parametrize("name", ["transformer", "gpt"])
+def test_a_command_asks_with_a_short_source_that_fits(name, sources, seq_length, asked):
+    model, tokenizer, task = exports.make(name, "translation", strong=False)
+    layout = Layout(seq_length=seq_length, batch_size=2, pairs_share_rows=name == "gpt")
+    task = TASKS.get("translation")()
+    data = task.encode([{"source": source, "target": "x"} for source in sources], tokenizer, layout)
+    assert task.asked_with(data) == asked
