@@ -11,7 +11,7 @@ from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
 from zoo.threads import ahead
 from zoo.tokenizers.base import Tokenizer, kept, require_list, row_ids, to_text, valid_utf8
-from zoo.tokenizers.word_numbers import UNKNOWN, WordNumbers, blocks_of
+from zoo.tokenizers.word_numbers import BLOCK_BYTES, UNKNOWN, WordNumbers, blocks_of
 
 SPECIALS = ("<s>", "</s>", "<unk>")
 NUM_SPECIAL = 2  # ids before the first word's
@@ -77,9 +77,9 @@ class WordTokenizer(Tokenizer):
         known = WordNumbers()
         blocks = (
             block
-            for text in texts
-            for plain in normalised([text], lowercase, punctuation, zero_digits)
-            for block in blocks_of(to_text(plain).encode("utf8"))
+            for plain in map("\n".join, _together(texts))
+            for text in normalised([plain], lowercase, punctuation, zero_digits)
+            for block in blocks_of(text.encode("utf8"))
         )
         counts = _counted(known.add(words).numbers for _, words in ahead(known.read, blocks))
         specials = known.find(" ".join(SPECIALS).encode()).numbers
@@ -232,6 +232,18 @@ def _is_word_or_separates(ids, row_of_id, row_splits, eos_id):
     words_before = tf.cumsum(tf.cast(is_word, tf.int32), exclusive=True)
     after_word = words_before > tf.gather(words_before, tf.gather(row_splits, row_of_id))
     return is_word | (before_word & after_word)
+
+
+def _together(texts):
+    """Yields lists of some `BLOCK_BYTES` of the texts: of many small ones each would take as long as a large one."""
+    some, size = [], 0
+    for text in map(to_text, texts):
+        some.append(text)
+        size += len(text)
+        if size >= BLOCK_BYTES:
+            yield some
+            some, size = [], 0
+    yield some
 
 
 def _counted(arrays):
