@@ -1,6 +1,7 @@
 """What every test stands on: a quiet TensorFlow, a token cache of its own, Keras's global settings put back."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,19 @@ def kernels_stay():
     before = os.environ.get("TF_ENABLE_ONEDNN_OPTS")
     yield
     assert os.environ.get("TF_ENABLE_ONEDNN_OPTS") == before
+
+
+@pytest.fixture(scope="module", autouse=True)
+def graphs_go():
+    """No module leaves its graphs in memory: TensorFlow registers the gradient of each `tf.custom_gradient` in a graph for ever,
+    and with it the graph."""
+    yield
+    if "tensorflow" in sys.modules:
+        from tensorflow.python.framework import ops
+
+        registered = ops.gradient_registry._registry
+        for name in [name for name in registered if name.startswith("CustomGradient-")]:
+            del registered[name]
 
 
 @pytest.fixture
