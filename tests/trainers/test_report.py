@@ -319,3 +319,20 @@ def test_calibration_bins_by_hand():
     probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.35, 0.65], [0.45, 0.55]])
     found = metrics.calibration(probs, np.array([0, 1, 1, 1]), 4)
     assert found == [[2, pytest.approx(0.6), 1.0], [2, pytest.approx(0.85), 0.5]]
+
+
+def test_of_a_tagged_sentence_the_first_tag_that_says_something_is_explained(tmp_path):
+    table = tmp_path / "tagged.conll"
+    table.write_text("the O\nold O\nDog B-PER\nDo I-PER\n\nit O\nis O\n\n" * 10, encoding="utf8")
+    run = with_bundle(tmp_path / "r", "bert", "tagging", dataset="local_text", data_path=f"{table},format=conll,column=2")
+    asked = answers.ask(records.read(run))
+    assert asked.remarks == []
+    assert {each.of for each in asked.explanations} == {"the word 'Dog'", "the word 'it'"}
+
+
+def test_of_the_first_predicate_the_first_role_is_explained(tmp_path):
+    table = tmp_path / "roles.conll"
+    table.write_text("the - O O\ncat - O B-A0\nsits sit B-V O\nand - O O\nlooks look O B-V\n\n" * 10, encoding="utf8")
+    run = with_bundle(tmp_path / "r", "bert", "semantic_roles", dataset="local_text", data_path=f"{table},format=conll")
+    explained = answers.ask(records.read(run)).explanations
+    assert explained and all("'cat'" in each.of and "'looks'" in each.of for each in explained)

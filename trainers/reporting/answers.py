@@ -31,7 +31,7 @@ class Answers:
         samples: lines of text.
         examples: `(names of columns, rows of strings)`, or None.
         alignments: `(source tokens, target tokens, weights (T, S) as lists)`.
-        explanations: of a classifier of one text, which tokens its first answers come from, an `Explanation` each.
+        explanations: of a classifier of one text or a tagger, which tokens its first answers come from, an `Explanation` each.
         neighbours: `(word, [(neighbour, similarity)])`.
         milliseconds: that the export takes to answer one row, or None: there is no export.
         remarks: sentences that say what could not be shown.
@@ -138,12 +138,31 @@ def _answer_examples(record, loaded, answers):
         columns = (*inputs, "right", "answer")
     if rows:
         answers.examples = columns, rows
-    if loaded.task.registered_name == "classification" and not loaded.task.facts.pair:
-        for example in examples[:NUM_EXPLAINED]:
-            try:
-                answers.explanations.append(loaded.explain(_short(str(example["text"]))))
-            except Refusal as refusal:  # a text without a token, or without complete gradients
-                answers.remarks.append(str(refusal))
+    for example in examples[:NUM_EXPLAINED]:
+        question = _explained(loaded.task, example)
+        try:
+            answers.explanations += [loaded.explain(**question)] if question else []
+        except Refusal as refusal:  # a text without a token, or without complete gradients
+            answers.remarks.append(str(refusal))
+
+
+def _explained(task, example):
+    """What `explain` is asked about an example, or None: a class, or the first tag or role that is not the outside."""
+    if task.registered_name == "classification" and not task.facts.pair:
+        return {"text": _short(str(example["text"]))}
+    if task.registered_name == "tagging":
+        telling = [number for number, tag in enumerate(example["tags"]) if tag != "O"]
+        return {"text": " ".join(example["tokens"]), "word": min(telling, default=0)}
+    if task.registered_name == "semantic_roles":
+        telling = [
+            (predicate, number)
+            for predicate, tags in zip(example["predicates"], example["tags"], strict=True)
+            for number, tag in enumerate(tags)
+            if tag != "O" and number != predicate
+        ]
+        predicate, word = min(telling, default=(example["predicates"][0],) * 2)
+        return {"text": " ".join(example["tokens"]), "word": word, "predicate": predicate}
+    return None
 
 
 def _answer_pairs(loaded, examples, answers):
