@@ -11,9 +11,9 @@ from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
 from zoo.threads import ahead
 from zoo.tokenizers.base import Tokenizer, kept, require_list, row_ids, to_text, valid_utf8
-from zoo.tokenizers.word_numbers import BLOCK_BYTES, UNKNOWN, WordNumbers, blocks_of
+from zoo.tokenizers.word_numbers import BLOCK_BYTES, UNKNOWN, WordNumbers, Words, blocks_of
 
-SPECIALS = ("<s>", "</s>", "<unk>")
+SPECIALS = Words(b"<s> </s> <unk>")
 NUM_SPECIAL = 2  # ids before the first word's
 DEFAULTS = {"lowercase": False, "punctuation": True, "zero_digits": False}
 # At the end of a line, or between two words of one that certainly are words.
@@ -57,10 +57,10 @@ class WordTokenizer(Tokenizer):
         # All words at once: one by one, millions of them take most of the time of a preparation.
         text = to_text("\n".join(words))
         self._known = WordNumbers()
-        found = sum(len(self._known.add(block).numbers) for block in blocks_of(text.encode("utf8")))
+        found = sum(len(self._known.add(Words(block))) for block in blocks_of(text.encode("utf8")))
         one_a_line = found == len(words) == text.count("\n") + bool(words) and not re.search("[\0\t\r ]", text)
-        if not one_a_line or (self._known.find(" ".join(SPECIALS).encode()).numbers != UNKNOWN).any():
-            no_word = next(word for word in words if word in ("", *SPECIALS) or re.search("[\0\t\n\r ]", word))
+        if not one_a_line or (self._known.find(SPECIALS) != UNKNOWN).any():
+            no_word = next(word for word in words if word in ("", "<s>", "</s>", "<unk>") or re.search("[\0\t\n\r ]", word))
             raise Refusal(f"{no_word!r} cannot be a word: it is empty, a special token, or has white space in it.")
         if len(self._known) != len(words):
             twice = collections.Counter(words).most_common(1)[0][0]
@@ -81,8 +81,8 @@ class WordTokenizer(Tokenizer):
             for text in normalised([plain], lowercase, punctuation, zero_digits)
             for block in blocks_of(text.encode("utf8"))
         )
-        counts = _counted(known.add(words).numbers for _, words in ahead(known.read, blocks))
-        specials = known.find(" ".join(SPECIALS).encode()).numbers
+        counts = _counted(known.add(words) for _, words in ahead(Words, blocks))
+        specials = known.find(SPECIALS)
         counts[specials[specials != UNKNOWN]] = 0
         if not counts.any():
             raise Refusal("There is no text to take words from.")
@@ -101,8 +101,8 @@ class WordTokenizer(Tokenizer):
         if sum(map(len, plain)) < FEW:
             return [self._of_few(text) for text in plain]
         ids, lines, behind = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)], 0
-        for block, words in ahead(self._known.find, blocks_of("\n".join(plain).encode("utf8")), THREADS):
-            ids.append(np.where(words.numbers == UNKNOWN, self.unk_id, words.numbers + NUM_SPECIAL))
+        for block, (words, numbers) in ahead(self._found, blocks_of("\n".join(plain).encode("utf8")), THREADS):
+            ids.append(np.where(numbers == UNKNOWN, self.unk_id, numbers + NUM_SPECIAL))
             lines.append(words.lines + behind)
             behind += block.count(b"\n")
         ids, lines = np.concatenate(ids, dtype=np.int32), np.concatenate(lines)
@@ -114,6 +114,10 @@ class WordTokenizer(Tokenizer):
         ids = np.insert(ids, separators, self.eos_id)
         starts += np.searchsorted(separators, starts)
         return [ids[start:end] for start, end in itertools.pairwise(starts.tolist())]
+
+    def _found(self, block):
+        words = Words(block)
+        return words, self._known.find(words)
 
     def _of_few(self, text):
         if self._id_of_word is None:
@@ -133,8 +137,8 @@ class WordTokenizer(Tokenizer):
 
     def lost_bytes(self, text):
         (text,) = normalised([text], *self._spelling)
-        found = map(self._known.find, blocks_of(to_text(text).encode("utf8")))
-        return sum(int(words.lengths[words.numbers == UNKNOWN].sum()) for words in found)
+        found = map(self._found, blocks_of(to_text(text).encode("utf8")))
+        return sum(int(words.lengths[numbers == UNKNOWN].sum()) for words, numbers in found)
 
     def tokenize(self, texts):
         if self._knows_replacement:  # to all other vocabularies a word with an invalid part is unknown either way
