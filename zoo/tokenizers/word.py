@@ -13,7 +13,7 @@ from zoo.threads import ahead
 from zoo.tokenizers.base import Tokenizer, kept, require_list, row_ids, to_text, valid_utf8
 from zoo.tokenizers.word_numbers import BLOCK_BYTES, UNKNOWN, WordNumbers, Words, blocks_of
 
-SPECIALS = Words(b"<s> </s> <unk>")
+SPECIALS = b"<s> </s> <unk>"
 NUM_SPECIAL = 2  # ids before the first word's
 DEFAULTS = {"lowercase": False, "punctuation": True, "zero_digits": False}
 # At the end of a line, or between two words of one that certainly are words.
@@ -59,7 +59,7 @@ class WordTokenizer(Tokenizer):
         self._known = WordNumbers()
         found = sum(len(self._known.add(Words(block))) for block in blocks_of(text.encode("utf8")))
         one_a_line = found == len(words) == text.count("\n") + bool(words) and not re.search("[\0\t\r ]", text)
-        if not one_a_line or (self._known.find(SPECIALS) != UNKNOWN).any():
+        if not one_a_line or (self._known.find(Words(SPECIALS)) != UNKNOWN).any():
             no_word = next(word for word in words if word in ("", "<s>", "</s>", "<unk>") or re.search("[\0\t\n\r ]", word))
             raise Refusal(f"{no_word!r} cannot be a word: it is empty, a special token, or has white space in it.")
         if len(self._known) != len(words):
@@ -82,7 +82,7 @@ class WordTokenizer(Tokenizer):
             for block in blocks_of(text.encode("utf8"))
         )
         counts = _counted(known.add(words) for _, words in ahead(Words, blocks))
-        specials = known.find(SPECIALS)
+        specials = known.find(Words(SPECIALS))
         counts[specials[specials != UNKNOWN]] = 0
         if not counts.any():
             raise Refusal("There is no text to take words from.")
