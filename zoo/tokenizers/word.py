@@ -36,6 +36,7 @@ class WordTokenizer(Tokenizer):
         lowercase: whether every text is written in lower case first.
         punctuation: whether it stays; otherwise characters that are not letters, marks, digits or `_` separate words.
         zero_digits: whether every digit from 0 to 9 is written as 0 first.
+        known: from `train`: the `WordNumbers` of the words in their order. They are not checked again.
 
     Example:
         >>> tokenizer = WordTokenizer.train(["the list and the set"], vocab_size=8)
@@ -48,24 +49,14 @@ class WordTokenizer(Tokenizer):
     line_documents = True
     cut = CUT
 
-    def __init__(self, words, lowercase=False, punctuation=True, zero_digits=False):
+    def __init__(self, words, lowercase=False, punctuation=True, zero_digits=False, known=None):
         super().__init__()
         self.lowercase, self.punctuation, self.zero_digits = lowercase, punctuation, zero_digits
         self._spelling = (lowercase, punctuation, zero_digits)
         self._words = np.array(["<unk>", "\n", *words], object)
         self.vocab_size = len(self._words)
-        # All words at once: one by one, millions of them take most of the time of a preparation.
-        text = to_text("\n".join(words))
-        self._known = WordNumbers()
-        found = sum(len(self._known.add(Words(block))) for block in blocks_of(text.encode("utf8")))
-        one_a_line = found == len(words) == text.count("\n") + bool(words) and not re.search("[\0\t\r ]", text)
-        if not one_a_line or (self._known.find(Words(SPECIALS)) != UNKNOWN).any():
-            no_word = next(word for word in words if word in ("", "<s>", "</s>", "<unk>") or re.search("[\0\t\n\r ]", word))
-            raise Refusal(f"{no_word!r} cannot be a word: it is empty, a special token, or has white space in it.")
-        if len(self._known) != len(words):
-            twice = collections.Counter(words).most_common(1)[0][0]
-            raise Refusal(f"The word {twice!r} is in the vocabulary twice; each must be there once.")
-        self._knows_replacement = "\ufffd" in text
+        self._known = _checked(words) if known is None else known
+        self._knows_replacement = "\ufffd".encode() in self._known.text
         self._stored_words = self._table = self._id_of_word = None
 
     @classmethod
@@ -90,7 +81,8 @@ class WordTokenizer(Tokenizer):
         kept = by_count[counts[by_count] >= max(min_count, 1)]
         if not len(kept):
             raise Refusal(f"No word occurs {min_count} times in the text: give more text or a smaller min_count.")
-        return cls(known.in_order(kept).decode("utf8").split("\n"), lowercase, punctuation, zero_digits)
+        known = known.taken(kept)
+        return cls(known.text.decode("utf8").split("\n"), lowercase, punctuation, zero_digits, known)
 
     @property
     def vocabulary(self):
@@ -121,7 +113,7 @@ class WordTokenizer(Tokenizer):
 
     def _of_few(self, text):
         if self._id_of_word is None:
-            words = self._known.in_order(np.arange(len(self._known))).split(b"\n")
+            words = self._known.text.split(b"\n")
             # The bound method: tf.Module would wrap the dict itself and slow it down.
             self._id_of_word = dict(zip(words, itertools.count(NUM_SPECIAL), strict=False)).get
         ids = []
@@ -236,6 +228,20 @@ def _is_word_or_separates(ids, row_of_id, row_splits, eos_id):
     words_before = tf.cumsum(tf.cast(is_word, tf.int32), exclusive=True)
     after_word = words_before > tf.gather(words_before, tf.gather(row_splits, row_of_id))
     return is_word | (before_word & after_word)
+
+
+def _checked(words):
+    """The `WordNumbers` of a vocabulary, of all words at once: one by one, millions of them take longer than all else."""
+    text, known = to_text("\n".join(words)), WordNumbers()
+    found = sum(len(known.add(Words(block))) for block in blocks_of(text.encode("utf8")))
+    one_a_line = found == len(words) == text.count("\n") + bool(words) and not re.search("[\0\t\r ]", text)
+    if not one_a_line or (known.find(Words(SPECIALS)) != UNKNOWN).any():
+        no_word = next(word for word in words if word in ("", "<s>", "</s>", "<unk>") or re.search("[\0\t\n\r ]", word))
+        raise Refusal(f"{no_word!r} cannot be a word: it is empty, a special token, or has white space in it.")
+    if len(known) != len(words):
+        twice = collections.Counter(words).most_common(1)[0][0]
+        raise Refusal(f"The word {twice!r} is in the vocabulary twice; each must be there once.")
+    return known
 
 
 def _together(texts):

@@ -109,11 +109,25 @@ class WordNumbers:
                 numbers[new] = self.find(some)
         return numbers
 
+    @property
+    def text(self):
+        """All words in the order of their numbers, as bytes with a line feed between two."""
+        return self._bytes[: self._starts[self._count]].tobytes()[:-1]
+
     def in_order(self, numbers):
-        """The words with these numbers, int (N,), as bytes with a line feed between two."""
+        """The words with these numbers, int (N,), as `text` has all."""
         starts, lengths = self._starts[numbers], self._starts[numbers + 1] - self._starts[numbers]
         some = range(0, len(numbers), ORDERED)
         return b"".join(self._bytes[_runs(starts[i : i + ORDERED], lengths[i : i + ORDERED])].tobytes() for i in some)[:-1]
+
+    def taken(self, numbers):
+        """The `WordNumbers` of the words with these numbers, int (N,), each there once: their new ones are 0, 1, 2, ..."""
+        some = WordNumbers()
+        some._count, some._hashes = len(numbers), self._hashes[numbers]
+        some._starts = np.concatenate([[0], np.cumsum(self._starts[numbers + 1] - self._starts[numbers])])
+        some._bytes = np.frombuffer(self.in_order(numbers) + b"\n", np.uint8)
+        some._enter_all()
+        return some
 
     def _are(self, words, numbers):
         """Whether words are those with these numbers, bool (N,)."""
@@ -151,9 +165,13 @@ class WordNumbers:
         self._bytes[starts[1:] - 1] = LINE_FEED
         self._bytes[_runs(starts[:-1], words.lengths)] = words.letters
         if 2 * self._count > len(self._slots):
-            self._slots = np.full(2 << self._count.bit_length(), UNKNOWN, np.int32)
-            before = 0
-        self._enter(np.arange(before, self._count, dtype=np.int32))
+            self._enter_all()
+        else:
+            self._enter(np.arange(before, self._count, dtype=np.int32))
+
+    def _enter_all(self):
+        self._slots = np.full(2 << self._count.bit_length(), UNKNOWN, np.int32)
+        self._enter(np.arange(self._count, dtype=np.int32))
 
     def _enter(self, numbers):
         """Finds free places for words that have none."""

@@ -36,6 +36,11 @@ def test_numbers_are_those_of_a_dictionary(seed):
     assert UNKNOWN in found and max(found) > 0
     order = rng.permutation(len(known))
     assert known.in_order(order).split(b"\n") == [list(expected)[i] for i in order]
+    assert known.text.split(b"\n") == list(expected)
+    some = known.taken(order[: len(order) // 2])
+    assert some.text.split(b"\n") == [list(expected)[i] for i in order[: len(order) // 2]]
+    numbers = {list(expected)[i]: number for number, i in enumerate(order[: len(order) // 2])}
+    assert some.add(Words(text)).tolist() == by_dictionary(text, numbers)
 
 
 def test_blocks_change_nothing(monkeypatch):
