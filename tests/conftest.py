@@ -29,8 +29,7 @@ def kernels_stay():
 
 @pytest.fixture(scope="module", autouse=True)
 def graphs_go():
-    """No module leaves its graphs in memory: TensorFlow registers the gradient of each `tf.custom_gradient` in a graph for ever,
-    and with it the graph."""
+    """No module leaves its graphs in memory: TensorFlow never forgets a gradient of `tf.custom_gradient`, nor its graph."""
     yield
     if "tensorflow" in sys.modules:
         from tensorflow.python.framework import ops

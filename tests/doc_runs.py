@@ -148,7 +148,9 @@ def _require(*packages):
 
 def _tiny_run(arguments, flags):
     kept = [argument for argument in arguments if argument.lstrip("-").partition("=")[0] not in REPLACED]
-    kept = [argument for argument in kept if not argument.startswith(("--set=max_length", "--set=batch_tokens"))]
+    kept = [
+        argument for argument in kept if not argument.startswith(("--set=max_length", "--set=batch_tokens", "--set=average"))
+    ]
     by_tokens = any(argument.startswith("--set=batch_tokens") for argument in arguments)
     length = max(int(flags.get("seq_length", 0)), TOKENS_OF_A_QUESTION) if "question" in flags.get("task", "") else 16
     preset = [] if "init_from" in flags else [f"--preset={_small(flags)}"]

@@ -30,7 +30,6 @@ from zoo.config import Refusal
 from zoo.data.shards import TokenShards, write_shards
 from zoo.files import appearing, exclusive
 from zoo.registry import TOKENIZERS
-from zoo.threads import ahead
 
 # Texts are encoded together until they have this many characters: enough to keep all cores busy, little enough to hold.
 CHUNK_CHARACTERS = 2**20
@@ -187,6 +186,8 @@ def _tokens(source, split, tokenizer, directory, report, beam=None):
 
 def encoded(parts, tokenizer, meta):
     """Ids of each document that has any, with its eos, perhaps in several arrays; counts bytes into `meta`."""
+    from zoo.tokenizers.base import ahead
+
     begun, eos = False, np.array([tokenizer.eos_id], np.int32)
     for (chunk, ends), batch in ahead(lambda item: tokenizer.encode_batch(item[0]), _chunks(parts)):
         meta["num_bytes"] += sum(len(text.encode()) for text in chunk)

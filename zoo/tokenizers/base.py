@@ -10,6 +10,7 @@ subparts"), as in Python's `errors="replace"`.
 """
 
 import collections
+import concurrent.futures
 import hashlib
 import inspect
 import json
@@ -311,6 +312,31 @@ def cut_parts(pieces, tokenizer):
                 yield text[:at], tokenizer.line_documents and text[at] == "\n"
             held, length = [text[at:]], len(text) - at
             wanted = 2 * length  # so that a long row without a place to cut is not searched at every piece
+
+
+def ahead(function, items, threads=1):
+    """Yields (item, function(item)) in the order of the items; threads compute the next ones' while the caller works on one.
+
+    What `function` raises is raised where its item's turn comes.
+
+    Args:
+        function: takes an item; called from several threads at once where there are several.
+        items: an iterable, which is read by the caller's thread, at most `threads` items ahead.
+        threads: how many.
+
+    Example:
+        >>> list(ahead(str.upper, "ab"))
+        [('a', 'A'), ('b', 'B')]
+    """
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        waiting = collections.deque()
+        for item in items:
+            waiting.append((item, pool.submit(function, item)))
+            if len(waiting) > threads:
+                item, result = waiting.popleft()
+                yield item, result.result()
+        for item, result in waiting:
+            yield item, result.result()
 
 
 def encode_pieces(native, texts, cut=CUT):

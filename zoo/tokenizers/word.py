@@ -9,8 +9,7 @@ import tensorflow as tf
 
 from zoo.config import Refusal
 from zoo.registry import TOKENIZERS
-from zoo.threads import ahead
-from zoo.tokenizers.base import Tokenizer, kept, require_list, row_ids, to_text, valid_utf8
+from zoo.tokenizers.base import Tokenizer, ahead, kept, require_list, row_ids, to_text, valid_utf8
 from zoo.tokenizers.word_numbers import BLOCK_BYTES, UNKNOWN, WordNumbers, Words, blocks_of
 
 SPECIALS = b"<s> </s> <unk>"
