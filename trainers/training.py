@@ -257,7 +257,7 @@ def summary(run, config, bundle, export=None, text=None):
         config: its `TrainConfig`.
         bundle: its `Bundle`, with the scores in its provenance.
         export: the directory of the export, or None.
-        text: what a model that writes is asked with, or None for the beginning of any text.
+        text: what the model is asked with, or None where any text will do.
     """
     place = shlex.quote(str(run))
     lines = [
@@ -294,8 +294,8 @@ def _quoted(text):
 
 
 def _question(run, bundle, text):
-    """A command that asks the model: to fill holes, to write, or else the longest of the requests that its export is proved
-    with first."""
+    """A command that asks the model: to fill holes, to write, or else with `text`, or with the longest of the requests that its
+    export is proved with first."""
     requests = {}
     for signature, inputs, *_ in bundle.task.requests(bundle.model, bundle.tokenizer):
         requests.setdefault(signature, inputs)
@@ -304,6 +304,8 @@ def _question(run, bundle, text):
     default = next(iter(requests))
     signature = "fill" if "fill" in requests else default
     inputs = requests[signature]
+    if text and "text" in inputs:
+        inputs = {**{name: values[:1] for name, values in inputs.items()}, "text": [text]}
     row = max(range(len(next(iter(inputs.values())))), key=lambda i: sum(len(str(values[i])) for values in inputs.values()))
     named = [] if signature == default else [repr(signature)]
     given = ", ".join([*named, *(f"{name}={[values[row]]!r}" for name, values in inputs.items())])

@@ -63,6 +63,19 @@ def test_a_translator_is_asked_with_a_text_as_it_is(text, tmp_path, capfd):
         assert programs.call(capfd, "generate", *words[2:], "--max_new_tokens=2").status == 0
 
 
+@pytest.mark.parametrize(
+    ("task", "text"), [("tagging", "Das Haus , 3 m"), ("semantic_roles", 'say "a $HOME"'), ("tagging", None)]
+)
+def test_a_tagger_is_asked_with_a_sentence_of_its_data(task, text, tmp_path):
+    lines = ended(tmp_path / "a run", "bert", task, text=text)
+    asks = shlex.split(lines[lines.index("Next:") + 1])
+    assert repr(text or "def naïve ( 東京 ) :") in asks[2]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(asks[2], {})
+    assert printed.getvalue().startswith("{'")
+
+
 def test_an_export_is_named_with_the_command_of_its_server(tmp_path):
     lines = ended(tmp_path, "gpt", "language_modeling", export=tmp_path / "export" / "1")
     assert f"Export: {tmp_path}/export/1, replayed in a fresh process: equal" in lines

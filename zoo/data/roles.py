@@ -1,8 +1,10 @@
 """What roles can be told without a model: a baseline beside which the scores of semantic roles stand."""
 
 import collections
+import itertools
 
 FARTHEST = 15  # words further from the predicate count as this far
+ENOUGH = 20  # predicates that have a role, before that none has it twice says something
 
 
 class FrequentRoles:
@@ -32,6 +34,23 @@ class FrequentRoles:
         """The tags of a sentence's words for the predicate at `place`, a list."""
         predicate, distances = words[place].lower(), [_distance(i, place) for i in range(len(words))]
         return [self._tags.get((predicate, d)) or self._tags.get((None, d), "O") for d in distances]
+
+
+def taken_once(columns):
+    """The roles that many predicates have and none has twice, as those of PropBank's numbers: a sorted tuple.
+
+        >>> taken_once([["B-A0", "B-V", "B-AM", "B-AM"]] * 20)
+        ('A0', 'V')
+
+    Args:
+        columns: for each predicate its BIO tags.
+    """
+    counts = [collections.Counter(tag[2:] for tag in column if tag.startswith("B-")) for column in columns]
+    predicates, twice = (
+        collections.Counter(itertools.chain(*counts)),
+        {role for some in counts for role in some if some[role] > 1},
+    )
+    return tuple(sorted(role for role in predicates if predicates[role] >= ENOUGH and role not in twice))
 
 
 def _distance(i, place):

@@ -12,6 +12,7 @@ the export are the same for all.
     totals, rows, state = task.score(model, batch);  task.metrics(totals, rows, data) -> {"loss": ...}
 """
 
+import textwrap
 from dataclasses import dataclass, replace
 
 from keras import ops
@@ -21,6 +22,9 @@ from zoo.data.examples import framed_texts
 from zoo.data.excerpts import drawn, excerpt
 from zoo.layers.cross_entropy import cross_entropy
 from zoo.models.base import WithHead
+
+SHORT = 60  # characters of a text that a command asks with
+LOOKED_AT = 100  # texts of a split, for a short one
 
 
 @dataclass(frozen=True)
@@ -316,3 +320,11 @@ class Task:
     def sample(self, loaded, seed):
         """One line that shows what the trained model (a `zoo.api.Loaded`) does, or None."""
         return None
+
+
+def texts_to_type(texts):
+    """Yields the number of a text and what a command can ask with of it: its beginning on one line, whole short ones first."""
+    for number in sorted(range(min(len(texts), LOOKED_AT)), key=lambda i: len(texts[i]) > SHORT):
+        text = next(iter(textwrap.wrap(" ".join(texts[number].split()), SHORT, break_on_hyphens=False)), "")
+        if text and text.isprintable():
+            yield number, text

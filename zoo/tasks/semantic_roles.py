@@ -20,16 +20,16 @@ from zoo.config import Config, Output, Refusal, TaskConfig
 from zoo.data import schemes
 from zoo.data.examples import in_order, padded
 from zoo.data.parallel import example_batches
-from zoo.data.roles import FrequentRoles
+from zoo.data.roles import FrequentRoles, taken_once
 from zoo.data.words import WordRow, characters_for, spelling_options, word_rows
-from zoo.layers import crf
 from zoo.layers.cross_entropy import cross_entropy
 from zoo.layers.heads import RoleHead
+from zoo.layers.viterbi_once import viterbi_once
 from zoo.registry import TASKS
 from zoo.signatures import embedding
 from zoo.signatures.request import refusal_unless, signature
 from zoo.signatures.words import words_in_graph, words_marked
-from zoo.tasks.base import Task
+from zoo.tasks.base import LOOKED_AT, Task, texts_to_type
 
 SEGMENTS = 2  # what is marked, and what is not
 ROWS_AT_ONCE = 64  # predicates that are labelled together
@@ -81,12 +81,14 @@ class SemanticRolesFacts(Config):
     Attributes:
         labels: the tags of roles, in the order of the logits.
         scheme: in which the tags mark spans, a key of `zoo.data.schemes.SCHEMES`; empty for other tags.
+        once: the roles that a predicate has at most once, of a scheme BIO.
         max_tokens: most tokens of a row, special ones included: the run's --seq_length.
         num_behind: how many ids stand behind the last word of a row.
     """
 
     labels: tuple[str, ...] = ()
     scheme: str = ""
+    once: tuple[str, ...] = ()
     max_tokens: int = 0
     num_behind: int = 1
 
@@ -147,7 +149,8 @@ class SemanticRoles(Task):
     """loss = -sum over words of log p(role | sentence, predicate), or log p(whether the word is a predicate | sentence) in rows
     without a mark; count = number of words.
 
-    Roles are decoded by Viterbi over their log-probabilities: moves that the tags' scheme forbids are left out.
+    Roles are decoded by Viterbi over their log-probabilities: moves that the tags' scheme forbids are left out, and a role that
+    no predicate of the training examples has twice is given once.
 
     Example:
         >>> SemanticRoles().inspect([{"tokens": ["cats", "sit"], "predicates": [1], "tags": [["B-A0", "B-V"]]}]).labels
@@ -181,7 +184,8 @@ class SemanticRoles(Task):
             return self.learn(labels=tuple(sorted(tags)), scheme=scheme or "")
         # A role of one word in training may have more of them elsewhere.
         roles = {tag[2:] for tag in tags} - {""}
-        return self.learn(labels=tuple(sorted({"O", *(f"{place}-{role}" for role in roles for place in "BI")})), scheme="BIO")
+        labels = tuple(sorted({"O", *(f"{place}-{role}" for role in roles for place in "BI")}))
+        return self.learn(labels=labels, scheme="BIO", once=taken_once(columns))
 
     def encode(self, examples, tokenizer, layout):
         known = {label: i for i, label in enumerate(self.facts.labels)}
@@ -248,7 +252,8 @@ class SemanticRoles(Task):
             schemes.forbidden_moves(self.facts.labels, scheme) if scheme else np.zeros((num_tags + 1, num_tags + 1), bool)
         )
         moves_SS = tf.constant(np.where(forbidden, -np.inf, 0.0), tf.float32)
-        return crf.viterbi(ops.log_softmax(roles_NWC), moves_SS, mask_NW)[0]
+        once_C = np.isin(self.facts.labels, [f"B-{role}" for role in self.facts.once])
+        return viterbi_once(ops.log_softmax(roles_NWC), moves_SS, mask_NW, once_C)
 
     def _losses(self, batch, outputs, cross_entropy):
         """float32 (B, W): what each word costs."""
@@ -413,6 +418,9 @@ class SemanticRoles(Task):
             ("label_roles", {"text": texts[1:2], "predicate": [2]}),
             *embedding.requests_beside_a_head(model),
         ]
+
+    def asked_with(self, data):
+        return next((text for _, text in texts_to_type([" ".join(one.row.words) for one in data.rows[:LOOKED_AT]])), None)
 
 
 def _by_role(arguments):

@@ -32,7 +32,7 @@ from zoo.signatures.request import signature
 from zoo.signatures.tagging import n_best_signature
 from zoo.signatures.words import characters_in_graph, words_in_graph
 from zoo.tasks import tag_scores
-from zoo.tasks.base import Task
+from zoo.tasks.base import LOOKED_AT, Task, texts_to_type
 
 SCHEMES = ("BIO", "IOB1", "BIOES", "BIOUL", "BMES")  # of zoo/data/schemes.py
 WORDS = ("spaces", "characters")
@@ -432,6 +432,10 @@ class Tagging(Task):
         if self.config.crf:
             requests.append(("tag_n_best", {"text": texts, "num_best": [3, 2, 5, 1]}))
         return requests + embedding.requests_beside_a_head(model)
+
+    def asked_with(self, data):
+        blank = "" if self.config.words == "characters" else " "
+        return next((text for _, text in texts_to_type([blank.join(words) for words in data.words[:LOOKED_AT]])), None)
 
 
 def _refuse_stray(sentences):

@@ -5,7 +5,6 @@ Shape letters: B batch, T target positions, V vocabulary.
 
 import copy
 import math
-import textwrap
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,10 +19,8 @@ from zoo.data.parallel import Pair, PairBatches, PairRows, TokenBudgetBatches
 from zoo.registry import TASKS
 from zoo.signatures.streaming_pairs import streaming_pair_requests, streaming_pair_signatures
 from zoo.signatures.text_to_text import decode, text_to_text_requests, text_to_text_signatures
-from zoo.tasks.base import Task
+from zoo.tasks.base import Task, texts_to_type
 
-SHORT = 60  # characters of a source that a command asks with
-LOOKED_AT = 100  # sources of a split, for a short one
 BLEU_TOKENIZERS = ("13a", "none", "intl", "zh", "char")
 
 
@@ -344,11 +341,9 @@ class TextToText(Task):
 
     def asked_with(self, data):
         """A source of the split on one line, a whole one if a short one is near; None where none can be typed and fits."""
-        near = sorted(zip(data.sources[:LOOKED_AT], data.pairs, strict=False), key=lambda one: len(one[0]) > SHORT)
-        for source, pair in near:
-            text = next(iter(textwrap.wrap(" ".join(source.split()), SHORT, break_on_hyphens=False)), "")
-            # A row was proved to have room for so many tokens of a source.
-            if text.isprintable() and 0 < len(data.tokenizer.encode(text)) <= len(pair.source):
+        # A row was proved to have room for so many tokens of a source.
+        for number, text in texts_to_type(data.sources):
+            if 0 < len(data.tokenizer.encode(text)) <= len(data.pairs[number].source):
                 return text
         return None
 

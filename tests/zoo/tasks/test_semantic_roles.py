@@ -166,6 +166,24 @@ def test_moves_that_the_scheme_forbids_are_never_decoded():
     assert (tags != logits.argmax(-1)).any()
 
 
+def test_a_role_that_training_never_has_twice_is_given_once():
+    tokens, place = ["she", "gives", "him", "books", "today", "now"], [1]
+    roles = ["B-A0", "B-V", "B-A2", "B-A1", "B-AM", "B-AM"]
+    task = SemanticRoles()
+    task.inspect([dict(tokens=tokens, predicates=place, tags=[roles])] * 20)
+    assert task.facts.once == ("A0", "A1", "A2", "V")
+    names = task.facts.labels
+    logits = np.zeros((1, 6, len(names)), np.float32)
+    for word, tag, logit in [(0, "A1", 5), (0, "A0", 4), (1, "V", 9), (2, "A1", 6), (3, "A1", 7), (4, "AM", 3), (5, "AM", 3)]:
+        logits[0, word, names.index(f"B-{tag}")] = logit
+    decoded = np.asarray(task.best(logits, np.ones((1, 6), bool)))[0]
+    told = [names[i] for i in decoded]
+    assert told == ["B-A0", "B-V", *told[2:3], "B-A1", "B-AM", "B-AM"] and told[2] != "B-A1"
+    few = SemanticRoles()
+    few.inspect([dict(tokens=tokens, predicates=place, tags=[roles])] * 19)
+    assert few.facts.once == ()
+
+
 # Answers
 
 
