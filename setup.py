@@ -77,6 +77,8 @@ setup(
             "dp-accounting>=0.4.4",  # as in `privacy`
             "starlette>=0.40",  # as in `playground`
             "uvicorn>=0.30",
+            "gcp-storage-emulator>=2026.7",
+            "trustme>=1.2",
         ],
         "bench": ["torch>=2.4", "transformers>=4.45", "kenlm>=0.2", "python-crfsuite>=0.9.9", "pytorch-crf>=0.7.2"],
         "report": ["matplotlib>=3.8"],

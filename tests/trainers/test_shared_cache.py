@@ -1,9 +1,14 @@
-"""Tokens at a place that machines share, by TensorFlow's file system layer: `ram://` and `file://` stand for gs://."""
+"""Tokens at a place that machines share, by TensorFlow's file system layer: ram://, file:// and, of a storage here, gs://."""
+
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 import tfds_configs
+from tests import gcs
 from trainers import ngram_counts, shared_cache
 from trainers.parts import Here
 from trainers.prepare import cache_directory, prepare
@@ -62,6 +67,36 @@ def test_what_is_not_there_whole_is_a_sentence(shared, tmp_path, monkeypatch):
     monkeypatch.setenv("ZOO_SHARED_CACHE", "nowhere://bucket")
     with pytest.raises(Refusal, match="nowhere://bucket/key/train cannot be reached"):
         shared_cache.is_there(shared_cache.url_of(directory))
+
+
+OTHER_MACHINE = """
+from pathlib import Path
+
+from trainers import shared_cache
+from zoo.data.shards import TokenShards
+
+here, url = Path("key/train"), "gs://bucket/tokens/key/train"
+assert shared_cache.url_of(here) == url and not shared_cache.is_there(url)
+shared_cache.publish(here, url)
+shared_cache.publish(here, url)  # once more, for nothing
+shards = TokenShards.open(url)
+assert shared_cache.is_there(url) and shards.directory is None
+assert shards[990:1010].tolist() == [*range(990, 1000), 0, *range(1, 10)]
+shared_cache.fetch(url, Path("copy"))
+for path in here.iterdir():
+    assert (Path("copy") / path.name).read_bytes() == path.read_bytes()
+"""
+
+
+def test_tensorflows_client_of_gs_finds_what_was_shared(tmp_path):
+    """In a process of its own: the client reads its environment once. `python -m tests.gcs` trains in this way."""
+    write_shards(tmp_path / "key" / "train", [np.arange(1, 1000)] * 3, vocab_size=1000, eos_id=0, shard_tokens=1024)
+    with gcs.serving(tmp_path) as variables:
+        environment = {**os.environ, **variables, "ZOO_SHARED_CACHE": "gs://bucket/tokens", "PYTHONPATH": str(gcs.ROOT)}
+        other = subprocess.run(
+            [sys.executable, "-c", OTHER_MACHINE], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+    assert other.returncode == 0, other.stderr
 
 
 def test_a_url_and_a_directory_are_told_apart(monkeypatch):
