@@ -30,8 +30,13 @@ ROOT = Path(__file__).parent.parent
 
 
 @contextlib.contextmanager
-def serving(directory):
-    """Yields variables of the environment in which gs://bucket is here. Its certificate is written into `directory`."""
+def serving(directory, ranges=None):
+    """Yields variables of the environment in which gs://bucket is here.
+
+    Args:
+        directory: where its certificate is written.
+        ranges: a list, to which each read of a part of a file adds (path, first byte, last byte), or None.
+    """
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(directory / "authority.pem"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -39,7 +44,7 @@ def serving(directory):
     storage = Storage(use_memory_fs=True)
     buckets.create_bucket("bucket", storage)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Handler, storage))
-    server.context = context
+    server.context, server.ranges = context, [] if ranges is None else ranges
     with mock.patch.object(emulator, "Request", _Request), server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
@@ -70,6 +75,12 @@ class _Handler(emulator.RequestHandler):
         self.connection = self.server.context.wrap_socket(self.connection, server_side=True)
         self.rfile, self.wfile = self.connection.makefile("rb"), self.connection.makefile("wb", 0)
         self.close_connection = False  # one more request comes
+
+    def do_GET(self):
+        if "Range" in self.headers:
+            first, last = self.headers["Range"].removeprefix("bytes=").split("-")
+            self.server.ranges.append((self.path, int(first), int(last)))
+        super().do_GET()
 
     def parse_request(self):
         """Reads a body that comes in parts: the emulator goes by the length, which the client tells besides."""

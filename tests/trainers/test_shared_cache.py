@@ -72,9 +72,11 @@ def test_what_is_not_there_whole_is_a_sentence(shared, tmp_path, monkeypatch):
 OTHER_MACHINE = """
 from pathlib import Path
 
-from trainers import shared_cache
+from trainers import program, shared_cache
 from zoo.data.shards import TokenShards
 
+with program.quiet():
+    import tensorflow
 here, url = Path("key/train"), "gs://bucket/tokens/key/train"
 assert shared_cache.url_of(here) == url and not shared_cache.is_there(url)
 shared_cache.publish(here, url)
@@ -91,12 +93,15 @@ for path in here.iterdir():
 def test_tensorflows_client_of_gs_finds_what_was_shared(tmp_path):
     """In a process of its own: the client reads its environment once. `python -m tests.gcs` trains in this way."""
     write_shards(tmp_path / "key" / "train", [np.arange(1, 1000)] * 3, vocab_size=1000, eos_id=0, shard_tokens=1024)
-    with gcs.serving(tmp_path) as variables:
+    ranges = []
+    with gcs.serving(tmp_path, ranges) as variables:
         environment = {**os.environ, **variables, "ZOO_SHARED_CACHE": "gs://bucket/tokens", "PYTHONPATH": str(gcs.ROOT)}
         other = subprocess.run(
             [sys.executable, "-c", OTHER_MACHINE], cwd=tmp_path, env=environment, capture_output=True, text=True
         )
     assert other.returncode == 0, other.stderr
+    sizes = [last - first + 1 for path, first, last in ranges if "tokens-" in path]
+    assert sizes and max(sizes) <= 2**20, "a slice is read with more than a megabyte behind it"
 
 
 def test_a_url_and_a_directory_are_told_apart(monkeypatch):

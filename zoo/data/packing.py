@@ -73,7 +73,8 @@ class PackedBatches:
         return self._rows(chosen * self.seq_length)
 
     def _rows(self, starts):
-        tokens = np.stack([_around(self.stream, start, self.seq_length + 1) for start in starts.tolist()])
+        each = getattr(self.stream, "map", map)
+        tokens = np.stack(list(each(lambda start: _around(self.stream, start, self.seq_length + 1), starts.tolist())))
         batch = {
             "token_ids": tokens[:, :-1],
             "labels": tokens[:, 1:],
