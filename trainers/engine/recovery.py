@@ -1,10 +1,13 @@
 """When a step went wrong, and which batches are then left out.
 
-A step is bad when its loss or gradient is not a finite number, or when its loss is a *spike*: higher than the median of
-the last `WINDOW` losses by more than `SIGMAS` standard deviations (estimated by the median absolute deviation, which a
-few outliers do not move) and by more than `NATS`. Before `WINDOW` losses are known, nothing is a spike.
+A step is bad when its loss or gradient is not a finite number, or when its loss is a *spike* that the weights made: higher
+than the median of the last `WINDOW` losses by more than `SIGMAS` standard deviations (estimated by the median absolute
+deviation, which a few outliers do not move) and by more than `NATS`. Before `WINDOW` losses are known, nothing is a spike.
 
-The run then goes back to its last good checkpoint and leaves the batch of that step out, as Chowdhery et al. 2022
+A spike has one of two reasons: the weights are bad, or the text is another one here. The validation text tells: where its loss
+is below that limit after the step, the weights are good, and the run goes on, with a new window of losses.
+
+After a bad step the run goes back to its last good checkpoint and leaves the batch of that step out, as Chowdhery et al. 2022
 (PaLM, section 5.1) do. When the step after one that was left out is bad too, the weights were bad before: then the batch
 before goes as well, and the run goes back to a checkpoint from before that. So the skipped stretch grows on both sides
 until the run gets past it, or until more than `MOST_SKIPPED` of the last `SKIPPED_WITHIN` steps were left out: then it
@@ -32,13 +35,18 @@ def badness(loss, gradient_norm, recent):
         return f"the loss is {loss}"
     if gradient_norm is not None and not math.isfinite(gradient_norm):
         return f"the norm of the gradient is {gradient_norm}"
+    if loss > limit(recent):
+        return f"the loss is {loss:.4g} where the median of the last {WINDOW} is {statistics.median(recent):.4g}"
+    return None
+
+
+def limit(recent):
+    """What a loss is a spike above, nats a token."""
     if len(recent) < WINDOW:
-        return None
+        return math.inf
     median = statistics.median(recent)
     deviation = SIGMA_OF_MAD * statistics.median(abs(value - median) for value in recent)
-    if loss > median + max(SIGMAS * deviation, NATS):
-        return f"the loss is {loss:.4g} where the median of the last {WINDOW} is {median:.4g}"
-    return None
+    return median + max(SIGMAS * deviation, NATS)
 
 
 def remember(recent, loss):

@@ -141,8 +141,10 @@ class Run:
         self._compiled = True
         self._all_stop = float(told.stop) > 0
         reason = recovery.badness(loss, norm, self.progress.recent)
-        if self.trainer.guarantee is not None and reason is not None:
+        if reason is not None and self.trainer.guarantee is not None:
             reason = self._private_reason(loss, norm, reason)
+        elif reason is not None and math.isfinite(loss) and math.isfinite(norm):
+            reason = self._reason_in_weights(step, reason)
         if reason is None:
             self.progress.pending_losses.append(loss)
             self.progress.pending_norms.append(norm)
@@ -155,6 +157,20 @@ class Run:
         if math.isfinite(loss) and math.isfinite(norm):
             return None
         raise Refusal(f"{reason[0].upper()}{reason[1:]}, and a private run leaves out no step; begin anew with a lower rate.")
+
+    def _reason_in_weights(self, step, reason):
+        """None for a spike that is the text's: the weights after it are good."""
+        before = time.perf_counter()
+        reading = judging.while_training(self.config, self.trainer.task, self.data)
+        judged = self.trainer.placement.from_chief(lambda: self._scores(reading))["loss"]
+        self.meter.leave_out(time.perf_counter() - before)
+        if not judged < recovery.limit(self.progress.recent):
+            return reason
+        said = f"{reason}; that of the validation text is {judged:.4g}, so the text is another one here, and the run goes on"
+        self.log.write(step + 1, "spike", {"reason": said})
+        self._bar.say(f"Step {step + 1:,}: {said}.")
+        self.progress.recent = []
+        return None
 
     def _after_step(self):
         done, config = self.progress.step, self.config

@@ -254,6 +254,8 @@ def training(run):
         parts.append(charts.lines([series], f"{title} over the steps", "step", name.replace("_", " ")) if series.x else "")
     if skipped := run.of("skipped"):
         parts.append(_note("Left out: " + "; ".join(f"step {line['step']:,} ({line['reason']})" for line in skipped) + "."))
+    if spikes := run.of("spike"):
+        parts.append(_note("Spikes: " + "; ".join(f"step {line['step']:,} ({line['reason']})" for line in spikes) + "."))
     names = [name for name in ("loss", "bits_per_byte", "perplexity", "learning_rate", "gradient_norm") if name in train[-1]]
     rows = [[f"{line['step']:,}", *(figure(line.get(name)) for name in names)] for line in train]
     table = _table("Lines of training", ["step", *names], rows, text=1)

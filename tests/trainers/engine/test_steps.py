@@ -229,6 +229,35 @@ def test_a_spike_is_one_only_when_the_window_is_full(tmp_path, monkeypatch):
     assert trainer.weight.value == weight_after(number for number in range(40) if number != 33)
 
 
+@pytest.mark.parametrize(("validation_loss", "trained"), [(2.9, 40), (3.1, 33), (np.nan, 33)])
+def test_a_stretch_of_other_text_is_trained_on_where_the_weights_are_good(
+    validation_loss, trained, tmp_path, monkeypatch, capsys
+):
+    """Batches 20 to 23 have a loss of 7 after a steady 2; what is a nat above the median is a spike."""
+    monkeypatch.setattr(recovery, "WINDOW", 10)
+
+    class Mixed(Trainer):
+        def step(self, batch, starts_epoch=False, stop=False):
+            return super().step(batch)._replace(loss=2.0 + 5.0 * (20 <= int(batch["token_ids"][0, 0]) < 24))
+
+        def evaluate(self, data, layout, with_intervals=False):
+            return {"loss": validation_loss, "perplexity": 1.0, "num_tokens": 5}
+
+    trainer = Mixed()
+    steps = go_on(tmp_path, trainer)
+    assert len(set(trainer.trained)) == 40 and 40 - len(steps.progress.skipped) == trained
+    spikes = [line for line in lines(tmp_path) if line["split"] == "spike"]
+    if trained == 40:
+        assert trainer.trained == list(range(40)) and trainer.weight.value == weight_after(range(40))
+        assert [line["step"] for line in spikes] == [21]
+        said = (
+            "the loss is 7 where the median of the last 10 is 2; that of the validation text is 2.9, so the text is another one"
+        )
+        assert f"Step 21: {said} here, and the run goes on." in capsys.readouterr().out
+    else:
+        assert not spikes
+
+
 @pytest.mark.parametrize("at", [0, 9, 14, 22, 23, 29, 39])
 def test_a_run_that_was_interrupted_ends_like_one_that_was_not(at, tmp_path):
     """Whatever the step is: one of a checkpoint, of an evaluation, the bad one, the last."""
