@@ -5,7 +5,8 @@ than the median of the last `WINDOW` losses by more than `SIGMAS` standard devia
 deviation, which a few outliers do not move) and by more than `NATS`. Before `WINDOW` losses are known, nothing is a spike.
 
 A spike has one of two reasons: the weights are bad, or the text is another one here. The validation text tells: where its loss
-is below that limit after the step, the weights are good, and the run goes on, with a new window of losses.
+after the step is below that limit, or has not risen by `RISEN` over the lowest so far, the weights are good, and the run goes
+on, with a new window of losses.
 
 After a bad step the run goes back to its last good checkpoint and leaves the batch of that step out, as Chowdhery et al. 2022
 (PaLM, section 5.1) do. When the step after one that was left out is bad too, the weights were bad before: then the batch
@@ -18,7 +19,7 @@ import math
 import statistics
 
 WINDOW = 100
-SIGMAS, NATS = 10.0, 1.0
+SIGMAS, NATS, RISEN = 10.0, 1.0, 0.5
 MOST_SKIPPED, SKIPPED_WITHIN = 8, 1_000
 SIGMA_OF_MAD = 1.4826  # standard deviation of a normal distribution in units of its median absolute deviation
 
@@ -35,12 +36,23 @@ def badness(loss, gradient_norm, recent):
         return f"the loss is {loss}"
     if gradient_norm is not None and not math.isfinite(gradient_norm):
         return f"the norm of the gradient is {gradient_norm}"
-    if loss > limit(recent):
+    if loss > _limit(recent):
         return f"the loss is {loss:.4g} where the median of the last {WINDOW} is {statistics.median(recent):.4g}"
     return None
 
 
-def limit(recent):
+def are_good(validation_loss, lowest_loss, recent):
+    """Whether the weights after a spike are good.
+
+    Args:
+        validation_loss: of these weights, nats a token.
+        lowest_loss: the lowest validation loss so far, or None.
+        recent: as for `badness`.
+    """
+    return validation_loss < max(_limit(recent), -math.inf if lowest_loss is None else lowest_loss + RISEN)
+
+
+def _limit(recent):
     """What a loss is a spike above, nats a token."""
     if len(recent) < WINDOW:
         return math.inf

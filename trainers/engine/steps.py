@@ -31,7 +31,8 @@ class Progress:
         pending_norms: norms of their gradients.
         recent: the last losses, by which a spike is known.
         skipped: step -> why it was left out.
-        best_loss: the lowest validation loss so far.
+        best_loss: the lowest validation loss so far, of the evaluations.
+        lowest_loss: likewise, of the evaluations and of those at a spike.
         evaluation_due: the run was interrupted before it had judged itself at this step.
     """
 
@@ -41,6 +42,7 @@ class Progress:
     recent: list = dataclasses.field(default_factory=list)
     skipped: dict = dataclasses.field(default_factory=dict)
     best_loss: float | None = None
+    lowest_loss: float | None = None
     evaluation_due: bool = False
 
     @classmethod
@@ -164,13 +166,17 @@ class Run:
         reading = judging.while_training(self.config, self.trainer.task, self.data)
         judged = self.trainer.placement.from_chief(lambda: self._scores(reading))["loss"]
         self.meter.leave_out(time.perf_counter() - before)
-        if not judged < recovery.limit(self.progress.recent):
+        if not recovery.are_good(judged, self.progress.lowest_loss, self.progress.recent):
             return reason
+        self._note_lowest(judged)
         said = f"{reason}; that of the validation text is {judged:.4g}, so the text is another one here, and the run goes on"
         self.log.write(step + 1, "spike", {"reason": said})
         self._bar.say(f"Step {step + 1:,}: {said}.")
         self.progress.recent = []
         return None
+
+    def _note_lowest(self, loss):
+        self.progress.lowest_loss = min(loss, math.inf if self.progress.lowest_loss is None else self.progress.lowest_loss)
 
     def _after_step(self):
         done, config = self.progress.step, self.config
@@ -234,6 +240,7 @@ class Run:
         self.progress.evaluation_due = False
         if scores["loss"] < (math.inf if self.progress.best_loss is None else self.progress.best_loss):
             self.progress.best_loss = scores["loss"]
+        self._note_lowest(scores["loss"])
         self.log.write(self.progress.step, "validation", scores)
         told = judging.shown(self.trainer.task, scores) + reading.sentence()
         self._bar.say(f"step {self.progress.step:,}  validation {told}")

@@ -30,6 +30,14 @@ def test_where_losses_vary_a_spike_is_ten_standard_deviations():
     assert recovery.badness(10.42, None, varied) == "the loss is 10.42 where the median of the last 100 is 3"
 
 
+@pytest.mark.parametrize(("validation_loss", "lowest_loss", "good"), [
+    (3.9, None, True), (4.1, None, False), (4.1, 3.7, True), (4.3, 3.7, False), (3.9, 1.0, True), (math.nan, 3.7, False),
+])  # fmt: skip
+def test_weights_are_good_where_the_validation_text_says_so(validation_loss, lowest_loss, good):
+    """The median is 3, so that the limit is 4."""
+    assert recovery.are_good(validation_loss, lowest_loss, STEADY) == good
+
+
 def test_before_the_window_is_full_nothing_is_a_spike():
     assert recovery.badness(1e6, None, STEADY[:-1]) is None
     recent = []
