@@ -11,8 +11,10 @@ on, with a new window of losses.
 After a bad step the run goes back to its last good checkpoint and leaves the batch of that step out, as Chowdhery et al. 2022
 (PaLM, section 5.1) do. When the step after one that was left out is bad too, the weights were bad before: then the batch
 before goes as well, and the run goes back to a checkpoint from before that. So the skipped stretch grows on both sides
-until the run gets past it, or until more than `MOST_SKIPPED` of the last `SKIPPED_WITHIN` steps were left out: then it
-gives up. All of this is a function of the losses, so a run that is killed and resumed makes the same choices.
+until the run gets past it, or until more than `MOST_SKIPPED` of the last `SKIPPED_WITHIN` steps were left out. Then a loss that
+is not finite ends the run. At a spike it goes on for `PATIENCE` steps without looking: the text may be another one for so long.
+If the median of the losses is not below the limit then, the run is lost, and ends. All of this is a function of the losses, so
+a run that is killed and resumed makes the same choices.
 """
 
 import math
@@ -21,6 +23,7 @@ import statistics
 WINDOW = 100
 SIGMAS, NATS, RISEN = 10.0, 1.0, 0.5
 MOST_SKIPPED, SKIPPED_WITHIN = 8, 1_000
+PATIENCE = 300  # of them the last `WINDOW` are looked at
 SIGMA_OF_MAD = 1.4826  # standard deviation of a normal distribution in units of its median absolute deviation
 
 
@@ -36,9 +39,14 @@ def badness(loss, gradient_norm, recent):
         return f"the loss is {loss}"
     if gradient_norm is not None and not math.isfinite(gradient_norm):
         return f"the norm of the gradient is {gradient_norm}"
-    if loss > _limit(recent):
+    if loss > limit(recent):
         return f"the loss is {loss:.4g} where the median of the last {WINDOW} is {statistics.median(recent):.4g}"
     return None
+
+
+def is_lost(recent, former):
+    """Whether losses have stayed above a former `limit`."""
+    return statistics.median(recent) > former
 
 
 def are_good(validation_loss, lowest_loss, recent):
@@ -49,10 +57,10 @@ def are_good(validation_loss, lowest_loss, recent):
         lowest_loss: the lowest validation loss so far, or None.
         recent: as for `badness`.
     """
-    return validation_loss < max(_limit(recent), -math.inf if lowest_loss is None else lowest_loss + RISEN)
+    return validation_loss < max(limit(recent), -math.inf if lowest_loss is None else lowest_loss + RISEN)
 
 
-def _limit(recent):
+def limit(recent):
     """What a loss is a spike above, nats a token."""
     if len(recent) < WINDOW:
         return math.inf

@@ -33,6 +33,7 @@ class Progress:
         skipped: step -> why it was left out.
         best_loss: the lowest validation loss so far, of the evaluations.
         lowest_loss: likewise, of the evaluations and of those at a spike.
+        patient: (step, limit) until which spikes are not looked for, and what the losses must have come below by then.
         evaluation_due: the run was interrupted before it had judged itself at this step.
     """
 
@@ -43,6 +44,7 @@ class Progress:
     skipped: dict = dataclasses.field(default_factory=dict)
     best_loss: float | None = None
     lowest_loss: float | None = None
+    patient: tuple = ()
     evaluation_due: bool = False
 
     @classmethod
@@ -151,6 +153,8 @@ class Run:
             self.progress.pending_losses.append(loss)
             self.progress.pending_norms.append(norm)
             self.progress.recent = recovery.remember(self.progress.recent, loss)
+        if self.progress.patient and step + 1 >= self.progress.patient[0]:
+            self._end_patience(step)
         return reason
 
     @staticmethod
@@ -161,19 +165,43 @@ class Run:
         raise Refusal(f"{reason[0].upper()}{reason[1:]}, and a private run leaves out no step; begin anew with a lower rate.")
 
     def _reason_in_weights(self, step, reason):
-        """None for a spike that is the text's: the weights after it are good."""
-        before = time.perf_counter()
+        """Why a spike is the weights' fault, or None where the run goes on."""
+        progress = self.progress
+        if progress.patient:
+            return None
+        limit, before = recovery.limit(progress.recent), time.perf_counter()
         reading = judging.while_training(self.config, self.trainer.task, self.data)
         judged = self.trainer.placement.from_chief(lambda: self._scores(reading))["loss"]
         self.meter.leave_out(time.perf_counter() - before)
-        if not recovery.are_good(judged, self.progress.lowest_loss, self.progress.recent):
+        skipped = recovery.widened(progress.skipped, step)
+        if recovery.are_good(judged, progress.lowest_loss, progress.recent):
+            self._note_lowest(judged)
+            said = f"that of the validation text is {judged:.4g}, so the text is another one here, and the run goes on"
+        elif recovery.hopeless(skipped, step):
+            progress.patient = step + recovery.PATIENCE, limit
+            said = (
+                f"to leave out steps {self._near(skipped, step)} did not help; the run goes on, and ends after "
+                f"{recovery.PATIENCE} steps if the loss stays above {limit:.4g}"
+            )
+        else:
             return reason
-        self._note_lowest(judged)
-        said = f"{reason}; that of the validation text is {judged:.4g}, so the text is another one here, and the run goes on"
-        self.log.write(step + 1, "spike", {"reason": said})
-        self._bar.say(f"Step {step + 1:,}: {said}.")
-        self.progress.recent = []
+        self.log.write(step + 1, "spike", {"reason": f"{reason}; {said}"})
+        self._bar.say(f"Step {step + 1:,}: {reason}; {said}.")
+        progress.recent = []
         return None
+
+    def _end_patience(self, step):
+        """Raises Refusal where the loss stayed high for so long."""
+        limit, self.progress.patient = self.progress.patient[1], ()
+        if recovery.is_lost(self.progress.recent, limit):
+            raise Refusal(
+                f"The loss has stayed above {limit:.4g} for {recovery.PATIENCE} steps, up to step {step + 1:,}; give a lower "
+                "--learning_rate, a --clip_norm or more --warmup_steps, in a new run."
+            )
+
+    @staticmethod
+    def _near(skipped, step):
+        return ", ".join(str(other + 1) for other in skipped if other > step - recovery.SKIPPED_WITHIN)
 
     def _note_lowest(self, loss):
         self.progress.lowest_loss = min(loss, math.inf if self.progress.lowest_loss is None else self.progress.lowest_loss)
@@ -267,10 +295,10 @@ class Run:
         """Restores the last good checkpoint and notes that `step` is to be left out."""
         skipped = recovery.widened(self.progress.skipped, step)
         if recovery.hopeless(skipped, step):
-            near = ", ".join(str(other + 1) for other in skipped if other > step - recovery.SKIPPED_WITHIN)
             raise Refusal(
-                f"Step {step + 1:,} (batch {step}) cannot be trained on: {reason}. Leaving out steps {near} and going back "
-                "before them did not help; give a lower --learning_rate, a --clip_norm or more --warmup_steps, in a new run."
+                f"Step {step + 1:,} (batch {step}) cannot be trained on: {reason}. "
+                f"Leaving out steps {self._near(skipped, step)} and going back before them did not help; give a lower "
+                "--learning_rate, a --clip_norm or more --warmup_steps, in a new run."
             )
         new = {
             other: reason if other == step else f"left out with step {step + 1}" for other in skipped

@@ -258,6 +258,30 @@ def test_a_stretch_of_other_text_is_trained_on_where_the_weights_are_good(
         assert not spikes
 
 
+@pytest.mark.parametrize("stretch", [range(20, 34), range(20, 60)], ids=["passes", "stays"])
+def test_a_long_stretch_of_high_losses_is_waited_for_and_ends_the_run_if_it_stays(stretch, tmp_path, monkeypatch, capsys):
+    """The weights look bad throughout, so seven steps are left out first."""
+    monkeypatch.setattr(recovery, "WINDOW", 5)
+    monkeypatch.setattr(recovery, "PATIENCE", 20)
+
+    class Mixed(Trainer):
+        def step(self, batch, starts_epoch=False, stop=False):
+            return super().step(batch)._replace(loss=2.0 + 5.0 * (int(batch["token_ids"][0, 0]) in stretch))
+
+        def evaluate(self, data, layout, with_intervals=False):
+            return {"loss": 2.0 if len(self.trained) < 20 else 9.0, "perplexity": 1.0, "num_tokens": 5}
+
+    if stretch.stop == 60:
+        with pytest.raises(
+            ValueError, match="The loss has stayed above 3 for 20 steps, up to step 44; give a lower --learning_rate"
+        ):
+            go_on(tmp_path, Mixed(), steps=60)
+    else:
+        steps = go_on(tmp_path, Mixed(), steps=60)
+        assert steps.progress.step == 60 and steps.progress.patient == () and len(steps.progress.skipped) == 7
+    assert "the run goes on, and ends after 20 steps if the loss stays above 3." in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("at", [0, 9, 14, 22, 23, 29, 39])
 def test_a_run_that_was_interrupted_ends_like_one_that_was_not(at, tmp_path):
     """Whatever the step is: one of a checkpoint, of an evaluation, the bad one, the last."""
