@@ -273,11 +273,11 @@ def to_text(text):
     return text
 
 
-def cut_at_spaces(text, cut=CUT):
-    """Yields pieces of about `PIECE_CHARACTERS`, cut where words are cut anyway: between a word and white space, a `cut`."""
+def cut_at_spaces(text, cut=CUT, size=None):
+    """Yields pieces of about `size` (`PIECE_CHARACTERS`), cut where words are cut anyway: between a word and white space."""
     start = 0
     while start < len(text):
-        match = cut.search(text, start + PIECE_CHARACTERS)
+        match = cut.search(text, start + (size or PIECE_CHARACTERS))
         end = match.start() if match else len(text)
         yield text[start:end]
         start = end

@@ -14,6 +14,8 @@ import re
 
 import numpy as np
 
+from zoo.tokenizers.base import cut_at_spaces
+
 BASE = 0x9E3779B97F4A7C15  # p
 SPREAD = np.uint64(0xD6E8FEB86659FD93)  # odd: the high bits of a product depend on all bits of a hash
 BLOCK_BYTES = 1 << 18  # what is made of a block stays in a core's cache
@@ -185,12 +187,7 @@ class WordNumbers:
 
 def blocks_of(data):
     """Yields a text in bytes as parts of some `BLOCK_BYTES`, cut where a word ends."""
-    start = 0
-    while start < len(data):
-        found = SEPARATOR.search(data, start + BLOCK_BYTES)
-        end = found.start() if found else len(data)
-        yield data[start:end]
-        start = end
+    return cut_at_spaces(data, SEPARATOR, BLOCK_BYTES)
 
 
 @functools.lru_cache(2)
