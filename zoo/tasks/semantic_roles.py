@@ -420,7 +420,8 @@ class SemanticRoles(Task):
         ]
 
     def asked_with(self, data):
-        return next((text for _, text in texts_to_type([" ".join(one.row.words) for one in data.rows[:LOOKED_AT]])), None)
+        asking = [one for one in data.rows if one.predicate != FIND] or data.rows
+        return next((text for _, text in texts_to_type([" ".join(one.row.words) for one in asking[:LOOKED_AT]])), None)
 
 
 def _by_role(arguments):

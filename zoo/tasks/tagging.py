@@ -36,6 +36,7 @@ from zoo.tasks.base import LOOKED_AT, Task, texts_to_type
 
 SCHEMES = ("BIO", "IOB1", "BIOES", "BIOUL", "BMES")  # of zoo/data/schemes.py
 WORDS = ("spaces", "characters")
+FEW = 3  # words of a sentence that does not show much
 CONSTRAINTS = ("auto", "none", "decoding", "training")
 ALIKE = re.compile(r"[bielmsuo]|[bielmsu][-_:/.].+", re.IGNORECASE)  # what a tag of a span may be written like
 STRAY = 10  # less than one word of so many may have a tag that marks no span, for this to be a mistake
@@ -435,7 +436,8 @@ class Tagging(Task):
 
     def asked_with(self, data):
         blank = "" if self.config.words == "characters" else " "
-        return next((text for _, text in texts_to_type([blank.join(words) for words in data.words[:LOOKED_AT]])), None)
+        sentences = sorted(data.words[:LOOKED_AT], key=lambda words: len(words) < FEW)
+        return next((text for _, text in texts_to_type([blank.join(words) for words in sentences])), None)
 
 
 def _refuse_stray(sentences):
