@@ -59,3 +59,26 @@ def test_a_command_asks_with_a_short_source_that_fits(name, sources, seq_length,
     task = TASKS.get("translation")()
     data = task.encode([{"source": source, "target": "x"} for source in sources], tokenizer, layout)
     assert task.asked_with(data) == asked
+
+
+@pytest.mark.parametrize(("task", "options", "sentences", "asked"), [
+    ("tagging", {}, ["a", "b c", "d e f", "g h i"], "d e f"),
+    ("tagging", {}, ["a", "b c"], "a"),
+    ("tagging", {"words": "characters"}, ["a", "d e f"], "def"),
+    ("tagging", {}, ["x\x07 y z"], None),
+    ("semantic_roles", {}, ["d e f", "go f g"], "go f g"),  # the first word is the predicate
+    ("semantic_roles", {}, ["d e f"], "d e f"),
+])  # fmt: skip
+def test_a_command_asks_with_a_sentence_that_shows_something(task, options, sentences, asked):
+    class_ = TASKS.get(task)
+    task, layout = class_(class_.config_class(**options)), Layout(seq_length=48, batch_size=2)
+    examples = [
+        {"tokens": words, "tags": ["B-X"] * len(words)} if task.registered_name == "tagging" else
+        {"tokens": words, "predicates": [0] * (words[0] == "go"), "tags": [["B-V", "O", "O"]] * (words[0] == "go")}
+        for words in map(str.split, sentences)
+    ]  # fmt: skip
+    known = (
+        {"tokens": ["go"], "predicates": [0], "tags": [["B-V"]]} if task.registered_name == "semantic_roles" else examples[0]
+    )
+    task.inspect([known])
+    assert task.asked_with(task.encode(examples, exports.make("bert", "tagging", strong=False)[1], layout)) == asked
