@@ -46,10 +46,8 @@ def taken_once(columns):
         columns: for each predicate its BIO tags.
     """
     counts = [collections.Counter(tag[2:] for tag in column if tag.startswith("B-")) for column in columns]
-    predicates, twice = (
-        collections.Counter(itertools.chain(*counts)),
-        {role for some in counts for role in some if some[role] > 1},
-    )
+    predicates = collections.Counter(itertools.chain(*counts))
+    twice = {role for some in counts for role in some if some[role] > 1}
     return tuple(sorted(role for role in predicates if predicates[role] >= ENOUGH and role not in twice))
 
 
