@@ -12,6 +12,7 @@ from zoo.config import Refusal
 from zoo.layers import fusion
 from zoo.layers.activations import softmax
 from zoo.layers.blockwise_attention import attend_in_blocks, attend_in_rows, scaled
+from zoo.layers.dropout import Dropout
 from zoo.layers.forms import FORMS, resolve_form
 from zoo.layers.linear import Linear, leading_shape, row_matmul
 from zoo.layers.masks import MASKED, MaskRule
@@ -203,7 +204,7 @@ class Attention(keras.layers.Layer):
         if normalize_qk:
             self.query_norm = Norm("rms", 1e-6, dtype=self.dtype_policy, name="query_norm")
             self.key_norm = Norm("rms", 1e-6, dtype=self.dtype_policy, name="key_norm")
-        self.dropout = keras.layers.Dropout(dropout, name="dropout") if dropout else None
+        self.dropout = Dropout(dropout, name="dropout") if dropout else None
 
     def _projection(self, num_heads, stddev, name):
         return Linear(num_heads * self.head_dim, self.use_bias, stddev, dtype=self.dtype_policy, name=name)

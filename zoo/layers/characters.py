@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from zoo.layers.dropout import Dropout
 from zoo.layers.forms import LETTER_CASES
 from zoo.layers.recurrent import Bidirectional
 
@@ -39,7 +40,7 @@ class SpelledWords(keras.layers.Layer):
             num_characters + 1, character_dim, embeddings_initializer=keras.initializers.RandomUniform(-limit, limit),
             dtype=self.dtype_policy, name="table",
         )  # fmt: skip
-        self.dropped = keras.layers.Dropout(dropout, name="dropout")
+        self.dropped = Dropout(dropout, name="dropout")
 
     def build(self, input_shape=None):
         self.table.build()

@@ -46,6 +46,11 @@ def _current():
     return getattr(_scope, "name", None)
 
 
+def for_cpu():
+    """Whether a graph is being traced of which XLA compiles all or chains for a CPU."""
+    return _current() is not None
+
+
 def is_whole():
     """Whether a graph is being traced inside `compiled_whole()`."""
     return _current() == "compiled_whole"

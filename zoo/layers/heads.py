@@ -9,6 +9,7 @@ from keras import ops
 
 from zoo.layers.activations import named_activation
 from zoo.layers.crf import CRF
+from zoo.layers.dropout import Dropout
 from zoo.layers.linear import Linear
 from zoo.layers.norms import Norm
 
@@ -176,7 +177,7 @@ class SequenceClassifier(keras.layers.Layer):
         width = input_shape[-1]
         self.dense = Linear(width, name="dense")
         self.dense.build((None, width))
-        self.dropped = keras.layers.Dropout(self.dropout, name="dropout")
+        self.dropped = Dropout(self.dropout, name="dropout")
         self.projection = Linear(self.num_classes, name="projection")
         self.projection.build((None, width))
 
@@ -209,7 +210,7 @@ class TokenClassifier(keras.layers.Layer):
         self.num_classes, self.dropout = num_classes, dropout
 
     def build(self, input_shape):
-        self.dropped = keras.layers.Dropout(self.dropout, name="dropout")
+        self.dropped = Dropout(self.dropout, name="dropout")
         self.projection = Linear(self.num_classes, name="projection")
         self.projection.build(input_shape)
 

@@ -13,6 +13,7 @@ import keras
 from keras import ops
 
 from zoo.config import Refusal
+from zoo.layers.dropout import dropped
 from zoo.layers.fusion import fused
 
 # A loop of at most this many steps is written out in the graph; longer ones, and those of unknown length, are a scan.
@@ -196,7 +197,7 @@ class Recurrent(keras.layers.Layer):
             state = tuple(ops.zeros((ops.shape(inputs)[0], self.hidden_dim), x_TBGD.dtype) for _ in self.state_names)
         kernel = ops.copy(self.recurrent_kernel)  # a custom gradient takes tensors, no variables
         if self.weight_dropout and training:
-            kernel = keras.random.dropout(kernel, self.weight_dropout, seed=self.seed_generator)
+            kernel = dropped(kernel, self.weight_dropout, self.seed_generator)
         masks = {
             "bias": recurrent_bias,
             "keep": None if keep is None else _column_mask(keep, x_TBGD.dtype),
@@ -256,11 +257,6 @@ class Bidirectional(keras.layers.Layer):
         width, dtype = 2 * self.forward.hidden_dim, self.compute_dtype
         states = tuple(keras.KerasTensor((batch, width), dtype) for _ in self.state_names)
         return keras.KerasTensor((batch, length, width), dtype), states
-
-
-def locked_dropout(rate, name):
-    """One mask for all steps of a sequence (Gal and Ghahramani 2016): Keras calls a step of it a spatial position."""
-    return keras.layers.SpatialDropout1D(rate, name=name)
 
 
 def recurrence(cell, x_TBGD, kernel, state, bias=None, keep=None, carry=None):

@@ -8,6 +8,7 @@ from keras import ops
 
 from zoo.config import Refusal
 from zoo.layers.activations import network_activation
+from zoo.layers.dropout import Dropout
 from zoo.layers.linear import Linear
 from zoo.layers.norms import Norm
 
@@ -42,7 +43,7 @@ class MLP(keras.layers.Layer):
         # Gate and value share one product: half the launches, the same arithmetic.
         width = 2 * mlp_dim if self.is_gated else mlp_dim
         self.expand = Linear(width, use_bias, input_stddev, dtype=self.dtype_policy, name="expand")
-        self.dropout = keras.layers.Dropout(dropout, name="dropout") if dropout else None
+        self.dropout = Dropout(dropout, name="dropout") if dropout else None
 
     def build(self, input_shape):
         self.expand.build(input_shape)

@@ -15,11 +15,11 @@ classes.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import keras
 import numpy as np
 from keras import ops
 
 from zoo.config import Config, Cost, Refusal
+from zoo.layers.dropout import Dropout
 from zoo.layers.word_vectors import evenly_drawn
 from zoo.models.base import Classifier
 from zoo.registry import MODELS
@@ -116,7 +116,7 @@ class BagOfWords(Classifier):
         self.kernel = self.add_weight(shape=(width, c.num_classes), initializer="zeros", name="kernel")
         self.bias = self.add_weight(shape=(c.num_classes,), initializer="zeros", name="bias")
         self.rarity = self.add_weight(shape=(c.num_features,), initializer="ones", trainable=False, name="rarity")
-        self.dropped = keras.layers.Dropout(c.dropout, name="dropout")
+        self.dropped = Dropout(c.dropout, name="dropout")
 
     def logits(self, token_ids, padding_mask=None, training=False):
         features_BP, counts_BP = self._places(token_ids, padding_mask)

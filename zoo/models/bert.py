@@ -20,6 +20,7 @@ from keras import ops
 
 from zoo.config import Config, Cost, Refusal
 from zoo.layers.attention import Attention
+from zoo.layers.dropout import Dropout
 from zoo.layers.forms import attention_memory, transformer_block_memory
 from zoo.layers.linear import Linear
 from zoo.layers.masks import MaskRule, padding_keys
@@ -216,7 +217,7 @@ class BERT(Encoder):
         if not config.modern or config.num_segments > 1:
             self.segments = LearnedPositions(config.num_segments, config.hidden_dim, name="segments")
         self.embedding_norm = Norm(self._norm, config.epsilon, name="embedding_norm")
-        self.dropout = keras.layers.Dropout(config.dropout, name="dropout") if config.dropout else None
+        self.dropout = Dropout(config.dropout, name="dropout") if config.dropout else None
         self.blocks = [self._block(i) for i in range(config.num_layers)]
         if config.modern:
             self.final_norm = Norm(self._norm, config.epsilon, name="final_norm")

@@ -19,8 +19,9 @@ from keras import ops
 
 from zoo.config import Config, Cost
 from zoo.layers.characters import CapitalLetters, CharacterCNN, CharacterLSTM
+from zoo.layers.dropout import locked_dropout
 from zoo.layers.forms import LETTER_CASES
-from zoo.layers.recurrent import Bidirectional, locked_dropout
+from zoo.layers.recurrent import Bidirectional
 from zoo.models.base import Encoder
 from zoo.registry import MODELS
 

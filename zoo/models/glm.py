@@ -27,6 +27,7 @@ from keras import ops
 from zoo.config import Config, Cost, Refusal
 from zoo.layers.attention import Attention, shared_mask
 from zoo.layers.cache import init_cache, place, room_left
+from zoo.layers.dropout import Dropout
 from zoo.layers.forms import FORMS, GATED_ACTIVATIONS, PLAIN_ACTIVATIONS, attention_memory, transformer_block_memory
 from zoo.layers.norms import Norm
 from zoo.layers.positions import LearnedPositions, rotary_angles, rotate_in_two_rows, rotate_pairs
@@ -234,7 +235,7 @@ class GLM(TableOutput, LanguageModel):
         if c.position == "learned":
             names = "positions", "block_positions"
             self.tables = [LearnedPositions(c.max_length + 1, c.hidden_dim, name=name) for name in names]
-        self.dropout = keras.layers.Dropout(c.dropout, name="dropout") if c.dropout else None
+        self.dropout = Dropout(c.dropout, name="dropout") if c.dropout else None
         self.blocks = [self._block(i) for i in range(c.num_layers)]
         self.final_norm = Norm(c.norm, c.epsilon, name="final_norm")
 

@@ -26,6 +26,7 @@ from keras import ops
 from zoo.config import Config, Cost, Refusal
 from zoo.layers.attention import Attention, shared_mask
 from zoo.layers.cache import init_cache, place, room_left
+from zoo.layers.dropout import Dropout
 from zoo.layers.forms import FORMS, GATED_ACTIVATIONS, PLAIN_ACTIVATIONS, attention_memory, transformer_block_memory
 from zoo.layers.norms import Norm
 from zoo.layers.positions import LearnedPositions, alibi, rotary_angles
@@ -341,7 +342,7 @@ class GPT(TableOutput, LanguageModel):
             self.positions = LearnedPositions(config.max_length + config.position_offset, config.hidden_dim, name="positions")
         normed = config.normalize_embeddings
         self.embedding_norm = Norm(config.norm, config.epsilon, name="embedding_norm") if normed else None
-        self.dropout = keras.layers.Dropout(config.dropout, name="dropout") if config.dropout else None
+        self.dropout = Dropout(config.dropout, name="dropout") if config.dropout else None
         self.blocks = [self._block(i) for i in range(config.num_layers)]
         self.final_norm = Norm(config.norm, config.epsilon, name="final_norm") if config.norm_first else None
 

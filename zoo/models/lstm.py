@@ -18,8 +18,9 @@ from keras import ops
 
 from zoo.config import Config, Cost
 from zoo.layers.chunked_cross_entropy import Projection
+from zoo.layers.dropout import Dropout, locked_dropout
 from zoo.layers.linear import Linear, times_rows
-from zoo.layers.recurrent import Recurrent, locked_dropout
+from zoo.layers.recurrent import Recurrent
 from zoo.models.base import LanguageModel
 from zoo.registry import MODELS
 
@@ -152,7 +153,7 @@ class LSTM(LanguageModel):
         )
         self.word_dropout = None
         if c.embedding_dropout:
-            self.word_dropout = keras.layers.Dropout(c.embedding_dropout, name="word_dropout")
+            self.word_dropout = Dropout(c.embedding_dropout, name="word_dropout")
         self.recurrent = [
             Recurrent(d, c.cell, weight_dropout=c.weight_dropout, name=f"layer_{i}") for i, d in enumerate(c.layer_dims)
         ]

@@ -22,6 +22,7 @@ from keras import ops
 
 from zoo.config import Config, Cost, Refusal
 from zoo.layers.coverage import looked_at
+from zoo.layers.dropout import Dropout
 from zoo.layers.forms import ATTENTION_SCORES
 from zoo.layers.linear import Linear
 from zoo.layers.recurrent import Bidirectional, Recurrent
@@ -140,7 +141,7 @@ class Seq2Seq(TableOutput, EncoderDecoder):
         self.embeddings = keras.layers.ReversibleEmbedding(
             c.vocab_size, c.embedding_dim, tie_weights=c.tie_embeddings, embeddings_initializer=normal, name="embeddings"
         )
-        self.dropout = keras.layers.Dropout(c.dropout, name="dropout")
+        self.dropout = Dropout(c.dropout, name="dropout")
         layers = range(c.num_layers)
         self.encoder = [Bidirectional(c.hidden_dim // 2, c.cell, name=f"encoder_{i}") for i in layers]
         self.decoder = [Recurrent(c.hidden_dim, c.cell, name=f"decoder_{i}") for i in layers]

@@ -26,6 +26,7 @@ from zoo.config import Config, Cost, Refusal
 from zoo.layers.attention import Attention
 from zoo.layers.cache import init_cache, place, room_left
 from zoo.layers.coverage import looked_at
+from zoo.layers.dropout import Dropout
 from zoo.layers.forms import GATED_ACTIVATIONS, PLAIN_ACTIVATIONS, attention_memory, transformer_block_memory
 from zoo.layers.masks import MaskRule
 from zoo.layers.norms import Norm
@@ -195,7 +196,7 @@ class T5(TableOutput, EncoderDecoder):
         self.embeddings = keras.layers.ReversibleEmbedding(
             c.vocab_size, c.hidden_dim, tie_weights=c.tie_embeddings, embeddings_initializer=_drawn(c), name="embeddings"
         )
-        self.dropout = keras.layers.Dropout(c.dropout, name="dropout") if c.dropout else None
+        self.dropout = Dropout(c.dropout, name="dropout") if c.dropout else None
         self.encoder_bias = self._biases("encoder_bias", c.num_layers, bidirectional=True)
         self.decoder_bias = self._biases("decoder_bias", c.decoder_layers, bidirectional=False)
         self.encoder = [self._block(f"encoder_{i}") for i in range(c.num_layers)]

@@ -21,6 +21,7 @@ from zoo.config import Config, Cost, Refusal
 from zoo.layers.attention import Attention
 from zoo.layers.cache import init_cache, place, room_left
 from zoo.layers.coverage import looked_at
+from zoo.layers.dropout import Dropout
 from zoo.layers.forms import GATED_ACTIVATIONS, PLAIN_ACTIVATIONS, attention_memory, transformer_block_memory
 from zoo.layers.masks import MaskRule
 from zoo.layers.norms import Norm
@@ -206,7 +207,7 @@ class Transformer(TableOutput, EncoderDecoder):
             self.positions = SinusoidalPositions(
                 c.hidden_dim, c.position == "sinusoidal", c.position == "sinusoidal_opennmt", name="positions"
             )
-        self.dropout = keras.layers.Dropout(c.dropout, name="dropout") if c.dropout else None
+        self.dropout = Dropout(c.dropout, name="dropout") if c.dropout else None
         self.encoder = [self._block(f"encoder_{i}") for i in range(c.num_layers)]
         self.decoder = [self._block(f"decoder_{i}", cross=True) for i in range(c.decoder_layers)]
         self.encoder_norm = Norm(c.norm, c.epsilon, name="encoder_norm") if c.norm_first else None
