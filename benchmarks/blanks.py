@@ -1,9 +1,10 @@
 """How many blanks of one word a model of blank infilling fills with that very word: python -m benchmarks.blanks --model_dir=RUN
 
-Of a text with a line a document, or of the embedded text's test split, pieces of --words words lose one word each, drawn
-evenly. `fill` writes it, greedily. Prints one JSON object: the share of blanks that hold the word again, that of those where it
-stands first, the share that the most frequent word would fill, and, of the embedded text, the share that counting fills: the
-word that stood most often between the same neighbours in the train split (`counted`).
+Of a text with a line a document, or of a split of the embedded text, by default test, pieces of --words words lose one word
+each, drawn evenly; those that are too long for the model are left out. `fill` writes it, greedily. Prints one JSON object: the
+share of blanks that hold the word again, that of those where it stands first, the share that the most frequent word would fill,
+and, of embedded text that is held out, the share that counting fills: the word that stood most often between the same
+neighbours in the train split (`counted`).
 
     python -m benchmarks.blanks --model_dir=RUN --beside=GPT_RUN
 
@@ -22,13 +23,14 @@ from pathlib import Path
 
 from zoo.config import Refusal
 
-BLANK = "[MASK]"
+BLANK, NEW_TOKENS = "[MASK]", 12
 
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks.blanks", description=__doc__.splitlines()[0])
     parser.add_argument("--model_dir", required=True, help="a run or a bundle")
-    parser.add_argument("--data_path", help="a text; by default the test split of the embedded one")
+    parser.add_argument("--data_path", help="a text; by default the embedded one")
+    parser.add_argument("--split", default="test", help="of the embedded text: train, validation or test")
     parser.add_argument("--count", type=int, default=300, help="blanks")
     parser.add_argument("--words", type=int, default=24, help="words of a piece, the blank among them")
     parser.add_argument("--seed", type=int, default=0)
@@ -46,10 +48,13 @@ def measured(args):
 
     model = zoo.load(args.model_dir)
     asked = blanks(_asked(args), args.words, args.count, random.Random(args.seed))
+    lengths = [len(tokens) for tokens in model.tokenizer.encode_batch([text for text, _ in asked])]
+    longest = model.task.facts.max_tokens - NEW_TOKENS
+    asked = [pair for pair, length in zip(asked, lengths, strict=True) if length <= longest]
     whole = first = 0
     for begin in range(0, len(asked), 20):
         part = asked[begin : begin + 20]
-        written = model.predict("fill", text=[text for text, _ in part], max_new_tokens=[12] * len(part))["spans"]
+        written = model.predict("fill", text=[text for text, _ in part], max_new_tokens=[NEW_TOKENS] * len(part))["spans"]
         for (_, word), spans in zip(part, written, strict=True):
             answer = spans[0].split()
             whole += answer == [word]
@@ -59,7 +64,7 @@ def measured(args):
         "blanks": len(asked), "filled": whole / len(asked), "first_word": first / len(asked),
         "most_frequent": counts.most_common(1)[0][1] / len(asked),
     }  # fmt: skip
-    if not args.data_path:
+    if not args.data_path and args.split != "train":
         found["counted"] = sum(guess == word for guess, (_, word) in zip(counted(asked), asked, strict=True)) / len(asked)
     return found
 
@@ -162,7 +167,7 @@ def blanks(texts, words, count, stream):
 
 
 def _asked(args):
-    return Path(args.data_path).read_text(encoding="utf8").splitlines() if args.data_path else _texts("test")
+    return Path(args.data_path).read_text(encoding="utf8").splitlines() if args.data_path else _texts(args.split)
 
 
 def _texts(split):

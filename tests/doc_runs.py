@@ -28,6 +28,7 @@ from zoo.registry import MODELS
 
 RUN, CONVERT, EXPORT, PLAYGROUND = "trainers.run", "trainers.convert", "trainers.export", "trainers.playground"
 TOKENS_OF_A_QUESTION = 128
+LONGER = 32
 PATIENCE = 300  # seconds in which a playground must answer
 STAMP = re.compile(r"(runs/\w+)/\d{8}-\d{6}")
 # Flags of a run that the tiny settings replace.
@@ -157,6 +158,8 @@ def _tiny_run(arguments, flags):
     export = [] if (flags["model"], len(flags)) == ("gpt", 1) else ["--noexport"]
     task = flags.get("task", MODELS.config(flags["model"]).default_task)
     judged = ["--set=judged=4"] if task in ("translation", "summarization") else []
+    if flags["model"] == "transformer":  # whose tiny preset is too short for a date that is written out
+        length, judged = LONGER, [*judged, f"--set=max_length={LONGER}"]
     profile = ["--profile=1:2"] if "profile" in flags else []
     size = "--set=batch_tokens=64" if by_tokens else "--batch_size=4"
     less = [*judged, "--steps=2", size, f"--seq_length={length}", "--eval_tokens=200"]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
+from tfds_configs.local_text.data_path import parse
 from trainers import flags as trainer_flags
 from trainers import program
 from trainers.progress import ProgressBar, preparing
@@ -28,6 +29,8 @@ def main():
     if FLAGS.predictions and len(FLAGS.split) != 1:
         raise Refusal("--predictions writes those of one split; say which, such as --split=test.")
     dataset, data_path, run = _data(directory)
+    if FLAGS.predictions and data_path and parse(data_path).has(FLAGS.predictions):
+        raise Refusal(f"--predictions={FLAGS.predictions} is a file of the data, which would be lost; name another file.")
     with program.quiet():
         import tensorflow  # noqa: F401
 

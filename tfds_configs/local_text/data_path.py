@@ -32,6 +32,7 @@ This file imports only the standard library and `zoo.config`.
 """
 
 import glob
+import itertools
 import os
 import re
 from dataclasses import dataclass, field
@@ -97,6 +98,11 @@ class DataPath:
         """(file, the file beside it or None) for each file of a split."""
         files = self.files[split]
         return list(zip(files, self.partners.get(split, (None,) * len(files)), strict=True))
+
+    def has(self, path):
+        """Whether a file is one of those that are read."""
+        read = itertools.chain(*self.files.values(), *self.partners.values())
+        return os.path.realpath(path) in {os.path.realpath(each) for each in read if each}
 
     def reading(self):
         """What decides how a file is read, apart from its name: equal values read equal records."""

@@ -276,6 +276,9 @@ def test_own_files_in_conll_columns_are_trained_on_judged_and_answered(tmp_path,
     assert [row[3::2] for row in told if row != [""]] == [row[2:] for row in given if row]
     answer = programs.call(capfd, "evaluate", "--model_dir=run", "--predictions=told.conll")
     assert answer.status == 2 and "--predictions writes those of one split" in answer.err
+    answer = programs.call(capfd, "evaluate", "--model_dir=run", "--split=test", "--predictions=./test.conll")
+    assert answer.status == 2 and "is a file of the data" in answer.err
+    assert (tmp_path / "test.conll").read_text(encoding="utf8") == CONLL
     answered = api.load("run").predict("label_roles", text=["cats sat"], predicate=[1])
     assert answered["predicates"].tolist() == [[1]] and answered["tags"].shape == (1, 1, 2)
 
