@@ -1,6 +1,6 @@
 """Dropout whose masks cost no more than reading what they are laid on, where XLA compiles for a CPU.
 
-TensorFlow's own random numbers under XLA take 430 times as long there (benchmarks/LOG.md). A mask here is a hash of each
+TensorFlow's own random numbers under XLA take up to 430 times as long there (benchmarks/LOG.md). A mask here is a hash of each
 number's place and of two numbers of the layer's seed, so the gradient computes it again and nothing of it is kept.
 Everywhere else the masks are Keras's.
 """
