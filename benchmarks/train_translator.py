@@ -3,13 +3,15 @@
     python -m benchmarks.train_translator                                 a Transformer, 3 + 3 layers x 256
     python -m benchmarks.train_translator --model=seq2seq                 LSTM, 2 layers x 512, with Luong's attention
     python -m benchmarks.train_translator --precision=bfloat16
+    python -m benchmarks.train_translator --dropout=0.1                   on embeddings and sublayers, as in training
     python -m benchmarks.train_translator --peer_python=PATH              PyTorch lives in another interpreter
     python -m benchmarks.train_translator --size=tiny --rounds=1          whether it runs at all
 
 Every side trains the same architecture on random ids: 64 rows of 16 + 16 tokens of 8,000, one table for source, target and
-output, no dropout, AdamW, labels smoothed by 0.1, the gradient clipped at 1. A figure is target tokens over seconds. Ours is
+output, AdamW, labels smoothed by 0.1, the gradient clipped at 1. A figure is target tokens over seconds. Ours is
 the trainer as it ships, with --xla=auto. The Transformer has 4 heads, a network of 1,024 and norms behind the residuals; in
-seq2seq the encoder is bidirectional and scores are `general`.
+seq2seq the encoder is bidirectional and scores are `general`. With dropout PyTorch's Transformer also drops attention's weights
+and inside the network, where ours does not.
 """
 
 import argparse
@@ -39,7 +41,7 @@ def main():
     print(f"Host: {host()}; {versions([command[0] for command in commands.values()])}")
     print(
         f"Training {args.model} {SIZES[args.model, args.size]}, {args.batch_size} x ({args.length} + {args.length}) tokens, "
-        f"{args.precision}: {args.rounds} interleaved rounds of {args.steps} steps", flush=True,
+        f"{args.precision}, dropout {args.dropout}: {args.rounds} interleaved rounds of {args.steps} steps", flush=True,
     )  # fmt: skip
     return report(measure(commands, args.rounds), ["ours"], SIDES[1:], args.steps * args.batch_size * args.length, "tokens")
 
@@ -54,6 +56,7 @@ def _parser():
     parser.add_argument("--xla", choices=("auto", "on", "off"), default="auto", help="of our side")
     for name, value in (("batch_size", 64), ("length", 16), ("steps", 3), ("rounds", 7)):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
     return parser
 
@@ -79,7 +82,7 @@ def _ours(args):
     if args.precision == "bfloat16":
         keras.mixed_precision.set_global_policy("mixed_bfloat16")
     layers, heads, width, inner, vocab_size = SIZES[args.model, args.size]
-    fields = dict(vocab_size=vocab_size, num_layers=layers, hidden_dim=width, dropout=0.0)
+    fields = dict(vocab_size=vocab_size, num_layers=layers, hidden_dim=width, dropout=args.dropout)
     if args.model == "transformer":
         fields |= dict(num_heads=heads, mlp_dim=inner)
     else:
@@ -117,17 +120,18 @@ def _torch_transformer(args):
         def __init__(self):
             super().__init__()
             self.tokens = nn.Embedding(vocab_size, width)
+            self.dropped = nn.Dropout(args.dropout)
             nn.init.normal_(self.tokens.weight, std=width**-0.5)
             rates = 10_000 ** (-torch.arange(0, width, 2) / width)
             angles = torch.arange(args.length)[:, None] * rates
             self.register_buffer("positions", torch.stack([angles.sin(), angles.cos()], -1).flatten(1))
-            self.body = nn.Transformer(width, heads, layers, layers, inner, dropout=0.0, batch_first=True)
+            self.body = nn.Transformer(width, heads, layers, layers, inner, dropout=args.dropout, batch_first=True)
             # Behind the last residual there is a norm already.
             self.body.encoder.norm = self.body.decoder.norm = None
             self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(args.length))
 
         def embed(self, ids):
-            return self.tokens(ids) * width**0.5 + self.positions
+            return self.dropped(self.tokens(ids) * width**0.5 + self.positions)
 
         def forward(self, source, read):
             hidden = self.body(self.embed(source), self.embed(read), tgt_mask=self.mask, tgt_is_causal=True)
@@ -145,19 +149,20 @@ def _torch_seq2seq(args):
     class Model(nn.Module):
         def __init__(self):
             super().__init__()
-            self.tokens = nn.Embedding(vocab_size, width)
-            self.encoder = nn.LSTM(width, width // 2, layers, batch_first=True, bidirectional=True)
-            self.decoder = nn.LSTM(width, width, layers, batch_first=True)
+            self.tokens, self.dropped = nn.Embedding(vocab_size, width), nn.Dropout(args.dropout)
+            options = dict(num_layers=layers, batch_first=True, dropout=args.dropout)
+            self.encoder = nn.LSTM(width, width // 2, bidirectional=True, **options)
+            self.decoder = nn.LSTM(width, width, **options)
             self.scores = nn.Linear(width, width, bias=False)
             self.combined = nn.Linear(2 * width, width, bias=False)
 
         def forward(self, source, read):
-            memory, states = self.encoder(self.tokens(source))
+            memory, states = self.encoder(self.dropped(self.tokens(source)))
             # Each layer begins with the last states of both directions side by side.
             begun = tuple(s.view(layers, 2, -1, width // 2).transpose(1, 2).reshape(layers, -1, width) for s in states)
-            hidden, _ = self.decoder(self.tokens(read), tuple(s.contiguous() for s in begun))
+            hidden, _ = self.decoder(self.dropped(self.tokens(read)), tuple(s.contiguous() for s in begun))
             weights = torch.softmax(hidden @ self.scores(memory).transpose(1, 2), -1)
-            looked = torch.tanh(self.combined(torch.cat([hidden, weights @ memory], -1)))
+            looked = self.dropped(torch.tanh(self.combined(torch.cat([hidden, weights @ memory], -1))))
             return looked @ self.tokens.weight.T
 
     return Model()
