@@ -82,6 +82,7 @@ class BERTConfig(Config):
         dataset="python_docs", tokenizer="wordpiece", vocab_size=8_192, seq_length=128, batch_size=16, steps=1_500,
         learning_rate=1e-3, optimizer="adamw", schedule="linear", warmup_steps=100, weight_decay=0.01, clip_norm=1.0,
     )  # fmt: skip
+    task_recipes: ClassVar = {"tagging": dict(learning_rate=3e-3)}
     presets: ClassVar = {
         "tiny": dict(vocab_size=61, max_length=16, num_layers=2, num_heads=2, hidden_dim=12, dropout=0.0),
         "default": dict(dropout=0.0, from_sinusoids=True),  # two megabytes of text are seen a few times only

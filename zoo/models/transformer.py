@@ -88,6 +88,7 @@ class TransformerConfig(Config):
     }  # fmt: skip
     preset_recipes: ClassVar = {
         "tiny": dict(seq_length=16),
+        "default": dict(learning_rate=5e-3),
         # Its texts are tokens already, with spaces between them.
         "multi30k": dict(
             vocab_size=10_000, seq_length=64, steps=1_500, eval_every=750,

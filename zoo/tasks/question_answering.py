@@ -62,7 +62,7 @@ class QuestionAnsweringConfig(TaskConfig):
     kinds: ClassVar = ("encoder",)
     needs_context: ClassVar = True
     recipe: ClassVar = dict(
-        dataset="python_docs/question_answering", vocab_size=2_048, steps=2_000, learning_rate=1e-2, optimizer="muon",
+        dataset="python_docs/question_answering", vocab_size=2_048, steps=2_000, learning_rate=4e-3, optimizer="muon",
         warmup_steps=50, set=("match=true",),
     )  # fmt: skip
 
