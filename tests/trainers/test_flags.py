@@ -45,7 +45,7 @@ def test_trained_weights_take_small_steps_unless_a_rate_is_given(tmp_path):
     )
     arguments = ("--model=bert", "--task=tagging", "--seq_length=16")
     scratch, trained = resolved(*arguments)[0], resolved(*arguments, f"--init_from={tmp_path}")[0]
-    assert (scratch.optimizer, scratch.learning_rate) == ("muon", 1e-2)
+    assert (scratch.optimizer, scratch.learning_rate) == ("muon", 3e-3)
     assert (trained.optimizer, trained.learning_rate) == ("adamw", 1e-4)
     assert resolved(*arguments, f"--init_from={tmp_path}", "--learning_rate=1e-3")[0].learning_rate == 1e-3
 
