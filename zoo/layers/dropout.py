@@ -1,8 +1,8 @@
-"""Dropout whose masks cost no more than reading what they are laid on, where XLA compiles for a CPU.
+"""Dropout with masks that are cheap where XLA compiles for a CPU.
 
 TensorFlow's own random numbers under XLA take up to 430 times as long there (benchmarks/LOG.md). A mask here is a hash of each
-number's place and of two numbers of the layer's seed, so the gradient computes it again and nothing of it is kept.
-Everywhere else the masks are Keras's.
+number's place and of the layer's seed. The gradient computes the mask again, so it takes no memory.
+Everywhere else Keras draws the masks.
 """
 
 import functools
